@@ -1,0 +1,79 @@
+"""The ``bloodedge`` command: a thin skin that loads a stage's commands only when they are called."""
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from bloodedge import RESEARCH_USE, __version__
+from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
+
+COMMANDS = {
+    "data": ("bloodedge.data_cli:data", "Look at a data set before trusting a figure made from it."),
+    "train": ("bloodedge_train.cli:train", "Fit a network to a folder of cells; writes a run folder."),
+    "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 and float models, through the gate."),
+    "evaluate": ("bloodedge.evaluate_cli:evaluate", "Held-out figures of a run or a bundle, with intervals."),
+    "find": ("bloodedge_device.find_cli:find", "Find white cells in full-field frames."),
+    "device": ("bloodedge_device.cli:device", "Run the daemon beside the microscope, and report on it."),
+    "demo": ("bloodedge.demo:demo", "Everything end to end on rendered cells, offline, in minutes."),
+}
+
+
+class LazyGroup(click.Group):
+    """Subcommands named in a table and imported when called, so that ``--help`` loads no runtime."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names in the order of the work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        """The command itself; None when the name is unknown."""
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name][0].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").split(".")[0]
+            raise UsageError(
+                f'"bloodedge {name}" needs {package}, which is not installed here; see "Install" in the README for its extra.'
+            ) from error
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """Click's own, with a hint for a misspelt name."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UsageError(f'There is no command "{args[0]}".{did_you_mean(args[0], COMMANDS)} See: bloodedge --help')
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The table of commands, from the table above rather than from each command's module."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=f"Leukaemia-cell classifiers from GPU training to the board beside the microscope.\n\n{RESEARCH_USE}",
+)
+@click.version_option(__version__, prog_name="bloodedge")
+def cli() -> None:
+    """Root command."""
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    try:
+        cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
+    except BloodedgeError as error:
+        click.echo(f"bloodedge: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("bloodedge: interrupted; what was finished is kept.", err=True)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,65 @@
+"""Strict settings read from TOML: every mistake reported at once, each with its key's path."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bloodedge.errors import UsageError, did_you_mean
+
+
+class Strict(BaseModel):
+    """A frozen settings model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file's tables; raises UsageError when it is missing or not TOML."""
+    try:
+        with path.open("rb") as handle:
+            return tomllib.load(handle)
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} does not exist; check its name.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}; correct that line.") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+
+
+def validate(model: type[Model], values: Any, source: str) -> Model:
+    """``values`` as a ``model``; raises UsageError naming every wrong key of ``source`` in one message."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_sentence(model, detail) for detail in error.errors(include_url=False)]
+        head = f"{source} has {len(lines)} mistake{'s' if len(lines) > 1 else ''}:"
+        raise UsageError("\n  ".join([head, *lines])) from error
+
+
+def _sentence(model: type[BaseModel], detail: Any) -> str:
+    where = ".".join(str(part) for part in detail["loc"]) or "(top level)"
+    if detail["type"] == "extra_forbidden":
+        known = _keys_at(model, detail["loc"][:-1])
+        hint = did_you_mean(str(detail["loc"][-1]), known)
+        return f"{where}: unknown key.{hint or ' Known keys: ' + ', '.join(sorted(known)) + '.'}"
+    if detail["type"] == "missing":
+        return f"{where}: this key is missing; add it."
+    return f"{where}: {detail['msg']} (it is {detail['input']!r})."
+
+
+def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """Keys that the model nested at ``path`` knows."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+                break
+    return list(model.model_fields)

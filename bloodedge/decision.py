@@ -1,0 +1,62 @@
+"""From a network's probability to what is said of a cell: blast, normal, or uncertain and why."""
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field, model_validator
+
+from bloodedge.config import Strict
+
+LABELS = ("normal", "blast")
+"""Class 0 is C-NMC's ``hem``, class 1 its ``all``."""
+
+
+class Reason(StrEnum):
+    """Why something was not classified, or not trusted: stored with each cell or frame."""
+
+    OUT_OF_FOCUS = "out_of_focus"
+    TOO_DARK = "too_dark"
+    TOO_BRIGHT = "too_bright"
+    NO_CELL = "no_cell"
+    BAD_FRAME = "bad_frame"
+    ABSTAIN_BAND = "abstain_band"
+    OUT_OF_DOMAIN = "out_of_domain"
+    CUT_BY_BORDER = "cut_by_border"
+    TOO_SMALL = "too_small"
+    TOO_LARGE = "too_large"
+    NO_NUCLEUS = "no_nucleus"
+    CLUMP = "clump"
+    RAGGED = "ragged"
+
+
+class Thresholds(Strict):
+    """Calibrated blast probabilities at which a cell is called; between the uncertain bounds the device abstains."""
+
+    blast: float = Field(default=0.5, gt=0, lt=1)
+    uncertain_low: float = Field(default=0.35, ge=0, le=1)
+    uncertain_high: float = Field(default=0.65, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Thresholds":
+        if not self.uncertain_low <= self.blast <= self.uncertain_high:
+            raise ValueError("uncertain_low <= blast <= uncertain_high must hold")
+        return self
+
+
+def calibrated(probabilities: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """Temperature-scaled class probabilities (Guo et al., ICML 2017) from softmax outputs.
+
+    probabilities: (N, classes), 0..1. Softmax outputs determine the logits up to a constant, so log p serves as logit;
+    probabilities below 1/1024 (an int8 output's 0 among them) count as 1/1024.
+    """
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), 1 / 1024)) / temperature
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponent / exponent.sum(axis=-1, keepdims=True), np.float64)
+
+
+def decide(blast_probability: float, thresholds: Thresholds) -> tuple[str, Reason | None]:
+    """(``"blast"``, ``"normal"`` or ``"uncertain"``, reason) for a calibrated blast probability."""
+    if thresholds.uncertain_low < blast_probability < thresholds.uncertain_high:
+        return "uncertain", Reason.ABSTAIN_BAND
+    return LABELS[int(blast_probability >= thresholds.blast)], None

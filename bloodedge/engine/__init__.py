@@ -1,0 +1,69 @@
+"""The one way to run a network: each runtime behind the same small protocol, imported only when asked for."""
+
+import importlib.util
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.errors import UsageError
+from bloodedge.manifest import Artifact
+
+if TYPE_CHECKING:
+    from bloodedge.bundle import Bundle
+
+
+class Engine(Protocol):
+    """A loaded network."""
+
+    name: str
+    """litert, openvino, onnx or keras."""
+    runtime: str
+    """The runtime with its version, e.g. "ai-edge-litert 2.3.0"."""
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB (see bloodedge.imaging)."""
+        ...
+
+
+EXTRA = {"litert": "device", "openvino": "openvino", "onnx": "convert", "keras": "train"}
+
+
+def installed(name: str) -> bool:
+    """Whether the runtime of an engine can be imported here (without importing it)."""
+    packages = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",), "onnx": ("onnxruntime",), "keras": ("keras",)}
+    return any(importlib.util.find_spec(package) is not None for package in packages[name])
+
+
+def load_artifact(bundle: "Bundle", artifact: Artifact, threads: int) -> Engine:
+    """The engine of one of the bundle's artifacts, its files' digests checked.
+
+    Raises UsageError when the engine's runtime is not installed, BloodedgeError when a file was changed.
+    """
+    model = bundle.read(artifact.file)
+    weights = bundle.read(artifact.weights_file) if artifact.weights_file else None
+    return load_bytes(artifact.engine, model, weights, threads)
+
+
+def load_bytes(engine: str, model: bytes, weights: bytes | None, threads: int) -> Engine:
+    """An engine from a model file's bytes; ``weights`` are the bytes of an OpenVINO ``.bin``."""
+    require(engine)
+    if engine == "litert":
+        from bloodedge.engine.litert import LiteRTEngine
+
+        return LiteRTEngine(model, threads)
+    if engine == "openvino":
+        from bloodedge.engine.openvino import OpenVINOEngine
+
+        return OpenVINOEngine(model, weights, threads)
+    if engine == "onnx":
+        from bloodedge.engine.onnx import OnnxEngine
+
+        return OnnxEngine(model, threads)
+    raise UsageError(f'Engine "{engine}" does not run from a bundle; choose litert, openvino or onnx.')
+
+
+def require(engine: str) -> None:
+    """Raise UsageError, naming the extra to install, when an engine's runtime is missing."""
+    if not installed(engine):
+        raise UsageError(f"The {engine} engine is not installed here; install it with: pip install 'bloodedge[{EXTRA[engine]}]'")

@@ -1,0 +1,92 @@
+"""Writing so that a file is either the old one or the whole new one, whatever happens in between."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bloodedge.errors import disk_errors
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_beside(path: Path, write: Callable[[Path], None]) -> None:
+    """Call ``write(temporary)`` with a path beside ``path`` (same suffix), sync it and rename it to ``path``.
+
+    Raises BloodedgeError when the disk is full or not writable; ``path`` then still holds what it held before.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    with disk_errors(path.name):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(temporary)
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+            fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace ``path`` with ``data``, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(data)
+
+    write_beside(path, write)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` with UTF-8 ``text``, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace ``path`` with ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def folder_beside(final: Path) -> Iterator[Path]:
+    """A fresh folder beside ``final``, renamed to it when the block ends well and removed when it does not.
+
+    An existing ``final`` is replaced only at the very end.
+    """
+    temporary = final.with_name(f".{final.name}.{os.getpid()}.partial")
+    with disk_errors(final.name):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as handle:
+                        os.fsync(handle.fileno())
+            if final.is_dir():
+                old = final.with_name(f".{final.name}.{os.getpid()}.old")
+                final.rename(old)
+                temporary.rename(final)
+                shutil.rmtree(old)
+            else:
+                temporary.rename(final)
+            fsync_folder(final.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

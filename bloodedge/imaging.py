@@ -1,0 +1,188 @@
+"""The one preprocessing: a segmented cell becomes the network's input, on the GPU host and on the board alike.
+
+Only integer arithmetic and OpenCV's bit-exact resampling are used, so that the same cell gives the same bytes on every
+machine. The spec travels with the run folder and the bundle.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bloodedge.config import Strict
+from bloodedge.errors import BloodedgeError
+
+Image = NDArray[np.uint8]
+"""uint8 (H, W, 3) or (H, W), 0..255."""
+
+CNMC_UM_PER_PX = 0.066
+"""Estimated scale of C-NMC crops. The data set states 1000x and a 2560x1920 Nikon camera (3.4 µm pixels) but no scale;
+with it the median healthy cell (24,200 px) measures 11.6 µm, inside the 7..15 µm of lymphocytes on a smear."""
+
+BACKGROUND_LEVEL = 10
+"""A pixel of a cell cut out onto black belongs to the cell when its brightest channel is above this level."""
+
+SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 16, 16384
+
+
+class ImagingSpec(Strict):
+    """How a cell becomes network input; every stage applies the one that the run folder or bundle carries."""
+
+    size_px: int = Field(default=160, ge=32, le=1024)
+    um_per_px: float = Field(default=2 * CNMC_UM_PER_PX, gt=0.01, lt=2)
+    scale: Literal["physical", "canonical"] = "physical"
+    """physical: every cell at ``um_per_px``; canonical: every cell resampled to ``area_fraction`` of the frame."""
+    area_fraction: float = Field(default=0.45, gt=0.05, lt=0.9)
+    light: Literal["as_is", "equalised"] = "as_is"
+    """equalised: each channel's histogram inside the mask is flattened."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One white cell cut out of a frame or read from a data set.
+
+    bgr: uint8 (h, w, 3) BGR; mask: uint8 (h, w), 255 on the cell and 0 elsewhere; um_per_px: micrometres per pixel.
+    """
+
+    bgr: Image
+    mask: Image
+    um_per_px: float
+
+    @cached_property
+    def area_px(self) -> int:
+        """Pixels that belong to the cell."""
+        return int(cv2.countNonZero(self.mask))
+
+    @property
+    def area_um2(self) -> float:
+        """Area in square micrometres."""
+        return self.area_px * self.um_per_px**2
+
+
+def read_image(path: Path) -> Image:
+    """An 8-bit colour image file as uint8 (H, W, 3) BGR.
+
+    Raises BloodedgeError when the file is missing, truncated, grey, 16-bit or of an impossible size.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BloodedgeError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """Encoded image bytes as uint8 (H, W, 3) BGR; ``name`` is used in errors. Raises BloodedgeError as read_image."""
+    if not data:
+        raise BloodedgeError(f"{name} is empty; copy it again from its source.")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None or _is_truncated(data):
+        raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+    return colour_8bit(image, name)
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a file ends before its format says it does: OpenCV fills the missing rows with grey and says nothing."""
+    if data[:2] == b"BM":
+        return len(data) < int.from_bytes(data[2:6], "little")
+    if data[:2] == b"\xff\xd8":
+        return b"\xff\xd9" not in data[-64:]
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return b"IEND" not in data[-16:]
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return len(data) < int.from_bytes(data[4:8], "little") + 8
+    return False
+
+
+def colour_8bit(image: NDArray[np.generic], name: str) -> Image:
+    """``image`` checked to be an 8-bit colour picture, its alpha channel (if any) dropped; raises BloodedgeError."""
+    if image.dtype != np.uint8:
+        bits = image.dtype.itemsize * 8
+        raise BloodedgeError(f"{name} has {bits} bits per channel; save it as an 8-bit colour image.")
+    if image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise BloodedgeError(f"{name} is a grey image; stained cells need colour, save it as 8-bit RGB.")
+    height, width = image.shape[:2]
+    if not (SMALLEST_SIDE_PX <= min(height, width) and max(height, width) <= LARGEST_SIDE_PX):
+        raise BloodedgeError(
+            f"{name} is {width}x{height} pixels; sides from {SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX} are supported."
+        )
+    return np.ascontiguousarray(image[:, :, :3]).astype(np.uint8, copy=False)
+
+
+def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
+    """The cell of a crop that was already cut out onto black, as C-NMC's are: its largest lit part, holes filled.
+
+    bgr: uint8 (h, w, 3). Raises BloodedgeError when nothing in the crop is lit.
+    """
+    lit = (bgr.max(axis=2) > BACKGROUND_LEVEL).astype(np.uint8)
+    contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:
+        raise BloodedgeError("The image holds no cell: it is black everywhere; remove it from the folder.")
+    mask = np.zeros(lit.shape, np.uint8)
+    largest = max(range(len(contours)), key=lambda i: cv2.contourArea(contours[i]))
+    cv2.drawContours(mask, contours, largest, 255, cv2.FILLED)
+    return Cell(bgr, mask, um_per_px)
+
+
+def network_input(cell: Cell, spec: ImagingSpec) -> Image:
+    """The cell as network input: uint8 (spec.size_px, spec.size_px, 3) RGB, black outside the mask.
+
+    The cell's bounding box is centred; what reaches beyond the frame is cut. Raises BloodedgeError for an empty mask.
+    """
+    x, y, width, height = cv2.boundingRect(cell.mask)
+    if width == 0:
+        raise BloodedgeError("The cell's mask is empty; nothing can be classified.")
+    mask = cell.mask[y : y + height, x : x + width]
+    bgr = cell.bgr[y : y + height, x : x + width]
+    if spec.light == "equalised":
+        bgr = _equalise(bgr, mask)
+    cut = cv2.bitwise_and(bgr, bgr, mask=mask)
+    scaled = _resample(cut, _zoom(cell, spec))
+    return cv2.cvtColor(_centred(scaled, spec.size_px), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _zoom(cell: Cell, spec: ImagingSpec) -> float:
+    if spec.scale == "physical":
+        return cell.um_per_px / spec.um_per_px
+    return float(np.sqrt(spec.area_fraction * spec.size_px**2 / cell.area_px))
+
+
+def _resample(image: Image, zoom: float) -> Image:
+    """``image`` scaled by ``zoom``: exact 2x2 means while it shrinks by half or more, then bit-exact bilinear."""
+    while zoom <= 0.5:
+        height, width = image.shape[:2]
+        image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT)
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        zoom *= 2
+    if zoom == 1:
+        return image
+    size = max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom))
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT)
+
+
+def _centred(image: Image, size_px: int) -> Image:
+    frame = np.zeros((size_px, size_px, 3), np.uint8)
+    height, width = image.shape[:2]
+    top, left = (size_px - height) // 2, (size_px - width) // 2
+    source = image[max(0, -top) : max(0, -top) + size_px, max(0, -left) : max(0, -left) + size_px]
+    top, left = max(0, top), max(0, left)
+    frame[top : top + source.shape[0], left : left + source.shape[1]] = source
+    return frame
+
+
+def _equalise(bgr: Image, mask: Image) -> Image:
+    """Each channel's histogram inside the mask spread evenly over 1..255."""
+    tables = np.empty((256, 1, 3), np.uint8)
+    for channel in range(3):
+        counts = cv2.calcHist([bgr], [channel], mask, [256], [0, 256]).ravel().astype(np.int64)
+        below = np.cumsum(counts) - counts
+        tables[:, 0, channel] = 1 + (254 * (2 * below + counts)) // (2 * counts.sum())
+    return cv2.LUT(bgr, tables)
