@@ -39,7 +39,9 @@ class Bundle:
             return self._zip.read(name)
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
             if name == MANIFEST:
-                raise UsageError(f"{self.path} is not a bundle (no {MANIFEST} in it); make one with: bloodedge convert") from error
+                raise UsageError(
+                    f"{self.path} is not a bundle (no {MANIFEST}); make one with: bloodedge convert"
+                ) from error
             raise BloodedgeError(f"{self.path}: {name} is missing; copy or convert the bundle again.") from error
         except (zipfile.BadZipFile, OSError, EOFError) as error:
             raise BloodedgeError(f"{self.path}: {name} cannot be read; copy or convert the bundle again.") from error
@@ -52,7 +54,7 @@ class Bundle:
         data = self._raw(name)
         if hashlib.sha256(data).hexdigest() != expected:
             raise BloodedgeError(
-                f"{self.path}: {name} was changed after conversion (its digest differs); copy or convert the bundle again."
+                f"{self.path}: {name} was changed after conversion (wrong digest); copy or convert the bundle again."
             )
         return data
 
@@ -69,7 +71,9 @@ class Bundle:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -79,7 +83,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def zip_folder(folder: Path, target: Path) -> None:
-    """Store ``folder``'s files in the zip ``target``, sorted and with fixed dates, so that equal bundles are equal bytes."""
+    """Store ``folder``'s files in the zip ``target``, sorted and with fixed dates: equal bundles are equal bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))

@@ -12,7 +12,7 @@ from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
 COMMANDS = {
     "data": ("bloodedge.data_cli:data", "Look at a data set before trusting a figure made from it."),
     "train": ("bloodedge_train.cli:train", "Fit a network to a folder of cells; writes a run folder."),
-    "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 and float models, through the gate."),
+    "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 models that passed the gate."),
     "evaluate": ("bloodedge.evaluate_cli:evaluate", "Held-out figures of a run or a bundle, with intervals."),
     "find": ("bloodedge_device.find_cli:find", "Find white cells in full-field frames."),
     "device": ("bloodedge_device.cli:device", "Run the daemon beside the microscope, and report on it."),
@@ -37,11 +37,13 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             raise UsageError(
-                f'"bloodedge {name}" needs {package}, which is not installed here; see "Install" in the README for its extra.'
+                f'"bloodedge {name}" needs {package}, which is not installed; the README names its extra.'
             ) from error
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """Click's own, with a hint for a misspelt name."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise UsageError(f'There is no command "{args[0]}".{did_you_mean(args[0], COMMANDS)} See: bloodedge --help')

@@ -20,7 +20,7 @@ class UsageError(BloodedgeError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint `` Did you mean "x"?`` with a leading space when some known word is close, else an empty string."""
-    close = get_close_matches(word.lower(), [k for k in known], n=1, cutoff=0.6)
+    close = get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
     return f' Did you mean "{close[0]}"?' if close else ""
 
 

@@ -4,10 +4,11 @@ Only integer arithmetic and OpenCV's bit-exact resampling are used, so that the 
 machine. The spec travels with the run folder and the bundle.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -19,6 +20,8 @@ from bloodedge.errors import BloodedgeError
 
 Image = NDArray[np.uint8]
 """uint8 (H, W, 3) or (H, W), 0..255."""
+
+Counts = NDArray[np.int64]
 
 CNMC_UM_PER_PX = 0.066
 """Estimated scale of C-NMC crops. The data set states 1000x and a 2560x1920 Nikon camera (3.4 µm pixels) but no scale;
@@ -38,8 +41,9 @@ class ImagingSpec(Strict):
     scale: Literal["physical", "canonical"] = "physical"
     """physical: every cell at ``um_per_px``; canonical: every cell resampled to ``area_fraction`` of the frame."""
     area_fraction: float = Field(default=0.45, gt=0.05, lt=0.9)
-    light: Literal["as_is", "equalised"] = "as_is"
-    """equalised: each channel's histogram inside the mask is flattened."""
+    light: Literal["as_is", "levelled", "equalised"] = "as_is"
+    """levelled: each channel's 10th and 90th percentiles inside the mask are moved to fixed levels; equalised: each
+    channel's histogram inside the mask is flattened."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ class Cell:
     def area_um2(self) -> float:
         """Area in square micrometres."""
         return self.area_px * self.um_per_px**2
+
+
+def as_image(array: NDArray[Any]) -> Image:
+    """OpenCV's result, whose stubs leave the type open, as the uint8 array that it is; copies nothing."""
+    return np.asarray(array, np.uint8)
 
 
 def read_image(path: Path) -> Image:
@@ -110,11 +119,11 @@ def colour_8bit(image: NDArray[np.generic], name: str) -> Image:
     if image.ndim != 3 or image.shape[2] not in (3, 4):
         raise BloodedgeError(f"{name} is a grey image; stained cells need colour, save it as 8-bit RGB.")
     height, width = image.shape[:2]
-    if not (SMALLEST_SIDE_PX <= min(height, width) and max(height, width) <= LARGEST_SIDE_PX):
+    if min(height, width) < SMALLEST_SIDE_PX or max(height, width) > LARGEST_SIDE_PX:
         raise BloodedgeError(
             f"{name} is {width}x{height} pixels; sides from {SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX} are supported."
         )
-    return np.ascontiguousarray(image[:, :, :3]).astype(np.uint8, copy=False)
+    return as_image(np.ascontiguousarray(image[:, :, :3]))
 
 
 def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
@@ -142,11 +151,11 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
         raise BloodedgeError("The cell's mask is empty; nothing can be classified.")
     mask = cell.mask[y : y + height, x : x + width]
     bgr = cell.bgr[y : y + height, x : x + width]
-    if spec.light == "equalised":
-        bgr = _equalise(bgr, mask)
-    cut = cv2.bitwise_and(bgr, bgr, mask=mask)
+    if spec.light != "as_is":
+        bgr = _relight(bgr, mask, _levels if spec.light == "levelled" else _equal_shares)
+    cut = as_image(cv2.bitwise_and(bgr, bgr, mask=mask))
     scaled = _resample(cut, _zoom(cell, spec))
-    return cv2.cvtColor(_centred(scaled, spec.size_px), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    return as_image(cv2.cvtColor(_centred(scaled, spec.size_px), cv2.COLOR_BGR2RGB))
 
 
 def _zoom(cell: Cell, spec: ImagingSpec) -> float:
@@ -159,13 +168,13 @@ def _resample(image: Image, zoom: float) -> Image:
     """``image`` scaled by ``zoom``: exact 2x2 means while it shrinks by half or more, then bit-exact bilinear."""
     while zoom <= 0.5:
         height, width = image.shape[:2]
-        image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT)
-        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT)
+        image = as_image(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
         zoom *= 2
     if zoom == 1:
         return image
     size = max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom))
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT)
+    return as_image(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT))
 
 
 def _centred(image: Image, size_px: int) -> Image:
@@ -178,11 +187,28 @@ def _centred(image: Image, size_px: int) -> Image:
     return frame
 
 
-def _equalise(bgr: Image, mask: Image) -> Image:
-    """Each channel's histogram inside the mask spread evenly over 1..255."""
+def _relight(bgr: Image, mask: Image, table: Callable[[Counts], Counts]) -> Image:
+    """Each channel through the lookup table that ``table`` makes of its histogram inside the mask."""
     tables = np.empty((256, 1, 3), np.uint8)
     for channel in range(3):
         counts = cv2.calcHist([bgr], [channel], mask, [256], [0, 256]).ravel().astype(np.int64)
-        below = np.cumsum(counts) - counts
-        tables[:, 0, channel] = 1 + (254 * (2 * below + counts)) // (2 * counts.sum())
-    return cv2.LUT(bgr, tables)
+        tables[:, 0, channel] = np.clip(table(counts), 1, 255)
+    return as_image(cv2.LUT(bgr, tables))
+
+
+def _equal_shares(counts: Counts) -> Counts:
+    """Levels spread evenly over 1..255 by rank."""
+    below = np.cumsum(counts) - counts
+    return np.asarray(1 + (254 * (2 * below + counts)) // (2 * counts.sum()), np.int64)
+
+
+LEVELS = 80, 190
+"""Where the 10th and 90th percentiles go: about where C-NMC's median cell has them."""
+
+
+def _levels(counts: Counts) -> Counts:
+    """A straight line that takes the 10th and 90th percentiles to fixed levels."""
+    share = np.cumsum(counts) * 10
+    low, high = int(np.searchsorted(share, counts.sum())), int(np.searchsorted(share, 9 * counts.sum()))
+    span = max(high - low, 1)
+    return np.asarray(LEVELS[0] + ((np.arange(256) - low) * (LEVELS[1] - LEVELS[0])) // span, np.int64)

@@ -11,8 +11,8 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import write_text
 from bloodedge.imaging import ImagingSpec
 
-RUN_SCHEMA = 1
-BUNDLE_SCHEMA = 1
+RUN_SCHEMA: Literal[1] = 1
+BUNDLE_SCHEMA: Literal[1] = 1
 
 EngineName = Literal["litert", "openvino", "onnx", "keras"]
 Precision = Literal["float32", "float16", "int8"]
@@ -221,7 +221,7 @@ class Manifest(Strict):
     temperature: float = Field(gt=0)
     thresholds: Thresholds
     artifacts: list[Artifact]
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str] = Field(default_factory=dict)
     """Artifacts not in the bundle ("litert/int8") and why."""
     baseline: Baseline
     golden: Golden
@@ -259,7 +259,7 @@ def read_run(run: Path) -> RunRecord:
     """``run.json`` of a run folder; raises UsageError when the folder is not one."""
     path = run / "run.json"
     if not path.is_file():
-        raise UsageError(f"{run} is not a finished run folder (no run.json); make one with: bloodedge train DATA --out RUN")
+        raise UsageError(f"{run} is not a finished run folder (no run.json); make one with: bloodedge train")
     return parse_record(RunRecord, path.read_bytes(), str(path))
 
 
@@ -274,5 +274,3 @@ def read_metrics(run: Path) -> RunMetrics:
 def write_record(path: Path, record: Strict) -> None:
     """Store a record as indented JSON, whole or not at all."""
     write_text(path, record.model_dump_json(indent=2) + "\n")
-
-

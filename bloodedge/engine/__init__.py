@@ -27,11 +27,22 @@ class Engine(Protocol):
 
 
 EXTRA = {"litert": "device", "openvino": "openvino", "onnx": "convert", "keras": "train"}
+PACKAGES = {
+    "litert": ("ai_edge_litert", "tflite_runtime"),
+    "openvino": ("openvino",),
+    "onnx": ("onnxruntime",),
+    "keras": ("keras",),
+}
 
 
 def installed(name: str) -> bool:
     """Whether the runtime of an engine can be imported here (without importing it)."""
-    packages = {"litert": ("ai_edge_litert", "tflite_runtime"), "openvino": ("openvino",), "onnx": ("onnxruntime",), "keras": ("keras",)}
+    packages = {
+        "litert": ("ai_edge_litert", "tflite_runtime"),
+        "openvino": ("openvino",),
+        "onnx": ("onnxruntime",),
+        "keras": ("keras",),
+    }
     return any(importlib.util.find_spec(package) is not None for package in packages[name])
 
 
@@ -66,4 +77,6 @@ def load_bytes(engine: str, model: bytes, weights: bytes | None, threads: int) -
 def require(engine: str) -> None:
     """Raise UsageError, naming the extra to install, when an engine's runtime is missing."""
     if not installed(engine):
-        raise UsageError(f"The {engine} engine is not installed here; install it with: pip install 'bloodedge[{EXTRA[engine]}]'")
+        raise UsageError(
+            f"The {engine} engine is not installed here; install it with: pip install 'bloodedge[{EXTRA[engine]}]'"
+        )

@@ -1,0 +1,177 @@
+"""What the device loop costs beyond its own work, how soon it answers, and how much memory it takes.
+
+    python benchmarks/device_loop.py NAME.bundle [--frames FOLDER] [--um-per-px X] [--engine litert|openvino]
+
+Overhead: the same decoded frames go in turns through find + imaging + bare invoke, and through the daemon's own loop
+(gate, the same, decision, crops and rows durably stored, the last row's sync waited for), in one process, the order
+turned round every round. Start-up and memory are those of `bloodedge device run` as a process of its own, with LiteRT.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+from threading import Event
+from time import perf_counter, sleep
+
+import numpy as np
+
+from bloodedge.bundle import Bundle
+from bloodedge.files import write_json
+from bloodedge.imaging import network_input
+from bloodedge_device.camera import Frame, open_camera
+from bloodedge_device.daemon import Recorder, finder_of, gate_of, hardware_name, load, run_info
+from bloodedge_device.pipeline import Pipeline
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.store import Store
+
+RESULTS = Path(__file__).parent / "results" / "device_loop.json"
+
+
+def main() -> None:
+    options = parse()
+    camera = {"kind": "replay", "source": options.frames, "um_per_px": options.um_per_px} if options.frames else {}
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".device_loop.") as folder:
+        results = {
+            "command": "python benchmarks/device_loop.py "
+            + " ".join(Path(a).name if Path(a).exists() else a for a in sys.argv[1:]),
+            "cpu": hardware_name(),
+            "bundle": Bundle(options.bundle).manifest.name,
+            "frames_from": Path(options.frames).name if options.frames else "simulated microscope",
+            "start": start_up(options, Path(folder)),
+            "overhead": [],
+        }
+        for crops in (True, False):
+            settings = DeviceSettings.model_validate(
+                {
+                    "bundle": options.bundle,
+                    "engine": options.engine,
+                    "state": Path(folder) / f"crops-{crops}",
+                    "camera": camera,
+                    "store": {"crops": crops},
+                }
+            )
+            results["overhead"].append(overhead(settings, options.count, options.rounds))
+    print(json.dumps(results, indent=2))
+    write_json(RESULTS, results)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--frames", help="a folder of frames (default: the simulated microscope)")
+    parser.add_argument("--um-per-px", type=float, help="scale of those frames")
+    parser.add_argument("--engine", default="litert", choices=["litert", "openvino"])
+    parser.add_argument("--count", type=int, default=60, help="frames with cells to measure with")
+    parser.add_argument("--rounds", type=int, default=9)
+    return parser.parse_args()
+
+
+def overhead(settings: DeviceSettings, count: int, rounds: int) -> dict[str, object]:
+    """Medians over the rounds of the time that all frames take, divided by their cells."""
+    loaded = load(settings)
+    pipeline = Pipeline(loaded.engine, loaded.manifest, gate_of(settings), finder_of(settings))
+    find = finder_of(settings)
+
+    def bare(frame: Frame) -> int:
+        found = find(frame.bgr, frame.um_per_px)
+        whole = [cell for cell in found.cells if not cell.touches_border]
+        for cell in whole:
+            image = network_input(cell.crop(frame.bgr, found.um_per_px), loaded.manifest.imaging)
+            loaded.engine.predict(image[np.newaxis])
+        return len(whole)
+
+    frames: list[tuple[Frame, int]] = []
+    for frame in open_camera(settings.camera).frames(Event()):
+        if isinstance(frame, Frame) and pipeline.process(frame).cells and (cells := bare(frame)):
+            frames.append((frame, cells))
+        if len(frames) == count:
+            break
+
+    def bare_pass() -> None:
+        for frame, _ in frames:
+            bare(frame)
+
+    def loop_pass() -> None:
+        with Recorder(store, slide, pipeline.times, settings.store.crops, 0.0) as recorder:
+            for frame, _ in frames:
+                recorder.put(pipeline.process(frame))
+
+    with closing(Store(settings.state)) as store:
+        slide = store.begin_slide(store.begin_run(run_info(settings, loaded, "benchmark", 0.0)), "benchmark")
+        bare_ms, loop_ms = interleaved((bare_pass, loop_pass), rounds)
+    cells = sum(n for _, n in frames)
+    return {
+        "engine": loaded.artifact.engine,
+        "runtime": loaded.engine.runtime,
+        "crops_kept": settings.store.crops,
+        "frames": len(frames),
+        "cells": cells,
+        "bare_ms_per_cell": round(bare_ms / cells, 3),
+        "loop_ms_per_cell": round(loop_ms / cells, 3),
+        "overhead_percent": round(100 * (loop_ms / bare_ms - 1), 1),
+    }
+
+
+def interleaved(passes: tuple[Callable[[], object], ...], rounds: int) -> list[float]:
+    """Median milliseconds of each pass."""
+    times: list[list[float]] = [[] for _ in passes]
+    for number in range(rounds):
+        order = range(len(passes)) if number % 2 else reversed(range(len(passes)))
+        for which in order:
+            start = perf_counter()
+            passes[which]()
+            times[which].append((perf_counter() - start) * 1000)
+    return [median(t) for t in times]
+
+
+def start_up(options: argparse.Namespace, folder: Path, repeats: int = 7) -> dict[str, object]:
+    """Seconds from process start to the first stored cell, and resident memory, of the command itself."""
+    config = folder / "device.toml"
+    config.write_text('engine = "litert"\n')
+    command = [Path(sys.executable).with_name("bloodedge"), "device", "run", "--config", config, "--frames", "40"]
+    command += [
+        "--bundle",
+        options.bundle.resolve(),
+        *(["--camera", Path(options.frames).resolve()] if options.frames else []),
+    ]
+    first_s, peak_mib = [], []
+    for number in range(repeats):
+        process = subprocess.Popen(
+            [*map(str, command), "--state", str(folder / f"start-{number}")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, high_water_mib(process.pid))
+            sleep(0.01)
+        assert process.stderr is not None
+        (line,) = [text for text in process.stderr if text.startswith("First cell stored")]
+        first_s.append(float(line.split()[3]))
+        peak_mib.append(peak)
+    return {
+        "engine": "litert",
+        "repeats": repeats,
+        "first_cell_stored_s": {"median": median(first_s), "worst": max(first_s)},
+        "peak_resident_mib": {"median": round(median(peak_mib), 1), "worst": round(max(peak_mib), 1)},
+    }
+
+
+def high_water_mib(pid: int) -> float:
+    """The most memory that a process has had resident so far; 0 once it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0.0
+
+
+if __name__ == "__main__":
+    main()

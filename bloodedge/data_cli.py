@@ -1,0 +1,87 @@
+"""``bloodedge data``: a look at a data set before a figure is made from it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bloodedge.audit import Audit
+
+
+@click.group()
+def data() -> None:
+    """Look at a data set before trusting a figure made from it."""
+
+
+@data.command("audit")
+@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
+def audit_command(folder: Path, json_target: str | None) -> None:
+    """Count cells, classes, subjects and folds of DATA; find unreadable and repeated images and shortcuts.
+
+    DATA is laid out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
+    """
+    from bloodedge.audit import audit
+    from bloodedge.console import emit_json, progress
+    from bloodedge.dataset import read_dataset
+
+    with progress("Reading cells") as update:
+        dataset = read_dataset(folder, update)
+    result = audit(dataset)
+    if json_target:
+        emit_json(result.to_json(), json_target)
+    if json_target != "-":
+        _show(result)
+
+
+def _show(result: "Audit") -> None:
+    from rich.table import Table
+
+    from bloodedge.console import console
+
+    out = console()
+    out.print(
+        f"[bold]{result.cells}[/] cells ({result.unique_cells} unique) of [bold]{len(result.subjects)}[/] subjects in "
+        f"[bold]{len(result.groups)}[/] groups" + ("; drawn by the simulated microscope" if result.rendered else "")
+    )
+    counts = Table("", "all (blast)", "hem (normal)", title="Cells by class", title_justify="left")
+    for name, classes in {"every fold": result.classes, **result.folds}.items():
+        counts.add_row(name, str(classes["all"]), str(classes["hem"]))
+    out.print(counts)
+    people = Table("subject", "group", "folds", "all", "hem", "median area px", title="Subjects", title_justify="left")
+    for row in result.subjects:
+        merged = row.group if row.group != row.subject else ""
+        area = f"{row.median_area_px:.0f}"
+        people.add_row(row.subject, merged, ", ".join(row.folds), str(row.all or ""), str(row.hem or ""), area)
+    out.print(people)
+    _show_faults(result)
+
+
+def _show_faults(result: "Audit") -> None:
+    from rich.table import Table
+
+    from bloodedge.console import console
+
+    out = console()
+    out.print(
+        f"[bold]{len(result.duplicates)}[/] pictures stand more than once: {result.across_subjects} under more than "
+        f"one subject, {result.across_folds} in more than one fold, {result.across_classes} under both classes."
+    )
+    if result.duplicates:
+        table = Table("same picture", "subjects", "folds", "identical")
+        for same in result.duplicates:
+            kind = "bytes" if same.bytes_identical else "pixels"
+            table.add_row("\n".join(same.files), ", ".join(same.subjects), ", ".join(same.folds), kind)
+        out.print(table)
+    merged = [" + ".join(subjects) for subjects in result.groups.values() if len(subjects) > 1]
+    if merged:
+        out.print(f"Subjects that share pictures and count as one group: [bold]{'; '.join(merged)}[/]")
+    for name, reason in result.unreadable.items():
+        out.print(f"[bold]unreadable[/] {name}: {reason}", soft_wrap=True)
+    out.print("Unreadable images: " + (str(len(result.unreadable)) if result.unreadable else "none"))
+    if result.without_subject:
+        out.print(f"{result.without_subject} cells do not say whose they are (expected UID_<subject>_...).")
+    for what, value in (("cell area", result.area_auc), ("mean brightness", result.brightness_auc)):
+        if value is not None:
+            out.print(f"AUC of {what} alone (0.5 = no signal): [bold]{value:.3f}[/]")

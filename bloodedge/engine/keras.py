@@ -1,0 +1,68 @@
+"""Keras: the float model itself, straight from its run folder, on whichever back end KERAS_BACKEND names."""
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.errors import BloodedgeError, UsageError
+
+BATCH = 64
+BACKEND_PACKAGES = {"jax": ("jax",), "torch": ("torch",), "tensorflow": ("tensorflow", "tensorflow-cpu")}
+
+
+class KerasEngine:
+    """``model.keras`` of a run folder."""
+
+    name = "keras"
+
+    def __init__(self, run: Path) -> None:
+        """Load the run's network; UsageError when there is none, BloodedgeError when it is damaged."""
+        self.runtime = _runtime()
+        self.model = load_model(run)
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB.
+
+        Only batches of 1 and of 64 are ever run (the last one padded), so that the back end compiles no others.
+        """
+        if len(images) == 1:
+            return self._batch(images)
+        parts = [np.empty((0, self.model.output_shape[-1]), np.float32)]
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            padded = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.uint8)])
+            parts.append(self._batch(padded)[: len(part)])
+        return np.concatenate(parts)
+
+    def _batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.asarray(self.model.predict_on_batch(images), np.float32)
+
+
+def load_model(run: Path) -> Any:
+    """The Keras model of a run folder, ready for inference; raises as KerasEngine."""
+    import keras
+
+    path = run / "model.keras"
+    if not path.is_file():
+        raise UsageError(
+            f"{run} is not a finished run folder (no model.keras); make one with: bloodedge train DATA --out RUN"
+        )
+    try:
+        return keras.models.load_model(path, compile=False)
+    except (ValueError, OSError, TypeError, KeyError) as error:
+        raise BloodedgeError(f"{path} cannot be loaded by Keras {keras.__version__}; train the run again.") from error
+
+
+def _runtime() -> str:
+    import keras
+
+    backend = keras.backend.backend()
+    for package in BACKEND_PACKAGES.get(backend, ()):
+        try:
+            return f"keras {keras.__version__} ({backend} {importlib.metadata.version(package)})"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return f"keras {keras.__version__} ({backend})"

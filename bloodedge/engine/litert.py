@@ -1,0 +1,78 @@
+"""LiteRT (formerly TensorFlow Lite): the engine of ARM boards, and of any machine without OpenVINO."""
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.errors import BloodedgeError
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Drop what LiteRT's C++ part prints to stderr while a model is loaded; its errors come as exceptions.
+
+    It has no setting for that, and an "INFO: Created TensorFlow Lite XNNPACK delegate" would tear progress bars.
+    """
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def load_interpreter(model: bytes, threads: int, *, keep_tensors: bool = False) -> tuple[Any, str]:
+    """(interpreter with its tensors allocated, runtime with its version); BloodedgeError when the model is damaged.
+
+    tflite-runtime is LiteRT's predecessor, found on old boards. With ``keep_tensors`` the tensors between the layers
+    can be read after ``invoke``, which is slow.
+    """
+    try:
+        module, package = importlib.import_module("ai_edge_litert.interpreter"), "ai-edge-litert"
+    except ImportError:
+        module, package = importlib.import_module("tflite_runtime.interpreter"), "tflite-runtime"
+    options = {}
+    if keep_tensors:
+        plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        options = {"experimental_preserve_all_tensors": True, "experimental_op_resolver_type": plain}
+    try:
+        with _without_chatter():
+            interpreter = module.Interpreter(model_content=model, num_threads=threads, **options)
+            interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise BloodedgeError("LiteRT cannot read this model; convert the run again.") from error
+    return interpreter, f"{package} {importlib.metadata.version(package)}"
+
+
+class LiteRTEngine:
+    """A ``.tflite`` network with one static batch-1 input; a quantised output is turned back into probabilities."""
+
+    name = "litert"
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        """Load ``model`` (a ``.tflite`` file's bytes) onto ``threads`` threads; BloodedgeError when it is damaged."""
+        self._interpreter, self.runtime = load_interpreter(model, threads)
+        (source,) = self._interpreter.get_input_details()
+        (result,) = self._interpreter.get_output_details()
+        self._input, self._output = source["index"], result["index"]
+        self._classes = int(result["shape"][-1])
+        quantised = np.issubdtype(result["dtype"], np.integer)
+        scale, zero = result["quantization"] if quantised else (1, 0)
+        self._scale, self._zero = np.float32(scale), np.float32(zero)
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB."""
+        raw = np.empty((len(images), self._classes), np.float32)
+        for index in range(len(images)):
+            self._interpreter.set_tensor(self._input, images[index : index + 1])
+            self._interpreter.invoke()
+            raw[index] = self._interpreter.get_tensor(self._output)[0]
+        return np.asarray((raw - self._zero) * self._scale, np.float32)

@@ -1,0 +1,137 @@
+"""Figures and their intervals; the positive class is a blast (label 1) throughout.
+
+Intervals are bootstrapped over subjects, not cells: cells of one person are alike, and a figure that will be read as
+"on a new person" must vary as persons do.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ECE_BINS = 15
+"""As in Guo et al., "On calibration of modern neural networks", ICML 2017."""
+
+
+def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
+    """Area under the ROC curve, ties counted half; None when a class is missing.
+
+    labels: (N,) 0 or 1; scores: (N,), larger means more blast-like.
+    """
+    y, s = np.asarray(labels), np.asarray(scores, np.float64)
+    negatives = np.sort(s[y == 0])
+    positives = s[y == 1]
+    if not len(negatives) or not len(positives):
+        return None
+    return float(_beaten(negatives, positives).sum() / (2 * len(negatives) * len(positives)))
+
+
+def _beaten(negatives: Floats, positives: Floats) -> Ints:
+    """Twice the number of ``negatives`` (sorted) below each of ``positives``, ties counted once."""
+    return np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
+
+
+def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion, 0..1; (0, 1) without trials (Wilson, JASA 1927)."""
+    if trials == 0:
+        return 0.0, 1.0
+    p = successes / trials
+    centre = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
+    half = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / (1 + z**2 / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Per-subject sums that every figure follows from; a bootstrap replicate is a weighted sum over subjects."""
+
+    confusion: Floats
+    """(subjects, 2, 2): true class by said class."""
+    wins: Floats
+    """(subjects, subjects): normal cells of the first ranked below blasts of the second, ties half."""
+    bins: Floats
+    """(subjects, ECE_BINS, 2): right calls and summed confidence by confidence bin."""
+    subjects: list[str]
+    blast_share: Floats
+    """(subjects,): share of each subject's cells that are blasts."""
+
+
+def subject_sums(labels: ArrayLike, blast: ArrayLike, subjects: list[str], threshold: float = 0.5) -> Sums:
+    """Sums for calibrated blast probabilities ``blast`` (N,), 0..1, called a blast from ``threshold`` on."""
+    y, p = np.asarray(labels, np.int64), np.asarray(blast, np.float64)
+    names, index = np.unique(np.asarray(subjects), return_inverse=True)
+    said = (p >= threshold).astype(np.int64)
+    confusion = np.bincount(4 * index + 2 * y + said, minlength=4 * len(names)).reshape(-1, 2, 2).astype(np.float64)
+    confidence = np.where(said == 1, p, 1 - p)
+    which = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    place, size = ECE_BINS * index + which, ECE_BINS * len(names)
+    bins = np.stack([np.bincount(place, said == y, size), np.bincount(place, confidence, size)], axis=-1)
+    bins = bins.reshape(len(names), ECE_BINS, 2).astype(np.float64)
+    wins = np.zeros((len(names), len(names)))
+    positives = y == 1
+    for row in range(len(names)):
+        negatives = np.sort(p[(index == row) & ~positives])
+        if len(negatives):
+            beaten = _beaten(negatives, p[positives])
+            wins[row] = np.bincount(index[positives], beaten / 2, len(names))
+    per_class = confusion.sum(axis=2)
+    return Sums(confusion, wins, bins, [str(n) for n in names], per_class[:, 1] / per_class.sum(axis=1))
+
+
+def figures(sums: Sums, weights: Floats | None = None) -> dict[str, Floats]:
+    """Every figure for each row of subject weights (R, subjects); by default one row of ones.
+
+    accuracy, weighted_f1, macro_f1, balanced_accuracy, sensitivity, specificity, auc and ece, each float64 (R,), NaN
+    where a class is missing. F1, macro and weighted, as in scikit-learn; a class neither present nor said gives 0.
+    """
+    w = np.ones((1, len(sums.subjects))) if weights is None else weights
+    c = np.einsum("rs,sij->rij", w, sums.confusion)
+    tn, fp, fn, tp = c[:, 0, 0], c[:, 0, 1], c[:, 1, 0], c[:, 1, 1]
+    normal, blasts = tn + fp, fn + tp
+    total = normal + blasts
+    f1_blast, f1_normal = _ratio(2 * tp, 2 * tp + fp + fn, 0.0), _ratio(2 * tn, 2 * tn + fp + fn, 0.0)
+    sensitivity, specificity = _ratio(tp, blasts), _ratio(tn, normal)
+    bins = np.einsum("rs,sbk->rbk", w, sums.bins)
+    return {
+        "accuracy": (tn + tp) / total,
+        "weighted_f1": (f1_normal * normal + f1_blast * blasts) / total,
+        "macro_f1": (f1_normal + f1_blast) / 2,
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "auc": _ratio(np.einsum("rs,st,rt->r", w, sums.wins, w), normal * blasts),
+        "ece": np.abs(bins[:, :, 0] - bins[:, :, 1]).sum(axis=1) / total,
+    }
+
+
+def _ratio(part: Floats, whole: Floats, empty: float = math.nan) -> Floats:
+    filled: Floats = np.divide(part, whole, out=np.full(part.shape, empty), where=whole > 0)
+    return filled
+
+
+def resampled_weights(sums: Sums, replicates: int = 2000, seed: int = 0) -> Floats:
+    """Bootstrap weights (replicates, subjects): subjects drawn with replacement, within patients and within healthy.
+
+    Drawing within each class keeps both in every replicate even when few subjects are healthy.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.zeros((replicates, len(sums.subjects)))
+    mostly_blast = sums.blast_share >= 0.5
+    for stratum in (mostly_blast, ~mostly_blast):
+        members = np.flatnonzero(stratum)
+        if len(members):
+            drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=replicates)
+            weights[:, members] = drawn
+    return weights
+
+
+def interval(values: Floats) -> tuple[float, float] | None:
+    """2.5th and 97.5th percentile of bootstrap replicates; None when some replicate has no value."""
+    if np.isnan(values).any():
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

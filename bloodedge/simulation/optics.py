@@ -1,0 +1,47 @@
+"""The light, the focus and the camera of the simulated microscope."""
+
+import cv2
+import numpy as np
+
+from bloodedge.imaging import Image
+from bloodedge.simulation.spec import FieldSpec
+from bloodedge.simulation.stain import Floats
+
+LIGHT_BGR = {"warm": (186.0, 209.0, 221.0), "neutral": (212.0, 216.0, 215.0), "blue": (218.0, 205.0, 186.0)}
+"""Camera levels of the empty slide, 0..255; neutral is BCCD's."""
+
+_WARMTH_STEP = 0.06
+_FULL_WELL_ELECTRONS = 9000.0
+_READ_NOISE_ELECTRONS = 12.0
+"""A back-lit CMOS sensor with pixels of about 1.5 µm, as in small board cameras."""
+
+
+def illumination(rng: np.random.Generator, spec: FieldSpec) -> Floats:
+    """Camera levels of the empty field, float32 (height, width, 3) BGR: brightest near its centre."""
+    style = spec.style
+    colour = np.array(LIGHT_BGR[spec.light]) * style.light_level
+    colour = np.minimum(colour * (1 - _WARMTH_STEP * style.warmth, 1.0, 1 + _WARMTH_STEP * style.warmth), 250)
+    centre_x, centre_y = rng.uniform(0.3, 0.7, size=2)
+    x = (np.linspace(0, 1, spec.width, dtype=np.float32) - np.float32(centre_x)) ** 2
+    y = (np.linspace(0, 1, spec.height, dtype=np.float32) - np.float32(centre_y)) ** 2
+    fall = y[:, None] + x[None, :]
+    level = 1 - np.float32(spec.unevenness) * fall / fall.max()
+    return np.asarray(level[:, :, None] * colour.astype(np.float32), np.float32)
+
+
+def defocused(light: Floats, sigma_px: float) -> Floats:
+    """Light after a Gaussian blur; light adds up, so the blur acts on light and not on optical density."""
+    if sigma_px < 0.05:
+        return light
+    blurred = cv2.GaussianBlur(light, (0, 0), sigma_px, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32)
+
+
+def captured(rng: np.random.Generator, light: Floats, noise: float) -> Image:
+    """What the camera delivers, uint8: shot noise (variance grows with the light) and read noise, rounded, clipped."""
+    if noise > 0:
+        per_electron = 255 / _FULL_WELL_ELECTRONS
+        variance = light * np.float32(per_electron) + np.float32((_READ_NOISE_ELECTRONS * per_electron) ** 2)
+        deviation = cv2.sqrt(variance) * np.float32(noise)
+        light = light + deviation * rng.standard_normal(light.shape, dtype=np.float32)
+    return np.asarray(np.clip(np.rint(light), 0, 255), np.uint8)

@@ -1,0 +1,99 @@
+"""The bundle's model card: the run's own, with what conversion did to it."""
+
+from collections.abc import Sequence
+
+from bloodedge import RESEARCH_USE
+from bloodedge.manifest import Artifact, Evaluation, Manifest
+
+FIGURES = ("artifact", "weighted F1 [95 % CI]", "AUC [95 % CI]", "drop, points [95 % CI]", "flips", "max. diff.")
+SPEED = ("artifact", "MB", "p50 ms", "p95 ms", "speed-up")
+
+
+def figure(evaluation: Evaluation, name: str) -> str:
+    """A figure with its interval, e.g. "0.871 [0.802, 0.923]"."""
+    value = getattr(evaluation, name)
+    if value is None:
+        return "-"
+    limits = evaluation.ci95.get(name)
+    return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
+
+
+def figure_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+    """One row of FIGURES for the float model and for each artifact."""
+    evaluation = manifest.baseline.evaluation
+    first = ("keras float32", figure(evaluation, "weighted_f1"), figure(evaluation, "auc"), "", "", "")
+    return [first, *(_figure_row(artifact) for artifact in manifest.artifacts)]
+
+
+def _figure_row(artifact: Artifact) -> tuple[str, ...]:
+    agreement = artifact.agreement
+    drop = f"{agreement.drop['weighted_f1']:+.2f}"
+    limits = agreement.drop_ci95.get("weighted_f1")
+    return (
+        f"{artifact.engine} {artifact.precision}",
+        figure(artifact.evaluation, "weighted_f1"),
+        figure(artifact.evaluation, "auc"),
+        drop + (f" [{limits[0]:+.2f}, {limits[1]:+.2f}]" if limits else ""),
+        f"{agreement.flips} ({100 * agreement.flip_rate:.2f} %)",
+        f"{agreement.max_probability_difference:.1g}",
+    )
+
+
+def speed_rows(manifest: Manifest) -> list[tuple[str, ...]]:
+    """One row of SPEED for each artifact; speed-up is over float32 of the same engine, p50 against p50."""
+    rows: list[tuple[str, ...]] = []
+    for artifact in manifest.artifacts:
+        latency = artifact.evaluation.latency_ms
+        reference = manifest.artifact(artifact.engine, "float32").evaluation.latency_ms
+        assert latency is not None
+        assert reference is not None
+        rows.append(
+            (
+                f"{artifact.engine} {artifact.precision}",
+                f"{artifact.size_bytes / 1e6:.1f}",
+                f"{latency.p50:.2f}",
+                f"{latency.p95:.2f}",
+                f"{reference.p50 / latency.p50:.2f}x",
+            )
+        )
+    return rows
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines."""
+    return ["| " + " | ".join(row) + " |" for row in (headers, ["---"] * len(headers), *rows)]
+
+
+def card(run_card: str, manifest: Manifest, note: str | None) -> str:
+    """Markdown: ``run_card`` followed by the conversion; ``note`` is a caveat to print with the table."""
+    source = manifest.provenance
+    held_out = manifest.artifacts[0].agreement.cells
+    latency = manifest.baseline.latency_ms
+    what = (
+        f"Converted {source.converted} from run `{source.run}`. Figures are over the {held_out} held-out (test) cells "
+        "of that run; drop (of weighted F1), flips (cells whose class changes) and the largest difference of a calibrated "
+        f"probability are against the float model on the same cells. Latency is of one cell on {source.hardware}; the "
+        f"float model took {latency.p50:.2f} ms (p50) in Keras on {manifest.baseline.hardware}, which trained it."
+    )
+    calibration = (
+        f"int8 ranges were calibrated on {source.calibration_cells} cells of training groups only (digest "
+        f"`{source.calibration_digest[:16]}`). int8 LiteRT takes uint8 and gives uint8 probabilities in steps of "
+        "1/256; OpenVINO takes uint8 and gives float32."
+    )
+    lines = [
+        "## Conversion",
+        "",
+        what,
+        "",
+        *markdown(FIGURES, figure_rows(manifest)),
+        "",
+        *markdown(SPEED, speed_rows(manifest)),
+        "",
+        *([note, ""] if note else []),
+        calibration,
+        "",
+        RESEARCH_USE,
+        "",
+    ]
+    head = run_card.rstrip() or f"# {manifest.name}"
+    return head + "\n\n" + "\n".join(lines)

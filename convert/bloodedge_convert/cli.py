@@ -1,0 +1,134 @@
+"""``bloodedge convert``: a run folder becomes a bundle."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bloodedge_convert.convert import Converted
+    from bloodedge_convert.job import Report
+
+ENGINES = ("litert", "openvino", "onnx")
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("data", metavar="[DATA]", required=False, type=click.Path(path_type=Path))
+@click.option("--int8", is_flag=True, help="Add full-integer int8 models (LiteRT and OpenVINO).")
+@click.option("--float16", is_flag=True, help="Add models with weights stored as float16 (LiteRT and OpenVINO).")
+@click.option("--engine", "engines", type=click.Choice(ENGINES), multiple=True, help="Repeatable. [default: all three]")
+@click.option(
+    "--max-drop",
+    metavar="PP",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    help="Points of weighted F1 that an artifact may lose on held-out cells.",
+)
+@click.option(
+    "--max-flips",
+    metavar="PCT",
+    type=click.FloatRange(0, 100),
+    default=1.5,
+    show_default=True,
+    help="Percent of held-out cells whose class an artifact may change.",
+)
+@click.option(
+    "--calibration-cells",
+    metavar="N",
+    type=click.IntRange(8, 10000),
+    default=300,
+    show_default=True,
+    help="Cells of training groups that int8 ranges are measured on.",
+)
+@click.option("--force", is_flag=True, help="Replace NAME.bundle if it exists.")
+@click.option("-o", "--out", metavar="NAME.bundle", required=True, type=click.Path(path_type=Path))
+def convert(
+    run: Path,
+    data: Path | None,
+    int8: bool,
+    float16: bool,
+    engines: tuple[str, ...],
+    max_drop: float,
+    max_flips: float,
+    calibration_cells: int,
+    force: bool,
+    out: Path,
+) -> None:
+    """Turn the run folder RUN into a bundle, through the gate.
+
+    Float32 models are always made; every model is held against the float model on the run's held-out cells, and one
+    over a limit leaves no bundle. DATA is where the run's data lie, if they have moved since training.
+    """
+    from bloodedge_convert.convert import Options
+    from bloodedge_convert.convert import convert as run_conversion
+    from bloodedge_convert.gate import Limits
+
+    options = Options(
+        int8=int8,
+        float16=float16,
+        engines=tuple(dict.fromkeys(engines or ENGINES)),  # type: ignore[arg-type]  # click has checked the names
+        limits=Limits(max_drop, max_flips),
+        calibration_cells=calibration_cells,
+    )
+    with progress() as report:
+        converted = run_conversion(run, out, options, data, force=force, report=report)
+    show(converted)
+
+
+@contextmanager
+def progress() -> Iterator["Report"]:
+    """A bar on stderr for the step at hand; yields the callback to feed it with (what, done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from bloodedge.console import console
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        tasks: dict[str, int] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for earlier in tasks.values():
+                    bar.update(earlier, visible=False)  # type: ignore[arg-type]
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
+
+        yield report
+
+
+def show(converted: "Converted") -> None:
+    """The artifacts with their figures as terminal tables."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from bloodedge.console import console
+    from bloodedge_convert.card import FIGURES, SPEED, figure_rows, speed_rows
+
+    manifest, out = converted.manifest, console()
+    source = manifest.provenance
+    title = f"{converted.cells} held-out cells of {converted.subjects} subjects"
+    if source.split.leaky:
+        title += " [bold red](leaky: cells of these subjects were seen in training)[/]"
+    speed_title = f"One cell on {source.hardware}; speed-up over float32 of the same engine"
+    tables = ((title, FIGURES, figure_rows(manifest)), (speed_title, SPEED, speed_rows(manifest)))
+    for heading, headers, rows in tables:
+        table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
+        for header in headers:
+            table.add_column(header, justify="left" if header == "artifact" else "right")
+        for row in rows:
+            table.add_row(*row)
+        out.print(table)
+    if converted.note:
+        out.print(f"[bold]{converted.note}[/]")
+    out.print(f"int8 ranges were measured on {source.calibration_cells} cells of training groups.")
+    out.print(f"Bundle: [bold]{converted.path}[/] (serial {manifest.serial})", soft_wrap=True)

@@ -1,0 +1,158 @@
+"""The converters themselves, in a process of their own: ``python -m bloodedge_convert.worker JOB``.
+
+TensorFlow is loaded here and nowhere else: the calling process may have Keras on another back end, keeps its memory,
+and keeps its terminal free of the converters' thousands of log lines.
+
+JOB is a folder with ``job.json`` (see bloodedge_convert.job), ``calibration.npy`` and ``inputs.npy``, both uint8
+(N, H, W, 3) RGB. The artifacts and ``reference.npy``, the float model's softmax outputs float32 (N, classes), are
+written into it. Progress goes to stdout, one JSON list [what, done, total] a line; a failure that has a sentence for
+people goes there as {"error": sentence}.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.engine.openvino import import_openvino
+from bloodedge.errors import BloodedgeError
+from bloodedge_convert.job import Job, Kind, file_names
+
+Images = NDArray[np.uint8]
+Report = Callable[[str, int, int], None]
+"""Called with (what, done, total)."""
+
+ONNX_OPSET = 18
+
+
+def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
+    """One SavedModel that all converters start from.
+
+    Its batch is static: a dynamic one leaves SHAPE and RESHAPE chains that break int8 graphs into many partitions.
+    """
+    import keras
+
+    spec = keras.InputSpec(shape=(1, size_px, size_px, 3), dtype="uint8", name="image")
+    model.export(folder, format="tf_saved_model", verbose=False, input_signature=[spec])
+
+
+def to_litert(saved_model: Path, precision: str, calibration: Iterator[Images]) -> bytes:
+    """A ``.tflite`` file: float32, float16 weights, or int8 throughout with uint8 in and uint8 out.
+
+    calibration: network inputs, used for int8 only.
+    """
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    if precision == "float16":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.target_spec.supported_types = [tf.float16]
+    elif precision == "int8":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in calibration)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+        converter.inference_output_type = tf.uint8
+    return bytes(converter.convert())
+
+
+def to_openvino(saved_model: Path, precision: str, calibration: Iterator[Images], cells: int, target: Path) -> None:
+    """``target`` (.xml) and its .bin: float32, weights stored as float16, or int8 by NNCF.
+
+    calibration: ``cells`` network inputs, used for int8 only.
+    """
+    openvino = import_openvino()
+    model = openvino.convert_model(saved_model)
+    if precision == "int8":
+        import nncf
+
+        # Mixed: activations after a linear bottleneck are signed and lopsided, which symmetric ranges waste.
+        data = nncf.Dataset([image[np.newaxis] for image in calibration])
+        model = nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=cells)
+    model.set_rt_info("", ["conversion_parameters", "input_model"])  # else the SavedModel's path on this machine
+    openvino.save_model(model, target, compress_to_fp16=precision == "float16")
+
+
+def to_onnx(saved_model: Path) -> bytes:
+    """An ``.onnx`` file, float32."""
+    import tf2onnx
+    from tf2onnx import tf_loader
+
+    graph, inputs, outputs = tf_loader.from_saved_model(str(saved_model), None, None)
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph, name="bloodedge", input_names=inputs, output_names=outputs, opset=ONNX_OPSET
+    )
+    return bytes(model.SerializeToString())
+
+
+def convert_one(folder: Path, kind: Kind, calibration: Images, report: Report) -> None:
+    """Write one artifact into ``folder``."""
+    what = f"Converting: {kind.engine} {kind.precision}"
+    report(what, 0, len(calibration) if kind.precision == "int8" else 1)
+
+    def cells() -> Iterator[Images]:
+        for number, image in enumerate(calibration, 1):
+            yield image
+            report(what, number, len(calibration))
+
+    saved_model, target = folder / "saved_model", folder / file_names(kind)[0]
+    if kind.engine == "litert":
+        target.write_bytes(to_litert(saved_model, kind.precision, cells()))
+    elif kind.engine == "openvino":
+        to_openvino(saved_model, kind.precision, cells(), len(calibration), target)
+    else:
+        target.write_bytes(to_onnx(saved_model))
+    if kind.precision != "int8":
+        report(what, 1, 1)
+
+
+def work(folder: Path, report: Report) -> None:
+    """Do the job that ``folder`` holds."""
+    job = Job.model_validate_json((folder / "job.json").read_bytes())
+    calibration, inputs = np.load(folder / "calibration.npy"), np.load(folder / "inputs.npy")
+    report("Loading the float model", 0, 1)
+    from bloodedge.engine.keras import BATCH, KerasEngine
+
+    engine = KerasEngine(Path(job.run))
+    report("Loading the float model", 1, 1)
+    parts = []
+    for start in range(0, len(inputs), BATCH):
+        parts.append(engine.predict(inputs[start : start + BATCH]))
+        report("Float model on held-out cells", min(start + BATCH, len(inputs)), len(inputs))
+    np.save(folder / "reference.npy", np.concatenate(parts))
+    report("Exporting the graph", 0, 1)
+    export_saved_model(engine.model, job.size_px, folder / "saved_model")
+    report("Exporting the graph", 1, 1)
+    for kind in job.kinds:
+        convert_one(folder, kind, calibration, report)
+
+
+def _channel() -> TextIO:
+    """A stream to stdout for progress alone: whatever else this process prints goes to stderr from here on."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    return channel
+
+
+def main() -> int:
+    """Entry point."""
+    channel = _channel()
+
+    def report(what: str, done: int, total: int) -> None:
+        channel.write(json.dumps([what, done, total]) + "\n")
+
+    try:
+        work(Path(sys.argv[1]), report)
+    except BloodedgeError as error:
+        channel.write(json.dumps({"error": str(error)}) + "\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Frames from a folder of images, an image, a video file or a network stream."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+
+import cv2
+
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.imaging import colour_8bit, read_image
+from bloodedge_device.camera import BadFrame, Camera, Frame, Pace, stamp
+from bloodedge_device.settings import CameraSettings, is_stream
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def open_replay(settings: CameraSettings) -> Camera:
+    """The replay camera for ``settings.source``; raises UsageError when there is nothing to replay."""
+    source = settings.source or ""
+    if is_stream(source):
+        return VideoCamera(settings, source, live=True)
+    path = Path(source)
+    if path.is_dir():
+        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        if not images:
+            raise UsageError(f"{path} holds no image (bmp, jpg, png, tif or webp); give a folder of frames.")
+        return FolderCamera(settings, path, images)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; give a folder of frames, a video file or a stream's address.")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return FolderCamera(settings, path.parent, [path])
+    return VideoCamera(settings, source, live=settings.realtime)
+
+
+class FolderCamera:
+    """Images in the order of their paths; one that cannot be read is a BadFrame, not the end."""
+
+    def __init__(self, settings: CameraSettings, folder: Path, images: list[Path]) -> None:
+        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {folder.resolve().name}"
+        self.live = settings.realtime
+        self._settings, self._folder, self._images = settings, folder, images
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
+        """Every image once, or for ever when the settings say ``loop``."""
+        pace = Pace(self._settings.rate, stop)
+        index = 0
+        while True:
+            for path in self._images:
+                if not pace.wait():
+                    return
+                yield self._read(index, path)
+                index += 1
+            if not self._settings.loop:
+                return
+
+    def _read(self, index: int, path: Path) -> Frame | BadFrame:
+        start = monotonic()
+        name = path.relative_to(self._folder).as_posix()
+        try:
+            bgr = read_image(path)
+        except BloodedgeError as error:
+            return BadFrame(index, str(error), *stamp(start), source=name)
+        return Frame(index, bgr, self._settings.um_per_px, *stamp(start), source=name)
+
+
+class VideoCamera:
+    """A video file, every frame of it; or a stream, which is live."""
+
+    def __init__(self, settings: CameraSettings, source: str, live: bool) -> None:
+        """Open ``source``; raises UsageError when OpenCV cannot."""
+        self._settings, self._source = settings, source
+        self._is_file = not is_stream(source)
+        self.name = f"replay of {Path(source).name if self._is_file else _without_password(source)}"
+        self.live = live
+        self._capture: cv2.VideoCapture | None = self._open()
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(self._source, cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            if self._is_file:
+                raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
+            raise UsageError(
+                f"The stream {_without_password(self._source)} does not answer; check its address and that it is on."
+            )
+        return capture
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
+        """Frames until the file or stream ends; a file begins again when the settings say ``loop``."""
+        pace = Pace(self._settings.rate if self._is_file else None, stop)
+        index = 0
+        while True:
+            capture, self._capture = self._capture or self._open(), None
+            first = index
+            while pace.wait() and (frame := self._read(index, capture)) is not None:
+                yield frame
+                index += 1
+            capture.release()
+            if stop.is_set() or not (self._is_file and self._settings.loop) or index == first:
+                return
+
+    def _read(self, index: int, capture: cv2.VideoCapture) -> Frame | BadFrame | None:
+        start = monotonic()
+        ok, image = capture.read()
+        if not ok:
+            return None
+        source = f"frame {index}"
+        try:
+            bgr = colour_8bit(image, source)
+        except BloodedgeError as error:
+            return BadFrame(index, str(error), *stamp(start), source=source)
+        return Frame(index, bgr, self._settings.um_per_px, *stamp(start), source=source)
+
+
+def _without_password(address: str) -> str:
+    """A stream's address as it may be shown: without the user and password that it may hold."""
+    scheme, _, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

@@ -1,0 +1,33 @@
+"""Frames of one rendered specimen, for ever: what a board without a microscope looks at."""
+
+import threading
+from collections.abc import Iterator
+from time import monotonic
+
+from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
+from bloodedge_device.camera import Frame, Pace, stamp
+from bloodedge_device.settings import CameraSettings
+
+FIELDS_PER_SPECIMEN = 1_000_000
+"""Keeps the fields of one specimen apart from those of the next."""
+
+
+class SimulatedCamera:
+    """The simulated microscope over one subject's smear; the same seed shows the same fields."""
+
+    def __init__(self, settings: CameraSettings) -> None:
+        self.name = f"simulated microscope, specimen {settings.seed}"
+        self.live = settings.realtime
+        self._settings = settings
+        scale = {"um_per_px": settings.um_per_px} if settings.um_per_px else {}
+        self._spec = FieldSpec(style=SubjectStyle.of(settings.seed), **scale)
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame]:
+        """Rendered fields without end."""
+        pace = Pace(self._settings.rate, stop)
+        index = 0
+        while pace.wait():
+            start = monotonic()
+            field = render_field(self._settings.seed * FIELDS_PER_SPECIMEN + index, self._spec)
+            yield Frame(index, field.bgr, field.um_per_px, *stamp(start))
+            index += 1

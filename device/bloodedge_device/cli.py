@@ -1,0 +1,68 @@
+"""``bloodedge device``: run the daemon beside the microscope, and report on what it saw."""
+
+from pathlib import Path
+
+import click
+
+STATE_HELP = "Folder of the results (default: the settings', else ~/.local/state/bloodedge)."
+
+
+@click.group()
+def device() -> None:
+    """Run the daemon beside the microscope, and report on it.
+
+    For Research Use Only. Not for use in diagnostic procedures.
+    """
+
+
+@device.command("run")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
+@click.option(
+    "--bundle", metavar="BUNDLE", type=click.Path(path_type=Path), help="The bundle to run, a folder or a zip."
+)
+@click.option(
+    "--camera", metavar="SOURCE", help='"simulated", or a folder of frames, a video file or a stream\'s address.'
+)
+@click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
+@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+def run_command(
+    config: Path | None, bundle: Path | None, camera: str | None, frames: int | None, state: Path | None
+) -> None:
+    """Find and classify white cells in the camera's frames and store the results, until told to stop."""
+    import logging
+    import sys
+
+    from bloodedge_device.daemon import process_began_s, run_device
+    from bloodedge_device.settings import read_settings, with_options
+
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    settings = with_options(read_settings(config), bundle, state, camera)
+    statistics = run_device(settings, frames, process_began_s())
+    click.echo(statistics.sentence())
+    click.echo(f"Report: bloodedge device report --state {settings.state}")
+
+
+@device.command("report")
+@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+@click.option("--slide", metavar="ID", type=click.IntRange(min=1), help="Which slide (default: the latest).")
+@click.option("--json", "json_target", metavar="FILE|-", help="Write the report as JSON to a file, or to stdout for -.")
+@click.option(
+    "--html", "html_target", metavar="FILE", type=click.Path(path_type=Path), help="Write the report as one HTML file."
+)
+def report_command(state: Path | None, slide: int | None, json_target: str | None, html_target: Path | None) -> None:
+    """What a slide shows, how fast it was, and how far its figures can be trusted."""
+    from bloodedge.console import emit_json
+    from bloodedge_device.report import read_report
+    from bloodedge_device.settings import default_state
+
+    report = read_report(state or default_state(), slide)
+    if json_target:
+        emit_json(report.to_json(), json_target)
+    if html_target:
+        from bloodedge_device.report_page import write_page
+
+        write_page(report, html_target)
+    if json_target != "-":
+        from bloodedge_device.report_table import show
+
+        show(report)

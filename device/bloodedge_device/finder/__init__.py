@@ -1,0 +1,153 @@
+"""White cells in a full-field frame of a stained smear, each with a mask of the whole cell.
+
+A frame is turned into optical density against its own empty field; nuclei are where density is that red cells, measured
+in the same frame, do not have; lobes are put together, touching nuclei taken apart; and round each nucleus the outline
+of the cell is the star-shaped curve with the most evidence. Frames with nothing in them give nothing.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from bloodedge.decision import Reason
+from bloodedge.imaging import Cell, Image, as_image, colour_8bit
+from bloodedge_device.finder.light import stain_of
+from bloodedge_device.finder.nuclei import Box, Nucleus, find_nuclei
+from bloodedge_device.finder.outline import Silhouette, evidence, filled, outline
+from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, FinderParameters
+from bloodedge_device.finder.scale import um_per_px_of
+
+__all__ = ["Box", "FinderParameters", "Found", "FoundCell", "Rejected", "estimate_um_per_px", "find_cells"]
+
+_SCALE_SIDE_PX = 640
+"""Frames are shrunk to about this side before their red cells are measured."""
+
+
+@dataclass(frozen=True)
+class FoundCell:
+    """A white cell in a frame.
+
+    box: (x, y, width, height) in the frame's pixels; mask: uint8 (height, width), 255 on the whole cell, nucleus and
+    cytoplasm, and 0 elsewhere.
+    """
+
+    box: Box
+    mask: Image
+    nucleus_px: int
+    area_px: int
+    area_um2: float
+    touches_border: bool
+    """The frame's border cuts the cell: box and mask are what is left of it."""
+    completeness: float
+    """Share of the cell inside the frame, 0..1, as its outline continues beyond the border."""
+    nuclear_density: float
+    """Mean optical density of nuclear stain in the nucleus."""
+
+    def crop(self, frame_bgr: Image, um_per_px: float) -> Cell:
+        """The cell cut out of its frame, for ``bloodedge.imaging.network_input``."""
+        x, y, width, height = self.box
+        return Cell(frame_bgr[y : y + height, x : x + width].copy(), self.mask, um_per_px)
+
+    @property
+    def outline(self) -> list[list[int]]:
+        """The mask's border as a polygon [[x, y], ...] in the frame's pixels."""
+        contours, _ = cv2.findContours(self.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=self.box[:2])
+        longest = max(contours, key=cv2.contourArea)
+        return [[int(x), int(y)] for x, y in longest[:, 0]]
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Something stained like a nucleus that is no white cell; box in the frame's pixels."""
+
+    box: Box
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a frame holds; um_per_px is the scale that was used."""
+
+    cells: tuple[FoundCell, ...]
+    rejected: tuple[Rejected, ...]
+    um_per_px: float
+
+
+_DEFAULTS = FinderParameters()
+
+
+def find_cells(bgr: Image, um_per_px: float | None = None, parameters: FinderParameters = _DEFAULTS) -> Found:
+    """White cells in a frame, uint8 (H, W, 3) BGR, at ``um_per_px`` (None: from the frame's red cells).
+
+    Raises BloodedgeError when the frame is no 8-bit colour image.
+    """
+    bgr = colour_8bit(bgr, "The frame")
+    scale = um_per_px or estimate_um_per_px(bgr, parameters) or DEFAULT_UM_PER_PX
+    shrink = max(1, round(parameters.work_um_per_px / scale))
+    small = _shrunk(bgr, shrink)
+    stain = stain_of(small)
+    nuclei, refused = find_nuclei(stain, scale * shrink, parameters)
+    rejected = [Rejected(_grown(r.box, shrink, bgr.shape), r.reason) for r in refused]
+    field = evidence(stain, nuclei, scale * shrink, parameters) if nuclei else stain.green
+    everyone = _painted(nuclei, small.shape)
+    cells = []
+    for nucleus in nuclei:
+        points = outline(field, nucleus, everyone, scale * shrink, parameters)
+        silhouette = filled((points + 0.5) * shrink - 0.5, bgr.shape)
+        if silhouette is None:
+            continue
+        x, y, w, h = nucleus.box
+        depth = float(cv2.mean(stain.nuclear[y : y + h, x : x + w], mask=nucleus.mask)[0])
+        cell = _cell(silhouette, nucleus.area_px * shrink**2, depth, scale, bgr.shape)
+        if cell.area_um2 > parameters.cell_um2:
+            rejected.append(Rejected(cell.box, Reason.TOO_LARGE))
+        else:
+            cells.append(cell)
+    return Found(tuple(cells), tuple(rejected), scale)
+
+
+def estimate_um_per_px(bgr: Image, parameters: FinderParameters = _DEFAULTS) -> float | None:
+    """Micrometres per pixel of a frame from its red cells, 7.5 µm across; None when too few stand alone."""
+    shrink = max(1, round(max(bgr.shape[:2]) / _SCALE_SIDE_PX))
+    small = um_per_px_of(stain_of(_shrunk(bgr, shrink)), parameters.nuclear_density)
+    return None if small is None else small / shrink
+
+
+def _shrunk(bgr: Image, factor: int) -> Image:
+    if factor == 1:
+        return bgr
+    size = max(1, bgr.shape[1] // factor), max(1, bgr.shape[0] // factor)
+    trimmed = bgr[: size[1] * factor, : size[0] * factor]
+    return as_image(cv2.resize(trimmed, size, interpolation=cv2.INTER_AREA))
+
+
+def _grown(box: Box, factor: int, shape: tuple[int, ...]) -> Box:
+    x, y, width, height = (factor * v for v in box)
+    return x, y, min(width, shape[1] - x), min(height, shape[0] - y)
+
+
+def _painted(nuclei: list[Nucleus], shape: tuple[int, ...]) -> Image:
+    """uint8 (H, W), 255 on every nucleus."""
+    canvas = np.zeros(shape[:2], np.uint8)
+    for nucleus in nuclei:
+        x, y, width, height = nucleus.box
+        window = canvas[y : y + height, x : x + width]
+        cv2.bitwise_or(window, nucleus.mask, dst=window)
+    return canvas
+
+
+def _cell(shape_of: Silhouette, nucleus_px: int, depth: float, um_per_px: float, shape: tuple[int, ...]) -> FoundCell:
+    x, y, width, height = shape_of.box
+    area = int(cv2.countNonZero(shape_of.mask))
+    cut = x <= 0 or y <= 0 or x + width >= shape[1] or y + height >= shape[0]
+    return FoundCell(
+        box=shape_of.box,
+        mask=shape_of.mask,
+        nucleus_px=nucleus_px,
+        area_px=area,
+        area_um2=area * um_per_px**2,
+        touches_border=cut,
+        completeness=shape_of.completeness,
+        nuclear_density=depth,
+    )

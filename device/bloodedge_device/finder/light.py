@@ -1,0 +1,149 @@
+"""A frame's light and stain: the empty field behind the cells, optical density, and the stain that only nuclei take."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.imaging import Image
+
+Floats = NDArray[np.float32]
+
+_GRID = (120, 160)
+"""Rows and columns of the small copy on which the light is fitted."""
+_TILES = (6, 8)
+_NEAR = 0.06
+"""A pixel within this share of the fitted light belongs to the empty field."""
+_STAINED = 0.05
+"""Green density above which a pixel is stained: twice what a dusty empty field shows, a third of a red cell."""
+_RED_CELL_GREEN = 0.15
+_RED_CELL_BLUE = 0.33
+"""Green density of a red cell, and the share of its density that lies in the blue channel, where a frame shows none."""
+_RED_CELL_BLUE_RANGE = (0.25, 0.45)
+_BINS = 30
+_FEWEST_STAINED = 50
+
+
+@dataclass(frozen=True)
+class Stain:
+    """What a frame looks like as stain.
+
+    density: float32 (H, W, 3) BGR optical density (log10) against the empty field; nuclear: float32 (H, W), density that
+    red cells do not have; noise: robust standard deviation of ``nuclear``; red_cell: green density of the red cells.
+    """
+
+    density: Floats
+    nuclear: Floats
+    noise: float
+    red_cell: float
+
+    @property
+    def green(self) -> Floats:
+        """float32 (H, W): density where every cell of a smear absorbs."""
+        return self.density[:, :, 1]
+
+
+def stain_of(bgr: Image) -> Stain:
+    """The stain in a frame, uint8 (H, W, 3)."""
+    light = cv2.resize(empty_field(bgr), (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR)
+    density = np.log10((light + 1) / (bgr.astype(np.float32) + 1))
+    stained = cv2.resize(density, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    stained = stained[stained[:, 1] > _STAINED]
+    red_cell = _red_cell_density(stained[:, 1])
+    blue = _red_cell_blue(stained[stained[:, 1] < 1.5 * red_cell])
+    # Green and red, less what a red cell of this much blue would absorb there.
+    nuclear = density @ np.array([-(1 - blue) / blue, 1, 1], np.float32)
+    sample = nuclear[::2, ::2]
+    noise = 1.4826 * float(np.median(np.abs(sample - np.median(sample))))
+    return Stain(density, nuclear, noise, red_cell)
+
+
+def _red_cell_density(green: Floats) -> float:
+    """Green density of the red cells, from stained pixels' (N,): the palest that is common, for nuclei are darker."""
+    if len(green) < _FEWEST_STAINED:
+        return _RED_CELL_GREEN
+    counts = _histogram(np.log(green), (math.log(_STAINED), math.log(2.0)))
+    palest = int(_peaks(counts)[0])
+    return float(_STAINED * (2.0 / _STAINED) ** ((palest + 0.5) / _BINS))
+
+
+def _red_cell_blue(stained: Floats) -> float:
+    """Share of the red cells' density in the blue channel, from stained densities (N, 3) BGR.
+
+    Nuclei absorb less blue than red cells: of all the common shares the largest is the red cells'.
+    """
+    low, high = _RED_CELL_BLUE_RANGE
+    share = stained[:, 0] / stained.sum(axis=1)
+    share = share[(share > low - 0.05) & (share < high + 0.05)]
+    if len(share) < _FEWEST_STAINED:
+        return _RED_CELL_BLUE
+    last = int(_peaks(_histogram(share, (low - 0.05, high + 0.05)))[-1])
+    return float(np.clip(low - 0.05 + (last + 0.5) * (high - low + 0.1) / _BINS, low, high))
+
+
+def _histogram(values: Floats, limits: tuple[float, float]) -> Floats:
+    counts = np.histogram(values, _BINS, limits)[0].astype(np.float32)
+    return cv2.GaussianBlur(counts[:, np.newaxis], (1, 13), 2.0).ravel().astype(np.float32)
+
+
+def _peaks(counts: Floats) -> NDArray[np.intp]:
+    """Bins that stand out: no neighbour is higher, and they reach a third of the highest."""
+    padded = np.pad(counts, 1, constant_values=-1)
+    high = (counts >= padded[:-2]) & (counts >= padded[2:]) & (counts >= counts.max() / 3)
+    return np.nonzero(high)[0]
+
+
+def empty_field(bgr: Image) -> Floats:
+    """The light where nothing absorbs: a quadratic surface per channel, float32 (120, 160, 3), of a frame uint8 (H, W, 3).
+
+    It starts from the bright end of each tile, drops tiles that cells cover, and is then fitted to all pixels near it.
+    """
+    small = cv2.resize(bgr, _GRID[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
+    green = small[:, :, 1].ravel()
+    terms, tile_terms = _terms()
+    surface = terms @ _bright_tiles(small[:, :, 1], tile_terms)
+    pixels = small.reshape(-1, 3)
+    for _ in range(2):
+        near = np.abs(green - surface) <= _NEAR * np.abs(surface) + 1
+        if np.count_nonzero(near) < 0.02 * near.size:
+            break
+        coefficients = _fit(terms[near], pixels[near])
+        surface = terms @ coefficients[:, 1]
+    else:
+        return np.maximum(terms @ coefficients, 0).reshape(*_GRID, 3).astype(np.float32)
+    level = np.percentile(pixels, 90, axis=0).astype(np.float32)
+    return np.broadcast_to(level, (*_GRID, 3)).copy()
+
+
+def _bright_tiles(green: Floats, tile_terms: Floats) -> Floats:
+    rows, columns = _TILES
+    tiles = green.reshape(rows, _GRID[0] // rows, columns, _GRID[1] // columns).transpose(0, 2, 1, 3)
+    bright = np.percentile(tiles.reshape(rows * columns, -1), 85, axis=1).astype(np.float32)
+    kept = np.ones(bright.size, bool)
+    coefficients = _fit(tile_terms, bright)
+    for _ in range(3):
+        below = bright - tile_terms @ coefficients < -0.05 * np.median(bright)
+        kept = ~below
+        if np.count_nonzero(kept) < bright.size // 3:
+            break
+        coefficients = _fit(tile_terms[kept], bright[kept])
+    return coefficients
+
+
+def _fit(terms: Floats, values: Floats) -> Floats:
+    """Least squares with a trace of ridge, so that any set of pixels has an answer."""
+    normal = terms.T @ terms + 1e-3 * np.eye(terms.shape[1], dtype=np.float32)
+    return np.linalg.solve(normal.astype(np.float64), (terms.T @ values).astype(np.float64)).astype(np.float32)
+
+
+@cache
+def _terms() -> tuple[Floats, Floats]:
+    """Quadratic terms at every pixel of the grid (19200, 6), and their means over the tiles (48, 6)."""
+    y, x = np.mgrid[-1 : 1 : _GRID[0] * 1j, -1 : 1 : _GRID[1] * 1j]
+    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
+    rows, columns = _TILES
+    tiles = terms.reshape(rows, _GRID[0] // rows, columns, _GRID[1] // columns, 6).mean(axis=(1, 3))
+    return terms.reshape(-1, 6).astype(np.float32), tiles.reshape(-1, 6).astype(np.float32)

@@ -1,0 +1,156 @@
+"""Nuclei: where the nuclear stain is, which lobes make one nucleus, and what is no nucleus at all."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from bloodedge.decision import Reason
+from bloodedge.imaging import Image, as_image
+from bloodedge_device.finder.light import Floats, Stain
+from bloodedge_device.finder.parameters import FinderParameters
+
+Box = tuple[int, int, int, int]
+"""x, y, width, height in pixels."""
+
+
+@dataclass(frozen=True)
+class Nucleus:
+    """One nucleus, all its lobes: mask uint8 (h, w) 0/255 of the box's size, in a shrunken frame's pixels."""
+
+    box: Box
+    mask: Image
+    cut: bool
+
+    @property
+    def area_px(self) -> int:
+        """Pixels of the nucleus."""
+        return int(cv2.countNonZero(self.mask))
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """(x, y): the mean of its pixels."""
+        moments = cv2.moments(self.mask, binaryImage=True)
+        return self.box[0] + moments["m10"] / moments["m00"], self.box[1] + moments["m01"] / moments["m00"]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Something stained like a nucleus that is none, in a shrunken frame's pixels."""
+
+    box: Box
+    reason: Reason
+
+
+def find_nuclei(stain: Stain, um_per_px: float, parameters: FinderParameters) -> tuple[list[Nucleus], list[Refused]]:
+    """Nuclei, and what was looked at and refused, in a frame's stain at its scale."""
+    smooth = cv2.GaussianBlur(stain.nuclear, (0, 0), max(0.6, 0.2 / um_per_px)).astype(np.float32)
+    lobes = _lobes(smooth, stain, um_per_px, parameters)
+    nuclei: list[Nucleus] = []
+    refused: list[Refused] = []
+    for nucleus in _groups(lobes, um_per_px, parameters):
+        for part in _split(nucleus, um_per_px, parameters):
+            reason = _why_not(part, stain, um_per_px, parameters)
+            if reason is None:
+                nuclei.append(part)
+            elif part.area_px * um_per_px**2 >= parameters.lobe_um2:
+                refused.append(Refused(part.box, reason))
+    return nuclei, refused
+
+
+def _lobes(smooth: Floats, stain: Stain, um_per_px: float, parameters: FinderParameters) -> Image:
+    """uint8 (H, W): 255 where an object's nuclear stain exceeds a share of the object's own deepest."""
+    least = max(parameters.nuclear_density, parameters.nuclear_noise * stain.noise)
+    stained = (smooth > least).astype(np.uint8)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
+    lobes = np.zeros(smooth.shape, np.uint8)
+    for label in range(1, count):
+        x, y, width, height, area = (int(v) for v in stats[label])
+        if area * um_per_px**2 < parameters.lobe_um2:
+            continue
+        window = np.s_[y : y + height, x : x + width]
+        inside = labels[window] == label
+        values = smooth[window]
+        deep = float(np.percentile(values[inside], 90))
+        lobes[window][inside & (values > parameters.nuclear_share * deep)] = 255
+    return lobes
+
+
+def _groups(lobes: Image, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
+    """Lobes closer than the lobe gap, together."""
+    reach = _disc(parameters.lobe_gap_um / 2 / um_per_px)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(lobes, reach), connectivity=8)
+    groups = []
+    for label in range(1, count):
+        x, y, width, height = (int(v) for v in stats[label][:4])
+        window = np.s_[y : y + height, x : x + width]
+        groups.append(_nucleus(((labels[window] == label) & (lobes[window] > 0)), (x, y), lobes.shape))
+    return groups
+
+
+def _nucleus(inside: np.ndarray, corner: tuple[int, int], shape: tuple[int, ...]) -> Nucleus:
+    """The nucleus of a boolean window at ``corner`` (x, y) of a frame."""
+    mask = inside.astype(np.uint8) * 255
+    x, y, width, height = cv2.boundingRect(mask)
+    box = (corner[0] + x, corner[1] + y, width, height)
+    cut = box[0] <= 0 or box[1] <= 0 or box[0] + width >= shape[1] or box[1] + height >= shape[0]
+    return Nucleus(box, mask[y : y + height, x : x + width], cut)
+
+
+def _disc(radius_px: float) -> Image:
+    size = 2 * max(1, round(radius_px)) + 1
+    return as_image(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
+
+
+def _split(nucleus: Nucleus, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
+    """Nuclei grown together, apart: each holds a large disc and the neck between them is narrow."""
+    padded = cv2.copyMakeBorder(nucleus.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
+    cores = _cores(depth, um_per_px, parameters)
+    if cores.max() < 2:
+        return [nucleus]
+    # Every pixel of the nucleus goes to the core that reaches it first through the nucleus.
+    markers = cores.astype(np.int32)
+    markers[padded == 0] = cores.max() + 1
+    relief = as_image(255 - np.clip(depth * (255 / depth.max()), 0, 255).astype(np.uint8))
+    cv2.watershed(cv2.cvtColor(relief, cv2.COLOR_GRAY2BGR), markers)
+    corner = nucleus.box[0] - 1, nucleus.box[1] - 1
+    parts = []
+    for label in range(1, int(cores.max()) + 1):
+        part = _nucleus((markers == label) & (padded > 0), corner, (1 << 30, 1 << 30))
+        if part.area_px:
+            parts.append(Nucleus(part.box, part.mask, nucleus.cut))
+    return parts
+
+
+def _cores(depth: Floats, um_per_px: float, parameters: FinderParameters) -> np.ndarray:
+    """int32 labels of the discs that stay apart when the neck between them is cut at a share of their own radius."""
+    least = parameters.split_radius_um / um_per_px
+    cores = np.zeros(depth.shape, np.int32)
+    found = 0
+    level = depth.max() * parameters.split_neck
+    while level >= least * parameters.split_neck:
+        count, labels = cv2.connectedComponents((depth > level).astype(np.uint8))
+        deep = [k for k in range(1, count) if depth[labels == k].max() >= max(least, level / parameters.split_neck)]
+        if len(deep) > found:
+            cores[:] = 0
+            for number, k in enumerate(deep, 1):
+                cores[labels == k] = number
+            found = len(deep)
+        level *= 0.85
+    return cores
+
+
+def _why_not(nucleus: Nucleus, stain: Stain, um_per_px: float, parameters: FinderParameters) -> Reason | None:
+    """Why something is no nucleus of a white cell; None when it is one."""
+    least = parameters.cut_nucleus_um2 if nucleus.cut else parameters.nucleus_um2
+    if nucleus.area_px * um_per_px**2 < least:
+        return Reason.TOO_SMALL
+    padded = cv2.copyMakeBorder(nucleus.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    if cv2.distanceTransform(padded, cv2.DIST_L2, 3).max() * um_per_px < parameters.core_radius_um:
+        return Reason.RAGGED
+    x, y, width, height = nucleus.box
+    blue, green, red = cv2.mean(stain.density[y : y + height, x : x + width], mask=nucleus.mask)[:3]
+    if blue > parameters.blue_share * (blue + green + red):
+        return Reason.NO_NUCLEUS
+    return None

@@ -1,0 +1,55 @@
+"""What the finder knows of cells before it sees a frame: sizes in micrometres, colours as shares of stain."""
+
+from pydantic import Field
+
+from bloodedge.config import Strict
+
+RED_CELL_UM = 7.5
+"""Diameter of a red cell on a smear (6.2..8.2 µm in the haematology textbooks)."""
+
+DEFAULT_UM_PER_PX = 0.1
+"""Scale of a frame whose red cells cannot be measured: a 100x oil objective on a small camera sensor."""
+
+
+class FinderParameters(Strict):
+    """Sizes in micrometres, stain in optical density (log10) of the camera's own 8-bit values."""
+
+    work_um_per_px: float = Field(default=0.2, gt=0.02, lt=1)
+    """Finer frames are shrunk to about this scale before anything is looked for."""
+
+    nuclear_density: float = Field(default=0.1, gt=0, lt=1)
+    """Least nuclear stain of anything that is looked at."""
+    nuclear_noise: float = Field(default=6.0, gt=0, lt=100)
+    """The same, in robust standard deviations of the frame's nuclear stain."""
+    nuclear_share: float = Field(default=0.5, gt=0, lt=1)
+    """A nucleus is where an object has this share of its own deepest nuclear stain."""
+    blue_share: float = Field(default=0.3, gt=0, lt=1)
+    """Dirt is grey: a nucleus takes less than this share of its density from the blue channel."""
+
+    lobe_gap_um: float = Field(default=1.6, ge=0, lt=10)
+    """Lobes of one nucleus lie closer than this."""
+    lobe_um2: float = Field(default=1.5, gt=0, lt=50)
+    """Smallest piece of a nucleus."""
+    nucleus_um2: float = Field(default=22.0, gt=0, lt=200)
+    """Smallest nucleus of a white cell; less is a platelet or debris."""
+    cut_nucleus_um2: float = Field(default=12.0, gt=0, lt=200)
+    """The same where the frame's border cuts it."""
+    core_radius_um: float = Field(default=1.1, gt=0, lt=10)
+    """Every nucleus holds a disc of at least this radius; clumped platelets do not."""
+    split_radius_um: float = Field(default=2.4, gt=0, lt=10)
+    """Two nuclei grown together are told apart only where each holds a disc of this radius."""
+    split_neck: float = Field(default=0.75, gt=0, lt=1)
+    """... and the neck between them is narrower than this share of the smaller disc."""
+
+    cell_radius_um: float = Field(default=12.0, gt=2, lt=50)
+    """Farthest from the middle of its nucleus that a cell reaches."""
+    cell_um2: float = Field(default=450.0, gt=50, lt=2000)
+    """Largest cell; more is a clump."""
+    cytoplasm_density: float = Field(default=0.35, gt=0, lt=1)
+    """Where a cell ends: density as a share of the red cells' own."""
+    cytoplasm_tint: float = Field(default=0.45, gt=0, lt=2)
+    """Nuclear stain as a share of green density between red cells (0) and cytoplasm."""
+    fringe_um: float = Field(default=0.4, ge=0, lt=5)
+    """Blur before colours are compared, against the coloured fringes that a lens leaves at edges."""
+    smoothness: float = Field(default=0.35, ge=0, lt=10)
+    """Cost of each step by which neighbouring rays of an outline differ, against the evidence of one pixel."""

@@ -1,0 +1,150 @@
+"""One frame's way to results: gate, finder, imaging, engine, decision; every stage timed."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from bloodedge.decision import Reason, calibrated, decide
+from bloodedge.engine import Engine
+from bloodedge.imaging import Cell, Image, network_input
+from bloodedge.manifest import Manifest
+from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.histogram import StageTimes
+
+MARGIN = 0.15
+"""What a crop shows beyond the box on each side, as a share of the box's longer side."""
+
+Box = tuple[int, int, int, int]
+"""(x, y, width, height) in pixels of the frame."""
+
+
+class Gate(Protocol):
+    """What the frame gate says (see bloodedge_device.gate)."""
+
+    @property
+    def reason(self) -> Reason | None: ...  # noqa: D102
+    @property
+    def focus(self) -> float: ...  # noqa: D102
+    @property
+    def brightness(self) -> float: ...  # noqa: D102
+
+
+class FoundCell(Protocol):
+    """A white cell as the finder gives it (see bloodedge_device.finder)."""
+
+    @property
+    def box(self) -> Box: ...  # noqa: D102
+    @property
+    def area_um2(self) -> float: ...  # noqa: D102
+    @property
+    def touches_border(self) -> bool: ...  # noqa: D102
+    def crop(self, frame: Image, um_per_px: float) -> Cell: ...  # noqa: D102
+
+
+class Rejected(Protocol):
+    """Something that the finder turned down."""
+
+    @property
+    def reason(self) -> Reason: ...  # noqa: D102
+
+
+class Found(Protocol):
+    """What the finder found in a frame."""
+
+    @property
+    def cells(self) -> Sequence[FoundCell]: ...  # noqa: D102
+    @property
+    def rejected(self) -> Sequence[Rejected]: ...  # noqa: D102
+    @property
+    def um_per_px(self) -> float: ...  # noqa: D102
+
+
+Check = Callable[[Image], Gate]
+Find = Callable[[Image, float | None], Found]
+"""(uint8 (H, W, 3) BGR, micrometres per pixel if they are known) to what was found."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What is said of one cell."""
+
+    box: Box
+    label: str
+    """blast, normal or uncertain."""
+    blast_probability: float | None
+    """Calibrated, 0..1; None when the cell was not classified."""
+    reason: Reason | None
+    area_um2: float
+    crop: Image
+    """uint8 (h, w, 3) BGR: the cell and a little of what lies round it, for people to look at."""
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """What is said of one frame."""
+
+    frame: Frame | BadFrame
+    reason: Reason | None = None
+    """Why the frame was rejected, or ``no_cell`` when nothing in it is a white cell."""
+    focus: float | None = None
+    brightness: float | None = None
+    cells: list[CellResult] = field(default_factory=list)
+    rejected: Counter[Reason] = field(default_factory=Counter)
+    """Things that the finder looked at and turned down."""
+    um_per_px: float | None = None
+    """The scale that was used."""
+
+
+class Pipeline:
+    """Gate, finder and network, put together for one bundle; keeps no frame and no result."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        manifest: Manifest,
+        check: Check,
+        find: Find,
+    ) -> None:
+        self._engine, self._manifest = engine, manifest
+        self._check, self._find = check, find
+        self.times = StageTimes()
+
+    def process(self, frame: Frame | BadFrame) -> FrameResult:
+        """Everything that is to be said of a frame, its stages' times counted in ``times``."""
+        self.times.add("camera", frame.capture_s)
+        if isinstance(frame, BadFrame):
+            return FrameResult(frame, Reason.BAD_FRAME)
+        with self.times.measure("gate"):
+            gate = self._check(frame.bgr)
+        if gate.reason is not None:
+            return FrameResult(frame, gate.reason, gate.focus, gate.brightness)
+        with self.times.measure("find"):
+            found = self._find(frame.bgr, frame.um_per_px)
+        cells = [self._classify(frame.bgr, cell, found.um_per_px) for cell in found.cells]
+        rejected = Counter(thing.reason for thing in found.rejected)
+        reason = None if cells else Reason.NO_CELL
+        return FrameResult(frame, reason, gate.focus, gate.brightness, cells, rejected, found.um_per_px)
+
+    def _classify(self, bgr: Image, found: FoundCell, um_per_px: float) -> CellResult:
+        crop = _surroundings(bgr, found.box)
+        if found.touches_border:
+            return CellResult(found.box, "uncertain", None, Reason.CUT_BY_BORDER, found.area_um2, crop)
+        with self.times.measure("imaging"):
+            image = network_input(found.crop(bgr, um_per_px), self._manifest.imaging)
+        with self.times.measure("inference"):
+            probabilities = self._engine.predict(image[np.newaxis])
+        with self.times.measure("decision"):
+            blast = float(calibrated(probabilities, self._manifest.temperature)[0, 1])
+            label, reason = decide(blast, self._manifest.thresholds)
+        return CellResult(found.box, label, blast, reason, found.area_um2, crop)
+
+
+def _surroundings(bgr: Image, box: Box) -> Image:
+    """A square round the box, cut where the frame ends."""
+    x, y, width, height = box
+    half = round((0.5 + MARGIN) * max(width, height))
+    column, row = x + width // 2, y + height // 2
+    return bgr[max(0, row - half) : row + half, max(0, column - half) : column + half]

@@ -1,0 +1,134 @@
+"""The daemon's settings: one TOML file, every mistake in it reported at once."""
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from bloodedge.config import Strict, read_toml, validate
+from bloodedge.errors import UsageError
+from bloodedge_device.finder.parameters import FinderParameters
+from bloodedge_device.gate import GateParameters
+
+
+class CameraSettings(Strict):
+    """Where frames come from."""
+
+    kind: Literal["simulated", "replay"] = "simulated"
+    source: str | None = None
+    """For replay: a folder of images, an image, a video file, or an http(s):// or rtsp:// stream."""
+    um_per_px: float | None = Field(default=None, ge=0.03, le=0.5)
+    """Micrometres per pixel of the frames (default: 0.1 when simulated, else measured from red cells)."""
+    rate: float | None = Field(default=None, gt=0, le=1000)
+    """At most so many frames a second; without it, as fast as they come."""
+    loop: bool = False
+    """Begin again at the end of a folder or video."""
+    realtime: bool = False
+    """Let a slow pipeline miss frames, as a live camera does; streams always do."""
+    seed: int = Field(default=0, ge=0)
+    """For simulated: which specimen is rendered."""
+
+    @model_validator(mode="after")
+    def _replay_needs_a_source(self) -> Self:
+        if self.kind == "replay" and not self.source:
+            raise ValueError('replay needs a source: add source = "FOLDER, VIDEO or rtsp://…"')
+        if self.kind == "simulated" and self.source:
+            raise ValueError('a simulated camera has no source: remove it, or set kind = "replay"')
+        return self
+
+
+class SlideSettings(Strict):
+    """The specimen under the microscope."""
+
+    label: str = Field(default="", max_length=200)
+
+
+class StoreSettings(Strict):
+    """What is kept."""
+
+    crops: bool = True
+    """Keep each classified cell's image beside the results."""
+
+
+def default_state() -> Path:
+    """Where results go unless a folder is given (XDG Base Directory Specification)."""
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "bloodedge"
+
+
+class DeviceSettings(Strict):
+    """Everything that ``bloodedge device run`` may be told."""
+
+    bundle: Path | None = None
+    """A bundle folder or zip; without it the one that came with the installation, if any."""
+    engine: Literal["auto", "litert", "openvino"] = "auto"
+    precision: Literal["int8", "float16", "float32"] = "int8"
+    threads: int = Field(default=2, ge=1, le=64)
+    state: Path = Field(default_factory=default_state)
+    """Folder of the results: ``device.sqlite`` and ``crops/``."""
+    camera: CameraSettings = CameraSettings()
+    slide: SlideSettings = SlideSettings()
+    gate: GateParameters = GateParameters()
+    finder: FinderParameters = FinderParameters()
+    store: StoreSettings = StoreSettings()
+
+
+def read_settings(path: Path | None) -> DeviceSettings:
+    """Settings from a TOML file, or the defaults; relative paths in the file are relative to its folder."""
+    if path is None:
+        return DeviceSettings()
+    settings = validate(DeviceSettings, read_toml(path), str(path))
+    here = path.parent
+    return settings.model_copy(
+        update={
+            "bundle": settings.bundle and here / settings.bundle.expanduser(),
+            "state": here / settings.state.expanduser(),
+            "camera": settings.camera.model_copy(update={"source": _source_beside(here, settings.camera.source)}),
+        }
+    )
+
+
+def is_stream(source: str) -> bool:
+    """Whether a replay source is a stream's address rather than a path."""
+    return source.startswith(("http://", "https://", "rtsp://"))
+
+
+def _source_beside(folder: Path, source: str | None) -> str | None:
+    if source is None or is_stream(source):
+        return source
+    return str(folder / Path(source).expanduser())
+
+
+def with_options(
+    settings: DeviceSettings, bundle: Path | None, state: Path | None, camera: str | None
+) -> DeviceSettings:
+    """The settings with what was given on the command line in place of what the file says."""
+    update: dict[str, object] = {}
+    if bundle is not None:
+        update["bundle"] = bundle
+    if state is not None:
+        update["state"] = state
+    if camera is not None:
+        chosen = (
+            {"kind": "simulated", "source": None} if camera == "simulated" else {"kind": "replay", "source": camera}
+        )
+        update["camera"] = settings.camera.model_copy(update=chosen)
+    return settings.model_copy(update=update)
+
+
+def bundle_path(settings: DeviceSettings) -> Path:
+    """The bundle to run; raises UsageError when none is given and none came with the installation."""
+    if settings.bundle is not None:
+        return settings.bundle
+    packaged = Path(__file__).parent / "models" / DEFAULT_BUNDLES[settings.camera.kind]
+    if packaged.exists():
+        return packaged
+    raise UsageError(
+        "No bundle was given and none came with this installation; make one with bloodedge convert and give it with"
+        " --bundle."
+    )
+
+
+DEFAULT_BUNDLES = {"simulated": "rendered.bundle", "replay": "cells.bundle"}
+"""Bundles that may ship inside the package, by camera: rendered cells need a model fitted to rendered cells."""

@@ -1,0 +1,26 @@
+"""Fixtures of the device's tests."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def fakes() -> ModuleType:
+    """tests/device/fakes.py as a module: a manifest, a network and a finder that need no runtime."""
+    spec = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fakes"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """An empty place for a state folder."""
+    return tmp_path / "state"

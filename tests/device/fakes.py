@@ -1,0 +1,230 @@
+"""A bundle's manifest, a network and a finder that need no runtime; as a program, ``bloodedge device`` with them."""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bloodedge.cli import main
+from bloodedge.decision import Reason, Thresholds
+from bloodedge.files import sha256, write_bytes
+from bloodedge.golden import GoldenResult
+from bloodedge.imaging import Cell, ImagingSpec
+from bloodedge.manifest import (
+    Agreement,
+    Artifact,
+    Baseline,
+    Evaluation,
+    Golden,
+    InputSpec,
+    LatencyMs,
+    Manifest,
+    Provenance,
+    SplitRecord,
+    SubjectScore,
+    write_record,
+)
+from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.pipeline import CellResult, FrameResult
+from bloodedge_device.store import RunInfo
+
+
+def evaluation(accuracy: float, leaky: bool = False) -> Evaluation:
+    interval = (accuracy - 0.06, accuracy + 0.04)
+    return Evaluation(
+        cells=1234,
+        subjects=11,
+        accuracy=accuracy,
+        weighted_f1=accuracy - 0.003,
+        macro_f1=accuracy - 0.01,
+        balanced_accuracy=accuracy - 0.012,
+        sensitivity=accuracy + 0.02,
+        specificity=accuracy - 0.05,
+        auc=0.951,
+        ece=0.03,
+        ci95={"accuracy": interval, "weighted_f1": interval, "auc": (0.921, 0.972)},
+        per_subject={"A1": SubjectScore(label="blast", cells=1000, accuracy=accuracy)},
+        confusion=[[400, 60], [50, 724]],
+        leaky=leaky,
+    )
+
+
+def make_manifest(rendered: bool = False, leaky: bool = False) -> Manifest:
+    agreement = Agreement(
+        cells=1234,
+        flips=7,
+        flip_rate=7 / 1234,
+        max_probability_difference=0.081,
+        drop={"accuracy": 0.16, "weighted_f1": 0.17, "auc": -0.02},
+        drop_ci95={"accuracy": (-0.1, 0.4), "weighted_f1": (-0.1, 0.4), "auc": (-0.1, 0.1)},
+    )
+    artifacts = [
+        Artifact(
+            engine=engine,
+            precision="int8",
+            file=f"artifacts/{engine}.bin",
+            sha256="0" * 64,
+            size_bytes=2_700_000,
+            evaluation=evaluation(0.892, leaky),
+            agreement=agreement,
+        )
+        for engine in ("litert", "openvino")
+    ]
+    return Manifest(
+        serial=1_790_000_000,
+        name="mobilenetv2",
+        labels=["normal", "blast"],
+        input=InputSpec(height=160, width=160),
+        imaging=ImagingSpec(),
+        temperature=1.3,
+        thresholds=Thresholds(),
+        artifacts=artifacts,
+        baseline=Baseline(
+            hardware="NVIDIA Test GPU",
+            backend="jax",
+            latency_ms=LatencyMs(p50=3.1, p95=3.4, p99=4.2),
+            evaluation=evaluation(0.894, leaky),
+        ),
+        golden=Golden(inputs=64, max_flips={"litert/int8": 1}, max_probability_difference={"litert/int8": 0.08}),
+        provenance=Provenance(
+            run="run",
+            model="mobilenetv2",
+            parameters=2_260_546,
+            recipe={},
+            weights="imagenet",
+            data_fingerprint="ab" * 32,
+            rendered=rendered,
+            split=SplitRecord(kind="image" if leaky else "group", seed=0, parts={}),
+            calibration_cells=300,
+            calibration_digest="cd" * 32,
+            converted="2026-11-20",
+            hardware="a GPU host",
+            versions={},
+        ),
+        files={},
+    )
+
+
+def write_bundle(folder: Path) -> Path:
+    """A bundle folder whose digests are right and whose models are not models."""
+    contents = {"artifacts/litert.bin": b"litert", "artifacts/openvino.bin": b"openvino", "golden.npz": b"golden"}
+    for name, data in contents.items():
+        write_bytes(folder / name, data)
+    digests = {name: sha256(folder / name) for name in contents}
+    write_record(folder / "manifest.json", make_manifest().model_copy(update={"files": digests}))
+    return folder
+
+
+class FakeEngine:
+    """Says blast in proportion to an input's brightness."""
+
+    name, runtime = "litert", "ai-edge-litert 0.0"
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        blast = images.reshape(len(images), -1).mean(axis=1) / 255
+        return np.stack([1 - blast, blast], axis=1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FakeCell:
+    box: tuple[int, int, int, int]
+    touches_border: bool = False
+    area_um2: float = 100.0
+
+    def crop(self, frame: np.ndarray, um_per_px: float) -> Cell:
+        x, y, width, height = self.box
+        return Cell(frame[y : y + height, x : x + width], np.full((height, width), 255, np.uint8), um_per_px)
+
+
+@dataclass(frozen=True)
+class FakeGate:
+    reason: Reason | None
+    focus: float = 30.0
+    brightness: float = 128.0
+
+
+def check(bgr: np.ndarray) -> FakeGate:
+    """Rejects frames darker than 10."""
+    return FakeGate(Reason.TOO_DARK if bgr.mean() < 10 else None)
+
+
+@dataclass(frozen=True)
+class FakeRejected:
+    box: tuple[int, int, int, int]
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class FakeFound:
+    cells: list[FakeCell]
+    rejected: list[FakeRejected]
+    um_per_px: float = 0.1
+
+
+def find_cells(bgr: np.ndarray, _: float) -> FakeFound:
+    """One cell in the middle and one cut by the border of every frame brighter than 20, and a platelet."""
+    if bgr.mean() < 20:
+        return FakeFound([], [])
+    cells = [FakeCell((40, 30, 60, 60)), FakeCell((0, 0, 20, 30), touches_border=True)]
+    return FakeFound(cells, [FakeRejected((100, 100, 5, 5), Reason.TOO_SMALL)])
+
+
+def frame(index: int = 0, level: int = 128, dropped_before: int = 0) -> Frame:
+    bgr = np.full((120, 160, 3), level, np.uint8)
+    return Frame(index, bgr, 0.1, datetime.now(UTC), 0.0, 0.001, f"{index}.png", dropped_before)
+
+
+def result(index: int, probabilities: list[float], dropped_before: int = 0) -> FrameResult:
+    """A frame whose cells have these blast probabilities."""
+    cells = []
+    for number, p in enumerate(probabilities):
+        crop = np.full((40, 40, 3), (180, 160, 190), np.uint8)
+        cv2.circle(crop, (20, 20), 14, (150, int(80 + 60 * p), 120), -1)
+        label = "uncertain" if 0.35 < p < 0.65 else "blast" if p >= 0.5 else "normal"
+        reason = Reason.ABSTAIN_BAND if label == "uncertain" else None
+        cells.append(CellResult((number * 5, 5, 40, 40), label, p, reason, 95.0 + number, crop))
+    reason = None if cells else Reason.NO_CELL
+    return FrameResult(frame(index, 128, dropped_before), reason, 30.0, 200.0, cells, Counter({Reason.TOO_SMALL: 2}))
+
+
+def bad_frame(index: int) -> FrameResult:
+    problem = "broken.png is truncated or not an image; copy it again from its source."
+    return FrameResult(BadFrame(index, problem, datetime.now(UTC), 0.0, 0.001, "broken.png"), Reason.BAD_FRAME)
+
+
+def run_info(manifest: Manifest) -> RunInfo:
+    return RunInfo(
+        started=datetime.now(UTC),
+        ready_ms=812.0,
+        bundle_name=manifest.name,
+        bundle_serial=manifest.serial,
+        engine="litert",
+        engine_reason="this machine is aarch64",
+        runtime="ai-edge-litert 0.0",
+        precision="int8",
+        threads=2,
+        hardware="Test Board 5",
+        camera="replay of 3 images in frames",
+        golden={"inputs": 64, "flips": 1, "max_probability_difference": 0.07, "passed": True},
+        manifest=manifest.model_dump_json(),
+    )
+
+
+def use_fakes() -> None:
+    """Make the daemon run without a bundle: a fake network and finder, and a gate that rejects dark frames."""
+    from bloodedge_device import daemon
+
+    golden = GoldenResult(inputs=64, flips=1, max_probability_difference=0.07, passed=True)
+    manifest = make_manifest()
+    artifact = manifest.artifact("litert", "int8")
+    daemon.load = lambda _: daemon.Loaded(manifest, artifact, "a test says so", FakeEngine(), golden)
+    daemon.gate_of, daemon.finder_of = lambda _: check, lambda _: find_cells
+
+
+if __name__ == "__main__":
+    use_fakes()
+    main(["device", *sys.argv[1:]])

@@ -1,0 +1,80 @@
+from datetime import UTC, datetime
+from types import ModuleType
+
+import pytest
+
+from bloodedge.decision import Reason, calibrated, decide
+from bloodedge.imaging import network_input
+from bloodedge_device.camera import BadFrame
+from bloodedge_device.histogram import LatencyHistogram
+from bloodedge_device.pipeline import Pipeline
+
+
+@pytest.fixture
+def pipeline(fakes: ModuleType) -> Pipeline:
+    return Pipeline(fakes.FakeEngine(), fakes.make_manifest(), fakes.check, fakes.find_cells)
+
+
+def test_a_cell_gets_what_imaging_network_and_decision_say_of_it(pipeline: Pipeline, fakes: ModuleType) -> None:
+    frame, manifest = fakes.frame(level=240), fakes.make_manifest()
+    whole, _ = pipeline.process(frame).cells
+    image = network_input(fakes.FakeCell(whole.box).crop(frame.bgr, frame.um_per_px), manifest.imaging)
+    probability = calibrated(fakes.FakeEngine().predict(image[None]), manifest.temperature)[0, 1]
+    assert whole.blast_probability == pytest.approx(probability)
+    assert (whole.label, whole.reason) == decide(probability, manifest.thresholds)
+
+
+def test_a_cell_cut_by_the_border_is_uncertain_and_not_classified(pipeline: Pipeline, fakes: ModuleType) -> None:
+    _, cut = pipeline.process(fakes.frame()).cells
+    assert (cut.label, cut.reason, cut.blast_probability) == ("uncertain", Reason.CUT_BY_BORDER, None)
+
+
+def test_a_frame_that_the_gate_rejects_is_not_searched(pipeline: Pipeline, fakes: ModuleType) -> None:
+    result = pipeline.process(fakes.frame(level=5))
+    assert (result.reason, result.cells) == (Reason.TOO_DARK, [])
+    assert pipeline.times.histograms["find"].count == 0
+
+
+def test_a_frame_without_cells_says_so(pipeline: Pipeline, fakes: ModuleType) -> None:
+    assert pipeline.process(fakes.frame(level=15)).reason is Reason.NO_CELL
+
+
+def test_an_unreadable_frame_is_a_bad_frame(pipeline: Pipeline) -> None:
+    broken = BadFrame(7, "broken.png is truncated.", datetime.now(UTC), 0.0, 0.0)
+    assert pipeline.process(broken).reason is Reason.BAD_FRAME
+
+
+def test_what_the_finder_turned_down_is_counted_by_reason(pipeline: Pipeline, fakes: ModuleType) -> None:
+    assert pipeline.process(fakes.frame()).rejected == {Reason.TOO_SMALL: 1}
+
+
+def test_a_crop_shows_the_cell_and_a_little_round_it_and_ends_at_the_frame(
+    pipeline: Pipeline, fakes: ModuleType
+) -> None:
+    whole, cut = pipeline.process(fakes.frame()).cells
+    assert whole.crop.shape == (78, 78, 3)
+    assert 0 < cut.crop.shape[0] <= 40
+
+
+def test_every_stage_is_timed_once_a_frame_or_once_a_cell(pipeline: Pipeline, fakes: ModuleType) -> None:
+    for index in range(3):
+        pipeline.process(fakes.frame(index))
+    counts = {stage: histogram.count for stage, histogram in pipeline.times.histograms.items()}
+    assert counts["gate"] == counts["find"] == counts["imaging"] == counts["inference"] == counts["decision"] == 3
+
+
+@pytest.mark.parametrize("percent", [50, 95, 99])
+def test_percentiles_are_within_one_per_cent_of_the_exact_ones(percent: int) -> None:
+    latencies_ms = [0.01 * 1.001**i for i in range(10_000)]
+    histogram = LatencyHistogram()
+    for latency in latencies_ms:
+        histogram.add(latency)
+    assert histogram.percentile(percent) == pytest.approx(latencies_ms[percent * 100 - 1], rel=0.0101)
+
+
+def test_a_stored_histogram_comes_back_as_it_was() -> None:
+    histogram = LatencyHistogram()
+    for latency in (0.0, 1e-9, 3.2, 3.2, 1e12):
+        histogram.add(latency)
+    again = LatencyHistogram.from_json(histogram.to_json())
+    assert (again.count, again.summary()) == (5, histogram.summary())

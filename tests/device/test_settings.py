@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from bloodedge.errors import UsageError
+from bloodedge_device.settings import bundle_path, default_state, read_settings, with_options
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "device.toml"
+    path.write_text(text)
+    return path
+
+
+def test_every_mistake_is_told_at_once_with_its_keys_path(tmp_path: Path) -> None:
+    config = write(tmp_path, 'engin = "litert"\nthreads = 0\n[camera]\nrate = -1\nlop = true\n')
+    with pytest.raises(UsageError) as error:
+        read_settings(config)
+    message = str(error.value)
+    assert 'engin: unknown key. Did you mean "engine"?' in message
+    assert 'camera.lop: unknown key. Did you mean "loop"?' in message
+    assert "threads:" in message
+    assert "camera.rate:" in message
+
+
+def test_paths_in_the_file_are_relative_to_the_file(tmp_path: Path) -> None:
+    config = write(tmp_path, 'bundle = "a.bundle"\nstate = "results"\n[camera]\nkind = "replay"\nsource = "frames"\n')
+    settings = read_settings(config)
+    assert (settings.bundle, settings.state) == (tmp_path / "a.bundle", tmp_path / "results")
+    assert settings.camera.source == str(tmp_path / "frames")
+
+
+def test_a_streams_address_is_no_path(tmp_path: Path) -> None:
+    config = write(tmp_path, '[camera]\nkind = "replay"\nsource = "rtsp://microscope/live"\n')
+    assert read_settings(config).camera.source == "rtsp://microscope/live"
+
+
+def test_a_replay_without_a_source_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="replay needs a source"):
+        read_settings(write(tmp_path, '[camera]\nkind = "replay"\n'))
+
+
+def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
+    settings = read_settings(write(tmp_path, 'bundle = "a.bundle"\nstate = "results"\n[camera]\num_per_px = 0.08\n'))
+    changed = with_options(settings, Path("b.bundle"), Path("elsewhere"), "film.mp4")
+    assert (changed.bundle, changed.state) == (Path("b.bundle"), Path("elsewhere"))
+    assert (changed.camera.kind, changed.camera.source, changed.camera.um_per_px) == ("replay", "film.mp4", 0.08)
+    assert with_options(changed, None, None, "simulated").camera.kind == "simulated"
+
+
+def test_results_go_where_the_desktop_keeps_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert default_state() == tmp_path / "bloodedge"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_state() == tmp_path / ".local" / "state" / "bloodedge"
+
+
+def test_without_any_bundle_one_sentence_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bloodedge_device.settings.DEFAULT_BUNDLES", {"simulated": "none.bundle"})
+    with pytest.raises(UsageError, match="give it with --bundle"):
+        bundle_path(read_settings(None))
+
+
+def test_the_example_settings_are_read_and_name_every_setting() -> None:
+    example = ROOT / "firmware_configs" / "device.example.toml"
+    settings = read_settings(example)
+    text = example.read_text()
+    names = [*type(settings).model_fields, *type(settings.camera).model_fields]
+    assert [name for name in names if name not in text] == []

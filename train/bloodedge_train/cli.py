@@ -1,0 +1,99 @@
+"""``bloodedge train``."""
+
+from pathlib import Path
+
+import click
+
+from bloodedge.errors import BloodedgeError, UsageError
+
+
+@click.command()
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="NAME", help="mobilenetv2, resnetrs50 or edgenet.")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="default",
+    show_default=True,
+    metavar="NAME|FILE.toml",
+    help="A packaged recipe, or a TOML file of one's own.",
+)
+@click.option(
+    "--weights",
+    default="none",
+    show_default=True,
+    metavar="none|imagenet|PATH",
+    help="Starting weights of the features: random, the published ImageNet file (downloaded), or a local file.",
+)
+@click.option(
+    "--split",
+    "kind",
+    type=click.Choice(["group", "image"]),
+    default="group",
+    show_default=True,
+    help="group: no person on two sides. image: the paper's way; its figures are labelled leaky.",
+)
+@click.option(
+    "--folds", type=click.IntRange(2, 50), metavar="K", help="Cross-validation: deal the groups into K folds."
+)
+@click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
+@click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
+def train(
+    data: Path,
+    model: str,
+    recipe_name: str,
+    weights: str,
+    kind: str,
+    folds: int | None,
+    fold: int | None,
+    epochs: int | None,
+    out: Path | None,
+    resume: bool,
+    seed: int,
+) -> None:
+    """Fit a network to the cells in DATA and write a run folder: model, figures with intervals, pictures, card.
+
+    DATA is laid out as C-NMC 2019 (see: bloodedge data audit --help). Keras runs on the back end that KERAS_BACKEND
+    names: jax, tensorflow or torch.
+    """
+    from bloodedge.evaluate_cli import show_evaluation
+    from bloodedge.split import Fold
+    from bloodedge_train.display import watcher
+    from bloodedge_train.recipe import load_recipe
+    from bloodedge_train.run import TrainOptions
+    from bloodedge_train.run import train as run_training
+    from bloodedge_train.zoo import check_model
+
+    if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
+        raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")
+    check_model(model)
+    recipe = load_recipe(recipe_name)
+    if epochs:
+        recipe = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"epochs": epochs})})
+    target = out or Path("runs") / f"{model}-{recipe.name}"
+    options = TrainOptions(
+        data=data,
+        model=model,
+        recipe=recipe,
+        weights=weights,
+        kind="image" if kind == "image" else "group",
+        fold=Fold(folds, fold) if folds is not None and fold is not None else None,
+        seed=seed,
+        out=target,
+        resume=resume,
+    )
+    try:
+        metrics = run_training(options, watcher())
+    except KeyboardInterrupt as error:
+        if not (target / "checkpoint").is_dir():
+            raise
+        raise BloodedgeError(
+            f"Interrupted; finished epochs are kept in {target}. Continue by repeating the command with --resume."
+        ) from error
+    for name in ("test", "shift"):
+        if name in metrics.parts:
+            show_evaluation(metrics.parts[name], f"{target.name}: {name} part")
+    click.echo(f"Run folder: {target}")

@@ -1,0 +1,162 @@
+"""Fitting a network: epochs of augmented batches, watched on validation, stopped in time, resumable after each."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.errors import BloodedgeError
+from bloodedge.metrics import auc
+from bloodedge_train.checkpoint import Checkpoints, FitState
+from bloodedge_train.feed import Feed
+from bloodedge_train.recipe import FitSpec, Recipe
+
+BatchDone = Callable[[int, int, int], None]
+"""Called with (epoch from 0, batches done, batches of the epoch)."""
+EpochDone = Callable[[int, dict[str, float]], None]
+PREDICT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Network inputs uint8 (N, H, W, 3), their labels int64 (N,), and whose they are."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    groups: list[str]
+    subjects: list[str]
+
+
+def prepare(model: Any, spec: FitSpec) -> None:
+    """Compile ``model`` as the recipe asks, and set its batch norms' momentum."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = spec.batch_norm_momentum
+    optimisers = {
+        "adamw": lambda: keras.optimizers.AdamW(spec.learning_rate, weight_decay=spec.weight_decay),
+        "adam": lambda: keras.optimizers.Adam(spec.learning_rate),
+        "adamax": lambda: keras.optimizers.Adamax(spec.learning_rate),
+        "sgd": lambda: keras.optimizers.SGD(spec.learning_rate, momentum=0.9),
+    }
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=spec.label_smoothing)
+    model.compile(optimizer=optimisers[spec.optimiser](), loss=loss)
+
+
+def fit(
+    model: Any,
+    state: FitState,
+    train: Samples,
+    validation: Samples,
+    recipe: Recipe,
+    seed: int,
+    checkpoints: Checkpoints,
+    batch_done: BatchDone,
+    epoch_done: EpochDone,
+) -> FitState:
+    """Fit until the recipe's last epoch or until validation stagnates; ``model`` ends with the best epoch's weights.
+
+    Each epoch depends only on the checkpoint before it and on (seed, epoch). Raises BloodedgeError when the loss is no
+    longer a number; the last good checkpoint is kept.
+    """
+    spec = recipe.fit
+    while state.epochs_done < spec.epochs and state.stagnant < spec.stop_after:
+        epoch = state.epochs_done
+        _set_learning_rate(model, state, spec)
+        _set_warmup(model, epoch, spec)
+        _seed_layers(model, seed, epoch)
+        feed = Feed(train.images, train.labels, train.groups, spec, recipe.augment, seed=seed, epoch=epoch)
+        start = perf_counter()
+        loss = model.fit(
+            feed, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[_Batches(batch_done, epoch, len(feed))]
+        ).history["loss"][0]
+        seconds = perf_counter() - start
+        if not math.isfinite(loss):
+            raise BloodedgeError(
+                f"The loss was no longer a number in epoch {epoch + 1}; the checkpoint before it is kept. "
+                "Lower fit.learning_rate in the recipe and train into a new folder."
+            )
+        figures = watch(model, validation) | {"loss": loss, "images_per_s": len(feed) * spec.batch / seconds}
+        state = advance(state, spec, figures)
+        checkpoints.save(model, state)
+        epoch_done(epoch, state.history[-1])
+    checkpoints.load_best(model)
+    return state
+
+
+def watch(model: Any, samples: Samples) -> dict[str, float]:
+    """val_loss (cross-entropy), val_accuracy and val_auc."""
+    probabilities = predict(model, samples.images)
+    likelihood = np.clip(probabilities[np.arange(len(samples.labels)), samples.labels], 1e-7, 1)
+    return {
+        "val_loss": float(-np.log(likelihood).mean()),
+        "val_accuracy": float((probabilities.argmax(axis=1) == samples.labels).mean()),
+        "val_auc": auc(samples.labels, probabilities[:, 1]) or 0.0,
+    }
+
+
+def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Class probabilities float32 (N, 2) in inference mode."""
+    return np.asarray(model.predict(images, batch_size=PREDICT_BATCH, verbose=0), np.float32)
+
+
+def advance(state: FitState, spec: FitSpec, figures: dict[str, float]) -> FitState:
+    """The state after an epoch with these figures: best epoch, stagnation, learning rate."""
+    value = figures["val_auc"] if spec.monitor == "auc" else -figures["val_loss"]
+    done = state.epochs_done + 1
+    row = {"epoch": float(done), "learning_rate": state.learning_rate, **figures}
+    improved = state.best is None or value > state.best
+    stagnant = 0 if improved else state.stagnant + 1
+    since_reduced = 0 if improved else state.since_reduced + 1
+    rate = state.learning_rate
+    if spec.schedule == "cosine":
+        rate = spec.learning_rate * 0.5 * (1 + math.cos(math.pi * done / spec.epochs))
+    elif since_reduced >= spec.reduce_after:
+        rate, since_reduced = rate * spec.reduce_factor, 0
+    return FitState(
+        epochs_done=done,
+        learning_rate=rate,
+        best=value if improved else state.best,
+        best_epoch=done if improved else state.best_epoch,
+        stagnant=stagnant,
+        since_reduced=since_reduced,
+        history=[*state.history, row],
+    )
+
+
+def _set_learning_rate(model: Any, state: FitState, spec: FitSpec) -> None:
+    model.optimizer.learning_rate.assign(state.learning_rate if state.epochs_done else spec.learning_rate)
+
+
+def _set_warmup(model: Any, epoch: int, spec: FitSpec) -> None:
+    """Freeze the pretrained features in the warm-up epochs, their batch norms included, and free them after."""
+    features = model.get_layer("features")
+    trainable = epoch >= spec.warmup_epochs
+    if features.trainable != trainable:
+        features.trainable = trainable
+        prepare(model, spec)
+
+
+def _seed_layers(model: Any, seed: int, epoch: int) -> None:
+    """Make dropout's draws depend on (seed, epoch) alone."""
+    for number, layer in enumerate(model._flatten_layers()):
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None:
+            draws = np.random.default_rng([seed, epoch, 2, number]).integers(0, 2**31, 2)
+            generator.state.assign(draws.astype(generator.state.dtype))
+
+
+class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
+    """Tells the progress bar how far the epoch is."""
+
+    def __init__(self, batch_done: BatchDone, epoch: int, batches: int) -> None:
+        super().__init__()
+        self._tell = lambda done: batch_done(epoch, done, batches)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Keras' hook after each batch."""
+        self._tell(batch + 1)

@@ -1,0 +1,99 @@
+"""Recipes: everything about a training run that is a choice, as data."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from bloodedge.config import Strict, read_toml, validate
+from bloodedge.errors import UsageError, did_you_mean
+from bloodedge.imaging import ImagingSpec
+from bloodedge.split import SplitSpec
+
+
+class AugmentSpec(Strict):
+    """Random changes to a training cell; each amplitude is one standard deviation unless it says otherwise."""
+
+    rotate: bool = True
+    """Any angle: a smear has no up."""
+    flip: bool = True
+    scale: float = Field(default=0.0, ge=0, le=1)
+    """Of log size. Cell size is a shortcut in C-NMC (median blast 35k px, normal 24k px)."""
+    shift: float = Field(default=0.0, ge=0, le=0.2)
+    """Uniform, as a share of the frame."""
+    light: float = Field(default=0.0, ge=0, le=1)
+    """Of log intensity, all channels together: lamp and exposure."""
+    stain: float = Field(default=0.0, ge=0, le=1)
+    """Of log optical density, all channels together: stain strength (Beer-Lambert)."""
+    colour: float = Field(default=0.0, ge=0, le=1)
+    """Of log intensity and of log optical density, per channel: white balance and dye mix."""
+    blur: float = Field(default=0.0, ge=0, le=3)
+    """Largest Gaussian sigma in pixels, uniform from 0: focus."""
+
+
+class FitSpec(Strict):
+    """The optimisation."""
+
+    epochs: int = Field(default=20, ge=1, le=1000)
+    batch: int = Field(default=64, ge=2, le=4096)
+    epoch_cells: int | None = Field(default=None, ge=1)
+    """Cells drawn per epoch; by default as many as the training part has."""
+    optimiser: Literal["adamw", "adamax", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(default=5e-4, gt=0, le=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    warmup_epochs: int = Field(default=0, ge=0)
+    """Epochs in which only the head learns, before the pretrained layers do."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    sampling: Literal["natural", "class_balanced", "subject_balanced"] = "natural"
+    """natural: every cell once an epoch. class_balanced: both classes equally often. subject_balanced: that, and within
+    a class each group of subjects as the square root of its cells."""
+    class_weight: bool = False
+    """Weigh the loss by inverse class frequency (of what the sampling shows)."""
+    monitor: Literal["auc", "loss"] = "auc"
+    """Validation figure that picks the best epoch, lowers the learning rate and stops early."""
+    stop_after: int = Field(default=8, ge=1)
+    """Epochs without improvement before training stops."""
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    """plateau: reduce the learning rate when the monitor stagnates; cosine: lower it to zero over all epochs."""
+    reduce_after: int = Field(default=3, ge=1)
+    """Epochs without improvement before the learning rate is reduced."""
+    reduce_factor: float = Field(default=0.5, gt=0, lt=1)
+    batch_norm_momentum: float = Field(default=0.95, gt=0, lt=1)
+    """Keras' MobileNetV2 comes with 0.999, with which moving statistics never arrive in a few thousand steps."""
+
+
+class Recipe(Strict):
+    """A resolved recipe, as stored in the run."""
+
+    name: str = "custom"
+    about: str = ""
+    imaging: ImagingSpec = ImagingSpec()
+    split: SplitSpec = SplitSpec()
+    augment: AugmentSpec = AugmentSpec()
+    fit: FitSpec = FitSpec()
+
+
+def packaged() -> list[str]:
+    """Names of the recipes that come with bloodedge."""
+    files = resources.files("bloodedge_train") / "recipes"
+    return sorted(Path(f.name).stem for f in files.iterdir() if f.name.endswith(".toml"))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A packaged recipe by name, or one from a TOML file; raises UsageError listing every mistake in it."""
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        values = read_toml(Path(name_or_path))
+        values.setdefault("name", Path(name_or_path).stem)
+    elif name_or_path in packaged():
+        file = resources.files("bloodedge_train") / "recipes" / f"{name_or_path}.toml"
+        values = tomllib.loads(file.read_text())
+        values.setdefault("name", name_or_path)
+    else:
+        raise UsageError(
+            f'There is no recipe "{name_or_path}".{did_you_mean(name_or_path, packaged())} '
+            f"Recipes: {', '.join(packaged())}, or the path of a .toml file."
+        )
+    return validate(Recipe, values, f"Recipe {name_or_path}")

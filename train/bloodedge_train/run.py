@@ -1,0 +1,229 @@
+"""A training run from a folder of cells to a finished run folder."""
+
+import datetime
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from bloodedge import __version__
+from bloodedge.bench import measure_latency
+from bloodedge.dataset import CellFile, Dataset, Progress, inputs, read_dataset
+from bloodedge.decision import LABELS, Thresholds, calibrated
+from bloodedge.engine.keras import KerasEngine
+from bloodedge.errors import UsageError
+from bloodedge.evaluate import score
+from bloodedge.files import write_beside, write_text
+from bloodedge.manifest import DataRecord, Evaluation, RunMetrics, RunRecord, SplitRecord, write_record
+from bloodedge.metrics import figures as all_figures
+from bloodedge.metrics import subject_sums
+from bloodedge.split import Fold, Parts, split
+from bloodedge_train import card, host
+from bloodedge_train.calibrate import fit_temperature
+from bloodedge_train.checkpoint import Checkpoints, FitState, Request
+from bloodedge_train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from bloodedge_train.fit import BatchDone, EpochDone, Samples
+
+SCORED = ("validation", "test", "shift")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``bloodedge train`` was asked."""
+
+    data: Path
+    model: str
+    recipe: Recipe
+    weights: str
+    kind: Literal["group", "image"]
+    fold: Fold | None
+    seed: int
+    out: Path
+    resume: bool
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """How a run tells people how far it is."""
+
+    step: Callable[[str], AbstractContextManager[Progress]]
+    """Opens a progress display for a named step."""
+    fitting: Callable[[Recipe, int], AbstractContextManager[tuple["BatchDone", "EpochDone"]]]
+    """Opens the display of the epochs, given the recipe and the epochs done before."""
+    say: Callable[[str], None]
+
+
+def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
+    """Fit, calibrate and score a network; writes the run folder ``options.out``.
+
+    Raises UsageError when the folder holds another run or the data cannot be split, BloodedgeError when fitting fails.
+    """
+    host.choose_backend()
+    _check_folder(options)
+    with watcher.step("Reading cells") as progress:
+        dataset = read_dataset(options.data, progress)
+    for name, reason in dataset.unreadable.items():
+        watcher.say(f"left out {name}: {reason}")
+    parts, split_record = split(dataset, options.recipe.split, kind=options.kind, seed=options.seed, fold=options.fold)
+    samples = {}
+    for name in ("train", *SCORED):
+        if parts.get(name):
+            with watcher.step(f"Preparing {name} cells") as progress:
+                samples[name] = _samples(dataset, parts[name], options.recipe, progress)
+    model, state = _fit(options, watcher, dataset, samples)
+    return _finish(options, dataset, split_record, parts, samples, model, state, watcher)
+
+
+def _check_folder(options: TrainOptions) -> None:
+    if (options.out / "run.json").is_file():
+        raise UsageError(f"{options.out} holds a finished run; choose another folder with --out.")
+    begun = Checkpoints(options.out).request() is not None
+    if begun and not options.resume:
+        raise UsageError(f"{options.out} holds an unfinished run; continue it with --resume or choose another --out.")
+    if options.resume and not begun:
+        raise UsageError(f"{options.out} holds no unfinished run to resume; leave out --resume to begin one.")
+
+
+def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: Progress) -> "Samples":
+    from bloodedge_train.fit import Samples
+
+    return Samples(
+        images=inputs(cells, recipe.imaging, progress),
+        labels=np.array([c.label for c in cells], np.int64),
+        groups=[dataset.group(c) for c in cells],
+        subjects=[c.subject or c.name for c in cells],
+    )
+
+
+def _fit(
+    options: TrainOptions, watcher: Watcher, dataset: Dataset, samples: dict[str, "Samples"]
+) -> tuple[Any, FitState]:
+    from bloodedge_train import fit as fitting
+
+    checkpoints = Checkpoints(options.out)
+    request = Request(
+        model=options.model,
+        recipe=options.recipe,
+        weights=options.weights,
+        split=options.kind,
+        folds=options.fold.count if options.fold else None,
+        fold=options.fold.number if options.fold else None,
+        seed=options.seed,
+        data_fingerprint=dataset.fingerprint,
+    )
+    model, state = _begin(options, request, checkpoints)
+    with watcher.fitting(options.recipe, state.epochs_done) as (batch_done, epoch_done):
+        state = fitting.fit(
+            model,
+            state,
+            samples["train"],
+            samples["validation"],
+            options.recipe,
+            options.seed,
+            checkpoints,
+            batch_done,
+            epoch_done,
+        )
+    return model, state
+
+
+def _begin(options: TrainOptions, request: Request, checkpoints: Checkpoints) -> tuple[Any, FitState]:
+    """A new compiled model, or the one of the newest checkpoint."""
+    import keras
+
+    from bloodedge_train import fit as fitting
+    from bloodedge_train import zoo
+
+    before = checkpoints.request()
+    if before is not None and before != request:
+        changed = [n for n in Request.model_fields if getattr(before, n) != getattr(request, n)]
+        raise UsageError(
+            f"{options.out} was begun with another {' and another '.join(changed).replace('_', ' ')}; "
+            "resume it as it was begun, or choose another --out."
+        )
+    loaded = checkpoints.load() if options.resume else None
+    if loaded:
+        return loaded
+    keras.utils.set_random_seed(options.seed)
+    recipe = options.recipe
+    model = zoo.build(options.model, recipe.imaging.size_px, dropout=recipe.fit.dropout, weights=options.weights)
+    fitting.prepare(model, recipe.fit)
+    checkpoints.begin(request)
+    return model, FitState(learning_rate=recipe.fit.learning_rate)
+
+
+def _finish(
+    options: TrainOptions,
+    dataset: Dataset,
+    split_record: SplitRecord,
+    parts: Parts,
+    samples: dict[str, "Samples"],
+    model: Any,
+    state: FitState,
+    watcher: Watcher,
+) -> RunMetrics:
+    """Calibrate, score, and write everything but the checkpoint; ``run.json`` comes last and says that all is there."""
+    from bloodedge_train import figures
+    from bloodedge_train.fit import predict
+
+    raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
+    temperature = fit_temperature(samples["validation"].labels, raw["validation"])
+    thresholds = Thresholds()
+    write_beside(options.out / "model.keras", model.save)
+    evaluations: dict[str, Evaluation] = {}
+    for name, probabilities in raw.items():
+        blast = calibrated(probabilities, temperature)[:, 1]
+        evaluations[name] = score(
+            samples[name].labels,
+            blast,
+            samples[name].subjects,
+            threshold=thresholds.blast,
+            leaky=options.kind == "image",
+        )
+    uncalibrated = subject_sums(samples["validation"].labels, raw["validation"][:, 1], samples["validation"].subjects)
+    metrics = RunMetrics(
+        parts=evaluations,
+        ece_before_temperature=float(all_figures(uncalibrated)["ece"][0]),
+        latency_ms=measure_latency(KerasEngine(options.out), samples["validation"].images[0]),
+        hardware=host.accelerator(),
+    )
+    record = RunRecord(
+        name=options.out.name,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        bloodedge=__version__,
+        model=options.model,
+        parameters=model.count_params(),
+        labels=list(LABELS),
+        weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).name,
+        recipe=options.recipe.model_dump(),
+        imaging=options.recipe.imaging,
+        seed=options.seed,
+        data=DataRecord(
+            root=str(options.data.resolve()),
+            fingerprint=dataset.fingerprint,
+            cells=len(dataset.unique),
+            subjects=len(dataset.groups),
+            rendered=dataset.rendered,
+        ),
+        split=split_record,
+        temperature=temperature,
+        thresholds=thresholds,
+        backend=host.choose_backend(),
+        hardware=metrics.hardware,
+        versions=host.versions(),
+        history=state.history,
+        best_epoch=state.best_epoch,
+    )
+    watcher.say("Drawing figures")
+    blasts = {name: calibrated(p, temperature)[:, 1] for name, p in raw.items()}
+    figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts)
+    write_record(options.out / "metrics.json", metrics)
+    write_text(options.out / "MODEL_CARD.md", card.model_card(record, metrics))
+    write_record(options.out / "run.json", record)
+    Checkpoints(options.out).remove()
+    return metrics

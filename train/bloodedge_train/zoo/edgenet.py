@@ -1,0 +1,44 @@
+"""EdgeNet: a small chain of depthwise separable convolutions for the weakest boards, and for quick demonstrations.
+
+After Howard et al., "MobileNets", 2017, with ReLU only: every layer has a fused int8 kernel in XNNPACK and OpenVINO.
+"""
+
+from typing import Any
+
+VARIANTS = {
+    # (filters, strides) of each separable convolution after a stem of 16 filters
+    "small": ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
+}
+
+
+def scale(image: Any) -> Any:
+    """uint8 0..255 to float32 -1..1."""
+    import keras
+
+    return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(image)
+
+
+def features(variant: str, size_px: int, *, imagenet: bool) -> Any:
+    """The network up to its last feature map (N, H/16, W/16, 256)."""
+    import keras
+    from keras import layers
+
+    from bloodedge.errors import UsageError
+
+    if imagenet:
+        raise UsageError("edgenet has no ImageNet weights; train it with --weights none.")
+    image = keras.Input((size_px, size_px, 3), name="scaled")
+    x = layers.Conv2D(16, 3, 2, padding="same", use_bias=False, name="stem_conv")(image)
+    x = layers.ReLU(name="stem_relu")(layers.BatchNormalization(name="stem_norm")(x))
+    for number, (filters, strides) in enumerate(VARIANTS[variant], start=1):
+        x = _separable(x, filters, strides, f"block{number}")
+    return keras.Model(image, x, name="features")
+
+
+def _separable(x: Any, filters: int, strides: int, name: str) -> Any:
+    from keras import layers
+
+    x = layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False, name=f"{name}_depthwise")(x)
+    x = layers.ReLU(name=f"{name}_depthwise_relu")(layers.BatchNormalization(name=f"{name}_depthwise_norm")(x))
+    x = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_pointwise")(x)
+    return layers.ReLU(name=f"{name}_pointwise_relu")(layers.BatchNormalization(name=f"{name}_pointwise_norm")(x))

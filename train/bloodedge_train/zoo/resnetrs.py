@@ -1,0 +1,118 @@
+"""ResNet-RS: Bello et al., "Revisiting ResNets: improved training and scaling strategies", NeurIPS 2021.
+
+A ResNet-D stem, bottlenecks with squeeze-and-excitation, stochastic depth. Layers come in the order of Keras 2's
+implementation, so that its published weight files load.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""ImageNet's RGB mean and standard deviation, 0..1."""
+
+SE_RATIO = 0.25
+DROP_CONNECT = 0.2
+"""Stochastic depth of the last group; earlier groups less, linearly (section 4.2 of the paper)."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Bottlenecks per group, and the published file of ImageNet features with its MD5."""
+
+    repeats: tuple[int, int, int, int]
+    file: str
+    md5: str
+
+
+VARIANTS = {"50": Variant((3, 4, 6, 3), "resnet-rs-50-i160_notop.h5", "90daa68cd26c95aa6c5d25451e095529")}
+STORE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs/"
+
+
+def scale(image: Any) -> Any:
+    """uint8 0..255 to ImageNet-normalised float32."""
+    import keras
+
+    scales = [1 / (255 * std) for std in STD]
+    offsets = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
+    return keras.layers.Rescaling(scales, offset=offsets, name="scale")(image)
+
+
+def features(variant: str, size_px: int, *, imagenet: bool) -> Any:
+    """The network up to its last feature map (N, H/32, W/32, 2048).
+
+    With ``imagenet`` the published weights are downloaded (once, MD5 checked); the downloader's errors pass through.
+    """
+    import keras
+
+    chosen = VARIANTS[variant]
+    image = keras.Input((size_px, size_px, 3), name="scaled")
+    x = _stem(image)
+    for group, repeats in enumerate(chosen.repeats):
+        drop = DROP_CONNECT * (group + 2) / (len(chosen.repeats) + 1)
+        for block in range(repeats):
+            x = _bottleneck(x, 64 * 2**group, f"group{group + 2}_block{block}", drop, first=block == 0, halve=group > 0)
+    model = keras.Model(image, x, name="features")
+    if imagenet:
+        model.load_weights(
+            keras.utils.get_file(chosen.file, STORE + chosen.file, file_hash=chosen.md5, cache_subdir="models")
+        )
+    return model
+
+
+def _stem(x: Any) -> Any:
+    for number, (filters, strides) in enumerate(((32, 2), (32, 1), (64, 1), (64, 2)), start=1):
+        x = _conv_norm(x, filters, 3, strides, f"stem_{number}", relu=True)
+    return x
+
+
+def _bottleneck(x: Any, filters: int, name: str, drop: float, *, first: bool, halve: bool) -> Any:
+    """1x1 to ``filters``, 3x3, 1x1 to four times as many, squeezed and excited, dropped at random, added to a shortcut."""
+    from keras import layers
+
+    strides = 2 if first and halve else 1
+    shortcut = x
+    if first:
+        if strides == 2:
+            shortcut = layers.AveragePooling2D(2, 2, padding="same", name=f"{name}_shortcut_pool")(x)
+        shortcut = _conv_norm(shortcut, 4 * filters, 1, 1, f"{name}_shortcut", relu=False)
+    y = _conv_norm(x, filters, 1, 1, f"{name}_1", relu=True)
+    y = _conv_norm(y, filters, 3, strides, f"{name}_2", relu=True)
+    y = _conv_norm(y, 4 * filters, 1, 1, f"{name}_3", relu=False)
+    y = _squeeze_excite(y, filters, name)
+    y = layers.Dropout(drop, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(y)
+    return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([y, shortcut]))
+
+
+def _squeeze_excite(x: Any, filters: int, name: str) -> Any:
+    """Channel weights from global means (Hu et al., CVPR 2018), reduced to a quarter in between."""
+    from keras import layers
+
+    channels = 4 * filters
+    weights = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_squeeze")(x)
+    reduced = int(channels * SE_RATIO)
+    init = _initialiser()
+    weights = layers.Conv2D(reduced, 1, activation="relu", kernel_initializer=init, name=f"{name}_reduce")(weights)
+    init = _initialiser()
+    weights = layers.Conv2D(channels, 1, activation="sigmoid", kernel_initializer=init, name=f"{name}_expand")(weights)
+    return layers.Multiply(name=f"{name}_excite")([x, weights])
+
+
+def _conv_norm(x: Any, filters: int, kernel: int, strides: int, name: str, *, relu: bool) -> Any:
+    from keras import layers
+
+    padding = "same"
+    if strides > 1:
+        # Symmetric padding, as in the reference; "same" would pad only right and below.
+        x = layers.ZeroPadding2D((kernel - 1) // 2, name=f"{name}_pad")(x)
+        padding = "valid"
+    convolution = layers.Conv2D(
+        filters, kernel, strides, padding, use_bias=False, kernel_initializer=_initialiser(), name=f"{name}_conv"
+    )
+    x = layers.BatchNormalization(epsilon=1e-5, name=f"{name}_norm")(convolution(x))
+    return layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+
+def _initialiser() -> Any:
+    import keras
+
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
