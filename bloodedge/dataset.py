@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -157,7 +158,7 @@ def _read_cell(root: Path, path: Path) -> CellFile | str:
         width_px=image.shape[1],
         height_px=image.shape[0],
         area_px=cell.area_px,
-        brightness=float(image[cell.mask > 0].mean()),
+        brightness=float(np.mean(cv2.mean(image, cell.mask)[:3])),
     )
 
 

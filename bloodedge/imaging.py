@@ -131,7 +131,8 @@ def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
 
     bgr: uint8 (h, w, 3). Raises BloodedgeError when nothing in the crop is lit.
     """
-    lit = (bgr.max(axis=2) > BACKGROUND_LEVEL).astype(np.uint8)
+    blue, green, red = cv2.split(bgr)
+    _, lit = cv2.threshold(cv2.max(cv2.max(blue, green), red), BACKGROUND_LEVEL, 255, cv2.THRESH_BINARY)
     contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
         raise BloodedgeError("The image holds no cell: it is black everywhere; remove it from the folder.")

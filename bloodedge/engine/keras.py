@@ -20,8 +20,8 @@ class KerasEngine:
 
     def __init__(self, run: Path) -> None:
         """Load the run's network; UsageError when there is none, BloodedgeError when it is damaged."""
-        self.runtime = _runtime()
         self.model = load_model(run)
+        self.runtime = _runtime()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB.
@@ -43,13 +43,13 @@ class KerasEngine:
 
 def load_model(run: Path) -> Any:
     """The Keras model of a run folder, ready for inference; raises as KerasEngine."""
-    import keras
-
     path = run / "model.keras"
     if not path.is_file():
         raise UsageError(
             f"{run} is not a finished run folder (no model.keras); make one with: bloodedge train DATA --out RUN"
         )
+    import keras
+
     try:
         return keras.models.load_model(path, compile=False)
     except (ValueError, OSError, TypeError, KeyError) as error:

@@ -13,13 +13,14 @@ def choose_cells(train: Sequence[CellFile], count: int, seed: int) -> list[CellF
     """``count`` cells of the training part, both classes alike and within a class every subject alike.
 
     Subjects are dealt from in turn until the class has its half; what a class lacks, the other gives. All cells are
-    taken when there are no more than ``count``.
+    taken when there are no more than ``count``. They come in random order, so that any first few are a fair sample.
     """
     rng = np.random.default_rng(seed)
     queues = [_in_turns([c for c in train if c.label == label], rng) for label in (0, 1)]
     shares = [min(len(queues[0]), count // 2), min(len(queues[1]), count - count // 2)]
     shares = [min(len(queues[i]), count - shares[1 - i]) for i in (0, 1)]
-    return [cell for queue, share in zip(queues, shares, strict=True) for cell in queue[:share]]
+    chosen = [cell for queue, share in zip(queues, shares, strict=True) for cell in queue[:share]]
+    return [chosen[index] for index in rng.permutation(len(chosen))]
 
 
 def _in_turns(cells: Sequence[CellFile], rng: np.random.Generator) -> list[CellFile]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bloodedge import RESEARCH_USE
 from bloodedge.manifest import Artifact, Evaluation, Manifest
 
-FIGURES = ("artifact", "weighted F1 [95 % CI]", "AUC [95 % CI]", "drop, points [95 % CI]", "flips", "max. diff.")
+FIGURES = ("artifact", "weighted F1 [95 % CI]", "AUC [95 % CI]", "drop pp", "flips", "max. diff.")
 SPEED = ("artifact", "MB", "p50 ms", "p95 ms", "speed-up")
 
 
@@ -27,13 +27,11 @@ def figure_rows(manifest: Manifest) -> list[tuple[str, ...]]:
 
 def _figure_row(artifact: Artifact) -> tuple[str, ...]:
     agreement = artifact.agreement
-    drop = f"{agreement.drop['weighted_f1']:+.2f}"
-    limits = agreement.drop_ci95.get("weighted_f1")
     return (
         f"{artifact.engine} {artifact.precision}",
         figure(artifact.evaluation, "weighted_f1"),
         figure(artifact.evaluation, "auc"),
-        drop + (f" [{limits[0]:+.2f}, {limits[1]:+.2f}]" if limits else ""),
+        f"{agreement.drop['weighted_f1']:+.2f}",
         f"{agreement.flips} ({100 * agreement.flip_rate:.2f} %)",
         f"{agreement.max_probability_difference:.1g}",
     )
@@ -71,9 +69,10 @@ def card(run_card: str, manifest: Manifest, note: str | None) -> str:
     latency = manifest.baseline.latency_ms
     what = (
         f"Converted {source.converted} from run `{source.run}`. Figures are over the {held_out} held-out (test) cells "
-        "of that run; drop (of weighted F1), flips (cells whose class changes) and the largest difference of a calibrated "
-        f"probability are against the float model on the same cells. Latency is of one cell on {source.hardware}; the "
-        f"float model took {latency.p50:.2f} ms (p50) in Keras on {manifest.baseline.hardware}, which trained it."
+        "of that run; drop (points of weighted F1), flips (cells whose class changes) and the largest difference of a "
+        "calibrated probability are against the float model on the same cells. Latency is of one cell on "
+        f"{source.hardware}; the float model took {latency.p50:.2f} ms (p50) in Keras on {manifest.baseline.hardware}, "
+        "which trained it."
     )
     calibration = (
         f"int8 ranges were calibrated on {source.calibration_cells} cells of training groups only (digest "

@@ -4,7 +4,6 @@
 """
 
 import math
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -18,20 +17,18 @@ IMAGES = 8
 def worst_layers(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8], count: int = 3) -> list[str]:
     """Names of the layers that add most noise, largest first, as "name (+noise %)".
 
-    Noise is the root mean square of int8 minus float over that of float, for each tensor that both networks have under
-    the same name; what a layer adds is its noise less that of its noisiest input. images: network inputs uint8
-    (N, H, W, 3), of which the first few are used.
+    Noise is the root mean square of int8 minus float, over the standard deviation of float between cells: what all
+    cells share (their black surroundings above all) carries no signal. What a layer adds is its noise less that of its
+    noisiest input. images: network inputs uint8 (N, H, W, 3), of which the first few are used.
     """
     networks = [load_interpreter(model, threads=1, keep_tensors=True)[0] for model in (float_model, int8_model)]
-    power: dict[str, float] = defaultdict(float)
-    error: dict[str, float] = defaultdict(float)
-    for image in images[:IMAGES]:
-        values, others = (_tensors(network, image) for network in networks)
-        for name in values.keys() & others.keys():
-            if values[name].shape == others[name].shape:
-                error[name] += float(np.square(others[name] - values[name]).mean())
-                power[name] += float(np.square(values[name]).mean())
-    noise = {name: math.sqrt(error[name] / power[name]) for name in power if power[name] > 0}
+    values, others = ([_tensors(network, image) for image in images[:IMAGES]] for network in networks)
+    noise = {}
+    for name in values[0].keys() & others[0].keys():
+        ours, theirs = (np.stack([tensors[name] for tensors in side]) for side in (values, others))
+        spread = ours.std(axis=0).max()
+        if ours.shape == theirs.shape and spread > 0:
+            noise[name] = math.sqrt(np.square(theirs - ours).mean() / ours.var(axis=0).mean())
     added = _added(networks[1], noise)
     worst = sorted(added, key=lambda name: -added[name])[:count]
     return [f"{_short(name)} (+{100 * added[name]:.0f} %)" for name in worst]
@@ -60,12 +57,12 @@ def _added(network: Any, noise: dict[str, float]) -> dict[str, float]:
     for op in network._get_ops_details():
         before = max((noise.get(names.get(int(i), ""), 0.0) for i in op["inputs"]), default=0.0)
         for name in (names.get(int(i), "") for i in op["outputs"]):
-            if name in noise:
+            if name in noise and "/" in name:
                 added[name] = noise[name] - before
     return added
 
 
 def _short(name: str) -> str:
-    """The layer in a tensor's name: ``net_1/block_1_add_1/Add;...`` is made by ``block_1_add_1``."""
-    parts = name.partition(";")[0].split("/")
+    """The layer in a tensor's name: ``net_1/conv_bn_1/batchnorm/add_1;...`` is made by ``conv_bn_1``."""
+    parts = [part for part in name.partition(";")[0].split("/") if part != "batchnorm"]
     return parts[-2] if len(parts) > 1 else parts[0]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bloodedge.engine.openvino import import_openvino
 from bloodedge.errors import BloodedgeError
+from bloodedge_convert.bias import correct_biases
 from bloodedge_convert.job import Job, Kind, file_names
 
 Images = NDArray[np.uint8]
@@ -71,9 +72,11 @@ def to_openvino(saved_model: Path, precision: str, calibration: Iterator[Images]
     if precision == "int8":
         import nncf
 
-        # Mixed: activations after a linear bottleneck are signed and lopsided, which symmetric ranges waste.
+        # Mixed: activations after a linear bottleneck are signed and lopsided, which symmetric ranges waste. The fast
+        # bias correction takes each layer alone; on black surroundings the shifts of all layers add up (see bias.py).
         data = nncf.Dataset([image[np.newaxis] for image in calibration])
-        model = nncf.quantize(model, data, preset=nncf.QuantizationPreset.MIXED, subset_size=cells)
+        preset = nncf.QuantizationPreset.MIXED
+        model = nncf.quantize(model, data, preset=preset, subset_size=cells, fast_bias_correction=False)
     model.set_rt_info("", ["conversion_parameters", "input_model"])  # else the SavedModel's path on this machine
     openvino.save_model(model, target, compress_to_fp16=precision == "float16")
 
@@ -103,12 +106,23 @@ def convert_one(folder: Path, kind: Kind, calibration: Images, report: Report) -
     saved_model, target = folder / "saved_model", folder / file_names(kind)[0]
     if kind.engine == "litert":
         target.write_bytes(to_litert(saved_model, kind.precision, cells()))
+        if kind.precision == "int8":
+            _correct(folder, target, calibration, report)
     elif kind.engine == "openvino":
         to_openvino(saved_model, kind.precision, cells(), len(calibration), target)
     else:
         target.write_bytes(to_onnx(saved_model))
     if kind.precision != "int8":
         report(what, 1, 1)
+
+
+def _correct(folder: Path, target: Path, calibration: Images, report: Report) -> None:
+    float_model = folder / file_names(Kind(engine="litert", precision="float32"))[0]
+
+    def step(done: int, total: int) -> None:
+        report("Correcting biases: litert int8", done, total)
+
+    target.write_bytes(correct_biases(float_model.read_bytes(), target.read_bytes(), calibration, step))
 
 
 def work(folder: Path, report: Report) -> None:

@@ -32,7 +32,8 @@ def run_command(
     import logging
     import sys
 
-    from bloodedge_device.daemon import process_began_s, run_device
+    from bloodedge_device.daemon import run_device
+    from bloodedge_device.host import process_began_s
     from bloodedge_device.settings import read_settings, with_options
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")

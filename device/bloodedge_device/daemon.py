@@ -1,7 +1,6 @@
 """The daemon: takes frames until the camera ends or it is told to stop, and stores what each one shows."""
 
 import logging
-import os
 import platform
 import signal
 import threading
@@ -11,11 +10,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
-from pathlib import Path
-from queue import Queue
-from time import CLOCK_BOOTTIME, clock_gettime, monotonic
-from types import FrameType, TracebackType
-from typing import Self
+from time import monotonic
+from types import FrameType
 
 from bloodedge.bundle import Bundle
 from bloodedge.engine import Engine, installed, load_artifact
@@ -23,25 +19,18 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.golden import GoldenResult, check_golden
 from bloodedge.imaging import Image
 from bloodedge.manifest import Artifact, Manifest
-from bloodedge_device.camera import BadFrame, Camera, newest_frames, open_camera
+from bloodedge_device.camera import Camera, newest_frames, open_camera
 from bloodedge_device.finder import find_cells
 from bloodedge_device.gate import check
-from bloodedge_device.histogram import StageTimes
-from bloodedge_device.pipeline import Check, Find, Found, FrameResult, Pipeline
+from bloodedge_device.host import hardware_name, keep_freed_memory
+from bloodedge_device.pipeline import Check, Find, Found, Pipeline
+from bloodedge_device.recorder import Recorder
 from bloodedge_device.scale import SlideScale
 from bloodedge_device.settings import DeviceSettings, bundle_path
 from bloodedge_device.slide import SlideStatistics, read_statistics
 from bloodedge_device.store import RunInfo, Store, open_for_reading
 
 log = logging.getLogger("bloodedge.device")
-
-FLUSH_EVERY_S = 2.0
-"""How often latency histograms are stored; rows are stored with every frame."""
-
-NEWS_EVERY_S = 10.0
-
-WAITING = 2
-"""Frames' results that may wait for the disk."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +89,7 @@ def run_device(settings: DeviceSettings, frames: int | None = None, began_s: flo
     once the frame in hand is stored.
     """
     began_s = monotonic() if began_s is None else began_s
+    keep_freed_memory()
     with _stop_signals() as signals:
         loaded = load(settings)
         camera = open_camera(settings.camera)
@@ -151,78 +141,6 @@ def finder_of(settings: DeviceSettings) -> Find:
         return find_cells(bgr, um_per_px or scale.of(bgr), settings.finder)
 
     return find
-
-
-class Recorder:
-    """Stores frames in a thread of its own, so that a disk's sync costs the pipeline nothing; ``with`` ends it.
-
-    At most WAITING frames wait; a disk slower than that holds the pipeline back. Latencies and news are noted now and then.
-    """
-
-    def __init__(self, store: Store, slide: int, times: StageTimes, keep_crops: bool, began_s: float) -> None:
-        self._store, self._slide, self._times, self._keep_crops, self._began_s = (
-            store,
-            slide,
-            times,
-            keep_crops,
-            began_s,
-        )
-        self._flush_at_s = monotonic() + FLUSH_EVERY_S
-        self._news_at_s = monotonic() + NEWS_EVERY_S
-        self._frames = self._cells = 0
-        self._told_of_lost_crops = False
-        self._error: BaseException | None = None
-        self._waiting: Queue[FrameResult | None] = Queue(WAITING)
-        self._thread = threading.Thread(target=self._store_all, name="store", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._waiting.put(None)
-        self._thread.join()
-        if error is None and self._error is not None:
-            raise self._error
-
-    def put(self, result: FrameResult) -> None:
-        """Hand over one frame's results; raises what went wrong with an earlier one."""
-        if self._error is not None:
-            raise self._error
-        self._waiting.put(result)
-
-    def _store_all(self) -> None:
-        while (result := self._waiting.get()) is not None:
-            if self._error is not None:
-                continue  # nothing is stored after a failure, and the pipeline must not wait for ever
-            try:
-                self._store_one(result)
-            except BaseException as error:  # raised in the pipeline's thread
-                self._error = error
-
-    def _store_one(self, result: FrameResult) -> None:
-        with self._times.measure("store"):
-            self._store.put_frame(self._slide, result, self._keep_crops)
-        now = monotonic()
-        self._times.add("frame", now - result.frame.monotonic_s)
-        self._frames += 1
-        if result.cells and not self._cells:
-            log.info("First cell stored %.2f s after the start.", now - self._began_s)
-        self._cells += len(result.cells)
-        if isinstance(result.frame, BadFrame):
-            log.warning("Frame %d was rejected: %s", result.frame.index, result.frame.problem)
-        self._now_and_then(now)
-
-    def _now_and_then(self, now: float) -> None:
-        if self._store.crops_lost and not self._told_of_lost_crops:
-            log.warning("The disk has no room for images of cells; results are stored without them.")
-            self._told_of_lost_crops = True
-        if now >= self._flush_at_s:
-            self._store.put_latency(self._slide, self._times)
-            self._flush_at_s = now + FLUSH_EVERY_S
-        if now >= self._news_at_s:
-            log.info("%d frames, %d cells.", self._frames, self._cells)
-            self._news_at_s = now + NEWS_EVERY_S
 
 
 def run_info(settings: DeviceSettings, loaded: Loaded, camera: str, ready_s: float) -> RunInfo:
@@ -286,26 +204,3 @@ def _stop_signals() -> Iterator[_Signals]:
         signals.stop.set()  # ends a live camera's thread
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def process_began_s() -> float:
-    """When this process began, on the monotonic clock; now, where the system does not tell."""
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return monotonic() - (clock_gettime(CLOCK_BOOTTIME) - began_s)
-    except (OSError, ValueError, IndexError):
-        return monotonic()
-
-
-def hardware_name() -> str:
-    """The board's or the processor's name."""
-    try:
-        return Path("/proc/device-tree/model").read_text().strip("\0\n ")
-    except OSError:
-        pass
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

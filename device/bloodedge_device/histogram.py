@@ -67,10 +67,11 @@ STAGES = {
     "imaging": "cell",
     "inference": "cell",
     "decision": "cell",
-    "store": "frame",
+    "store": "batch",
     "frame": "frame",
 }
-"""Each stage and what its time is counted for. ``frame`` is the whole way, from frame in to rows stored."""
+"""Each stage and what its time is counted for; a batch is the frames that one sync stores, one unless the disk is slow.
+``frame`` is the whole way, from frame in to rows stored."""
 
 
 class StageTimes:

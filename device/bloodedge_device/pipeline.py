@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from bloodedge.decision import Reason, calibrated, decide
 from bloodedge.engine import Engine
 from bloodedge.imaging import Cell, Image, network_input
 from bloodedge.manifest import Manifest
-from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.camera import BadFrame, Capture, Frame
 from bloodedge_device.histogram import StageTimes
 
 MARGIN = 0.15
@@ -86,7 +87,11 @@ class CellResult:
 class FrameResult:
     """What is said of one frame."""
 
-    frame: Frame | BadFrame
+    capture: Capture
+    size: tuple[int, int] | None = None
+    """Width and height in pixels; None when it could not be read."""
+    problem: str | None = None
+    """Why it could not be read."""
     reason: Reason | None = None
     """Why the frame was rejected, or ``no_cell`` when nothing in it is a white cell."""
     focus: float | None = None
@@ -99,34 +104,45 @@ class FrameResult:
 
 
 class Pipeline:
-    """Gate, finder and network, put together for one bundle; keeps no frame and no result."""
+    """Gate, finder and network, put together for one slide and bundle; keeps no frame and no result.
 
-    def __init__(
-        self,
-        engine: Engine,
-        manifest: Manifest,
-        check: Check,
-        find: Find,
-    ) -> None:
+    While frames pass the gate, each is judged by it and searched for cells at the same time, on two cores; what was
+    found in a frame that the gate then rejects is forgotten. After a rejected frame the gate comes first, until one
+    passes.
+    """
+
+    def __init__(self, engine: Engine, manifest: Manifest, check: Check, find: Find) -> None:
         self._engine, self._manifest = engine, manifest
         self._check, self._find = check, find
+        self._beside = ThreadPoolExecutor(1, "gate")
+        self._last_passed = True
         self.times = StageTimes()
 
     def process(self, frame: Frame | BadFrame) -> FrameResult:
         """Everything that is to be said of a frame, its stages' times counted in ``times``."""
-        self.times.add("camera", frame.capture_s)
+        self.times.add("camera", frame.capture.took_s)
         if isinstance(frame, BadFrame):
-            return FrameResult(frame, Reason.BAD_FRAME)
-        with self.times.measure("gate"):
-            gate = self._check(frame.bgr)
-        if gate.reason is not None:
-            return FrameResult(frame, gate.reason, gate.focus, gate.brightness)
-        with self.times.measure("find"):
-            found = self._find(frame.bgr, frame.um_per_px)
+            return FrameResult(frame.capture, problem=frame.problem, reason=Reason.BAD_FRAME)
+        judged = self._beside.submit(self._judge, frame)
+        found = self._search(frame) if self._last_passed or judged.result().reason is None else None
+        gate = judged.result()
+        self._last_passed = gate.reason is None
+        size = (frame.bgr.shape[1], frame.bgr.shape[0])
+        result = FrameResult(frame.capture, size, None, gate.reason, gate.focus, gate.brightness)
+        if gate.reason is not None or found is None:
+            return result
         cells = [self._classify(frame.bgr, cell, found.um_per_px) for cell in found.cells]
         rejected = Counter(thing.reason for thing in found.rejected)
         reason = None if cells else Reason.NO_CELL
-        return FrameResult(frame, reason, gate.focus, gate.brightness, cells, rejected, found.um_per_px)
+        return replace(result, reason=reason, cells=cells, rejected=rejected, um_per_px=found.um_per_px)
+
+    def _judge(self, frame: Frame) -> Gate:
+        with self.times.measure("gate"):
+            return self._check(frame.bgr)
+
+    def _search(self, frame: Frame) -> Found:
+        with self.times.measure("find"):
+            return self._find(frame.bgr, frame.um_per_px)
 
     def _classify(self, bgr: Image, found: FoundCell, um_per_px: float) -> CellResult:
         crop = _surroundings(bgr, found.box)
@@ -143,8 +159,8 @@ class Pipeline:
 
 
 def _surroundings(bgr: Image, box: Box) -> Image:
-    """A square round the box, cut where the frame ends."""
+    """A square round the box, cut where the frame ends; a copy, so that no result keeps a whole frame in memory."""
     x, y, width, height = box
     half = round((0.5 + MARGIN) * max(width, height))
     column, row = x + width // 2, y + height // 2
-    return bgr[max(0, row - half) : row + half, max(0, column - half) : column + half]
+    return bgr[max(0, row - half) : row + half, max(0, column - half) : column + half].copy()

@@ -26,7 +26,7 @@ class StageLatency:
 
     stage: str
     per: str
-    """frame or cell."""
+    """frame, cell or batch."""
     count: int
     latency_ms: LatencyMs
 

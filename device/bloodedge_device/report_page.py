@@ -1,6 +1,6 @@
 """The report as one HTML file that needs nothing else."""
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bloodedge.decision import Thresholds
@@ -192,7 +192,8 @@ def _shown(cell: ShownCell) -> dict[str, str]:
         "text": f"Cell called {cell.label}, blast probability {value}, {cell.area_um2:.0f} square micrometres",
         "kind": cell.label,
         "value": value,
-        "note": f"{cell.area_um2:.0f} µm² · {cell.frame}",
+        "note": f"{cell.area_um2:.0f} µm²",
+        "origin": PurePosixPath(cell.frame).name,
     }
 
 

@@ -15,9 +15,9 @@ import cv2
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import fsync_folder
-from bloodedge_device.camera import BadFrame
+from bloodedge.imaging import Image
 from bloodedge_device.histogram import LatencyHistogram, StageTimes
-from bloodedge_device.pipeline import CellResult, FrameResult
+from bloodedge_device.pipeline import FrameResult
 
 DATABASE = "device.sqlite"
 SCHEMA_VERSION = 1
@@ -186,43 +186,37 @@ class Store:
         with self._transaction() as database:
             _put_latency(database, slide, times)
 
-    def put_frame(self, slide: int, result: FrameResult, keep_crops: bool) -> None:
-        """Store a frame and its cells in one transaction; they survive a power cut once this returns.
+    def put_frames(self, slide: int, results: Sequence[FrameResult], keep_crops: bool) -> None:
+        """Store frames and their cells in one transaction; they survive a power cut once this returns.
 
         Crops are on disk before the rows that name them. When the disk has no room for crops, results are kept
         without them; raises BloodedgeError when it has no room for results either.
         """
-        names = self._put_crops(slide, result) if keep_crops and result.cells else [None] * len(result.cells)
+        kept = keep_crops and self._put_crops(slide, results)
         with self._transaction() as database:
-            frame = _insert(database, "frames", _frame_row(slide, result))
-            database.executemany(
-                "INSERT INTO cells (frame, x, y, width, height, label, blast_probability, reason, area_um2, crop)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [_cell_row(frame, cell, name) for cell, name in zip(result.cells, names, strict=True)],
-            )
-            database.executemany(
-                "INSERT INTO rejected (frame, reason, objects) VALUES (?, ?, ?)",
-                [(frame, reason, objects) for reason, objects in result.rejected.items()],
-            )
+            for result in results:
+                _put_frame(database, slide, result, kept)
 
-    def _put_crops(self, slide: int, result: FrameResult) -> Sequence[str | None]:
-        names = [f"{slide}/{result.frame.index:07d}-{number:03d}.jpg" for number in range(len(result.cells))]
+    def _put_crops(self, slide: int, results: Sequence[FrameResult]) -> bool:
+        """Write, sync and rename every crop; False, and no crop at all, when the disk does not take them."""
+        crops = {_crop_name(slide, r, number): cell.crop for r in results for number, cell in enumerate(r.cells)}
+        if not crops:
+            return True
         folder = self.crops / str(slide)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            partial = [
-                _write_synced(self.crops / f"{n}.partial", c.crop) for n, c in zip(names, result.cells, strict=True)
-            ]
-            for name, path in zip(names, partial, strict=True):
-                path.replace(self.crops / name)
+            for name, crop in crops.items():
+                _write_synced(self.crops / f"{name}.partial", crop)
+            for name in crops:
+                (self.crops / f"{name}.partial").replace(self.crops / name)
             fsync_folder(folder)
         except OSError:
-            self.crops_lost += len(names)
-            for name in names:
+            self.crops_lost += len(crops)
+            for name in crops:
                 (self.crops / f"{name}.partial").unlink(missing_ok=True)
                 (self.crops / name).unlink(missing_ok=True)
-            return [None] * len(names)
-        return names
+            return False
+        return True
 
     def close(self) -> None:
         """Close the database and let another daemon in."""
@@ -322,36 +316,57 @@ def read_latency(database: sqlite3.Connection, slide: int) -> dict[str, LatencyH
     return {row["stage"]: LatencyHistogram.from_json(row["histogram"]) for row in rows}
 
 
-def _frame_row(slide: int, result: FrameResult) -> dict[str, Any]:
-    frame = result.frame
-    row: dict[str, Any] = {
+def _put_frame(database: sqlite3.Connection, slide: int, result: FrameResult, with_crops: bool) -> None:
+    width, height = result.size or (None, None)
+    row = {
         "slide": slide,
-        "number": frame.index,
-        "captured_at": frame.captured_at.isoformat(),
-        "source": frame.source,
-        "dropped_before": frame.dropped_before,
+        "number": result.capture.index,
+        "captured_at": result.capture.captured_at.isoformat(),
+        "source": result.capture.source,
+        "dropped_before": result.capture.dropped_before,
+        "width": width,
+        "height": height,
+        "um_per_px": result.um_per_px,
         "reason": result.reason,
+        "detail": result.problem,
         "focus": result.focus,
         "brightness": result.brightness,
     }
-    if isinstance(frame, BadFrame):
-        return row | {"detail": frame.problem}
-    height, width = frame.bgr.shape[:2]
-    return row | {"width": width, "height": height, "um_per_px": result.um_per_px}
+    frame = _insert(database, "frames", row)
+    cells = [
+        (
+            frame,
+            *c.box,
+            c.label,
+            c.blast_probability,
+            c.reason,
+            c.area_um2,
+            _crop_name(slide, result, n) if with_crops else None,
+        )
+        for n, c in enumerate(result.cells)
+    ]
+    database.executemany(
+        "INSERT INTO cells (frame, x, y, width, height, label, blast_probability, reason, area_um2, crop)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        cells,
+    )
+    database.executemany(
+        "INSERT INTO rejected (frame, reason, objects) VALUES (?, ?, ?)",
+        [(frame, reason, objects) for reason, objects in result.rejected.items()],
+    )
 
 
-def _cell_row(frame: int, cell: CellResult, crop: str | None) -> tuple[Any, ...]:
-    return (frame, *cell.box, cell.label, cell.blast_probability, cell.reason, cell.area_um2, crop)
+def _crop_name(slide: int, result: FrameResult, number: int) -> str:
+    return f"{slide}/{result.capture.index:07d}-{number:03d}.jpg"
 
 
-def _write_synced(path: Path, crop: Any) -> Path:
+def _write_synced(path: Path, crop: Image) -> None:
     ok, data = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 95])
     assert ok
     with path.open("wb") as handle:
         handle.write(data.tobytes())
         handle.flush()
         os.fsync(handle.fileno())
-    return path
 
 
 def _now() -> str:

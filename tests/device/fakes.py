@@ -28,7 +28,7 @@ from bloodedge.manifest import (
     SubjectScore,
     write_record,
 )
-from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.store import RunInfo
 
@@ -175,7 +175,7 @@ def find_cells(bgr: np.ndarray, _: float) -> FakeFound:
 
 def frame(index: int = 0, level: int = 128, dropped_before: int = 0) -> Frame:
     bgr = np.full((120, 160, 3), level, np.uint8)
-    return Frame(index, bgr, 0.1, datetime.now(UTC), 0.0, 0.001, f"{index}.png", dropped_before)
+    return Frame(Capture(index, datetime.now(UTC), 0.0, 0.001, f"{index}.png", dropped_before), bgr, 0.1)
 
 
 def result(index: int, probabilities: list[float], dropped_before: int = 0) -> FrameResult:
@@ -188,12 +188,15 @@ def result(index: int, probabilities: list[float], dropped_before: int = 0) -> F
         reason = Reason.ABSTAIN_BAND if label == "uncertain" else None
         cells.append(CellResult((number * 5, 5, 40, 40), label, p, reason, 95.0 + number, crop))
     reason = None if cells else Reason.NO_CELL
-    return FrameResult(frame(index, 128, dropped_before), reason, 30.0, 200.0, cells, Counter({Reason.TOO_SMALL: 2}))
+    capture = frame(index, 128, dropped_before).capture
+    return FrameResult(capture, (160, 120), None, reason, 30.0, 200.0, cells, Counter({Reason.TOO_SMALL: 2}), 0.1)
 
 
 def bad_frame(index: int) -> FrameResult:
     problem = "broken.png is truncated or not an image; copy it again from its source."
-    return FrameResult(BadFrame(index, problem, datetime.now(UTC), 0.0, 0.001, "broken.png"), Reason.BAD_FRAME)
+    return FrameResult(
+        Capture(index, datetime.now(UTC), 0.0, 0.001, "broken.png"), problem=problem, reason=Reason.BAD_FRAME
+    )
 
 
 def run_info(manifest: Manifest) -> RunInfo:

@@ -1,7 +1,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import UsageError
-from bloodedge_device.camera import BadFrame, Frame, newest_frames, open_camera
+from bloodedge_device.camera import BadFrame, Capture, Frame, newest_frames, open_camera
 from bloodedge_device.settings import CameraSettings
 
 
@@ -34,21 +34,21 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_is_replayed_whole_in_the_order_of_its_names(folder: Path) -> None:
     frames = frames_of(kind="replay", source=str(folder), um_per_px=0.08)
-    assert [(f.index, f.source, int(f.bgr[0, 0, 0])) for f in frames] == [
+    assert [(f.capture.index, f.capture.source, int(f.bgr[0, 0, 0])) for f in frames] == [
         (0, "a.PNG", 10),
         (1, "b.png", 20),
         (2, "c.bmp", 30),
     ]
-    assert all(f.um_per_px == 0.08 and f.captured_at.tzinfo is UTC for f in frames)
+    assert all(f.um_per_px == 0.08 and f.capture.captured_at.tzinfo is UTC for f in frames)
 
 
 def test_a_single_image_is_a_folder_of_one(folder: Path) -> None:
-    assert [f.source for f in frames_of(kind="replay", source=str(folder / "b.png"))] == ["b.png"]
+    assert [f.capture.source for f in frames_of(kind="replay", source=str(folder / "b.png"))] == ["b.png"]
 
 
 def test_a_folder_in_a_loop_begins_again(folder: Path) -> None:
     camera = open_camera(CameraSettings(kind="replay", source=str(folder), loop=True))
-    names = [f.source for f in islice(camera.frames(threading.Event()), 5)]
+    names = [f.capture.source for f in islice(camera.frames(threading.Event()), 5)]
     assert names == ["a.PNG", "b.png", "c.bmp", "a.PNG", "b.png"]
 
 
@@ -59,13 +59,13 @@ def test_broken_16_bit_and_grey_images_are_bad_frames_and_the_rest_is_replayed(f
     cv2.imwrite(str(folder / "g_grey.png"), picture(9)[:, :, 0])
     cv2.imwrite(str(folder / "h_fine.png"), picture(9))
     frames = frames_of(kind="replay", source=str(folder))
-    problems = {f.source: f.problem for f in frames if isinstance(f, BadFrame)}
+    problems = {f.capture.source: f.problem for f in frames if isinstance(f, BadFrame)}
     assert "truncated" in problems["d_truncated.png"]
     assert "empty" in problems["e_empty.jpg"]
     assert "16 bits" in problems["f_deep.png"]
     assert "grey" in problems["g_grey.png"]
     assert len(problems) == 4
-    assert frames[-1].source == "h_fine.png"
+    assert frames[-1].capture.source == "h_fine.png"
     assert isinstance(frames[-1], Frame)
 
 
@@ -168,7 +168,7 @@ class _Fast:
         for index in range(200):
             if stop.wait(0.002):
                 return
-            yield Frame(index, picture(1), 0.1, datetime.now(UTC), monotonic(), 0.0)
+            yield Frame(Capture.now(index, monotonic()), picture(1), 0.1)
 
 
 def test_a_slow_taker_gets_the_newest_frame_and_every_dropped_one_is_counted() -> None:
@@ -177,8 +177,8 @@ def test_a_slow_taker_gets_the_newest_frame_and_every_dropped_one_is_counted() -
         taken.append(frame)
         sleep(0.05)
     assert len(taken) < 40
-    assert taken[-1].index == 199
-    assert len(taken) + sum(f.dropped_before for f in taken) == 200
+    assert taken[-1].capture.index == 199
+    assert len(taken) + sum(f.capture.dropped_before for f in taken) == 200
 
 
 def test_a_live_camera_that_fails_says_so_to_the_one_who_takes() -> None:

@@ -1,11 +1,11 @@
-from datetime import UTC, datetime
+from time import monotonic
 from types import ModuleType
 
 import pytest
 
 from bloodedge.decision import Reason, calibrated, decide
 from bloodedge.imaging import network_input
-from bloodedge_device.camera import BadFrame
+from bloodedge_device.camera import BadFrame, Capture
 from bloodedge_device.histogram import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
 
@@ -29,10 +29,20 @@ def test_a_cell_cut_by_the_border_is_uncertain_and_not_classified(pipeline: Pipe
     assert (cut.label, cut.reason, cut.blast_probability) == ("uncertain", Reason.CUT_BY_BORDER, None)
 
 
-def test_a_frame_that_the_gate_rejects_is_not_searched(pipeline: Pipeline, fakes: ModuleType) -> None:
-    result = pipeline.process(fakes.frame(level=5))
-    assert (result.reason, result.cells) == (Reason.TOO_DARK, [])
-    assert pipeline.times.histograms["find"].count == 0
+def test_nothing_is_said_of_cells_in_a_frame_that_the_gate_rejects(fakes: ModuleType) -> None:
+    def reject(_: object) -> object:
+        return fakes.FakeGate(Reason.OUT_OF_FOCUS)
+
+    pipeline = Pipeline(fakes.FakeEngine(), fakes.make_manifest(), reject, fakes.find_cells)
+    result = pipeline.process(fakes.frame(level=128))
+    assert (result.reason, result.cells, result.rejected) == (Reason.OUT_OF_FOCUS, [], {})
+
+
+def test_rejected_frames_in_a_row_are_not_searched(pipeline: Pipeline, fakes: ModuleType) -> None:
+    for level in (5, 5, 5, 128, 5):
+        pipeline.process(fakes.frame(level=level))
+    assert pipeline.times.histograms["gate"].count == 5
+    assert pipeline.times.histograms["find"].count == 3  # not the second and third
 
 
 def test_a_frame_without_cells_says_so(pipeline: Pipeline, fakes: ModuleType) -> None:
@@ -40,7 +50,7 @@ def test_a_frame_without_cells_says_so(pipeline: Pipeline, fakes: ModuleType) ->
 
 
 def test_an_unreadable_frame_is_a_bad_frame(pipeline: Pipeline) -> None:
-    broken = BadFrame(7, "broken.png is truncated.", datetime.now(UTC), 0.0, 0.0)
+    broken = BadFrame(Capture.now(7, monotonic()), "broken.png is truncated.")
     assert pipeline.process(broken).reason is Reason.BAD_FRAME
 
 

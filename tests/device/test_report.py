@@ -21,10 +21,10 @@ def fill(state: Path, fakes: ModuleType, label: str = "smear 7", keep_crops: boo
     run = store.begin_run(fakes.run_info(fakes.make_manifest(**kind)))
     slide = store.begin_slide(run, label)
     for index, probabilities in enumerate(([0.97, 0.1], [0.5], [], [0.8, 0.02])):
-        store.put_frame(slide, fakes.result(index, probabilities, dropped_before=index), keep_crops)
+        store.put_frames(slide, [fakes.result(index, probabilities, dropped_before=index)], keep_crops)
         times.add("find", 0.020)
         times.add("inference", 0.0012)
-    store.put_frame(slide, fakes.bad_frame(4), keep_crops)
+    store.put_frames(slide, [fakes.bad_frame(4)], keep_crops)
     store.end_slide(slide, times)
     store.end_run(run)
     store.close()

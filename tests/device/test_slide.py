@@ -17,13 +17,13 @@ def statistics(state: Path, slide: int) -> SlideStatistics:
 def slide(state: Path, fakes: ModuleType) -> int:
     store = Store(state)
     run = store.begin_run(fakes.run_info(fakes.make_manifest()))
-    store.put_frame(store.begin_slide(run, "another"), fakes.result(0, [0.9, 0.9]), keep_crops=False)
+    store.put_frames(store.begin_slide(run, "another"), [fakes.result(0, [0.9, 0.9])], keep_crops=False)
     slide = store.begin_slide(run, "this")
     for index in range(10):
-        store.put_frame(slide, fakes.result(index, [0.9], dropped_before=index % 2), keep_crops=False)
-    store.put_frame(slide, fakes.result(10, [0.1, 0.5, 0.4]), keep_crops=False)
-    store.put_frame(slide, fakes.result(11, []), keep_crops=False)
-    store.put_frame(slide, fakes.bad_frame(12), keep_crops=False)
+        store.put_frames(slide, [fakes.result(index, [0.9], dropped_before=index % 2)], keep_crops=False)
+    store.put_frames(slide, [fakes.result(10, [0.1, 0.5, 0.4])], keep_crops=False)
+    store.put_frames(slide, [fakes.result(11, [])], keep_crops=False)
+    store.put_frames(slide, [fakes.bad_frame(12)], keep_crops=False)
     store.end_slide(slide, StageTimes())
     store.close()
     return slide

@@ -43,7 +43,7 @@ def test_results_are_written_ahead_and_synced(store: Store) -> None:
 def test_a_frame_and_its_cells_can_be_read_while_the_daemon_runs(
     state: Path, store: Store, slide: int, fakes: ModuleType
 ) -> None:
-    store.put_frame(slide, fakes.result(0, [0.9, 0.5]), keep_crops=False)
+    store.put_frames(slide, [fakes.result(0, [0.9, 0.5])], keep_crops=False)
     assert rows(state, "SELECT label, blast_probability, reason FROM cells") == [
         ("blast", 0.9, None),
         ("uncertain", 0.5, "abstain_band"),
@@ -51,14 +51,14 @@ def test_a_frame_and_its_cells_can_be_read_while_the_daemon_runs(
 
 
 def test_a_bad_frame_keeps_its_problem(state: Path, store: Store, slide: int, fakes: ModuleType) -> None:
-    store.put_frame(slide, fakes.bad_frame(0), keep_crops=True)
+    store.put_frames(slide, [fakes.bad_frame(0)], keep_crops=True)
     ((reason, detail, source),) = rows(state, "SELECT reason, detail, source FROM frames")
     assert (reason, source) == ("bad_frame", "broken.png")
     assert "truncated" in str(detail)
 
 
 def test_every_row_names_a_whole_image(state: Path, store: Store, slide: int, fakes: ModuleType) -> None:
-    store.put_frame(slide, fakes.result(3, [0.9, 0.1]), keep_crops=True)
+    store.put_frames(slide, [fakes.result(3, [0.9, 0.1])], keep_crops=True)
     names = [str(name) for (name,) in rows(state, "SELECT crop FROM cells")]
     assert [cv2.imread(str(state / "crops" / name)).shape for name in names] == [(40, 40, 3)] * 2
     assert sorted(p.name for p in (state / "crops").rglob("*.*")) == sorted(Path(n).name for n in names)
@@ -143,7 +143,7 @@ def test_a_full_disk_drops_images_then_says_so_and_keeps_every_stored_result(
             result = fakes.result(acknowledged, [0.9] * 3)
             for cell in result.cells:
                 cell.crop[:] = noise
-            store.put_frame(slide, result, keep_crops=True)
+            store.put_frames(slide, [result], keep_crops=True)
             acknowledged += 1
 
     with pytest.raises(BloodedgeError, match="the disk is full"):

@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -40,6 +40,9 @@ class FitState(Strict):
     history: list[dict[str, float]] = Field(default_factory=list)
 
 
+BEST, AVERAGE = "best.weights.h5", "average.weights.h5"
+
+
 class Checkpoints:
     """The checkpoint folder of a run: the newest epoch, and the best epoch's weights."""
 
@@ -67,15 +70,20 @@ class Checkpoints:
     def _epochs(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("epoch_*") if p.is_dir())
 
-    def save(self, model: Any, state: FitState) -> None:
-        """Store an epoch; older ones are removed once it is whole."""
+    def save(self, model: Any, state: FitState, averaged: int) -> None:
+        """Store an epoch; older ones are removed once it is whole.
+
+        ``averaged``: how many epochs, this one included, the mean of the weights spans; none from 0 down.
+        """
         older = self._epochs()
         with folder_beside(self.folder / f"epoch_{state.epochs_done:04d}") as folder:
             model.save(folder / "model.keras")
             if state.stagnant == 0:
-                model.save_weights(folder / "best.weights.h5")
+                model.save_weights(folder / BEST)
             else:
-                shutil.copy2(older[-1] / "best.weights.h5", folder / "best.weights.h5")
+                shutil.copy2(older[-1] / BEST, folder / BEST)
+            if averaged > 0:
+                _save_average(model, older[-1] / AVERAGE if averaged > 1 else None, averaged, folder / AVERAGE)
             (folder / "state.json").write_text(state.model_dump_json(indent=2))
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
@@ -93,10 +101,28 @@ class Checkpoints:
         except (ValueError, OSError) as error:
             raise BloodedgeError(f"{epochs[-1]} is damaged; train into a new --out folder.") from error
 
-    def load_best(self, model: Any) -> None:
-        """Give ``model`` the weights of the best epoch."""
-        model.load_weights(self._epochs()[-1] / "best.weights.h5")
+    def load_kept(self, model: Any, which: Literal["best", "average"]) -> None:
+        """Give ``model`` the weights of the best epoch, or the mean over epochs where there is one."""
+        newest = self._epochs()[-1]
+        average = newest / AVERAGE
+        model.load_weights(average if which == "average" and average.is_file() else newest / BEST)
 
     def remove(self) -> None:
         """The run is finished: what it was resumed from is of no more use."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _save_average(model: Any, before: Path | None, count: int, target: Path) -> None:
+    """Store the mean of ``count`` epochs' weights: the mean so far, in ``before``, moved by this epoch's ``model``.
+
+    Batch norms' statistics are averaged with the rest; their own momentum makes them means of many batches already.
+    """
+    current = model.get_weights()
+    if before is not None:
+        model.load_weights(before)
+        mean = model.get_weights()
+        model.set_weights(
+            [m + (c - m) / count if c.dtype.kind == "f" else c for m, c in zip(mean, current, strict=True)]
+        )
+    model.save_weights(target)
+    model.set_weights(current)

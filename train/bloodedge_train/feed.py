@@ -4,10 +4,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.imaging import as_image
 from bloodedge_train.augment import augment
 from bloodedge_train.recipe import AugmentSpec, FitSpec
 
@@ -43,8 +45,14 @@ class Feed(keras.utils.PyDataset):
         batch = self.order[number * self.spec.batch : (number + 1) * self.spec.batch]
         rng = np.random.default_rng([*self.seed, 1, number])
         images = np.stack([augment(self.images[i], self.augmentation, rng) for i in batch])
-        labels = self.labels[batch]
-        return images, np.eye(2, dtype=np.float32)[labels], self.class_weights[labels].astype(np.float32)
+        targets = np.eye(2, dtype=np.float32)[self.labels[batch]]
+        weights = self.class_weights[self.labels[batch]].astype(np.float32)
+        if self.augmentation.mixup:
+            share = float(rng.beta(self.augmentation.mixup, self.augmentation.mixup))
+            share = max(share, 1 - share)
+            images = as_image(cv2.addWeighted(images, share, images[::-1], 1 - share, 0))
+            targets = (share * targets + (1 - share) * targets[::-1]).astype(np.float32)
+        return images, targets, weights
 
 
 def draw(

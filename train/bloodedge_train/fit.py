@@ -82,9 +82,11 @@ def fit(
             )
         figures = watch(model, validation) | {"loss": loss, "images_per_s": len(feed) * spec.batch / seconds}
         state = advance(state, spec, figures)
-        checkpoints.save(model, state)
+        averaged = state.epochs_done - spec.epochs // 2 if spec.keep == "average" else 0
+        checkpoints.save(model, state, averaged)
         epoch_done(epoch, state.history[-1])
-    checkpoints.load_best(model)
+    if spec.keep != "last":
+        checkpoints.load_kept(model, spec.keep)
     return state
 
 
@@ -101,7 +103,9 @@ def watch(model: Any, samples: Samples) -> dict[str, float]:
 
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Class probabilities float32 (N, 2) in inference mode."""
-    return np.asarray(model.predict(images, batch_size=PREDICT_BATCH, verbose=0), np.float32)
+    padding = -len(images) % PREDICT_BATCH  # one batch size only: each other one would be compiled anew
+    padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
+    return np.asarray(model.predict(padded, batch_size=PREDICT_BATCH, verbose=0), np.float32)[: len(images)]
 
 
 def advance(state: FitState, spec: FitSpec, figures: dict[str, float]) -> FitState:

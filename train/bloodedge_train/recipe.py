@@ -29,6 +29,8 @@ class AugmentSpec(Strict):
     """Of log optical density, all channels together: stain strength (Beer-Lambert)."""
     colour: float = Field(default=0.0, ge=0, le=1)
     """Of log intensity and of log optical density, per channel: white balance and dye mix."""
+    mixup: float = Field(default=0.0, ge=0, le=2)
+    """Alpha of mixup (Zhang et al., ICLR 2018): pairs of cells and their targets blended; 0 is off."""
     blur: float = Field(default=0.0, ge=0, le=3)
     """Largest Gaussian sigma in pixels, uniform from 0: focus."""
 
@@ -54,6 +56,9 @@ class FitSpec(Strict):
     """Weigh the loss by inverse class frequency (of what the sampling shows)."""
     monitor: Literal["auc", "loss"] = "auc"
     """Validation figure that picks the best epoch, lowers the learning rate and stops early."""
+    keep: Literal["best", "last", "average"] = "best"
+    """Weights that the run ends with: the best epoch's, the last one's, or the mean over the second half of the epochs
+    (Izmailov et al., "Averaging weights leads to wider optima", UAI 2018)."""
     stop_after: int = Field(default=8, ge=1)
     """Epochs without improvement before training stops."""
     schedule: Literal["plateau", "cosine"] = "plateau"

@@ -1,12 +1,13 @@
 """A training run from a folder of cells to a finished run folder."""
 
-import datetime
+import datetime as dt
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import cv2
 import numpy as np
 
 from bloodedge import __version__
@@ -64,6 +65,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
     Raises UsageError when the folder holds another run or the data cannot be split, BloodedgeError when fitting fails.
     """
     host.choose_backend()
+    cv2.setNumThreads(1)  # whole images are shared out over threads instead
     _check_folder(options)
     with watcher.step("Reading cells") as progress:
         dataset = read_dataset(options.data, progress)
@@ -168,13 +170,16 @@ def _finish(
     watcher: Watcher,
 ) -> RunMetrics:
     """Calibrate, score, and write everything but the checkpoint; ``run.json`` comes last and says that all is there."""
+    import keras
+
     from bloodedge_train import figures
     from bloodedge_train.fit import predict
 
     raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
     temperature = fit_temperature(samples["validation"].labels, raw["validation"])
     thresholds = Thresholds()
-    write_beside(options.out / "model.keras", model.save)
+    bare = keras.Model(model.input, model.output, name=model.name)  # without the optimiser's state
+    write_beside(options.out / "model.keras", bare.save)
     evaluations: dict[str, Evaluation] = {}
     for name, probabilities in raw.items():
         blast = calibrated(probabilities, temperature)[:, 1]
@@ -194,7 +199,7 @@ def _finish(
     )
     record = RunRecord(
         name=options.out.name,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         bloodedge=__version__,
         model=options.model,
         parameters=model.count_params(),

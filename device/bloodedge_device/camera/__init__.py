@@ -12,38 +12,47 @@ from bloodedge_device.settings import CameraSettings
 
 
 @dataclass(frozen=True)
-class Frame:
-    """One camera image."""
+class Capture:
+    """When and where a frame was taken."""
 
     index: int
     """Counts from 0 in the order of capture; missing numbers were dropped."""
-    bgr: Image
-    """uint8 (H, W, 3) BGR."""
-    um_per_px: float | None
-    """Micrometres per pixel; None when only the frame itself can tell."""
     captured_at: datetime
     """UTC."""
     monotonic_s: float
     """Seconds on the clock that never jumps, at the end of the capture."""
-    capture_s: float
+    took_s: float
     """Seconds that the capture (or reading and decoding) took."""
     source: str = ""
     """The file's name, where frames come from files."""
     dropped_before: int = 0
     """Frames captured since the one before and dropped because a newer one came."""
 
+    @classmethod
+    def now(cls, index: int, start_s: float, source: str = "") -> "Capture":
+        """A capture that began at ``start_s`` on the monotonic clock and ends now."""
+        end_s = monotonic()
+        return cls(index, datetime.now(UTC), end_s, end_s - start_s, source)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One camera image."""
+
+    capture: Capture
+    bgr: Image
+    """uint8 (H, W, 3) BGR."""
+    um_per_px: float | None
+    """Micrometres per pixel; None when only the frame itself can tell."""
+
 
 @dataclass(frozen=True)
 class BadFrame:
-    """A frame that could not be read; ``problem`` is one sentence."""
+    """A frame that could not be read."""
 
-    index: int
+    capture: Capture
     problem: str
-    captured_at: datetime
-    monotonic_s: float
-    capture_s: float
-    source: str = ""
-    dropped_before: int = 0
+    """One sentence."""
 
 
 class Camera(Protocol):
@@ -68,12 +77,6 @@ def open_camera(settings: CameraSettings) -> Camera:
     from bloodedge_device.camera.simulated import SimulatedCamera
 
     return SimulatedCamera(settings)
-
-
-def stamp(start_s: float) -> tuple[datetime, float, float]:
-    """(captured_at, monotonic_s, capture_s) of a capture that began at ``start_s`` and ends now."""
-    end = monotonic()
-    return datetime.now(UTC), end, end - start_s
 
 
 class Pace:
@@ -141,6 +144,7 @@ class _Slot:
                 if self._error is not None:
                     raise self._error
                 return None
-            frame, self._frame = replace(self._frame, dropped_before=self._dropped), None
+            frame, self._frame = self._frame, None
+            capture = replace(frame.capture, dropped_before=self._dropped)
             self._dropped = 0
-            return frame
+            return replace(frame, capture=capture)

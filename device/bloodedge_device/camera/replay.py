@@ -9,7 +9,7 @@ import cv2
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
-from bloodedge_device.camera import BadFrame, Camera, Frame, Pace, stamp
+from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace
 from bloodedge_device.settings import CameraSettings, is_stream
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -60,8 +60,8 @@ class FolderCamera:
         try:
             bgr = read_image(path)
         except BloodedgeError as error:
-            return BadFrame(index, str(error), *stamp(start), source=name)
-        return Frame(index, bgr, self._settings.um_per_px, *stamp(start), source=name)
+            return BadFrame(Capture.now(index, start, name), str(error))
+        return Frame(Capture.now(index, start, name), bgr, self._settings.um_per_px)
 
 
 class VideoCamera:
@@ -76,6 +76,7 @@ class VideoCamera:
         self._capture: cv2.VideoCapture | None = self._open()
 
     def _open(self) -> cv2.VideoCapture:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         capture = cv2.VideoCapture(self._source, cv2.CAP_FFMPEG)
         if not capture.isOpened():
             if self._is_file:
@@ -108,8 +109,8 @@ class VideoCamera:
         try:
             bgr = colour_8bit(image, source)
         except BloodedgeError as error:
-            return BadFrame(index, str(error), *stamp(start), source=source)
-        return Frame(index, bgr, self._settings.um_per_px, *stamp(start), source=source)
+            return BadFrame(Capture.now(index, start, source), str(error))
+        return Frame(Capture.now(index, start, source), bgr, self._settings.um_per_px)
 
 
 def _without_password(address: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from time import monotonic
 
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
-from bloodedge_device.camera import Frame, Pace, stamp
+from bloodedge_device.camera import Capture, Frame, Pace
 from bloodedge_device.settings import CameraSettings
 
 FIELDS_PER_SPECIMEN = 1_000_000
@@ -29,5 +29,5 @@ class SimulatedCamera:
         while pace.wait():
             start = monotonic()
             field = render_field(self._settings.seed * FIELDS_PER_SPECIMEN + index, self._spec)
-            yield Frame(index, field.bgr, field.um_per_px, *stamp(start))
+            yield Frame(Capture.now(index, start), field.bgr, field.um_per_px)
             index += 1

@@ -12,9 +12,9 @@ import numpy as np
 
 from bloodedge.decision import Reason
 from bloodedge.imaging import Cell, Image, as_image, colour_8bit
-from bloodedge_device.finder.light import stain_of
+from bloodedge_device.finder.light import Stain, stain_of
 from bloodedge_device.finder.nuclei import Box, Nucleus, find_nuclei
-from bloodedge_device.finder.outline import Silhouette, evidence, filled, outline
+from bloodedge_device.finder.outline import Silhouette, exclusive, filled, whole_cells
 from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, FinderParameters
 from bloodedge_device.finder.scale import um_per_px_of
 
@@ -43,6 +43,8 @@ class FoundCell:
     """Share of the cell inside the frame, 0..1, as its outline continues beyond the border."""
     nuclear_density: float
     """Mean optical density of nuclear stain in the nucleus."""
+    focus: float
+    """How steeply density falls at the nucleus's edge: optical density per micrometre, over the nucleus's own."""
 
     def crop(self, frame_bgr: Image, um_per_px: float) -> Cell:
         """The cell cut out of its frame, for ``bloodedge.imaging.network_input``."""
@@ -89,22 +91,17 @@ def find_cells(bgr: Image, um_per_px: float | None = None, parameters: FinderPar
     stain = stain_of(small)
     nuclei, refused = find_nuclei(stain, scale * shrink, parameters)
     rejected = [Rejected(_grown(r.box, shrink, bgr.shape), r.reason) for r in refused]
-    field = evidence(stain, nuclei, scale * shrink, parameters) if nuclei else stain.green
-    everyone = _painted(nuclei, small.shape)
     cells = []
-    for nucleus in nuclei:
-        points = outline(field, nucleus, everyone, scale * shrink, parameters)
-        silhouette = filled((points + 0.5) * shrink - 0.5, bgr.shape)
-        if silhouette is None:
-            continue
-        x, y, w, h = nucleus.box
-        depth = float(cv2.mean(stain.nuclear[y : y + h, x : x + w], mask=nucleus.mask)[0])
-        cell = _cell(silhouette, nucleus.area_px * shrink**2, depth, scale, bgr.shape)
+    traced = whole_cells(stain, nuclei, scale * shrink, parameters)
+    silhouettes = exclusive([filled((points + 0.5) * shrink - 0.5, bgr.shape) for _, points in traced])
+    for (nucleus, _), silhouette in zip(traced, silhouettes, strict=True):
+        cell = _cell(silhouette, nucleus, shrink, stain, scale, bgr.shape)
         if cell.area_um2 > parameters.cell_um2:
             rejected.append(Rejected(cell.box, Reason.TOO_LARGE))
         else:
             cells.append(cell)
-    return Found(tuple(cells), tuple(rejected), scale)
+    outside = (thing for thing in rejected if not any(_inside(thing, cell) for cell in cells))
+    return Found(tuple(cells), tuple(outside), scale)
 
 
 def estimate_um_per_px(bgr: Image, parameters: FinderParameters = _DEFAULTS) -> float | None:
@@ -122,32 +119,46 @@ def _shrunk(bgr: Image, factor: int) -> Image:
     return as_image(cv2.resize(trimmed, size, interpolation=cv2.INTER_AREA))
 
 
+def _inside(thing: Rejected, cell: FoundCell) -> bool:
+    """Whether something turned down lies in a cell: a granule or a loose lobe of it."""
+    column = thing.box[0] + thing.box[2] // 2 - cell.box[0]
+    row = thing.box[1] + thing.box[3] // 2 - cell.box[1]
+    return 0 <= column < cell.box[2] and 0 <= row < cell.box[3] and bool(cell.mask[row, column])
+
+
 def _grown(box: Box, factor: int, shape: tuple[int, ...]) -> Box:
     x, y, width, height = (factor * v for v in box)
     return x, y, min(width, shape[1] - x), min(height, shape[0] - y)
 
 
-def _painted(nuclei: list[Nucleus], shape: tuple[int, ...]) -> Image:
-    """uint8 (H, W), 255 on every nucleus."""
-    canvas = np.zeros(shape[:2], np.uint8)
-    for nucleus in nuclei:
-        x, y, width, height = nucleus.box
-        window = canvas[y : y + height, x : x + width]
-        cv2.bitwise_or(window, nucleus.mask, dst=window)
-    return canvas
-
-
-def _cell(shape_of: Silhouette, nucleus_px: int, depth: float, um_per_px: float, shape: tuple[int, ...]) -> FoundCell:
-    x, y, width, height = shape_of.box
-    area = int(cv2.countNonZero(shape_of.mask))
-    cut = x <= 0 or y <= 0 or x + width >= shape[1] or y + height >= shape[0]
+def _cell(
+    cell: Silhouette, nucleus: Nucleus, shrink: int, stain: Stain, um_per_px: float, shape: tuple[int, ...]
+) -> FoundCell:
+    x, y, width, height = nucleus.box
+    depth = cv2.mean(stain.nuclear[y : y + height, x : x + width], mask=nucleus.mask)[0]
+    steepness = _steepness(stain, nucleus) / (shrink * um_per_px)
+    x, y, width, height = cell.box
+    area = int(cv2.countNonZero(cell.mask))
     return FoundCell(
-        box=shape_of.box,
-        mask=shape_of.mask,
-        nucleus_px=nucleus_px,
+        box=cell.box,
+        mask=cell.mask,
+        nucleus_px=min(area, nucleus.area_px * shrink**2),
         area_px=area,
         area_um2=area * um_per_px**2,
-        touches_border=cut,
-        completeness=shape_of.completeness,
-        nuclear_density=depth,
+        touches_border=x <= 0 or y <= 0 or x + width >= shape[1] or y + height >= shape[0],
+        completeness=cell.completeness,
+        nuclear_density=float(depth),
+        focus=steepness / max(float(depth), 1e-3),
     )
+
+
+def _steepness(stain: Stain, nucleus: Nucleus) -> float:
+    """Mean slope of density across the nucleus's edge, per pixel of the shrunken frame."""
+    x, y, width, height = nucleus.box
+    mask = cv2.copyMakeBorder(nucleus.mask, 2, 2, 2, 2, cv2.BORDER_CONSTANT)
+    rows = np.clip(np.arange(y - 2, y + height + 2), 0, stain.green.shape[0] - 1)
+    columns = np.clip(np.arange(x - 2, x + width + 2), 0, stain.green.shape[1] - 1)
+    green = np.ascontiguousarray(stain.green[np.ix_(rows, columns)])
+    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    across, down = (cv2.Scharr(green, cv2.CV_32F, *axes) / 32 for axes in ((1, 0), (0, 1)))
+    return float(cv2.mean(cv2.magnitude(across, down), mask=edge)[0])

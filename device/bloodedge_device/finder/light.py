@@ -17,11 +17,13 @@ _GRID = (120, 160)
 _TILES = (6, 8)
 _NEAR = 0.06
 """A pixel within this share of the fitted light belongs to the empty field."""
-_STAINED = 0.05
-"""Green density above which a pixel is stained: twice what a dusty empty field shows, a third of a red cell."""
+_STAINED = 0.04
+"""Green density above which a pixel is stained: twice what a dusty empty field shows, half of a red cell."""
 _RED_CELL_GREEN = 0.15
 _RED_CELL_BLUE = 0.33
 """Green density of a red cell, and the share of its density that lies in the blue channel, where a frame shows none."""
+_RED_CELL_GREEN_SHARE = 0.47
+"""Share of a red cell's density that lies in the green channel, of two microscopes."""
 _RED_CELL_BLUE_RANGE = (0.25, 0.45)
 _BINS = 30
 _FEWEST_STAINED = 50
@@ -31,8 +33,8 @@ _FEWEST_STAINED = 50
 class Stain:
     """What a frame looks like as stain.
 
-    density: float32 (H, W, 3) BGR optical density (log10) against the empty field; nuclear: float32 (H, W), density that
-    red cells do not have; noise: robust standard deviation of ``nuclear``; red_cell: green density of the red cells.
+    density: float32 (H, W, 3) BGR, optical density (log10) against the empty field; nuclear: float32 (H, W), density
+    that red cells do not have; noise: its robust standard deviation on red cells; red_cell: their green density.
     """
 
     density: Floats
@@ -50,14 +52,19 @@ def stain_of(bgr: Image) -> Stain:
     """The stain in a frame, uint8 (H, W, 3)."""
     light = cv2.resize(empty_field(bgr), (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR)
     density = np.log10((light + 1) / (bgr.astype(np.float32) + 1))
-    stained = cv2.resize(density, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    size = max(1, bgr.shape[1] // 4), max(1, bgr.shape[0] // 4)
+    stained = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_AREA), np.float32).reshape(-1, 3)
     stained = stained[stained[:, 1] > _STAINED]
     red_cell = _red_cell_density(stained[:, 1])
     blue = _red_cell_blue(stained[stained[:, 1] < 1.5 * red_cell])
-    # Green and red, less what a red cell of this much blue would absorb there.
-    nuclear = density @ np.array([-(1 - blue) / blue, 1, 1], np.float32)
-    sample = nuclear[::2, ::2]
-    noise = 1.4826 * float(np.median(np.abs(sample - np.median(sample))))
+    # Green and red, less what red cells of this much blue would absorb there: two of them at most, one over the other,
+    # so that a nucleus dark in all three channels is not taken for a heap of red cells.
+    explained = np.minimum(density[:, :, 0], 2.2 * red_cell * blue / _RED_CELL_GREEN_SHARE)
+    nuclear = density[:, :, 1] + density[:, :, 2] - ((1 - blue) / blue) * explained
+    sample, green = nuclear[::2, ::2], density[::2, ::2, 1]
+    # Red cells lie round zero; what lies below it is never a nucleus, so nuclei do not count as noise.
+    below = sample[(green > _STAINED) & (sample < 0)]
+    noise = -1.4826 * float(np.median(below)) if len(below) else 0.0
     return Stain(density, nuclear, noise, red_cell)
 
 
@@ -66,7 +73,10 @@ def _red_cell_density(green: Floats) -> float:
     if len(green) < _FEWEST_STAINED:
         return _RED_CELL_GREEN
     counts = _histogram(np.log(green), (math.log(_STAINED), math.log(2.0)))
-    palest = int(_peaks(counts)[0])
+    peaks = _peaks(counts)
+    if not len(peaks):
+        return float(np.median(green))
+    palest = int(peaks[0])
     return float(_STAINED * (2.0 / _STAINED) ** ((palest + 0.5) / _BINS))
 
 
@@ -80,24 +90,27 @@ def _red_cell_blue(stained: Floats) -> float:
     share = share[(share > low - 0.05) & (share < high + 0.05)]
     if len(share) < _FEWEST_STAINED:
         return _RED_CELL_BLUE
-    last = int(_peaks(_histogram(share, (low - 0.05, high + 0.05)))[-1])
+    peaks = _peaks(_histogram(share, (low - 0.05, high + 0.05)))
+    if not len(peaks):
+        return float(np.clip(np.median(share), low, high))
+    last = int(peaks[-1])
     return float(np.clip(low - 0.05 + (last + 0.5) * (high - low + 0.1) / _BINS, low, high))
 
 
 def _histogram(values: Floats, limits: tuple[float, float]) -> Floats:
     counts = np.histogram(values, _BINS, limits)[0].astype(np.float32)
-    return cv2.GaussianBlur(counts[:, np.newaxis], (1, 13), 2.0).ravel().astype(np.float32)
+    return np.asarray(cv2.GaussianBlur(counts[:, np.newaxis], (1, 13), 2.0).ravel(), np.float32)
 
 
 def _peaks(counts: Floats) -> NDArray[np.intp]:
-    """Bins that stand out: no neighbour is higher, and they reach a third of the highest."""
-    padded = np.pad(counts, 1, constant_values=-1)
-    high = (counts >= padded[:-2]) & (counts >= padded[2:]) & (counts >= counts.max() / 3)
-    return np.nonzero(high)[0]
+    """Inner bins that stand out: no neighbour is higher, and they reach a third of the highest."""
+    inner = counts[1:-1]
+    high = (inner >= counts[:-2]) & (inner >= counts[2:]) & (inner >= inner.max() / 3)
+    return np.nonzero(high)[0] + 1
 
 
 def empty_field(bgr: Image) -> Floats:
-    """The light where nothing absorbs: a quadratic surface per channel, float32 (120, 160, 3), of a frame uint8 (H, W, 3).
+    """The light of a frame uint8 (H, W, 3) where nothing absorbs: a quadratic surface each channel, float32 (120, 160, 3).
 
     It starts from the bright end of each tile, drops tiles that cells cover, and is then fitted to all pixels near it.
     """
@@ -136,7 +149,8 @@ def _bright_tiles(green: Floats, tile_terms: Floats) -> Floats:
 def _fit(terms: Floats, values: Floats) -> Floats:
     """Least squares with a trace of ridge, so that any set of pixels has an answer."""
     normal = terms.T @ terms + 1e-3 * np.eye(terms.shape[1], dtype=np.float32)
-    return np.linalg.solve(normal.astype(np.float64), (terms.T @ values).astype(np.float64)).astype(np.float32)
+    solution = np.linalg.solve(normal.astype(np.float64), (terms.T @ values).astype(np.float64))
+    return np.asarray(solution, np.float32)
 
 
 @cache

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from bloodedge.decision import Reason
 from bloodedge.imaging import Image, as_image
@@ -48,8 +49,8 @@ def find_nuclei(stain: Stain, um_per_px: float, parameters: FinderParameters) ->
     lobes = _lobes(smooth, stain, um_per_px, parameters)
     nuclei: list[Nucleus] = []
     refused: list[Refused] = []
-    for nucleus in _groups(lobes, um_per_px, parameters):
-        for part in _split(nucleus, um_per_px, parameters):
+    for group in _groups(lobes, um_per_px, parameters):
+        for part in (p for g in _apart(group, um_per_px, parameters) for p in _split(g, um_per_px, parameters)):
             reason = _why_not(part, stain, um_per_px, parameters)
             if reason is None:
                 nuclei.append(part)
@@ -62,12 +63,11 @@ def _lobes(smooth: Floats, stain: Stain, um_per_px: float, parameters: FinderPar
     """uint8 (H, W): 255 where an object's nuclear stain exceeds a share of the object's own deepest."""
     least = max(parameters.nuclear_density, parameters.nuclear_noise * stain.noise)
     stained = (smooth > least).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
     lobes = np.zeros(smooth.shape, np.uint8)
-    for label in range(1, count):
-        x, y, width, height, area = (int(v) for v in stats[label])
-        if area * um_per_px**2 < parameters.lobe_um2:
-            continue
+    large = stats[1:, cv2.CC_STAT_AREA] * um_per_px**2 >= parameters.lobe_um2
+    for label in 1 + np.flatnonzero(large):
+        x, y, width, height = (int(v) for v in stats[label][:4])
         window = np.s_[y : y + height, x : x + width]
         inside = labels[window] == label
         values = smooth[window]
@@ -78,7 +78,7 @@ def _lobes(smooth: Floats, stain: Stain, um_per_px: float, parameters: FinderPar
 
 def _groups(lobes: Image, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
     """Lobes closer than the lobe gap, together."""
-    reach = _disc(parameters.lobe_gap_um / 2 / um_per_px)
+    reach = disc(parameters.lobe_gap_um / 2 / um_per_px)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(lobes, reach), connectivity=8)
     groups = []
     for label in range(1, count):
@@ -88,7 +88,31 @@ def _groups(lobes: Image, um_per_px: float, parameters: FinderParameters) -> lis
     return groups
 
 
-def _nucleus(inside: np.ndarray, corner: tuple[int, int], shape: tuple[int, ...]) -> Nucleus:
+def _apart(group: Nucleus, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
+    """A group with each piece that may be a whole nucleus by itself, and the rest of its lobes together.
+
+    Whether such neighbours are one cell is seen from their outlines (see ``outline.whole_cells``).
+    """
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(group.mask, connectivity=8)
+    large = parameters.whole_nucleus_um2 / um_per_px**2
+    whole = [k for k in range(1, count) if stats[k][cv2.CC_STAT_AREA] >= large and _compact(labels == k)]
+    rest = (group.mask > 0) & ~np.isin(labels, whole)
+    pieces = [labels == k for k in whole]
+    if not whole:
+        return [group]
+    if rest.any():
+        pieces.append(rest)
+    parts = (_nucleus(piece, group.box[:2], (1 << 30, 1 << 30)) for piece in pieces)
+    return [Nucleus(part.box, part.mask, group.cut) for part in parts]
+
+
+def _compact(inside: NDArray[np.bool_]) -> bool:
+    """Whether a piece fills nine tenths of its convex hull."""
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return cv2.contourArea(contours[0]) >= 0.9 * cv2.contourArea(cv2.convexHull(contours[0]))
+
+
+def _nucleus(inside: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, ...]) -> Nucleus:
     """The nucleus of a boolean window at ``corner`` (x, y) of a frame."""
     mask = inside.astype(np.uint8) * 255
     x, y, width, height = cv2.boundingRect(mask)
@@ -97,7 +121,8 @@ def _nucleus(inside: np.ndarray, corner: tuple[int, int], shape: tuple[int, ...]
     return Nucleus(box, mask[y : y + height, x : x + width], cut)
 
 
-def _disc(radius_px: float) -> Image:
+def disc(radius_px: float) -> Image:
+    """A disc, uint8, for OpenCV's morphology; of at least one pixel's radius."""
     size = 2 * max(1, round(radius_px)) + 1
     return as_image(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
 
@@ -105,7 +130,7 @@ def _disc(radius_px: float) -> Image:
 def _split(nucleus: Nucleus, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
     """Nuclei grown together, apart: each holds a large disc and the neck between them is narrow."""
     padded = cv2.copyMakeBorder(nucleus.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
+    depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5), np.float32)
     cores = _cores(depth, um_per_px, parameters)
     if cores.max() < 2:
         return [nucleus]
@@ -123,7 +148,7 @@ def _split(nucleus: Nucleus, um_per_px: float, parameters: FinderParameters) -> 
     return parts
 
 
-def _cores(depth: Floats, um_per_px: float, parameters: FinderParameters) -> np.ndarray:
+def _cores(depth: Floats, um_per_px: float, parameters: FinderParameters) -> NDArray[np.int32]:
     """int32 labels of the discs that stay apart when the neck between them is cut at a share of their own radius."""
     least = parameters.split_radius_um / um_per_px
     cores = np.zeros(depth.shape, np.int32)
@@ -151,6 +176,6 @@ def _why_not(nucleus: Nucleus, stain: Stain, um_per_px: float, parameters: Finde
         return Reason.RAGGED
     x, y, width, height = nucleus.box
     blue, green, red = cv2.mean(stain.density[y : y + height, x : x + width], mask=nucleus.mask)[:3]
-    if blue > parameters.blue_share * (blue + green + red):
+    if blue > parameters.blue_share * (blue + green + red) or red > parameters.red_to_green * green:
         return Reason.NO_NUCLEUS
     return None

@@ -4,16 +4,18 @@ Seen from the middle of its nucleus a cell is star-shaped: one radius per direct
 directions finds the radii with the most evidence for cell inside and the least roughness.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cache
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from bloodedge.imaging import Image
 from bloodedge_device.finder.light import Floats, Stain
-from bloodedge_device.finder.nuclei import Nucleus
+from bloodedge_device.finder.nuclei import Nucleus, disc
 from bloodedge_device.finder.parameters import FinderParameters
 
 RAYS = 64
@@ -21,10 +23,7 @@ _STEP_UM = 0.2
 
 
 def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: FinderParameters) -> Floats:
-    """float32 (H, W), -1..1: how much each pixel looks like a white cell rather than empty field or red cell.
-
-    Nuclei are left at 0; ``outline`` gives each cell its own.
-    """
+    """float32 (H, W), -1..1: how much each pixel looks like a white cell rather than empty field or red cell."""
     edge = parameters.cytoplasm_density * stain.red_cell
     green = cv2.GaussianBlur(stain.green, (0, 0), max(0.6, 0.15 / um_per_px))
     matter = np.clip(green / edge - 1, -1, 1)
@@ -32,13 +31,94 @@ def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: 
     # fringes that a lens leaves round red cells.
     wide = max(0.6, parameters.fringe_um / um_per_px)
     tint = cv2.GaussianBlur(stain.nuclear, (0, 0), wide) / np.maximum(cv2.GaussianBlur(stain.green, (0, 0), wide), 0.02)
-    white = np.clip((tint - parameters.cytoplasm_tint) / 0.3, -1, 1)
-    return np.asarray(np.minimum(matter, white), np.float32)
+    deep = float(np.median([_tint(stain, nucleus) for nucleus in nuclei]))
+    white = np.clip((tint / deep - parameters.cytoplasm_tint) / 0.2, -1, 1)
+    field = np.asarray(np.minimum(matter, white), np.float32)
+    field[_platelets(field, um_per_px, parameters)] = -1
+    return field
 
 
-def outline(
-    field: Floats, nucleus: Nucleus, others: Image, um_per_px: float, parameters: FinderParameters
-) -> np.ndarray:
+def _platelets(field: Floats, um_per_px: float, parameters: FinderParameters) -> NDArray[np.bool_]:
+    """Pixels of small things that touch a cell by a narrow neck at most."""
+    neck = disc(parameters.platelet_neck_um / 2 / um_per_px)
+    pieces = cv2.morphologyEx((field > 0).astype(np.uint8), cv2.MORPH_OPEN, neck)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] * um_per_px**2 < parameters.platelet_um2
+    small[0] = False
+    return np.asarray(small[labels], np.bool_)
+
+
+def _tint(stain: Stain, nucleus: Nucleus) -> float:
+    """Nuclear stain of a nucleus as a share of its green density."""
+    x, y, width, height = nucleus.box
+    window = np.s_[y : y + height, x : x + width]
+    nuclear = cv2.mean(stain.nuclear[window], mask=nucleus.mask)[0]
+    return float(nuclear / cv2.mean(stain.green[window], mask=nucleus.mask)[0])
+
+
+def whole_cells(
+    stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: FinderParameters
+) -> list[tuple[Nucleus, Floats]]:
+    """Each cell's nucleus and outline (RAYS, 2); nuclei whose outlines are together one cell's become one."""
+    if not nuclei:
+        return []
+    field = evidence(stain, nuclei, um_per_px, parameters)
+    shape = stain.green.shape
+    everyone = _painted(nuclei, shape)
+
+    def traced(nucleus: Nucleus) -> tuple[Nucleus, Floats]:
+        return nucleus, outline(field, nucleus, everyone, um_per_px, parameters)
+
+    cells = [traced(nucleus) for nucleus in nuclei]
+    while (pair := _one_cell(cells, shape, um_per_px, parameters)) is not None:
+        first, second = (cells[index][0] for index in pair)
+        cells = [cell for index, cell in enumerate(cells) if index not in pair]
+        cells.append(traced(_joined(first, second, shape)))
+    return cells
+
+
+def _one_cell(
+    cells: list[tuple[Nucleus, Floats]], shape: tuple[int, ...], um_per_px: float, parameters: FinderParameters
+) -> tuple[int, int] | None:
+    """Indices of two outlines that are really one cell's; None when there are none."""
+    for i, j in itertools.combinations(range(len(cells)), 2):
+        first, second = cells[i][1], cells[j][1]
+        if (first.min(axis=0) > second.max(axis=0)).any() or (second.min(axis=0) > first.max(axis=0)).any():
+            continue
+        masks = [np.zeros(shape, np.uint8) for _ in range(2)]
+        for mask, points in zip(masks, (first, second), strict=True):
+            cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 255)
+        shared = cv2.countNonZero(cv2.bitwise_and(*masks))
+        smaller = min(cv2.countNonZero(mask) for mask in masks)
+        if shared < parameters.one_cell_overlap * smaller:
+            continue
+        contours, _ = cv2.findContours(cv2.bitwise_or(*masks), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        union = max(contours, key=cv2.contourArea)
+        area = cv2.contourArea(union)
+        solid = area >= parameters.one_cell_solidity * cv2.contourArea(cv2.convexHull(union))
+        if solid and area * um_per_px**2 <= parameters.one_cell_um2:
+            return i, j
+    return None
+
+
+def _joined(first: Nucleus, second: Nucleus, shape: tuple[int, ...]) -> Nucleus:
+    canvas = _painted([first, second], shape)
+    x, y, width, height = cv2.boundingRect(canvas)
+    mask = np.ascontiguousarray(canvas[y : y + height, x : x + width])
+    return Nucleus((x, y, width, height), mask, first.cut or second.cut)
+
+
+def _painted(nuclei: list[Nucleus], shape: tuple[int, ...]) -> Image:
+    """uint8 (H, W), 255 on every nucleus."""
+    canvas = np.zeros(shape[:2], np.uint8)
+    for nucleus in nuclei:
+        x, y, width, height = nucleus.box
+        window = canvas[y : y + height, x : x + width]
+        cv2.bitwise_or(window, nucleus.mask, dst=window)
+    return canvas
+
+
+def outline(field: Floats, nucleus: Nucleus, others: Image, um_per_px: float, parameters: FinderParameters) -> Floats:
     """float32 (RAYS, 2): the cell's outline as (x, y), in the pixels of ``field``; it may reach beyond the frame.
 
     field: what ``evidence`` gives; others: uint8 (H, W), 255 on all nuclei, this one included.
@@ -74,8 +154,8 @@ _REACH = 3
 """Neighbouring rays differ by at most this many steps."""
 
 
-def closed_path(cost: Floats, smoothness: float) -> np.ndarray:
-    """int (rays,): the step of each ray that minimises summed cost plus roughness, the last ray next to the first.
+def closed_path(cost: Floats, smoothness: float) -> NDArray[np.intp]:
+    """The step of each ray, int (rays,), with the least summed cost plus roughness; the last ray is next to the first.
 
     cost: float32 (rays, steps). The circle is run through one and a half times, and the settled turn is kept.
     """
@@ -103,7 +183,7 @@ def closed_path(cost: Floats, smoothness: float) -> np.ndarray:
 
 def _smoothed(radii: Floats) -> Floats:
     """Radii round the circle through a (1, 2, 1) / 4 window."""
-    return (np.roll(radii, 1) + 2 * radii + np.roll(radii, -1)) / 4
+    return np.asarray((np.roll(radii, 1) + 2 * radii + np.roll(radii, -1)) / 4, np.float32)
 
 
 @dataclass(frozen=True)
@@ -116,20 +196,45 @@ class Silhouette:
     """Share of the outline's own area that lies inside the frame."""
 
 
-def filled(points: np.ndarray, shape: tuple[int, ...]) -> Silhouette | None:
-    """The outline (N, 2) filled inside a frame of ``shape``; None when nothing of it is inside."""
+def filled(points: Floats, shape: tuple[int, ...]) -> Silhouette:
+    """The outline (N, 2) filled inside a frame of ``shape``; the middle of its nucleus lies inside."""
     whole = cv2.contourArea(points.astype(np.float32))
-    left, top = np.floor(points.min(axis=0)).astype(int) - 1
-    right, bottom = np.ceil(points.max(axis=0)).astype(int) + 2
-    left, top, right, bottom = max(0, left), max(0, top), min(shape[1], right), min(shape[0], bottom)
-    if right <= left or bottom <= top:
-        return None
+    left, top = (max(0, int(v) - 1) for v in np.floor(points.min(axis=0)))
+    right, bottom = (min(side, int(v) + 2) for v, side in zip(np.ceil(points.max(axis=0)), shape[1::-1], strict=True))
     mask = np.zeros((bottom - top, right - left), np.uint8)
-    shifted = np.round((points - (left, top)) * 16).astype(np.int32)
-    cv2.fillPoly(mask, [shifted], 255, shift=4)
+    cv2.fillPoly(mask, [np.round((points - (left, top)) * 16).astype(np.int32)], 255, shift=4)
+    return _trimmed(mask, (left, top), min(1.0, cv2.countNonZero(mask) / max(whole, 1.0)))
+
+
+def _trimmed(mask: Image, corner: tuple[int, int], completeness: float) -> Silhouette:
     x, y, width, height = cv2.boundingRect(mask)
-    if width == 0:
-        return None
-    mask = np.ascontiguousarray(mask[y : y + height, x : x + width])
-    completeness = min(1.0, cv2.countNonZero(mask) / max(whole, 1.0))
-    return Silhouette((int(left + x), int(top + y), width, height), mask, completeness)
+    inner = np.ascontiguousarray(mask[y : y + height, x : x + width])
+    return Silhouette((corner[0] + x, corner[1] + y, width, height), inner, completeness)
+
+
+def exclusive(cells: list[Silhouette]) -> list[Silhouette]:
+    """Silhouettes that share no pixel: of two that overlap, each keeps what is nearer to its middle, for its size."""
+    masks = [cell.mask.copy() for cell in cells]
+    for i, j in itertools.combinations(range(len(cells)), 2):
+        left, top = (max(cells[i].box[k], cells[j].box[k]) for k in (0, 1))
+        right, bottom = (min(cells[n].box[k] + cells[n].box[k + 2] for n in (i, j)) for k in (0, 1))
+        if right <= left or bottom <= top:
+            continue
+        windows, reaches = [], []
+        for n in (i, j):
+            x, y, _, _ = cells[n].box
+            windows.append(masks[n][top - y : bottom - y, left - x : right - x])
+            reaches.append(_reach(cells[n], np.arange(left, right), np.arange(top, bottom)))
+        both = (windows[0] > 0) & (windows[1] > 0)
+        windows[0][both & (reaches[0] > reaches[1])] = 0
+        windows[1][both & (reaches[0] <= reaches[1])] = 0
+    return [_trimmed(mask, cell.box[:2], cell.completeness) for mask, cell in zip(masks, cells, strict=True)]
+
+
+def _reach(cell: Silhouette, columns: NDArray[np.intp], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Distance from a cell's middle in units of its radius, squared, (rows, columns)."""
+    moments = cv2.moments(cell.mask, binaryImage=True)
+    x = cell.box[0] + moments["m10"] / moments["m00"]
+    y = cell.box[1] + moments["m01"] / moments["m00"]
+    squared = (columns[np.newaxis, :] - x) ** 2 + (rows[:, np.newaxis] - y) ** 2
+    return np.asarray(squared / moments["m00"], np.float64)

@@ -19,12 +19,15 @@ class FinderParameters(Strict):
 
     nuclear_density: float = Field(default=0.1, gt=0, lt=1)
     """Least nuclear stain of anything that is looked at."""
-    nuclear_noise: float = Field(default=6.0, gt=0, lt=100)
+    nuclear_noise: float = Field(default=5.0, gt=0, lt=100)
     """The same, in robust standard deviations of the frame's nuclear stain."""
     nuclear_share: float = Field(default=0.5, gt=0, lt=1)
     """A nucleus is where an object has this share of its own deepest nuclear stain."""
     blue_share: float = Field(default=0.3, gt=0, lt=1)
     """Dirt is grey: a nucleus takes less than this share of its density from the blue channel."""
+
+    red_to_green: float = Field(default=1.2, gt=0, lt=10)
+    """Loose blue dye absorbs more red than green; a nucleus absorbs at most this much more."""
 
     lobe_gap_um: float = Field(default=1.6, ge=0, lt=10)
     """Lobes of one nucleus lie closer than this."""
@@ -32,7 +35,7 @@ class FinderParameters(Strict):
     """Smallest piece of a nucleus."""
     nucleus_um2: float = Field(default=22.0, gt=0, lt=200)
     """Smallest nucleus of a white cell; less is a platelet or debris."""
-    cut_nucleus_um2: float = Field(default=12.0, gt=0, lt=200)
+    cut_nucleus_um2: float = Field(default=15.0, gt=0, lt=200)
     """The same where the frame's border cuts it."""
     core_radius_um: float = Field(default=1.1, gt=0, lt=10)
     """Every nucleus holds a disc of at least this radius; clumped platelets do not."""
@@ -41,15 +44,28 @@ class FinderParameters(Strict):
     split_neck: float = Field(default=0.75, gt=0, lt=1)
     """... and the neck between them is narrower than this share of the smaller disc."""
 
+    whole_nucleus_um2: float = Field(default=40.0, gt=0, lt=200)
+    """A compact piece this large may be a nucleus of its own beside others."""
+    one_cell_solidity: float = Field(default=0.92, gt=0.5, le=1)
+    """Two outlines that overlap are one cell when together they fill this share of their convex hull ..."""
+    one_cell_overlap: float = Field(default=0.08, ge=0, le=1)
+    """... and share this much of the smaller of them ..."""
+    one_cell_um2: float = Field(default=330.0, gt=50, lt=2000)
+    """... and are together no larger than this."""
+
     cell_radius_um: float = Field(default=12.0, gt=2, lt=50)
     """Farthest from the middle of its nucleus that a cell reaches."""
     cell_um2: float = Field(default=450.0, gt=50, lt=2000)
     """Largest cell; more is a clump."""
     cytoplasm_density: float = Field(default=0.35, gt=0, lt=1)
     """Where a cell ends: density as a share of the red cells' own."""
-    cytoplasm_tint: float = Field(default=0.45, gt=0, lt=2)
-    """Nuclear stain as a share of green density between red cells (0) and cytoplasm."""
+    cytoplasm_tint: float = Field(default=0.3, gt=0, lt=1)
+    """Where a red cell (0) ends and cytoplasm begins in tint: nuclear stain over density, relative to the nuclei's."""
     fringe_um: float = Field(default=0.4, ge=0, lt=5)
     """Blur before colours are compared, against the coloured fringes that a lens leaves at edges."""
+    platelet_um2: float = Field(default=12.0, ge=0, lt=50)
+    """Largest platelet (4 µm across) ..."""
+    platelet_neck_um: float = Field(default=1.6, ge=0, lt=10)
+    """... that is told from a cell which it touches along less than this."""
     smoothness: float = Field(default=0.35, ge=0, lt=10)
     """Cost of each step by which neighbouring rays of an outline differ, against the evidence of one pixel."""

@@ -1,7 +1,7 @@
 """A frame's scale from its own red cells.
 
 Every piece of a red cell's rim votes for a centre, one radius inwards along its normal (the circular Hough transform
-with gradient direction; Kimme, Ballard and Sklansky, 1975): cells that overlap in stacks still vote with their free arcs.
+with gradient direction; Kimme, Ballard and Sklansky, 1975): cells that overlap still vote with their free arcs.
 """
 
 from dataclasses import dataclass
@@ -13,15 +13,17 @@ from bloodedge_device.finder.light import Floats, Stain
 from bloodedge_device.finder.parameters import RED_CELL_UM
 
 _RADII_PX = np.geomspace(6, 90, 40)
-_LEAST_ARC = 0.4
+_LEAST_ARC = 0.33
 """Share of a circle's rim that must vote for it."""
-_LEAST_CIRCLES = 1.5
+_LEAST_COVER = 0.02
+"""Share of all that is stained that red cells of the right radius cover at least; specks cover less."""
+_LEAST_CIRCLES = 0.8
 """Whole circles' worth of rim that a radius needs to be believed."""
 
 
 @dataclass(frozen=True)
 class Rims:
-    """Pixels on the rims of stained things: positions float32 (N, 2) and inward unit normals float32 (N, 2), as (x, y)."""
+    """Pixels on the rims of stained things: positions and inward unit normals, each float32 (N, 2) as (x, y)."""
 
     points: Floats
     normals: Floats
@@ -38,6 +40,9 @@ def um_per_px_of(stain: Stain, nuclear_density: float) -> float | None:
     smooth = np.convolve(weight, (0.25, 0.5, 0.25), mode="same")
     best = int(np.argmax(smooth))
     if circles[max(0, best - 1) : best + 2].sum() < _LEAST_CIRCLES or best in (0, len(_RADII_PX) - 1):
+        return None
+    covered = circles[best - 1 : best + 2].sum() * np.pi * _RADII_PX[best] ** 2
+    if covered < _LEAST_COVER * np.count_nonzero(stain.green > 0.5 * stain.red_cell):
         return None
     left, middle, right = smooth[best - 1 : best + 2]
     offset = 0.5 * (left - right) / (left - 2 * middle + right)
@@ -58,7 +63,8 @@ def _rims(stain: Stain, nuclear_density: float) -> Rims:
     down = cv2.Sobel(green, cv2.CV_32F, 0, 1, ksize=5)[y, x]
     length = np.maximum(np.hypot(across, down), 1e-6)
     return Rims(
-        np.stack([x, y], axis=1).astype(np.float32), np.stack([across / length, down / length], axis=1).astype(np.float32)
+        np.stack([x, y], axis=1).astype(np.float32),
+        np.stack([across / length, down / length], axis=1).astype(np.float32),
     )
 
 
@@ -71,6 +77,7 @@ def _circles(rims: Rims, radius: float, shape: tuple[int, ...]) -> float:
     flat = cell[valid, 1] * columns + cell[valid, 0]
     votes = np.bincount(flat, minlength=rows * columns).reshape(rows, columns).astype(np.float32)
     # A rim one pixel wide has about 0.9 pixels per pixel of its length (diagonal steps).
-    arcs = cv2.boxFilter(votes, -1, (3, 3), normalize=False) / (0.9 * 2 * np.pi * radius)
+    counted = cv2.boxFilter(votes, -1, (3, 3), normalize=False)
+    arcs = np.asarray(counted / (0.9 * 2 * np.pi * radius), np.float32)
     peak = (arcs >= cv2.dilate(arcs, np.ones((9, 9), np.uint8))) & (arcs > _LEAST_ARC)
     return float(np.clip(arcs[peak] - _LEAST_ARC, 0, 1).sum())

@@ -1,0 +1,382 @@
+"""The cell finder and the frame gate against annotated frames, simulated fields and pasted cells.
+
+    python benchmarks/finder.py --data ../shared/data --json benchmarks/results/finder.json
+
+A found box counts when it overlaps an annotated one by IoU >= 0.5, each with one other at most, best overlaps first.
+BCCD's annotators boxed cells that the border cuts as well, so cut cells count as found. Parameters were chosen on the
+frames with even numbers alone (``--search`` repeats that); the odd ones are the honest figure.
+"""
+
+import argparse
+import itertools
+import platform
+import statistics
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.bench import hardware_name
+from bloodedge.files import write_bytes, write_json
+from bloodedge.imaging import Image, cell_on_black, read_image
+from bloodedge.simulation import Field, FieldSpec, SubjectStyle, paste_cells, render_field
+from bloodedge_device.finder import Box, FinderParameters, Found, FoundCell, estimate_um_per_px, find_cells
+from bloodedge_device.finder.picture import outlined
+from bloodedge_device.gate import check
+
+LEAST_IOU = 0.5
+BCCD_UM_PER_PX = 0.085
+"""One scale for all of BCCD's frames: red cells of 7.5 µm measure 88 pixels."""
+
+CHULA_WHITE_CELLS = {"141.jpg": (613, 104), "171.jpg": (608, 424), "341.jpg": (539, 430), "391.jpg": (163, 443)}
+"""Middle (x, y) of the white cells in Chula's frames, marked by eye: Chula-RBC-12 annotates red cells only."""
+
+SEARCHED: dict[str, tuple[float, ...]] = {
+    "nuclear_density": (0.08, 0.1, 0.12),
+    "nuclear_noise": (3.0, 4.0, 5.0, 6.0),
+    "nuclear_share": (0.4, 0.5, 0.6),
+    "lobe_gap_um": (1.2, 1.6, 2.0),
+    "nucleus_um2": (18.0, 22.0, 26.0),
+    "whole_nucleus_um2": (30.0, 40.0, 50.0),
+    "one_cell_solidity": (0.88, 0.9, 0.92),
+    "one_cell_overlap": (0.04, 0.08, 0.12),
+    "cytoplasm_density": (0.3, 0.35, 0.4),
+    "cytoplasm_tint": (0.2, 0.3, 0.4),
+    "smoothness": (0.35, 0.7, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame with the boxes that its annotators drew."""
+
+    name: str
+    bgr: Image
+    boxes: tuple[Box, ...] = ()
+    red_cells_px: tuple[float, ...] = ()
+    """Mean sides of the boxes of whole red cells."""
+
+
+@dataclass
+class Score:
+    """Counts over frames, and the overlaps of what was matched."""
+
+    true: int = 0
+    false: int = 0
+    missed: int = 0
+    ious: list[float] = field(default_factory=list)
+
+    def add(self, truth: Sequence[Box], found: Sequence[Box]) -> list[tuple[int, int]]:
+        """Count one frame; returns the matched pairs of indices."""
+        pairs = matched(truth, found)
+        self.true += len(pairs)
+        self.false += len(found) - len(pairs)
+        self.missed += len(truth) - len(pairs)
+        self.ious += [iou(truth[i], found[j]) for i, j in pairs]
+        return pairs
+
+    def to_json(self) -> dict[str, Any]:
+        found, truth = self.true + self.false, self.true + self.missed
+        return {
+            "annotated": truth,
+            "found": found,
+            "matched": self.true,
+            "precision": round(self.true / max(1, found), 4),
+            "recall": round(self.true / max(1, truth), 4),
+            "mean_iou": round(float(np.mean(self.ious)), 4) if self.ious else 0.0,
+        }
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(0, width) * max(0, height)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def matched(truth: Sequence[Box], found: Sequence[Box]) -> list[tuple[int, int]]:
+    """Pairs (truth, found), greedily from the best overlap down to IoU 0.5, each box in one pair at most."""
+    pairs = sorted(((iou(t, f), i, j) for (i, t), (j, f) in itertools.product(enumerate(truth), enumerate(found))))
+    chosen: list[tuple[int, int]] = []
+    for overlap, i, j in reversed(pairs):
+        if overlap >= LEAST_IOU and all(i != a and j != b for a, b in chosen):
+            chosen.append((i, j))
+    return chosen
+
+
+def bccd_frames(folder: Path) -> list[Frame]:
+    return [_bccd_frame(folder, path) for path in sorted((folder / "Annotations").glob("*.xml"))]
+
+
+def _bccd_frame(folder: Path, annotation: Path) -> Frame:
+    bgr = read_image(folder / "JPEGImages" / f"{annotation.stem}.jpg")
+    white: list[Box] = []
+    red: list[float] = []
+    for thing in ET.parse(annotation).iter("object"):  # noqa: S314 - a local data set
+        corners = [int(thing.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax")]
+        left, top, right, bottom = corners
+        if thing.findtext("name") == "WBC":
+            white.append((left, top, right - left, bottom - top))
+        elif min(left, top) > 3 and right < bgr.shape[1] - 3 and bottom < bgr.shape[0] - 3:
+            red.append((right - left + bottom - top) / 2)
+    return Frame(annotation.stem, bgr, tuple(white), tuple(red))
+
+
+def chula_frames(folder: Path) -> list[Frame]:
+    paths = sorted((folder / "Dataset").glob("*.jpg"), key=lambda path: int(path.stem))
+    return [Frame(path.name, read_image(path)) for path in paths]
+
+
+def score_boxes(frames: Iterable[Frame], scales: dict[str, float | None], parameters: FinderParameters) -> Score:
+    score = Score()
+    for frame in frames:
+        found = find_cells(frame.bgr, scales.get(frame.name), parameters)
+        score.add(frame.boxes, [cell.box for cell in found.cells])
+    return score
+
+
+def bccd(frames: list[Frame], parameters: FinderParameters) -> dict[str, Any]:
+    halves = {"even": [f for f in frames if not _odd(f)], "odd": [f for f in frames if _odd(f)], "all": frames}
+    one_scale: dict[str, float | None] = {frame.name: BCCD_UM_PER_PX for frame in frames}
+    return {
+        "frames": len(frames),
+        "chosen_on": "even",
+        "scale_of_each_frame": {name: score_boxes(part, {}, parameters).to_json() for name, part in halves.items()},
+        "one_scale": {"um_per_px": BCCD_UM_PER_PX}
+        | {name: score_boxes(part, one_scale, parameters).to_json() for name, part in halves.items()},
+    }
+
+
+def _odd(frame: Frame) -> bool:
+    return int(frame.name[-5:]) % 2 == 1
+
+
+def chula(frames: list[Frame], parameters: FinderParameters) -> dict[str, Any]:
+    false, real = 0, set()
+    for frame in frames:
+        for cell in find_cells(frame.bgr, None, parameters).cells:
+            if frame.name in CHULA_WHITE_CELLS and _holds(cell, CHULA_WHITE_CELLS[frame.name]):
+                real.add(frame.name)
+            else:
+                false += 1
+    return {
+        "frames": len(frames),
+        "white_cells_by_eye": len(CHULA_WHITE_CELLS),
+        "white_cells_found": len(real),
+        "false_cells": false,
+        "false_cells_per_frame": round(false / len(frames), 4),
+        "cells_per_frame_if_none_were_real": round((false + len(real)) / len(frames), 4),
+    }
+
+
+def _holds(cell: FoundCell, point: tuple[int, int]) -> bool:
+    x, y, width, height = cell.box
+    return x <= point[0] < x + width and y <= point[1] < y + height
+
+
+def masks(fields: Iterable[Field], parameters: FinderParameters, *, alone: bool = True) -> dict[str, Any]:
+    """Boxes and masks against the truth; ``alone``: what else is found in the fields is false."""
+    score, dices = Score(), []
+    for rendered in fields:
+        found = find_cells(rendered.bgr, rendered.um_per_px, parameters)
+        for i, j in score.add([cell.box for cell in rendered.cells], [cell.box for cell in found.cells]):
+            dices.append(dice(rendered.cells[i].box, rendered.cells[i].mask, found.cells[j].box, found.cells[j].mask))
+    figures = score.to_json()
+    if not alone:
+        del figures["precision"], figures["found"]
+    return figures | {
+        "dice_mean": round(float(np.mean(dices)), 4),
+        "dice_p10": round(float(np.percentile(dices, 10)), 4),
+    }
+
+
+def dice(box: Box, mask: Image, other_box: Box, other_mask: Image) -> float:
+    """Dice overlap of two masks that lie at two boxes."""
+    left, top = min(box[0], other_box[0]), min(box[1], other_box[1])
+    right, bottom = (max(box[k] + box[k + 2], other_box[k] + other_box[k + 2]) for k in (0, 1))
+    canvases = []
+    for (x, y, width, height), part in ((box, mask), (other_box, other_mask)):
+        canvas = np.zeros((bottom - top, right - left), bool)
+        canvas[y - top : y - top + height, x - left : x - left + width] = part > 0
+        canvases.append(canvas)
+    return 2 * float((canvases[0] & canvases[1]).sum()) / float(canvases[0].sum() + canvases[1].sum())
+
+
+def simulated_fields(number: int) -> Iterable[Field]:
+    for seed in range(number):
+        light = ("warm", "neutral", "blue")[seed % 3]
+        yield render_field(seed, FieldSpec.model_validate({"style": SubjectStyle.of(seed), "light": light}))
+
+
+def pasted_fields(data: Path, bccd_part: list[Frame], chula_part: list[Frame]) -> Iterable[Field]:
+    """C-NMC cells of fold 1 in real frames: Chula's without white cells, BCCD's with theirs painted over."""
+    crops = sorted((data / "cnmc").glob("*/fold_1/*/*"))
+    rng = np.random.default_rng(5)
+    backgrounds = [(f.bgr, estimate_um_per_px(f.bgr)) for f in chula_part if f.name not in CHULA_WHITE_CELLS]
+    backgrounds += [(_without_white_cells(f), BCCD_UM_PER_PX) for f in bccd_part[::8]]
+    for seed, (background, um_per_px) in enumerate(backgrounds):
+        cells = [(cell_on_black(read_image(crops[i])), "normal") for i in rng.integers(0, len(crops), 2)]
+        if um_per_px is not None:
+            yield paste_cells(background, cells, um_per_px, seed)
+
+
+def _without_white_cells(frame: Frame) -> Image:
+    """The frame with empty field, and its grain, over the white cells that were annotated or found."""
+    found = [cell.box for cell in find_cells(frame.bgr, BCCD_UM_PER_PX).cells]
+    mask = np.zeros(frame.bgr.shape[:2], np.float32)
+    for x, y, width, height in (*frame.boxes, *found):
+        cv2.rectangle(mask, (x - 8, y - 8), (x + width + 8, y + height + 8), 1.0, cv2.FILLED)
+    cover = cv2.GaussianBlur(mask, (0, 0), 4)[:, :, None]
+    level = np.percentile(frame.bgr.reshape(-1, 3), 85, axis=0)
+    grain = np.random.default_rng(0).normal(0, 1.5, frame.bgr.shape)
+    return np.clip(frame.bgr * (1 - cover) + (level + grain) * cover, 0, 255).astype(np.uint8)
+
+
+def scale(bccd_part: list[Frame], chula_part: list[Frame], fields: Iterable[Field]) -> dict[str, Any]:
+    """Diameter of red cells as the finder measures it, beside annotated boxes and the simulation's truth."""
+    bccd_px = [7.5 / s for f in bccd_part if (s := estimate_um_per_px(f.bgr)) is not None]
+    boxes_px = [statistics.median(f.red_cells_px) for f in bccd_part if f.red_cells_px]
+    chula_px = [7.5 / s for f in chula_part if (s := estimate_um_per_px(f.bgr)) is not None]
+    errors = [s / f.um_per_px - 1 for f in fields if (s := estimate_um_per_px(f.bgr)) is not None]
+    return {
+        "bccd_red_cell_px": _spread(bccd_px) | {"frames_measured": len(bccd_px), "frames": len(bccd_part)},
+        "bccd_annotated_red_cell_box_px": _spread(boxes_px),
+        "chula_red_cell_px": _spread(chula_px) | {"frames_measured": len(chula_px), "frames": len(chula_part)},
+        "simulated_relative_error": _spread(errors),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return {"p5": round(float(low), 4), "median": round(float(middle), 4), "p95": round(float(high), 4)}
+
+
+def gate(frames: list[Frame]) -> dict[str, Any]:
+    """How many frames pass as they are, blurred and dimmed."""
+    changes = {
+        "as_taken": lambda bgr: bgr,
+        "blurred_4_px": lambda bgr: cv2.GaussianBlur(bgr, (0, 0), 4),
+        "dimmed_to_a_fifth": lambda bgr: (bgr // 5).astype(np.uint8),
+    }
+    passed = {name: sum(check(change(f.bgr)).reason is None for f in frames) for name, change in changes.items()}
+    return {"frames": len(frames), "passed": passed}
+
+
+def speed(frames: list[Frame], rounds: int = 3) -> dict[str, Any]:
+    """Milliseconds per 640x480 frame on one core, scale given, and per 2592x1944 frame."""
+    cv2.setNumThreads(1)
+    small = [frame.bgr for frame in frames[::10]]
+    large = [np.asarray(cv2.resize(bgr, (2592, 1944), interpolation=cv2.INTER_CUBIC), np.uint8) for bgr in small[:6]]
+    return {
+        "640x480": _timed(small, BCCD_UM_PER_PX, rounds),
+        "2592x1944": _timed(large, BCCD_UM_PER_PX * 640 / 2592, rounds),
+    }
+
+
+def _timed(frames: list[NDArray[np.uint8]], um_per_px: float, rounds: int) -> dict[str, float]:
+    gates, finds = [], []
+    for bgr in frames * rounds:
+        start = perf_counter()
+        check(bgr)
+        middle = perf_counter()
+        find_cells(bgr, um_per_px)
+        gates.append((middle - start) * 1000)
+        finds.append((perf_counter() - middle) * 1000)
+    both = statistics.median(np.add(gates, finds).tolist())
+    return {
+        "gate_ms_median": round(statistics.median(gates), 2),
+        "find_ms_median": round(statistics.median(finds), 2),
+        "frames_per_second": round(1000 / both, 1),
+    }
+
+
+def search(frames: list[Frame]) -> list[dict[str, Any]]:
+    """One parameter after the other, on the even frames: the value with the most matched less false is kept."""
+    even = [frame for frame in frames if not _odd(frame)]
+    scales = {frame.name: estimate_um_per_px(frame.bgr) or 0.1 for frame in even}
+    chosen, steps = FinderParameters(), []
+    for name, values in SEARCHED.items():
+        tried = {}
+        for value in sorted({*values, getattr(chosen, name)}):
+            score = score_boxes(even, dict(scales), chosen.model_copy(update={name: value}))
+            tried[value] = (score.true - score.false, round(float(np.mean(score.ious)), 4))
+            steps.append(
+                {"parameter": name, "value": value, "matched_less_false": tried[value][0], "iou": tried[value][1]}
+            )
+            print(steps[-1], flush=True)
+        best = max(tried, key=lambda value: tried[value])
+        # What is in use stays unless another value is better in counts, not in overlap alone.
+        if tried[best][0] > tried[getattr(chosen, name)][0]:
+            chosen = chosen.model_copy(update={name: best})
+    print(chosen)
+    return steps
+
+
+def contact_sheet(frames: list[Frame], parameters: FinderParameters, target: Path) -> None:
+    """A picture of every frame with a miss or a false cell; annotated boxes are drawn in white."""
+    tiles = []
+    for frame in frames:
+        found = find_cells(frame.bgr, None, parameters)
+        score = Score()
+        score.add(frame.boxes, [cell.box for cell in found.cells])
+        if score.false or score.missed:
+            tiles.append(_tile(frame, found))
+    while len(tiles) % 4:
+        tiles.append(np.zeros_like(tiles[0]))
+    rows = [np.hstack(tiles[k : k + 4]) for k in range(0, len(tiles), 4)]
+    sheet = np.vstack(rows) if rows else np.zeros((16, 16, 3), np.uint8)
+    write_bytes(target, cv2.imencode(".png", sheet)[1].tobytes())
+
+
+def _tile(frame: Frame, found: Found) -> Image:
+    picture = outlined(frame.bgr, found)
+    for x, y, width, height in frame.boxes:
+        cv2.rectangle(picture, (x, y), (x + width, y + height), (255, 255, 255), 1)
+    cv2.putText(picture, frame.name, (5, 472), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (0, 0, 0), 2)
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with bccd/, chula/ and cnmc/")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--sheet", type=Path, help="write a PNG of the BCCD frames with misses or false cells here")
+    parser.add_argument("--search", action="store_true", help="repeat the choice of parameters instead")
+    arguments = parser.parse_args()
+    bccd_part = bccd_frames(arguments.data / "bccd")
+    if arguments.search:
+        search(bccd_part)
+        return
+    chula_part = chula_frames(arguments.data / "chula")
+    parameters = FinderParameters()
+    figures = {
+        "command": "python benchmarks/finder.py --data DATA --json benchmarks/results/finder.json",
+        "cpu": hardware_name(),
+        "python": platform.python_version(),
+        "opencv": cv2.__version__,
+        "bccd": bccd(bccd_part, parameters),
+        "chula": chula(chula_part, parameters),
+        "simulated": masks(simulated_fields(50), parameters),
+        "pasted": masks(pasted_fields(arguments.data, bccd_part, chula_part), parameters),
+        "scale": scale(bccd_part, chula_part, simulated_fields(12)),
+        "gate": gate(bccd_part + chula_part),
+        "speed_one_core": speed(bccd_part),
+        "parameters": parameters.model_dump(),
+    }
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    if arguments.json:
+        write_json(arguments.json, figures)
+    if arguments.sheet:
+        contact_sheet(bccd_part, parameters, arguments.sheet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""``bloodedge find``: white cells in full-field frames, as a table, as JSON, and drawn into the frames."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bloodedge.errors import BloodedgeError, UsageError
+
+if TYPE_CHECKING:
+    from bloodedge_device.finder import Found
+
+SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+@click.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--um-per-px",
+    type=click.FloatRange(0.01, 2),
+    metavar="X",
+    help="Micrometres per pixel of the frames; without it each frame's red cells are measured.",
+)
+@click.option(
+    "--json", "json_target", metavar="FILE|-", help="Write what was found as JSON to a file, or to stdout for -."
+)
+@click.option(
+    "--outlines",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write each frame with its cells outlined into FOLDER.",
+)
+def find(images: tuple[Path, ...], um_per_px: float | None, json_target: str | None, outlines: Path | None) -> None:
+    """Find white cells in full-field frames of a stained smear.
+
+    IMAGE is an image file, or a folder whose images are all taken. An image that cannot be read is named and left out.
+    """
+    from bloodedge.console import emit_json
+
+    found: dict[Path, Found] = {}
+    failures = 0
+    for path in _files(images):
+        try:
+            found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found))
+        except BloodedgeError as error:
+            failures += 1
+            click.echo(f"bloodedge: {error}", err=True)
+    if json_target and found:
+        emit_json([to_json(path, result) for path, result in found.items()], json_target)
+    if json_target != "-" and found:
+        _show(found)
+    if failures:
+        sys.exit(BloodedgeError.exit_code if found else UsageError.exit_code)
+
+
+def to_json(path: Path, found: "Found") -> dict[str, Any]:
+    """What a frame holds, for programs; lengths in the frame's pixels, boxes [x, y, width, height]."""
+    cells = [
+        {
+            "box": list(cell.box),
+            "area_px": cell.area_px,
+            "area_um2": round(cell.area_um2, 2),
+            "touches_border": cell.touches_border,
+            "completeness": round(cell.completeness, 4),
+            "nucleus_px": cell.nucleus_px,
+            "nuclear_density": round(cell.nuclear_density, 4),
+            "focus": round(cell.focus, 4),
+            "outline": cell.outline,
+        }
+        for cell in found.cells
+    ]
+    rejected = [{"box": list(thing.box), "reason": thing.reason.value} for thing in found.rejected]
+    return {"image": str(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
+
+
+def _files(images: Iterable[Path]) -> list[Path]:
+    """The image files named, folders replaced by their images, each once. Raises UsageError for an empty folder."""
+    files: dict[Path, None] = {}
+    for path in images:
+        if not path.is_dir():
+            files[path] = None
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        if not inside:
+            raise UsageError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}); name a folder that does.")
+        files.update(dict.fromkeys(inside))
+    return list(files)
+
+
+def _find_in(path: Path, um_per_px: float | None, picture: Path | None) -> "Found":
+    """What is in one frame; with ``picture`` the frame is also written there with its outlines."""
+    import cv2
+
+    from bloodedge.files import write_bytes
+    from bloodedge.imaging import read_image
+    from bloodedge_device.finder import find_cells
+    from bloodedge_device.finder.picture import outlined
+
+    frame = read_image(path)
+    found = find_cells(frame, um_per_px)
+    if picture:
+        write_bytes(picture, cv2.imencode(".png", outlined(frame, found))[1].tobytes())
+    return found
+
+
+def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Path | None:
+    """Where a frame's picture goes; frames of one name from several folders get numbers."""
+    if folder is None:
+        return None
+    same = sum(other.stem == path.stem for other in before)
+    return folder / (f"{path.stem}-{same + 1}.png" if same else f"{path.stem}.png")
+
+
+def _show(found: "dict[Path, Found]") -> None:
+    from rich.table import Table
+
+    from bloodedge.console import console
+
+    table = Table("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    for path, result in found.items():
+        areas = ", ".join(f"{cell.area_um2:.0f}" for cell in result.cells)
+        cut = sum(cell.touches_border for cell in result.cells)
+        reasons = Counter(thing.reason.value.replace("_", " ") for thing in result.rejected)
+        refused = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+        scale = f"{result.um_per_px:.3f}"
+        table.add_row(path.name, str(len(result.cells) or ""), str(cut or ""), areas, refused, scale)
+    out = console()
+    out.print(table)
+    cells = sum(len(result.cells) for result in found.values())
+    out.print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")
