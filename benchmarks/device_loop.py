@@ -22,12 +22,13 @@ from time import perf_counter, sleep
 
 import numpy as np
 
+from bloodedge.bench import hardware_name
 from bloodedge.bundle import Bundle
 from bloodedge.files import write_json
 from bloodedge.imaging import network_input
 from bloodedge_device.camera import Frame, open_camera
 from bloodedge_device.daemon import finder_of, gate_of, load, run_info
-from bloodedge_device.host import hardware_name, keep_freed_memory
+from bloodedge_device.host import keep_freed_memory
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.recorder import Recorder
 from bloodedge_device.settings import DeviceSettings

@@ -69,8 +69,8 @@ def subject_sums(labels: ArrayLike, blast: ArrayLike, subjects: list[str], thres
     confidence = np.where(said == 1, p, 1 - p)
     which = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
     place, size = ECE_BINS * index + which, ECE_BINS * len(names)
-    bins = np.stack([np.bincount(place, said == y, size), np.bincount(place, confidence, size)], axis=-1)
-    bins = bins.reshape(len(names), ECE_BINS, 2).astype(np.float64)
+    right, claimed = np.bincount(place, said == y, size), np.bincount(place, confidence, size)
+    bins: Floats = np.stack([right, claimed], axis=-1).reshape(len(names), ECE_BINS, 2).astype(np.float64)
     wins = np.zeros((len(names), len(names)))
     positives = y == 1
     for row in range(len(names)):

@@ -37,13 +37,7 @@ PACKAGES = {
 
 def installed(name: str) -> bool:
     """Whether the runtime of an engine can be imported here (without importing it)."""
-    packages = {
-        "litert": ("ai_edge_litert", "tflite_runtime"),
-        "openvino": ("openvino",),
-        "onnx": ("onnxruntime",),
-        "keras": ("keras",),
-    }
-    return any(importlib.util.find_spec(package) is not None for package in packages[name])
+    return any(importlib.util.find_spec(package) is not None for package in PACKAGES[name])
 
 
 def load_artifact(bundle: "Bundle", artifact: Artifact, threads: int) -> Engine:

@@ -48,7 +48,7 @@ def speed_rows(manifest: Manifest) -> list[tuple[str, ...]]:
         rows.append(
             (
                 f"{artifact.engine} {artifact.precision}",
-                f"{artifact.size_bytes / 1e6:.1f}",
+                f"{artifact.size_bytes / 1e6:.2f}",
                 f"{latency.p50:.2f}",
                 f"{latency.p95:.2f}",
                 f"{reference.p50 / latency.p50:.2f}x",

@@ -122,7 +122,7 @@ def show(converted: "Converted") -> None:
     speed_title = f"One cell on {source.hardware}; speed-up over float32 of the same engine"
     tables = ((title, FIGURES, figure_rows(manifest)), (speed_title, SPEED, speed_rows(manifest)))
     for heading, headers, rows in tables:
-        table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD)
+        table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for header in headers:
             table.add_column(header, justify="left" if header == "artifact" else "right")
         for row in rows:

@@ -13,6 +13,7 @@ from itertools import islice
 from time import monotonic
 from types import FrameType
 
+from bloodedge.bench import hardware_name
 from bloodedge.bundle import Bundle
 from bloodedge.engine import Engine, installed, load_artifact
 from bloodedge.errors import BloodedgeError
@@ -22,7 +23,7 @@ from bloodedge.manifest import Artifact, Manifest
 from bloodedge_device.camera import Camera, newest_frames, open_camera
 from bloodedge_device.finder import find_cells
 from bloodedge_device.gate import check
-from bloodedge_device.host import hardware_name, keep_freed_memory
+from bloodedge_device.host import keep_freed_memory
 from bloodedge_device.pipeline import Check, Find, Found, Pipeline
 from bloodedge_device.recorder import Recorder
 from bloodedge_device.scale import SlideScale

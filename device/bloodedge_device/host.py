@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import platform
 from contextlib import suppress
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime, monotonic
@@ -25,16 +24,3 @@ def process_began_s() -> float:
         return monotonic() - (clock_gettime(CLOCK_BOOTTIME) - began_s)
     except (OSError, ValueError, IndexError):
         return monotonic()
-
-
-def hardware_name() -> str:
-    """The board's or the processor's name."""
-    try:
-        return Path("/proc/device-tree/model").read_text().strip("\0\n ")
-    except OSError:
-        pass
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -1,7 +1,7 @@
 """The cell finder on rendered fields, on real frames, and on frames that hold nothing."""
 
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import cv2
 import numpy as np
@@ -144,14 +144,18 @@ def test_noise_is_not_thresholded_into_cells(spread: float) -> None:
     assert find_cells(np.clip(noise, 0, 255).astype(np.uint8), 0.1).cells == ()
 
 
-def test_a_grey_ramp_and_dirt_hold_nothing() -> None:
+def test_a_grey_ramp_holds_nothing() -> None:
     ramp = np.repeat(np.linspace(90, 220, 640, dtype=np.uint8)[None, :, None], 480, axis=0).repeat(3, axis=2)
     assert find_cells(np.ascontiguousarray(ramp), 0.1).cells == ()
-    dirt = np.full((480, 640, 3), 200, np.uint8)
-    cv2.circle(dirt, (300, 200), 60, (35, 35, 35), cv2.FILLED)
-    found = find_cells(dirt, 0.1)
-    assert found.cells == ()
-    assert [thing.reason for thing in found.rejected] == [Reason.NO_NUCLEUS]
+
+
+@pytest.mark.parametrize(("what", "colour"), [("dirt", (35, 35, 35)), ("loose blue dye", (190, 120, 40))])
+def test_dirt_and_dye_among_red_cells_are_turned_down(what: str, colour: tuple[int, int, int]) -> None:
+    bgr = render_field(4, FieldSpec(white_cells=(0, 0), platelets_per_1000_um2=0)).bgr.copy()
+    cv2.circle(bgr, (300, 200), 50, colour, cv2.FILLED)
+    found = find_cells(bgr, 0.1)
+    assert found.cells == (), what
+    assert [thing.reason for thing in found.rejected] == [Reason.NO_NUCLEUS], what
 
 
 @settings(max_examples=60, deadline=None)
@@ -183,7 +187,7 @@ def test_white_cells_of_real_frames_are_found(real_data: Path) -> None:
     annotated = matched = found_cells = 0
     for path in sorted((real_data / "bccd" / "Annotations").glob("*.xml"))[::6]:
         boxes = []
-        for thing in ElementTree.parse(path).iter("object"):
+        for thing in ET.parse(path).iter("object"):
             corners = [int(thing.findtext(f"bndbox/{side}", "0")) for side in ("xmin", "ymin", "xmax", "ymax")]
             if thing.findtext("name") == "WBC":
                 boxes.append((corners[0], corners[1], corners[2] - corners[0], corners[3] - corners[1]))
@@ -204,7 +208,15 @@ def test_fields_of_red_cells_alone_give_no_white_cells(real_data: Path) -> None:
 
 
 def test_red_cells_of_real_frames_measure_what_a_ruler_says(real_data: Path) -> None:
-    """Diameters in pixels of lone red cells, measured by eye on enlarged frames."""
-    by_hand = {"bccd/JPEGImages/BloodImage_00107.jpg": 88, "bccd/JPEGImages/BloodImage_00261.jpg": 88}
+    """Mean of width and height in pixels of one lone red cell each, read off a ruler drawn into the enlarged frame."""
+    by_hand = {
+        "bccd/JPEGImages/BloodImage_00107.jpg": 93,
+        "bccd/JPEGImages/BloodImage_00261.jpg": 89,
+        "bccd/JPEGImages/BloodImage_00372.jpg": 96,
+        "chula/Dataset/101.jpg": 36,
+        "chula/Dataset/161.jpg": 31,
+        "chula/Dataset/301.jpg": 39,
+        "chula/Dataset/391.jpg": 42,
+    }
     for name, diameter_px in by_hand.items():
-        assert estimate_um_per_px(read_image(real_data / name)) == pytest.approx(7.5 / diameter_px, rel=0.1)
+        assert estimate_um_per_px(read_image(real_data / name)) == pytest.approx(7.5 / diameter_px, rel=0.1), name

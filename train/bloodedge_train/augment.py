@@ -1,4 +1,4 @@
-"""Random changes to training cells, on network inputs, with OpenCV: what another bench would change about the same cell."""
+"""Random changes to training cells, with OpenCV: what another bench would change about the same cell."""
 
 import cv2
 import numpy as np

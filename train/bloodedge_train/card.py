@@ -105,7 +105,7 @@ def _limits(record: RunRecord, metrics: RunMetrics) -> str:
     return f"""## Limits
 
 - {domain}
-- It answers for every cell it is shown, white cells of other kinds included: only cells like those above are meaningful.
+- It answers for every cell it is shown, white cells of other kinds included; only cells like those above mean anything.
 - Worst subject of each part: {"; ".join(worst)}.
 - Expected calibration error on validation before the temperature: {metrics.ece_before_temperature:.3f}.
 - Latency of one cell where it was trained: p50 {metrics.latency_ms.p50:.2f} ms, p95 {metrics.latency_ms.p95:.2f} ms \

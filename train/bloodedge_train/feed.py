@@ -14,7 +14,7 @@ from bloodedge_train.augment import augment
 from bloodedge_train.recipe import AugmentSpec, FitSpec
 
 
-class Feed(keras.utils.PyDataset):
+class Feed(keras.utils.PyDataset):  # type: ignore[misc]
     """One epoch's training batches, augmented ahead on all cores while the network learns from the last one."""
 
     def __init__(

@@ -64,7 +64,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
 
     Raises UsageError when the folder holds another run or the data cannot be split, BloodedgeError when fitting fails.
     """
-    host.choose_backend()
+    host.load_keras()
     cv2.setNumThreads(1)  # whole images are shared out over threads instead
     _check_folder(options)
     with watcher.step("Reading cells") as progress:
@@ -218,7 +218,7 @@ def _finish(
         split=split_record,
         temperature=temperature,
         thresholds=thresholds,
-        backend=host.choose_backend(),
+        backend=keras.backend.backend(),
         hardware=metrics.hardware,
         versions=host.versions(),
         history=state.history,

@@ -110,7 +110,7 @@ def _peaks(counts: Floats) -> NDArray[np.intp]:
 
 
 def empty_field(bgr: Image) -> Floats:
-    """The light of a frame uint8 (H, W, 3) where nothing absorbs: a quadratic surface each channel, float32 (120, 160, 3).
+    """The light of a frame uint8 (H, W, 3) where nothing absorbs: a quadratic surface, float32 (120, 160, 3).
 
     It starts from the bright end of each tile, drops tiles that cells cover, and is then fitted to all pixels near it.
     """
@@ -126,7 +126,7 @@ def empty_field(bgr: Image) -> Floats:
         coefficients = _fit(terms[near], pixels[near])
         surface = terms @ coefficients[:, 1]
     else:
-        return np.maximum(terms @ coefficients, 0).reshape(*_GRID, 3).astype(np.float32)
+        return np.asarray(np.maximum(terms @ coefficients, 0).reshape(*_GRID, 3), np.float32)
     level = np.percentile(pixels, 90, axis=0).astype(np.float32)
     return np.broadcast_to(level, (*_GRID, 3)).copy()
 

@@ -33,19 +33,21 @@ def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: 
     tint = cv2.GaussianBlur(stain.nuclear, (0, 0), wide) / np.maximum(cv2.GaussianBlur(stain.green, (0, 0), wide), 0.02)
     deep = float(np.median([_tint(stain, nucleus) for nucleus in nuclei]))
     white = np.clip((tint / deep - parameters.cytoplasm_tint) / 0.2, -1, 1)
-    field = np.asarray(np.minimum(matter, white), np.float32)
-    field[_platelets(field, um_per_px, parameters)] = -1
-    return field
+    return np.asarray(np.minimum(matter, white), np.float32)
 
 
 def _platelets(field: Floats, um_per_px: float, parameters: FinderParameters) -> NDArray[np.bool_]:
-    """Pixels of small things that touch a cell by a narrow neck at most."""
-    neck = disc(parameters.platelet_neck_um / 2 / um_per_px)
-    pieces = cv2.morphologyEx((field > 0).astype(np.uint8), cv2.MORPH_OPEN, neck)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces, connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] * um_per_px**2 < parameters.platelet_um2
+    """Pixels, by the evidence (H, W), of small things that touch a cell by a narrow neck at most."""
+    reach = parameters.platelet_neck_um / 2
+    neck = disc(reach / um_per_px)
+    cores = cv2.erode((field > 0).astype(np.uint8), neck)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(cores, connectivity=4)
+    radius_um = np.sqrt(stats[:, cv2.CC_STAT_AREA] / np.pi) * um_per_px + reach
+    small = np.pi * radius_um**2 < parameters.platelet_um2
     small[0] = False
-    return np.asarray(small[labels], np.bool_)
+    loose = small[labels]
+    kept = cv2.dilate(cores * ~loose, neck)
+    return np.asarray((cv2.dilate(loose.astype(np.uint8), neck) > 0) & (kept == 0), np.bool_)
 
 
 def _tint(stain: Stain, nucleus: Nucleus) -> float:
@@ -74,7 +76,11 @@ def whole_cells(
         first, second = (cells[index][0] for index in pair)
         cells = [cell for index, cell in enumerate(cells) if index not in pair]
         cells.append(traced(_joined(first, second, shape)))
-    return cells
+    platelets = _platelets(field, um_per_px, parameters)
+    if not platelets.any():
+        return cells
+    field[platelets] = -1
+    return [traced(nucleus) for nucleus, _ in cells]
 
 
 def _one_cell(

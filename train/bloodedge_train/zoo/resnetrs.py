@@ -66,7 +66,7 @@ def _stem(x: Any) -> Any:
 
 
 def _bottleneck(x: Any, filters: int, name: str, drop: float, *, first: bool, halve: bool) -> Any:
-    """1x1 to ``filters``, 3x3, 1x1 to four times as many, squeezed and excited, dropped at random, added to a shortcut."""
+    """1x1 to ``filters``, 3x3, 1x1 to four times as many, squeezed and excited, added to a shortcut."""
     from keras import layers
 
     strides = 2 if first and halve else 1

@@ -1,0 +1,353 @@
+"""A run folder becomes a bundle that says the same, or no bundle at all."""
+
+import io
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bloodedge.bundle import Bundle
+from bloodedge.cli import main
+from bloodedge.dataset import inputs, read_dataset
+from bloodedge.engine import load_artifact
+from bloodedge.errors import BloodedgeError
+from bloodedge.golden import check_golden
+from bloodedge.manifest import read_run
+from bloodedge.split import recall
+from bloodedge_convert import convert as convert_module
+from bloodedge_convert import job
+from bloodedge_convert.calibration import cells_digest, choose_cells
+from bloodedge_convert.job import Job, Kind, file_names, run_converters
+
+from .conftest import IMAGING, SPLIT
+
+TOLERANCE = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
+KINDS = [f"{e}/{p}" for e in ("litert", "openvino") for p in ("float32", "float16", "int8")] + ["onnx/float32"]
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress display."""
+
+
+@pytest.fixture(scope="module")
+def bundle(conversion):
+    with Bundle(conversion.converted.path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def held_out(run, rendered_cells):
+    record = read_run(run)
+    return inputs(recall(read_dataset(rendered_cells), record.split, SPLIT)["test"], IMAGING)
+
+
+@pytest.fixture(scope="module")
+def reference(run, held_out):
+    from bloodedge.engine.keras import KerasEngine
+
+    return KerasEngine(run).predict(held_out)
+
+
+@pytest.fixture
+def canned(monkeypatch, conversion, reference):
+    """Converters that give what they gave before, at once; the test may falsify the float model's outputs."""
+    outputs = {"test": reference.copy()}
+
+    def give(folder, wanted, *_):
+        with Bundle(conversion.converted.path) as opened:
+            for kind in wanted.kinds:
+                for name in file_names(kind):
+                    (folder / name).write_bytes(opened.read(f"artifacts/{name}"))
+            with np.load(io.BytesIO(opened.read("golden.npz"))) as stored:
+                return np.concatenate([outputs["test"], stored["probabilities"]])
+
+    monkeypatch.setattr(convert_module, "run_converters", give)
+    return outputs
+
+
+def convert(capsys, *arguments) -> tuple[int, str]:
+    """Exit code and stderr of ``bloodedge convert``."""
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", *map(str, arguments)])
+    return stop.value.code, " ".join(capsys.readouterr().err.split())
+
+
+def test_every_artifact_is_there(bundle):
+    assert [f"{a.engine}/{a.precision}" for a in bundle.manifest.artifacts] == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_artifact_says_what_keras_says(bundle, held_out, reference, kind):
+    engine, precision = kind.split("/")
+    loaded = load_artifact(bundle, bundle.manifest.artifact(engine, precision), threads=1)
+    probabilities = loaded.predict(held_out)
+    assert probabilities.shape == reference.shape
+    assert probabilities.dtype == np.float32
+    assert np.abs(probabilities - reference).max() < TOLERANCE[precision]
+
+
+def test_swapped_colours_would_be_noticed(bundle, held_out, reference):
+    loaded = load_artifact(bundle, bundle.manifest.artifact("litert", "float32"), threads=1)
+    assert np.abs(loaded.predict(held_out[..., ::-1]) - reference).max() > 0.1
+
+
+def test_int8_litert_computes_in_integers_and_in_one_partition(bundle):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=bundle.read("artifacts/model_int8.tflite"))
+    before = interpreter._get_ops_details()
+    interpreter.allocate_tensors()
+    tensors = {t["index"]: t["dtype"] for t in interpreter.get_tensor_details()}
+    for op in before:
+        kinds = {tensors[i] for i in [*op["inputs"], *op["outputs"]] if i in tensors}
+        assert np.float32 not in kinds or op["op_name"] in {"CAST", "QUANTIZE"}, op["op_name"]
+    delegates = [op["op_name"] for op in interpreter._get_ops_details() if "DELEGATE" in op["op_name"].upper()]
+    assert len(delegates) == 1
+    assert interpreter.get_input_details()[0]["dtype"] == np.uint8
+    assert interpreter.get_output_details()[0]["dtype"] == np.uint8
+
+
+def test_int8_keeps_every_camera_byte_apart(bundle):
+    """The cast input's step is one byte: nothing is clipped, though no calibration cell was that bright."""
+    from bloodedge.engine.litert import load_interpreter
+
+    interpreter, _ = load_interpreter(bundle.read("artifacts/model_int8.tflite"), 1, keep_tensors=True)
+    quantised = next(op for op in interpreter._get_ops_details() if op["op_name"] == "QUANTIZE")
+    scales = {t["index"]: t["quantization"] for t in interpreter.get_tensor_details()}
+    assert scales[int(quantised["outputs"][0])] == (1.0, -128)
+
+
+def test_the_zip_holds_the_manifest_and_what_it_lists(conversion):
+    manifest = conversion.converted.manifest
+    with zipfile.ZipFile(conversion.converted.path) as archive:
+        names = archive.namelist()
+    assert sorted(names) == sorted(["manifest.json", *manifest.files])
+    assert "signature.json" not in manifest.files
+    assert {"golden.npz", "MODEL_CARD.md"} < manifest.files.keys()
+
+
+def test_the_card_goes_on_where_the_run_s_ends(bundle):
+    card = bundle.read("MODEL_CARD.md").decode()
+    assert card.startswith("# A small network\n")
+    assert "## Conversion" in card
+    assert "| litert int8 |" in card
+    assert "For Research Use Only" in card
+
+
+def test_no_path_of_this_machine_travels(bundle, run, rendered_cells):
+    for name in bundle.manifest.files:
+        data = bundle.read(name)
+        assert str(run.parent).encode() not in data, name
+        assert str(rendered_cells).encode() not in data, name
+        assert b"bloodedge-convert-" not in data, name
+    manifest = bundle.manifest.model_dump_json()
+    assert str(run.parent) not in manifest
+    assert bundle.manifest.provenance.weights == "start.weights.h5"
+
+
+def test_calibration_cells_come_from_training_groups_only(bundle, run, rendered_cells):
+    record, dataset = read_run(run), read_dataset(rendered_cells)
+    parts = recall(dataset, record.split, SPLIT)
+    chosen = choose_cells(parts["train"], 60, record.seed)
+    source = bundle.manifest.provenance
+    assert (source.calibration_cells, source.calibration_digest) == (60, cells_digest(chosen))
+    groups = {dataset.group(cell) for cell in chosen}
+    assert groups <= set(record.split.parts["train"].groups)
+    held_out = {c.pixels_digest for name in ("validation", "test") for c in parts[name]}
+    assert not held_out & {c.pixels_digest for c in chosen}
+
+
+def test_calibration_shows_both_classes_and_every_subject_alike(run, rendered_cells):
+    parts = recall(read_dataset(rendered_cells), read_run(run).split, SPLIT)
+    chosen = choose_cells(parts["train"], 60, seed=0)
+    assert sum(cell.label for cell in chosen) == 30
+    for label in (0, 1):
+        counts = np.unique([c.subject for c in chosen if c.label == label], return_counts=True)[1]
+        assert counts.max() - counts.min() <= 1
+
+
+def test_progress_is_told_throughout(conversion):
+    told = dict.fromkeys(what for what, _, _ in conversion.steps)
+    assert {
+        "Reading cells",
+        "Exporting the graph",
+        *(f"Converting: {k.replace('/', ' ')}" for k in KINDS),
+    } < told.keys()
+    last = {what: (done, total) for what, done, total in conversion.steps}
+    assert all(done == total for done, total in last.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_self_test_passes_on_the_machine_that_converted(bundle, kind):
+    artifact = bundle.manifest.artifact(*kind.split("/"))
+    result = check_golden(bundle, artifact, load_artifact(bundle, artifact, threads=1))
+    assert result.inputs == 32
+    assert result.passed
+
+
+def test_the_self_test_notices_a_wrong_network(bundle):
+    artifact = bundle.manifest.artifact("litert", "int8")
+
+    class Confused:
+        name, runtime = "litert", "none"
+
+        def predict(self, images):
+            return np.tile(np.float32([0.9, 0.1]), (len(images), 1))
+
+    assert not check_golden(bundle, artifact, Confused()).passed
+
+
+def test_an_artifact_over_the_limit_leaves_no_bundle(canned, capsys, run, tmp_path):
+    canned["test"] = canned["test"][:, ::-1]
+    code, said = convert(capsys, run, "--int8", "--engine", "litert", "-o", tmp_path / "no.bundle")
+    assert code == 1
+    assert "litert int8 changed the class of" in said
+    assert "limit 1.5 %" in said
+    assert "No bundle was written" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_float_artifact_may_not_move_at_all(canned, capsys, run, tmp_path):
+    canned["test"] = canned["test"] + np.float32([-0.01, 0.01])
+    code, said = convert(capsys, run, "--engine", "onnx", "-o", tmp_path / "no.bundle", "--max-flips", 100)
+    assert code == 1
+    assert "onnx float32 moved a probability by 0.01" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_conversion_leaves_nothing(monkeypatch, capsys, run, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(convert_module, "run_converters", interrupt)
+    code, _ = convert(capsys, run, "--int8", "-o", tmp_path / "no.bundle")
+    assert code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("canned")
+def test_an_existing_bundle_is_replaced_only_by_force(capsys, run, tmp_path):
+    out = tmp_path / "mine.bundle"
+    out.write_bytes(b"precious")
+    code, said = convert(capsys, run, "--engine", "litert", "-o", out)
+    assert (code, out.read_bytes()) == (2, b"precious")
+    assert "--force" in said
+    assert convert(capsys, run, "--engine", "litert", "-o", out, "--force")[0] == 0
+    with Bundle(out) as opened:
+        opened.verify()
+        assert [a.engine for a in opened.manifest.artifacts] == ["litert"]
+
+
+def test_a_refused_conversion_keeps_the_bundle_that_was_there(canned, capsys, run, tmp_path):
+    out = tmp_path / "mine.bundle"
+    out.write_bytes(b"precious")
+    canned["test"] = canned["test"][:, ::-1]
+    assert convert(capsys, run, "--engine", "litert", "-o", out, "--force")[0] == 1
+    assert out.read_bytes() == b"precious"
+
+
+def test_a_folder_is_no_bundle_name(capsys, run, tmp_path):
+    assert convert(capsys, run, "-o", tmp_path)[0] == 2
+
+
+def test_a_folder_that_is_no_run_is_named(capsys, tmp_path):
+    code, said = convert(capsys, tmp_path, "-o", tmp_path / "no.bundle")
+    assert code == 2
+    assert "no run.json" in said
+
+
+def test_other_data_than_the_run_s_are_refused(capsys, run, rendered_cells, tmp_path):
+    fewer = tmp_path / "data"
+    shutil.copytree(rendered_cells, fewer)
+    next(fewer.rglob("*.png")).unlink()
+    code, said = convert(capsys, run, fewer, "-o", tmp_path / "no.bundle")
+    assert code == 2
+    assert "is not the data this run was fitted to" in said
+
+
+def test_moved_data_are_asked_for(capsys, run, tmp_path):
+    moved = tmp_path / "run"
+    shutil.copytree(run, moved)
+    text = (moved / "run.json").read_text()
+    (moved / "run.json").write_text(text.replace(read_run(run).data.root, "/gone/away"))
+    code, said = convert(capsys, moved, "-o", tmp_path / "no.bundle")
+    assert code == 2
+    assert "/gone/away" in said
+    assert "RUN DATA" in said
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys, run, tmp_path):
+    monkeypatch.setitem(convert_module.NEEDS, "onnx", ("no_such_converter",))
+    code, said = convert(capsys, run, "-o", tmp_path / "no.bundle")
+    assert code == 2
+    assert "no_such_converter" in said
+    assert "bloodedge[convert]" in said
+
+
+IMAGES = np.zeros((1, 64, 64, 3), np.uint8)
+
+
+def a_job(run: Path) -> Job:
+    return Job(run=str(run), size_px=64, kinds=[Kind(engine="onnx", precision="float32")])
+
+
+def test_a_run_without_a_model_is_named(tmp_path):
+    task = a_job(tmp_path / "nothing")
+    with pytest.raises(BloodedgeError, match=r"no model\.keras"):
+        run_converters(tmp_path, task, IMAGES, IMAGES, quiet)
+
+
+def test_a_converter_that_fails_shows_the_end_of_its_log(monkeypatch, tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nfor i in $(seq 500); do echo line $i >&2; done\necho the reason >&2\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(job.sys, "executable", str(fake))
+    task = a_job(tmp_path)
+    with pytest.raises(BloodedgeError, match="the reason") as failure:
+        run_converters(tmp_path, task, IMAGES, IMAGES, quiet)
+    assert "line 400\n" not in str(failure.value)
+
+
+def test_a_converter_killed_for_memory_says_so(monkeypatch, tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\nkill -9 $$\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(job.sys, "executable", str(fake))
+    task = a_job(tmp_path)
+    with pytest.raises(BloodedgeError, match="memory"):
+        run_converters(tmp_path, task, IMAGES, IMAGES, quiet)
+
+
+def test_bias_correction_undoes_shifted_biases(bundle, held_out):
+    pytest.importorskip("tensorflow")
+    from bloodedge.engine import load_bytes
+    from bloodedge_convert.bias import _bias_arrays, _layers, correct_biases
+
+    whole, int8 = (bundle.read(f"artifacts/model_{p}.tflite") for p in ("float32", "int8"))
+    shifted = bytearray(int8)
+    biases = _bias_arrays(shifted)
+    for layer in _layers(whole, int8):
+        biases[layer.bias] += np.rint(0.15 / layer.bias_scales).astype(np.int32)
+    corrected = correct_biases(whole, bytes(shifted), held_out, lambda *_: None)
+    right = load_bytes("litert", whole, None, 1).predict(held_out)
+    errors = [
+        np.abs(load_bytes("litert", bytes(model), None, 1).predict(held_out) - right).mean()
+        for model in (shifted, corrected)
+    ]
+    assert errors[1] < 0.02 < errors[0]
+
+
+def test_layers_that_cost_most_are_found(bundle, held_out):
+    """A layer whose bias was ruined is the first one named."""
+    pytest.importorskip("tensorflow")
+    from bloodedge_convert.bias import _bias_arrays, _layers
+    from bloodedge_convert.layers import _short, load_interpreter, worst_layers
+
+    whole, int8 = (bundle.read(f"artifacts/model_{p}.tflite") for p in ("float32", "int8"))
+    ruined = bytearray(int8)
+    layer = _layers(whole, int8)[2]
+    _bias_arrays(ruined)[layer.bias][:] += np.rint(20 / layer.bias_scales).astype(np.int32)
+    names = {t["index"]: t["name"] for t in load_interpreter(int8, 1)[0].get_tensor_details()}
+    assert worst_layers(whole, bytes(ruined), held_out)[0].startswith(_short(names[layer.int8_output]))

@@ -1,0 +1,170 @@
+"""Engines run what they are given, say what is wrong with it, and are timed fairly."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from time import sleep
+
+import numpy as np
+import pytest
+
+from bloodedge import engine as engine_module
+from bloodedge.bench import hardware_name, interleaved, measure_latency, percentiles
+from bloodedge.engine import load_bytes, require
+from bloodedge.errors import BloodedgeError, UsageError
+
+PACKAGE = {"litert": "ai_edge_litert", "openvino": "openvino", "onnx": "onnxruntime"}
+
+
+def need(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+
+
+def onnx_of_channel_means() -> tuple[bytes, None]:
+    """A network by hand: softmax over the means of the red and green channels, divided by 255."""
+    need("onnx")
+    from onnx import TensorProto, helper
+
+    axes = helper.make_tensor("axes", TensorProto.INT64, [2], [1, 2])
+    starts = helper.make_tensor("starts", TensorProto.INT64, [1], [0])
+    ends = helper.make_tensor("ends", TensorProto.INT64, [1], [2])
+    last = helper.make_tensor("last", TensorProto.INT64, [1], [1])
+    scale = helper.make_tensor("scale", TensorProto.FLOAT, [], [255.0])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["real", "axes"], ["means"], keepdims=0),
+        helper.make_node("Slice", ["means", "starts", "ends", "last"], ["two"]),
+        helper.make_node("Div", ["two", "scale"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "means",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, 8, 8, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, 2])],
+        [axes, starts, ends, last, scale],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return model.SerializeToString(), None
+
+
+def openvino_of_channel_means(folder: Path) -> tuple[bytes, bytes]:
+    """The same network in OpenVINO's own format."""
+    need("openvino")
+    from bloodedge.engine.openvino import import_openvino
+
+    openvino = import_openvino()
+    source = folder / "means.onnx"
+    source.write_bytes(onnx_of_channel_means()[0])
+    openvino.save_model(openvino.convert_model(source), folder / "means.xml", compress_to_fp16=False)
+    return (folder / "means.xml").read_bytes(), (folder / "means.bin").read_bytes()
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (7, 8, 8, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_an_engine_gives_each_image_its_own_probabilities(name, images, tmp_path):
+    need(PACKAGE[name])
+    model, weights = onnx_of_channel_means() if name == "onnx" else openvino_of_channel_means(tmp_path)
+    engine = load_bytes(name, model, weights, threads=1)
+    means = images[..., :2].mean(axis=(1, 2)) / 255
+    expected = np.exp(means) / np.exp(means).sum(axis=1, keepdims=True)
+    probabilities = engine.predict(images)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    np.testing.assert_array_equal(engine.predict(images[3:4]), probabilities[3:4])
+    np.testing.assert_array_equal(engine.predict(images[::-1]), probabilities[::-1])
+    assert engine.predict(images[:0]).shape == (0, 2)
+    assert engine.name == name
+    assert engine.runtime.split()[-1][0].isdigit()
+
+
+@pytest.mark.parametrize("name", list(PACKAGE))
+@pytest.mark.parametrize("data", [b"", b"not a model at all", b"\0" * 4096])
+def test_damaged_bytes_are_a_sentence(name, data):
+    need(PACKAGE[name])
+    with pytest.raises(BloodedgeError, match="cannot read this model; convert the run again"):
+        load_bytes(name, data, b"", threads=1)
+
+
+def test_loading_litert_says_nothing_in_the_terminal(capfd):
+    need("ai_edge_litert")
+    with pytest.raises(BloodedgeError):
+        load_bytes("litert", b"not a model at all", None, threads=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_missing_runtime_is_answered_with_its_extra(monkeypatch):
+    monkeypatch.setitem(engine_module.PACKAGES, "openvino", ("no_such_package",))
+    with pytest.raises(UsageError, match=r"openvino engine is not installed here.*bloodedge\[openvino\]"):
+        require("openvino")
+
+
+def test_an_engine_that_no_bundle_holds_is_refused():
+    need("keras")
+    with pytest.raises(UsageError, match="choose litert, openvino or onnx"):
+        load_bytes("keras", b"", None, threads=1)
+
+
+def test_a_run_without_a_model_is_a_sentence_before_keras_is_loaded(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom bloodedge.engine.keras import KerasEngine\n"
+        f"try:\n    KerasEngine(Path({str(tmp_path)!r}))\nexcept Exception as error:\n    print(error)\n"
+        "assert 'keras' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "no model.keras" in done.stdout
+
+
+def test_openvino_reports_to_nobody():
+    need("openvino")
+    code = (
+        "from bloodedge.engine.openvino import import_openvino\nimport sys\nimport_openvino()\n"
+        "assert 'openvino_telemetry.main' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Takes:
+    """An engine that takes a known time."""
+
+    runtime = "none"
+
+    def __init__(self, name: str, ms: float, log: list[str]) -> None:
+        self.name, self.ms, self.log = name, ms, log
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        assert images.shape == (1, 8, 8, 3)
+        self.log.append(self.name)
+        sleep(self.ms / 1000)
+        return np.zeros((1, 2), np.float32)
+
+
+def test_latency_is_that_of_one_image(images):
+    log: list[str] = []
+    latency = measure_latency(Takes("slow", 2, log), images[0], repeats=20)
+    assert 2 <= latency.p50 <= latency.p95 <= latency.p99
+    assert len(log) > 20  # a warm-up came first
+
+
+def test_engines_are_timed_in_turns(images):
+    log: list[str] = []
+    times = interleaved({"a": Takes("a", 0, log), "b": Takes("b", 1, log)}, images[0], rounds=10)
+    assert {name: len(row) for name, row in times.items()} == {"a": 10, "b": 10}
+    timed = log[-20:]
+    assert all({timed[i], timed[i + 1]} == {"a", "b"} for i in range(0, 20, 2))
+    assert min(times["b"]) >= 1
+
+
+def test_percentiles_are_those_of_numpy():
+    latency = percentiles([float(x) for x in range(1, 102)])
+    assert (latency.p50, latency.p95, latency.p99) == (51, 96, 100)
+
+
+def test_the_machine_has_a_name():
+    assert hardware_name()
