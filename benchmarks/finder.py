@@ -3,9 +3,9 @@
     python benchmarks/finder.py --data ../shared/data --json benchmarks/results/finder.json
 
 A found box counts when it overlaps an annotated one by IoU >= 0.5, each with one other at most, best overlaps first.
-BCCD's annotators boxed cells that the border cuts as well, so cut cells count as found. Values of parameters were chosen
-on the frames with even numbers alone (``--search`` repeats that), but failures were looked at on all of them while the
-method was written, so the odd ones are held out from the choice of values, not from its design.
+BCCD's annotators boxed cells that the border cuts as well, so cut cells count as found. Values of parameters were
+chosen on the frames with even numbers alone (``--search`` repeats that), but failures were looked at on all of them
+while the method was written: the odd ones are held out from the choice of values, not from its design.
 """
 
 import argparse

@@ -49,8 +49,8 @@ def run_demo(out: Path) -> None:
     click.echo(out / "report.html")
 
 
-GATE = ("--max-drop", "1", "--max-flips", "2.5")
-"""A few hundred held-out cells make one flip weigh more than on real data; the defaults are for those."""
+GATE = ("--max-drop", "2", "--max-flips", "4")
+"""Wider than convert's defaults: a net this small, minutes old, leaves more of its 300 held-out cells near the line."""
 
 
 def _clear(out: Path, mark: Path) -> None:

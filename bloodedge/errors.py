@@ -18,6 +18,12 @@ class UsageError(BloodedgeError):
     exit_code = 2
 
 
+class Interrupted(BloodedgeError):
+    """A person stopped the command and the message says how to go on (exit code 130, as shells have it)."""
+
+    exit_code = 130
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint `` Did you mean "x"?`` with a leading space when some known word is close, else an empty string."""
     close = get_close_matches(word.lower(), list(known), n=1, cutoff=0.6)
@@ -35,6 +41,9 @@ def disk_errors(what: str) -> Iterator[None]:
             errno.EDQUOT: "the disk quota is used up; free some space",
             errno.EROFS: "the disk is read-only; choose another folder",
             errno.EACCES: "this user may not write there; choose another folder or change its permissions",
+            errno.EISDIR: "a folder of that name is in the way; choose another name",
+            errno.ENOTDIR: "a file stands where a folder is needed; choose another name",
+            errno.EEXIST: "a file stands where a folder is needed; choose another name",
         }
         reason = reasons.get(error.errno or 0)
         if reason is None:

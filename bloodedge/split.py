@@ -1,11 +1,12 @@
 """Splits over groups (honest) or over images (leaky, as the paper did), and getting a run's parts back later."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bloodedge.config import Strict
 from bloodedge.dataset import CLASS_NAMES, CellFile, Dataset, digest, natural
@@ -19,8 +20,8 @@ DRAWS = 4000
 class SplitSpec(Strict):
     """How cells are shared out, apart from the seed."""
 
-    validation: float = 0.15
-    test: float = 0.15
+    validation: float = Field(default=0.15, gt=0, lt=0.5)
+    test: float = Field(default=0.15, gt=0, lt=0.5)
     """Shares of the cells; the rest trains."""
     shift_subjects: tuple[str, ...] = ()
     """Kept aside as a part of their own, with every subject they share a group with; absent ones are ignored."""
@@ -127,8 +128,12 @@ def _split_groups(dataset: Dataset, cells: list[CellFile], spec: SplitSpec, seed
     }
 
 
-def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """A part for each group so that each class's cells are shared out as wanted; (groups,) part numbers.
+Drawn = NDArray[np.int64]
+"""(groups,): a part for each group."""
+
+
+def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
+    """A part for each group so that each class's cells are shared out as wanted.
 
     counts: (groups, 2) cells by class. Every part must hold a group of each class, or UsageError says what is missing.
     """
@@ -141,10 +146,19 @@ def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.ra
                 "are needed so that every part of the split has one; add subjects, or accept leaky figures with "
                 "--split image."
             )
+    best = _nearest(counts, shares, (_drawn(counts, shares, rng) for _ in range(DRAWS)))
+    if best is None:  # as many parts as groups: chance alone hardly ever gives each part one of each class
+        best = _nearest(counts, shares, (_dealt(counts, shares, rng) for _ in range(DRAWS)))
+    if best is None:
+        raise UsageError("No split gives every part both classes; use fewer folds or add subjects.")
+    return best
+
+
+def _nearest(counts: NDArray[np.float64], shares: NDArray[np.float64], tried: Iterable[Drawn]) -> Drawn | None:
+    """Of the assignments that give every part both classes, the one nearest the wanted shares."""
     totals = counts.sum(axis=0)
-    best: tuple[float, NDArray[np.int64]] | None = None
-    for _ in range(DRAWS):
-        owner = rng.choice(len(shares), size=len(counts), p=shares)
+    best: tuple[float, Drawn] | None = None
+    for owner in tried:
         parts = np.stack([counts[owner == part].sum(axis=0) for part in range(len(shares))])
         groups = np.stack([(counts[owner == part] > 0).sum(axis=0) for part in range(len(shares))])
         if (groups == 0).any():
@@ -153,9 +167,20 @@ def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.ra
         misfit = np.abs(parts / totals - shares[:, None]).sum() + 0.3 * np.maximum(0, 3 - groups).sum()
         if best is None or misfit < best[0]:
             best = float(misfit), owner
-    if best is None:
-        raise UsageError("No split gives every part both classes; use fewer folds or add subjects.")
-    return best[1]
+    return best[1] if best else None
+
+
+def _drawn(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
+    return rng.choice(len(shares), size=len(counts), p=shares)
+
+
+def _dealt(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
+    """Drawn, but one group of each class is dealt to each part."""
+    owner = _drawn(counts, shares, rng)
+    for label in range(len(CLASS_NAMES)):
+        members = rng.permutation(np.flatnonzero(counts[:, label] > 0))
+        owner[members[: len(shares)]] = np.arange(len(shares))
+    return owner
 
 
 def _split_images(cells: list[CellFile], spec: SplitSpec, seed: int, fold: Fold | None) -> Parts:

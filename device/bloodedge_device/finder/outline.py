@@ -163,7 +163,7 @@ _REACH = 3
 def closed_path(cost: Floats, smoothness: float) -> NDArray[np.intp]:
     """The step of each ray, int (rays,), with the least summed cost plus roughness; the last ray is next to the first.
 
-    cost: float32 (rays, steps). The circle is run through one and a half times, and the settled turn is kept.
+    cost: float32 (rays, steps). The circle is run through twice, and the settled turn in the middle is kept.
     """
     rays, steps = cost.shape
     shifts = np.arange(-_REACH, _REACH + 1)

@@ -1,0 +1,43 @@
+"""Errors are one sentence with a remedy."""
+
+import errno
+
+import pytest
+
+from bloodedge.errors import BloodedgeError, UsageError, did_you_mean, disk_errors
+
+
+def test_a_misspelt_word_is_answered_with_the_nearest_known_one() -> None:
+    assert did_you_mean("evalute", ["train", "evaluate"]) == ' Did you mean "evaluate"?'
+    assert did_you_mean("MOBILENETV2", ["mobilenetv2"]) == ' Did you mean "mobilenetv2"?'
+
+
+def test_no_hint_is_given_when_nothing_is_near() -> None:
+    assert did_you_mean("xyzzy", ["train", "evaluate"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "choose another folder"),
+        (errno.EACCES, "permissions"),
+        (errno.EISDIR, "choose another name"),
+        (errno.ENOTDIR, "choose another name"),
+    ],
+)
+def test_a_disk_that_cannot_be_written_is_told_with_its_remedy(number: int, remedy: str) -> None:
+    with pytest.raises(BloodedgeError, match=remedy) as caught, disk_errors("the checkpoint"):
+        raise OSError(number, "said by the kernel", "some/file")
+    assert "the checkpoint (some/file)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unexpected_system_error_is_not_disguised() -> None:
+    with pytest.raises(OSError, match="strange"), disk_errors("the checkpoint"):
+        raise OSError(errno.ENXIO, "strange")
+
+
+def test_wrong_usage_and_failure_have_their_own_exit_codes() -> None:
+    assert (UsageError.exit_code, BloodedgeError.exit_code) == (2, 1)

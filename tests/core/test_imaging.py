@@ -1,0 +1,260 @@
+"""The one preprocessing: the same bytes everywhere, physical scale kept, bad images refused with a sentence."""
+
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bloodedge.errors import BloodedgeError
+from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, decode_image, network_input, read_image
+
+Pixels = NDArray[np.uint8]
+
+
+def pattern(height: int, width: int) -> Pixels:
+    """A picture made of integers alone, the same on every machine: uint8 (height, width, 3) BGR, 1..251."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([1 + (a * x + b * y + x * y // 7) % 251 for a, b in ((7, 13), (29, 3), (11, 17))], -1).astype(
+        np.uint8
+    )
+
+
+def ellipse(height: int, width: int) -> Pixels:
+    """255 inside the ellipse that fills the frame, by integer arithmetic."""
+    y, x = np.mgrid[:height, :width]
+    inside = ((2 * x + 1 - width) * height) ** 2 + ((2 * y + 1 - height) * width) ** 2 <= (width * height) ** 2
+    return np.where(inside, 255, 0).astype(np.uint8)
+
+
+def pattern_cell(height: int = 100, width: int = 80, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
+    """The pattern as a cell with some room round it."""
+    bgr, mask = np.full((height + 30, width + 50, 3), 9, np.uint8), np.zeros((height + 30, width + 50), np.uint8)
+    bgr[10 : 10 + height, 20 : 20 + width] = pattern(height, width)
+    mask[10 : 10 + height, 20 : 20 + width] = ellipse(height, width)
+    return Cell(bgr, mask, um_per_px)
+
+
+def halved(picture: Pixels) -> Pixels:
+    """Means of 2x2 pixels in integers, a half rounded up; odd sides get a black line."""
+    even = np.pad(picture.astype(int), ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)))
+    total = even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]
+    return ((total + 2) // 4).astype(np.uint8)
+
+
+def linear(picture: Pixels, height: int, width: int) -> Pixels:
+    """Bilinear resampling in 8-bit fixed point, as OpenCV documents its bit-exact variant."""
+
+    def taps(old: int, new: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        place = (np.arange(new) + 0.5) * old / new - 0.5
+        left = np.floor(place).astype(np.int64)
+        share = np.rint(256 * (place - left)).astype(np.int64)
+        share[(left < 0) | (left >= old - 1)] = 0
+        left = np.clip(left, 0, old - 1)
+        return left, np.minimum(left + 1, old - 1), share
+
+    wide = picture.astype(np.int64)
+    left, right, share = taps(picture.shape[1], width)
+    wide = wide[:, left] * (256 - share)[:, None] + wide[:, right] * share[:, None]
+    top, bottom, share = taps(picture.shape[0], height)
+    tall = wide[top] * (256 - share)[:, None, None] + wide[bottom] * share[:, None, None]
+    return ((tall + (1 << 15)) >> 16).astype(np.uint8)
+
+
+def framed(picture: Pixels, size_px: int) -> Pixels:
+    """Centred on black and turned to RGB; the picture must fit."""
+    frame = np.zeros((size_px, size_px, 3), np.uint8)
+    top, left = (size_px - picture.shape[0]) // 2, (size_px - picture.shape[1]) // 2
+    frame[top : top + picture.shape[0], left : left + picture.shape[1]] = picture[:, :, ::-1]
+    return frame
+
+
+def relit(picture: Pixels, mask: Pixels, light: str) -> Pixels:
+    """Levelled or equalised by the definition, pixel by pixel in Python integers."""
+    result = picture.copy()
+    for channel in range(3):
+        values = sorted(int(v) for v in picture[:, :, channel][mask > 0])
+        count = len(values)
+        if light == "levelled":
+            low, high = values[-(-count // 10) - 1], values[-(-9 * count // 10) - 1]
+            table = {v: 80 + (v - low) * 110 // (high - low) for v in set(values)}
+        else:
+            table = {v: 1 + 254 * (2 * values.index(v) + values.count(v)) // (2 * count) for v in set(values)}
+        for y, x in np.argwhere(mask > 0):
+            result[y, x, channel] = min(255, max(1, table[int(picture[y, x, channel])]))
+    return result
+
+
+@pytest.mark.parametrize("light", ["as_is", "levelled", "equalised"])
+@pytest.mark.parametrize(("zoom", "size_px"), [(1, 160), (0.5, 64), (0.25, 32)])
+def test_network_input_is_what_integer_arithmetic_gives(light: str, zoom: float, size_px: int) -> None:
+    cell = pattern_cell(99, 78)
+    spec = ImagingSpec(size_px=size_px, um_per_px=CNMC_UM_PER_PX / zoom, light=light)
+    picture, mask = pattern(99, 78), ellipse(99, 78)
+    if light != "as_is":
+        picture = relit(picture, mask, light)
+    picture[mask == 0] = 0
+    while zoom < 1:
+        picture, zoom = halved(picture), zoom * 2
+    assert np.array_equal(network_input(cell, spec), framed(picture, size_px))
+
+
+def test_bilinear_resampling_is_that_of_fixed_point_arithmetic() -> None:
+    spec = ImagingSpec(size_px=160, um_per_px=CNMC_UM_PER_PX / 0.75)
+    picture = pattern(100, 80)
+    picture[ellipse(100, 80) == 0] = 0
+    assert np.array_equal(network_input(pattern_cell(100, 80), spec), framed(linear(picture, 75, 60), 160))
+
+
+def test_the_same_cell_gives_the_same_bytes_on_every_machine() -> None:
+    cell, spec = pattern_cell(300, 260), ImagingSpec(size_px=64, scale="canonical", light="levelled")
+    picture, mask = relit(pattern(300, 260), ellipse(300, 260), "levelled"), ellipse(300, 260)
+    picture[mask == 0] = 0
+    zoom = np.sqrt(0.45 * 64**2 / np.count_nonzero(mask))
+    small = halved(halved(picture))
+    expected = framed(linear(small, round(75 * 4 * zoom), round(65 * 4 * zoom)), 64)
+    digest = hashlib.sha256(network_input(cell, spec).tobytes()).hexdigest()
+    assert digest == hashlib.sha256(expected.tobytes()).hexdigest()
+    assert digest == "6a6e84dd8696d204a20d9e37ced4892ad60e673dc4b002a9f2fe3d3bcfdc3ed5"
+
+
+@pytest.mark.parametrize("light", ["as_is", "levelled", "equalised"])
+def test_physical_scale_is_kept_whatever_the_camera(light: str) -> None:
+    coarse = pattern_cell(60, 50, um_per_px=0.132)
+    fine = Cell(coarse.bgr.repeat(2, 0).repeat(2, 1), coarse.mask.repeat(2, 0).repeat(2, 1), 0.066)
+    spec = ImagingSpec(size_px=96, um_per_px=0.132, light=light)
+    assert np.array_equal(network_input(coarse, spec), network_input(fine, spec))
+    assert coarse.area_um2 == pytest.approx(fine.area_um2)
+
+
+def test_a_larger_cell_stays_larger_at_physical_scale_and_not_at_canonical_scale() -> None:
+    small, large = pattern_cell(100, 100), pattern_cell(200, 200)
+
+    def lit(cell: Cell, spec: ImagingSpec) -> int:
+        return int(network_input(cell, spec).any(axis=2).sum())
+
+    physical = ImagingSpec(size_px=160)
+    assert lit(large, physical) / lit(small, physical) == pytest.approx(4, rel=0.05)
+    canonical = ImagingSpec(size_px=160, scale="canonical", area_fraction=0.45)
+    for cell in (small, large):
+        assert lit(cell, canonical) / 160**2 == pytest.approx(0.45, rel=0.05)
+
+
+def test_the_cell_is_centred_wherever_it_lies_in_its_crop() -> None:
+    cell = pattern_cell(40, 40)
+    moved = Cell(np.roll(cell.bgr, (15, 20), (0, 1)), np.roll(cell.mask, (15, 20), (0, 1)), cell.um_per_px)
+    spec = ImagingSpec(size_px=64, um_per_px=CNMC_UM_PER_PX)
+    image = network_input(cell, spec)
+    assert np.array_equal(image, network_input(moved, spec))
+    rows, columns = np.flatnonzero(image.any((1, 2))), np.flatnonzero(image.any((0, 2)))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (12, 51, 12, 51)
+
+
+def test_what_reaches_beyond_the_frame_is_cut_evenly() -> None:
+    cell = pattern_cell(100, 80)
+    spec = ImagingSpec(size_px=32, um_per_px=CNMC_UM_PER_PX)
+    picture = pattern(100, 80)
+    picture[ellipse(100, 80) == 0] = 0
+    assert np.array_equal(network_input(cell, spec), picture[34:66, 24:56, ::-1])
+
+
+def test_outside_the_mask_everything_is_black() -> None:
+    cell = pattern_cell(60, 60)
+    image = network_input(cell, ImagingSpec(size_px=64, um_per_px=CNMC_UM_PER_PX, light="equalised"))
+    inside = ellipse(60, 60) > 0
+    assert not image[2:62, 2:62][~inside].any()
+    assert image[2:62, 2:62][inside].all()
+
+
+def test_light_is_relative_to_the_cell() -> None:
+    """A lamp half as bright: the same picture once levelled, but for rounding."""
+    cell = pattern_cell(80, 80)
+    dim = Cell((cell.bgr // 2).astype(np.uint8), cell.mask, cell.um_per_px)
+    for light, most in (("levelled", 4), ("equalised", 4)):
+        spec = ImagingSpec(size_px=96, um_per_px=CNMC_UM_PER_PX, light=light)
+        difference = np.abs(network_input(cell, spec).astype(int) - network_input(dim, spec).astype(int))
+        assert difference.max() <= most
+    as_is = ImagingSpec(size_px=96, um_per_px=CNMC_UM_PER_PX)
+    assert np.abs(network_input(cell, as_is).astype(int) - network_input(dim, as_is).astype(int)).max() > 50
+
+
+def test_a_flat_cell_can_be_relit() -> None:
+    cell = Cell(np.full((40, 40, 3), 77, np.uint8), np.full((40, 40), 255, np.uint8), CNMC_UM_PER_PX)
+    for light in ("levelled", "equalised"):
+        assert network_input(cell, ImagingSpec(size_px=64, light=light)).any()
+
+
+def test_a_cell_without_a_pixel_is_refused() -> None:
+    with pytest.raises(BloodedgeError, match="mask is empty"):
+        network_input(Cell(pattern(20, 20), np.zeros((20, 20), np.uint8), 0.1), ImagingSpec())
+    with pytest.raises(BloodedgeError, match="black everywhere"):
+        cell_on_black(np.full((64, 64, 3), 3, np.uint8))
+
+
+def test_the_mask_of_a_cut_out_cell_is_its_largest_part_with_its_holes() -> None:
+    picture = np.zeros((60, 60, 3), np.uint8)
+    picture[10:40, 10:40] = 200
+    picture[20:25, 20:25] = 0  # a vacuole that segmentation blackened
+    picture[50:55, 50:55] = 200  # debris
+    cell = cell_on_black(picture)
+    assert cell.area_px == 30 * 30
+    assert not cell.mask[45:, 45:].any()
+
+
+def encoded(suffix: str, picture: Pixels) -> bytes:
+    return cv2.imencode(suffix, picture)[1].tobytes()
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".png", ".jpg", ".webp"])
+def test_an_image_cut_off_anywhere_is_refused(suffix: str) -> None:
+    data = encoded(suffix, pattern(96, 96))
+    assert decode_image(data, "cell").shape == (96, 96, 3)
+    for kept in (0.02, 0.3, 0.6, 0.95):
+        with pytest.raises(BloodedgeError, match="cell is truncated or not an image; copy it again"):
+            decode_image(data[: int(kept * len(data))], "cell")
+    with pytest.raises(BloodedgeError, match="truncated"):
+        decode_image(data[:-3], "cell")
+
+
+@pytest.mark.parametrize(
+    ("picture", "suffix", "sentence"),
+    [
+        (pattern(32, 32).astype(np.uint16) * 200, ".png", "has 16 bits per channel; save it as an 8-bit colour image"),
+        (pattern(32, 32)[:, :, 0], ".png", "is a grey image; stained cells need colour"),
+        (pattern(32, 32)[:, :, 0], ".jpg", "is a grey image; stained cells need colour"),
+        (pattern(32, 32)[:, :, 0], ".bmp", "is a grey image; stained cells need colour"),
+        (pattern(1, 1), ".png", "is 1x1 pixels; sides from 16 to 16384"),
+        (pattern(15, 300), ".png", "is 300x15 pixels"),
+    ],
+)
+def test_unusable_images_are_refused_with_one_sentence(
+    tmp_path: Path, picture: NDArray[np.generic], suffix: str, sentence: str
+) -> None:
+    path = tmp_path / f"cell{suffix}"
+    path.write_bytes(encoded(suffix, picture))
+    with pytest.raises(BloodedgeError, match=sentence) as caught:
+        read_image(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("no image " * 100)
+    for name, sentence in (
+        ("empty.png", "is empty"),
+        ("text.png", "not an image"),
+        ("none.png", "cannot be read"),
+        (".", "cannot be read"),
+    ):
+        with pytest.raises(BloodedgeError, match=sentence):
+            read_image(tmp_path / name)
+
+
+def test_an_alpha_channel_is_dropped(tmp_path: Path) -> None:
+    colour = pattern(32, 32)
+    path = tmp_path / "cell.png"
+    path.write_bytes(encoded(".png", np.dstack([colour, np.full((32, 32), 128, np.uint8)])))
+    assert np.array_equal(read_image(path), colour)
