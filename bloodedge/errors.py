@@ -18,7 +18,7 @@ class UsageError(BloodedgeError):
     exit_code = 2
 
 
-class Interrupted(BloodedgeError):
+class StoppedError(BloodedgeError):
     """A person stopped the command and the message says how to go on (exit code 130, as shells have it)."""
 
     exit_code = 130

@@ -41,7 +41,7 @@ def evaluate(
     threads: int | None,
     json_target: str | None,
 ) -> None:
-    """Score a run folder or a bundle on cells of DATA that it never saw.
+    """Score the run folder RUN, or the bundle BUNDLE, on cells of DATA that it never saw.
 
     A blast (C-NMC's all) is the positive class. Intervals are 95 %, bootstrapped over subjects.
     """

@@ -45,7 +45,14 @@ ENGINES = ("litert", "openvino", "onnx")
     help="Cells of training groups that int8 ranges are measured on.",
 )
 @click.option("--force", is_flag=True, help="Replace NAME.bundle if it exists.")
-@click.option("-o", "--out", metavar="NAME.bundle", required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--out",
+    metavar="NAME.bundle",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The bundle to write, one zip file.",
+)
 def convert(
     run: Path,
     data: Path | None,

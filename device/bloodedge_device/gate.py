@@ -59,7 +59,7 @@ def check(bgr: Image, parameters: GateParameters = _DEFAULTS) -> GateResult:
     """Judge a frame, uint8 (H, W, 3) BGR."""
     blue, green, red = cv2.split(cv2.resize(bgr, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_NEAREST))
     brightness = float(_quantile(cv2.calcHist([green], [0], None, [256], [0, 256]), 0.9))
-    saturated = cv2.countNonZero(cv2.compare(cv2.max(cv2.max(blue, green), red), 255, cv2.CMP_EQ)) / green.size
+    saturated = float(np.count_nonzero(cv2.max(cv2.max(blue, green), red) == 255) / green.size)
     focus = _focus(bgr, cv2.mean(green)[0])
     return GateResult(_reason(focus, brightness, saturated, parameters), focus, brightness, saturated)
 

@@ -19,7 +19,7 @@ class CameraSettings(Strict):
     source: str | None = None
     """For replay: a folder of images, an image, a video file, or an http(s):// or rtsp:// stream."""
     um_per_px: float | None = Field(default=None, ge=0.03, le=0.5)
-    """Micrometres per pixel of the frames (default: 0.1 when simulated, else measured from red cells)."""
+    """Micrometres per pixel of the frames (default: 0.15 when simulated, else measured from red cells)."""
     rate: float | None = Field(default=None, gt=0, le=1000)
     """At most so many frames a second; without it, as fast as they come."""
     loop: bool = False

@@ -41,7 +41,7 @@ def test_every_mistake_is_told_at_once_with_its_path() -> None:
 
 
 def test_a_key_inside_an_optional_table_gets_a_hint_too() -> None:
-    with pytest.raises(UsageError, match='maybe.rat: unknown key. Did you mean "rate"'):
+    with pytest.raises(UsageError, match=r'maybe\.rat: unknown key. Did you mean "rate"'):
         validate(Outer, {"name": "x", "maybe": {"rat": 1}}, "settings.toml")
 
 
@@ -52,7 +52,7 @@ def test_a_missing_file_a_folder_and_broken_toml_are_told_apart(tmp_path: Path) 
         read_toml(tmp_path)
     broken = tmp_path / "broken.toml"
     broken.write_text("a = 1\nb = \n")
-    with pytest.raises(UsageError, match="not valid TOML.*line 2"):
+    with pytest.raises(UsageError, match=r"not valid TOML.*line 2"):
         read_toml(broken)
     broken.write_bytes(b"a = '\xff'")
     with pytest.raises(UsageError, match="not valid TOML"):

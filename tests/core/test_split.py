@@ -133,14 +133,14 @@ def test_one_subject_with_cells_of_both_classes_is_not_enough() -> None:
 
 
 def test_more_folds_than_people_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="Only 6 independent groups .* but 9 are needed"):
+    with pytest.raises(UsageError, match=r"Only 6 independent groups .* but 9 are needed"):
         split(dataset(), SplitSpec(), kind="group", seed=0, fold=Fold(9, 0))
 
 
 def test_cells_of_unnamed_people_cannot_be_split_honestly() -> None:
     data = dataset()
     data = replace(data, cells=(*data.cells, cell("", 1, 5)))
-    with pytest.raises(UsageError, match="all/cell5.png does not say whose cell it is.*--split image"):
+    with pytest.raises(UsageError, match=r"all/cell5.png does not say whose cell it is.*--split image"):
         split(data, SplitSpec(), kind="group", seed=0)
     parts, record = split(data, SplitSpec(), kind="image", seed=0)
     assert record.leaky
@@ -156,7 +156,7 @@ def test_too_few_cells_for_a_split_by_image_are_one_sentence() -> None:
 def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
     from bloodedge.config import validate
 
-    with pytest.raises(UsageError, match="validation|test"):
+    with pytest.raises(UsageError, match=r"validation|test"):
         validate(SplitSpec, shares, "Recipe")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bloodedge.errors import Interrupted, UsageError
+from bloodedge.errors import StoppedError, UsageError
 
 
 @click.command()
@@ -90,7 +90,7 @@ def train(
     except KeyboardInterrupt as error:
         if not (target / "checkpoint").is_dir():
             raise
-        raise Interrupted(
+        raise StoppedError(
             f"Interrupted; finished epochs are kept in {target}. Continue by repeating the command with --resume."
         ) from error
     for name in ("test", "shift"):

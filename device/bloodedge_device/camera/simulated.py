@@ -8,6 +8,9 @@ from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 from bloodedge_device.camera import Capture, Frame, Pace
 from bloodedge_device.settings import CameraSettings
 
+UM_PER_PX = 0.15
+"""Wide enough a field (96 by 72 µm) that most of its white cells are whole."""
+
 FIELDS_PER_SPECIMEN = 1_000_000
 """Keeps the fields of one specimen apart from those of the next."""
 
@@ -19,8 +22,7 @@ class SimulatedCamera:
         self.name = f"simulated microscope, specimen {settings.seed}"
         self.live = settings.realtime
         self._settings = settings
-        scale = {"um_per_px": settings.um_per_px} if settings.um_per_px else {}
-        self._spec = FieldSpec(style=SubjectStyle.of(settings.seed), **scale)
+        self._spec = FieldSpec(style=SubjectStyle.of(settings.seed), um_per_px=settings.um_per_px or UM_PER_PX)
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Rendered fields without end."""

@@ -1,0 +1,160 @@
+"""Scores are made of cells never seen, the same way for every network."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score, roc_auc_score
+
+from bloodedge.cli import main
+from bloodedge.dataset import read_dataset
+from bloodedge.decision import Thresholds
+from bloodedge.errors import UsageError
+from bloodedge.evaluate import Classifier, agree, choose_cells, evaluate, score
+from bloodedge.imaging import ImagingSpec
+from bloodedge.split import SplitSpec, split
+
+WriteCells = Callable[[Path, Iterable[str]], Path]
+
+
+class RedEngine:
+    """Says blast with a probability that is the share of red in the picture."""
+
+    name = "red"
+    runtime = "by hand"
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        red = images[..., 0].mean((1, 2)) / np.maximum(images.mean((1, 2)).sum(1), 1)
+        return np.stack([1 - red, red], 1).astype(np.float32)
+
+
+def classifier(data: Path, kind="group") -> Classifier:
+    dataset, spec = read_dataset(data), SplitSpec(shift_subjects=("6",))
+    _, record = split(dataset, spec, kind=kind, seed=0)
+    thresholds = Thresholds(blast=0.3, uncertain_low=0.3, uncertain_high=0.3)
+    return Classifier("red", RedEngine(), ImagingSpec(size_px=32), 1.0, thresholds, record, spec, dataset.fingerprint)
+
+
+def test_of_the_runs_own_data_the_test_part_is_scored(rendered_data: Path) -> None:
+    red, dataset = classifier(rendered_data), read_dataset(rendered_data)
+    cells, which = choose_cells(red, dataset, "auto")
+    assert {c.subject for c in cells} == set(red.split.parts["test"].subjects)
+    assert which == "the test part"
+    for part in ("train", "validation", "shift"):
+        assert {c.subject for c in choose_cells(red, dataset, part)[0]} == set(red.split.parts[part].subjects)
+    assert len(choose_cells(red, dataset, "all")[0]) == 144
+
+
+def test_of_other_data_people_seen_in_training_are_left_out(
+    rendered_data: Path, tmp_path: Path, write_cells: WriteCells
+) -> None:
+    red = classifier(rendered_data)
+    seen = {s for part in ("train", "validation") for s in red.split.parts[part].subjects}
+    one = sorted(s for s in seen if s.startswith("H"))[0]
+    names = [f"hem/UID_{s}_1_1_hem.png" for s in (one.lower(), "H77")]
+    other = read_dataset(write_cells(tmp_path, [*names, "all/UID_88_1_1_all.png"]))
+    cells, which = choose_cells(red, other, "auto")
+    assert [c.subject for c in cells] == ["88", "H77"]
+    assert "not seen in training" in which
+    only_seen = replace(other, cells=tuple(c for c in other.cells if c.subject == one))
+    with pytest.raises(UsageError, match="Every subject in .* was seen in training"):
+        choose_cells(red, only_seen, "auto")
+
+
+def test_a_part_that_the_run_does_not_have_is_told_with_those_it_has(rendered_data: Path) -> None:
+    red = classifier(rendered_data)
+    bare = replace(red, split=red.split.model_copy(update={"parts": {"test": red.split.parts["test"]}}))
+    with pytest.raises(UsageError, match="has no shift part; it has: test"):
+        choose_cells(bare, read_dataset(rendered_data), "shift")
+
+
+def test_a_part_of_other_data_is_refused(rendered_data: Path, tmp_path: Path, write_cells: WriteCells) -> None:
+    other = read_dataset(write_cells(tmp_path, ["all/UID_1_1_1_all.png", "hem/UID_H1_1_1_hem.png"]))
+    with pytest.raises(UsageError, match="is not the data this run was fitted to"):
+        choose_cells(classifier(rendered_data), other, "test")
+
+
+def test_an_evaluation_holds_every_figure_with_its_interval(rendered_data: Path) -> None:
+    red = classifier(rendered_data)
+    figures, _ = evaluate(red, rendered_data, "all")
+    assert (figures.cells, figures.subjects) == (144, 12)
+    assert sum(map(sum, figures.confusion)) == 144
+    assert set(figures.per_subject) == {*"123456", *(f"H{n}" for n in range(1, 7))}
+    assert all(row.label == ("normal" if name[0] == "H" else "blast") for name, row in figures.per_subject.items())
+    named = {"accuracy", "weighted_f1", "macro_f1", "balanced_accuracy", "sensitivity", "specificity", "auc", "ece"}
+    assert set(figures.ci95) == named
+    for name, (low, high) in figures.ci95.items():
+        if name != "ece":  # never below zero, so resampling can only raise a small one
+            assert low <= getattr(figures, name) <= high
+    assert figures.latency_ms is not None
+    assert figures.latency_ms.p50 <= figures.latency_ms.p95 <= figures.latency_ms.p99
+    assert figures.leaky  # "all" holds the cells that it was fitted to
+
+
+def test_figures_of_a_split_by_image_are_labelled_leaky(rendered_data: Path) -> None:
+    assert evaluate(classifier(rendered_data, "image"), rendered_data)[0].leaky
+    assert not evaluate(classifier(rendered_data), rendered_data)[0].leaky
+
+
+def test_scores_count_the_people_and_their_cells() -> None:
+    labels, blast = [1, 1, 1, 0, 0, 0], np.array([0.9, 0.8, 0.2, 0.1, 0.6, 0.3])
+    figures = score(labels, blast, ["1", "1", "10", "H2", "H2", "H2"])
+    assert figures.confusion == [[2, 1], [1, 2]]
+    assert {n: (r.label, r.cells) for n, r in figures.per_subject.items()} == {
+        "1": ("blast", 2),
+        "10": ("blast", 1),
+        "H2": ("normal", 3),
+    }
+    assert figures.per_subject["H2"].accuracy == pytest.approx(2 / 3)
+    assert figures.auc == pytest.approx(roc_auc_score(labels, blast))
+    assert "specificity" not in figures.ci95  # all normal cells are one person's: nothing is known of other people
+
+
+def test_one_class_alone_leaves_figures_out_instead_of_inventing_them() -> None:
+    figures = score([1, 1], np.array([0.9, 0.2]), ["1", "2"])
+    assert figures.auc is None
+    assert figures.specificity is None
+    assert figures.model_dump_json()
+
+
+def test_agreement_counts_flips_drops_and_the_largest_difference() -> None:
+    labels = np.array([1, 1, 1, 1, 0, 0, 0, 0])
+    reference = np.array([0.9, 0.8, 0.7, 0.6, 0.1, 0.2, 0.3, 0.4])
+    blast = np.array([0.9, 0.8, 0.7, 0.45, 0.1, 0.2, 0.55, 0.4])
+    agreement = agree(reference, blast, labels, ["1", "1", "2", "2", "H1", "H1", "H2", "H2"], Thresholds())
+    assert (agreement.cells, agreement.flips, agreement.flip_rate) == (8, 2, 0.25)
+    assert agreement.max_probability_difference == pytest.approx(0.25)
+    assert agreement.drop["accuracy"] == pytest.approx(25)
+    assert agreement.drop["weighted_f1"] == pytest.approx(
+        100 * (1 - f1_score(labels, blast >= 0.5, average="weighted"))
+    )
+    assert agreement.drop["auc"] == pytest.approx(100 * (1 - roc_auc_score(labels, blast)))
+    low, high = agreement.drop_ci95["accuracy"]
+    assert low <= 25 <= high
+    same = agree(reference, reference, labels, ["1"] * 4 + ["H1"] * 4, Thresholds())
+    assert (same.flips, same.max_probability_difference, set(same.drop.values())) == (0, 0, {0.0})
+
+
+def test_a_threshold_of_its_own_decides_what_a_flip_is() -> None:
+    thresholds = Thresholds(blast=0.3, uncertain_low=0.2, uncertain_high=0.4)
+    agreement = agree(np.array([0.9, 0.35]), np.array([0.4, 0.25]), [1, 0], ["1", "H1"], thresholds)
+    assert agreement.flips == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", "data"], "not a finished run folder"),
+        (["nowhere", "data", "--precision", "int8"], "convert it: bloodedge convert"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_one_sentence(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", str(tmp_path / arguments[0]), *arguments[1:]])
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
