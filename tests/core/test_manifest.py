@@ -80,7 +80,7 @@ def test_half_a_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_run_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no run.json.*bloodedge train"):
+    with pytest.raises(UsageError, match=r"no run\.json.*bloodedge train"):
         read_run(tmp_path)
     with pytest.raises(UsageError, match=r"no metrics\.json"):
         read_metrics(tmp_path)

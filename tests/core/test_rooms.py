@@ -19,10 +19,8 @@ ROOMS = {
     "bloodedge_convert": ROOT / "convert" / "bloodedge_convert",
     "bloodedge_device": ROOT / "device" / "bloodedge_device",
 }
-FRAMEWORKS = {
-    "tensorflow", "keras", "jax", "torch", "openvino", "nncf", "onnx", "onnxruntime", "ai_edge_litert", "tflite_runtime",
-    "tf2onnx", "tf_keras", "matplotlib",
-}  # fmt: skip
+FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "jax", "torch", "openvino", "nncf", "onnx", "onnxruntime", "tf2onnx"}
+FRAMEWORKS |= {"ai_edge_litert", "tflite_runtime", "matplotlib"}
 SECONDS = 0.5
 
 MEASURE = """

@@ -1,9 +1,14 @@
 """What a run needs to go on after any interruption, each epoch's whole or not there."""
 
 import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from bloodedge.config import Strict
@@ -40,7 +45,7 @@ class FitState(Strict):
     history: list[dict[str, float]] = Field(default_factory=list)
 
 
-BEST, AVERAGE = "best.weights.h5", "average.weights.h5"
+BEST, AVERAGE = "best.npz", "average.npz"
 
 
 class Checkpoints:
@@ -79,7 +84,7 @@ class Checkpoints:
         with folder_beside(self.folder / f"epoch_{state.epochs_done:04d}") as folder:
             model.save(folder / "model.keras")
             if state.stagnant == 0:
-                model.save_weights(folder / BEST)
+                _save_weights(folder / BEST, model.get_weights())
             else:
                 shutil.copy2(older[-1] / BEST, folder / BEST)
             if averaged > 0:
@@ -95,21 +100,28 @@ class Checkpoints:
         epochs = self._epochs()
         if not epochs:
             return None
-        try:
+        with _damage_told(epochs[-1]):
             state = FitState.model_validate_json((epochs[-1] / "state.json").read_bytes())
             return keras.models.load_model(epochs[-1] / "model.keras"), state
-        except (ValueError, OSError) as error:
-            raise BloodedgeError(f"{epochs[-1]} is damaged; train into a new --out folder.") from error
 
     def load_kept(self, model: Any, which: Literal["best", "average"]) -> None:
         """Give ``model`` the weights of the best epoch, or the mean over epochs where there is one."""
         newest = self._epochs()[-1]
         average = newest / AVERAGE
-        model.load_weights(average if which == "average" and average.is_file() else newest / BEST)
+        with _damage_told(newest):
+            model.set_weights(_load_weights(average if which == "average" and average.is_file() else newest / BEST))
 
     def remove(self) -> None:
         """The run is finished: what it was resumed from is of no more use."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def _damage_told(epoch: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+        raise BloodedgeError(f"{epoch} is damaged; train into a new --out folder.") from error
 
 
 def _save_average(model: Any, before: Path | None, count: int, target: Path) -> None:
@@ -117,12 +129,18 @@ def _save_average(model: Any, before: Path | None, count: int, target: Path) -> 
 
     Batch norms' statistics are averaged with the rest; their own momentum makes them means of many batches already.
     """
-    current = model.get_weights()
+    weights = model.get_weights()
     if before is not None:
-        model.load_weights(before)
-        mean = model.get_weights()
-        model.set_weights(
-            [m + (c - m) / count if c.dtype.kind == "f" else c for m, c in zip(mean, current, strict=True)]
-        )
-    model.save_weights(target)
-    model.set_weights(current)
+        mean = _load_weights(before)
+        weights = [m + (w - m) / count if w.dtype.kind == "f" else w for m, w in zip(mean, weights, strict=True)]
+    _save_weights(target, weights)
+
+
+def _save_weights(path: Path, weights: list[NDArray[Any]]) -> None:
+    """Store arrays in order; unlike an HDF5 file this fails with a plain OSError when the disk is full."""
+    np.savez(path, *weights)
+
+
+def _load_weights(path: Path) -> list[NDArray[Any]]:
+    with np.load(path) as stored:
+        return [stored[f"arr_{number}"] for number in range(len(stored.files))]

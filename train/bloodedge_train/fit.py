@@ -72,7 +72,12 @@ def fit(
         feed = Feed(train.images, train.labels, train.groups, spec, recipe.augment, seed=seed, epoch=epoch)
         start = perf_counter()
         loss = model.fit(
-            feed, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[_Batches(batch_done, epoch, len(feed))]
+            feed,
+            shuffle=False,  # the feed has drawn the order; Keras would by random state that no checkpoint holds
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            verbose=0,
+            callbacks=[_Batches(batch_done, epoch, len(feed))],
         ).history["loss"][0]
         seconds = perf_counter() - start
         if not math.isfinite(loss):

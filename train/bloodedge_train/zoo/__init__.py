@@ -5,6 +5,7 @@ the family expects lies inside the graph.
 """
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -85,8 +86,13 @@ def _features(name: str, family: Family, entry: Entry, size_px: int, weights: st
 def _load(features: Any, path: Path, name: str) -> None:
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give --weights none, imagenet, or the path of a weights file.")
+    if path.suffix != ".h5":
+        raise UsageError(f"{path} is not a weights file by its name; give one that ends in .h5.")
     try:
-        features.load_weights(path)
+        with warnings.catch_warnings():
+            # Keras 3.15 says it of every Functional network, of its table of operations, which holds no weights.
+            warnings.filterwarnings("ignore", "Skipping nested container")
+            features.load_weights(path)
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise UsageError(

@@ -1,0 +1,166 @@
+"""Fitting can be stopped anywhere and goes on as if it had not been."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from bloodedge.errors import BloodedgeError
+from bloodedge_train.checkpoint import Checkpoints, FitState
+from bloodedge_train.fit import Samples, advance, fit, predict, prepare, watch
+from bloodedge_train.recipe import AugmentSpec, FitSpec, Recipe
+
+SIDE = 16
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def network() -> Any:
+    """What fitting asks of a network: a part named features, batch norm, dropout; compiled in a second."""
+    from keras import layers
+
+    keras.utils.set_random_seed(1)
+    scaled = keras.Input((SIDE, SIDE, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(6, 3, 2, use_bias=False)(scaled))
+    features = keras.Model(scaled, layers.ReLU()(x), name="features")
+    image = keras.Input((SIDE, SIDE, 3), dtype="uint8")
+    x = layers.GlobalAveragePooling2D()(features(layers.Rescaling(1 / 127.5, offset=-1.0)(image)))
+    return keras.Model(image, layers.Dense(2, activation="softmax")(layers.Dropout(0.4)(x)))
+
+
+def samples(count: int, seed: int) -> Samples:
+    """Blasts are brighter than normal cells."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    images = np.clip(rng.normal(100 + 40 * labels[:, None, None, None], 30, (count, SIDE, SIDE, 3)), 0, 255)
+    subjects = [f"S{n % 6}" for n in range(count)]
+    return Samples(images.astype(np.uint8), labels, subjects, subjects)
+
+
+def recipe(**choices: Any) -> Recipe:
+    spec = FitSpec.model_validate({"epochs": 5, "batch": 8, "learning_rate": 0.01, **choices})
+    return Recipe(fit=spec, augment=AugmentSpec(light=0.1, mixup=0.3))
+
+
+def run(
+    folder: Path, chosen: Recipe, *, resume: bool = False, kill: tuple[int, int] | None = None
+) -> tuple[Any, FitState]:
+    """Fit, or go on; with ``kill`` (epoch, batch) the process ends there."""
+    checkpoints = Checkpoints(folder)
+    loaded = checkpoints.load() if resume else None
+    model, state = loaded or (network(), FitState(learning_rate=chosen.fit.learning_rate))
+    if not loaded:
+        prepare(model, chosen.fit)
+
+    def batch_done(epoch: int, done: int, _batches: int) -> None:
+        if (epoch, done) == kill:
+            raise Killed
+
+    def epoch_done(_epoch: int, _row: dict[str, float]) -> None:
+        pass
+
+    state = fit(model, state, samples(64, 0), samples(32, 1), chosen, 7, checkpoints, batch_done, epoch_done)
+    return model, state
+
+
+RESUMED = {
+    "average": recipe(keep="average", schedule="cosine"),
+    "warm-up": recipe(keep="last", warmup_epochs=3, optimiser="adam"),
+    "plateau": recipe(keep="best", monitor="loss", reduce_after=1, optimiser="sgd", sampling="class_balanced"),
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_fit_ends_with_the_bytes_of_an_unbroken_one(tmp_path: Path, name: str) -> None:
+    unbroken, whole = run(tmp_path / "unbroken", RESUMED[name])
+    for kill in ((1, 3), (3, 8)):
+        with pytest.raises(Killed):
+            run(tmp_path / "broken", RESUMED[name], resume=kill[0] > 1, kill=kill)
+    resumed, again = run(tmp_path / "broken", RESUMED[name], resume=True)
+    for ours, theirs in zip(resumed.get_weights(), unbroken.get_weights(), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    drop = {"images_per_s"}
+    history = [[{k: v for k, v in row.items() if k not in drop} for row in s.history] for s in (again, whole)]
+    assert history[0] == history[1]
+    assert whole.history[-1]["loss"] < whole.history[0]["loss"]
+
+
+def test_warm_up_leaves_the_features_as_they_were_and_then_frees_them(tmp_path: Path) -> None:
+    begun = network().get_layer("features").get_weights()
+    warm, _ = run(tmp_path / "warm", recipe(epochs=2, warmup_epochs=2, keep="last"))
+    assert all(np.array_equal(a, b) for a, b in zip(begun, warm.get_layer("features").get_weights(), strict=True))
+    free, _ = run(tmp_path / "free", recipe(epochs=3, warmup_epochs=2, keep="last"))
+    assert not any(np.array_equal(a, b) for a, b in zip(begun, free.get_layer("features").get_weights(), strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_with_a_sentence_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    run(tmp_path, recipe(epochs=1))
+    checkpoints = Checkpoints(tmp_path)
+    loaded = checkpoints.load()
+    assert loaded is not None
+    model, state = loaded
+    model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+    with pytest.raises(BloodedgeError, match=r"no longer a number in epoch 2; .*Lower fit\.learning_rate"):
+        fit(model, state, samples(64, 0), samples(32, 1), recipe(), 7, checkpoints, lambda *_: None, lambda *_: None)
+    kept = checkpoints.load()
+    assert kept is not None
+    assert kept[1] == state
+    assert all(np.isfinite(w).all() for w in kept[0].get_weights())
+
+
+def test_batch_norm_gets_the_recipes_momentum_however_deep_it_lies() -> None:
+    model = network()
+    prepare(model, FitSpec(batch_norm_momentum=0.91))
+    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    assert [x.momentum for x in norms] == [0.91]
+
+
+def test_figures_on_validation_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
+
+    model, cells = network(), samples(300, 2)
+    probabilities = predict(model, cells.images)
+    assert probabilities.shape == (300, 2)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-6)
+    figures = watch(model, cells)
+    assert figures["val_loss"] == pytest.approx(log_loss(cells.labels, probabilities[:, 1]), rel=1e-4)
+    assert figures["val_auc"] == pytest.approx(roc_auc_score(cells.labels, probabilities[:, 1]))
+    assert figures["val_accuracy"] == pytest.approx(accuracy_score(cells.labels, probabilities.argmax(1)))
+
+
+def after(spec: FitSpec, values: list[float]) -> FitState:
+    state = FitState(learning_rate=spec.learning_rate)
+    for value in values:
+        state = advance(state, spec, {"val_auc": value, "val_loss": value})
+    return state
+
+
+def test_the_best_epoch_and_the_stagnation_since_are_counted() -> None:
+    state = after(FitSpec(monitor="auc"), [0.7, 0.9, 0.8, 0.9])
+    assert (state.epochs_done, state.best_epoch, state.best, state.stagnant) == (4, 2, 0.9, 2)
+    state = after(FitSpec(monitor="loss"), [0.7, 0.9, 0.6])
+    assert (state.best_epoch, state.best, state.stagnant) == (3, -0.6, 0)
+
+
+def test_a_plateau_lowers_the_learning_rate_each_time_it_lasts() -> None:
+    spec = FitSpec(learning_rate=0.1, reduce_after=2, reduce_factor=0.5)
+    rates = [after(spec, [0.9] + [0.8] * n).learning_rate for n in range(6)]
+    assert rates == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
+
+
+def test_a_cosine_ends_at_zero() -> None:
+    spec = FitSpec(learning_rate=0.1, epochs=4, schedule="cosine")
+    rates = [after(spec, [0.9] * n).learning_rate for n in range(1, 5)]
+    assert rates == pytest.approx([0.1 * 0.5 * (1 + math.cos(math.pi * n / 4)) for n in range(1, 5)])
+    assert rates[-1] == pytest.approx(0)
+
+
+def test_a_fit_that_learns_nothing_more_stops_early(tmp_path: Path) -> None:
+    _, state = run(tmp_path, recipe(epochs=30, stop_after=2, learning_rate=1e-9))
+    assert state.epochs_done < 30
+    assert state.stagnant == 2

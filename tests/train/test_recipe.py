@@ -1,0 +1,54 @@
+"""Recipes are checked before anything is computed, every mistake at once."""
+
+from pathlib import Path
+
+import pytest
+
+from bloodedge.errors import UsageError
+from bloodedge_train.recipe import Recipe, load_recipe, packaged
+
+
+def written(folder: Path, text: str) -> str:
+    path = folder / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_every_packaged_recipe_is_sound_and_says_what_it_is_for() -> None:
+    assert "default" in packaged()
+    for name in packaged():
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        assert recipe.about
+
+
+def test_a_misspelt_key_gets_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'fit\.learning_rat: unknown key\. Did you mean "learning_rate"\?'):
+        load_recipe(written(tmp_path, "[fit]\nlearning_rat = 1e-3\n"))
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    text = '[fit]\nepochs = 0\nkeep = "worst"\n[imaging]\nsize = 96\n[split]\ntest = 0.9\n[augmnt]\nflip = false\n'
+    with pytest.raises(UsageError) as caught:
+        load_recipe(written(tmp_path, text))
+    told = str(caught.value)
+    assert "has 5 mistakes" in told
+    for words in ("fit.epochs", "fit.keep", "'best', 'last' or 'average'", "imaging.size", "split.test", "augmnt"):
+        assert words in told
+    assert 'Did you mean "augment"?' in told
+    assert 'Did you mean "size_px"?' in told
+
+
+def test_an_unknown_recipe_is_told_with_those_there_are() -> None:
+    with pytest.raises(UsageError, match=r'no recipe "defalt"\. Did you mean "default"\? Recipes: .*default'):
+        load_recipe("defalt")
+
+
+def test_a_recipe_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        load_recipe(str(tmp_path / "none.toml"))
+
+
+def test_a_recipe_file_is_named_after_itself_and_keeps_the_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, "[fit]\nepochs = 3\n"))
+    assert recipe == Recipe(name="mine", fit=Recipe().fit.model_copy(update={"epochs": 3}))
