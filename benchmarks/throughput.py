@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bloodedge.engine.keras import load_keras
 from bloodedge.files import write_json
 from bloodedge.simulation import golden_inputs
 from bloodedge_train import host
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    host.load_keras()
+    load_keras()
     import cv2
 
     cv2.setNumThreads(1)  # as in training

@@ -128,7 +128,13 @@ def read_dataset(root: Path, progress: Progress | None = None) -> Dataset:
 
 def _image_paths(root: Path) -> list[Path]:
     found = []
-    for folder, _, names in os.walk(root, followlinks=True):
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link back up
+            below.clear()
+            continue
+        seen.add(place)
         if Path(folder).name.lower() in CLASS_FOLDERS:
             found += [Path(folder) / n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and n[0] != "."]
     return sorted(found)

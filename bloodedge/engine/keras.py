@@ -1,6 +1,12 @@
 """Keras: the float model itself, straight from its run folder, on whichever back end KERAS_BACKEND names."""
 
 import importlib.metadata
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,44 @@ from numpy.typing import NDArray
 from bloodedge.errors import BloodedgeError, UsageError
 
 BATCH = 64
+ON_GPU, ON_CPU = ("jax", "torch", "tensorflow"), ("tensorflow", "torch", "jax")
+"""Back ends in the order of preference; on a CPU TensorFlow fitted edgenet four times as fast as JAX."""
 BACKEND_PACKAGES = {"jax": ("jax",), "torch": ("torch",), "tensorflow": ("tensorflow", "tensorflow-cpu")}
+
+
+def load_keras() -> str:
+    """Import Keras on the back end that KERAS_BACKEND names, or else on the best one installed; returns its name."""
+    if importlib.util.find_spec("keras") is None:
+        raise UsageError("Keras is not installed here; install it with: pip install 'bloodedge[train]'")
+    order = ON_GPU if Path("/dev/nvidia0").exists() else ON_CPU
+    installed = [name for name in order if importlib.util.find_spec(name) is not None]
+    named = os.environ.get("KERAS_BACKEND")
+    if named and named not in installed:
+        raise UsageError(f"KERAS_BACKEND is {named}, which is not installed here; unset it or install {named}.")
+    if not installed:
+        raise UsageError("Keras needs jax, tensorflow or torch; install one, for instance: pip install jax")
+    os.environ["KERAS_BACKEND"] = named or installed[0]
+    with _quiet():
+        import keras
+    return str(keras.backend.backend())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what native libraries print while they load off the terminal, unless loading fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(terminal, log.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 class KerasEngine:
@@ -48,6 +91,7 @@ def load_model(run: Path) -> Any:
         raise UsageError(
             f"{run} is not a finished run folder (no model.keras); make one with: bloodedge train DATA --out RUN"
         )
+    load_keras()
     import keras
 
     try:

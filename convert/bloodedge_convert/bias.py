@@ -3,8 +3,8 @@
 Rounded weights shift a layer's outputs by a constant wherever its inputs are constant, and most of a cell's picture is
 its black surroundings: layer upon layer these shifts add up and move the decision. So each layer in turn, with those
 before it corrected, has its bias moved until its mean output per channel is the float network's (empirical bias
-correction; Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019). NNCF
-does the same for OpenVINO when its fast approximation is switched off. Weights and latency stay as they are.
+correction; Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019). Weights
+and latency stay as they are.
 """
 
 from collections import Counter
@@ -44,7 +44,7 @@ def correct_biases(
 
     images: calibration inputs uint8 (N, H, W, 3) RGB, IMAGES of which are used, evenly spread.
     """
-    images = images[:: max(1, len(images) // IMAGES)][:IMAGES]
+    images = spread(images)
     data = bytearray(int8_model)
     biases = _bias_arrays(data)
     layers = [layer for layer in _layers(float_model, int8_model) if layer.bias in biases]
@@ -54,6 +54,11 @@ def correct_biases(
         biases[layer.bias] += np.rint(_shift(wanted, found) / layer.bias_scales).astype(np.int32)
         report(number, len(layers))
     return bytes(data)
+
+
+def spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """IMAGES of the calibration inputs, evenly spread."""
+    return images[:: max(1, len(images) // IMAGES)][:IMAGES]
 
 
 def _schema() -> Any:

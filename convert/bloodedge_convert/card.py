@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bloodedge import RESEARCH_USE
 from bloodedge.manifest import Artifact, Evaluation, Manifest
 
-FIGURES = ("artifact", "weighted F1 [95 % CI]", "AUC [95 % CI]", "drop pp", "flips", "max. diff.")
+FIGURES = ("artifact", "weighted F1 [95 %]", "AUC [95 %]", "drop pp", "flips", "max. diff.")
 SPEED = ("artifact", "MB", "p50 ms", "p95 ms", "speed-up")
 
 

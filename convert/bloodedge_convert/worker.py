@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bloodedge.engine.openvino import import_openvino
 from bloodedge.errors import BloodedgeError
-from bloodedge_convert.bias import correct_biases
+from bloodedge_convert import bias, bias_openvino
 from bloodedge_convert.job import Job, Kind, file_names
 
 Images = NDArray[np.uint8]
@@ -42,7 +42,7 @@ def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
     model.export(folder, format="tf_saved_model", verbose=False, input_signature=[spec])
 
 
-def to_litert(saved_model: Path, precision: str, calibration: Iterator[Images]) -> bytes:
+def to_litert(saved_model: Path, precision: str, calibration: Images, report: Report) -> bytes:
     """A ``.tflite`` file: float32, float16 weights, or int8 throughout with uint8 in and uint8 out.
 
     calibration: network inputs, used for int8 only.
@@ -55,28 +55,45 @@ def to_litert(saved_model: Path, precision: str, calibration: Iterator[Images]) 
         converter.target_spec.supported_types = [tf.float16]
     elif precision == "int8":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in calibration)
+        images = _counted(calibration, "litert", report)
+        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.uint8
     return bytes(converter.convert())
 
 
-def to_openvino(saved_model: Path, precision: str, calibration: Iterator[Images], cells: int, target: Path) -> None:
-    """``target`` (.xml) and its .bin: float32, weights stored as float16, or int8 by NNCF.
+def _counted(calibration: Images, engine: str, report: Report) -> Iterator[Images]:
+    """The calibration images one by one, each reported."""
+    for number, image in enumerate(calibration, 1):
+        yield image
+        report(f"Calibrating: {engine} int8", number, len(calibration))
 
-    calibration: ``cells`` network inputs, used for int8 only.
+
+def _correcting(engine: str, report: Report) -> Callable[[int, int], None]:
+    return lambda done, total: report(f"Correcting biases: {engine} int8", done, total)
+
+
+def to_openvino(saved_model: Path, precision: str, calibration: Images, target: Path, report: Report) -> None:
+    """``target`` (.xml) and its .bin: float32, weights stored as float16, or int8 by NNCF with biases corrected.
+
+    calibration: network inputs, used for int8 only.
     """
     openvino = import_openvino()
     model = openvino.convert_model(saved_model)
     if precision == "int8":
         import nncf
 
-        # Mixed: activations after a linear bottleneck are signed and lopsided, which symmetric ranges waste. The fast
-        # bias correction takes each layer alone; on black surroundings the shifts of all layers add up (see bias.py).
-        data = nncf.Dataset([image[np.newaxis] for image in calibration])
-        preset = nncf.QuantizationPreset.MIXED
-        model = nncf.quantize(model, data, preset=preset, subset_size=cells, fast_bias_correction=False)
+        # Mixed: activations after a linear bottleneck are signed and lopsided, which symmetric ranges waste.
+        int8_model = nncf.quantize(
+            model,
+            nncf.Dataset([image[np.newaxis] for image in _counted(calibration, "openvino", report)]),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(calibration),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
+        )
+        bias_openvino.correct_biases(model, int8_model, calibration, _correcting("openvino", report))
+        model = int8_model
     model.set_rt_info("", ["conversion_parameters", "input_model"])  # else the SavedModel's path on this machine
     openvino.save_model(model, target, compress_to_fp16=precision == "float16")
 
@@ -96,33 +113,19 @@ def to_onnx(saved_model: Path) -> bytes:
 def convert_one(folder: Path, kind: Kind, calibration: Images, report: Report) -> None:
     """Write one artifact into ``folder``."""
     what = f"Converting: {kind.engine} {kind.precision}"
-    report(what, 0, len(calibration) if kind.precision == "int8" else 1)
-
-    def cells() -> Iterator[Images]:
-        for number, image in enumerate(calibration, 1):
-            yield image
-            report(what, number, len(calibration))
-
+    report(what, 0, 1)
     saved_model, target = folder / "saved_model", folder / file_names(kind)[0]
-    if kind.engine == "litert":
-        target.write_bytes(to_litert(saved_model, kind.precision, cells()))
-        if kind.precision == "int8":
-            _correct(folder, target, calibration, report)
-    elif kind.engine == "openvino":
-        to_openvino(saved_model, kind.precision, cells(), len(calibration), target)
-    else:
+    if kind.engine == "openvino":
+        to_openvino(saved_model, kind.precision, calibration, target, report)
+    elif kind.engine == "onnx":
         target.write_bytes(to_onnx(saved_model))
-    if kind.precision != "int8":
-        report(what, 1, 1)
-
-
-def _correct(folder: Path, target: Path, calibration: Images, report: Report) -> None:
-    float_model = folder / file_names(Kind(engine="litert", precision="float32"))[0]
-
-    def step(done: int, total: int) -> None:
-        report("Correcting biases: litert int8", done, total)
-
-    target.write_bytes(correct_biases(float_model.read_bytes(), target.read_bytes(), calibration, step))
+    else:
+        model = to_litert(saved_model, kind.precision, calibration, report)
+        if kind.precision == "int8":
+            float_model = (folder / file_names(Kind(engine="litert", precision="float32"))[0]).read_bytes()
+            model = bias.correct_biases(float_model, model, calibration, _correcting("litert", report))
+        target.write_bytes(model)
+    report(what, 1, 1)
 
 
 def work(folder: Path, report: Report) -> None:

@@ -163,8 +163,8 @@ class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
     """Tells the progress bar how far the epoch is."""
 
     def __init__(self, batch_done: BatchDone, epoch: int, batches: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._tell = lambda done: batch_done(epoch, done, batches)
+        super().__init__()
+        self._tell: Callable[[int], None] = lambda done: batch_done(epoch, done, batches)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Keras' hook after each batch."""

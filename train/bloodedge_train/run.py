@@ -14,7 +14,7 @@ from bloodedge import __version__
 from bloodedge.bench import measure_latency
 from bloodedge.dataset import CellFile, Dataset, Progress, inputs, read_dataset
 from bloodedge.decision import LABELS, Thresholds, calibrated
-from bloodedge.engine.keras import KerasEngine
+from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError
 from bloodedge.evaluate import score
 from bloodedge.files import write_beside, write_text
@@ -64,7 +64,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
 
     Raises UsageError when the folder holds another run or the data cannot be split, BloodedgeError when fitting fails.
     """
-    host.load_keras()
+    load_keras()
     cv2.setNumThreads(1)  # whole images are shared out over threads instead
     _check_folder(options)
     with watcher.step("Reading cells") as progress:
