@@ -58,7 +58,7 @@ def artifacts(bundle: Bundle, rounds: int, threads: int) -> dict[str, dict[str, 
     rows: dict[str, dict[str, object]] = {}
     for engine in dict.fromkeys(a.engine for a in bundle.manifest.artifacts):
         same = [a for a in bundle.manifest.artifacts if a.engine == engine]
-        loaded = {a.precision: load_artifact(bundle, a, threads) for a in same}
+        loaded = {str(a.precision): load_artifact(bundle, a, threads) for a in same}
         times = interleaved(loaded, image, rounds)
         for artifact in same:
             mine = times[artifact.precision]
@@ -89,8 +89,18 @@ def official(model: bytes, threads: int) -> float | None:
     with tempfile.TemporaryDirectory() as folder:
         file, report = Path(folder) / "model.tflite", Path(folder) / "report.json"
         file.write_bytes(model)
-        command = [tool, "--model", file, "--num_threads", str(threads), "--num_runs", "60", "--warmup_runs", "5"]
-        subprocess.run([*command, "--result_json", report], check=True, capture_output=True)
+        command = [
+            str(tool),
+            "--model",
+            str(file),
+            "--num_threads",
+            str(threads),
+            "--num_runs",
+            "60",
+            "--warmup_runs",
+            "5",
+        ]
+        subprocess.run([*command, "--result_json", str(report)], check=True, capture_output=True)
         return float(json.loads(report.read_text())["latency"]["median_ms"])
 
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """A rich console, at least 100 columns wide where the output is no terminal."""
+    """A rich console, 110 columns wide where the output is no terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 100)
+    return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 110)
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def run_demo(out: Path) -> None:
     began = monotonic()
     cells, run, bundle, state = out / "cells", out / "run", out / "demo.bundle", out / "state"
     _clear(out, cells / RENDERED_MARK)
-    click.echo(f"{RESEARCH_USE}\nEverything goes to {out}/; the cells are drawn, so the figures are about no real blood.\n")
+    click.echo(RESEARCH_USE)
+    click.echo(f"Everything goes to {out}/. The cells are drawn: the figures are about no real blood.\n")
     _draw(cells)
     _step("data", "audit", cells, "--json", out / "audit.json")
     _step("train", cells, "--model", "edgenet", "--recipe", "demo", "--out", run)

@@ -162,6 +162,8 @@ def _read_cells(record: RunRecord, data: Path | None, count: int, report: Report
     if not root.is_dir() and data is None:
         raise UsageError(f"The run's data are no longer at {root}; give the folder: bloodedge convert RUN DATA ...")
     dataset = read_dataset(root, _part(report, "Reading cells"))
+    if dataset.fingerprint != record.data.fingerprint:
+        raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
     parts = recall(dataset, record.split, SplitSpec.model_validate(record.recipe.get("split", {})))
     chosen = choose_cells(parts["train"], count, record.seed)
     return Cells(

@@ -9,10 +9,13 @@ written into it. Progress goes to stdout, one JSON list [what, done, total] a li
 people goes there as {"error": sentence}.
 """
 
+import gc
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -104,10 +107,32 @@ def to_onnx(saved_model: Path) -> bytes:
     from tf2onnx import tf_loader
 
     graph, inputs, outputs = tf_loader.from_saved_model(str(saved_model), None, None)
-    model, _ = tf2onnx.convert.from_graph_def(
-        graph, name="bloodedge", input_names=inputs, output_names=outputs, opset=ONNX_OPSET
-    )
+    with _garbage_collected():
+        model, _ = tf2onnx.convert.from_graph_def(
+            graph, name="bloodedge", input_names=inputs, output_names=outputs, opset=ONNX_OPSET
+        )
     return bytes(model.SerializeToString())
+
+
+@contextmanager
+def _garbage_collected() -> Iterator[None]:
+    """Collect garbage twice a second: each of tf2onnx's passes leaves a copy of the network in a reference cycle.
+
+    Python would collect them too late: converting ResNet-RS-50 (135 MB) took 12 GB without this and 5 GB with it.
+    """
+    done = threading.Event()
+
+    def collect() -> None:
+        while not done.wait(0.5):
+            gc.collect()
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def convert_one(folder: Path, kind: Kind, calibration: Images, report: Report) -> None:
