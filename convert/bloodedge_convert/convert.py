@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import os
 import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -105,38 +106,47 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     _check_packages(options)
     record, metrics = read_run(run), read_metrics(run)
     cells = _read_cells(record, data, options.calibration_cells, report)
-    golden = golden_inputs(record.imaging, GOLDEN_CELLS, 0)
     with disk_errors("the conversion"), tempfile.TemporaryDirectory(prefix="bloodedge-convert-") as temporary:
         folder = Path(temporary)
-        job = Job(run=str(run.resolve()), size_px=record.imaging.size_px, kinds=options.kinds)
-        reference = run_converters(
-            folder, job, cells.calibration_images, np.concatenate([cells.test_images, golden]), report
-        )
-        held_out = HeldOut(
-            images=cells.test_images,
-            labels=[cell.label for cell in cells.test],
-            subjects=[cell.subject or cell.name for cell in cells.test],
-            reference=reference[: len(cells.test)],
-            golden=golden,
-            golden_reference=reference[len(cells.test) :],
-        )
-        threads = default_threads()
-        measured = [measure(kind, folder, record, held_out, threads, report) for kind in job.kinds]
+        held_out = _run_converters(folder, run, record, options.kinds, cells, report)
+        measured = [measure(kind, folder, record, held_out, default_threads(), report) for kind in options.kinds]
         _gate(measured, options.limits, folder, cells.calibration_images)
         times = latencies(measured, cells.test_images[0], report)
         artifacts = [one.artifact(times[str(one.kind)]) for one in measured]
-        golden_record = Golden(
-            inputs=len(golden),
-            max_flips={str(one.kind): one.golden.clear_flips for one in measured},
-            max_probability_difference={str(one.kind): one.golden.max_probability_difference for one in measured},
-        )
-        manifest = _manifest(out.stem, record, metrics, artifacts, golden_record, cells, options)
+        manifest = _manifest(out.stem, record, metrics, artifacts, _golden(measured, held_out), cells, options)
         subjects = len(set(held_out.subjects))
         note = tiny(len(cells.test), subjects)
         run_card = run / "MODEL_CARD.md"
         text = card(run_card.read_text() if run_card.is_file() else "", manifest, note)
-        manifest = _write(folder, out, manifest, measured, pack_golden(golden, held_out.golden_reference), text)
+        golden = pack_golden(held_out.golden, held_out.golden_reference)
+        manifest = _write(folder, out, manifest, measured, golden, text)
     return Converted(out, manifest, len(cells.test), subjects, note)
+
+
+def _run_converters(
+    folder: Path, run: Path, record: RunRecord, kinds: list[Kind], cells: Cells, report: Report
+) -> HeldOut:
+    """Make the artifacts in ``folder``; the held-out and golden cells with the float model's outputs for them."""
+    golden = golden_inputs(record.imaging, GOLDEN_CELLS, 0)
+    job = Job(run=str(run.resolve()), size_px=record.imaging.size_px, kinds=kinds)
+    images = np.concatenate([cells.test_images, golden])
+    reference = run_converters(folder, job, cells.calibration_images, images, report)
+    return HeldOut(
+        images=cells.test_images,
+        labels=[cell.label for cell in cells.test],
+        subjects=[cell.subject or cell.name for cell in cells.test],
+        reference=reference[: len(cells.test)],
+        golden=golden,
+        golden_reference=reference[len(cells.test) :],
+    )
+
+
+def _golden(measured: list[Measured], held_out: HeldOut) -> Golden:
+    return Golden(
+        inputs=len(held_out.golden),
+        max_flips={str(one.kind): one.golden.clear_flips for one in measured},
+        max_probability_difference={str(one.kind): one.golden.max_probability_difference for one in measured},
+    )
 
 
 def _check_target(out: Path, *, force: bool) -> None:
@@ -144,6 +154,9 @@ def _check_target(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out} is a folder; give the name of a file for the bundle, such as {out.stem}.bundle.")
     if out.exists() and not force:
         raise UsageError(f"{out} exists; choose another name, or replace it with --force.")
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise UsageError(f"{out} cannot be written: {there} is not a folder this user may write to; choose another.")
 
 
 def _check_packages(options: Options) -> None:

@@ -62,7 +62,8 @@ def run_converters(
 
 
 def _run(folder: Path, log: BinaryIO, report: Report) -> None:
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    settings = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    environment = {**os.environ, **settings}
     command = [sys.executable, "-m", "bloodedge_convert.worker", str(folder)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:

@@ -82,6 +82,12 @@ class DeviceReport:
                 "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
                 " show that the machinery works and say nothing about blood."
             )
+        else:
+            found.append(
+                "Whether these cells are of the kind that the network was fitted to is not checked: it calls every white"
+                " cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
+                " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
+            )
         if self.manifest.baseline.evaluation.leaky or self.manifest.provenance.split.leaky:
             found.append(
                 "The held-out figures are leaky: the data were split by image, so cells of one person were both fitted"

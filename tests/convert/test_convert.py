@@ -252,6 +252,13 @@ def test_a_folder_is_no_bundle_name(capsys, run, tmp_path):
     assert convert(capsys, run, "-o", tmp_path)[0] == 2
 
 
+def test_a_place_that_cannot_be_written_is_said_before_work_begins(capsys, run, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, said = convert(capsys, run, "-o", tmp_path / "file" / "no.bundle")
+    assert code == 2
+    assert "cannot be written" in said
+
+
 def test_a_folder_that_is_no_run_is_named(capsys, tmp_path):
     code, said = convert(capsys, tmp_path, "-o", tmp_path / "no.bundle")
     assert code == 2

@@ -59,7 +59,7 @@ def test_int8_is_one_partition_of_fused_layers(artifacts):
 
     interpreter = Interpreter(model_content=(artifacts[0] / "model_int8.tflite").read_bytes())
     names = [op["op_name"] for op in interpreter._get_ops_details()]
-    # Table 2 of the paper: 17 blocks with a depthwise convolution each, 10 of them with a shortcut; one sum scales bytes.
+    # Table 2 of the paper: 17 blocks, each with a depthwise convolution, 10 with a shortcut; one sum scales bytes.
     assert (names.count("DEPTHWISE_CONV_2D"), names.count("CONV_2D"), names.count("ADD")) == (17, 35, 11)
     assert not {"RELU6", "RELU", "DEQUANTIZE", "SUB", "RSQRT"} & set(names)
     interpreter.allocate_tensors()

@@ -127,8 +127,13 @@ def test_rendered_and_leaky_bundles_are_called_so_everywhere(
     for told in (Page(page(report)).text, table, " ".join(report.to_json()["warnings"])):
         assert "drawn by the simulated microscope" in told
         assert "leaky" in told
+
+
+def test_a_bundle_of_real_cells_is_not_trusted_on_cells_of_another_kind(state: Path, fakes: ModuleType) -> None:
     fill(state, fakes)
-    assert read_report(state).warnings == []
+    (warning,) = read_report(state).warnings
+    assert "is not checked" in warning
+    assert warning in Page(page(read_report(state))).text
 
 
 def test_a_hostile_label_is_only_text(state: Path, fakes: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
