@@ -84,8 +84,8 @@ class DeviceReport:
             )
         else:
             found.append(
-                "Whether these cells are of the kind that the network was fitted to is not checked: it calls every white"
-                " cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
+                "Whether these cells are of the kind that the network was fitted to is not checked: it calls every"
+                " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
                 " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
             )
         if self.manifest.baseline.evaluation.leaky or self.manifest.provenance.split.leaky:
