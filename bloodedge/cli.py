@@ -1,6 +1,7 @@
 """The ``bloodedge`` command: a thin skin that loads a stage's commands only when they are called."""
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -69,6 +70,10 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     try:
         cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe has gone; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except BloodedgeError as error:
         click.echo(f"bloodedge: {error}", err=True)
         sys.exit(error.exit_code)

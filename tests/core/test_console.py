@@ -30,4 +30,4 @@ def test_progress_leaves_stdout_alone(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_tables_stay_wide_enough_where_the_output_is_no_terminal() -> None:
-    assert console().width == 100
+    assert console().width == 110

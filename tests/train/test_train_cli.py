@@ -186,6 +186,9 @@ def test_a_full_disk_and_ctrl_c_lose_no_epoch(
     assert run(*arguments, "--resume", "--epochs", "7") == 2
     assert "was begun with another recipe; resume it as it was begun" in told(2)
 
+    # A shell starts background jobs with SIGINT ignored, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def interrupted(model: Any, samples: Any) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGINT)
         return watch(model, samples)
@@ -193,6 +196,7 @@ def test_a_full_disk_and_ctrl_c_lose_no_epoch(
     with monkeypatch.context() as patched:
         patched.setattr(fitting, "watch", interrupted)
         assert run(*arguments, "--resume") == 130
+    signal.signal(signal.SIGINT, before)
     assert "Continue by repeating the command with --resume" in told(130)
 
     assert run(*arguments, "--resume") == 0
