@@ -50,7 +50,7 @@ def run_demo(out: Path) -> None:
     click.echo(out / "report.html")
 
 
-GATE = ("--max-drop", "2", "--max-flips", "4")
+GATE = ("--max-drop", "3", "--max-flips", "5")
 """Wider than convert's defaults: a net this small, minutes old, leaves more of its 300 held-out cells near the line."""
 
 

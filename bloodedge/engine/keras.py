@@ -33,6 +33,7 @@ def load_keras() -> str:
     if not installed:
         raise UsageError("Keras needs jax, tensorflow or torch; install one, for instance: pip install jax")
     os.environ["KERAS_BACKEND"] = named or installed[0]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only
     with _quiet():
         import keras
     return str(keras.backend.backend())

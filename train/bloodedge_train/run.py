@@ -64,14 +64,15 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
 
     Raises UsageError when the folder holds another run or the data cannot be split, BloodedgeError when fitting fails.
     """
-    load_keras()
-    cv2.setNumThreads(1)  # whole images are shared out over threads instead
     _check_folder(options)
+    cv2.setNumThreads(1)  # whole images are shared out over threads instead
     with watcher.step("Reading cells") as progress:
         dataset = read_dataset(options.data, progress)
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
     parts, split_record = split(dataset, options.recipe.split, kind=options.kind, seed=options.seed, fold=options.fold)
+    with watcher.step("Loading Keras"):
+        load_keras()
     samples = {}
     for name in ("train", *SCORED):
         if parts.get(name):
