@@ -22,9 +22,9 @@ from time import perf_counter, sleep
 
 import numpy as np
 
-from bloodedge.bench import hardware_name
 from bloodedge.bundle import Bundle
 from bloodedge.files import write_json
+from bloodedge.host import hardware_name
 from bloodedge.imaging import network_input
 from bloodedge_device.camera import Frame, open_camera
 from bloodedge_device.daemon import finder_of, gate_of, load, run_info

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bench import hardware_name
 from bloodedge.files import write_bytes, write_json
+from bloodedge.host import hardware_name
 from bloodedge.imaging import Image, as_image, cell_on_black, read_image
 from bloodedge.simulation import Field, FieldSpec, SubjectStyle, paste_cells, render_field
 from bloodedge_device.finder import Box, FinderParameters, Found, FoundCell, estimate_um_per_px, find_cells

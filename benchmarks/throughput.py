@@ -17,6 +17,7 @@ import numpy as np
 
 from bloodedge.engine.keras import load_keras
 from bloodedge.files import write_json
+from bloodedge.host import versions
 from bloodedge.simulation import golden_inputs
 from bloodedge_train import host
 from bloodedge_train.recipe import load_recipe
@@ -55,7 +56,7 @@ def main() -> None:
         "command": "python " + " ".join(["benchmarks/throughput.py", *sys.argv[1:]]),
         "model": arguments.model,
         "hardware": host.accelerator(),
-        "versions": host.versions(),
+        "versions": versions(host.RECORDED),
         "images_per_s": rates,
         "ratio": median(rates["pipeline"]) / median(rates["memory"]),
     }

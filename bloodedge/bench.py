@@ -1,7 +1,5 @@
 """Latency of one network input at a time, measured the same way on the GPU host and on the board."""
 
-import platform
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -40,16 +38,3 @@ def interleaved(engines: dict[str, Engine], image: NDArray[np.uint8], rounds: in
             engines[name].predict(batch)
             times[name].append((perf_counter() - start) * 1000)
     return times
-
-
-def hardware_name() -> str:
-    """The board's or the processor's name."""
-    try:
-        return Path("/proc/device-tree/model").read_text().strip("\0\n ")
-    except OSError:
-        pass
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -1,6 +1,7 @@
 """``bloodedge demo``: the whole way from cells to a report, offline, by the same commands that a user types."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,11 +34,9 @@ def demo(out: Path) -> None:
 
 def run_demo(out: Path) -> None:
     """Make everything in the folder ``out``; raises UsageError when it holds anything but an earlier demo."""
-    from bloodedge.dataset import RENDERED_MARK
-
     began = monotonic()
     cells, run, bundle, state = out / "cells", out / "run", out / "demo.bundle", out / "state"
-    _clear(out, cells / RENDERED_MARK)
+    _clear(out)
     click.echo(RESEARCH_USE)
     click.echo(f"Everything goes to {out}/. The cells are drawn: the figures are about no real blood.\n")
     _draw(cells)
@@ -54,14 +53,23 @@ GATE = ("--max-drop", "3", "--max-flips", "5")
 """Wider than convert's defaults: a net this small, minutes old, leaves more of its 300 held-out cells near the line."""
 
 
-def _clear(out: Path, mark: Path) -> None:
-    """Remove an earlier demo; anything else in the way is the user's."""
-    import shutil
+MADE = ("cells", "run", "demo.bundle", "state", "audit.json", "report.html")
+"""All that a demo leaves in its folder."""
 
-    if out.exists() and any(out.iterdir()) if out.is_dir() else out.exists():
-        if not mark.is_file():
-            raise UsageError(f"{out} exists and no demo made it; choose another folder with --out.")
-        shutil.rmtree(out)
+
+def _clear(out: Path) -> None:
+    """Remove an earlier demo's files; raises UsageError when anything else is in the folder, which is the user's."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; choose a folder for the demo with --out.")
+    there = sorted(out.iterdir()) if out.is_dir() else []
+    foreign = next((path.name for path in there if path.name not in MADE and ".partial" not in path.name), None)
+    if foreign:
+        raise UsageError(f"{out} holds {foreign}, which no demo made; choose another folder with --out.")
+    for path in there:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _draw(cells: Path) -> None:

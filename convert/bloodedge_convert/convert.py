@@ -1,6 +1,5 @@
 """From a run folder to a bundle: convert, judge on held-out cells, and write all of it or nothing."""
 
-import importlib.metadata
 import importlib.util
 import os
 import tempfile
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge import __version__
-from bloodedge.bench import hardware_name
 from bloodedge.bundle import MANIFEST, zip_folder
 from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
 from bloodedge.engine import require
@@ -21,6 +19,7 @@ from bloodedge.errors import UsageError, disk_errors
 from bloodedge.evaluate import default_threads
 from bloodedge.files import sha256, write_beside
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
+from bloodedge.host import hardware_name, versions
 from bloodedge.manifest import (
     Artifact,
     Baseline,
@@ -248,20 +247,10 @@ def _manifest(
             calibration_digest=cells_digest(cells.calibration),
             converted=now.isoformat(timespec="seconds"),
             hardware=f"{hardware_name()}, {default_threads()} threads",
-            versions=_versions(),
+            versions={"bloodedge": __version__, **versions(RECORDED)},
         ),
         files={},
     )
-
-
-def _versions() -> dict[str, str]:
-    installed = {"bloodedge": __version__}
-    for package in RECORDED:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return installed
 
 
 def without_paths(value: Any) -> Any:

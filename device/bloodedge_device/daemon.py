@@ -13,11 +13,11 @@ from itertools import islice
 from time import monotonic
 from types import FrameType
 
-from bloodedge.bench import hardware_name
 from bloodedge.bundle import Bundle
 from bloodedge.engine import Engine, installed, load_artifact
 from bloodedge.errors import BloodedgeError
 from bloodedge.golden import GoldenResult, check_golden
+from bloodedge.host import hardware_name
 from bloodedge.imaging import Image
 from bloodedge.manifest import Artifact, Manifest
 from bloodedge_device.camera import Camera, newest_frames, open_camera

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from bloodedge import engine as engine_module
-from bloodedge.bench import hardware_name, interleaved, measure_latency, percentiles
+from bloodedge.bench import interleaved, measure_latency, percentiles
 from bloodedge.engine import load_bytes, require
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.host import hardware_name
 
 PACKAGE = {"litert": "ai_edge_litert", "openvino": "openvino", "onnx": "onnxruntime"}
 

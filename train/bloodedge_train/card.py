@@ -2,6 +2,7 @@
 
 from bloodedge import RESEARCH_USE
 from bloodedge.manifest import Evaluation, RunMetrics, RunRecord
+from bloodedge_train.zoo import ZOO
 
 PARTS = {
     "validation": "Validation (chose the epoch and the temperature)",
@@ -27,7 +28,8 @@ Says of one segmented white cell whether it looks like a leukaemic blast (ALL) o
 
 | | |
 |---|---|
-| network | {record.model}, {record.parameters:,} parameters, starting weights: {record.weights} |
+| network | {record.model} ({ZOO[record.model].paper}), \
+{record.parameters:,} parameters, starting weights: {record.weights} |
 | input | uint8 RGB {record.imaging.size_px}x{record.imaging.size_px}, {record.imaging.um_per_px:.3f} µm per pixel, \
 scale {record.imaging.scale}, light {record.imaging.light.replace("_", " ")}, background black |
 | output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |

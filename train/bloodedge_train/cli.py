@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from bloodedge.errors import StoppedError, UsageError
+from bloodedge_train.zoo import ZOO, check_model
 
 
 @click.command()
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
-@click.option("--model", required=True, metavar="NAME", help="mobilenetv2, resnetrs50 or edgenet.")
+@click.option("--model", required=True, metavar="NAME", help=f"One of: {', '.join(ZOO)}.")
 @click.option(
     "--recipe",
     "recipe_name",
@@ -65,7 +66,6 @@ def train(
     from bloodedge_train.recipe import load_recipe
     from bloodedge_train.run import TrainOptions
     from bloodedge_train.run import train as run_training
-    from bloodedge_train.zoo import check_model
 
     if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
         raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")

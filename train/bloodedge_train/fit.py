@@ -58,10 +58,10 @@ def fit(
     batch_done: BatchDone,
     epoch_done: EpochDone,
 ) -> FitState:
-    """Fit until the recipe's last epoch or until validation stagnates; ``model`` ends with the best epoch's weights.
+    """Fit until the recipe's last epoch or until validation stagnates; ends with the weights that the recipe keeps.
 
     Each epoch depends only on the checkpoint before it and on (seed, epoch). Raises BloodedgeError when the loss is no
-    longer a number; the last good checkpoint is kept.
+    longer a number; the epochs before it are kept.
     """
     spec = recipe.fit
     while state.epochs_done < spec.epochs and state.stagnant < spec.stop_after:
@@ -82,7 +82,7 @@ def fit(
         seconds = perf_counter() - start
         if not math.isfinite(loss):
             raise BloodedgeError(
-                f"The loss was no longer a number in epoch {epoch + 1}; the checkpoint before it is kept. "
+                f"The loss was no longer a number in epoch {epoch + 1}; the epochs before it are kept. "
                 "Lower fit.learning_rate in the recipe and train into a new folder."
             )
         figures = watch(model, validation) | {"loss": loss, "images_per_s": len(feed) * spec.batch / seconds}

@@ -1,13 +1,11 @@
-"""The machine that trains: Keras' back end, the accelerator's name, the versions that a run records."""
+"""The machine that trains, and what its runs record of it."""
 
-import importlib.metadata
-import importlib.util
 import os
-import platform
 
-from bloodedge.bench import hardware_name
+from bloodedge.host import hardware_name
 
 RECORDED = ("keras", "jax", "tensorflow", "tensorflow-cpu", "torch", "numpy", "opencv-python-headless")
+"""Packages that a run's figures depend on."""
 
 
 def accelerator() -> str:
@@ -29,14 +27,3 @@ def accelerator() -> str:
 
     gpus = tf.config.list_physical_devices("GPU")
     return str(tf.config.experimental.get_device_details(gpus[0])["device_name"]) if gpus else cpu
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the figures depend on."""
-    found = {"python": platform.python_version()}
-    for package in RECORDED:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

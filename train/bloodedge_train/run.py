@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from bloodedge import __version__
 from bloodedge.bench import measure_latency
@@ -18,7 +19,8 @@ from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError
 from bloodedge.evaluate import score
 from bloodedge.files import write_beside, write_text
-from bloodedge.manifest import DataRecord, Evaluation, RunMetrics, RunRecord, SplitRecord, write_record
+from bloodedge.host import versions
+from bloodedge.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
 from bloodedge.metrics import figures as all_figures
 from bloodedge.metrics import subject_sums
 from bloodedge.split import Fold, Parts, split
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from bloodedge_train.fit import BatchDone, EpochDone, Samples
 
 SCORED = ("validation", "test", "shift")
+THRESHOLDS = Thresholds()
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -178,26 +182,10 @@ def _finish(
 
     raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
     temperature = fit_temperature(samples["validation"].labels, raw["validation"])
-    thresholds = Thresholds()
+    blasts = {name: calibrated(probabilities, temperature)[:, 1] for name, probabilities in raw.items()}
     bare = keras.Model(model.input, model.output, name=model.name)  # without the optimiser's state
     write_beside(options.out / "model.keras", bare.save)
-    evaluations: dict[str, Evaluation] = {}
-    for name, probabilities in raw.items():
-        blast = calibrated(probabilities, temperature)[:, 1]
-        evaluations[name] = score(
-            samples[name].labels,
-            blast,
-            samples[name].subjects,
-            threshold=thresholds.blast,
-            leaky=options.kind == "image",
-        )
-    uncalibrated = subject_sums(samples["validation"].labels, raw["validation"][:, 1], samples["validation"].subjects)
-    metrics = RunMetrics(
-        parts=evaluations,
-        ece_before_temperature=float(all_figures(uncalibrated)["ece"][0]),
-        latency_ms=measure_latency(KerasEngine(options.out), samples["validation"].images[0]),
-        hardware=host.accelerator(),
-    )
+    metrics = _metrics(options, samples, blasts, raw["validation"][:, 1])
     record = RunRecord(
         name=options.out.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -209,27 +197,48 @@ def _finish(
         recipe=options.recipe.model_dump(),
         imaging=options.recipe.imaging,
         seed=options.seed,
-        data=DataRecord(
-            root=str(options.data.resolve()),
-            fingerprint=dataset.fingerprint,
-            cells=len(dataset.unique),
-            subjects=len(dataset.groups),
-            rendered=dataset.rendered,
-        ),
+        data=_data_record(options, dataset),
         split=split_record,
         temperature=temperature,
-        thresholds=thresholds,
+        thresholds=THRESHOLDS,
         backend=keras.backend.backend(),
         hardware=metrics.hardware,
-        versions=host.versions(),
+        versions=versions(host.RECORDED),
         history=state.history,
         best_epoch=state.best_epoch,
     )
     watcher.say("Drawing figures")
-    blasts = {name: calibrated(p, temperature)[:, 1] for name, p in raw.items()}
     figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts)
     write_record(options.out / "metrics.json", metrics)
     write_text(options.out / "MODEL_CARD.md", card.model_card(record, metrics))
     write_record(options.out / "run.json", record)
     Checkpoints(options.out).remove()
     return metrics
+
+
+def _metrics(
+    options: TrainOptions, samples: dict[str, "Samples"], blasts: dict[str, Floats], uncalibrated: NDArray[np.float32]
+) -> RunMetrics:
+    """Figures of every held-out part; ``uncalibrated``: validation's blast probabilities before the temperature."""
+    validation = samples["validation"]
+    before = all_figures(subject_sums(validation.labels, uncalibrated, validation.subjects))
+    leaky, threshold = options.kind == "image", THRESHOLDS.blast
+    return RunMetrics(
+        parts={
+            name: score(samples[name].labels, blast, samples[name].subjects, threshold=threshold, leaky=leaky)
+            for name, blast in blasts.items()
+        },
+        ece_before_temperature=float(before["ece"][0]),
+        latency_ms=measure_latency(KerasEngine(options.out), validation.images[0]),
+        hardware=host.accelerator(),
+    )
+
+
+def _data_record(options: TrainOptions, dataset: Dataset) -> DataRecord:
+    return DataRecord(
+        root=str(options.data.resolve()),
+        fingerprint=dataset.fingerprint,
+        cells=len(dataset.unique),
+        subjects=len(dataset.groups),
+        rendered=dataset.rendered,
+    )
