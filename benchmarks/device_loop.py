@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--frames", help="a folder of frames (default: the simulated microscope)")
     parser.add_argument("--um-per-px", type=float, help="scale of those frames")

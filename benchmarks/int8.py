@@ -17,11 +17,12 @@ from statistics import median
 
 import numpy as np
 
-from bloodedge.bench import hardware_name, interleaved, percentiles
+from bloodedge.bench import interleaved, percentiles
 from bloodedge.bundle import Bundle
 from bloodedge.engine import load_artifact
 from bloodedge.evaluate import default_threads
 from bloodedge.files import write_json
+from bloodedge.host import hardware_name
 from bloodedge.simulation import golden_inputs
 
 RESULTS = Path(__file__).parent / "results" / "int8.json"

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+import zlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,7 +44,7 @@ class Bundle:
                     f"{self.path} is not a bundle (no {MANIFEST}); make one with: bloodedge convert"
                 ) from error
             raise BloodedgeError(f"{self.path}: {name} is missing; copy or convert the bundle again.") from error
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
             raise BloodedgeError(f"{self.path}: {name} cannot be read; copy or convert the bundle again.") from error
 
     def read(self, name: str) -> bytes:
@@ -83,9 +84,10 @@ def is_bundle(path: Path) -> bool:
 
 
 def zip_folder(folder: Path, target: Path) -> None:
-    """Store ``folder``'s files in the zip ``target``, sorted and with fixed dates: equal bundles are equal bytes."""
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+    """Pack ``folder``'s files into the zip ``target``, sorted and with fixed dates: equal bundles are equal bytes."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
             entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, path.read_bytes())

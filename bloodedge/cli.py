@@ -13,8 +13,18 @@ from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
 COMMANDS = {
     "data": ("bloodedge.data_cli:data", "Look at a data set before trusting a figure made from it."),
     "train": ("bloodedge_train.cli:train", "Fit a network to a folder of cells; writes a run folder."),
+    "sweep": ("bloodedge_train.sweep_cli:sweep", "Train with many settings on Ray Tune and rank them by validation."),
     "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 models that passed the gate."),
     "evaluate": ("bloodedge.evaluate_cli:evaluate", "Held-out figures of a run or a bundle, with intervals."),
+    "compare": (
+        "bloodedge_train.compare_cli:compare",
+        "Networks beside each other and beside the paper's, with their cost.",
+    ),
+    "explain": ("bloodedge_train.explain_cli:explain", "Where in a cell the network finds its evidence (Grad-CAM)."),
+    "shortcuts": (
+        "bloodedge_train.explain_cli:shortcuts",
+        "What besides a cell's inside tells its class in a data set.",
+    ),
     "find": ("bloodedge_device.find_cli:find", "Find white cells in full-field frames."),
     "device": ("bloodedge_device.cli:device", "Run the daemon beside the microscope, and report on it."),
     "demo": ("bloodedge.demo:demo", "Everything end to end on rendered cells, offline, in minutes."),

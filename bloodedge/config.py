@@ -49,6 +49,8 @@ def _sentence(model: type[BaseModel], detail: Any) -> str:
         return f"{where}: unknown key.{hint or ' Known keys: ' + ', '.join(sorted(known)) + '.'}"
     if detail["type"] == "missing":
         return f"{where}: this key is missing; add it."
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
     return f"{where}: {detail['msg']} (it is {detail['input']!r})."
 
 

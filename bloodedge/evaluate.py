@@ -1,5 +1,7 @@
 """Scoring a run or a bundle on cells that it never saw, the same way for the float model and for every artifact."""
 
+import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +13,23 @@ from numpy.typing import NDArray
 
 from bloodedge.bench import measure_latency
 from bloodedge.bundle import Bundle
-from bloodedge.dataset import CellFile, Dataset, Progress, inputs, natural, read_dataset
-from bloodedge.decision import Thresholds, calibrated
+from bloodedge.dataset import CellFile, Dataset, Progress, natural, read_dataset
+from bloodedge.decision import LABELS, Thresholds, calibrated
 from bloodedge.engine import Engine, load_artifact, require
+from bloodedge.ensemble import Ensemble, predict
 from bloodedge.errors import UsageError
+from bloodedge.files import write_text
 from bloodedge.imaging import ImagingSpec
-from bloodedge.manifest import Agreement, EngineName, Evaluation, Precision, SplitRecord, SubjectScore, read_run
+from bloodedge.manifest import (
+    Agreement,
+    EngineName,
+    Evaluation,
+    Precision,
+    SplitRecord,
+    SubjectScore,
+    read_metrics,
+    read_run,
+)
 from bloodedge.metrics import figures, interval, resampled_weights, subject_sums
 from bloodedge.split import SplitSpec, recall
 
@@ -31,13 +44,15 @@ def score(
     *,
     threshold: float = 0.5,
     leaky: bool = False,
+    uncalibrated: Floats | None = None,
 ) -> Evaluation:
     """Every figure with its 95 % interval over subjects.
 
-    labels: (N,) 0 normal, 1 blast; blast: (N,) calibrated blast probabilities, 0..1; subjects: whose cell each is.
+    labels: (N,) 0 normal, 1 blast; blast: (N,) calibrated blast probabilities, 0..1; subjects: whose cell each is;
+    uncalibrated: (N,) blast probabilities before the temperature.
     """
     truth = np.asarray(labels, np.int64)
-    sums = subject_sums(truth, blast, subjects, threshold)
+    sums = subject_sums(truth, blast, subjects, threshold, uncalibrated)
     values = {name: _number(array[0]) for name, array in figures(sums).items()}
     replicates = figures(sums, resampled_weights(sums))
     lone = _of_one_person(sums.blast_share)
@@ -126,6 +141,9 @@ class Classifier:
     split: SplitRecord
     split_spec: SplitSpec
     fingerprint: str
+    labels: tuple[str, ...] = LABELS
+    validation: Evaluation | None = None
+    """Its figures on its own validation part; a bundle does not hold them."""
 
 
 def open_run(run: Path) -> Classifier:
@@ -143,6 +161,8 @@ def open_run(run: Path) -> Classifier:
         split=record.split,
         split_spec=SplitSpec.model_validate(record.recipe.get("split", {})),
         fingerprint=record.data.fingerprint,
+        labels=tuple(record.labels),
+        validation=read_metrics(run).parts.get("validation") if (run / "metrics.json").is_file() else None,
     )
 
 
@@ -160,49 +180,124 @@ def open_bundle(path: Path, engine: EngineName, precision: Precision, threads: i
         split=manifest.provenance.split,
         split_spec=SplitSpec.model_validate(manifest.provenance.recipe.get("split", {})),
         fingerprint=manifest.provenance.data_fingerprint,
+        labels=tuple(manifest.labels),
     )
 
 
-def choose_cells(classifier: Classifier, dataset: Dataset, part: PartName) -> tuple[list[CellFile], str]:
+def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName) -> tuple[list[CellFile], str]:
     """The cells to score and a phrase that says which they are.
 
-    "auto" takes the test part of the data that the run was split on, and of any other data every cell whose subject
-    was not seen in training or validation. Raises UsageError when nothing remains.
+    "auto" takes the test part of the data that the run (or every run of an ensemble, split alike) was split on, and
+    otherwise every cell whose subject no run has seen in training or validation. Raises UsageError when nothing
+    remains, or when a part is asked for by name that there is not.
     """
+    ensemble = as_ensemble(model)
     if part == "all":
         return dataset.unique, "every cell, those seen in training included"
-    if part == "auto" and dataset.fingerprint != classifier.fingerprint:
-        seen = {s for name in ("train", "validation") for s in classifier.split.parts[name].subjects}
-        cells = [c for c in dataset.unique if not c.subject or c.subject not in seen]
-        if not cells:
-            raise UsageError(
-                f"Every subject in {dataset.root} was seen in training; give other data, or score them with --part all."
-            )
-        return cells, "cells of subjects not seen in training"
+    same_data = all(member.fingerprint == dataset.fingerprint for member in ensemble.members)
+    if part == "auto" and not (same_data and ensemble.split_alike):
+        return _never_seen(ensemble, dataset), "cells of subjects not seen in training"
+    if not same_data:
+        raise UsageError(
+            f"{dataset.root} is not the data this run was fitted to (its files differ), so it has no {part} part; "
+            "give the folder that was used for training, or leave out --part."
+        )
+    if not ensemble.split_alike:
+        raise UsageError(
+            f"The runs were split differently, so they have no {part} part in common; leave out --part to score the "
+            "subjects that none of them has seen."
+        )
     wanted = "test" if part == "auto" else part
-    parts = recall(dataset, classifier.split, classifier.split_spec)
+    first = ensemble.members[0]
+    parts = recall(dataset, first.split, first.split_spec)
     if wanted not in parts:
         raise UsageError(f"This run has no {wanted} part; it has: {', '.join(parts)}.")
     return parts[wanted], f"the {wanted} part"
 
 
+def _never_seen(ensemble: Ensemble, dataset: Dataset) -> list[CellFile]:
+    """Cells of groups in no member's training or validation part; of unnamed cells, those that are in none."""
+    groups = _groups_seen(ensemble, dataset, ("train", "validation"))
+    names = set()
+    if not all(c.subject for c in dataset.unique):
+        for member in ensemble.members:
+            if member.fingerprint == dataset.fingerprint:
+                parts = recall(dataset, member.split, member.split_spec)
+                names |= {c.name for part in ("train", "validation") for c in parts[part]}
+    cells = [c for c in dataset.unique if dataset.group(c) not in groups and c.name not in names]
+    if not cells:
+        by = "this run" if len(ensemble.members) == 1 else "one of these runs"
+        raise UsageError(
+            f"Every subject in {dataset.root} was seen in training by {by}; give other data, or score them with "
+            "--part all."
+        )
+    return cells
+
+
+def _groups_seen(ensemble: Ensemble, dataset: Dataset, parts: Sequence[str]) -> set[str]:
+    """Groups of ``dataset`` of which a member's parts hold a subject."""
+    seen = {
+        s for m in ensemble.members for name in parts if name in m.split.parts for s in m.split.parts[name].subjects
+    }
+    return {dataset.groups[subject] for subject in seen if subject in dataset.groups}
+
+
+def _leaky(ensemble: Ensemble, dataset: Dataset, cells: list[CellFile]) -> bool:
+    """Whether a cell may be of a person that a member was fitted to; whose an unnamed cell is, nobody knows."""
+    groups = _groups_seen(ensemble, dataset, ("train",))
+    own = any(member.fingerprint == dataset.fingerprint for member in ensemble.members)
+    return any(dataset.group(c) in groups if c.subject else own for c in cells)
+
+
 def evaluate(
-    classifier: Classifier, data: Path, part: PartName = "auto", progress: Progress | None = None
+    model: Classifier | Ensemble,
+    data: Path,
+    part: PartName = "auto",
+    progress: Progress | None = None,
+    *,
+    rescale: float = 1.0,
+    views: Literal[1, 8] = 1,
+    predictions: Path | None = None,
 ) -> tuple[Evaluation, str]:
-    """Figures with latency of ``classifier`` on ``data``, and a phrase that says on which cells."""
+    """Figures of ``model`` on ``data``, and a phrase that says on which cells.
+
+    rescale: each cell is resized by it first, as if it were larger or smaller. views: 8 averages over a cell's flips
+    and quarter turns. predictions: a CSV file that gets each cell's probability. Latency is measured of a lone
+    classifier with one view.
+    """
+    ensemble = as_ensemble(model)
     dataset = read_dataset(data, progress)
-    cells, which = choose_cells(classifier, dataset, part)
-    images = inputs(cells, classifier.imaging, progress)
-    blast = blast_probabilities(classifier.engine, images, classifier.temperature)
-    leaky = classifier.split.leaky and dataset.fingerprint == classifier.fingerprint
+    cells, which = choose_cells(ensemble, dataset, part)
+    predicted = predict(ensemble, cells, rescale=rescale, views=views, progress=progress)
+    if predictions:
+        write_text(predictions, predictions_csv(cells, predicted.blast))
     evaluation = score(
         [c.label for c in cells],
-        blast,
+        predicted.blast,
         [c.subject or c.name for c in cells],
-        threshold=classifier.thresholds.blast,
-        leaky=leaky or part in {"all", "train"},
+        threshold=ensemble.threshold,
+        leaky=_leaky(ensemble, dataset, cells),
+        uncalibrated=predicted.uncalibrated,
     )
-    return evaluation.model_copy(update={"latency_ms": measure_latency(classifier.engine, images[0])}), which
+    if len(ensemble.members) == 1 and views == 1:
+        latency = measure_latency(ensemble.members[0].engine, predicted.example)
+        evaluation = evaluation.model_copy(update={"latency_ms": latency})
+    changes = [f"each cell {rescale:g} times as large"] * (rescale != 1) + [f"mean of {views} views"] * (views != 1)
+    return evaluation, ", ".join([which, *changes])
+
+
+def predictions_csv(cells: Sequence[CellFile], blast: Floats) -> str:
+    """A table cell,subject,label,blast , a row for each cell: label 1 is a blast, blast its calibrated probability."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("cell", "subject", "label", "blast"))
+    rows.writerows((c.name, c.subject, c.label, f"{p:.6f}") for c, p in zip(cells, blast, strict=True))
+    return text.getvalue()
+
+
+def as_ensemble(model: Classifier | Ensemble) -> Ensemble:
+    """A lone classifier as an ensemble of one."""
+    return model if isinstance(model, Ensemble) else Ensemble((model,), (1.0,))
 
 
 def blast_probabilities(engine: Engine, images: NDArray[np.uint8], temperature: float) -> Floats:

@@ -1,4 +1,4 @@
-"""``bloodedge evaluate``: held-out figures of a run or a bundle."""
+"""``bloodedge evaluate``: held-out figures of a run, a bundle, or several as an ensemble."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 ENGINES = ("keras", "litert", "openvino", "onnx")
 PRECISIONS = ("float32", "float16", "int8")
 PARTS = ("auto", "train", "validation", "test", "shift", "all")
+WEIGHTS = ("mean", "kappa")
+VIEWS = ("1", "8")
 
 
 @click.command()
-@click.argument("model", metavar="RUN|BUNDLE", type=click.Path(path_type=Path))
+@click.argument("models", metavar="RUN|BUNDLE...", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @click.option("--engine", type=click.Choice(ENGINES), help="Default: keras for a run, litert for a bundle.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: float32 for a run, int8 for a bundle.")
@@ -28,33 +30,75 @@ PARTS = ("auto", "train", "validation", "test", "shift", "all")
     show_default=True,
     help="auto: the test part of the run's own data; of other data, every subject not seen in training.",
 )
+@click.option(
+    "--weigh",
+    type=click.Choice(WEIGHTS),
+    default="mean",
+    show_default=True,
+    help="Of several: all alike, or each by Cohen's kappa on its own validation part.",
+)
+@click.option(
+    "--rescale",
+    type=click.FloatRange(0.5, 2),
+    default=1.0,
+    show_default=True,
+    metavar="F",
+    help="Resize each cell by F (0.5 to 2) first: how much does its size matter?",
+)
+@click.option(
+    "--views",
+    type=click.Choice(VIEWS),
+    default="1",
+    show_default=True,
+    help="8: the mean over each cell's flips and quarter turns.",
+)
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engine (default: all cores).")
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Write each cell's probability of being a blast to a table.",
+)
 @click.option(
     "--json", "json_target", metavar="FILE|-", help="Write the figures as JSON to a file, or to stdout for -."
 )
 def evaluate(
-    model: Path,
+    models: tuple[Path, ...],
     data: Path,
     engine: str | None,
     precision: str | None,
     part: str,
+    weigh: str,
+    rescale: float,
+    views: str,
     threads: int | None,
+    predictions: Path | None,
     json_target: str | None,
 ) -> None:
     """Score the run folder RUN, or the bundle BUNDLE, on cells of DATA that it never saw.
 
-    A blast (C-NMC's all) is the positive class. Intervals are 95 %, bootstrapped over subjects.
+    Several are scored as one: an ensemble that says the weighted mean of their calibrated probabilities. A blast
+    (C-NMC's all) is the positive class. Intervals are 95 %, bootstrapped over subjects.
     """
     from bloodedge.console import emit_json, progress
+    from bloodedge.ensemble import Ensemble
     from bloodedge.evaluate import evaluate as run_evaluation
 
-    classifier = _open(model, engine, precision, threads)
+    ensemble = Ensemble.of([_open(model, engine, precision, threads) for model in models], weigh)  # type: ignore[arg-type]
     with progress("Reading cells") as update:
-        evaluation, which = run_evaluation(classifier, data, part, update)  # type: ignore[arg-type]
+        evaluation, which = run_evaluation(
+            ensemble,
+            data,
+            part,  # type: ignore[arg-type]
+            update,
+            rescale=rescale,
+            views=8 if views == "8" else 1,
+            predictions=predictions,
+        )
     if json_target:
         emit_json(evaluation.model_dump(), json_target)
     if json_target != "-":
-        show_evaluation(evaluation, f"{classifier.name} on {which} of {data.name or data}")
+        show_evaluation(evaluation, f"{ensemble.name} on {which} of {data.name or data}")
 
 
 def _open(model: Path, engine: str | None, precision: str | None, threads: int | None) -> "Classifier":
@@ -105,6 +149,8 @@ def show_evaluation(evaluation: "Evaluation", title: str) -> None:
     for name, row in evaluation.per_subject.items():
         people.add_row(name, row.label, str(row.cells), f"{row.accuracy:.3f}")
     out.print(people)
+    worst = evaluation.worst_subject
+    out.print(f"Worst subject: {worst}, accuracy {evaluation.per_subject[worst].accuracy:.3f}")
     if evaluation.latency_ms:
         latency = evaluation.latency_ms
         out.print(f"Latency of one cell: p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms, p99 {latency.p99:.2f} ms")

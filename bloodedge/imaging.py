@@ -1,6 +1,6 @@
 """The one preprocessing: a segmented cell becomes the network's input, on the GPU host and on the board alike.
 
-Only integer arithmetic and OpenCV's bit-exact resampling are used, so that the same cell gives the same bytes on every
+Only integer arithmetic and OpenCV's bit-exact filters are used, so that the same cell gives the same bytes on every
 machine. The spec travels with the run folder and the bundle.
 """
 
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bloodedge.config import Strict
+from bloodedge.denoise import denoise
 from bloodedge.errors import BloodedgeError
+from bloodedge.stain import density_table
 
 Image = NDArray[np.uint8]
 """uint8 (H, W, 3) or (H, W), 0..255."""
@@ -44,6 +46,10 @@ class ImagingSpec(Strict):
     light: Literal["as_is", "levelled", "equalised"] = "as_is"
     """levelled: each channel's 10th and 90th percentiles inside the mask are moved to fixed levels; equalised: each
     channel's histogram inside the mask is flattened."""
+    denoise: Literal["none", "gaussian", "median", "wavelet"] = "none"
+    """A filter of the cell before anything else (see ``bloodedge.denoise``)."""
+    colour: Literal["rgb", "density"] = "rgb"
+    """rgb: intensities; density: optical densities (see ``bloodedge.stain``), 0 round the cell as for clear glass."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
 
 
 def network_input(cell: Cell, spec: ImagingSpec) -> Image:
-    """The cell as network input: uint8 (spec.size_px, spec.size_px, 3) RGB, black outside the mask.
+    """The cell as network input: uint8 (spec.size_px, spec.size_px, 3) RGB, 0 outside the mask.
 
     The cell's bounding box is centred; what reaches beyond the frame is cut. Raises BloodedgeError for an empty mask.
     """
@@ -152,8 +158,13 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
         raise BloodedgeError("The cell's mask is empty; nothing can be classified.")
     mask = cell.mask[y : y + height, x : x + width]
     bgr = cell.bgr[y : y + height, x : x + width]
+    if spec.denoise != "none":
+        bgr = denoise(bgr, mask, spec.denoise)
     if spec.light != "as_is":
         bgr = _relight(bgr, mask, _levels if spec.light == "levelled" else _equal_shares)
+    if spec.colour == "density":
+        # Before resampling: darkened by the black beyond it, the cell's rim would else look dense.
+        bgr = as_image(cv2.LUT(bgr, density_table()))
     cut = as_image(cv2.bitwise_and(bgr, bgr, mask=mask))
     scaled = _resample(cut, _zoom(cell, spec))
     return as_image(cv2.cvtColor(_centred(scaled, spec.size_px), cv2.COLOR_BGR2RGB))

@@ -35,7 +35,10 @@ class SubjectScore(Strict):
 
 
 class Evaluation(Strict):
-    """Held-out figures; a blast is the positive class. A figure that one class alone cannot give is None."""
+    """Held-out figures; a blast is the positive class. A figure that one class alone cannot give is None.
+
+    Those with a default came later: records stored before do not have them.
+    """
 
     cells: int
     subjects: int
@@ -43,10 +46,20 @@ class Evaluation(Strict):
     weighted_f1: float
     macro_f1: float
     balanced_accuracy: float | None
+    precision: float | None = None
     sensitivity: float | None
+    """Recall of blasts."""
     specificity: float | None
+    f1: float | None = None
+    """Of blasts."""
     auc: float | None
+    pr_auc: float | None = None
+    """Average precision."""
+    brier: float | None = None
     ece: float
+    ece_before: float | None = None
+    """Before the temperature."""
+    mean_subject_accuracy: float | None = None
     ci95: dict[str, tuple[float, float]]
     """95 % intervals, bootstrapped over subjects."""
     per_subject: dict[str, SubjectScore]
@@ -55,6 +68,11 @@ class Evaluation(Strict):
     latency_ms: LatencyMs | None = None
     leaky: bool = False
     """True when training and test cells may come from the same subject (a split by image)."""
+
+    @property
+    def worst_subject(self) -> str:
+        """Whose cells are called worst; of several equally bad ones, the one with most cells."""
+        return min(self.per_subject, key=lambda name: (self.per_subject[name].accuracy, -self.per_subject[name].cells))
 
 
 class PartRecord(Strict):
@@ -106,7 +124,11 @@ class RunRecord(Strict):
     model: str
     parameters: int
     labels: list[str]
+    macs: int | None = None
+    """Multiply-accumulates of one image."""
     weights: str
+    teachers: list[str] = Field(default_factory=list)
+    """Run folders that this network was distilled from."""
     recipe: dict[str, Any]
     imaging: ImagingSpec
     seed: int

@@ -15,6 +15,8 @@ Ints = NDArray[np.int64]
 
 ECE_BINS = 15
 """As in Guo et al., "On calibration of modern neural networks", ICML 2017."""
+AT_ONCE = 2**22
+"""Cells times replicates weighed at once for average precision: 32 MiB a table."""
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float | None:
@@ -45,6 +47,29 @@ def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def kappa(confusion: ArrayLike) -> float:
+    """Cohen's kappa of a confusion matrix (2, 2), true by said; 0 when chance alone explains it all.
+
+    Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 1960.
+    """
+    c = np.asarray(confusion, np.float64)
+    total = c.sum()
+    by_chance = float(c.sum(axis=0) @ c.sum(axis=1)) / total**2
+    return 0.0 if by_chance == 1 else (float(np.trace(c)) / total - by_chance) / (1 - by_chance)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The cells from the most to the least blast-like."""
+
+    subject: Ints
+    """(N,): index of the subject."""
+    blast: NDArray[np.bool_]
+    """(N,): whether it is a blast."""
+    ends: Ints
+    """(K,): the last cell of each set of cells with one score, which no threshold can part."""
+
+
 @dataclass(frozen=True)
 class Sums:
     """Per-subject sums that every figure follows from; a bootstrap replicate is a weighted sum over subjects."""
@@ -55,22 +80,31 @@ class Sums:
     """(subjects, subjects): normal cells of the first ranked below blasts of the second, ties half."""
     bins: Floats
     """(subjects, ECE_BINS, 2): right calls and summed confidence by confidence bin."""
+    bins_before: Floats | None
+    """The same before the temperature, where it is known."""
+    squares: Floats
+    """(subjects,): squared differences of said probability and truth."""
+    ranking: Ranking
     subjects: list[str]
     blast_share: Floats
     """(subjects,): share of each subject's cells that are blasts."""
 
 
-def subject_sums(labels: ArrayLike, blast: ArrayLike, subjects: list[str], threshold: float = 0.5) -> Sums:
-    """Sums for calibrated blast probabilities ``blast`` (N,), 0..1, called a blast from ``threshold`` on."""
+def subject_sums(
+    labels: ArrayLike,
+    blast: ArrayLike,
+    subjects: list[str],
+    threshold: float = 0.5,
+    uncalibrated: ArrayLike | None = None,
+) -> Sums:
+    """Sums for calibrated blast probabilities ``blast`` (N,), 0..1, called a blast from ``threshold`` on.
+
+    uncalibrated: (N,) blast probabilities before the temperature.
+    """
     y, p = np.asarray(labels, np.int64), np.asarray(blast, np.float64)
     names, index = np.unique(np.asarray(subjects), return_inverse=True)
     said = (p >= threshold).astype(np.int64)
     confusion = np.bincount(4 * index + 2 * y + said, minlength=4 * len(names)).reshape(-1, 2, 2).astype(np.float64)
-    confidence = np.where(said == 1, p, 1 - p)
-    which = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
-    place, size = ECE_BINS * index + which, ECE_BINS * len(names)
-    right, claimed = np.bincount(place, said == y, size), np.bincount(place, confidence, size)
-    bins: Floats = np.stack([right, claimed], axis=-1).reshape(len(names), ECE_BINS, 2).astype(np.float64)
     wins = np.zeros((len(names), len(names)))
     positives = y == 1
     for row in range(len(names)):
@@ -78,15 +112,44 @@ def subject_sums(labels: ArrayLike, blast: ArrayLike, subjects: list[str], thres
         if len(negatives):
             beaten = _beaten(negatives, p[positives])
             wins[row] = np.bincount(index[positives], beaten / 2, len(names))
+    before = None if uncalibrated is None else np.asarray(uncalibrated, np.float64)
     per_class = confusion.sum(axis=2)
-    return Sums(confusion, wins, bins, [str(n) for n in names], per_class[:, 1] / per_class.sum(axis=1))
+    return Sums(
+        confusion=confusion,
+        wins=wins,
+        bins=_confidence_bins(y, p, index, threshold),
+        bins_before=None if before is None else _confidence_bins(y, before, index, threshold),
+        squares=np.bincount(index, (p - y) ** 2).astype(np.float64),
+        ranking=_ranking(p, positives, index),
+        subjects=[str(n) for n in names],
+        blast_share=per_class[:, 1] / per_class.sum(axis=1),
+    )
+
+
+def _confidence_bins(y: Ints, p: Floats, index: Ints, threshold: float) -> Floats:
+    """(subjects, ECE_BINS, 2), as in Sums."""
+    said = p >= threshold
+    confidence = np.where(said, p, 1 - p)
+    which = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    count = int(index.max()) + 1
+    place, size = ECE_BINS * index + which, ECE_BINS * count
+    right, claimed = np.bincount(place, said == y, size), np.bincount(place, confidence, size)
+    bins: Floats = np.stack([right, claimed], axis=-1).reshape(count, ECE_BINS, 2).astype(np.float64)
+    return bins
+
+
+def _ranking(p: Floats, positives: NDArray[np.bool_], index: Ints) -> Ranking:
+    order = np.argsort(-p, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
+    return Ranking(index[order], positives[order], ends)
 
 
 def figures(sums: Sums, weights: Floats | None = None) -> dict[str, Floats]:
     """Every figure for each row of subject weights (R, subjects); by default one row of ones.
 
-    accuracy, weighted_f1, macro_f1, balanced_accuracy, sensitivity, specificity, auc and ece, each float64 (R,), NaN
-    where a class is missing. F1, macro and weighted, as in scikit-learn; a class neither present nor said gives 0.
+    Each is float64 (R,), NaN where it has no value: where a class is missing or, for precision, never said. F1, macro
+    and weighted, as in scikit-learn; there a class neither present nor said gives 0. ``ece_before`` is there if
+    probabilities before the temperature were given.
     """
     w = np.ones((1, len(sums.subjects))) if weights is None else weights
     c = np.einsum("rs,sij->rij", w, sums.confusion)
@@ -95,17 +158,46 @@ def figures(sums: Sums, weights: Floats | None = None) -> dict[str, Floats]:
     total = normal + blasts
     f1_blast, f1_normal = _ratio(2 * tp, 2 * tp + fp + fn, 0.0), _ratio(2 * tn, 2 * tn + fp + fn, 0.0)
     sensitivity, specificity = _ratio(tp, blasts), _ratio(tn, normal)
-    bins = np.einsum("rs,sbk->rbk", w, sums.bins)
+    right = np.trace(sums.confusion, axis1=1, axis2=2) / sums.confusion.sum(axis=(1, 2))
+    before = {} if sums.bins_before is None else {"ece_before": _calibration_error(sums.bins_before, w, total)}
     return {
         "accuracy": (tn + tp) / total,
         "weighted_f1": (f1_normal * normal + f1_blast * blasts) / total,
         "macro_f1": (f1_normal + f1_blast) / 2,
         "balanced_accuracy": (sensitivity + specificity) / 2,
+        "precision": _ratio(tp, tp + fp),
         "sensitivity": sensitivity,
         "specificity": specificity,
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
         "auc": _ratio(np.einsum("rs,st,rt->r", w, sums.wins, w), normal * blasts),
-        "ece": np.abs(bins[:, :, 0] - bins[:, :, 1]).sum(axis=1) / total,
-    }
+        "pr_auc": _average_precision(sums.ranking, w),
+        "brier": w @ sums.squares / total,
+        "ece": _calibration_error(sums.bins, w, total),
+        "mean_subject_accuracy": w @ right / w.sum(axis=1),
+    } | before
+
+
+def _calibration_error(bins: Floats, weights: Floats, total: Floats) -> Floats:
+    summed = np.einsum("rs,sbk->rbk", weights, bins)
+    error: Floats = np.abs(summed[:, :, 0] - summed[:, :, 1]).sum(axis=1) / total
+    return error
+
+
+def _average_precision(ranking: Ranking, weights: Floats) -> Floats:
+    """Area under the precision-recall curve in steps, as scikit-learn has it, for each row of weights (R, subjects)."""
+    rows = max(1, AT_ONCE // len(ranking.subject))
+    parts = [weights[start : start + rows] for start in range(0, len(weights), rows)]
+    return np.concatenate([_average_precision_at_once(ranking, part) for part in parts])
+
+
+def _average_precision_at_once(ranking: Ranking, weights: Floats) -> Floats:
+    cells = weights[:, ranking.subject]
+    said = np.cumsum(cells, axis=1)[:, ranking.ends]
+    found = np.cumsum(cells * ranking.blast, axis=1)[:, ranking.ends]
+    gained = np.diff(found, axis=1, prepend=0)
+    area = (gained * _ratio(found, said, 0.0)).sum(axis=1)
+    both = found[:, -1] < said[:, -1]
+    return np.where(both, _ratio(area, found[:, -1]), math.nan)
 
 
 def _ratio(part: Floats, whole: Floats, empty: float = math.nan) -> Floats:

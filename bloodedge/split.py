@@ -20,9 +20,11 @@ DRAWS = 4000
 class SplitSpec(Strict):
     """How cells are shared out, apart from the seed."""
 
-    validation: float = Field(default=0.15, gt=0, lt=0.5)
+    kind: Literal["group", "image"] = "group"
+    """group: no person on two sides; image: cells dealt one by one, leaky."""
+    validation: float = Field(default=0.15, ge=0, lt=0.5)
     test: float = Field(default=0.15, gt=0, lt=0.5)
-    """Shares of the cells; the rest trains."""
+    """Shares of the cells; the rest trains. Without a validation share (by image only) the test part validates too."""
     shift_subjects: tuple[str, ...] = ()
     """Kept aside as a part of their own, with every subject they share a group with; absent ones are ignored."""
 
@@ -38,9 +40,7 @@ class Fold:
     number: int
 
 
-def split(
-    dataset: Dataset, spec: SplitSpec, *, kind: Literal["group", "image"], seed: int, fold: Fold | None = None
-) -> tuple[Parts, SplitRecord]:
+def split(dataset: Dataset, spec: SplitSpec, *, seed: int, fold: Fold | None = None) -> tuple[Parts, SplitRecord]:
     """Share out ``dataset.unique`` into train, validation, test and, if the spec names some, shift.
 
     With a ``fold``, groups (or images) are dealt into that many folds and the named one is the test part.
@@ -48,15 +48,17 @@ def split(
     """
     cells = dataset.unique
     _check_classes(dataset, cells)
+    by_group = spec.kind == "group"
+    if by_group and not spec.validation:
+        raise UsageError("A split by group needs a validation part; set split.validation in the recipe, such as 0.15.")
     shifted = {dataset.groups[s] for s in spec.shift_subjects if s in dataset.groups}
     aside = [c for c in cells if dataset.group(c) in shifted]
     rest = [c for c in cells if dataset.group(c) not in shifted]
-    by_group = kind == "group"
     parts = _split_groups(dataset, rest, spec, seed, fold) if by_group else _split_images(rest, spec, seed, fold)
     if aside:
         parts["shift"] = aside
     record = SplitRecord(
-        kind=kind,
+        kind=spec.kind,
         seed=seed,
         folds=fold.count if fold else None,
         fold=fold.number if fold else None,
@@ -75,7 +77,7 @@ def recall(dataset: Dataset, record: SplitRecord, spec: SplitSpec) -> Parts:
                 parts[owner[dataset.group(cell)]].append(cell)
     else:
         fold = None if record.folds is None or record.fold is None else Fold(record.folds, record.fold)
-        parts, _ = split(dataset, spec, kind="image", seed=record.seed, fold=fold)
+        parts, _ = split(dataset, spec.model_copy(update={"kind": "image"}), seed=record.seed, fold=fold)
     for name, part in record.parts.items():
         if name not in parts or digest(c.name for c in parts[name]) != part.digest:
             raise UsageError(
@@ -197,6 +199,8 @@ def _split_images(cells: list[CellFile], spec: SplitSpec, seed: int, fold: Fold 
         parts["test"] += test
         parts["validation"] += left[:cut]
         parts["train"] += left[cut:]
+    if not spec.validation:
+        parts["validation"] = parts["test"]
     if any(len({c.label for c in part}) < 2 for part in parts.values()):
         raise UsageError("There are too few cells for every part of the split to hold both classes; add images.")
     return {name: sorted(part, key=lambda c: c.name) for name, part in parts.items()}

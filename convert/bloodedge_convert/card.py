@@ -38,20 +38,19 @@ def _figure_row(artifact: Artifact) -> tuple[str, ...]:
 
 
 def speed_rows(manifest: Manifest) -> list[tuple[str, ...]]:
-    """One row of SPEED for each artifact; speed-up is over float32 of the same engine, p50 against p50."""
+    """One row of SPEED for each artifact; speed-up over float32 of the same engine where the bundle has it (p50)."""
     rows: list[tuple[str, ...]] = []
+    float32 = {a.engine: a.evaluation.latency_ms for a in manifest.artifacts if a.precision == "float32"}
     for artifact in manifest.artifacts:
-        latency = artifact.evaluation.latency_ms
-        reference = manifest.artifact(artifact.engine, "float32").evaluation.latency_ms
+        latency, reference = artifact.evaluation.latency_ms, float32.get(artifact.engine)
         assert latency is not None
-        assert reference is not None
         rows.append(
             (
                 f"{artifact.engine} {artifact.precision}",
                 f"{artifact.size_bytes / 1e6:.2f}",
                 f"{latency.p50:.2f}",
                 f"{latency.p95:.2f}",
-                f"{reference.p50 / latency.p50:.2f}x",
+                f"{reference.p50 / latency.p50:.2f}x" if reference else "-",
             )
         )
     return rows

@@ -19,6 +19,7 @@ ENGINES = ("litert", "openvino", "onnx")
 @click.argument("data", metavar="[DATA]", required=False, type=click.Path(path_type=Path))
 @click.option("--int8", is_flag=True, help="Add full-integer int8 models (LiteRT and OpenVINO).")
 @click.option("--float16", is_flag=True, help="Add models with weights stored as float16 (LiteRT and OpenVINO).")
+@click.option("--only-int8", is_flag=True, help="Leave the float models out once judged: a small bundle for a board.")
 @click.option("--engine", "engines", type=click.Choice(ENGINES), multiple=True, help="Repeatable. [default: all three]")
 @click.option(
     "--max-drop",
@@ -58,6 +59,7 @@ def convert(
     data: Path | None,
     int8: bool,
     float16: bool,
+    only_int8: bool,
     engines: tuple[str, ...],
     max_drop: float,
     max_flips: float,
@@ -80,6 +82,7 @@ def convert(
         engines=tuple(dict.fromkeys(engines or ENGINES)),  # type: ignore[arg-type]  # click has checked the names
         limits=Limits(max_drop, max_flips),
         calibration_cells=calibration_cells,
+        only_int8=only_int8,
     )
     with progress() as report:
         converted = run_conversion(run, out, options, data, force=force, report=report)

@@ -58,6 +58,8 @@ class Options:
     engines: tuple[EngineName, ...] = ENGINES
     limits: Limits = field(default_factory=Limits)
     calibration_cells: int = 300
+    only_int8: bool = False
+    """Leave the float artifacts out of the bundle once they have been judged."""
 
     @property
     def kinds(self) -> list[Kind]:
@@ -102,6 +104,8 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     broken, or loses more than ``options.limits``.
     """
     _check_target(out, force=force)
+    if options.only_int8 and not any(kind.precision == "int8" for kind in options.kinds):
+        raise UsageError("--only-int8 would leave nothing in the bundle; add --int8 and an engine that has it.")
     _check_packages(options)
     record, metrics = read_run(run), read_metrics(run)
     cells = _read_cells(record, data, options.calibration_cells, report)
@@ -111,14 +115,15 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         measured = [measure(kind, folder, record, held_out, default_threads(), report) for kind in options.kinds]
         _gate(measured, options.limits, folder, cells.calibration_images)
         times = latencies(measured, cells.test_images[0], report)
-        artifacts = [one.artifact(times[str(one.kind)]) for one in measured]
-        manifest = _manifest(out.stem, record, metrics, artifacts, _golden(measured, held_out), cells, options)
+        shipped = [one for one in measured if one.kind.precision == "int8" or not options.only_int8]
+        artifacts = [one.artifact(times[str(one.kind)]) for one in shipped]
+        manifest = _manifest(out.stem, record, metrics, artifacts, _golden(shipped, held_out), cells, options)
         subjects = len(set(held_out.subjects))
         note = tiny(len(cells.test), subjects)
         run_card = run / "MODEL_CARD.md"
         text = card(run_card.read_text() if run_card.is_file() else "", manifest, note)
         golden = pack_golden(held_out.golden, held_out.golden_reference)
-        manifest = _write(folder, out, manifest, measured, golden, text)
+        manifest = _write(folder, out, manifest, shipped, golden, text)
     return Converted(out, manifest, len(cells.test), subjects, note)
 
 
@@ -217,6 +222,10 @@ def _manifest(
     for precision, asked in (("float16", options.float16), ("int8", options.int8)):
         if asked and "onnx" in options.engines:
             left_out[f"onnx/{precision}"] = "ONNX is a cross-check of the float conversion and comes in float32 only."
+    if options.only_int8:
+        for kind in options.kinds:
+            if kind.precision != "int8":
+                left_out[f"{kind.engine}/{kind.precision}"] = "Judged like the others, and left out by --only-int8."
     return Manifest(
         serial=int(now.timestamp()),
         name=name,

@@ -121,14 +121,15 @@ def bundle_path(settings: DeviceSettings) -> Path:
     """The bundle to run; raises UsageError when none is given and none came with the installation."""
     if settings.bundle is not None:
         return settings.bundle
-    packaged = Path(__file__).parent / "models" / DEFAULT_BUNDLES[settings.camera.kind]
-    if packaged.exists():
-        return packaged
+    for folder in MODEL_FOLDERS:
+        if (folder / DEFAULT_BUNDLE).exists():
+            return folder / DEFAULT_BUNDLE
     raise UsageError(
         "No bundle was given and none came with this installation; make one with bloodedge convert and give it with"
         " --bundle."
     )
 
 
-DEFAULT_BUNDLES = {"simulated": "rendered.bundle", "replay": "cells.bundle"}
-"""Bundles that may ship inside the package, by camera: rendered cells need a model fitted to rendered cells."""
+DEFAULT_BUNDLE = "cells.bundle"
+MODEL_FOLDERS = (Path(__file__).parent / "models", Path(__file__).parents[2] / "models")
+"""Where the released bundle lies: in an installed package, and in a checkout."""

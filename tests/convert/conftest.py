@@ -61,7 +61,7 @@ def fit(model, images, labels) -> None:
 def save_run(folder: Path, model, data: Path, imaging: ImagingSpec, split_spec: SplitSpec) -> None:
     """A finished run folder fitted to the training part of ``data``."""
     dataset = read_dataset(data)
-    parts, record = split(dataset, split_spec, kind="group", seed=0)
+    parts, record = split(dataset, split_spec, seed=0)
     train, test = parts["train"], parts["test"]
     fit(model, inputs(train, imaging), [c.label for c in train])
     blast = model.predict(inputs(test, imaging), verbose=0)[:, 1].astype(np.float64)

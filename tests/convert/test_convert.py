@@ -240,6 +240,18 @@ def test_an_existing_bundle_is_replaced_only_by_force(capsys, run, tmp_path):
         assert [a.engine for a in opened.manifest.artifacts] == ["litert"]
 
 
+@pytest.mark.usefixtures("canned")
+def test_a_bundle_of_int8_alone_holds_no_float_model_and_says_why(capsys, run, tmp_path):
+    out = tmp_path / "small.bundle"
+    asked = ("--int8", "--only-int8", "--max-drop", "100", "--max-flips", "100")
+    assert convert(capsys, run, *asked, "-o", out)[0] == 0
+    with Bundle(out) as small:
+        assert {(a.engine, a.precision) for a in small.manifest.artifacts} == {("litert", "int8"), ("openvino", "int8")}
+        assert "--only-int8" in small.manifest.left_out["litert/float32"]
+        small.verify()
+    assert convert(capsys, run, "--only-int8", "-o", tmp_path / "none.bundle")[0] == 2
+
+
 def test_a_refused_conversion_keeps_the_bundle_that_was_there(canned, capsys, run, tmp_path):
     out = tmp_path / "mine.bundle"
     out.write_bytes(b"precious")

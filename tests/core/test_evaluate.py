@@ -1,9 +1,12 @@
 """Scores are made of cells never seen, the same way for every network."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -15,6 +18,7 @@ from bloodedge.decision import Thresholds
 from bloodedge.errors import UsageError
 from bloodedge.evaluate import Classifier, agree, choose_cells, evaluate, score
 from bloodedge.imaging import ImagingSpec
+from bloodedge.manifest import Evaluation
 from bloodedge.split import SplitSpec, split
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
@@ -31,9 +35,10 @@ class RedEngine:
         return np.stack([1 - red, red], 1).astype(np.float32)
 
 
+@cache
 def classifier(data: Path, kind="group") -> Classifier:
     dataset, spec = read_dataset(data), SplitSpec(shift_subjects=("6",))
-    _, record = split(dataset, spec, kind=kind, seed=0)
+    _, record = split(dataset, spec.model_copy(update={"kind": kind}), seed=0)
     thresholds = Thresholds(blast=0.3, uncertain_low=0.3, uncertain_high=0.3)
     return Classifier("red", RedEngine(), ImagingSpec(size_px=32), 1.0, thresholds, record, spec, dataset.fingerprint)
 
@@ -84,10 +89,10 @@ def test_an_evaluation_holds_every_figure_with_its_interval(rendered_data: Path)
     assert sum(map(sum, figures.confusion)) == 144
     assert set(figures.per_subject) == {*"123456", *(f"H{n}" for n in range(1, 7))}
     assert all(row.label == ("normal" if name[0] == "H" else "blast") for name, row in figures.per_subject.items())
-    named = {"accuracy", "weighted_f1", "macro_f1", "balanced_accuracy", "sensitivity", "specificity", "auc", "ece"}
-    assert set(figures.ci95) == named
+    named = "accuracy weighted_f1 macro_f1 balanced_accuracy precision sensitivity specificity f1 auc pr_auc brier"
+    assert set(figures.ci95) == {*named.split(), "mean_subject_accuracy", "ece", "ece_before"}
     for name, (low, high) in figures.ci95.items():
-        if name != "ece":  # never below zero, so resampling can only raise a small one
+        if not name.startswith("ece"):  # never below zero, so resampling can only raise a small one
             assert low <= getattr(figures, name) <= high
     assert figures.latency_ms is not None
     assert figures.latency_ms.p50 <= figures.latency_ms.p95 <= figures.latency_ms.p99
@@ -97,6 +102,58 @@ def test_an_evaluation_holds_every_figure_with_its_interval(rendered_data: Path)
 def test_figures_of_a_split_by_image_are_labelled_leaky(rendered_data: Path) -> None:
     assert evaluate(classifier(rendered_data, "image"), rendered_data)[0].leaky
     assert not evaluate(classifier(rendered_data), rendered_data)[0].leaky
+
+
+def test_the_shift_part_of_a_split_by_image_is_not_leaky(rendered_data: Path) -> None:
+    """Its people were kept apart, whatever was done with the others."""
+    red = classifier(rendered_data, "image")
+    assert not evaluate(red, rendered_data, "shift")[0].leaky
+    assert evaluate(red, rendered_data, "validation")[0].leaky
+    assert evaluate(red, rendered_data, "all")[0].leaky
+
+
+def test_every_cell_of_people_never_seen_is_not_leaky(
+    rendered_data: Path, tmp_path: Path, write_cells: WriteCells
+) -> None:
+    new = write_cells(tmp_path, ["hem/UID_H77_1_1_hem.png", "all/UID_88_1_1_all.png"])
+    assert not evaluate(classifier(rendered_data), new, "all")[0].leaky
+
+
+def test_people_who_share_a_picture_with_one_seen_in_training_are_left_out(
+    rendered_data: Path, tmp_path: Path, write_cells: WriteCells
+) -> None:
+    red = classifier(rendered_data)
+    seen = min(s for s in red.split.parts["train"].subjects if s.startswith("H"))
+    names = [f"hem/UID_{s}_1_1_hem.png" for s in (seen, "H77", "H78")]
+    root = write_cells(tmp_path, [*names, "hem/UID_H77_2_1_hem.png", "all/UID_88_1_1_all.png"])
+    shutil.copy(root / names[0], root / names[1])  # H77 may be the very person seen
+    assert [c.subject for c in choose_cells(red, read_dataset(root), "auto")[0]] == ["88", "H78"]
+
+
+def test_a_part_of_data_whose_files_were_changed_is_refused(rendered_data: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(rendered_data, changed)
+    picture = next(changed.rglob("*_all.*"))
+    image = cv2.imread(str(picture))
+    image[image > 100] += 1
+    cv2.imwrite(str(picture), image)
+    with pytest.raises(UsageError, match=r"its files differ\), so it has no test part") as caught:
+        choose_cells(classifier(rendered_data), read_dataset(changed), "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_worst_subject_is_named() -> None:
+    figures = score([1, 1, 1, 0, 0, 0], np.array([0.9, 0.8, 0.2, 0.1, 0.6, 0.3]), ["1", "1", "10", "H2", "H2", "H2"])
+    assert figures.worst_subject == "10"
+    assert figures.mean_subject_accuracy == pytest.approx((1 + 0 + 2 / 3) / 3)
+
+
+def test_figures_stored_before_there_were_more_of_them_can_be_read() -> None:
+    figures = score([1, 0], np.array([0.9, 0.2]), ["1", "H2"], uncalibrated=np.array([0.99, 0.01]))
+    later = {"precision", "f1", "pr_auc", "brier", "ece_before", "mean_subject_accuracy"}
+    old = Evaluation.model_validate(figures.model_dump(exclude=later))
+    assert all(getattr(old, name) is None for name in later)
+    assert old.worst_subject == figures.worst_subject
 
 
 def test_scores_count_the_people_and_their_cells() -> None:

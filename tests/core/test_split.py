@@ -39,7 +39,7 @@ def sides(data: Dataset, parts: dict[str, list[CellFile]]) -> dict[str, set[str]
 @given(seed=st.integers(0, 10**6), healthy=st.integers(4, 9), patients=st.integers(5, 12))
 def test_no_group_stands_on_two_sides_and_every_picture_counts_once(seed: int, healthy: int, patients: int) -> None:
     data = dataset(healthy, patients, pairs=True)
-    parts, record = split(data, SplitSpec(), kind="group", seed=seed)
+    parts, record = split(data, SplitSpec(), seed=seed)
     groups = sides(data, parts)
     assert sum(map(len, groups.values())) == len(set.union(*groups.values())) == len(set(data.groups.values()))
     names = [c.name for part in parts.values() for c in part]
@@ -52,14 +52,14 @@ def test_no_group_stands_on_two_sides_and_every_picture_counts_once(seed: int, h
 
 def test_the_parts_have_about_the_wanted_shares() -> None:
     data = dataset(30, 30)
-    parts, _ = split(data, SplitSpec(validation=0.2, test=0.3), kind="group", seed=1)
+    parts, _ = split(data, SplitSpec(validation=0.2, test=0.3), seed=1)
     shares = {name: len(part) / len(data.cells) for name, part in parts.items()}
     assert shares == pytest.approx({"train": 0.5, "validation": 0.2, "test": 0.3}, abs=0.05)
 
 
 def test_the_seed_decides() -> None:
     data = dataset(12, 12)
-    first, again, other = (split(data, SplitSpec(), kind="group", seed=s) for s in (3, 3, 4))
+    first, again, other = (split(data, SplitSpec(), seed=s) for s in (3, 3, 4))
     assert first == again
     assert sides(data, first[0]) != sides(data, other[0])
 
@@ -67,7 +67,7 @@ def test_the_seed_decides() -> None:
 def test_shift_subjects_stand_apart_with_everyone_they_share_a_picture_with() -> None:
     data = dataset(pairs=True)
     spec = SplitSpec(shift_subjects=("2", "H1", "not there"))
-    parts, record = split(data, spec, kind="group", seed=0)
+    parts, record = split(data, spec, seed=0)
     assert {c.subject for c in parts["shift"]} == {"1", "2", "H1", "H2"}
     assert record.parts["shift"].groups == ["1+2", "H1+H2"]
     for name in ("train", "validation", "test"):
@@ -79,7 +79,7 @@ def test_folds_partition_the_groups(people: int, count: int) -> None:
     data = dataset(people, people)
     seen: list[str] = []
     for number in range(count):
-        parts, record = split(data, SplitSpec(), kind="group", seed=0, fold=Fold(count, number))
+        parts, record = split(data, SplitSpec(), seed=0, fold=Fold(count, number))
         groups = sides(data, parts)
         assert not groups["test"] & (groups["train"] | groups["validation"])
         assert not groups["train"] & groups["validation"]
@@ -90,14 +90,14 @@ def test_folds_partition_the_groups(people: int, count: int) -> None:
 
 def test_each_person_can_be_a_fold_of_their_own() -> None:
     data = dataset(12, 12, cells=2)
-    parts, _ = split(data, SplitSpec(), kind="group", seed=1, fold=Fold(12, 3))
+    parts, _ = split(data, SplitSpec(), seed=1, fold=Fold(12, 3))
     assert {c.label for c in parts["test"]} == {0, 1}
     assert len({c.subject for c in parts["test"]}) == 2
 
 
 def test_a_split_by_image_is_labelled_leaky_and_still_counts_each_picture_once() -> None:
     data = dataset(pairs=True)
-    parts, record = split(data, SplitSpec(), kind="image", seed=0)
+    parts, record = split(data, SplitSpec(kind="image"), seed=0)
     assert record.leaky
     assert sorted(c.name for part in parts.values() for c in part) == [c.name for c in data.unique]
     assert {c.subject for c in parts["train"]} & {c.subject for c in parts["test"]}
@@ -105,7 +105,7 @@ def test_a_split_by_image_is_labelled_leaky_and_still_counts_each_picture_once()
 
 def test_image_folds_partition_the_pictures() -> None:
     data = dataset()
-    tests = [split(data, SplitSpec(), kind="image", seed=0, fold=Fold(4, n))[0]["test"] for n in range(4)]
+    tests = [split(data, SplitSpec(kind="image"), seed=0, fold=Fold(4, n))[0]["test"] for n in range(4)]
     assert sorted(c.name for part in tests for c in part) == [c.name for c in data.unique]
 
 
@@ -121,7 +121,7 @@ def test_image_folds_partition_the_pictures() -> None:
 )
 def test_too_few_classes_or_people_are_one_sentence_with_a_remedy(data: Dataset, words: str) -> None:
     with pytest.raises(UsageError, match=words) as caught:
-        split(data, SplitSpec(), kind="group", seed=0)
+        split(data, SplitSpec(), seed=0)
     assert "\n" not in str(caught.value)
 
 
@@ -129,30 +129,32 @@ def test_one_subject_with_cells_of_both_classes_is_not_enough() -> None:
     files = [cell("7", label, n) for label in (0, 1) for n in range(20)]
     data = Dataset(Path("data"), tuple(files), {}, False, {"7": "7"})
     with pytest.raises(UsageError, match="Only 1 independent group"):
-        split(data, SplitSpec(), kind="group", seed=0)
+        split(data, SplitSpec(), seed=0)
 
 
 def test_more_folds_than_people_is_one_sentence() -> None:
     with pytest.raises(UsageError, match=r"Only 6 independent groups .* but 9 are needed"):
-        split(dataset(), SplitSpec(), kind="group", seed=0, fold=Fold(9, 0))
+        split(dataset(), SplitSpec(), seed=0, fold=Fold(9, 0))
 
 
 def test_cells_of_unnamed_people_cannot_be_split_honestly() -> None:
     data = dataset()
     data = replace(data, cells=(*data.cells, cell("", 1, 5)))
     with pytest.raises(UsageError, match=r"all/cell5.png does not say whose cell it is.*--split image"):
-        split(data, SplitSpec(), kind="group", seed=0)
-    parts, record = split(data, SplitSpec(), kind="image", seed=0)
+        split(data, SplitSpec(), seed=0)
+    parts, record = split(data, SplitSpec(kind="image"), seed=0)
     assert record.leaky
     assert any(c.subject == "" for part in parts.values() for c in part)
 
 
 def test_too_few_cells_for_a_split_by_image_are_one_sentence() -> None:
     with pytest.raises(UsageError, match="too few cells"):
-        split(dataset(1, 1, 2), SplitSpec(), kind="image", seed=0)
+        split(dataset(1, 1, 2), SplitSpec(kind="image"), seed=0)
 
 
-@pytest.mark.parametrize("shares", [{"test": 0.9, "validation": 0.4}, {"test": -0.1}, {"validation": 0}])
+@pytest.mark.parametrize(
+    "shares", [{"test": 0.9, "validation": 0.4}, {"test": -0.1}, {"validation": -0.1}, {"test": 0}]
+)
 def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
     from bloodedge.config import validate
 
@@ -164,16 +166,26 @@ def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
 @pytest.mark.parametrize("fold", [None, Fold(3, 1)])
 def test_a_runs_parts_come_back(kind, fold: Fold | None) -> None:
     data, spec = dataset(9, 9, pairs=True), SplitSpec(shift_subjects=("5",))
-    parts, record = split(data, spec, kind=kind, seed=8, fold=fold)
+    parts, record = split(data, spec.model_copy(update={"kind": kind}), seed=8, fold=fold)
     assert recall(data, record, spec) == parts
 
 
 @pytest.mark.parametrize("kind", ["group", "image"])
 def test_other_data_are_refused(kind) -> None:
     data, spec = dataset(), SplitSpec()
-    _, record = split(data, spec, kind=kind, seed=0)
+    _, record = split(data, spec.model_copy(update={"kind": kind}), seed=0)
     for other in (dataset(cells=9), dataset(healthy=7), replace(data, cells=data.cells[1:])):
         if kind == "group" and len(other.groups) > len(data.groups):
             continue  # people who were not there then are simply in no part
         with pytest.raises(UsageError, match="is not the data this run was fitted to"):
             recall(other, record, spec)
+
+
+def test_without_a_validation_share_the_test_part_validates_too_by_image_only() -> None:
+    spec = SplitSpec(kind="image", validation=0, test=0.3)
+    parts, record = split(dataset(), spec, seed=0)
+    assert parts["validation"] == parts["test"]
+    assert not {c.name for c in parts["train"]} & {c.name for c in parts["test"]}
+    assert recall(dataset(), record, spec) == parts
+    with pytest.raises(UsageError, match=r"by group needs a validation part; set split\.validation"):
+        split(dataset(), SplitSpec(validation=0), seed=0)

@@ -58,8 +58,12 @@ def test_results_go_where_the_desktop_keeps_state(monkeypatch: pytest.MonkeyPatc
     assert default_state() == tmp_path / ".local" / "state" / "bloodedge"
 
 
+def test_without_a_bundle_of_ones_own_the_released_one_is_run() -> None:
+    assert bundle_path(read_settings(None)) == ROOT / "models" / "cells.bundle"
+
+
 def test_without_any_bundle_one_sentence_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bloodedge_device.settings.DEFAULT_BUNDLES", {"simulated": "none.bundle"})
+    monkeypatch.setattr("bloodedge_device.settings.MODEL_FOLDERS", ())
     with pytest.raises(UsageError, match="give it with --bundle"):
         bundle_path(read_settings(None))
 

@@ -37,6 +37,11 @@ SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),
     "canonical, levelled": ImagingSpec(size_px=80, scale="canonical", light="levelled"),
     "canonical, equalised": ImagingSpec(size_px=160, scale="canonical", light="equalised"),
+    "density": ImagingSpec(size_px=96, um_per_px=0.2, colour="density"),
+    "wavelet, levelled, density": ImagingSpec(
+        size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled", colour="density"
+    ),
+    "median": ImagingSpec(size_px=96, um_per_px=0.15, denoise="median"),
 }
 SPLIT = SplitSpec(validation=0.2, test=0.3)
 
@@ -55,7 +60,7 @@ class Recorder:
 
 
 def run_record(dataset: Dataset, spec: ImagingSpec, kind: Literal["group", "image"] = "group") -> RunRecord:
-    _, record = split(dataset, SPLIT, kind=kind, seed=0)
+    _, record = split(dataset, SPLIT.model_copy(update={"kind": kind}), seed=0)
     return RunRecord(
         name="run",
         created="2026-01-01T00:00:00+00:00",

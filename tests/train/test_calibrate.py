@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bloodedge_train.calibrate import COOLEST, HOTTEST, fit_temperature
+from bloodedge_train.calibrate import COOLEST, HOTTEST, USUAL, fit_temperature
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -18,11 +18,20 @@ def test_a_known_temperature_is_recovered(temperature: float) -> None:
     spread = min(temperature, 1.5)  # outputs below 1/1024 are cut, so keep most above
     logits = np.stack([np.zeros(40_000), rng.normal(0, spread, 40_000)], 1)
     labels = (rng.random(40_000) < softmax(logits / temperature)[:, 1]).astype(np.int64)
-    assert fit_temperature(labels, softmax(logits).astype(np.float32)) == pytest.approx(temperature, rel=0.08)
+    assert fit_temperature(labels, softmax(logits).astype(np.float32), 40_000) == pytest.approx(temperature, rel=0.08)
 
 
 def test_certain_and_always_right_stays_in_the_allowed_range() -> None:
     labels = np.array([0, 1] * 20)
-    sure = np.eye(2, dtype=np.float32)[labels]
-    assert fit_temperature(labels, sure) == pytest.approx(COOLEST, rel=0.01)
-    assert fit_temperature(1 - labels, sure) == pytest.approx(HOTTEST, rel=0.01)
+    sure = np.where(np.eye(2)[labels] == 1, 0.99, 0.01).astype(np.float32)
+    assert fit_temperature(labels, sure, 10**9) == pytest.approx(COOLEST, rel=0.01)
+    assert fit_temperature(1 - labels, sure, 10**6) == pytest.approx(HOTTEST, rel=0.01)
+
+
+def test_few_people_move_the_temperature_less_than_many() -> None:
+    """A network that is sure and wrong of every second cell asks for the hottest there is."""
+    labels = np.array([0, 1] * 200)
+    sure = np.tile(np.array([[0.999, 0.001]], np.float32), (400, 1))
+    one, ten, many = (fit_temperature(labels, sure, people) for people in (1, 10, 10**6))
+    assert many == pytest.approx(HOTTEST, rel=0.01)
+    assert USUAL < one < ten < many

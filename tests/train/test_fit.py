@@ -1,6 +1,7 @@
 """Fitting can be stopped anywhere and goes on as if it had not been."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.imaging import ImagingSpec
 from bloodedge_train.checkpoint import Checkpoints, FitState
-from bloodedge_train.fit import Samples, advance, fit, predict, prepare, watch
-from bloodedge_train.recipe import AugmentSpec, FitSpec, Recipe
+from bloodedge_train.fit import Samples, _set_momentum, advance, fit, predict, watch
+from bloodedge_train.recipe import AugmentSpec, DistilSpec, FitSpec, Recipe
 
-SIDE = 16
+SIDE = 32
 
 
 class Killed(BaseException):
@@ -44,18 +46,14 @@ def samples(count: int, seed: int) -> Samples:
 
 def recipe(**choices: Any) -> Recipe:
     spec = FitSpec.model_validate({"epochs": 5, "batch": 8, "learning_rate": 0.01, **choices})
-    return Recipe(fit=spec, augment=AugmentSpec(light=0.1, mixup=0.3))
+    return Recipe(imaging=ImagingSpec(size_px=32), fit=spec, augment=AugmentSpec(light=0.1, mixup=0.3))
 
 
 def run(
-    folder: Path, chosen: Recipe, *, resume: bool = False, kill: tuple[int, int] | None = None
+    folder: Path, chosen: Recipe, *, kill: tuple[int, int] | None = None, teachers: Sequence[Any] = ()
 ) -> tuple[Any, FitState]:
     """Fit, or go on; with ``kill`` (epoch, batch) the process ends there."""
-    checkpoints = Checkpoints(folder)
-    loaded = checkpoints.load() if resume else None
-    model, state = loaded or (network(), FitState(learning_rate=chosen.fit.learning_rate))
-    if not loaded:
-        prepare(model, chosen.fit)
+    model = network()
 
     def batch_done(epoch: int, done: int, _batches: int) -> None:
         if (epoch, done) == kill:
@@ -64,8 +62,8 @@ def run(
     def epoch_done(_epoch: int, _row: dict[str, float]) -> None:
         pass
 
-    state = fit(model, state, samples(64, 0), samples(32, 1), chosen, 7, checkpoints, batch_done, epoch_done)
-    return model, state
+    parts = samples(64, 0), samples(32, 1)
+    return model, fit(model, *parts, chosen, 7, Checkpoints(folder), batch_done, epoch_done, teachers)
 
 
 RESUMED = {
@@ -80,8 +78,8 @@ def test_a_resumed_fit_ends_with_the_bytes_of_an_unbroken_one(tmp_path: Path, na
     unbroken, whole = run(tmp_path / "unbroken", RESUMED[name])
     for kill in ((1, 3), (3, 8)):
         with pytest.raises(Killed):
-            run(tmp_path / "broken", RESUMED[name], resume=kill[0] > 1, kill=kill)
-    resumed, again = run(tmp_path / "broken", RESUMED[name], resume=True)
+            run(tmp_path / "broken", RESUMED[name], kill=kill)
+    resumed, again = run(tmp_path / "broken", RESUMED[name])
     for ours, theirs in zip(resumed.get_weights(), unbroken.get_weights(), strict=True):
         assert ours.tobytes() == theirs.tobytes()
     drop = {"images_per_s"}
@@ -99,23 +97,41 @@ def test_warm_up_leaves_the_features_as_they_were_and_then_frees_them(tmp_path: 
 
 
 def test_a_loss_that_is_no_number_stops_with_a_sentence_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    run(tmp_path, recipe(epochs=1))
-    checkpoints = Checkpoints(tmp_path)
-    loaded = checkpoints.load()
-    assert loaded is not None
-    model, state = loaded
-    model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+    run(tmp_path, recipe(epochs=1, optimiser="sgd"))
+    checkpoints, model = Checkpoints(tmp_path), network()
+    before = checkpoints.state()
     with pytest.raises(BloodedgeError, match=r"no longer a number in epoch 2; .*Lower fit\.learning_rate"):
-        fit(model, state, samples(64, 0), samples(32, 1), recipe(), 7, checkpoints, lambda *_: None, lambda *_: None)
-    kept = checkpoints.load()
-    assert kept is not None
-    assert kept[1] == state
-    assert all(np.isfinite(w).all() for w in kept[0].get_weights())
+        run(tmp_path, recipe(optimiser="sgd", learning_rate=1.0, costs=(1e38, 1e38)))
+    assert checkpoints.state() == before
+    checkpoints.load_kept(model, "best")
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
+def test_a_student_learns_what_its_teachers_say_and_not_the_labels(tmp_path: Path) -> None:
+    """Teachers that are sure of the opposite, and all the weight on them."""
+    teacher, _ = run(tmp_path / "teacher", recipe(epochs=6))
+    liar = keras.Model(teacher.input, teacher.output[:, ::-1])
+    held = samples(64, 2)
+    assert watch(teacher, held)["val_accuracy"] > 0.9
+    chosen = recipe(epochs=6).model_copy(update={"distil": DistilSpec(weight=1.0, temperature=2.0)})
+    student, _ = run(tmp_path / "student", chosen, teachers=[liar, liar])
+    assert watch(student, held)["val_accuracy"] < 0.2
+    untaught, _ = run(
+        tmp_path / "untaught", chosen.model_copy(update={"distil": DistilSpec(weight=0.0)}), teachers=[liar]
+    )
+    assert watch(untaught, held)["val_accuracy"] > 0.9
+
+
+def test_teachers_stay_as_they_are(tmp_path: Path) -> None:
+    teacher = network()
+    before = teacher.get_weights()
+    run(tmp_path, recipe(epochs=1), teachers=[teacher])
+    assert all(np.array_equal(a, b) for a, b in zip(before, teacher.get_weights(), strict=True))
 
 
 def test_batch_norm_gets_the_recipes_momentum_however_deep_it_lies() -> None:
     model = network()
-    prepare(model, FitSpec(batch_norm_momentum=0.91))
+    _set_momentum(model, FitSpec(batch_norm_momentum=0.91))
     norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
     assert [x.momentum for x in norms] == [0.91]
 

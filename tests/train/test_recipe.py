@@ -15,7 +15,7 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_every_packaged_recipe_is_sound_and_says_what_it_is_for() -> None:
-    assert "default" in packaged()
+    assert {"honest", "paper", "paper_70_15_15", "demo"} <= set(packaged())
     for name in packaged():
         recipe = load_recipe(name)
         assert recipe.name == name
@@ -39,9 +39,28 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     assert 'Did you mean "size_px"?' in told
 
 
+def test_a_stain_layer_without_densities_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r'"learned" unmixes optical densities; set imaging\.colour = "density"'):
+        load_recipe(written(tmp_path, '[network]\nstain = "learned"\n'))
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    recipe = load_recipe("paper")
+    assert (recipe.imaging.size_px, recipe.split.kind, recipe.split.test) == (224, "image", 0.3)
+    fit = recipe.fit
+    assert (fit.optimiser, fit.learning_rate, fit.epochs, fit.batch) == ("adamax", 1e-3, 40, 40)
+    assert (fit.stop_after, fit.reduce_after, fit.reduce_factor) == (5, 2, 0.5)
+    assert recipe.augment.rotate
+    assert recipe.augment.flip
+    assert recipe.augment.contrast > 0
+    smaller = load_recipe("paper_70_15_15")
+    assert (smaller.split.validation, smaller.split.test) == (0.15, 0.15)
+    assert smaller.fit == fit
+
+
 def test_an_unknown_recipe_is_told_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r'no recipe "defalt"\. Did you mean "default"\? Recipes: .*default'):
-        load_recipe("defalt")
+    with pytest.raises(UsageError, match=r'no recipe "honst"\. Did you mean "honest"\? Recipes: .*honest'):
+        load_recipe("honst")
 
 
 def test_a_recipe_file_that_is_not_there_is_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 import bloodedge_train.fit as fitting
@@ -28,6 +29,8 @@ um_per_px = 0.6
 [split]
 validation = 0.2
 test = 0.2
+[network]
+dropout = 0.3
 [augment]
 light = 0.1
 mixup = 0.2
@@ -36,7 +39,6 @@ epochs = 4
 batch = 16
 learning_rate = 3e-3
 keep = "average"
-dropout = 0.3
 sampling = "subject_balanced"
 """
 
@@ -88,7 +90,7 @@ def weights(out: Path) -> list[bytes]:
 
 def test_a_run_folder_holds_all_that_a_run_must_tell(unbroken: Path, rendered_data: Path) -> None:
     names = {p.name for p in unbroken.iterdir()}
-    assert names == {"model.keras", "run.json", "metrics.json", "MODEL_CARD.md", "figures"}
+    assert names == {"model.keras", "run.json", "metrics.json", "MODEL_CARD.md", "figures", "predictions.csv"}
     pictures = {p.name for p in (unbroken / "figures").iterdir()}
     assert {"learning_curves.png", "roc.png", "reliability.png", "confusion_test.png", "subjects_test.png"} <= pictures
     record, metrics = read_run(unbroken), read_metrics(unbroken)
@@ -161,12 +163,12 @@ def test_a_full_disk_and_ctrl_c_lose_no_epoch(
 ) -> None:
     out = tmp_path / "run"
     arguments = [*asked, "--out", str(out)]
-    save, watch = keras.Model.save, fitting.watch
+    save, watch = np.savez, fitting.watch
 
-    def full(self: Any, path: Path, **keywords: Any) -> None:
+    def full(path: Path, *arrays: Any) -> None:
         if "epoch_0002" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        save(self, path, **keywords)
+        save(path, *arrays)
 
     def told(code: int) -> str:
         text = capfd.readouterr().err
@@ -176,7 +178,7 @@ def test_a_full_disk_and_ctrl_c_lose_no_epoch(
         return lines[0]
 
     with monkeypatch.context() as patched:
-        patched.setattr(keras.Model, "save", full)
+        patched.setattr(np, "savez", full)
         assert run(*arguments) == 1
     assert "the disk is full; free some space and run the command again" in told(1)
     assert [p.name for p in (out / "checkpoint").glob("*epoch*")] == ["epoch_0001"]
@@ -217,7 +219,7 @@ def test_a_finished_run_is_never_written_over(
     ("arguments", "words"),
     [
         (["--model", "edgnet"], 'Did you mean "edgenet"?'),
-        (["--model", "edgenet", "--recipe", "defalt"], 'Did you mean "default"?'),
+        (["--model", "edgenet", "--recipe", "honst"], 'Did you mean "honest"?'),
         (["--model", "edgenet", "--folds", "3"], "--folds K and --fold I go together"),
         (["--model", "edgenet", "--folds", "3", "--fold", "3"], "with I from 0 to K - 1"),
         (["--model", "edgenet", "--resume"], "holds no unfinished run to resume"),

@@ -1,144 +1,183 @@
-"""Networks take camera bytes and give probabilities; ResNet-RS 50 is the reference's, weight for weight."""
+"""Every network of the zoo takes camera bytes and gives probabilities, at its published size."""
 
-import warnings
-from pathlib import Path
-from typing import Any
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import pytest
 
-from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_train.zoo import ZOO, build, check_model, resnetrs
+from bloodedge.errors import UsageError
+from bloodedge_train.recipe import NetworkSpec
+from bloodedge_train.zoo import ZOO, build, check_model, regnet
 
-SIDE = 64
+SIDE = 80
+CLASSES = 1000
+
+Build = Callable[[str], Any]
+
+TRAINABLE = {
+    "resnetrs50": 35_691_912,  # timm: 35.69 M
+    "regnetx016": 9_190_136,  # torchvision
+    "convnext_tiny": 28_589_128,  # torchvision
+    "efficientnetb0": 5_288_548,  # torchvision
+    "efficientnet_lite0": 4_652_008,  # timm: 4.65 M
+    "mobilenetv2": 3_504_872,  # torchvision
+}
+"""Published parameters with 1000 classes where statistics of batch norms are not counted."""
+
+TOTAL = {
+    "resnetrs50": 35_745_288,  # Keras 2's applications
+    "regnetx016": 9_233_640,  # Keras 2's applications
+    "efficientnetb0": 5_330_571 - 7,  # keras.applications, whose normalisation of the image counts 7
+    "inceptionv3": 23_851_784,  # keras.applications
+    "xception": 22_910_480,  # keras.applications
+    "mobilenetv2": 3_538_984,  # keras.applications
+}
+"""Published parameters with 1000 classes where they are counted."""
+
+FEATURES = {
+    "vgg19": 20_024_384,  # keras.applications without its top
+    "alexnet": 2_469_696,  # torchvision's ``features``
+}
+"""Published parameters before the fully connected layers, which are the zoo's own."""
 
 
 @pytest.fixture(scope="module")
-def images() -> np.ndarray:
-    """Noise of three brightnesses, so that a network tells the pictures apart."""
-    noise = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3))
-    return (noise * np.array([0.2, 0.6, 1.0])[:, None, None, None]).astype(np.uint8)
+def built() -> Build:
+    """Networks with 1000 classes, each built once."""
+    return cache(lambda name: build(name, SIDE, NetworkSpec(dropout=0.3), classes=CLASSES))
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_every_network_takes_bytes_and_gives_probabilities(name: str, images: np.ndarray) -> None:
-    model = build(name, SIDE, dropout=0.3)
-    assert model.input.dtype == "uint8"
+def test_every_network_takes_bytes_and_gives_probabilities(name: str, built: Build) -> None:
+    model = built(name)
+    images = np.random.default_rng(0).integers(0, 256, (2, SIDE, SIDE, 3)).astype(np.uint8)
+    assert (model.input.dtype, model.input.name) == ("uint8", "image")
     assert model.input_shape == (None, SIDE, SIDE, 3)
-    assert model.get_layer("features") is not None
+    assert len(model.get_layer("features").output.shape) == 4
     probabilities = np.asarray(model(images))
-    assert (probabilities.shape, probabilities.dtype) == ((3, 2), np.float32)
-    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert probabilities.shape == (2, CLASSES)
+    assert probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
 
 
-def test_mobilenetv2_has_the_published_number_of_parameters() -> None:
-    assert build("mobilenetv2", 96, classes=1000).count_params() == 3_538_984  # keras.applications' table
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_network_learns_the_published_number_of_parameters(name: str, built: Build) -> None:
+    assert sum(int(np.prod(weight.shape)) for weight in built(name).trainable_weights) == TRAINABLE[name]
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    """Keras 2's ResNetRS50 with 1000 classes, its batch norms away from where they begin."""
-    tf_keras = pytest.importorskip("tf_keras")
-    model = tf_keras.applications.ResNetRS50(weights=None, include_top=True, classes=1000, input_shape=(SIDE, SIDE, 3))
-    rng = np.random.default_rng(1)
-    shapes = {"gamma": (1, 0.1), "beta": (0, 0.1), "moving_mean": (0, 0.2), "moving_variance": (1, 0.1)}
-
-    def drawn(weight: Any, value: np.ndarray) -> np.ndarray:
-        for name, (mean, spread) in shapes.items():
-            if weight.name.endswith(f"{name}:0"):
-                return np.abs(rng.normal(mean, spread, value.shape)) if mean else rng.normal(0, spread, value.shape)
-        return value
-
-    model.set_weights([drawn(w, v) for w, v in zip(model.weights, model.get_weights(), strict=True)])
-    return model
+@pytest.mark.parametrize("name", TOTAL)
+def test_a_network_has_the_published_number_of_parameters(name: str, built: Build) -> None:
+    assert built(name).count_params() == TOTAL[name]
 
 
-def test_resnetrs50_is_the_reference_weight_for_weight(reference: Any, images: np.ndarray) -> None:
-    ours = build("resnetrs50", SIDE, classes=1000)
-    assert ours.count_params() == reference.count_params() == 35_745_288
-    ours.set_weights(reference.get_weights())
-    theirs = np.asarray(reference(images.astype(np.float32), training=False))
-    mine = np.asarray(ours(images))
-    assert np.abs(mine - theirs).max() < 1e-4
-    # A thousand probabilities are small, so their logarithms are held together too, which differ between pictures.
-    assert np.abs(np.log(mine) - np.log(theirs)).max() < 1e-3
-    assert np.ptp(np.log(theirs), axis=0).max() > 0.1
+@pytest.mark.parametrize("name", FEATURES)
+def test_features_have_the_published_number_of_parameters(name: str, built: Build) -> None:
+    assert built(name).get_layer("features").count_params() == FEATURES[name]
 
 
-def test_a_published_weights_file_loads_in_layer_order(reference: Any, images: np.ndarray, tmp_path: Path) -> None:
-    """The reference writes its features as the published files are; they must arrive where they belong."""
-    import tf_keras
-
-    last = reference.layers[-4].output
-    assert tuple(last.shape) == (None, 2, 2, 2048)
-    features = tf_keras.Model(reference.input, last)
-    file = tmp_path / "resnet-rs-50-i160_notop.h5"
-    features.save_weights(file)
-    ours = build("resnetrs50", SIDE, weights=str(file))
-    mine = np.asarray(ours.get_layer("features")(resnetrs.scale(images), training=False))
-    theirs = np.asarray(features(images.astype(np.float32), training=False))
-    assert np.abs(mine - theirs).max() < 1e-4 * max(1, np.abs(theirs).max())
+def test_edgenet_is_small_and_has_only_fused_layers(built: Build) -> None:
+    features = built("edgenet").get_layer("features")
+    assert features.count_params() < 1_000_000
+    fused = {"InputLayer", "Conv2D", "DepthwiseConv2D", "BatchNormalization", "ReLU", "Add"}
+    assert {type(layer).__name__ for layer in features.layers} <= fused
 
 
-def test_weights_of_another_network_are_refused_with_a_sentence(tmp_path: Path) -> None:
-    file = tmp_path / "edgenet.weights.h5"
-    build("edgenet", SIDE).get_layer("features").save_weights(file)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a file that fits is loaded in silence
-        build("edgenet", SIDE, weights=str(file))
-    for name in ("mobilenetv2", "resnetrs50"):
-        with pytest.raises(UsageError, match=f"holds the weights of another network than {name}") as caught:
-            build(name, SIDE, weights=str(file))
-        assert "\n" not in str(caught.value)
+def test_the_head_is_what_the_recipe_says() -> None:
+    model = build("edgenet", 32, NetworkSpec(units=16, dropout=0.4, l1=0.01, l2=0.02))
+    assert [layer.name for layer in model.layers[-4:]] == ["pool", "hidden", "dropout", "probabilities"]
+    assert model.get_layer("hidden").units == 16
+    assert model.get_layer("dropout").rate == 0.4
+    penalty = sum(float(loss) for loss in model.losses)
+    kernels = [np.asarray(model.get_layer(name).kernel) for name in ("hidden", "probabilities")]
+    assert penalty == pytest.approx(sum(0.01 * np.abs(k).sum() + 0.02 * (k**2).sum() for k in kernels), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["broken.weights.h5", "broken.h5"])
-def test_a_broken_weights_file_is_told(tmp_path: Path, name: str) -> None:
-    file = tmp_path / name
-    file.write_bytes(b"not HDF5" * 100)
-    with pytest.raises(BloodedgeError, match="is not a readable HDF5 weights file; copy or download it again"):
-        build("edgenet", SIDE, weights=str(file))
+def test_a_head_without_a_fully_connected_layer_or_penalties_has_neither() -> None:
+    model = build("edgenet", 32, NetworkSpec(units=0))
+    assert [layer.name for layer in model.layers[-3:]] == ["pool", "dropout", "probabilities"]
+    assert model.losses == []
 
 
-def test_a_file_that_is_no_weights_file_by_name_is_told(tmp_path: Path) -> None:
-    file = tmp_path / "weights.bin"
-    file.write_bytes(b"x")
-    with pytest.raises(UsageError, match=r"not a weights file by its name; give one that ends in \.h5"):
-        build("edgenet", SIDE, weights=str(file))
+@pytest.mark.parametrize("kind", ["romanowsky", "learned"])
+def test_stains_are_unmixed_between_the_image_and_its_scaling(kind: Literal["romanowsky", "learned"]) -> None:
+    model = build("edgenet", 32, NetworkSpec(stain=kind))
+    names = [layer.name for layer in model.layers]
+    assert names[0] == "image"
+    assert 1 < names.index("scale") < names.index("features")
+    black, white = (np.full((1, 32, 32, 3), level, np.uint8) for level in (0, 255))
+    assert np.isfinite(np.asarray(model(black))).all()
+    assert np.isfinite(np.asarray(model(white))).all()
 
 
-def test_a_missing_weights_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist; give --weights none, imagenet, or the path"):
-        build("edgenet", SIDE, weights=str(tmp_path / "none.h5"))
+@pytest.fixture
+def mixed() -> Iterator[None]:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    yield
+    keras.config.set_dtype_policy("float32")
 
 
-def test_edgenet_says_that_it_has_no_published_weights() -> None:
-    with pytest.raises(UsageError, match="no ImageNet weights"):
-        build("edgenet", SIDE, weights="imagenet")
+@pytest.mark.usefixtures("mixed")
+@pytest.mark.parametrize("name", ["edgenet", "vgg19"])
+def test_mixed_precision_keeps_bytes_and_probabilities_whole(name: str) -> None:
+    model = build(name, 32, NetworkSpec(units=8))
+    scaled = next(layer for layer in model.layers if layer.name == "scale")
+    every_byte = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
+    assert len(np.unique(np.asarray(scaled(every_byte))[..., 0])) == 256
+    assert model.get_layer("hidden").compute_dtype == "bfloat16"
+    assert np.asarray(model(np.zeros((1, 32, 32, 3), np.uint8))).dtype == np.float32
 
 
-def test_a_failed_download_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: Any, **__: Any) -> None:
-        raise Exception("URL fetch failure on the store: None -- [Errno -3] no name")  # noqa: TRY002  as Keras does
+@pytest.mark.parametrize(("name", "side"), [("inceptionv3", 75), ("xception", 71), ("alexnet", 63)])
+def test_an_image_too_small_for_a_network_is_told(name: str, side: int) -> None:
+    sentence = f"{name} needs images of at least {side} px; raise imaging.size_px."
+    with pytest.raises(UsageError, match=sentence):
+        build(name, side - 1, NetworkSpec())
 
-    monkeypatch.setattr(keras.utils, "get_file", offline)
-    with pytest.raises(BloodedgeError, match=r"could not be downloaded \(URL fetch.*give its path"):
-        build("resnetrs50", SIDE, weights="imagenet")
+
+def test_alexnets_smallest_image_leaves_one_value_per_channel() -> None:
+    assert build("alexnet", 63, NetworkSpec()).get_layer("features").output_shape == (None, 1, 1, 256)
+
+
+def test_regnets_grouped_convolutions_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow has no gradient of them on a CPU outside XLA, through which Keras therefore sends them."""
+    monkeypatch.setitem(regnet.VARIANTS, "x016", regnet.Variant((1, 1), (24, 48), 24))
+    model = build("regnetx016", 32, NetworkSpec())
+    model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
+    kernel = model.get_layer("features").get_layer("stage2_block0_2_conv").kernel
+    before = np.array(kernel)
+    assert before.shape == (3, 3, 24, 48)  # two groups of 24
+    loss = model.train_on_batch(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8), np.arange(4) % 2)
+    assert np.isfinite(loss)
+    assert not np.array_equal(before, np.asarray(kernel))
+
+
+def test_a_network_with_layers_of_its_own_is_read_again_from_its_description(built: Build) -> None:
+    model = built("convnext_tiny")
+    again = keras.models.model_from_json(model.to_json())
+    assert [w.shape for w in again.weights] == [w.shape for w in model.weights]
+
+
+def test_networks_run_on_jax_as_they_are() -> None:
+    pytest.importorskip("jax")
+    code = """
+import keras
+from bloodedge_train.recipe import NetworkSpec
+from bloodedge_train.zoo import build, regnet, vgg19
+regnet.VARIANTS["x016"] = regnet.Variant((1, 1), (24, 48), 24)
+print(keras.backend.backend(), build("regnetx016", 32, NetworkSpec(units=8)).output.dtype)
+print(vgg19.scale(keras.Input((32, 32, 3), dtype="uint8")).dtype)
+"""
+    environment = os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert done.stdout.split() == ["jax", "float32", "float32"], done.stderr[-2000:]
 
 
 def test_an_unknown_model_gets_a_hint() -> None:
     with pytest.raises(UsageError, match=r'no model "mobilnetv2"\. Did you mean "mobilenetv2"\? Models: '):
         check_model("mobilnetv2")
-
-
-def test_the_provided_mobilenet_weights_arrive(real_data: Path) -> None:
-    import h5py
-
-    path = real_data / "weights" / "mobilenet_v2_1.0_224_notop.weights.h5"
-    model = build("mobilenetv2", 96, weights=str(path))
-    kernel = model.get_layer("features").get_layer("Conv1").get_weights()[0]
-    with h5py.File(path) as file:
-        stored: list[np.ndarray] = []
-        file.visititems(lambda _, x: stored.append(x[()]) if isinstance(x, h5py.Dataset) else None)
-    assert any(x.shape == kernel.shape and np.array_equal(x, kernel) for x in stored)

@@ -1,5 +1,7 @@
 """The model card of a run: Mitchell et al., "Model cards for model reporting", FAT* 2019."""
 
+from pathlib import Path
+
 from bloodedge import RESEARCH_USE
 from bloodedge.manifest import Evaluation, RunMetrics, RunRecord
 from bloodedge_train.zoo import ZOO
@@ -8,6 +10,22 @@ PARTS = {
     "validation": "Validation (chose the epoch and the temperature)",
     "test": "Test (held out)",
     "shift": "Shift set (held out: people unlike those in training)",
+}
+FIGURES = {
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "mean_subject_accuracy": "mean accuracy of a subject",
+    "precision": "precision (blasts)",
+    "sensitivity": "sensitivity (recall of blasts)",
+    "specificity": "specificity",
+    "f1": "F1 (blasts)",
+    "auc": "AUC",
+    "pr_auc": "average precision (PR-AUC)",
+    "brier": "Brier score",
+    "ece_before": "expected calibration error, before the temperature",
+    "ece": "expected calibration error, after it",
 }
 
 
@@ -29,12 +47,31 @@ Says of one segmented white cell whether it looks like a leukaemic blast (ALL) o
 | | |
 |---|---|
 | network | {record.model} ({ZOO[record.model].paper}), \
-{record.parameters:,} parameters, starting weights: {record.weights} |
+{_size(record)}, starting weights: {record.weights} |
 | input | uint8 RGB {record.imaging.size_px}x{record.imaging.size_px}, {record.imaging.um_per_px:.3f} µm per pixel, \
-scale {record.imaging.scale}, light {record.imaging.light.replace("_", " ")}, background black |
+{_look(record)} |
 | output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |
-| recipe | {record.recipe["name"]}, seed {record.seed}, best epoch {record.best_epoch} of {len(record.history)} |
+| recipe | {record.recipe["name"]}, seed {record.seed}, best epoch {record.best_epoch} of {len(record.history)} |\
+{_teachers(record)}
 | trained | {record.created} on {record.hardware} (Keras {record.versions.get("keras", "?")}, {record.backend}) |"""
+
+
+def _look(record: RunRecord) -> str:
+    imaging = record.imaging
+    light = imaging.light.replace("_", " ")
+    colour = "optical density" if imaging.colour == "density" else "intensity"
+    return f"scale {imaging.scale}, light {light}, denoise {imaging.denoise}, {colour}, 0 round the cell"
+
+
+def _size(record: RunRecord) -> str:
+    macs = "" if record.macs is None else f", {record.macs / 1e6:,.1f} million multiply-accumulates a cell"
+    return f"{record.parameters:,} parameters{macs}"
+
+
+def _teachers(record: RunRecord) -> str:
+    """A row of the table, with the line break before it, or nothing."""
+    named = ", ".join(Path(teacher).name for teacher in record.teachers)
+    return f"\n| taught by | {named} (distillation) |" if named else ""
 
 
 def _data(record: RunRecord) -> str:
@@ -60,22 +97,12 @@ def _data(record: RunRecord) -> str:
 
 def _part(title: str, evaluation: Evaluation) -> str:
     rows = []
-    for name in (
-        "weighted_f1",
-        "macro_f1",
-        "accuracy",
-        "balanced_accuracy",
-        "sensitivity",
-        "specificity",
-        "auc",
-        "ece",
-    ):
-        value = getattr(evaluation, name)
-        limits = evaluation.ci95.get(name)
-        shown = "-" if value is None else f"{value:.3f}"
-        rows.append(
-            f"| {name.replace('_', ' ')} | {shown} | {f'{limits[0]:.3f} .. {limits[1]:.3f}' if limits else '-'} |"
-        )
+    for name, title_of_row in FIGURES.items():
+        value, limits = getattr(evaluation, name), evaluation.ci95.get(name)
+        if value is not None:
+            rows.append(
+                f"| {title_of_row} | {value:.3f} | {f'{limits[0]:.3f} .. {limits[1]:.3f}' if limits else '-'} |"
+            )
     people = [
         f"| {name} | {row.label} | {row.cells} | {row.accuracy:.3f} |" for name, row in evaluation.per_subject.items()
     ]
@@ -95,8 +122,7 @@ def _part(title: str, evaluation: Evaluation) -> str:
 
 def _limits(record: RunRecord, metrics: RunMetrics) -> str:
     worst = [
-        f"{PARTS[name].split(' (')[0].lower()}: {min(e.per_subject.items(), key=lambda row: row[1].accuracy)[0]} "
-        f"({min(row.accuracy for row in e.per_subject.values()):.3f})"
+        f"{PARTS[name].split(' (')[0].lower()}: {e.worst_subject} ({e.per_subject[e.worst_subject].accuracy:.3f})"
         for name, e in metrics.parts.items()
     ]
     domain = (
@@ -109,6 +135,5 @@ def _limits(record: RunRecord, metrics: RunMetrics) -> str:
 - {domain}
 - It answers for every cell it is shown, white cells of other kinds included; only cells like those above mean anything.
 - Worst subject of each part: {"; ".join(worst)}.
-- Expected calibration error on validation before the temperature: {metrics.ece_before_temperature:.3f}.
 - Latency of one cell where it was trained: p50 {metrics.latency_ms.p50:.2f} ms, p95 {metrics.latency_ms.p95:.2f} ms \
 ({metrics.hardware})."""

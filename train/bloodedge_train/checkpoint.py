@@ -23,11 +23,11 @@ class Request(Strict):
     model: str
     recipe: Recipe
     weights: str
-    split: str
     folds: int | None
     fold: int | None
     seed: int
     data_fingerprint: str
+    teachers: list[str] = Field(default_factory=list)
 
 
 class FitState(Strict):
@@ -45,7 +45,7 @@ class FitState(Strict):
     history: list[dict[str, float]] = Field(default_factory=list)
 
 
-BEST, AVERAGE = "best.npz", "average.npz"
+WEIGHTS, OPTIMISER, BEST, AVERAGE = "weights.npz", "optimiser.npz", "best.npz", "average.npz"
 
 
 class Checkpoints:
@@ -75,41 +75,48 @@ class Checkpoints:
     def _epochs(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("epoch_*") if p.is_dir())
 
-    def save(self, model: Any, state: FitState, averaged: int) -> None:
+    def save(self, network: Any, optimiser: Any, state: FitState, averaged: int) -> None:
         """Store an epoch; older ones are removed once it is whole.
 
         ``averaged``: how many epochs, this one included, the mean of the weights spans; none from 0 down.
         """
         older = self._epochs()
+        weights = network.get_weights()
         with folder_beside(self.folder / f"epoch_{state.epochs_done:04d}") as folder:
-            model.save(folder / "model.keras")
+            _save_arrays(folder / WEIGHTS, weights)
+            _save_arrays(folder / OPTIMISER, [np.asarray(v) for v in optimiser.variables])
             if state.stagnant == 0:
-                _save_weights(folder / BEST, model.get_weights())
+                shutil.copy2(folder / WEIGHTS, folder / BEST)
             else:
                 shutil.copy2(older[-1] / BEST, folder / BEST)
             if averaged > 0:
-                _save_average(model, older[-1] / AVERAGE if averaged > 1 else None, averaged, folder / AVERAGE)
+                _save_average(weights, older[-1] / AVERAGE if averaged > 1 else None, averaged, folder / AVERAGE)
             (folder / "state.json").write_text(state.model_dump_json(indent=2))
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 
-    def load(self) -> tuple[Any, FitState] | None:
-        """The newest epoch's compiled model and state; None when no epoch was finished."""
-        import keras
-
+    def state(self) -> FitState | None:
+        """How far the newest epoch had come; None when no epoch was finished."""
         epochs = self._epochs()
         if not epochs:
             return None
         with _damage_told(epochs[-1]):
-            state = FitState.model_validate_json((epochs[-1] / "state.json").read_bytes())
-            return keras.models.load_model(epochs[-1] / "model.keras"), state
+            return FitState.model_validate_json((epochs[-1] / "state.json").read_bytes())
 
-    def load_kept(self, model: Any, which: Literal["best", "average"]) -> None:
-        """Give ``model`` the weights of the best epoch, or the mean over epochs where there is one."""
+    def restore(self, network: Any, optimiser: Any) -> None:
+        """Give a network and its built optimiser what they held after the newest epoch."""
+        newest = self._epochs()[-1]
+        with _damage_told(newest):
+            network.set_weights(_load_arrays(newest / WEIGHTS))
+            for variable, value in zip(optimiser.variables, _load_arrays(newest / OPTIMISER), strict=True):
+                variable.assign(value)
+
+    def load_kept(self, network: Any, which: Literal["best", "average"]) -> None:
+        """Give ``network`` the weights of the best epoch, or the mean over epochs where there is one."""
         newest = self._epochs()[-1]
         average = newest / AVERAGE
         with _damage_told(newest):
-            model.set_weights(_load_weights(average if which == "average" and average.is_file() else newest / BEST))
+            network.set_weights(_load_arrays(average if which == "average" and average.is_file() else newest / BEST))
 
     def remove(self) -> None:
         """The run is finished: what it was resumed from is of no more use."""
@@ -120,27 +127,26 @@ class Checkpoints:
 def _damage_told(epoch: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, OSError, TypeError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BloodedgeError(f"{epoch} is damaged; train into a new --out folder.") from error
 
 
-def _save_average(model: Any, before: Path | None, count: int, target: Path) -> None:
-    """Store the mean of ``count`` epochs' weights: the mean so far, in ``before``, moved by this epoch's ``model``.
+def _save_average(weights: list[NDArray[Any]], before: Path | None, count: int, target: Path) -> None:
+    """Store the mean of ``count`` epochs' weights: the mean so far, in ``before``, moved by this epoch's ``weights``.
 
     Batch norms' statistics are averaged with the rest; their own momentum makes them means of many batches already.
     """
-    weights = model.get_weights()
     if before is not None:
-        mean = _load_weights(before)
+        mean = _load_arrays(before)
         weights = [m + (w - m) / count if w.dtype.kind == "f" else w for m, w in zip(mean, weights, strict=True)]
-    _save_weights(target, weights)
+    _save_arrays(target, weights)
 
 
-def _save_weights(path: Path, weights: list[NDArray[Any]]) -> None:
+def _save_arrays(path: Path, weights: list[NDArray[Any]]) -> None:
     """Store arrays in order; unlike an HDF5 file this fails with a plain OSError when the disk is full."""
     np.savez(path, *weights)
 
 
-def _load_weights(path: Path) -> list[NDArray[Any]]:
+def _load_arrays(path: Path) -> list[NDArray[Any]]:
     with np.load(path) as stored:
         return [stored[f"arr_{number}"] for number in range(len(stored.files))]

@@ -1,6 +1,7 @@
 """``bloodedge train``."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -14,7 +15,7 @@ from bloodedge_train.zoo import ZOO, check_model
 @click.option(
     "--recipe",
     "recipe_name",
-    default="default",
+    default="honest",
     show_default=True,
     metavar="NAME|FILE.toml",
     help="A packaged recipe, or a TOML file of one's own.",
@@ -30,14 +31,20 @@ from bloodedge_train.zoo import ZOO, check_model
     "--split",
     "kind",
     type=click.Choice(["group", "image"]),
-    default="group",
-    show_default=True,
-    help="group: no person on two sides. image: the paper's way; its figures are labelled leaky.",
+    help="Instead of the recipe's. group: no person on two sides. image: the paper's way, labelled leaky.",
 )
 @click.option(
     "--folds", type=click.IntRange(2, 50), metavar="K", help="Cross-validation: deal the groups into K folds."
 )
 @click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Learn from this finished run's soft outputs; several make an ensemble (recipe: distil).",
+)
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
@@ -47,9 +54,10 @@ def train(
     model: str,
     recipe_name: str,
     weights: str,
-    kind: str,
+    kind: Literal["group", "image"] | None,
     folds: int | None,
     fold: int | None,
+    teachers: tuple[Path, ...],
     epochs: int | None,
     out: Path | None,
     resume: bool,
@@ -73,17 +81,19 @@ def train(
     recipe = load_recipe(recipe_name)
     if epochs:
         recipe = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"epochs": epochs})})
+    if kind:
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"kind": kind})})
     target = out or Path("runs") / f"{model}-{recipe.name}"
     options = TrainOptions(
         data=data,
         model=model,
         recipe=recipe,
         weights=weights,
-        kind="image" if kind == "image" else "group",
         fold=Fold(folds, fold) if folds is not None and fold is not None else None,
         seed=seed,
         out=target,
         resume=resume,
+        teachers=teachers,
     )
     try:
         metrics = run_training(options, watcher())

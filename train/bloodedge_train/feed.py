@@ -1,61 +1,59 @@
-"""Batches for fitting: drawn by seed and epoch alone, so that a resumed run sees what an unbroken one would."""
+"""What each training step is told: which cells, changed how, with which targets; drawn by seed, epoch and batch alone.
 
-import os
+So a resumed run sees what an unbroken one would. The cells themselves stay where the network is (see ``step``).
+"""
+
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.imaging import as_image
-from bloodedge_train.augment import augment
-from bloodedge_train.recipe import AugmentSpec, FitSpec
+from bloodedge_train.augment import draw
+from bloodedge_train.recipe import FitSpec, Recipe
 
 
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]
-    """One epoch's training batches, augmented ahead on all cores while the network learns from the last one."""
+    """One epoch's batches."""
 
     def __init__(
         self,
-        images: NDArray[np.uint8],
         labels: NDArray[np.int64],
         groups: Sequence[str],
-        spec: FitSpec,
-        augmentation: AugmentSpec,
+        recipe: Recipe,
         *,
         seed: int,
         epoch: int,
     ) -> None:
-        """images: uint8 (N, H, W, 3) network inputs; labels: (N,); groups: whose cell each is (see dataset.groups)."""
-        cores = os.cpu_count() or 1
-        super().__init__(workers=cores, use_multiprocessing=False, max_queue_size=4 * cores)
-        self.images, self.labels, self.spec, self.augmentation = images, labels, spec, augmentation
+        """labels: (N,); groups: whose cell each is (see dataset.groups)."""
+        super().__init__(workers=1, use_multiprocessing=False)
+        self.labels, self.recipe, self.spec = labels, recipe, recipe.fit
         self.seed = [seed, epoch]
-        self.order = draw(labels, groups, spec, np.random.default_rng([*self.seed, 0]))
-        self.class_weights = _class_weights(labels[self.order]) if spec.class_weight else np.ones(2)
+        self.order = order(labels, groups, self.spec, np.random.default_rng([*self.seed, 0]))
+        self.class_weights = np.asarray(self.spec.costs)
+        if self.spec.class_weight:
+            self.class_weights = self.class_weights * _class_weights(labels[self.order])
 
     def __len__(self) -> int:
         """Whole batches only: each other size would be compiled anew."""
         return len(self.order) // min(self.spec.batch, len(self.order))
 
-    def __getitem__(self, number: int) -> tuple[Any, Any, Any]:
-        """(images uint8 (B, H, W, 3), one-hot targets float32 (B, 2), weights float32 (B,)) of one batch."""
+    def __getitem__(self, number: int) -> tuple[dict[str, Any], Any, Any]:
+        """One batch: draws, with the cells' index int32 (B,); one-hot targets float32 (B, 2); weights float32 (B,)."""
         batch = self.order[number * self.spec.batch : (number + 1) * self.spec.batch]
         rng = np.random.default_rng([*self.seed, 1, number])
-        images = np.stack([augment(self.images[i], self.augmentation, rng) for i in batch])
+        draws: dict[str, Any] = dict(draw(self.recipe.augment, len(batch), self.recipe.imaging.size_px, rng))
+        draws["index"] = batch.astype(np.int32)
         targets = np.eye(2, dtype=np.float32)[self.labels[batch]]
         weights = self.class_weights[self.labels[batch]].astype(np.float32)
-        if self.augmentation.mixup:
-            share = float(rng.beta(self.augmentation.mixup, self.augmentation.mixup))
-            share = max(share, 1 - share)
-            images = as_image(cv2.addWeighted(images, share, images[::-1], 1 - share, 0))
-            targets = (share * targets + (1 - share) * targets[::-1]).astype(np.float32)
-        return images, targets, weights
+        if self.recipe.augment.mixup:
+            share = draws["share"][:, None]
+            targets = share * targets + (1 - share) * targets[::-1]
+        return draws, targets, weights
 
 
-def draw(
+def order(
     labels: NDArray[np.int64], groups: Sequence[str], spec: FitSpec, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Indices of the cells that one epoch shows, in order."""

@@ -1,7 +1,7 @@
 """Fitting a network: epochs of augmented batches, watched on validation, stopped in time, resumable after each."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -15,6 +15,7 @@ from bloodedge.metrics import auc
 from bloodedge_train.checkpoint import Checkpoints, FitState
 from bloodedge_train.feed import Feed
 from bloodedge_train.recipe import FitSpec, Recipe
+from bloodedge_train.step import Step
 
 BatchDone = Callable[[int, int, int], None]
 """Called with (epoch from 0, batches done, batches of the epoch)."""
@@ -32,24 +33,8 @@ class Samples:
     subjects: list[str]
 
 
-def prepare(model: Any, spec: FitSpec) -> None:
-    """Compile ``model`` as the recipe asks, and set its batch norms' momentum."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = spec.batch_norm_momentum
-    optimisers = {
-        "adamw": lambda: keras.optimizers.AdamW(spec.learning_rate, weight_decay=spec.weight_decay),
-        "adam": lambda: keras.optimizers.Adam(spec.learning_rate),
-        "adamax": lambda: keras.optimizers.Adamax(spec.learning_rate),
-        "sgd": lambda: keras.optimizers.SGD(spec.learning_rate, momentum=0.9),
-    }
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=spec.label_smoothing)
-    model.compile(optimizer=optimisers[spec.optimiser](), loss=loss)
-
-
 def fit(
-    model: Any,
-    state: FitState,
+    network: Any,
     train: Samples,
     validation: Samples,
     recipe: Recipe,
@@ -57,21 +42,29 @@ def fit(
     checkpoints: Checkpoints,
     batch_done: BatchDone,
     epoch_done: EpochDone,
+    teachers: Sequence[Any] = (),
 ) -> FitState:
     """Fit until the recipe's last epoch or until validation stagnates; ends with the weights that the recipe keeps.
 
-    Each epoch depends only on the checkpoint before it and on (seed, epoch). Raises BloodedgeError when the loss is no
-    longer a number; the epochs before it are kept.
+    Begins, or goes on from the newest of ``checkpoints``. Each epoch depends only on the checkpoint before it and on
+    (seed, epoch). Raises BloodedgeError when the loss is no longer a number; the epochs before it are kept.
     """
     spec = recipe.fit
+    _set_momentum(network, spec)
+    step = Step(network, train.images, recipe, teachers)
+    state = checkpoints.state() or FitState(learning_rate=spec.learning_rate)
+    _enter_phase(step, spec, max(state.epochs_done - 1, 0))
+    if state.epochs_done:
+        checkpoints.restore(network, step.optimizer)
     while state.epochs_done < spec.epochs and state.stagnant < spec.stop_after:
         epoch = state.epochs_done
-        _set_learning_rate(model, state, spec)
-        _set_warmup(model, epoch, spec)
-        _seed_layers(model, seed, epoch)
-        feed = Feed(train.images, train.labels, train.groups, spec, recipe.augment, seed=seed, epoch=epoch)
+        if epoch == spec.warmup_epochs:
+            _enter_phase(step, spec, epoch)
+        step.optimizer.learning_rate.assign(state.learning_rate)
+        _seed_layers(step, seed, epoch)
+        feed = Feed(train.labels, train.groups, recipe, seed=seed, epoch=epoch)
         start = perf_counter()
-        loss = model.fit(
+        loss = step.fit(
             feed,
             shuffle=False,  # the feed has drawn the order; Keras would by random state that no checkpoint holds
             initial_epoch=epoch,
@@ -85,13 +78,13 @@ def fit(
                 f"The loss was no longer a number in epoch {epoch + 1}; the epochs before it are kept. "
                 "Lower fit.learning_rate in the recipe and train into a new folder."
             )
-        figures = watch(model, validation) | {"loss": loss, "images_per_s": len(feed) * spec.batch / seconds}
+        figures = watch(network, validation) | {"loss": loss, "images_per_s": len(feed) * spec.batch / seconds}
         state = advance(state, spec, figures)
         averaged = state.epochs_done - spec.epochs // 2 if spec.keep == "average" else 0
-        checkpoints.save(model, state, averaged)
+        checkpoints.save(network, step.optimizer, state, averaged)
         epoch_done(epoch, state.history[-1])
     if spec.keep != "last":
-        checkpoints.load_kept(model, spec.keep)
+        checkpoints.load_kept(network, spec.keep)
     return state
 
 
@@ -137,22 +130,31 @@ def advance(state: FitState, spec: FitSpec, figures: dict[str, float]) -> FitSta
     )
 
 
-def _set_learning_rate(model: Any, state: FitState, spec: FitSpec) -> None:
-    model.optimizer.learning_rate.assign(state.learning_rate if state.epochs_done else spec.learning_rate)
+OPTIMISERS: dict[str, Callable[[FitSpec], Any]] = {
+    "adamw": lambda spec: keras.optimizers.AdamW(spec.learning_rate, weight_decay=spec.weight_decay),
+    "adam": lambda spec: keras.optimizers.Adam(spec.learning_rate),
+    "adamax": lambda spec: keras.optimizers.Adamax(spec.learning_rate),
+    "sgd": lambda spec: keras.optimizers.SGD(spec.learning_rate, momentum=0.9),
+}
 
 
-def _set_warmup(model: Any, epoch: int, spec: FitSpec) -> None:
-    """Freeze the pretrained features in the warm-up epochs, their batch norms included, and free them after."""
-    features = model.get_layer("features")
-    trainable = epoch >= spec.warmup_epochs
-    if features.trainable != trainable:
-        features.trainable = trainable
-        prepare(model, spec)
+def _set_momentum(network: Any, spec: FitSpec) -> None:
+    """Batch norms forget as the recipe says, however deep they lie."""
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = spec.batch_norm_momentum
 
 
-def _seed_layers(model: Any, seed: int, epoch: int) -> None:
+def _enter_phase(step: Step, spec: FitSpec, epoch: int) -> None:
+    """Freeze the features in the warm-up epochs, their batch norms included, and free them after; a fresh optimiser."""
+    step.network.get_layer("features").trainable = epoch >= spec.warmup_epochs
+    step.compile(optimizer=OPTIMISERS[spec.optimiser](spec))
+    step.optimizer.build(step.trainable_variables)
+
+
+def _seed_layers(step: Step, seed: int, epoch: int) -> None:
     """Make dropout's draws depend on (seed, epoch) alone."""
-    for number, layer in enumerate(model._flatten_layers()):
+    for number, layer in enumerate(step.network._flatten_layers()):
         generator = getattr(layer, "seed_generator", None)
         if generator is not None:
             draws = np.random.default_rng([seed, epoch, 2, number]).integers(0, 2**31, 2)

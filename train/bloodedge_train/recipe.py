@@ -3,9 +3,9 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bloodedge.config import Strict, read_toml, validate
 from bloodedge.errors import UsageError, did_you_mean
@@ -29,10 +29,40 @@ class AugmentSpec(Strict):
     """Of log optical density, all channels together: stain strength (Beer-Lambert)."""
     colour: float = Field(default=0.0, ge=0, le=1)
     """Of log intensity and of log optical density, per channel: white balance and dye mix."""
+    contrast: float = Field(default=0.0, ge=0, le=1)
+    """Of log contrast, about the mean of each channel on the cell."""
     mixup: float = Field(default=0.0, ge=0, le=2)
     """Alpha of mixup (Zhang et al., ICLR 2018): pairs of cells and their targets blended; 0 is off."""
     blur: float = Field(default=0.0, ge=0, le=3)
     """Largest Gaussian sigma in pixels, uniform from 0: focus."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their places."""
+        return bool(self.rotate or self.flip or self.scale or self.shift)
+
+
+class NetworkSpec(Strict):
+    """What stands before and after the family's features."""
+
+    stain: Literal["none", "romanowsky", "learned"] = "none"
+    """A first layer that unmixes optical densities into dyes (see ``stain``): fixed to Romanowsky's, or learned from
+    there. Needs ``imaging.colour = "density"``."""
+    units: int = Field(default=0, ge=0, le=8192)
+    """Units of a fully connected ReLU layer before the output; 0 leaves it out."""
+    dropout: float = Field(default=0.3, ge=0, lt=1)
+    l1: float = Field(default=0.0, ge=0, le=1)
+    l2: float = Field(default=0.0, ge=0, le=1)
+    """Penalties on the weights of the fully connected and the output layer."""
+
+
+class DistilSpec(Strict):
+    """How a student learns from its teachers (Hinton et al., "Distilling the knowledge in a neural network", 2015)."""
+
+    weight: float = Field(default=0.7, ge=0, le=1)
+    """Share of the teachers' soft outputs in the target; the rest is the label."""
+    temperature: float = Field(default=2.0, ge=1, le=20)
+    """Softens the teachers' outputs."""
 
 
 class FitSpec(Strict):
@@ -47,13 +77,16 @@ class FitSpec(Strict):
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     warmup_epochs: int = Field(default=0, ge=0)
     """Epochs in which only the head learns, before the pretrained layers do."""
-    dropout: float = Field(default=0.3, ge=0, lt=1)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     sampling: Literal["natural", "class_balanced", "subject_balanced"] = "natural"
     """natural: every cell once an epoch. class_balanced: both classes equally often. subject_balanced: that, and within
     a class each group of subjects as the square root of its cells."""
     class_weight: bool = False
     """Weigh the loss by inverse class frequency (of what the sampling shows)."""
+    costs: tuple[float, float] = (1.0, 1.0)
+    """What a wrong normal cell and a wrong blast cost: further weights of the loss."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """Of the layers' arithmetic while fitting on an accelerator (a CPU takes float32); the kept network is float32."""
     monitor: Literal["auc", "loss"] = "auc"
     """Validation figure that picks the best epoch, lowers the learning rate and stops early."""
     keep: Literal["best", "last", "average"] = "best"
@@ -77,8 +110,19 @@ class Recipe(Strict):
     about: str = ""
     imaging: ImagingSpec = ImagingSpec()
     split: SplitSpec = SplitSpec()
+    network: NetworkSpec = NetworkSpec()
     augment: AugmentSpec = AugmentSpec()
     fit: FitSpec = FitSpec()
+    distil: DistilSpec = DistilSpec()
+
+    @model_validator(mode="after")
+    def _stain_needs_densities(self) -> Self:
+        if self.network.stain != "none" and self.imaging.colour != "density":
+            message = (
+                f'network.stain = "{self.network.stain}" unmixes optical densities; set imaging.colour = "density"'
+            )
+            raise ValueError(message)
+        return self
 
 
 def packaged() -> list[str]:

@@ -1,11 +1,13 @@
 """A training run from a folder of cells to a finished run folder."""
 
+import csv
 import datetime as dt
+import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,13 +23,12 @@ from bloodedge.evaluate import score
 from bloodedge.files import write_beside, write_text
 from bloodedge.host import versions
 from bloodedge.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
-from bloodedge.metrics import figures as all_figures
-from bloodedge.metrics import subject_sums
 from bloodedge.split import Fold, Parts, split
 from bloodedge_train import card, host
 from bloodedge_train.calibrate import fit_temperature
 from bloodedge_train.checkpoint import Checkpoints, FitState, Request
 from bloodedge_train.recipe import Recipe
+from bloodedge_train.teachers import open_teachers
 
 if TYPE_CHECKING:
     from bloodedge_train.fit import BatchDone, EpochDone, Samples
@@ -45,11 +46,12 @@ class TrainOptions:
     model: str
     recipe: Recipe
     weights: str
-    kind: Literal["group", "image"]
     fold: Fold | None
     seed: int
     out: Path
     resume: bool
+    teachers: tuple[Path, ...] = ()
+    """Run folders whose networks the student learns from."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
         dataset = read_dataset(options.data, progress)
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
-    parts, split_record = split(dataset, options.recipe.split, kind=options.kind, seed=options.seed, fold=options.fold)
+    parts, split_record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
     with watcher.step("Loading Keras"):
         load_keras()
     samples = {}
@@ -82,7 +84,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
         if parts.get(name):
             with watcher.step(f"Preparing {name} cells") as progress:
                 samples[name] = _samples(dataset, parts[name], options.recipe, progress)
-    model, state = _fit(options, watcher, dataset, samples)
+    model, state = _fit(options, watcher, dataset, split_record, samples)
     return _finish(options, dataset, split_record, parts, samples, model, state, watcher)
 
 
@@ -108,60 +110,79 @@ def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: 
 
 
 def _fit(
-    options: TrainOptions, watcher: Watcher, dataset: Dataset, samples: dict[str, "Samples"]
+    options: TrainOptions,
+    watcher: Watcher,
+    dataset: Dataset,
+    split_record: SplitRecord,
+    samples: dict[str, "Samples"],
 ) -> tuple[Any, FitState]:
+    """The fitted network, float32 whatever it was fitted in, and how it went."""
     from bloodedge_train import fit as fitting
 
+    recipe = options.recipe
     checkpoints = Checkpoints(options.out)
-    request = Request(
-        model=options.model,
-        recipe=options.recipe,
-        weights=options.weights,
-        split=options.kind,
-        folds=options.fold.count if options.fold else None,
-        fold=options.fold.number if options.fold else None,
-        seed=options.seed,
-        data_fingerprint=dataset.fingerprint,
-    )
-    model, state = _begin(options, request, checkpoints)
-    with watcher.fitting(options.recipe, state.epochs_done) as (batch_done, epoch_done):
+    _begin(options, dataset, checkpoints)
+    teachers = open_teachers(options.teachers, recipe, split_record)
+    host.spread(recipe.fit.batch)
+    precision = host.precision(recipe.fit.precision)
+    network = _build(options, precision, "none" if checkpoints.state() else options.weights)
+    checkpoints.begin(_request(options, dataset))
+    begun = checkpoints.state()
+    with watcher.fitting(recipe, begun.epochs_done if begun else 0) as (batch_done, epoch_done):
         state = fitting.fit(
-            model,
-            state,
+            network,
             samples["train"],
             samples["validation"],
-            options.recipe,
+            recipe,
             options.seed,
             checkpoints,
             batch_done,
             epoch_done,
+            teachers,
         )
-    return model, state
+    if precision == "float32":
+        return network, state
+    plain = _build(options, "float32", "none")
+    plain.set_weights(network.get_weights())
+    return plain, state
 
 
-def _begin(options: TrainOptions, request: Request, checkpoints: Checkpoints) -> tuple[Any, FitState]:
-    """A new compiled model, or the one of the newest checkpoint."""
+def _build(options: TrainOptions, precision: str, weights: str) -> Any:
     import keras
 
-    from bloodedge_train import fit as fitting
     from bloodedge_train import zoo
 
-    before = checkpoints.request()
+    keras.utils.set_random_seed(options.seed)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return zoo.build(options.model, options.recipe.imaging.size_px, options.recipe.network, weights=weights)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _request(options: TrainOptions, dataset: Dataset) -> Request:
+    return Request(
+        model=options.model,
+        recipe=options.recipe,
+        weights=options.weights,
+        folds=options.fold.count if options.fold else None,
+        fold=options.fold.number if options.fold else None,
+        seed=options.seed,
+        data_fingerprint=dataset.fingerprint,
+        teachers=[str(path) for path in options.teachers],
+    )
+
+
+def _begin(options: TrainOptions, dataset: Dataset, checkpoints: Checkpoints) -> None:
+    """Raise UsageError when the folder was begun with something else."""
+    before, request = checkpoints.request(), _request(options, dataset)
     if before is not None and before != request:
         changed = [n for n in Request.model_fields if getattr(before, n) != getattr(request, n)]
         raise UsageError(
             f"{options.out} was begun with another {' and another '.join(changed).replace('_', ' ')}; "
             "resume it as it was begun, or choose another --out."
         )
-    loaded = checkpoints.load() if options.resume else None
-    if loaded:
-        return loaded
-    keras.utils.set_random_seed(options.seed)
-    recipe = options.recipe
-    model = zoo.build(options.model, recipe.imaging.size_px, dropout=recipe.fit.dropout, weights=options.weights)
-    fitting.prepare(model, recipe.fit)
-    checkpoints.begin(request)
-    return model, FitState(learning_rate=recipe.fit.learning_rate)
 
 
 def _finish(
@@ -179,21 +200,25 @@ def _finish(
 
     from bloodedge_train import figures
     from bloodedge_train.fit import predict
+    from bloodedge_train.macs import count_macs
 
     raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
-    temperature = fit_temperature(samples["validation"].labels, raw["validation"])
+    validation = samples["validation"]
+    temperature = fit_temperature(validation.labels, raw["validation"], len(set(validation.subjects)))
     blasts = {name: calibrated(probabilities, temperature)[:, 1] for name, probabilities in raw.items()}
-    bare = keras.Model(model.input, model.output, name=model.name)  # without the optimiser's state
-    write_beside(options.out / "model.keras", bare.save)
-    metrics = _metrics(options, samples, blasts, raw["validation"][:, 1])
+    write_beside(options.out / "model.keras", model.save)
+    uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
+    metrics = _metrics(options, samples, blasts, uncalibrated)
     record = RunRecord(
         name=options.out.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         bloodedge=__version__,
         model=options.model,
         parameters=model.count_params(),
+        macs=count_macs(model),
         labels=list(LABELS),
         weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).name,
+        teachers=[str(path) for path in options.teachers],
         recipe=options.recipe.model_dump(),
         imaging=options.recipe.imaging,
         seed=options.seed,
@@ -208,7 +233,8 @@ def _finish(
         best_epoch=state.best_epoch,
     )
     watcher.say("Drawing figures")
-    figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts)
+    figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts, uncalibrated)
+    write_text(options.out / "predictions.csv", _predictions(parts, blasts, uncalibrated))
     write_record(options.out / "metrics.json", metrics)
     write_text(options.out / "MODEL_CARD.md", card.model_card(record, metrics))
     write_record(options.out / "run.json", record)
@@ -217,19 +243,25 @@ def _finish(
 
 
 def _metrics(
-    options: TrainOptions, samples: dict[str, "Samples"], blasts: dict[str, Floats], uncalibrated: NDArray[np.float32]
+    options: TrainOptions, samples: dict[str, "Samples"], blasts: dict[str, Floats], uncalibrated: dict[str, Floats]
 ) -> RunMetrics:
-    """Figures of every held-out part; ``uncalibrated``: validation's blast probabilities before the temperature."""
-    validation = samples["validation"]
-    before = all_figures(subject_sums(validation.labels, uncalibrated, validation.subjects))
-    leaky, threshold = options.kind == "image", THRESHOLDS.blast
+    """Figures of every held-out part; ``uncalibrated``: blast probabilities before the temperature."""
+    leaky, threshold = options.recipe.split.kind == "image", THRESHOLDS.blast
+    parts = {
+        name: score(
+            samples[name].labels,
+            blast,
+            samples[name].subjects,
+            threshold=threshold,
+            leaky=leaky and name != "shift",
+            uncalibrated=uncalibrated[name],
+        )
+        for name, blast in blasts.items()
+    }
     return RunMetrics(
-        parts={
-            name: score(samples[name].labels, blast, samples[name].subjects, threshold=threshold, leaky=leaky)
-            for name, blast in blasts.items()
-        },
-        ece_before_temperature=float(before["ece"][0]),
-        latency_ms=measure_latency(KerasEngine(options.out), validation.images[0]),
+        parts=parts,
+        ece_before_temperature=parts["validation"].ece_before or 0.0,
+        latency_ms=measure_latency(KerasEngine(options.out), samples["validation"].images[0]),
         hardware=host.accelerator(),
     )
 
@@ -242,3 +274,14 @@ def _data_record(options: TrainOptions, dataset: Dataset) -> DataRecord:
         subjects=len(dataset.groups),
         rendered=dataset.rendered,
     )
+
+
+def _predictions(parts: Parts, blasts: dict[str, Floats], uncalibrated: dict[str, Floats]) -> str:
+    """``predictions.csv``: every scored cell with its blast probability, before and after the temperature."""
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["part", "cell", "subject", "label", "blast_uncalibrated", "blast"])
+    for part, blast in blasts.items():
+        for cell, before, after in zip(parts[part], uncalibrated[part], blast, strict=True):
+            rows.writerow([part, cell.name, cell.subject, cell.label, f"{before:.6f}", f"{after:.6f}"])
+    return out.getvalue()

@@ -5,38 +5,56 @@ the family expects lies inside the graph.
 """
 
 import importlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
+from bloodedge.errors import UsageError, did_you_mean
+from bloodedge_train.zoo.weights import Published, download, load
+
+if TYPE_CHECKING:
+    from bloodedge_train.recipe import NetworkSpec
+
+SMALLEST_PX = 32
+"""Five halvings leave one pixel."""
 
 
 class Family(Protocol):
     """What a family's module offers."""
 
+    PUBLISHED: dict[str, Published]
+    """Files of ImageNet features by variant; empty where nobody has published any that load here."""
+
     def scale(self, image: Any) -> Any:
-        """The symbolic uint8 image (N, H, W, 3), 0..255, scaled to what ``features`` expects, float32."""
+        """The symbolic image (N, H, W, 3) RGB, 0..255, scaled to what ``features`` expects, float32."""
         ...
 
-    def features(self, variant: str, size_px: int, *, imagenet: bool) -> Any:
-        """A Keras model from the scaled image to its last feature map (N, h, w, c)."""
+    def features(self, variant: str, size_px: int) -> Any:
+        """A Keras model named "features" from the scaled image to its last feature map (N, h, w, c)."""
         ...
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the zoo."""
+    """One row of the zoo; ``smallest_px`` is the side of the smallest image that leaves the last layers something."""
 
     module: str
     variant: str
     paper: str
+    smallest_px: int = SMALLEST_PX
 
 
 ZOO = {
-    "mobilenetv2": Entry("mobilenetv2", "1.0", "Sandler et al., MobileNetV2, CVPR 2018"),
     "resnetrs50": Entry("resnetrs", "50", "Bello et al., Revisiting ResNets, NeurIPS 2021"),
+    "regnetx016": Entry("regnet", "x016", "Radosavovic et al., Designing network design spaces, CVPR 2020"),
+    "alexnet": Entry("alexnet", "one_tower", "Krizhevsky, One weird trick, 2014", smallest_px=63),
+    "convnext_tiny": Entry("convnext", "tiny", "Liu et al., A ConvNet for the 2020s, CVPR 2022"),
+    "efficientnetb0": Entry("efficientnet", "b0", "Tan and Le, EfficientNet, ICML 2019"),
+    "inceptionv3": Entry("inceptionv3", "3", "Szegedy et al., Rethinking Inception, CVPR 2016", smallest_px=75),
+    "xception": Entry("xception", "1", "Chollet, Xception, CVPR 2017", smallest_px=71),
+    "vgg19": Entry("vgg19", "19", "Simonyan and Zisserman, VGG, ICLR 2015"),
+    "mobilenetv2": Entry("mobilenetv2", "1.0", "Sandler et al., MobileNetV2, CVPR 2018"),
+    "efficientnet_lite0": Entry("efficientnet_lite", "0", "Tan and Le, EfficientNet, ICML 2019; Lite, 2020"),
     "edgenet": Entry("edgenet", "small", "after Howard et al., MobileNets, 2017; ReLU only"),
 }
 
@@ -47,56 +65,58 @@ def check_model(name: str) -> None:
         raise UsageError(f'There is no model "{name}".{did_you_mean(name, ZOO)} Models: {", ".join(ZOO)}.')
 
 
-def build(name: str, size_px: int, *, classes: int = 2, dropout: float = 0.0, weights: str = "none") -> Any:
-    """A Keras model with global average pooling, dropout and a softmax head on the family's features.
+def build(name: str, size_px: int, network: "NetworkSpec", *, classes: int = 2, weights: str = "none") -> Any:
+    """A Keras model: the image, its stains unmixed if asked for, scaled, the family's features, and the paper's head.
 
     ``weights``: "none" (random), "imagenet" (downloaded) or the path of a weights file of the features.
-    Raises UsageError for an unknown model or a weights file of another network, BloodedgeError when it cannot be had.
+    Raises UsageError for an unknown model, an image too small for it or a weights file of another network,
+    BloodedgeError when the weights cannot be had.
     """
     import keras
 
     check_model(name)
-    entry = ZOO[name]
-    family: Family = importlib.import_module(f"bloodedge_train.zoo.{entry.module}")
-    features = _features(name, family, entry, size_px, weights)
+    family: Family = importlib.import_module(f"bloodedge_train.zoo.{ZOO[name].module}")
+    features = _features(name, family, size_px, weights)
     image = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(features(family.scale(image)))
-    x = keras.layers.Dropout(dropout, name="dropout")(x)
-    output = keras.layers.Dense(classes, activation="softmax", name="probabilities")(x)
+    output = _head(features(family.scale(_stained(image, network))), network, classes)
     return keras.Model(image, output, name=name)
 
 
-def _features(name: str, family: Family, entry: Entry, size_px: int, weights: str) -> Any:
-    if weights != "imagenet":
-        features = family.features(entry.variant, size_px, imagenet=False)
-        if weights != "none":
-            _load(features, Path(weights), name)
-        return features
-    try:
-        return family.features(entry.variant, size_px, imagenet=True)
-    except BloodedgeError:
-        raise
-    except Exception as error:  # Keras' downloader raises a bare Exception
-        raise BloodedgeError(
-            f"The ImageNet weights of {name} could not be downloaded ({str(error).splitlines()[0][:120]}); "
-            "fetch the file elsewhere and give its path with --weights."
-        ) from error
+def _stained(image: Any, network: "NetworkSpec") -> Any:
+    """The image, or its dyes' densities, float32 (N, H, W, 3) in 0..255 as well, so that every family's scale fits."""
+    if network.stain == "none":
+        return image
+    from bloodedge_train import stain
+
+    return stain.layer(network.stain)(image)
 
 
-def _load(features: Any, path: Path, name: str) -> None:
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; give --weights none, imagenet, or the path of a weights file.")
-    if path.suffix != ".h5":
-        raise UsageError(f"{path} is not a weights file by its name; give one that ends in .h5.")
-    try:
-        with warnings.catch_warnings():
-            # Keras 3.15 says it of every Functional network, of its table of operations, which holds no weights.
-            warnings.filterwarnings("ignore", "Skipping nested container")
-            features.load_weights(path)
-    except (ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(
-            f"{path} holds the weights of another network than {name} ({reason}); give the file made for {name}."
-        ) from error
-    except OSError as error:
-        raise BloodedgeError(f"{path} is not a readable HDF5 weights file; copy or download it again.") from error
+def _head(x: Any, network: "NetworkSpec", classes: int) -> Any:
+    """Global average pooling, a fully connected layer if asked for, dropout, softmax; features (N, h, w, c) in."""
+    import keras
+
+    def penalty() -> Any:
+        return keras.regularizers.L1L2(network.l1, network.l2) if network.l1 or network.l2 else None
+
+    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    if network.units:
+        x = keras.layers.Dense(network.units, activation="relu", kernel_regularizer=penalty(), name="hidden")(x)
+    x = keras.layers.Dropout(network.dropout, name="dropout")(x)
+    # float32 under any dtype policy: bfloat16 has 8 bits, too few for a probability or its logarithm.
+    return keras.layers.Dense(
+        classes, activation="softmax", kernel_regularizer=penalty(), dtype="float32", name="probabilities"
+    )(x)
+
+
+def _features(name: str, family: Family, size_px: int, weights: str) -> Any:
+    entry = ZOO[name]
+    if size_px < entry.smallest_px:
+        raise UsageError(f"{name} needs images of at least {entry.smallest_px} px; raise imaging.size_px.")
+    published = family.PUBLISHED.get(entry.variant)
+    if weights == "imagenet" and published is None:
+        raise UsageError(f"{name} has no ImageNet weights to download; use --weights none or the path of a file.")
+    file = download(published, name) if weights == "imagenet" and published else Path(weights)
+    features = family.features(entry.variant, size_px)
+    if weights != "none":
+        load(features, file, name)
+    return features

@@ -5,28 +5,22 @@ After Howard et al., "MobileNets", 2017, with ReLU only: every layer has a fused
 
 from typing import Any
 
+from bloodedge_train.zoo.scaling import signed
+
+scale = signed
+
 VARIANTS = {
     # (filters, strides) of each separable convolution after a stem of 16 filters
     "small": ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
 }
+PUBLISHED: dict[str, Any] = {}
 
 
-def scale(image: Any) -> Any:
-    """uint8 0..255 to float32 -1..1."""
-    import keras
-
-    return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(image)
-
-
-def features(variant: str, size_px: int, *, imagenet: bool) -> Any:
+def features(variant: str, size_px: int) -> Any:
     """The network up to its last feature map (N, H/16, W/16, 256)."""
     import keras
     from keras import layers
 
-    from bloodedge.errors import UsageError
-
-    if imagenet:
-        raise UsageError("edgenet has no ImageNet weights; train it with --weights none.")
     image = keras.Input((size_px, size_px, 3), name="scaled")
     x = layers.Conv2D(16, 3, 2, padding="same", use_bias=False, name="stem_conv")(image)
     x = layers.ReLU(name="stem_relu")(layers.BatchNormalization(name="stem_norm")(x))

@@ -2,25 +2,28 @@
 
 from typing import Any
 
+from bloodedge_train.zoo.scaling import signed
+from bloodedge_train.zoo.weights import Published
 
-def scale(image: Any) -> Any:
-    """uint8 0..255 to float32 -1..1."""
-    import keras
+scale = signed
 
-    return keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(image)
+VARIANTS = {"1.0": 1.0}
+"""Width multipliers."""
+
+STORE = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet_v2/"
+PUBLISHED = {
+    "1.0": Published(STORE + "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5", None),
+}
 
 
-def features(variant: str, size_px: int, *, imagenet: bool) -> Any:
-    """The network up to its last feature map (N, H/32, W/32, 1280), width multiplier ``variant``.
-
-    With ``imagenet`` the published weights are downloaded (once); any error of Keras' downloader passes through.
-    """
+def features(variant: str, size_px: int) -> Any:
+    """The network up to its last feature map (N, H/32, W/32, 1280)."""
     import keras
 
     return keras.applications.MobileNetV2(
         input_shape=(size_px, size_px, 3),
-        alpha=float(variant),
+        alpha=VARIANTS[variant],
         include_top=False,
-        weights="imagenet" if imagenet else None,
+        weights=None,
         name="features",
     )

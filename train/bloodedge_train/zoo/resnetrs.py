@@ -4,59 +4,36 @@ A ResNet-D stem, bottlenecks with squeeze-and-excitation, stochastic depth. Laye
 implementation, so that its published weight files load.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""ImageNet's RGB mean and standard deviation, 0..1."""
+from bloodedge_train.zoo.scaling import imagenet
+from bloodedge_train.zoo.weights import Published
+
+scale = imagenet
 
 SE_RATIO = 0.25
 DROP_CONNECT = 0.2
 """Stochastic depth of the last group; earlier groups less, linearly (section 4.2 of the paper)."""
 
+VARIANTS = {"50": (3, 4, 6, 3)}
+"""Bottlenecks per group."""
 
-@dataclass(frozen=True)
-class Variant:
-    """Bottlenecks per group, and the published file of ImageNet features with its MD5."""
-
-    repeats: tuple[int, int, int, int]
-    file: str
-    md5: str
-
-
-VARIANTS = {"50": Variant((3, 4, 6, 3), "resnet-rs-50-i160_notop.h5", "90daa68cd26c95aa6c5d25451e095529")}
 STORE = "https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs/"
+PUBLISHED = {"50": Published(STORE + "resnet-rs-50-i160_notop.h5", "90daa68cd26c95aa6c5d25451e095529")}
 
 
-def scale(image: Any) -> Any:
-    """uint8 0..255 to ImageNet-normalised float32."""
+def features(variant: str, size_px: int) -> Any:
+    """The network up to its last feature map (N, H/32, W/32, 2048)."""
     import keras
 
-    scales = [1 / (255 * std) for std in STD]
-    offsets = [-mean / std for mean, std in zip(MEAN, STD, strict=True)]
-    return keras.layers.Rescaling(scales, offset=offsets, name="scale")(image)
-
-
-def features(variant: str, size_px: int, *, imagenet: bool) -> Any:
-    """The network up to its last feature map (N, H/32, W/32, 2048).
-
-    With ``imagenet`` the published weights are downloaded (once, MD5 checked); the downloader's errors pass through.
-    """
-    import keras
-
-    chosen = VARIANTS[variant]
+    depths = VARIANTS[variant]
     image = keras.Input((size_px, size_px, 3), name="scaled")
     x = _stem(image)
-    for group, repeats in enumerate(chosen.repeats):
-        drop = DROP_CONNECT * (group + 2) / (len(chosen.repeats) + 1)
+    for group, repeats in enumerate(depths):
+        drop = DROP_CONNECT * (group + 2) / (len(depths) + 1)
         for block in range(repeats):
             x = _bottleneck(x, 64 * 2**group, f"group{group + 2}_block{block}", drop, first=block == 0, halve=group > 0)
-    model = keras.Model(image, x, name="features")
-    if imagenet:
-        model.load_weights(
-            keras.utils.get_file(chosen.file, STORE + chosen.file, file_hash=chosen.md5, cache_subdir="models")
-        )
-    return model
+    return keras.Model(image, x, name="features")
 
 
 def _stem(x: Any) -> Any:

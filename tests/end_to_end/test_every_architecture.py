@@ -1,0 +1,89 @@
+"""Each architecture is fitted to real cells, scored, explained, and stands in the comparison."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bloodedge.cli import main
+from bloodedge.dataset import Dataset
+from bloodedge.manifest import read_metrics, read_run
+from bloodedge_train.zoo import ZOO
+
+RECIPE = """
+[imaging]
+size_px = 80
+um_per_px = 0.264
+scale = "canonical"
+light = "levelled"
+[split]
+validation = 0.25
+test = 0.25
+[network]
+units = 8
+l2 = 1e-4
+[fit]
+epochs = 1
+batch = 8
+epoch_cells = 16
+sampling = "class_balanced"
+"""
+PEOPLE, CELLS = 5, 4
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main([str(a) for a in arguments])
+    return int(exit_.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory, real_cnmc: Dataset) -> Path:
+    """A few real cells of five patients and five healthy people, by links."""
+    folder = tmp_path_factory.mktemp("few")
+    taken: Counter[str] = Counter()
+    people: dict[int, set[str]] = {0: set(), 1: set()}
+    for cell in real_cnmc.unique:
+        group = real_cnmc.group(cell)
+        if group != cell.subject or (len(people[cell.label]) == PEOPLE and cell.subject not in people[cell.label]):
+            continue
+        people[cell.label].add(cell.subject)
+        taken[cell.subject] += 1
+        if taken[cell.subject] <= CELLS:
+            link = folder / ("hem", "all")[cell.label] / cell.path.name
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(cell.path.resolve())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "tiny.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.mark.parametrize("model", ZOO)
+def test_it_trains_and_explains_itself_on_real_cells(model: str, few: Path, runs: Path) -> None:
+    out = runs / model
+    assert run("train", few, "--model", model, "--recipe", runs / "tiny.toml", "--out", out) == 0
+    record, metrics = read_run(out), read_metrics(out)
+    assert record.model == model
+    assert record.macs
+    assert metrics.parts["test"].cells >= 2 * CELLS
+    cell = next((few / "all").iterdir())
+    assert run("explain", out, cell, "--out", out / "explained", "--json", out / "explained.json") == 0
+    assert len(list((out / "explained").glob("*.png"))) == 1
+    assert json.loads((out / "explained.json").read_text())
+
+
+def test_all_of_them_stand_in_the_comparison(few: Path, runs: Path) -> None:
+    made = [runs / model for model in ZOO if (runs / model / "run.json").is_file()]
+    assert len(made) == len(ZOO)
+    assert run("compare", *made, "--out", runs / "comparison", "--json", runs / "comparison.json") == 0
+    told = json.loads((runs / "comparison.json").read_text())
+    assert {row["network"] for row in told["rows"]} == set(ZOO)
+    assert (runs / "comparison" / "compare.html").is_file()
+    assert run("evaluate", *made[-2:], few, "--json", runs / "ensemble.json") == 0
+    assert json.loads((runs / "ensemble.json").read_text())["cells"] == read_metrics(made[0]).parts["test"].cells

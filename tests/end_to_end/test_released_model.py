@@ -1,0 +1,45 @@
+"""The bundle that comes with bloodedge: small, whole, runnable by both engines, and told the truth about."""
+
+from pathlib import Path
+
+import pytest
+
+from bloodedge import RESEARCH_USE
+from bloodedge.bundle import Bundle
+from bloodedge.engine import load_artifact
+from bloodedge.evaluate import evaluate, open_bundle
+from bloodedge.golden import check_golden
+
+RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
+
+
+def test_it_is_small_enough_for_any_board() -> None:
+    assert RELEASED.stat().st_size <= 6 * 2**20
+
+
+@pytest.mark.parametrize("engine", ["litert", "openvino"])
+def test_its_int8_models_pass_their_self_test_here(engine: str) -> None:
+    with Bundle(RELEASED) as bundle:
+        artifact = bundle.manifest.artifact(engine, "int8")
+        result = check_golden(bundle, artifact, load_artifact(bundle, artifact, 1))
+    assert result.passed, result
+
+
+def test_its_card_names_the_people_it_was_held_out_from_and_its_worst() -> None:
+    with Bundle(RELEASED) as bundle:
+        card = bundle.read("MODEL_CARD.md").decode()
+        manifest = bundle.manifest
+    assert RESEARCH_USE in card
+    evaluation = manifest.baseline.evaluation
+    for subject, row in evaluation.per_subject.items():
+        assert f"| {subject} | {row.label} | {row.cells} |" in card
+    assert evaluation.worst_subject in card
+
+
+def test_what_its_manifest_promises_holds_on_the_real_cells(real_data: Path) -> None:
+    with Bundle(RELEASED) as bundle:
+        promised = bundle.manifest.artifact("litert", "int8").evaluation
+    measured, _ = evaluate(open_bundle(RELEASED, "litert", "int8", 2), real_data / "cnmc")
+    assert measured.per_subject.keys() == promised.per_subject.keys()
+    assert measured.weighted_f1 == pytest.approx(promised.weighted_f1, abs=0.005)  # another processor rounds otherwise
+    assert measured.auc == pytest.approx(promised.auc, abs=0.005)

@@ -1,0 +1,92 @@
+"""The comparison as Markdown and as one HTML file, with its charts and its data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bloodedge import RESEARCH_USE
+from bloodedge.files import write_bytes, write_text
+from bloodedge.manifest import write_record
+from bloodedge.report import data_uri, percent, render
+from bloodedge_train.compare import Comparison
+from bloodedge_train.compare.charts import all_charts
+from bloodedge_train.compare.rows import Row
+from bloodedge_train.compare.tables import ENGINES, against, all_tables, markdown
+from bloodedge_train.compare.theme import DARK, LIGHT, Chart
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn chart, as PNG for light and for dark pages."""
+
+    chart: Chart
+    light: bytes
+    dark: bytes
+
+
+def write(comparison: Comparison, folder: Path) -> None:
+    """Write compare.md, compare.html, compare.json and the charts as PNG into ``folder``."""
+    pictures = [Picture(chart, chart.png(LIGHT), chart.png(DARK)) for chart in all_charts(comparison.rows)]
+    for picture in pictures:
+        write_bytes(folder / picture.chart.file, picture.light)
+    write_text(folder / "compare.md", markdown_page(comparison, [picture.chart for picture in pictures]))
+    write_text(folder / "compare.html", html_page(comparison, pictures))
+    write_record(folder / "compare.json", comparison)
+
+
+def markdown_page(comparison: Comparison, charts: list[Chart]) -> str:
+    """Markdown whose pictures are the PNG files beside it."""
+    parts = [f"# Networks compared on the {comparison.part} part", f"**{RESEARCH_USE}**"]
+    parts += [f"> **Mind.** {warning}" for warning in comparison.warnings]
+    for table in all_tables(comparison.rows):
+        parts += [f"## {table.title}", table.note, markdown(table)]
+    parts += [f"## {chart.title}\n\n![{chart.text}]({chart.file})" for chart in charts]
+    parts += ["## The paper", comparison.paper_note]
+    return "\n\n".join(parts) + "\n"
+
+
+def html_page(comparison: Comparison, pictures: list[Picture]) -> str:
+    """One HTML file that needs nothing else; its pictures follow the reader's light or dark page."""
+    shown = {
+        Path(picture.chart.file).stem: {
+            "title": picture.chart.title,
+            "text": picture.chart.text,
+            "width": round(picture.chart.inches[0] * 103),  # px: the widest fill the page
+            "light": data_uri(picture.light, "image/png"),
+            "dark": data_uri(picture.dark, "image/png"),
+        }
+        for picture in pictures
+    }
+    rows = comparison.rows
+    return render(
+        "bloodedge_train.compare",
+        "compare.html",
+        comparison=comparison,
+        tables=all_tables(rows),
+        pictures=shown,
+        tiles=_tiles(rows),
+        leaky=any(row.leaky for row in rows),
+    )
+
+
+def _tiles(rows: list[Row]) -> list[tuple[str, str, str]]:
+    """The best of each split and the fastest int8 net: (what, value, note)."""
+    tiles = []
+    for split, figure, name in (("image", "accuracy", "accuracy"), ("group", "weighted_f1", "weighted F1")):
+        scored = [
+            (value, row) for row in rows if row.split == split and (value := row.figures[figure].value) is not None
+        ]
+        if scored:
+            value, row = max(scored, key=lambda pair: pair[0])
+            versus = row.paper.get(figure)
+            note = ", ".join([row.network, row.split_label, *([against(versus)] if versus else [])])
+            tiles.append((f"Best {name} by {split}", percent(value), note))
+    timed = [
+        (c.latency_ms.p50, row.network, ENGINES[c.engine], c.machine)
+        for row in rows
+        for c in row.converted
+        if c.precision == "int8" and c.latency_ms
+    ]
+    if timed:
+        milliseconds, *where = min(timed)
+        tiles.append(("Fastest int8 network", f"{milliseconds:.2f} ms", ", ".join(where)))
+    return tiles

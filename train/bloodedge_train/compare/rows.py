@@ -1,0 +1,293 @@
+"""What is compared: one row per network and split, its folds gathered, with the paper's figures beside it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Literal
+
+import numpy as np
+
+from bloodedge.config import Strict
+from bloodedge.evaluate import score
+from bloodedge.manifest import EngineName, Evaluation, LatencyMs, Precision, SubjectScore
+from bloodedge_train.compare.collect import Entry
+from bloodedge_train.compare.latency import Measured
+from bloodedge_train.compare.paper import Paper
+
+FIGURES = {
+    "accuracy": "accuracy",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "weighted_f1": "weighted F1",
+    "auc": "AUC",
+    "ece": "ECE",
+    "mean_subject_accuracy": "mean subject accuracy",
+}
+"""Compared figures and how they are called; a blast is the positive class of precision, recall and F1."""
+PAPER_FIGURES = ("accuracy", "precision", "recall", "f1")
+
+
+class Estimate(Strict):
+    """A figure with a range: 95 % over subjects, or, of a mean over folds, the lowest and the highest fold."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class Versus(Strict):
+    """A figure of the paper beside ours."""
+
+    paper: float
+    at_least: bool
+    """The paper's figure is known as a lower bound only."""
+    points: float | None
+    """Ours minus the paper's, percentage points."""
+
+
+class Converted(Strict):
+    """One artifact of the row's bundle; its figures are of the test part."""
+
+    engine: EngineName
+    precision: Precision
+    size_bytes: int
+    accuracy: float
+    weighted_f1: float
+    flip_rate: float
+    """Share of cells whose class differs from the float model's."""
+    latency_ms: LatencyMs | None
+    machine: str
+    measured_now: bool
+    """False for a latency stored at conversion."""
+
+
+class Row(Strict):
+    """A network under one recipe and split."""
+
+    network: str
+    recipe: str
+    fitted_as: str
+    """Equal for rows that were fitted alike: a digest of starting weights and recipe, its name and split left out."""
+    runs: list[str]
+    split: Literal["group", "image"]
+    leaky: bool
+    """Cells of one person stand in training and in test."""
+    folds: list[int] | None
+    of_folds: int | None
+    cells: int
+    subjects: int
+    figures: dict[str, Estimate]
+    """The run's; of several folds, the mean over them."""
+    by_fold: list[dict[str, float | None]]
+    pooled: dict[str, Estimate] | None
+    """Of several folds: all their cells taken together; intervals over subjects where the runs kept predictions."""
+    confusion: list[list[int]]
+    """rows: true normal, true blast; columns: said normal, said blast; summed over folds."""
+    per_subject: dict[str, SubjectScore]
+    worst_subject: str
+    paper: dict[str, Versus]
+    parameters: int
+    macs: int | None
+    size_px: int
+    float_bytes: int | None
+    latency_ms: LatencyMs
+    """Of the float model, batch 1, on ``hardware``."""
+    hardware: str
+    converted: list[Converted]
+    histories: list[list[dict[str, float]]]
+
+    @property
+    def split_label(self) -> str:
+        """The split in words, labelled leaky where it is."""
+        words = f"by {self.split}" + (", leaky" if self.leaky else "")
+        return words if self.folds is None else f"{words}, {len(self.folds)} folds"
+
+
+def gather(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries that are folds of one cross-validation together, every other one alone."""
+    groups: dict[str, list[list[Entry]]] = {}
+    for entry in entries:
+        alike = groups.setdefault(_kind(entry), [])
+        room = (
+            group
+            for group in alike
+            if entry.split.fold is not None and entry.split.fold not in {e.split.fold for e in group}
+        )
+        group = next(room, None)
+        if group is None:
+            alike.append([entry])
+        else:
+            group.append(entry)
+    return [sorted(g, key=lambda e: e.split.fold or 0) for alike in groups.values() for g in alike]
+
+
+def _kind(entry: Entry) -> str:
+    """What the folds of one cross-validation share."""
+    split = entry.split
+    return json.dumps(
+        [entry.model, entry.recipe, entry.weights, entry.fingerprint, split.kind, split.seed, split.folds],
+        sort_keys=True,
+    )
+
+
+def _fitted_as(entry: Entry) -> str:
+    recipe = {key: value for key, value in entry.recipe.items() if key not in {"name", "about", "split"}}
+    return hashlib.sha256(json.dumps([recipe, entry.weights], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_row(entries: Sequence[Entry], paper: Paper, measured: dict[str, Measured]) -> Row:
+    """One row of a run, or of the folds of one cross-validation."""
+    first = entries[0]
+    folded = first.split.fold is not None
+    by_fold = [{name: figure(e.evaluation, name).value for name in FIGURES} for e in entries]
+    together = pool(entries)
+    over_folds = {name: _over_folds([fold[name] for fold in by_fold]) for name in FIGURES}
+    figures = over_folds if folded else together.figures
+    return Row(
+        network=first.model,
+        recipe=str(first.recipe.get("name", "custom")),
+        fitted_as=_fitted_as(first),
+        runs=[e.name for e in entries],
+        split=first.split.kind,
+        leaky=first.evaluation.leaky,
+        folds=[e.split.fold or 0 for e in entries] if folded else None,
+        of_folds=first.split.folds,
+        cells=sum(e.evaluation.cells for e in entries),
+        subjects=len(together.per_subject),
+        figures=figures,
+        by_fold=by_fold,
+        pooled=together.figures if folded else None,
+        confusion=together.confusion,
+        per_subject=together.per_subject,
+        worst_subject=min(together.per_subject, key=lambda s: together.per_subject[s].accuracy),
+        paper=_versus(first.model, figures, paper),
+        parameters=first.parameters,
+        macs=first.macs,
+        size_px=first.size_px,
+        float_bytes=first.float_bytes,
+        latency_ms=first.latency_ms,
+        hardware=first.hardware,
+        converted=[c for e in entries for c in _converted(e, measured)],
+        histories=[e.history for e in entries if e.history],
+    )
+
+
+def figure(evaluation: Evaluation, name: str) -> Estimate:
+    """A figure of an evaluation with its interval; what older records do not have follows from what they do."""
+    stored = "sensitivity" if name == "recall" else name
+    value = getattr(evaluation, stored)
+    if value is None:
+        (_, alarms), (missed, hits) = evaluation.confusion
+        value = {
+            "precision": _share(hits, hits + alarms),
+            "f1": _share(2 * hits, 2 * hits + alarms + missed),
+            "mean_subject_accuracy": _mean_accuracy(evaluation.per_subject),
+        }.get(name)
+    low, high = evaluation.ci95.get(stored, (None, None))
+    return Estimate(value=value, low=low, high=high)
+
+
+def _over_folds(values: Sequence[float | None]) -> Estimate:
+    known = [v for v in values if v is not None]
+    if not known:
+        return Estimate(value=None)
+    return Estimate(value=mean(known), low=min(known), high=max(known))
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """All cells of several folds taken together."""
+
+    figures: dict[str, Estimate]
+    confusion: list[list[int]]
+    per_subject: dict[str, SubjectScore]
+
+
+def pool(entries: Sequence[Entry]) -> Pooled:
+    """The entries' cells taken together: scored anew where all kept their predictions, else from their sums."""
+    if len(entries) == 1:
+        return _pooled(entries[0].evaluation)
+    rows = [row for entry in entries for row in entry.predictions]
+    if len(rows) < sum(entry.evaluation.cells for entry in entries):
+        return _summed([entry.evaluation for entry in entries])
+    labels, blast = [row.label for row in rows], np.array([row.blast for row in rows])
+    return _pooled(score(labels, blast, [row.subject for row in rows], threshold=entries[0].threshold))
+
+
+def _pooled(evaluation: Evaluation) -> Pooled:
+    figures = {name: figure(evaluation, name) for name in FIGURES}
+    return Pooled(figures, evaluation.confusion, evaluation.per_subject)
+
+
+def _summed(evaluations: Sequence[Evaluation]) -> Pooled:
+    """Without predictions there is neither AUC, ECE nor an interval over subjects."""
+    confusion = np.sum([e.confusion for e in evaluations], axis=0)
+    subjects: dict[str, SubjectScore] = {}
+    for evaluation in evaluations:
+        for name, new in evaluation.per_subject.items():
+            subjects[name] = _merged(subjects[name], new) if name in subjects else new
+    normal, blasts = confusion.sum(axis=1)
+    f1_normal, f1_blast = 2 * confusion.diagonal() / (confusion.sum(axis=0) + confusion.sum(axis=1)).clip(1)
+    values = {
+        "accuracy": confusion.trace() / confusion.sum(),
+        "precision": _share(confusion[1, 1], confusion[:, 1].sum()),
+        "recall": _share(confusion[1, 1], blasts),
+        "f1": f1_blast,
+        "weighted_f1": (normal * f1_normal + blasts * f1_blast) / confusion.sum(),
+        "mean_subject_accuracy": _mean_accuracy(subjects),
+    }
+    figures = {name: Estimate(value=values.get(name)) for name in FIGURES}
+    return Pooled(figures, confusion.tolist(), subjects)
+
+
+def _mean_accuracy(subjects: dict[str, SubjectScore]) -> float:
+    return mean(row.accuracy for row in subjects.values())
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _merged(one: SubjectScore, other: SubjectScore) -> SubjectScore:
+    """Two folds' scores of one subject as one."""
+    cells = one.cells + other.cells
+    right = one.accuracy * one.cells + other.accuracy * other.cells
+    return SubjectScore(label=one.label if one.label == other.label else "mixed", cells=cells, accuracy=right / cells)
+
+
+def _versus(network: str, figures: dict[str, Estimate], paper: Paper) -> dict[str, Versus]:
+    row = paper.networks.get(network)
+    found = {}
+    for name in PAPER_FIGURES:
+        theirs = getattr(row, name, None)
+        if row is not None and theirs is not None:
+            ours = figures[name].value
+            points = None if ours is None else 100 * (ours - theirs)
+            found[name] = Versus(paper=theirs, at_least=name in row.at_least, points=points)
+    return found
+
+
+def _converted(entry: Entry, measured: dict[str, Measured]) -> list[Converted]:
+    manifest = entry.manifest
+    if manifest is None:
+        return []
+    rows = []
+    for artifact in manifest.artifacts:
+        now = measured.get(f"{entry.bundle}/{artifact.engine}/{artifact.precision}")
+        rows.append(
+            Converted(
+                engine=artifact.engine,
+                precision=artifact.precision,
+                size_bytes=artifact.size_bytes,
+                accuracy=artifact.evaluation.accuracy,
+                weighted_f1=artifact.evaluation.weighted_f1,
+                flip_rate=artifact.agreement.flip_rate,
+                latency_ms=now.latency_ms if now else artifact.evaluation.latency_ms,
+                machine=now.machine if now else manifest.provenance.hardware,
+                measured_now=now is not None,
+            )
+        )
+    return rows

@@ -1,0 +1,34 @@
+"""Multiply-accumulates of a network: what one image costs, whatever the machine."""
+
+import math
+from typing import Any
+
+
+def count_macs(model: Any) -> int:
+    """Multiply-accumulates that the Keras ``model`` spends on one image.
+
+    Counted are two-dimensional, depthwise and separable convolutions and fully connected layers, those of nested models
+    included; every other layer (normalisation, activation, pooling, addition, colour unmixing) counts nothing, as in
+    the papers whose figures these are held against. The input's size must be fixed, and a layer stand in one place.
+    """
+    import keras
+
+    layers = keras.layers
+    total = 0
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            total += count_macs(layer)
+        elif isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D)):
+            total += _positions(layer) * math.prod(layer.kernel.shape)
+        elif isinstance(layer, layers.SeparableConv2D):
+            kernels = math.prod(layer.depthwise_kernel.shape) + math.prod(layer.pointwise_kernel.shape)
+            total += _positions(layer) * kernels
+        elif isinstance(layer, layers.Dense):
+            total += math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
+    return total
+
+
+def _positions(layer: Any) -> int:
+    """Places at which a convolution's kernel (h, w, in per group, out) is applied: height x width of its output."""
+    shape = layer.output.shape
+    return int(math.prod(shape[2:] if layer.data_format == "channels_first" else shape[1:-1]))

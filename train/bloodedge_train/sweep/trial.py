@@ -1,0 +1,208 @@
+"""One trial, as a Ray worker carries it out: an ordinary run that notes each epoch and asks whether to go on."""
+
+import datetime as dt
+import fcntl
+import os
+import platform
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from bloodedge.config import Strict
+from bloodedge.errors import BloodedgeError
+from bloodedge.files import write_text
+from bloodedge.manifest import write_record
+from bloodedge_train.checkpoint import Checkpoints
+from bloodedge_train.recipe import Recipe
+from bloodedge_train.run import TrainOptions, Watcher, train
+from bloodedge_train.sweep.space import Plan, Trial
+
+if TYPE_CHECKING:
+    from bloodedge_train.fit import BatchDone, EpochDone
+
+PLAN = "sweep.json"
+LOCKS = "locks"
+EPOCH, WATCHED, MISTAKE = "epoch", "validation_auc", "mistake"
+"""What a trial reports to Ray."""
+State = Literal["running", "finished", "pruned", "failed"]
+Report = Callable[[dict[str, Any]], None]
+
+
+class TrialRecord(Strict):
+    """``trials/ID.json``: how a trial is going, or went."""
+
+    trial: Trial
+    state: State = "running"
+    node: str = ""
+    """Ray's id of the node that it ran on."""
+    host: str = ""
+    begun: str = ""
+    seconds: float = 0.0
+    """Of work, over all times that it was taken up."""
+    history: list[dict[str, float]] = Field(default_factory=list)
+    """The epochs' rows, as in ``run.json``."""
+    mistake: str = ""
+    """Why it failed, in one sentence."""
+
+
+def read_plan(out: Path) -> Plan | None:
+    """The plan of a sweep's folder; None when there is none."""
+    path = out / PLAN
+    if not path.is_file():
+        return None
+    try:
+        return Plan.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BloodedgeError(f"{path} is damaged; sweep into a new --out folder.") from error
+
+
+def run_folder(out: Path, trial: Trial) -> Path:
+    """Where a trial trains."""
+    return out / "trials" / trial.id
+
+
+def _record_path(out: Path, trial: Trial) -> Path:
+    return out / "trials" / f"{trial.id}.json"
+
+
+def read_trial(out: Path, trial: Trial) -> TrialRecord | None:
+    """How a trial went; None when it was never taken up."""
+    path = _record_path(out, trial)
+    if not path.is_file():
+        return None
+    try:
+        record = TrialRecord.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise BloodedgeError(f"{path} is damaged; delete it and resume the sweep.") from error
+    if record.state != "finished" and (run_folder(out, trial) / "run.json").is_file():
+        return record.model_copy(update={"state": "finished", "mistake": ""})  # killed between the two files
+    return record
+
+
+def write_trial(out: Path, record: TrialRecord) -> None:
+    """Store how a trial is going."""
+    write_record(_record_path(out, record.trial), record)
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Ray's worker. config: out (the sweep's folder), trial (its id), cpus and gpus (what it was given)."""
+    import ray
+    from ray import tune
+
+    _take_no_more_than(config["cpus"], config["gpus"])
+    out = Path(config["out"])
+    plan = read_plan(out)
+    if plan is None or not Path(plan.data).is_dir():
+        missing = out if plan is None else plan.data
+        tune.report({MISTAKE: f"{missing} is not there on {platform.node()}; give DATA and --out on a shared disk."})
+        return
+    trial = next(t for t in plan.trials if t.id == config["trial"])
+    carry_out(plan, trial, out, tune.report, ray.get_runtime_context().get_node_id())
+
+
+def _take_no_more_than(cpus: float, gpus: float) -> None:
+    """Keep a back end, which by itself takes the whole machine, to the trial's share of it."""
+    threads = str(max(1, round(cpus)))
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
+    if gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif gpus < 1:
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+        os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 * gpus:.2f}")
+
+
+def carry_out(plan: Plan, trial: Trial, out: Path, report: Report, node: str) -> None:
+    """Train the trial from its beginning or its last checkpoint; its mistakes go into its record, never further."""
+    with _alone(out, trial):
+        notes = _Notes(out, trial, report, node)
+        try:
+            if notes.record.state != "finished":
+                train(_options(plan, trial, out), notes.watcher(plan.recipe_of(trial).fit.epochs))
+        except BloodedgeError as error:
+            notes.end("failed", str(error))
+        except Exception as error:  # the other trials go on, and the whole of it is kept for who must mend it
+            place = run_folder(out, trial) / "error.txt"
+            write_text(place, traceback.format_exc())
+            first = (str(error).splitlines() or [""])[0][:160]
+            notes.end("failed", f"{type(error).__name__}: {first}; the whole is in {place}.")
+        else:
+            notes.end("finished")
+
+
+@contextmanager
+def _alone(out: Path, trial: Trial) -> Iterator[None]:
+    """Wait for a worker of a killed sweep that has not noticed yet; a lock goes with its process."""
+    path = out / LOCKS / trial.id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _options(plan: Plan, trial: Trial, out: Path) -> TrainOptions:
+    run = run_folder(out, trial)
+    return TrainOptions(
+        data=Path(plan.data),
+        model=trial.model,
+        recipe=plan.recipe_of(trial),
+        weights=plan.weights,
+        fold=plan.fold_of(trial),
+        seed=trial.seed,
+        out=run,
+        resume=Checkpoints(run).request() is not None,
+    )
+
+
+class _Notes:
+    """Keeps a trial's record up to date and reports to Ray, which may end the process inside ``report``."""
+
+    def __init__(self, out: Path, trial: Trial, report: Report, node: str) -> None:
+        self.out, self.report = out, report
+        before = read_trial(out, trial) or TrialRecord(trial=trial)
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        finished = before.state == "finished"
+        self.record = before.model_copy(
+            update={
+                "state": before.state if finished else "running",
+                "mistake": "",
+                "node": before.node if finished else node,
+                "host": before.host if finished else platform.node(),
+                "begun": before.begun or now,
+            }
+        )
+        self.start = perf_counter() - before.seconds
+        self._keep()
+
+    def _keep(self, **changes: Any) -> None:
+        self.record = self.record.model_copy(update=changes)
+        write_trial(self.out, self.record)
+
+    def watcher(self, epochs: int) -> Watcher:
+        """Tells nobody but the record and Ray."""
+
+        @contextmanager
+        def fitting(recipe: Recipe, epochs_done: int) -> "Iterator[tuple[BatchDone, EpochDone]]":  # noqa: ARG001
+            history = self.record.history[:epochs_done]  # a kill may fall between a checkpoint and this record
+
+            def epoch_done(epoch: int, row: dict[str, float]) -> None:
+                history.append(row)
+                self._keep(history=history, seconds=perf_counter() - self.start)
+                if epoch + 1 < epochs:  # after the last one nothing is left to save
+                    self.report({EPOCH: epoch + 1, WATCHED: row["val_auc"]})
+
+            yield lambda _epoch, _done, _batches: None, epoch_done
+
+        return Watcher(step=lambda _: nullcontext(lambda _done, _total: None), fitting=fitting, say=lambda _: None)
+
+    def end(self, state: State, mistake: str = "") -> None:
+        """The trial's last word."""
+        if self.record.state != "finished":
+            self._keep(state=state, mistake=mistake, seconds=perf_counter() - self.start)
+        best = max((row["val_auc"] for row in self.record.history), default=None)
+        self.report({MISTAKE: mistake} | ({} if best is None else {WATCHED: best}))
