@@ -122,8 +122,8 @@ def _fit(
     recipe = options.recipe
     checkpoints = Checkpoints(options.out)
     _begin(options, dataset, checkpoints)
+    host.spread(recipe.fit.batch)  # before any network is made, the teachers' too
     teachers = open_teachers(options.teachers, recipe, split_record)
-    host.spread(recipe.fit.batch)
     precision = host.precision(recipe.fit.precision)
     network = _build(options, precision, "none" if checkpoints.state() else options.weights)
     checkpoints.begin(_request(options, dataset))
