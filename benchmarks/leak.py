@@ -3,7 +3,7 @@
     python benchmarks/leak.py --data DIR/cnmc
 
 trains EdgeNet twice (96 pixels; minutes each on two cores, resumable) and writes results/leak.json, and the tables and
-charts of ``bloodedge compare`` into --out. The recipe is leak.toml, the paper's made small.
+charts of ``bloodedge compare`` into --out. The recipe is recipes/leak.toml, the paper's made small.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from bloodedge_train.compare import compare, pages
 from bloodedge_train.recipe import load_recipe
 
 HERE = Path(__file__).parent
-RECIPE = HERE / "leak.toml"
+RECIPE = HERE / "recipes" / "leak.toml"
 
 
 def main() -> None:

@@ -33,12 +33,11 @@ def check_recipe(run: Path, name: str) -> None:
 def rows(runs: Sequence[Path], part: str = "test") -> list[dict[str, Any]]:
     """The rows of ``bloodedge compare`` for these runs, without the epochs; with what each was fitted by."""
     comparison = compare(list(runs), part=part)  # type: ignore[arg-type]
-    records = {str(run): read_run(run) for run in runs}
-    first = next(iter(records.values()))
-    shared = {"hardware": first.hardware, "backend": first.backend, "versions": first.versions}
+    records = {run.name: read_run(run) for run in runs}
     found = []
     for row in comparison.rows:
         told = row.model_dump(exclude={"histories", "latency_ms"})
         told["runs"] = [Path(name).name for name in row.runs]
-        found.append(told | shared)
+        record = records[Path(row.runs[0]).name]
+        found.append(told | {name: getattr(record, name) for name in ("weights", "hardware", "backend", "versions")})
     return found

@@ -16,6 +16,7 @@ COMMANDS = {
     "sweep": ("bloodedge_train.sweep_cli:sweep", "Train with many settings on Ray Tune and rank them by validation."),
     "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 models that passed the gate."),
     "evaluate": ("bloodedge.evaluate_cli:evaluate", "Held-out figures of a run or a bundle, with intervals."),
+    "bench": ("bloodedge.bench_cli:bench", "Latency, memory and size of a bundle's artifacts on this machine."),
     "compare": (
         "bloodedge_train.compare_cli:compare",
         "Networks beside each other and beside the paper's, with their cost.",

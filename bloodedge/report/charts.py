@@ -70,6 +70,12 @@ def latency_strip(axis: Axis, latency: LatencyMs, kind: str, text: str) -> Marku
     return _svg(26, text, _grid(axis, 26) + body + _dot(axis, latency.p50, 13, kind))
 
 
+def bar_strip(axis: Axis, value: float, kind: str, text: str) -> Markup:
+    """A figure as a bar from the axis' low end."""
+    rect = f'<rect class="{escape(kind)}" x="0" y="5" width="{axis.at(value)}%" height="10" rx="2"/>'
+    return _svg(20, text, _grid(axis, 20) + rect)
+
+
 @dataclass(frozen=True)
 class Part:
     """One part of a whole."""

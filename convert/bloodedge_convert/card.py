@@ -64,6 +64,7 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def card(run_card: str, manifest: Manifest, note: str | None) -> str:
     """Markdown: ``run_card`` followed by the conversion; ``note`` is a caveat to print with the table."""
     source = manifest.provenance
+    left_out = [f"- {kind.replace('/', ' ')}: {reason}" for kind, reason in manifest.left_out.items()]
     held_out = manifest.artifacts[0].agreement.cells
     latency = manifest.baseline.latency_ms
     what = (
@@ -87,6 +88,7 @@ def card(run_card: str, manifest: Manifest, note: str | None) -> str:
         "",
         *markdown(SPEED, speed_rows(manifest)),
         "",
+        *(["Left out:", "", *left_out, ""] if left_out else []),
         *([note, ""] if note else []),
         calibration,
         "",

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bloodedge_convert.job import Report
 
 ENGINES = ("litert", "openvino", "onnx")
+QAT_STEPS = 300
 
 
 @click.command()
@@ -20,6 +21,8 @@ ENGINES = ("litert", "openvino", "onnx")
 @click.option("--int8", is_flag=True, help="Add full-integer int8 models (LiteRT and OpenVINO).")
 @click.option("--float16", is_flag=True, help="Add models with weights stored as float16 (LiteRT and OpenVINO).")
 @click.option("--only-int8", is_flag=True, help="Leave the float models out once judged: a small bundle for a board.")
+@click.option("--qat", is_flag=True, help="Fine-tune with fake quantisation before int8 is made (minutes).")
+@click.option("--keep-slow", is_flag=True, help="Keep int8 models that are no faster here than float32.")
 @click.option("--engine", "engines", type=click.Choice(ENGINES), multiple=True, help="Repeatable. [default: all three]")
 @click.option(
     "--max-drop",
@@ -60,6 +63,8 @@ def convert(
     int8: bool,
     float16: bool,
     only_int8: bool,
+    qat: bool,
+    keep_slow: bool,
     engines: tuple[str, ...],
     max_drop: float,
     max_flips: float,
@@ -83,6 +88,8 @@ def convert(
         limits=Limits(max_drop, max_flips),
         calibration_cells=calibration_cells,
         only_int8=only_int8,
+        keep_slow=keep_slow,
+        fine_tuning_steps=QAT_STEPS if qat else 0,
     )
     with progress() as report:
         converted = run_conversion(run, out, options, data, force=force, report=report)
@@ -138,6 +145,8 @@ def show(converted: "Converted") -> None:
         for row in rows:
             table.add_row(*row)
         out.print(table)
+    for kind, reason in manifest.left_out.items():
+        out.print(f"Left out: {kind.replace('/', ' ')}. {reason}", soft_wrap=True)
     if converted.note:
         out.print(f"[bold]{converted.note}[/]")
     out.print(f"int8 ranges were measured on {source.calibration_cells} cells of training groups.")

@@ -20,6 +20,9 @@ Report = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
 TAIL_LINES = 12
+REWRITES, FINE_TUNING = "rewrites.json", "fine_tuning.json"
+TUNING = "tuning.npy"
+"""Network inputs to fine-tune on, uint8 (N, H, W, 3) RGB."""
 
 
 class Kind(Strict):
@@ -38,6 +41,43 @@ class Job(Strict):
     run: str
     size_px: int
     kinds: list[Kind]
+    fine_tuning_steps: int = 0
+    seed: int = 0
+    """Of the order in which fine-tuning sees its cells."""
+
+
+class Rewrite(Strict):
+    """One kind of layer that was brought into a form that the engine is faster at; see bloodedge_convert.rewrite."""
+
+    engine: EngineName
+    name: str
+    layers: int
+    max_difference: float
+    """Largest difference of a probability from the float model's, on calibration cells."""
+    kept: bool
+    """False where the difference was too large, and the layers were left as they were."""
+
+
+def rewrites(folder: Path) -> list[Rewrite]:
+    """What the converters did to the network before converting it for LiteRT; nothing where they kept no record."""
+    path = folder / REWRITES
+    return [Rewrite.model_validate(row) for row in json.loads(path.read_bytes())] if path.is_file() else []
+
+
+class FineTuning(Strict):
+    """What fine-tuning with fake quantisation brought; see bloodedge_convert.finetune."""
+
+    steps: int
+    before: float
+    """Mean distance of the rounded network's blast probability from the float model's, on calibration cells."""
+    after: float
+    """No smaller where nothing was gained and the weights are as they were."""
+
+
+def fine_tuning(folder: Path) -> FineTuning | None:
+    """What fine-tuning brought, where it was asked for."""
+    path = folder / FINE_TUNING
+    return FineTuning.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def file_names(kind: Kind) -> list[str]:

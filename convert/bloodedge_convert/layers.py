@@ -1,25 +1,41 @@
-"""Which layers of an int8 LiteRT network cost most: its tensors beside those of the float32 network.
+"""What each layer of an int8 LiteRT network costs: its tensors beside those of the float32 network.
 
 ``_get_ops_details`` is not public, but the interpreter has no public way to list its layers.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.config import Strict
 from bloodedge.engine.litert import load_interpreter
 
 IMAGES = 8
 
 
-def worst_layers(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8], count: int = 3) -> list[str]:
-    """Names of the layers that add most noise, largest first, as "name (+noise %)".
+class LayerNoise(Strict):
+    """How far a layer's int8 output is from its float32 output."""
 
-    Noise is the root mean square of int8 minus float, over the standard deviation of float between cells: what all
-    cells share (their black surroundings above all) carries no signal. What a layer adds is its noise less that of its
-    noisiest input. images: network inputs uint8 (N, H, W, 3), of which the first few are used.
+    name: str
+    noise: float
+    """Root mean square of int8 minus float, over the standard deviation of float between cells: what all cells share
+    (their black surroundings above all) carries no signal."""
+    added: float
+    """The noise less that of the layer's noisiest input."""
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantisation noise ratio in decibels."""
+        return -20 * math.log10(max(self.noise, 1e-6))
+
+
+def layer_noise(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8]) -> list[LayerNoise]:
+    """Every layer that both networks have, in the order in which they are computed.
+
+    images: network inputs uint8 (N, H, W, 3), of which the first few are used.
     """
     networks = [load_interpreter(model, threads=1, keep_tensors=True)[0] for model in (float_model, int8_model)]
     values, others = ([_tensors(network, image) for image in images[:IMAGES]] for network in networks)
@@ -30,8 +46,13 @@ def worst_layers(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8
         if ours.shape == theirs.shape and spread > 0:
             noise[name] = math.sqrt(np.square(theirs - ours).mean() / ours.var(axis=0).mean())
     added = _added(networks[1], noise)
-    worst = sorted(added, key=lambda name: -added[name])[:count]
-    return [f"{_short(name)} (+{100 * added[name]:.0f} %)" for name in worst]
+    return [LayerNoise(name=short(name), noise=noise[name], added=added[name]) for name in added]
+
+
+def worst_layers(layers: Sequence[LayerNoise], count: int = 3) -> list[str]:
+    """The layers that add most noise, largest first, as "name (+noise %)"."""
+    worst = sorted(layers, key=lambda layer: -layer.added)[:count]
+    return [f"{layer.name} (+{100 * layer.added:.0f} %)" for layer in worst]
 
 
 def _tensors(network: Any, image: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
@@ -62,7 +83,7 @@ def _added(network: Any, noise: dict[str, float]) -> dict[str, float]:
     return added
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """The layer in a tensor's name: ``net_1/conv_bn_1/batchnorm/add_1;...`` is made by ``conv_bn_1``."""
     parts = [part for part in name.partition(";")[0].split("/") if part != "batchnorm"]
     return parts[-2] if len(parts) > 1 else parts[0]

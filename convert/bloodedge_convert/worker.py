@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,16 +22,40 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.engine.litert import load_interpreter
 from bloodedge.engine.openvino import import_openvino
 from bloodedge.errors import BloodedgeError
+from bloodedge.manifest import EngineName
 from bloodedge_convert import bias, bias_openvino
-from bloodedge_convert.job import Job, Kind, file_names
+from bloodedge_convert.job import FINE_TUNING, REWRITES, TUNING, Job, Kind, file_names
 
 Images = NDArray[np.uint8]
 Report = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
 ONNX_OPSET = 18
+TUNED = "tuned"
+"""Folder of the fine-tuned graphs, that int8 is made from."""
+WITHOUT_INT8_KERNEL = {
+    "ABS",
+    "AVERAGE_POOL_2D",
+    "DIV",
+    "EXP",
+    "GELU",
+    "HARD_SWISH",
+    "MAXIMUM",
+    "MINIMUM",
+    "PRELU",
+    "RELU",
+    "RELU6",
+    "RSQRT",
+    "SQRT",
+    "SQUARED_DIFFERENCE",
+}
+"""Operators that XNNPACK has in float32 only (ai-edge-litert 2.3), by their names in LiteRT's schema.
+
+A ReLU is here only where it stands alone: after a convolution or a sum it is part of that.
+"""
 
 
 def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
@@ -45,8 +69,31 @@ def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
     model.export(folder, format="tf_saved_model", verbose=False, input_signature=[spec])
 
 
+def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterable[EngineName], folder: Path) -> None:
+    """A SavedModel of the network in the form that each engine is fastest at, and a list of what was done for that.
+
+    calibration: images on which the forms' outputs are compared.
+    """
+    from bloodedge_convert.rewrite import rewrite
+
+    done = []
+    for engine in engines:
+        rewritten, rows = rewrite(model, engine, calibration)
+        done += rows
+        if rewritten is not model:
+            export_saved_model(rewritten, size_px, folder / f"saved_model_{engine}")
+    export_saved_model(model, size_px, folder / "saved_model")
+    (folder / REWRITES).write_text(json.dumps([row.model_dump() for row in done]))
+
+
+def saved_model_for(engine: str, folder: Path) -> Path:
+    """What the converter to an engine starts from."""
+    own = folder / f"saved_model_{engine}"
+    return own if own.is_dir() else folder / "saved_model"
+
+
 def to_litert(saved_model: Path, precision: str, calibration: Images, report: Report) -> bytes:
-    """A ``.tflite`` file: float32, float16 weights, or int8 throughout with uint8 in and uint8 out.
+    """A ``.tflite`` file: float32, float16 weights, or int8 with uint8 in and uint8 out.
 
     calibration: network inputs, used for int8 only.
     """
@@ -63,7 +110,37 @@ def to_litert(saved_model: Path, precision: str, calibration: Images, report: Re
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.uint8
         converter.inference_output_type = tf.uint8
+        converter._experimental_calibrate_only = True
+        return _quantised(bytes(converter.convert()))
     return bytes(converter.convert())
+
+
+def _quantised(calibrated: bytes) -> bytes:
+    """The int8 form of a network that carries its calibrated ranges, a few layers kept in float32.
+
+    It is what the converter itself does next, but for the layers to keep, which only its debugger takes: left in int8,
+    the layers of ``WITHOUT_INT8_KERNEL`` run one by one on slow kernels and cut the network into pieces around them.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    return bytes(
+        mlir_quantize(
+            calibrated,
+            input_data_type=tf.uint8,
+            output_data_type=tf.uint8,
+            denylisted_ops=sorted(WITHOUT_INT8_KERNEL),
+            denylisted_nodes=_marked(calibrated),
+        )
+    )
+
+
+def _marked(model: bytes) -> list[str]:
+    """Names of the tensors in the parts of a network that stay in float32."""
+    from bloodedge_convert.rewrite import FLOAT_MARK
+
+    network, _ = load_interpreter(model, threads=1, keep_tensors=True)
+    return [details["name"] for details in network.get_tensor_details() if FLOAT_MARK in details["name"]]
 
 
 def _counted(calibration: Images, engine: str, report: Report) -> Iterator[Images]:
@@ -77,10 +154,12 @@ def _correcting(engine: str, report: Report) -> Callable[[int, int], None]:
     return lambda done, total: report(f"Correcting biases: {engine} int8", done, total)
 
 
-def to_openvino(saved_model: Path, precision: str, calibration: Images, target: Path, report: Report) -> None:
-    """``target`` (.xml) and its .bin: float32, weights stored as float16, or int8 by NNCF with biases corrected.
+def to_openvino(
+    saved_model: Path, precision: str, calibration: Images, target: Path, report: Report, *, correct: bool = True
+) -> None:
+    """``target`` (.xml) and its .bin: float32, weights stored as float16, or int8 by NNCF.
 
-    calibration: network inputs, used for int8 only.
+    calibration: network inputs, used for int8 only. With ``correct`` the biases of int8 are corrected.
     """
     openvino = import_openvino()
     model = openvino.convert_model(saved_model)
@@ -95,7 +174,8 @@ def to_openvino(saved_model: Path, precision: str, calibration: Images, target: 
             subset_size=len(calibration),
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
-        bias_openvino.correct_biases(model, int8_model, calibration, _correcting("openvino", report))
+        if correct:
+            bias_openvino.correct_biases(model, int8_model, calibration, _correcting("openvino", report))
         model = int8_model
     model.set_rt_info("", ["conversion_parameters", "input_model"])  # else the SavedModel's path on this machine
     openvino.save_model(model, target, compress_to_fp16=precision == "float16")
@@ -139,18 +219,38 @@ def convert_one(folder: Path, kind: Kind, calibration: Images, report: Report) -
     """Write one artifact into ``folder``."""
     what = f"Converting: {kind.engine} {kind.precision}"
     report(what, 0, 1)
-    saved_model, target = folder / "saved_model", folder / file_names(kind)[0]
+    tuned = kind.precision == "int8" and (folder / TUNED).is_dir()
+    saved_model = saved_model_for(kind.engine, folder / TUNED if tuned else folder)
+    target = folder / file_names(kind)[0]
     if kind.engine == "openvino":
-        to_openvino(saved_model, kind.precision, calibration, target, report)
+        to_openvino(saved_model, kind.precision, calibration, target, report, correct=not tuned)
     elif kind.engine == "onnx":
         target.write_bytes(to_onnx(saved_model))
     else:
         model = to_litert(saved_model, kind.precision, calibration, report)
-        if kind.precision == "int8":
+        if kind.precision == "int8" and not tuned:
             float_model = (folder / file_names(Kind(engine="litert", precision="float32"))[0]).read_bytes()
             model = bias.correct_biases(float_model, model, calibration, _correcting("litert", report))
         target.write_bytes(model)
     report(what, 1, 1)
+
+
+def fine_tune(model: Any, job: Job, calibration: Images, folder: Path, report: Report) -> None:
+    """Fit the network to rounding and export what int8 is made from; what it brought is written down.
+
+    Biases of int8 are then left as they were fitted: to move them again would undo it.
+    """
+    from bloodedge_convert.finetune import finetune
+
+    def told(done: int, total: int) -> None:
+        report("Fine-tuning with fake quantisation", done, total)
+
+    done = finetune(model, np.load(folder / TUNING), calibration, job.fine_tuning_steps, job.seed, told)
+    (folder / FINE_TUNING).write_text(done.model_dump_json())
+    if done.after < done.before:
+        (folder / TUNED).mkdir()
+        engines = dict.fromkeys(kind.engine for kind in job.kinds if kind.precision == "int8")
+        export_graphs(model, job.size_px, calibration, engines, folder / TUNED)
 
 
 def work(folder: Path, report: Report) -> None:
@@ -168,8 +268,11 @@ def work(folder: Path, report: Report) -> None:
         report("Float model on held-out cells", min(start + BATCH, len(inputs)), len(inputs))
     np.save(folder / "reference.npy", np.concatenate(parts))
     report("Exporting the graph", 0, 1)
-    export_saved_model(engine.model, job.size_px, folder / "saved_model")
+    engines = dict.fromkeys(kind.engine for kind in job.kinds)
+    export_graphs(engine.model, job.size_px, calibration, engines, folder)
     report("Exporting the graph", 1, 1)
+    if job.fine_tuning_steps:
+        fine_tune(engine.model, job, calibration, folder, report)
     for kind in job.kinds:
         convert_one(folder, kind, calibration, report)
 

@@ -130,7 +130,7 @@ def conversion(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Conversio
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     steps: list[tuple[str, int, int]] = []
-    options = Options(int8=True, float16=True, limits=Limits(5, 5), calibration_cells=60)
+    options = Options(int8=True, float16=True, limits=Limits(5, 5), calibration_cells=60, keep_slow=True)
     out = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
     converted = convert(run, out, options, None, force=False, report=lambda *step: steps.append(step))
     return Conversion(converted, steps)

@@ -243,7 +243,7 @@ def test_an_existing_bundle_is_replaced_only_by_force(capsys, run, tmp_path):
 @pytest.mark.usefixtures("canned")
 def test_a_bundle_of_int8_alone_holds_no_float_model_and_says_why(capsys, run, tmp_path):
     out = tmp_path / "small.bundle"
-    asked = ("--int8", "--only-int8", "--max-drop", "100", "--max-flips", "100")
+    asked = ("--int8", "--only-int8", "--keep-slow", "--max-drop", "100", "--max-flips", "100")
     assert convert(capsys, run, *asked, "-o", out)[0] == 0
     with Bundle(out) as small:
         assert {(a.engine, a.precision) for a in small.manifest.artifacts} == {("litert", "int8"), ("openvino", "int8")}
@@ -362,11 +362,11 @@ def test_layers_that_cost_most_are_found(bundle, held_out):
     """A layer whose bias was ruined is the first one named."""
     pytest.importorskip("tensorflow")
     from bloodedge_convert.bias import _bias_arrays, _layers
-    from bloodedge_convert.layers import _short, load_interpreter, worst_layers
+    from bloodedge_convert.layers import layer_noise, load_interpreter, short, worst_layers
 
     whole, int8 = (bundle.read(f"artifacts/model_{p}.tflite") for p in ("float32", "int8"))
     ruined = bytearray(int8)
     layer = _layers(whole, int8)[2]
     _bias_arrays(ruined)[layer.bias][:] += np.rint(20 / layer.bias_scales).astype(np.int32)
     names = {t["index"]: t["name"] for t in load_interpreter(int8, 1)[0].get_tensor_details()}
-    assert worst_layers(whole, bytes(ruined), held_out)[0].startswith(_short(names[layer.int8_output]))
+    assert worst_layers(layer_noise(whole, bytes(ruined), held_out))[0].startswith(short(names[layer.int8_output]))

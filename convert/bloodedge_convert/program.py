@@ -1,0 +1,109 @@
+"""A Keras network as a list of calls, nested networks opened: what can be run with layers replaced."""
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer applied once; tensors are numbered in the order in which they are made, the network's input is 0."""
+
+    layer: Any
+    arguments: Any
+    """What the layer is called with, each symbolic tensor replaced by a ``Slot``."""
+    options: Mapping[str, Any]
+    output: int
+    """The number of what it gives; a layer that gives several tensors has the numbers from here on."""
+
+    @property
+    def kind(self) -> str:
+        """The layer's class."""
+        return type(self.layer).__name__
+
+    @property
+    def inputs(self) -> list[int]:
+        """Numbers of the tensors that it takes."""
+        import keras
+
+        return [leaf.number for leaf in keras.tree.flatten(self.arguments) if isinstance(leaf, Slot)]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Stands for a tensor."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """Calls in an order in which they can be made."""
+
+    calls: list[Call]
+    output: int
+
+    def consumers(self) -> dict[int, list[Call]]:
+        """Who takes each tensor; the network's output is taken by nobody."""
+        found: dict[int, list[Call]] = defaultdict(list)
+        for call in self.calls:
+            for number in call.inputs:
+                found[number].append(call)
+        return found
+
+    def run(self, image: Any, apply: Callable[[Call, list[Any], dict[str, Any]], Any]) -> Any:
+        """The output for ``image``; ``apply`` makes one call with its tensors filled in."""
+        import keras
+
+        values = {0: image}
+        left = Counter(number for call in self.calls for number in call.inputs)
+
+        def filled(leaf: Any) -> Any:
+            return values[leaf.number] if isinstance(leaf, Slot) else leaf
+
+        for call in self.calls:
+            arguments = keras.tree.map_structure(filled, call.arguments)
+            results = apply(call, arguments, dict(call.options))
+            values.update(enumerate(keras.tree.flatten(results), call.output))
+            for number in call.inputs:
+                left[number] -= 1
+                if not left[number]:
+                    del values[number]
+        return values[self.output]
+
+
+def trace(model: Any) -> Program:
+    """The calls of a Keras functional network with one input and one output; its layers are shared, not copied."""
+    import keras
+
+    numbers: dict[int, int] = {}
+    kept: list[Any] = []  # a tensor's identity is its address only while it is alive
+    calls: list[Call] = []
+
+    def number(tensor: Any) -> Any:
+        return Slot(numbers[id(tensor)]) if isinstance(tensor, keras.KerasTensor) else tensor
+
+    def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(layer, keras.Sequential):
+            return functools.reduce(lambda tensor, inner: call(inner, tensor), layer.layers, arguments[0])
+        if isinstance(layer, keras.Model):
+            return opened(layer, arguments[0])
+        output = layer(*arguments, **options)
+        slots = keras.tree.map_structure(number, list(arguments))
+        first, tensors = len(numbers), keras.tree.flatten(output)
+        numbers.update((id(tensor), first + offset) for offset, tensor in enumerate(tensors))
+        kept.extend(tensors)
+        fixed = {name: value for name, value in options.items() if name not in {"training", "mask"}}
+        calls.append(Call(layer, slots, fixed, first))
+        return output
+
+    def opened(network: Any, tensor: Any) -> Any:
+        keras.models.clone_model(network, input_tensors=tensor, clone_function=lambda layer: layer, call_function=call)
+        return kept[-1]  # the layer that gives the output is called last
+
+    image = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
+    numbers[id(image)] = 0
+    output = opened(model, image)
+    return Program(calls, numbers[id(output)])
