@@ -10,7 +10,6 @@ DIR/MODEL.weights.h5 is fitted twice, from that file and from random weights; th
 """
 
 import argparse
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,7 +59,8 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.parallel) as pool:
         list(pool.map(lambda run: make(run, arguments.data, "--recipe", recipe, *wanted[run]), wanted))
     result = {
-        "command": "python " + " ".join(["benchmarks/zoo.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/zoo.py --data DIR/cnmc --recipe {arguments.recipe} --weights-folder DIR "
+        f"--splits {' '.join(arguments.splits)} --models {' '.join(arguments.models)}",
         "recipe": load_recipe(recipe).model_dump(),
         "rows": rows(list(wanted)),
     }

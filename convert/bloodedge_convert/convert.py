@@ -148,6 +148,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
             default_threads(),
             note,
         )
+        report("Writing the report", 1, 1)
         run_card = run / "MODEL_CARD.md"
         text = card(run_card.read_text() if run_card.is_file() else "", manifest, note)
         golden = pack_golden(held_out.golden, held_out.golden_reference)
