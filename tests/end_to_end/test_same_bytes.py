@@ -171,7 +171,7 @@ def in_a_frame(cell: Cell) -> tuple[NDArray[np.uint8], Found]:
 
 def on_conversion(run: RunRecord, count: int) -> tuple[list[str], NDArray[np.uint8]]:
     """Names and network inputs of the cells that conversion calibrates with, before ``full_range`` touches one."""
-    cells = convert._read_cells(run, None, count, lambda *_: None)
+    cells = convert._read_cells(run, None, convert.Options(calibration_cells=count), lambda *_: None)
     return [c.name for c in cells.calibration], cells.calibration_images
 
 
