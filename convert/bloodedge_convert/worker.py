@@ -223,12 +223,12 @@ def convert_one(folder: Path, kind: Kind, calibration: Images, report: Report) -
     saved_model = saved_model_for(kind.engine, folder / TUNED if tuned else folder)
     target = folder / file_names(kind)[0]
     if kind.engine == "openvino":
-        to_openvino(saved_model, kind.precision, calibration, target, report)
+        to_openvino(saved_model, kind.precision, calibration, target, report, correct=not tuned)
     elif kind.engine == "onnx":
         target.write_bytes(to_onnx(saved_model))
     else:
         model = to_litert(saved_model, kind.precision, calibration, report)
-        if kind.precision == "int8":
+        if kind.precision == "int8" and not tuned:
             float_model = (folder / file_names(Kind(engine="litert", precision="float32"))[0]).read_bytes()
             model = bias.correct_biases(float_model, model, calibration, _correcting("litert", report))
         target.write_bytes(model)
