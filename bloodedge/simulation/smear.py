@@ -56,7 +56,7 @@ class Field:
 
 
 def render_field(seed: int, spec: FieldSpec | None = None) -> Field:
-    """The field number ``seed``; the same seed and spec give the same bytes."""
+    """The field number ``seed``: the same bytes each time, and on another kind of processor within one grey level."""
     spec = spec or FieldSpec()
     amounts, white, red, platelets = _lay_out(np.random.default_rng([seed, _LAYOUT]), spec)
     light = illumination(np.random.default_rng([seed, _LIGHT]), spec)
