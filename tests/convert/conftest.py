@@ -109,7 +109,7 @@ def rendered_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, rendered_cells: Path) -> Path:
-    keras = pytest.importorskip("keras")
+    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
     keras.utils.set_random_seed(1)
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     save_run(folder, network(features(IMAGING.size_px), IMAGING.size_px), rendered_cells, IMAGING, SPLIT)

@@ -340,7 +340,7 @@ def test_a_converter_killed_for_memory_says_so(monkeypatch, tmp_path):
 
 
 def test_bias_correction_undoes_shifted_biases(bundle, held_out):
-    pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
     from bloodedge.engine import load_bytes
     from bloodedge_convert.bias import _bias_arrays, _layers, correct_biases
 
@@ -360,7 +360,7 @@ def test_bias_correction_undoes_shifted_biases(bundle, held_out):
 
 def test_layers_that_cost_most_are_found(bundle, held_out):
     """A layer whose bias was ruined is the first one named."""
-    pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
     from bloodedge_convert.bias import _bias_arrays, _layers
     from bloodedge_convert.layers import layer_noise, load_interpreter, short, worst_layers
 

@@ -13,8 +13,8 @@ from bloodedge_convert.worker import export_saved_model, to_litert
 
 from .conftest import features, fit, network
 
-keras = pytest.importorskip("keras")
-pytest.importorskip("tensorflow")
+keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
 
 SIZE = 64
 

@@ -149,8 +149,8 @@ def test_the_silhouette_of_an_ellipse_is_the_text_books(axes: tuple[int, int], e
 
 
 def test_the_logistic_regression_is_scikit_learns() -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model")
-    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn, the reference, is not installed")
+    preprocessing = pytest.importorskip("sklearn.preprocessing", reason="scikit-learn, the reference, is not installed")
     rng = np.random.default_rng(0)
     labels = (rng.random(200) < 0.3).astype(int)
     cues = rng.normal(0, [1, 50, 0.01], (200, 3)) + labels[:, None] * [0.5, 40, 0.0]

@@ -68,7 +68,7 @@ def stir(model: Any) -> None:
 @pytest.fixture
 def write_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[Path, np.ndarray]]:
     """Writes a Keras 2 network's features as the published files are; gives the file and its last map of ``images``."""
-    applications = pytest.importorskip("tf_keras.applications")
+    applications = pytest.importorskip("tf_keras.applications", reason="tf_keras, the reference, is not installed")
 
     def write(name: str) -> tuple[Path, np.ndarray]:
         kind, module = REFERENCES[name]
@@ -144,7 +144,11 @@ def test_the_published_file_and_its_digest_are_the_reference_s(name: str, monkey
 
     kind, _ = REFERENCES[name]
     keras3 = hasattr(keras.applications, kind)
-    applications = keras.applications if keras3 else pytest.importorskip("tf_keras.applications")
+    applications = (
+        keras.applications
+        if keras3
+        else pytest.importorskip("tf_keras.applications", reason="tf_keras, the reference, is not installed")
+    )
     module = sys.modules[getattr(applications, kind).__module__]
     monkeypatch.setattr(module.file_utils if keras3 else module.data_utils, "get_file", get_file)
     monkeypatch.setattr(keras.utils, "get_file", get_file)
