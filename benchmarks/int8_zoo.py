@@ -1,171 +1,227 @@
-"""What int8 gives each architecture of the zoo: latency against float32, and what runs outside the fast kernels.
+"""What int8 costs and gives each architecture: drop, flips, speed, size; and what converting takes.
 
-    python benchmarks/int8_zoo.py [MODEL...] [--size-px 96] [--rounds 40] [--images 8]
+    python benchmarks/int8_zoo.py RUN... [--data DIR/cnmc] [--rounds 5] [--calibration-cells 100] [--bundles FOLDER]
 
-Weights are random and seeded, batch norms hold the statistics of the calibration images, which are smooth noise:
-latency and the layers that run are those of a trained network, the differences of its outputs are not. "plain" is int8
-as TensorFlow's converter makes it from the network as it is, "int8" as bloodedge convert does; the artifacts of one
-engine are timed in turns. Results go to results/int8_zoo.json model by model, and models named there at the same size
-are not measured again unless they are named on the command line.
+Each RUN (those of ``benchmarks/zoo.py --recipe small``: runs/zoo_small/*) goes through ``bloodedge convert --int8``
+with its usual limits and is timed by ``bloodedge bench``, each turn in a fresh process. A network that the gate refuses
+is recorded as refused, with the sentence, and converted without limits for its speed. "plain" is LiteRT int8 as
+TensorFlow's documentation says to make it. Bundles are kept, with what making them took, and not made again;
+everything is then timed, and results/int8_zoo.json written.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 from statistics import geometric_mean, median
+from time import perf_counter
 from typing import Any
 
-os.environ["KERAS_BACKEND"] = "tensorflow"
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from bloodedge.bench import interleaved
-from bloodedge.engine import Engine
+from bloodedge.bench import bench, interleaved
+from bloodedge.bundle import Bundle
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
-from bloodedge.engine.openvino import OpenVINOEngine
 from bloodedge.files import write_json
 from bloodedge.host import hardware_name, versions
-from bloodedge_convert.calibration import full_range
-from bloodedge_convert.worker import export_graphs, saved_model_for, to_litert, to_openvino
-from bloodedge_train.recipe import NetworkSpec
-from bloodedge_train.zoo import ZOO, build
+from bloodedge.manifest import read_run
+from bloodedge_convert.report import JSON
 
 RESULTS = Path(__file__).parent / "results" / "int8_zoo.json"
-THREADS = (1, 2)
-Files = dict[str, list[bytes]]
-"""An engine's artifacts by name: the model, and its weights where they are a file of their own."""
+THREADS = 2
+ENGINES = ("litert", "openvino")
+WITHOUT_LIMITS = ("--max-drop", "100", "--max-flips", "100")
+PLAIN_CELLS, PLAIN_ROUNDS = 40, 40
+
+PLAIN = """
+import os, sys
+os.environ.update(KERAS_BACKEND="tensorflow", CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
+import numpy as np, tensorflow as tf
+from pathlib import Path
+from bloodedge.engine.keras import load_model
+from bloodedge_convert.network.export import export_saved_model
+run, size, folder = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+images = np.load(folder / "images.npy")
+export_saved_model(load_model(run), size, folder / "saved")
+converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
+converter.optimizations = [tf.lite.Optimize.DEFAULT]
+converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
+converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+converter.inference_input_type = converter.inference_output_type = tf.uint8
+(folder / "plain.tflite").write_bytes(converter.convert())
+"""
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("models", nargs="*", choices=[[], *ZOO], metavar="MODEL")
-    arguments.add_argument("--size-px", type=int, default=96)
-    arguments.add_argument("--rounds", type=int, default=40)
-    arguments.add_argument("--images", type=int, default=8)
-    options = arguments.parse_args()
-    result = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
-    rows = result.get("models", {}) if result.get("size_px") == options.size_px else {}
-    for name in options.models or [name for name in ZOO if name not in rows]:
-        rows[name] = measure(name, options.size_px, options.images, options.rounds)
-        write_json(
-            RESULTS,
-            {
-                "command": f"python benchmarks/int8_zoo.py --size-px {options.size_px} --rounds {options.rounds}",
-                "machine": hardware_name(),
-                "versions": versions(("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "openvino", "nncf")),
-                "size_px": options.size_px,
-                "speed_up_geometric_mean": summary(rows),
-                "models": {model: rows[model] for model in ZOO if model in rows},
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--data", type=Path, help="where the runs' cells lie, if they have moved")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calibration-cells", type=int, default=100)
+    parser.add_argument("--bundles", type=Path, default=Path(".cache/int8_zoo"))
+    options = parser.parse_args()
+    options.bundles.mkdir(parents=True, exist_ok=True)
+    for run in options.runs:
+        make(run, options.data, options.bundles / f"{run.name}.bundle", options.calibration_cells)
+    rows = {}
+    for run in options.runs:
+        rows[run.name] = measure(run, options.bundles / f"{run.name}.bundle", options.rounds)
+        print(run.name, {engine: rows[run.name]["engines"][engine]["speed_up"] for engine in ENGINES}, flush=True)
+    write_json(
+        RESULTS,
+        {
+            "command": f"python benchmarks/int8_zoo.py {' '.join(map(str, options.runs))} --data DIR/cnmc"
+            f" --rounds {options.rounds} --calibration-cells {options.calibration_cells}",
+            "machine": hardware_name(),
+            "threads": THREADS,
+            "versions": versions(("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "openvino", "nncf")),
+            "speed_up_geometric_mean": {
+                engine: round(geometric_mean([row["engines"][engine]["speed_up"] for row in rows.values()]), 2)
+                for engine in ENGINES
             },
-        )
-        print(name, {engine: rows[name][engine]["speed_up"] for engine in ("litert", "openvino")}, flush=True)
+            "runs": rows,
+        },
+    )
 
 
-def summary(rows: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Geometric mean over the models of float32 time over int8 time, by engine and threads."""
-    return {
-        engine: {
-            str(threads): round(geometric_mean([row[engine]["speed_up"][str(threads)] for row in rows.values()]), 2)
-            for threads in THREADS
-        }
-        for engine in ("litert", "openvino")
-    }
+def make(run: Path, data: Path | None, bundle: Path, calibration_cells: int) -> None:
+    """Convert a run unless its bundle is there; beside it what that took, and the refusal if it was refused."""
+    if bundle.is_file():
+        return
+    calibration = ("--calibration-cells", str(calibration_cells))
+    refused, cost = convert(run, data, bundle, *calibration)
+    if refused:
+        convert(run, data, bundle, *calibration, *WITHOUT_LIMITS)
+    write_json(bundle.with_suffix(".json"), {"refused": refused, **cost})
+    print(run.name, cost, refused or "", flush=True)
 
 
-def measure(name: str, size_px: int, count: int, rounds: int) -> dict[str, Any]:
-    images = noise(count, size_px)
-    model = network(name, size_px, images)
+def measure(run: Path, bundle: Path, rounds: int) -> dict[str, Any]:
+    """One run's row."""
+    record, conversion = read_run(run), json.loads(bundle.with_suffix(".json").read_text())
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        litert, openvino = artifacts(model, size_px, images, folder)
-        rewrites = json.loads((folder / "rewrites.json").read_text())
-    result = {
-        "rewrites": rewrites,
-        "litert": timed(litert, images, rounds),
-        "openvino": timed(openvino, images, rounds),
+        found = bench([bundle], [THREADS], rounds, lambda _done, _total: None)
+        with Bundle(bundle) as opened:
+            report = json.loads(opened.read(JSON))
+            artifacts = {(one.engine, one.precision): one for one in opened.manifest.artifacts}
+            ours = opened.read(artifacts["litert", "int8"].file)
+        times = {(row.engine, row.precision): row.p50_ms for row in found.rows}
+        engines = {
+            engine: {
+                "p50_ms": {precision: round(times[engine, precision], 3) for precision in ("float32", "int8")},
+                "speed_up": round(times[engine, "float32"] / times[engine, "int8"], 2),
+                "size_mb": {p: round(artifacts[engine, p].size_bytes / 1e6, 2) for p in ("float32", "int8")},
+                "method": artifacts[engine, "int8"].method,
+                "drop_points": artifacts[engine, "int8"].agreement.drop["weighted_f1"],
+                "drop_ci95": artifacts[engine, "int8"].agreement.drop_ci95.get("weighted_f1"),
+                "flip_rate": artifacts[engine, "int8"].agreement.flip_rate,
+                "cells": artifacts[engine, "int8"].agreement.cells,
+                "blasts_said": sum(row[1] for row in artifacts[engine, "int8"].evaluation.confusion),
+            }
+            for engine in ENGINES
+        }
+        return {
+            "model": record.model,
+            "parameters": record.parameters,
+            "size_px": record.imaging.size_px,
+            "leaky": record.split.leaky,
+            "conversion": conversion,
+            "attempts": report["attempts"],
+            "rewrites": report["rewrites"],
+            "engines": engines,
+            "graph": graph(ours),
+            "plain": plain(run, record.imaging.size_px, ours, Path(temporary)),
+        }
+
+
+def convert(run: Path, data: Path | None, bundle: Path, *options: str) -> tuple[str | None, dict[str, float]]:
+    """The gate's refusal, if it refused, and the seconds and the peak memory in MiB of the command and its children."""
+    where = [str(data)] if data else []
+    asked = [
+        "--int8",
+        "--qat",
+        "--keep-slow",
+        "--engine",
+        "litert",
+        "--engine",
+        "openvino",
+        *options,
+        "-o",
+        str(bundle),
+    ]
+    command = [sys.executable, "-m", "bloodedge", "convert", str(run), *where, *asked]
+    began = perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        memory = Memory(process.pid)
+        assert process.stderr is not None
+        said = process.stderr.read()
+        code = process.wait()
+        memory.stop()
+    if code and "No bundle was written" not in said:
+        raise SystemExit(f"{run}: {said}")
+    return " ".join(said.split()) if code else None, {
+        "seconds": round(perf_counter() - began),
+        "peak_mb": round(memory.peak_mb),
     }
-    result["litert"]["graph"] = {kind: graph(*files) for kind, files in litert.items()}
-    return result
 
 
-def noise(count: int, size_px: int) -> NDArray[np.uint8]:
-    """Smooth noise, uint8 (count, size_px, size_px, 3)."""
-    rng = np.random.default_rng(0)
-    coarse = rng.integers(0, 256, (count, 6, 6, 3), np.uint8)
-    return full_range(np.stack([cv2.resize(one, (size_px, size_px), interpolation=cv2.INTER_CUBIC) for one in coarse]))
+class Memory:
+    """Watches the memory that a process and its children have for themselves or share (PSS), twice a second."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_mb = 0.0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(pid,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self, pid: int) -> None:
+        while not self._stopped.wait(0.5):
+            self.peak_mb = max(self.peak_mb, sum(pss_mb(one) for one in family(pid)))
 
 
-def network(name: str, size_px: int, images: NDArray[np.uint8]) -> Any:
-    """The network with random weights and no branch that comes to nothing, as in a trained one."""
-    import keras
-
-    keras.utils.set_random_seed(0)
-    model = build(name, size_px, NetworkSpec())
-    rng = np.random.default_rng(0)
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-        elif type(layer).__name__ == "LayerScale":  # 1e-6 before training
-            layer.gamma.assign(rng.uniform(0.1, 0.5, layer.gamma.shape))
-    model(images, training=True)
-    return model
+def family(pid: int) -> list[int]:
+    """A process and all that it started, directly or not."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = [pid]
+    for one in found:
+        found += [child for child, parent in parents.items() if parent == one]
+    return found
 
 
-def artifacts(model: Any, size_px: int, images: NDArray[np.uint8], folder: Path) -> tuple[Files, Files]:
-    """LiteRT's and OpenVINO's. Biases are not corrected: it takes minutes and changes neither layers nor latency."""
-    export_graphs(model, size_px, images, ("litert", "openvino"), folder)
-    source = saved_model_for("litert", folder)
-    litert = {kind: [to_litert(source, kind, images, quiet)] for kind in ("float32", "int8")}
-    litert["plain"] = [plain(folder / "saved_model", images)]
-    openvino = {}
-    for kind in ("float32", "int8"):
-        target = folder / f"{kind}.xml"
-        to_openvino(saved_model_for("openvino", folder), kind, images, target, quiet, correct=False)
-        openvino[kind] = [target.read_bytes(), target.with_suffix(".bin").read_bytes()]
-    return litert, openvino
+def pss_mb(pid: int) -> float:
+    """Proportional set size in MiB; 0 for a process that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):
+        return 0.0
 
 
-def quiet(what: str, done: int, total: int) -> None:
-    """No progress display."""
-
-
-def plain(saved_model: Path, images: NDArray[np.uint8]) -> bytes:
-    """An int8 ``.tflite`` as TensorFlow's documentation says to make it."""
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.uint8
-    return bytes(converter.convert())
-
-
-def timed(files: Files, images: NDArray[np.uint8], rounds: int) -> dict[str, Any]:
-    """Median latency by artifact and threads, and the largest difference of a probability from float32's."""
-    latency: dict[str, dict[str, float]] = {kind: {} for kind in files}
-    speed_up = {}
-    outputs = {}
-    for threads in THREADS:
-        engines = {kind: load(parts, threads) for kind, parts in files.items()}
-        times = interleaved(engines, images[0], rounds)
-        for kind in files:
-            latency[kind][str(threads)] = round(median(times[kind]), 3)
-        speed_up[str(threads)] = round(float(median(np.divide(times["float32"], times["int8"]))), 2)
-        outputs = {kind: engine.predict(images) for kind, engine in engines.items()}
-    differences = {kind: float(np.abs(outputs[kind] - outputs["float32"]).max()) for kind in files if kind != "float32"}
-    return {"p50_ms": latency, "speed_up": speed_up, "max_probability_difference": differences}
-
-
-def load(parts: list[bytes], threads: int) -> Engine:
-    return LiteRTEngine(parts[0], threads) if len(parts) == 1 else OpenVINOEngine(parts[0], parts[1], threads)
+def plain(run: Path, size_px: int, ours: bytes, folder: Path) -> dict[str, Any]:
+    """TensorFlow's own int8 of the network as it is: how many times as long it takes as ours, and its partitions."""
+    images = np.random.default_rng(0).integers(0, 256, (PLAIN_CELLS, size_px, size_px, 3), np.uint8)
+    np.save(folder / "images.npy", images)
+    command = [sys.executable, "-c", PLAIN, str(run), str(size_px), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
+    theirs = (folder / "plain.tflite").read_bytes()
+    engines = {"ours": LiteRTEngine(ours, THREADS), "theirs": LiteRTEngine(theirs, THREADS)}
+    times = interleaved(engines, images[0], PLAIN_ROUNDS)
+    return {"times_ours": round(float(median(np.divide(times["theirs"], times["ours"]))), 2), "graph": graph(theirs)}
 
 
 def graph(model: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bloodedge.manifest import Evaluation
 
 ENGINES = ("keras", "litert", "openvino", "onnx")
-PRECISIONS = ("float32", "float16", "int8")
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
 PARTS = ("auto", "train", "validation", "test", "shift", "all")
 WEIGHTS = ("mean", "kappa")
 VIEWS = ("1", "8")

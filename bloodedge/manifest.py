@@ -15,7 +15,8 @@ RUN_SCHEMA: Literal[1] = 1
 BUNDLE_SCHEMA: Literal[1] = 1
 
 EngineName = Literal["litert", "openvino", "onnx", "keras"]
-Precision = Literal["float32", "float16", "int8"]
+Precision = Literal["float32", "float16", "dynamic", "int8"]
+"""Of the weights; "dynamic" stores them in int8 and computes activations in float32."""
 
 
 class LatencyMs(Strict):
@@ -183,6 +184,8 @@ class Artifact(Strict):
 
     engine: EngineName
     precision: Precision
+    method: str | None = None
+    """How int8 was made, as in ``bloodedge convert --int8-method``."""
     file: str
     weights_file: str | None = None
     sha256: str

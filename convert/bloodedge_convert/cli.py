@@ -12,16 +12,25 @@ if TYPE_CHECKING:
     from bloodedge_convert.job import Report
 
 ENGINES = ("litert", "openvino", "onnx")
-QAT_STEPS = 300
+METHODS = ("auto", "minmax", "percentile", "mse", "entropy", "equalised", "mixed", "qat")
 
 
 @click.command()
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("data", metavar="[DATA]", required=False, type=click.Path(path_type=Path))
-@click.option("--int8", is_flag=True, help="Add full-integer int8 models (LiteRT and OpenVINO).")
+@click.option("--int8", is_flag=True, help="Add full-integer int8 models (ONNX only with --engine onnx).")
 @click.option("--float16", is_flag=True, help="Add models with weights stored as float16 (LiteRT and OpenVINO).")
 @click.option("--only-int8", is_flag=True, help="Leave the float models out once judged: a small bundle for a board.")
-@click.option("--qat", is_flag=True, help="Fine-tune with fake quantisation before int8 is made (minutes).")
+@click.option("--dynamic", is_flag=True, help="Add a LiteRT model with int8 weights and float32 activations.")
+@click.option(
+    "--int8-method",
+    "method",
+    type=click.Choice(METHODS),
+    default="auto",
+    show_default=True,
+    help="How int8 is made; auto tries them in this order until one passes.",
+)
+@click.option("--qat", is_flag=True, help="Let auto go on to fine-tuning with fake quantisation (minutes).")
 @click.option("--keep-slow", is_flag=True, help="Keep int8 models that are no faster here than float32.")
 @click.option("--engine", "engines", type=click.Choice(ENGINES), multiple=True, help="Repeatable. [default: all three]")
 @click.option(
@@ -63,6 +72,8 @@ def convert(
     int8: bool,
     float16: bool,
     only_int8: bool,
+    dynamic: bool,
+    method: str,
     qat: bool,
     keep_slow: bool,
     engines: tuple[str, ...],
@@ -74,22 +85,26 @@ def convert(
 ) -> None:
     """Turn the run folder RUN into a bundle, through the gate.
 
-    Float32 models are always made; every model is held against the float model on the run's held-out cells, and one
-    over a limit leaves no bundle. DATA is where the run's data lie, if they have moved since training.
+    Float32 models are always made; every model is held against the float model on the run's held-out cells. An int8
+    model over a limit is made again by other methods; if one is to be had by none, no bundle is written. DATA is where
+    the run's data lie, if they have moved since training.
     """
     from bloodedge_convert.convert import Options
     from bloodedge_convert.convert import convert as run_conversion
-    from bloodedge_convert.gate import Limits
+    from bloodedge_convert.judge.gate import Limits
 
     options = Options(
         int8=int8,
         float16=float16,
+        dynamic=dynamic,
         engines=tuple(dict.fromkeys(engines or ENGINES)),  # type: ignore[arg-type]  # click has checked the names
         limits=Limits(max_drop, max_flips),
         calibration_cells=calibration_cells,
         only_int8=only_int8,
         keep_slow=keep_slow,
-        fine_tuning_steps=QAT_STEPS if qat else 0,
+        onnx_int8="onnx" in engines,
+        method=None if method == "auto" else method,  # type: ignore[arg-type]  # click has checked the name
+        qat=qat,
     )
     with progress() as report:
         converted = run_conversion(run, out, options, data, force=force, report=report)
@@ -130,6 +145,7 @@ def show(converted: "Converted") -> None:
 
     from bloodedge.console import console
     from bloodedge_convert.card import FIGURES, SPEED, figure_rows, speed_rows
+    from bloodedge_convert.ladder import attempt_line
 
     manifest, out = converted.manifest, console()
     source = manifest.provenance
@@ -145,6 +161,8 @@ def show(converted: "Converted") -> None:
         for row in rows:
             table.add_row(*row)
         out.print(table)
+    for attempt in converted.attempts:
+        out.print(attempt_line(attempt), soft_wrap=True)
     for kind, reason in manifest.left_out.items():
         out.print(f"Left out: {kind.replace('/', ' ')}. {reason}", soft_wrap=True)
     if converted.note:

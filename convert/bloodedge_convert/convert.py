@@ -4,56 +4,32 @@ import importlib.util
 import os
 import tempfile
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path, PurePath
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bloodedge import __version__
-from bloodedge.bundle import MANIFEST, zip_folder
-from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
+from bloodedge.bundle import zip_folder
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.evaluate import default_threads
-from bloodedge.files import sha256, write_beside
+from bloodedge.files import write_beside
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
-from bloodedge.host import hardware_name, versions
-from bloodedge.manifest import (
-    Artifact,
-    Baseline,
-    EngineName,
-    Golden,
-    InputSpec,
-    LatencyMs,
-    Manifest,
-    Provenance,
-    RunMetrics,
-    RunRecord,
-    read_metrics,
-    read_run,
-    write_record,
-)
+from bloodedge.manifest import Artifact, EngineName, LatencyMs, Manifest, RunRecord, read_metrics, read_run
 from bloodedge.simulation import golden_inputs
-from bloodedge.split import SplitSpec, recall
-from bloodedge_convert.calibration import cells_digest, choose_cells, full_range
+from bloodedge_convert import pack
 from bloodedge_convert.card import card
-from bloodedge_convert.gate import Judged, Limits, enforce, tiny
-from bloodedge_convert.job import TUNING, Job, Kind, Report, file_names, run_converters
-from bloodedge_convert.layers import layer_noise, worst_layers
-from bloodedge_convert.measure import HeldOut, Measured, latencies, measure
-from bloodedge_convert.report import HTML, JSON, ConversionReport, examine
+from bloodedge_convert.cells import Cells, Part, read_cells
+from bloodedge_convert.job import TRIAL, TUNING, Job, Kind, Method, Report, file_names, run_again, run_converters
+from bloodedge_convert.judge.gate import Judged, Limits, complaint, enforce, tiny
+from bloodedge_convert.judge.measure import GoldenSet, Judge, Measured, Sample, latencies
+from bloodedge_convert.ladder import LADDER, Attempt, climb, told
+from bloodedge_convert.litert.noise import layer_noise, worst_layers
+from bloodedge_convert.report import HTML, JSON, examine
 from bloodedge_convert.report.page import page
 
 ENGINES: tuple[EngineName, ...] = ("litert", "openvino", "onnx")
 NEEDS = {"litert": ("tensorflow",), "openvino": ("tensorflow", "nncf"), "onnx": ("tensorflow", "tf2onnx")}
 """Packages that make an engine's artifacts, beside the engine's own."""
-RECORDED = ("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "openvino", "nncf", "tf2onnx", "onnxruntime")
-
-
-TUNING_CELLS = 2000
-"""Of the training part, for fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +38,41 @@ class Options:
 
     int8: bool = True
     float16: bool = False
+    dynamic: bool = False
+    """LiteRT with weights in int8 and activations in float32."""
     engines: tuple[EngineName, ...] = ENGINES
+    onnx_int8: bool = False
+    """ONNX is there to check the float conversion and gets int8 only when that is asked for by itself."""
     limits: Limits = field(default_factory=Limits)
     calibration_cells: int = 300
     only_int8: bool = False
     """Leave the float artifacts out of the bundle once they have been judged."""
     keep_slow: bool = False
     """Keep an int8 artifact that is no faster here than float32 of the same engine."""
-    fine_tuning_steps: int = 0
-    """Of fake quantisation before int8 is made (bloodedge_convert.finetune); 0 leaves it out."""
+    method: Method | None = None
+    """Of int8; None begins with "minmax" and climbs bloodedge_convert.ladder where that loses too much."""
+    qat: bool = False
+    """Whether fine-tuning, the last and slowest method, may be tried."""
 
     @property
     def kinds(self) -> list[Kind]:
-        """The artifacts to make; ONNX is a cross-check of the float conversion and comes in float32 only."""
-        wanted = [Kind(engine=engine, precision="float32") for engine in self.engines]
+        """The artifacts to make."""
+        asked: list[Kind] = []
         for engine in self.engines:
+            asked.append(Kind(engine=engine, precision="float32"))
             if engine != "onnx" and self.float16:
-                wanted.append(Kind(engine=engine, precision="float16"))
-            if engine != "onnx" and self.int8:
-                wanted.append(Kind(engine=engine, precision="int8"))
-        return sorted(wanted, key=lambda kind: self.engines.index(kind.engine))
+                asked.append(Kind(engine=engine, precision="float16"))
+            if engine == "litert" and self.dynamic:
+                asked.append(Kind(engine=engine, precision="dynamic"))
+            if self.int8 and (engine != "onnx" or self.onnx_int8):
+                asked.append(Kind(engine=engine, precision="int8"))
+        return asked
+
+    def methods(self, engine: EngineName) -> list[Method]:
+        """What may be tried for an engine's int8 after the first attempt."""
+        if self.method is not None:
+            return []
+        return [method for method in LADDER[engine] if self.qat or method != "qat"]
 
 
 @dataclass(frozen=True)
@@ -93,20 +84,10 @@ class Converted:
     cells: int
     subjects: int
     """Held out."""
+    attempts: list[Attempt]
+    """At int8, where the first way lost too much."""
     note: str | None
     """A caveat about the held-out part, where it is small."""
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The run's cells that conversion needs, as network inputs uint8 (N, H, W, 3) RGB."""
-
-    calibration: list[CellFile]
-    calibration_images: NDArray[np.uint8]
-    tuning_images: NDArray[np.uint8]
-    """For fine-tuning; none where it was not asked for."""
-    test: list[CellFile]
-    test_images: NDArray[np.uint8]
 
 
 def convert(run: Path, out: Path, options: Options, data: Path | None, *, force: bool, report: Report) -> Converted:
@@ -116,80 +97,56 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     ``force``), the run or its data are not there, or a package is missing; BloodedgeError when a conversion fails, is
     broken, or loses more than ``options.limits``.
     """
-    _check_target(out, force=force)
-    if options.only_int8 and not any(kind.precision == "int8" for kind in options.kinds):
-        raise UsageError("--only-int8 would leave nothing in the bundle; add --int8 and an engine that has it.")
-    _check_packages(options)
+    _check(out, options, force=force)
     record, metrics = read_run(run), read_metrics(run)
-    cells = _read_cells(record, data, options, report)
+    tuning = options.qat or options.method == "qat"
+    cells = read_cells(record, data, options.calibration_cells, tuning=tuning, report=report)
+    threads = default_threads()
     with disk_errors("the conversion"), tempfile.TemporaryDirectory(prefix="bloodedge-convert-") as temporary:
         folder = Path(temporary)
-        held_out = _run_converters(folder, run, record, options, cells, report)
-        measured = [measure(kind, folder, record, held_out, default_threads(), report) for kind in options.kinds]
-        _gate(measured, options.limits, folder, cells.calibration_images)
-        times = latencies(measured, cells.test_images[0], report)
-        left_out = why_left_out([one.kind for one in measured], times, options)
-        shipped = [one for one in measured if str(one.kind) not in left_out]
-        if not shipped:
+        layout = folder / "bundle"
+        job = _job(run, record, options)
+        judge, trial = _run_converters(folder, job, record, cells, threads, report)
+        measured, attempts = _through_the_gate(job, judge, trial, options, cells)
+        manifest = pack.draft(out.stem, record, metrics, measured, cells, threads)
+        pack.gather(layout, measured)
+        manifest = pack.seal(layout, manifest)
+        kinds = [one.kind for one in measured]
+        times = latencies(layout, kinds, threads, report)
+        manifest = _timed(manifest, times)
+        left_out = why_left_out(kinds, times, options)
+        shipped = pack.without(manifest, left_out)
+        if not shipped.artifacts:
             raise BloodedgeError(f"No bundle was written, for nothing is left to put in it: {_told(left_out)}")
-        artifacts = {str(one.kind): one.artifact(times[str(one.kind)]) for one in measured}
-        kept = [artifact for kind, artifact in artifacts.items() if kind not in left_out]
-        manifest = _manifest(out.stem, record, metrics, kept, left_out, _golden(shipped, held_out), cells)
-        subjects = len(set(held_out.subjects))
-        note = tiny(len(cells.test), subjects)
+        subjects = len(set(judge.held_out.subjects))
+        note = tiny(len(cells.test.cells), subjects)
         report("Writing the report", 0, 1)
-        told = examine(
+        examined = examine(
             folder,
-            manifest,
-            list(artifacts.values()),
+            layout / "artifacts",
+            shipped,
+            manifest.artifacts,
             subjects,
             options.limits,
-            cells.calibration_images,
-            default_threads(),
+            attempts,
+            cells.calibration.images,
+            threads,
             note,
         )
         report("Writing the report", 1, 1)
         run_card = run / "MODEL_CARD.md"
-        text = card(run_card.read_text() if run_card.is_file() else "", manifest, note)
-        golden = pack_golden(held_out.golden, held_out.golden_reference)
-        manifest = _write(folder, out, manifest, shipped, golden, text, told)
-    return Converted(out, manifest, len(cells.test), subjects, note)
+        pack.drop_files(layout, shipped.artifacts)
+        (layout / "MODEL_CARD.md").write_text(card(run_card.read_text() if run_card.is_file() else "", shipped, note))
+        (layout / JSON).write_text(examined.model_dump_json(indent=1))
+        (layout / HTML).write_text(page(examined))
+        (layout / shipped.golden.file).write_bytes(pack_golden(judge.golden.images, judge.golden.reference))
+        shipped = pack.seal(layout, shipped)
+        write_beside(out, lambda target: zip_folder(layout, target))
+    return Converted(out, shipped, len(cells.test.cells), subjects, attempts, note)
 
 
-def _run_converters(
-    folder: Path, run: Path, record: RunRecord, options: Options, cells: Cells, report: Report
-) -> HeldOut:
-    """Make the artifacts in ``folder``; the held-out and golden cells with the float model's outputs for them."""
-    golden = golden_inputs(record.imaging, GOLDEN_CELLS, 0)
-    job = Job(
-        run=str(run.resolve()),
-        size_px=record.imaging.size_px,
-        kinds=options.kinds,
-        fine_tuning_steps=options.fine_tuning_steps,
-        seed=record.seed,
-    )
-    np.save(folder / TUNING, cells.tuning_images)
-    images = np.concatenate([cells.test_images, golden])
-    reference = run_converters(folder, job, cells.calibration_images, images, report)
-    return HeldOut(
-        images=cells.test_images,
-        labels=[cell.label for cell in cells.test],
-        subjects=[cell.subject or cell.name for cell in cells.test],
-        reference=reference[: len(cells.test)],
-        golden=golden,
-        golden_reference=reference[len(cells.test) :],
-    )
-
-
-def _golden(measured: list[Measured], held_out: HeldOut) -> Golden:
-    return Golden(
-        inputs=len(held_out.golden),
-        max_flips={str(one.kind): one.golden.clear_flips for one in measured},
-        max_probability_difference={str(one.kind): one.golden.max_probability_difference for one in measured},
-    )
-
-
-def _check_target(out: Path, *, force: bool) -> None:
+def _check(out: Path, options: Options, *, force: bool) -> None:
+    """Raise UsageError for what cannot be done, before anything is."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder; give the name of a file for the bundle, such as {out.stem}.bundle.")
     if out.exists() and not force:
@@ -197,10 +154,11 @@ def _check_target(out: Path, *, force: bool) -> None:
     there = next(folder for folder in out.absolute().parents if folder.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise UsageError(f"{out} cannot be written: {there} is not a folder this user may write to; choose another.")
-
-
-def _check_packages(options: Options) -> None:
+    if options.only_int8 and not any(kind.precision == "int8" for kind in options.kinds):
+        raise UsageError("--only-int8 would leave nothing in the bundle; add --int8 and an engine that has it.")
     for engine in options.engines:
+        if options.int8 and options.method not in (None, "minmax", *LADDER[engine]):
+            raise UsageError(f"{engine} int8 cannot be made by {options.method}; leave it out with --engine.")
         require(engine)
         for package in NEEDS[engine]:
             if importlib.util.find_spec(package) is None:
@@ -210,40 +168,81 @@ def _check_packages(options: Options) -> None:
                 )
 
 
-def _read_cells(record: RunRecord, data: Path | None, options: Options, report: Report) -> Cells:
-    root = data or Path(record.data.root)
-    if not root.is_dir() and data is None:
-        raise UsageError(f"The run's data are no longer at {root}; give the folder: bloodedge convert RUN DATA ...")
-    dataset = read_dataset(root, _part(report, "Reading cells"))
-    if dataset.fingerprint != record.data.fingerprint:
-        raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
-    parts = recall(dataset, record.split, SplitSpec.model_validate(record.recipe.get("split", {})))
-    chosen = choose_cells(parts["train"], options.calibration_cells, record.seed)
-    tuning = choose_cells(parts["train"], TUNING_CELLS if options.fine_tuning_steps else 0, record.seed)
-    return Cells(
-        calibration=chosen,
-        calibration_images=full_range(inputs(chosen, record.imaging, _part(report, "Calibration cells"))),
-        tuning_images=inputs(tuning, record.imaging, _part(report, "Cells to fine-tune on")),
-        test=parts["test"],
-        test_images=inputs(parts["test"], record.imaging, _part(report, "Held-out cells")),
+def _job(run: Path, record: RunRecord, options: Options) -> Job:
+    return Job(
+        run=str(run.resolve()),
+        size_px=record.imaging.size_px,
+        kinds=options.kinds,
+        engines=list(options.engines),
+        method=options.method or "minmax",
+        seed=record.seed,
     )
 
 
-def _part(report: Report, what: str) -> Progress:
-    return lambda done, total: report(what, done, total)
+def _run_converters(
+    folder: Path, job: Job, record: RunRecord, cells: Cells, threads: int, report: Report
+) -> tuple[Judge, Sample]:
+    """Make the artifacts in ``folder``; who judges them, and the cells that methods are chosen by."""
+    golden = golden_inputs(record.imaging, GOLDEN_CELLS, 0)
+    np.save(folder / TUNING, cells.tuning.images)
+    np.save(folder / TRIAL, cells.trial.images)
+    parts = (cells.test.images, golden, cells.trial.images)
+    reference = run_converters(folder, job, cells.calibration.images, np.concatenate(parts), report)
+    outputs = np.split(reference, np.cumsum([len(part) for part in parts])[:-1])
+
+    def sample(what: str, part: Part, index: int) -> Sample:
+        return Sample(what, part.images, part.labels, part.subjects, outputs[index])
+
+    held_out, trial = sample("Held-out cells", cells.test, 0), sample("Validation cells", cells.trial, 2)
+    return Judge(folder, record, held_out, GoldenSet(golden, outputs[1]), threads, report), trial
 
 
-def _gate(measured: list[Measured], limits: Limits, folder: Path, images: NDArray[np.uint8]) -> None:
-    judged = [Judged(one.kind, one.agreement, one.golden.max_probability_difference) for one in measured]
+def _through_the_gate(
+    job: Job, judge: Judge, trial: Sample, options: Options, cells: Cells
+) -> tuple[list[Measured], list[Attempt]]:
+    """Every artifact, measured and within the limits, int8 by other methods where the first was not.
+
+    Raises BloodedgeError when one is not to be had.
+    """
+    limits, measured, attempts = options.limits, [], []
+    for kind in job.kinds:
+        one = judge.measure(kind, job.method)
+        methods = options.methods(kind.engine) if kind.precision == "int8" else []
+        if methods and complaint(Judged.of(one), limits) is not None:
+
+            def make(method: Method, smallest: float, kind: Kind = kind) -> None:
+                changed = {"kinds": [kind], "method": method, "max_distance": smallest / 4}
+                run_again(judge.folder, job.model_copy(update=changed), judge.report)
+
+            one, tried = climb(one, limits, methods, make, judge, trial)
+            attempts += tried
+        measured.append(one)
 
     def where() -> str:
-        networks = [folder / file_names(Kind(engine="litert", precision=p))[0] for p in ("float32", "int8")]
-        if not all(network.is_file() for network in networks):
-            return ""
-        names = worst_layers(layer_noise(networks[0].read_bytes(), networks[1].read_bytes(), images))
-        return f"In LiteRT int8 the layers that add most noise are {', '.join(names)}. "
+        by_engine = (told([one for one in attempts if one.kind.engine == engine]) for engine in options.engines)
+        return "".join(by_engine) + _noisiest(judge.folder, cells)
 
-    enforce(judged, limits, where)
+    enforce([Judged.of(one) for one in measured], limits, where)
+    return measured, attempts
+
+
+def _noisiest(folder: Path, cells: Cells) -> str:
+    """Where LiteRT int8 loses most, in a sentence; nothing where it was not made."""
+    networks = [folder / file_names(Kind(engine="litert", precision=p))[0] for p in ("float32", "int8")]
+    if not all(network.is_file() for network in networks):
+        return ""
+    names = worst_layers(layer_noise(networks[0].read_bytes(), networks[1].read_bytes(), cells.calibration.images))
+    return f"In LiteRT int8 the layers that add most noise are {', '.join(names)}. "
+
+
+def _timed(manifest: Manifest, times: dict[str, LatencyMs]) -> Manifest:
+    def timed(artifact: Artifact) -> Artifact:
+        latency = times[f"{artifact.engine}/{artifact.precision}"]
+        return artifact.model_copy(
+            update={"evaluation": artifact.evaluation.model_copy(update={"latency_ms": latency})}
+        )
+
+    return manifest.model_copy(update={"artifacts": [timed(one) for one in manifest.artifacts]})
 
 
 def why_left_out(kinds: list[Kind], times: dict[str, LatencyMs], options: Options) -> dict[str, str]:
@@ -253,9 +252,10 @@ def why_left_out(kinds: list[Kind], times: dict[str, LatencyMs], options: Option
     that is not faster than the float32 artifact of its engine has no use.
     """
     reasons = {}
-    for precision, asked in (("float16", options.float16), ("int8", options.int8)):
-        if asked and "onnx" in options.engines:
-            reasons[f"onnx/{precision}"] = "ONNX is a cross-check of the float conversion and comes in float32 only."
+    if options.float16 and "onnx" in options.engines:
+        reasons["onnx/float16"] = "ONNX is a cross-check of the float conversion and has no float16."
+    if options.int8 and "onnx" in options.engines and not options.onnx_int8:
+        reasons["onnx/int8"] = "ONNX is a cross-check of the float conversion; --engine onnx would make int8 as well."
     for kind in kinds:
         if kind.precision == "int8" and not options.keep_slow:
             ours, plain = times[str(kind)].p50, times[str(Kind(engine=kind.engine, precision="float32"))].p50
@@ -271,89 +271,3 @@ def why_left_out(kinds: list[Kind], times: dict[str, LatencyMs], options: Option
 
 def _told(reasons: dict[str, str]) -> str:
     return " ".join(f"{kind.replace('/', ' ')}: {reason}" for kind, reason in reasons.items())
-
-
-def _manifest(
-    name: str,
-    record: RunRecord,
-    metrics: RunMetrics,
-    artifacts: list[Artifact],
-    left_out: dict[str, str],
-    golden: Golden,
-    cells: Cells,
-) -> Manifest:
-    now = datetime.now(UTC)
-    return Manifest(
-        serial=int(now.timestamp()),
-        name=name,
-        labels=record.labels,
-        input=InputSpec(height=record.imaging.size_px, width=record.imaging.size_px),
-        imaging=record.imaging,
-        temperature=record.temperature,
-        thresholds=record.thresholds,
-        artifacts=artifacts,
-        left_out=left_out,
-        baseline=Baseline(
-            hardware=metrics.hardware,
-            backend=record.backend,
-            latency_ms=metrics.latency_ms,
-            evaluation=metrics.parts["test"],
-        ),
-        golden=golden,
-        provenance=Provenance(
-            run=record.name,
-            model=record.model,
-            parameters=record.parameters,
-            recipe=without_paths(record.recipe),
-            weights=without_paths(record.weights),
-            data_fingerprint=record.data.fingerprint,
-            rendered=record.data.rendered,
-            split=record.split,
-            calibration_cells=len(cells.calibration),
-            calibration_digest=cells_digest(cells.calibration),
-            converted=now.isoformat(timespec="seconds"),
-            hardware=f"{hardware_name()}, {default_threads()} threads",
-            versions={"bloodedge": __version__, **versions(RECORDED)},
-        ),
-        files={},
-    )
-
-
-def without_paths(value: Any) -> Any:
-    """``value`` with every absolute path in it, at any depth, cut to its last part: a bundle travels."""
-    if isinstance(value, dict):
-        return {key: without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_paths(inner) for inner in value]
-    if isinstance(value, str) and PurePath(value).is_absolute():
-        return PurePath(value).name
-    return value
-
-
-def _write(
-    folder: Path,
-    out: Path,
-    manifest: Manifest,
-    measured: list[Measured],
-    golden: bytes,
-    text: str,
-    told: ConversionReport,
-) -> Manifest:
-    """Lay the bundle out beside the converters' files and store it as ``out``; the manifest with its files' digests.
-
-    ``signature.json`` is not among them: it signs the manifest and comes after.
-    """
-    layout = folder / "bundle"
-    (layout / "artifacts").mkdir(parents=True)
-    for one in measured:
-        for path in one.files:
-            path.rename(layout / "artifacts" / path.name)
-    (layout / manifest.golden.file).write_bytes(golden)
-    (layout / "MODEL_CARD.md").write_text(text)
-    (layout / JSON).write_text(told.model_dump_json(indent=1))
-    (layout / HTML).write_text(page(told))
-    names = sorted(path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_file())
-    manifest = manifest.model_copy(update={"files": {name: sha256(layout / name) for name in names}})
-    write_record(layout / MANIFEST, manifest)
-    write_beside(out, lambda temporary: zip_folder(layout, temporary))
-    return manifest

@@ -2,12 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,15 @@ from bloodedge.manifest import EngineName, Precision
 Report = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
+Method = Literal["minmax", "percentile", "mse", "entropy", "equalised", "mixed", "qat"]
+"""How an int8 network is made; see bloodedge_convert.ladder."""
+METHODS: tuple[Method, ...] = get_args(Method)
+
 TAIL_LINES = 12
-REWRITES, FINE_TUNING = "rewrites.json", "fine_tuning.json"
-TUNING = "tuning.npy"
-"""Network inputs to fine-tune on, uint8 (N, H, W, 3) RGB."""
+REWRITES, FINE_TUNING, MIXED = "rewrites.json", "fine_tuning.json", "mixed.json"
+CALIBRATION, INPUTS, REFERENCE = "calibration.npy", "inputs.npy", "reference.npy"
+TUNING, TRIAL = "tuning.npy", "trial.npy"
+"""Network inputs uint8 (N, H, W, 3) RGB to fine-tune on, and to choose layers and methods by."""
 
 
 class Kind(Strict):
@@ -41,13 +47,21 @@ class Job(Strict):
     run: str
     size_px: int
     kinds: list[Kind]
-    fine_tuning_steps: int = 0
+    engines: list[EngineName]
+    """That graphs are exported for: those of this job and of later ones in the same folder."""
+    method: Method = "minmax"
+    """Of the int8 kinds."""
+    fine_tuning_steps: int = 300
+    """Of the method "qat"."""
     seed: int = 0
     """Of the order in which fine-tuning sees its cells."""
+    max_distance: float = 0.0
+    """Of the method "mixed": layers go back to float32 until the mean distance of the blast probability from the float
+    model's, on the trial cells, is no larger."""
 
 
 class Rewrite(Strict):
-    """One kind of layer that was brought into a form that the engine is faster at; see bloodedge_convert.rewrite."""
+    """One kind of layer that was brought into a form that the engine is faster at; see network.rewrite."""
 
     engine: EngineName
     name: str
@@ -65,7 +79,7 @@ def rewrites(folder: Path) -> list[Rewrite]:
 
 
 class FineTuning(Strict):
-    """What fine-tuning with fake quantisation brought; see bloodedge_convert.finetune."""
+    """What fine-tuning with fake quantisation brought; see bloodedge_convert.network.finetune."""
 
     steps: int
     before: float
@@ -86,6 +100,13 @@ def file_names(kind: Kind) -> list[str]:
     return [f"model_{kind.precision}{suffix}" for suffix in suffixes]
 
 
+def counted(images: NDArray[np.uint8], what: str, report: Report) -> Iterator[NDArray[np.uint8]]:
+    """The images one by one, each reported."""
+    for number, image in enumerate(images, 1):
+        yield image
+        report(what, number, len(images))
+
+
 def run_converters(
     folder: Path, job: Job, calibration: NDArray[np.uint8], inputs: NDArray[np.uint8], report: Report
 ) -> NDArray[np.float32]:
@@ -93,18 +114,24 @@ def run_converters(
 
     calibration, inputs: uint8 (N, H, W, 3) RGB. Raises BloodedgeError, with the end of the converters' log, on failure.
     """
+    np.save(folder / CALIBRATION, calibration)
+    np.save(folder / INPUTS, inputs)
+    run_again(folder, job, report)
+    return np.asarray(np.load(folder / REFERENCE), np.float32)
+
+
+def run_again(folder: Path, job: Job, report: Report) -> None:
+    """Make another job's artifacts in the ``folder`` of an earlier one, from the same graphs and images."""
     (folder / "job.json").write_text(job.model_dump_json())
-    np.save(folder / "calibration.npy", calibration)
-    np.save(folder / "inputs.npy", inputs)
     with tempfile.TemporaryFile() as log:
         _run(folder, log, report)
-    return np.asarray(np.load(folder / "reference.npy"), np.float32)
 
 
 def _run(folder: Path, log: BinaryIO, report: Report) -> None:
     settings = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"}
     environment = {**os.environ, **settings}
     command = [sys.executable, "-m", "bloodedge_convert.worker", str(folder)]
+    step = "starting"
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             assert process.stdout is not None
@@ -112,17 +139,23 @@ def _run(folder: Path, log: BinaryIO, report: Report) -> None:
                 message = json.loads(line)
                 if isinstance(message, dict):
                     raise BloodedgeError(message["error"])
+                step = message[0]
                 report(*message)
             code = process.wait()
         finally:
             process.kill()
     if code:
-        raise BloodedgeError(_failure(code, log))
+        raise BloodedgeError(_failure(code, step, log))
 
 
-def _failure(code: int, log: BinaryIO) -> str:
+def _failure(code: int, step: str, log: BinaryIO) -> str:
+    if code == -signal.SIGKILL:
+        return f'The converters were killed at "{step}", most often for lack of memory; free some and retry.'
     if code < 0:
-        return f"The converters were stopped by signal {-code} (9: often for lack of memory); free some and retry."
+        return (
+            f'The converters were stopped by signal {-code} at "{step}": a runtime gave up on this network; '
+            "leave that engine or precision out, or train the run again."
+        )
     log.seek(0)
     lines: Sequence[str] = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
     return "\n  ".join(["The converters failed; the end of their log says why:", *lines[-TAIL_LINES:]])

@@ -5,276 +5,210 @@ and keeps its terminal free of the converters' thousands of log lines.
 
 JOB is a folder with ``job.json`` (see bloodedge_convert.job), ``calibration.npy`` and ``inputs.npy``, both uint8
 (N, H, W, 3) RGB. The artifacts and ``reference.npy``, the float model's softmax outputs float32 (N, classes), are
-written into it. Progress goes to stdout, one JSON list [what, done, total] a line; a failure that has a sentence for
-people goes there as {"error": sentence}.
+written into it. What later jobs in the same folder need again is kept there and made once: the reference, the graphs,
+LiteRT's calibrated network. Progress goes to stdout, one JSON list [what, done, total] a line; a failure that has a
+sentence for people goes there as {"error": sentence}.
 """
 
-import gc
 import json
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.engine.litert import load_interpreter
-from bloodedge.engine.openvino import import_openvino
+from bloodedge.engine import load_bytes
 from bloodedge.errors import BloodedgeError
-from bloodedge.manifest import EngineName
-from bloodedge_convert import bias, bias_openvino
-from bloodedge_convert.job import FINE_TUNING, REWRITES, TUNING, Job, Kind, file_names
+from bloodedge_convert.job import (
+    CALIBRATION,
+    FINE_TUNING,
+    INPUTS,
+    MIXED,
+    REFERENCE,
+    TRIAL,
+    TUNING,
+    Job,
+    Kind,
+    Report,
+    file_names,
+)
+from bloodedge_convert.judge.checks import check_answers
+from bloodedge_convert.litert import write as litert
+from bloodedge_convert.litert.bias import correct_biases
+from bloodedge_convert.network.export import export_graphs, saved_model_for
+from bloodedge_convert.onnx import write as onnx
+from bloodedge_convert.openvino import bias as openvino_bias
+from bloodedge_convert.openvino import write as openvino
 
 Images = NDArray[np.uint8]
-Report = Callable[[str, int, int], None]
-"""Called with (what, done, total)."""
 
-ONNX_OPSET = 18
-TUNED = "tuned"
-"""Folder of the fine-tuned graphs, that int8 is made from."""
-WITHOUT_INT8_KERNEL = {
-    "ABS",
-    "AVERAGE_POOL_2D",
-    "DIV",
-    "EXP",
-    "GELU",
-    "HARD_SWISH",
-    "MAXIMUM",
-    "MINIMUM",
-    "PRELU",
-    "RELU",
-    "RELU6",
-    "RSQRT",
-    "SQRT",
-    "SQUARED_DIFFERENCE",
-}
-"""Operators that XNNPACK has in float32 only (ai-edge-litert 2.3), by their names in LiteRT's schema.
-
-A ReLU is here only where it stands alone: after a convolution or a sum it is part of that.
-"""
+PLAIN, CALIBRATED = "model_float32.tflite", "calibrated.tflite"
 
 
-def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
-    """One SavedModel that all converters start from.
+class Work:
+    """One job in its folder."""
 
-    Its batch is static: a dynamic one leaves SHAPE and RESHAPE chains that break int8 graphs into many partitions.
-    """
-    import keras
+    def __init__(self, folder: Path, report: Report) -> None:
+        self.folder, self.report = folder, report
+        self.job = Job.model_validate_json((folder / "job.json").read_bytes())
+        self.calibration: Images = np.load(folder / CALIBRATION)
+        self.network = cache(self._load)
 
-    spec = keras.InputSpec(shape=(1, size_px, size_px, 3), dtype="uint8", name="image")
-    model.export(folder, format="tf_saved_model", verbose=False, input_signature=[spec])
+    def do(self) -> None:
+        """Make what was asked for."""
+        if not (self.folder / REFERENCE).is_file():
+            self.refer()
+            self.export(self.folder)
+        graphs = self.graphs()
+        for kind in self.job.kinds:
+            with self.told(f"Converting: {kind.engine} {kind.precision}"):
+                self.make(kind, graphs)
+            with self.told(f"Trying: {kind.engine} {kind.precision}"):
+                self.try_out(kind)
 
-
-def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterable[EngineName], folder: Path) -> None:
-    """A SavedModel of the network in the form that each engine is fastest at, and a list of what was done for that.
-
-    calibration: images on which the forms' outputs are compared.
-    """
-    from bloodedge_convert.rewrite import rewrite
-
-    done = []
-    for engine in engines:
-        rewritten, rows = rewrite(model, engine, calibration)
-        done += rows
-        if rewritten is not model:
-            export_saved_model(rewritten, size_px, folder / f"saved_model_{engine}")
-    export_saved_model(model, size_px, folder / "saved_model")
-    (folder / REWRITES).write_text(json.dumps([row.model_dump() for row in done]))
-
-
-def saved_model_for(engine: str, folder: Path) -> Path:
-    """What the converter to an engine starts from."""
-    own = folder / f"saved_model_{engine}"
-    return own if own.is_dir() else folder / "saved_model"
-
-
-def to_litert(saved_model: Path, precision: str, calibration: Images, report: Report) -> bytes:
-    """A ``.tflite`` file: float32, float16 weights, or int8 with uint8 in and uint8 out.
-
-    calibration: network inputs, used for int8 only.
-    """
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
-    if precision == "float16":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_types = [tf.float16]
-    elif precision == "int8":
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        images = _counted(calibration, "litert", report)
-        converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-        converter.inference_output_type = tf.uint8
-        converter._experimental_calibrate_only = True
-        return _quantised(bytes(converter.convert()))
-    return bytes(converter.convert())
-
-
-def _quantised(calibrated: bytes) -> bytes:
-    """The int8 form of a network that carries its calibrated ranges, a few layers kept in float32.
-
-    It is what the converter itself does next, but for the layers to keep, which only its debugger takes: left in int8,
-    the layers of ``WITHOUT_INT8_KERNEL`` run one by one on slow kernels and cut the network into pieces around them.
-    """
-    import tensorflow as tf
-    from tensorflow.lite.python.convert import mlir_quantize
-
-    return bytes(
-        mlir_quantize(
-            calibrated,
-            input_data_type=tf.uint8,
-            output_data_type=tf.uint8,
-            denylisted_ops=sorted(WITHOUT_INT8_KERNEL),
-            denylisted_nodes=_marked(calibrated),
-        )
-    )
-
-
-def _marked(model: bytes) -> list[str]:
-    """Names of the tensors in the parts of a network that stay in float32."""
-    from bloodedge_convert.rewrite import FLOAT_MARK
-
-    network, _ = load_interpreter(model, threads=1, keep_tensors=True)
-    return [details["name"] for details in network.get_tensor_details() if FLOAT_MARK in details["name"]]
-
-
-def _counted(calibration: Images, engine: str, report: Report) -> Iterator[Images]:
-    """The calibration images one by one, each reported."""
-    for number, image in enumerate(calibration, 1):
-        yield image
-        report(f"Calibrating: {engine} int8", number, len(calibration))
-
-
-def _correcting(engine: str, report: Report) -> Callable[[int, int], None]:
-    return lambda done, total: report(f"Correcting biases: {engine} int8", done, total)
-
-
-def to_openvino(
-    saved_model: Path, precision: str, calibration: Images, target: Path, report: Report, *, correct: bool = True
-) -> None:
-    """``target`` (.xml) and its .bin: float32, weights stored as float16, or int8 by NNCF.
-
-    calibration: network inputs, used for int8 only. With ``correct`` the biases of int8 are corrected.
-    """
-    openvino = import_openvino()
-    model = openvino.convert_model(saved_model)
-    if precision == "int8":
-        import nncf
-
-        # Mixed: activations after a linear bottleneck are signed and lopsided, which symmetric ranges waste.
-        int8_model = nncf.quantize(
-            model,
-            nncf.Dataset([image[np.newaxis] for image in _counted(calibration, "openvino", report)]),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(calibration),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
-        )
-        if correct:
-            bias_openvino.correct_biases(model, int8_model, calibration, _correcting("openvino", report))
-        model = int8_model
-    model.set_rt_info("", ["conversion_parameters", "input_model"])  # else the SavedModel's path on this machine
-    openvino.save_model(model, target, compress_to_fp16=precision == "float16")
-
-
-def to_onnx(saved_model: Path) -> bytes:
-    """An ``.onnx`` file, float32."""
-    import tf2onnx
-    from tf2onnx import tf_loader
-
-    graph, inputs, outputs = tf_loader.from_saved_model(str(saved_model), None, None)
-    with _garbage_collected():
-        model, _ = tf2onnx.convert.from_graph_def(
-            graph, name="bloodedge", input_names=inputs, output_names=outputs, opset=ONNX_OPSET
-        )
-    return bytes(model.SerializeToString())
-
-
-@contextmanager
-def _garbage_collected() -> Iterator[None]:
-    """Collect garbage twice a second: each of tf2onnx's passes leaves a copy of the network in a reference cycle.
-
-    Python would collect them too late: converting ResNet-RS-50 (135 MB) took 12 GB without this and 5 GB with it.
-    """
-    done = threading.Event()
-
-    def collect() -> None:
-        while not done.wait(0.5):
-            gc.collect()
-
-    thread = threading.Thread(target=collect)
-    thread.start()
-    try:
+    @contextmanager
+    def told(self, what: str) -> Iterator[None]:
+        """Report a step that has no parts."""
+        self.report(what, 0, 1)
         yield
-    finally:
-        done.set()
-        thread.join()
+        self.report(what, 1, 1)
+
+    def _load(self) -> Any:
+        from bloodedge.engine.keras import KerasEngine
+
+        self.report("Loading the float model", 0, 1)
+        engine = KerasEngine(Path(self.job.run))
+        check_weights(engine.model)
+        self.report("Loading the float model", 1, 1)
+        return engine
+
+    def refer(self) -> None:
+        """Write the float model's outputs."""
+        from bloodedge.engine.keras import BATCH
+
+        engine, inputs, parts = self.network(), np.load(self.folder / INPUTS), []
+        for start in range(0, len(inputs), BATCH):
+            parts.append(engine.predict(inputs[start : start + BATCH]))
+            self.report("Float model on held-out cells", min(start + BATCH, len(inputs)), len(inputs))
+        np.save(self.folder / REFERENCE, np.concatenate(parts))
+
+    def export(self, folder: Path) -> None:
+        """Write the graphs that the job's engines start from."""
+        model = self.network().model
+        with self.told("Exporting the graph"):
+            export_graphs(model, self.job.size_px, self.calibration, self.job.engines, folder)
+
+    def graphs(self) -> Path:
+        """The folder of the graphs that int8 is made from: those of a network changed for it, where the method asks."""
+        changes = {"equalised": self.equalise, "qat": self.fine_tune}
+        if self.job.method not in changes:
+            return self.folder
+        folder = self.folder / self.job.method
+        if not folder.is_dir():
+            changes[self.job.method]()
+            folder.mkdir()
+            self.export(folder)
+        return folder
+
+    def equalise(self) -> None:
+        """Bring the channels of the network's layers to like ranges."""
+        from bloodedge_convert.network.equalise import equalise
+
+        equalise(self.network().model, self.calibration)
+
+    def fine_tune(self) -> None:
+        """Fit the network to rounding; what it brought is written down."""
+        from bloodedge_convert.network.finetune import finetune
+
+        def told(done: int, total: int) -> None:
+            self.report("Fine-tuning with fake quantisation", done, total)
+
+        images, steps = np.load(self.folder / TUNING), self.job.fine_tuning_steps
+        done = finetune(self.network().model, images, self.calibration, steps, self.job.seed, told)
+        (self.folder / FINE_TUNING).write_text(done.model_dump_json())
+
+    def make(self, kind: Kind, graphs: Path) -> None:
+        """Write one artifact; ``graphs``: the folder that int8 starts from."""
+        target = self.folder / file_names(kind)[0]
+        if kind.precision == "int8":
+            {"litert": self.litert_int8, "openvino": self.openvino_int8, "onnx": self.onnx_int8}[kind.engine](
+                graphs, target
+            )
+        elif kind.engine == "openvino":
+            model = openvino.read(saved_model_for(kind.engine, self.folder))
+            openvino.save(model, target, float16=kind.precision == "float16")
+        elif kind.engine == "onnx":
+            target.write_bytes(onnx.to_onnx(saved_model_for(kind.engine, self.folder)))
+        else:
+            target.write_bytes(litert.to_litert(saved_model_for(kind.engine, self.folder), kind.precision))
+
+    def litert_int8(self, graphs: Path, target: Path) -> None:
+        """LiteRT's int8 artifact; its float32 and calibrated networks stay in ``graphs`` for the next attempt."""
+        saved_model, method = saved_model_for("litert", graphs), self.job.method
+        plain = kept(graphs / PLAIN, lambda: litert.to_litert(saved_model, "float32"))
+        calibrated = kept(graphs / CALIBRATED, lambda: litert.calibrate(saved_model, self.calibration, self.report))
+        float_layers: list[str] = []
+        if method in {"percentile", "mse", "entropy"}:
+            from bloodedge_convert.litert.ranges import with_ranges
+
+            calibrated = with_ranges(calibrated, plain, self.calibration, method, self.report)
+        if method == "mixed":
+            from bloodedge_convert.litert.mixed import find_float_layers
+
+            limit = self.job.max_distance
+            found = find_float_layers(calibrated, plain, self.calibration, self.trial(), limit, self.report)
+            float_layers = found.layers
+            (self.folder / MIXED).write_text(found.model_dump_json())
+        int8 = litert.quantise(calibrated, float_layers)
+        target.write_bytes(correct_biases(plain, int8, self.calibration, self.steps("Correcting biases: litert int8")))
+
+    def openvino_int8(self, graphs: Path, target: Path) -> None:
+        """OpenVINO's int8 artifact."""
+        model = openvino.read(saved_model_for("openvino", graphs))
+        if self.job.method == "mixed":
+            int8 = openvino.quantise_mixed(model, self.calibration, self.trial(), self.job.max_distance, self.report)
+        else:
+            int8 = openvino.quantise(model, self.calibration, self.job.method, self.report)
+        openvino_bias.correct_biases(model, int8, self.calibration, self.steps("Correcting biases: openvino int8"))
+        openvino.save(int8, target)
+
+    def onnx_int8(self, graphs: Path, target: Path) -> None:
+        """ONNX Runtime's int8 artifact."""
+        plain = kept(graphs / "model_float32.onnx", lambda: onnx.to_onnx(saved_model_for("onnx", graphs)))
+        target.write_bytes(onnx.to_int8(plain, self.calibration, self.job.method, self.report))
+
+    def trial(self) -> Images:
+        """Cells to choose layers by."""
+        return np.asarray(np.load(self.folder / TRIAL))
+
+    def steps(self, what: str) -> Callable[[int, int], None]:
+        """A report of (done, total) alone."""
+        return lambda done, total: self.report(what, done, total)
+
+    def try_out(self, kind: Kind) -> None:
+        """Run one cell through a new artifact, here: a runtime that aborts ends this process and not the caller's."""
+        model, *weights = ((self.folder / name).read_bytes() for name in file_names(kind))
+        engine = load_bytes(kind.engine, model, weights[0] if weights else None, 1)
+        check_answers(kind, engine.predict(self.calibration[:1]))
 
 
-def convert_one(folder: Path, kind: Kind, calibration: Images, report: Report) -> None:
-    """Write one artifact into ``folder``."""
-    what = f"Converting: {kind.engine} {kind.precision}"
-    report(what, 0, 1)
-    tuned = kind.precision == "int8" and (folder / TUNED).is_dir()
-    saved_model = saved_model_for(kind.engine, folder / TUNED if tuned else folder)
-    target = folder / file_names(kind)[0]
-    if kind.engine == "openvino":
-        to_openvino(saved_model, kind.precision, calibration, target, report, correct=not tuned)
-    elif kind.engine == "onnx":
-        target.write_bytes(to_onnx(saved_model))
-    else:
-        model = to_litert(saved_model, kind.precision, calibration, report)
-        if kind.precision == "int8" and not tuned:
-            float_model = (folder / file_names(Kind(engine="litert", precision="float32"))[0]).read_bytes()
-            model = bias.correct_biases(float_model, model, calibration, _correcting("litert", report))
-        target.write_bytes(model)
-    report(what, 1, 1)
+def check_weights(model: Any) -> None:
+    """Raise BloodedgeError naming the first of the Keras network's weights that holds something that is no number."""
+    for weight in model.weights:
+        if not np.isfinite(np.asarray(weight)).all():
+            raise BloodedgeError(f"The run's weights {weight.path} hold NaN or infinity; train it again.")
 
 
-def fine_tune(model: Any, job: Job, calibration: Images, folder: Path, report: Report) -> None:
-    """Fit the network to rounding and export what int8 is made from; what it brought is written down.
-
-    Biases of int8 are then left as they were fitted: to move them again would undo it.
-    """
-    from bloodedge_convert.finetune import finetune
-
-    def told(done: int, total: int) -> None:
-        report("Fine-tuning with fake quantisation", done, total)
-
-    done = finetune(model, np.load(folder / TUNING), calibration, job.fine_tuning_steps, job.seed, told)
-    (folder / FINE_TUNING).write_text(done.model_dump_json())
-    if done.after < done.before:
-        (folder / TUNED).mkdir()
-        engines = dict.fromkeys(kind.engine for kind in job.kinds if kind.precision == "int8")
-        export_graphs(model, job.size_px, calibration, engines, folder / TUNED)
-
-
-def work(folder: Path, report: Report) -> None:
-    """Do the job that ``folder`` holds."""
-    job = Job.model_validate_json((folder / "job.json").read_bytes())
-    calibration, inputs = np.load(folder / "calibration.npy"), np.load(folder / "inputs.npy")
-    report("Loading the float model", 0, 1)
-    from bloodedge.engine.keras import BATCH, KerasEngine
-
-    engine = KerasEngine(Path(job.run))
-    report("Loading the float model", 1, 1)
-    parts = []
-    for start in range(0, len(inputs), BATCH):
-        parts.append(engine.predict(inputs[start : start + BATCH]))
-        report("Float model on held-out cells", min(start + BATCH, len(inputs)), len(inputs))
-    np.save(folder / "reference.npy", np.concatenate(parts))
-    report("Exporting the graph", 0, 1)
-    engines = dict.fromkeys(kind.engine for kind in job.kinds)
-    export_graphs(engine.model, job.size_px, calibration, engines, folder)
-    report("Exporting the graph", 1, 1)
-    if job.fine_tuning_steps:
-        fine_tune(engine.model, job, calibration, folder, report)
-    for kind in job.kinds:
-        convert_one(folder, kind, calibration, report)
+def kept(path: Path, make: Callable[[], bytes]) -> bytes:
+    """The file's bytes, made where it is missing."""
+    if not path.is_file():
+        path.write_bytes(make())
+    return path.read_bytes()
 
 
 def _channel() -> TextIO:
@@ -292,7 +226,7 @@ def main() -> int:
         channel.write(json.dumps([what, done, total]) + "\n")
 
     try:
-        work(Path(sys.argv[1]), report)
+        Work(Path(sys.argv[1]), report).do()
     except BloodedgeError as error:
         channel.write(json.dumps({"error": str(error)}) + "\n")
         return error.exit_code

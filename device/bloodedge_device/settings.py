@@ -63,7 +63,7 @@ class DeviceSettings(Strict):
     bundle: Path | None = None
     """A bundle folder or zip; without it the one that came with the installation, if any."""
     engine: Literal["auto", "litert", "openvino"] = "auto"
-    precision: Literal["int8", "float16", "float32"] = "int8"
+    precision: Literal["int8", "dynamic", "float16", "float32"] = "int8"
     threads: int = Field(default=2, ge=1, le=64)
     state: Path = Field(default_factory=default_state)
     """Folder of the results: ``device.sqlite`` and ``crops/``."""

@@ -19,7 +19,7 @@ from bloodedge.manifest import DataRecord, LatencyMs, RunMetrics, RunRecord, wri
 from bloodedge.simulation import write_dataset
 from bloodedge.split import SplitSpec, split
 from bloodedge_convert.convert import Converted, Options, convert
-from bloodedge_convert.gate import Limits
+from bloodedge_convert.judge.gate import Limits
 
 IMAGING = ImagingSpec(size_px=64, um_per_px=0.33)
 SPLIT = SplitSpec(validation=0.2, test=0.3)
@@ -130,7 +130,9 @@ def conversion(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Conversio
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     steps: list[tuple[str, int, int]] = []
-    options = Options(int8=True, float16=True, limits=Limits(5, 5), calibration_cells=60, keep_slow=True)
+    options = Options(
+        float16=True, dynamic=True, onnx_int8=True, limits=Limits(5, 5), calibration_cells=60, keep_slow=True
+    )
     out = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
     converted = convert(run, out, options, None, force=False, report=lambda *step: steps.append(step))
     return Conversion(converted, steps)

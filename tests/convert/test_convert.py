@@ -19,12 +19,17 @@ from bloodedge.split import recall
 from bloodedge_convert import convert as convert_module
 from bloodedge_convert import job
 from bloodedge_convert.calibration import cells_digest, choose_cells
+from bloodedge_convert.cells import read_cells
 from bloodedge_convert.job import Job, Kind, file_names, run_converters
 
 from .conftest import IMAGING, SPLIT
 
-TOLERANCE = {"float32": 1e-4, "float16": 0.02, "int8": 0.1}
-KINDS = [f"{e}/{p}" for e in ("litert", "openvino") for p in ("float32", "float16", "int8")] + ["onnx/float32"]
+TOLERANCE = {"float32": 1e-4, "float16": 0.02, "dynamic": 0.1, "int8": 0.1}
+KINDS = [
+    *(f"litert/{precision}" for precision in ("float32", "float16", "dynamic", "int8")),
+    *(f"openvino/{precision}" for precision in ("float32", "float16", "int8")),
+    *(f"onnx/{precision}" for precision in ("float32", "int8")),
+]
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -50,10 +55,18 @@ def reference(run, held_out):
     return KerasEngine(run).predict(held_out)
 
 
+@pytest.fixture(scope="module")
+def trial_reference(run):
+    from bloodedge.engine.keras import KerasEngine
+
+    record = read_run(run)
+    return KerasEngine(run).predict(read_cells(record, None, 60, tuning=False, report=quiet).trial.images)
+
+
 @pytest.fixture
-def canned(monkeypatch, conversion, reference):
+def canned(monkeypatch, conversion, reference, trial_reference):
     """Converters that give what they gave before, at once; the test may falsify the float model's outputs."""
-    outputs = {"test": reference.copy()}
+    outputs = {"test": reference.copy(), "trial": trial_reference.copy(), "methods": []}
 
     def give(folder, wanted, *_):
         with Bundle(conversion.converted.path) as opened:
@@ -61,9 +74,13 @@ def canned(monkeypatch, conversion, reference):
                 for name in file_names(kind):
                     (folder / name).write_bytes(opened.read(f"artifacts/{name}"))
             with np.load(io.BytesIO(opened.read("golden.npz"))) as stored:
-                return np.concatenate([outputs["test"], stored["probabilities"]])
+                return np.concatenate([outputs["test"], stored["probabilities"], outputs["trial"]])
+
+    def again(_folder, wanted, _report):
+        outputs["methods"] += [(kind.engine, wanted.method) for kind in wanted.kinds]
 
     monkeypatch.setattr(convert_module, "run_converters", give)
+    monkeypatch.setattr(convert_module, "run_again", again)
     return outputs
 
 
@@ -309,7 +326,7 @@ IMAGES = np.zeros((1, 64, 64, 3), np.uint8)
 
 
 def a_job(run: Path) -> Job:
-    return Job(run=str(run), size_px=64, kinds=[Kind(engine="onnx", precision="float32")])
+    return Job(run=str(run), size_px=64, kinds=[Kind(engine="onnx", precision="float32")], engines=["onnx"])
 
 
 def test_a_run_without_a_model_is_named(tmp_path):
@@ -342,7 +359,7 @@ def test_a_converter_killed_for_memory_says_so(monkeypatch, tmp_path):
 def test_bias_correction_undoes_shifted_biases(bundle, held_out):
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
     from bloodedge.engine import load_bytes
-    from bloodedge_convert.bias import _bias_arrays, _layers, correct_biases
+    from bloodedge_convert.litert.bias import _bias_arrays, _layers, correct_biases
 
     whole, int8 = (bundle.read(f"artifacts/model_{p}.tflite") for p in ("float32", "int8"))
     shifted = bytearray(int8)
@@ -361,8 +378,8 @@ def test_bias_correction_undoes_shifted_biases(bundle, held_out):
 def test_layers_that_cost_most_are_found(bundle, held_out):
     """A layer whose bias was ruined is the first one named."""
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
-    from bloodedge_convert.bias import _bias_arrays, _layers
-    from bloodedge_convert.layers import layer_noise, load_interpreter, short, worst_layers
+    from bloodedge_convert.litert.bias import _bias_arrays, _layers
+    from bloodedge_convert.litert.noise import layer_noise, load_interpreter, short, worst_layers
 
     whole, int8 = (bundle.read(f"artifacts/model_{p}.tflite") for p in ("float32", "int8"))
     ruined = bytearray(int8)

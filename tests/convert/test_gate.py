@@ -6,10 +6,10 @@ import pytest
 from bloodedge.errors import BloodedgeError
 from bloodedge.manifest import Agreement
 from bloodedge_convert.calibration import full_range
-from bloodedge_convert.checks import Port, Ports, check
-from bloodedge_convert.convert import without_paths
-from bloodedge_convert.gate import Judged, Limits, complaint, enforce, tiny
 from bloodedge_convert.job import Kind
+from bloodedge_convert.judge.checks import Port, Ports, check
+from bloodedge_convert.judge.gate import Judged, Limits, complaint, enforce, tiny
+from bloodedge_convert.pack import without_paths
 
 GOOD = Ports([Port((1, 64, 64, 3), "uint8")], [Port((1, 2), "float32")])
 

@@ -9,7 +9,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.manifest import LatencyMs
 from bloodedge_convert.convert import Options, why_left_out
 from bloodedge_convert.job import Kind
-from bloodedge_convert.layers import LayerNoise, layer_noise
+from bloodedge_convert.litert.noise import LayerNoise, layer_noise
 from bloodedge_convert.report import HTML, JSON, ConversionReport
 from bloodedge_convert.report.page import page, ranking
 

@@ -11,8 +11,8 @@ keras = pytest.importorskip(
 
 from keras import layers  # noqa: E402
 
-from bloodedge_convert import rewrite as rewrite_module  # noqa: E402
-from bloodedge_convert.rewrite import PlainNorm, rewrite  # noqa: E402
+from bloodedge_convert.network import rewrite as rewrite_module  # noqa: E402
+from bloodedge_convert.network.rewrite import PlainNorm, rewrite  # noqa: E402
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 24, 20, 3), np.uint8)
 ROUNDING = 1e-5
@@ -173,7 +173,8 @@ def int8(tmp_path_factory):
     """(LiteRT float32, int8) of a network with all that int8 finds hard: pools, ReLU after a shared sum, ConvNeXt."""
     for package in ("tensorflow", "ai_edge_litert"):
         pytest.importorskip(package, reason=f"{package} is not installed")
-    from bloodedge_convert.worker import export_graphs, saved_model_for, to_litert
+    from bloodedge_convert.litert.write import calibrate, quantise, to_litert
+    from bloodedge_convert.network.export import export_graphs, saved_model_for
 
     def body(x):
         x = layers.AveragePooling2D(3, 1, "same")(layers.AveragePooling2D(2)(x))
@@ -188,8 +189,7 @@ def int8(tmp_path_factory):
     export_graphs(model, 24, square, ["litert"], folder)
     assert len(json.loads((folder / "rewrites.json").read_text())) == 3
     source = saved_model_for("litert", folder)
-    files = [to_litert(source, precision, square, lambda *_: None) for precision in ("float32", "int8")]
-    return model, square, *files
+    return model, square, to_litert(source, "float32"), quantise(calibrate(source, square, lambda *_: None))
 
 
 def test_int8_is_one_partition(int8):

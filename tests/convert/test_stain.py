@@ -40,7 +40,7 @@ def converted(images, tmp_path_factory):
     model.layers[-1].set_weights([np.stack([-direction, direction], axis=1), np.array([offset, -offset])])
     folder = tmp_path_factory.mktemp("stained")
     model.save(folder / "model.keras")
-    job = Job(run=str(folder), size_px=SIZE, kinds=KINDS)
+    job = Job(run=str(folder), size_px=SIZE, kinds=KINDS, engines=["litert", "openvino", "onnx"])
     return folder, run_converters(folder, job, full_range(images[::2]), images, lambda *_: None)
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bloodedge.config import Strict
 from bloodedge.manifest import Artifact, EngineName, Manifest
-from bloodedge_convert.gate import Limits
-from bloodedge_convert.job import FineTuning, Kind, Rewrite, file_names, fine_tuning, rewrites
-from bloodedge_convert.layers import LayerNoise, layer_noise
-from bloodedge_convert.operators import OperatorTime, by_operator
+from bloodedge_convert.job import MIXED, FineTuning, Kind, Rewrite, file_names, fine_tuning, rewrites
+from bloodedge_convert.judge.gate import Limits
+from bloodedge_convert.ladder import Attempt
+from bloodedge_convert.litert.mixed import Mixed
+from bloodedge_convert.litert.noise import LayerNoise, layer_noise
+from bloodedge_convert.openvino.operators import OperatorTime, by_operator
 
 JSON, HTML = "report.json", "report.html"
 
@@ -37,6 +40,10 @@ class ConversionReport(Strict):
     verdicts: list[Verdict]
     rewrites: list[Rewrite]
     fine_tuning: FineTuning | None
+    attempts: list[Attempt] = Field(default_factory=list)
+    """At int8, by engine, where the first way was over a limit."""
+    mixed: Mixed | None = None
+    """Layers of LiteRT int8 that were tried in float32, where it came to that."""
     layers: list[LayerNoise]
     """Of LiteRT int8, in the order in which they are computed."""
     operators: dict[EngineName, list[OperatorTime]]
@@ -46,16 +53,21 @@ class ConversionReport(Strict):
 
 
 def examine(
+    work: Path,
     folder: Path,
     manifest: Manifest,
     artifacts: list[Artifact],
     subjects: int,
     limits: Limits,
+    attempts: list[Attempt],
     images: NDArray[np.uint8],
     threads: int,
     note: str | None,
 ) -> ConversionReport:
-    """Look into the artifacts that lie in ``folder``, all of them judged; images: network inputs uint8 (N, H, W, 3)."""
+    """Look into the artifacts that lie in ``folder``, all of them judged; images: network inputs uint8 (N, H, W, 3).
+
+    work: the folder that they were made in, with the converters' records.
+    """
     left_out = manifest.left_out
     verdicts = [Verdict(artifact=a, left_out=left_out.get(f"{a.engine}/{a.precision}")) for a in artifacts]
     plain, int8 = (folder / file_names(Kind(engine="litert", precision=p))[0] for p in ("float32", "int8"))
@@ -66,8 +78,10 @@ def examine(
         held_out_subjects=subjects,
         limits=limits,
         verdicts=verdicts,
-        rewrites=rewrites(folder),
-        fine_tuning=fine_tuning(folder),
+        rewrites=rewrites(work),
+        fine_tuning=fine_tuning(work),
+        attempts=attempts,
+        mixed=Mixed.model_validate_json(mixed.read_bytes()) if (mixed := work / MIXED).is_file() else None,
         layers=layers,
         operators={"openvino": times} if (times := by_operator(folder, images[0], threads)) else {},
         note=note,

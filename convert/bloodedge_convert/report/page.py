@@ -6,7 +6,8 @@ from bloodedge.manifest import Agreement, Artifact
 from bloodedge.report import milliseconds, render
 from bloodedge.report.charts import Axis, axis_labels, bar_strip, interval_strip
 from bloodedge_convert.card import figure
-from bloodedge_convert.layers import LayerNoise
+from bloodedge_convert.ladder import TOLD, Attempt
+from bloodedge_convert.litert.noise import LayerNoise
 from bloodedge_convert.report import ConversionReport, Verdict
 
 ENGINES = {"litert": "LiteRT", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
@@ -30,6 +31,7 @@ def page(report: ConversionReport) -> str:
         rows=[_row(verdict, report.verdicts) for verdict in report.verdicts],
         drops=[(_name(v.artifact), _drop_strip(drops, v.artifact.agreement)) for v in _int8(report)],
         drop_labels=axis_labels(drops),
+        attempts=[_attempt(attempt) for attempt in report.attempts],
         layers=[(layer, _layer_strip(decibels, layer, worst=id(layer) in worst)) for layer in noisy],
         layer_labels=axis_labels(decibels),
         ranking=ranking(noisy),
@@ -82,13 +84,31 @@ def _row(verdict: Verdict, verdicts: list[Verdict]) -> tuple[str, ...]:
         verdict.left_out or "",
         figure(artifact.evaluation, "weighted_f1"),
         f"{agreement.drop['weighted_f1']:+.2f}{spread}",
-        f"{agreement.flips} ({100 * agreement.flip_rate:.2f} %)",
+        _flips(agreement),
         f"{agreement.max_probability_difference:.1g}",
         f"{artifact.size_bytes / 1e6:.2f}",
         DASH if latency is None else milliseconds(latency.p50),
         DASH if latency is None else milliseconds(latency.p95),
         DASH if gain is None else f"{gain:.2f}x",
     )
+
+
+def _attempt(attempt: Attempt) -> tuple[str, ...]:
+    """The engine, what was done, its figures on validation and on held-out cells, and how it ended."""
+    looked = attempt.held_out
+    return (
+        ENGINES[attempt.kind.engine],
+        f"{attempt.method}: {TOLD[attempt.method]}",
+        f"{attempt.distance:.4f}",
+        _flips(attempt.trial),
+        DASH if looked is None else _flips(looked),
+        DASH if looked is None else f"{looked.drop['weighted_f1']:+.2f}",
+        "over a limit" if attempt.complaint else "taken",
+    )
+
+
+def _flips(agreement: Agreement) -> str:
+    return f"{agreement.flips} ({100 * agreement.flip_rate:.2f} %)"
 
 
 def drop_axis(report: ConversionReport) -> Axis:

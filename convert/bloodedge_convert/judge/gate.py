@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.manifest import Agreement
 from bloodedge_convert.job import Kind
+from bloodedge_convert.judge.measure import Measured
 
 FLOAT_TOLERANCE = {"float32": 1e-3, "float16": 0.05}
 """Largest calibrated probability difference of a float artifact, on held-out and golden cells. Correct conversions stay
@@ -32,6 +34,11 @@ class Judged:
     kind: Kind
     agreement: Agreement
     golden_difference: float
+
+    @classmethod
+    def of(cls, measured: Measured) -> Self:
+        """Of a measured artifact."""
+        return cls(measured.kind, measured.agreement, measured.golden.max_probability_difference)
 
 
 def complaint(judged: Judged, limits: Limits) -> str | None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bloodedge.manifest import EngineName
 from bloodedge_convert.job import Rewrite
-from bloodedge_convert.program import Call, Program, trace
+from bloodedge_convert.network.program import Call, Program, trace
 
 FLOAT_MARK = "in_float32"
 """In the name of a layer that stays in float32 in an int8 network."""

@@ -19,6 +19,8 @@ from bloodedge.engine.litert import load_interpreter
 
 IMAGES = 64
 BIASED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+OPERATORS_FIELD = 10
+"""Of a SubGraph in LiteRT's schema: where its table says where the operators are."""
 FEWEST_VALUES = 16
 """A channel with fewer values off the ends of its activation is left alone."""
 
@@ -109,9 +111,7 @@ def _outputs(model: bytes, tensor: int, images: NDArray[np.uint8]) -> Floats:
 
     That way XNNPACK's fast kernels, which the device uses too, do the work; between them no tensor can be read.
     """
-    data = bytearray(model)
-    _schema().Model.GetRootAs(data, 0).Subgraphs(0).OutputsAsNumpy()[0] = tensor
-    network, _ = load_interpreter(bytes(data), threads=2)
+    network, _ = load_interpreter(_up_to(model, tensor), threads=2)
     source, result = network.get_input_details()[0]["index"], network.get_output_details()[0]["index"]
     values = []
     for image in images:
@@ -120,6 +120,21 @@ def _outputs(model: bytes, tensor: int, images: NDArray[np.uint8]) -> Floats:
         value = network.get_tensor(result)
         values.append(value.reshape(-1, value.shape[-1]))
     return np.concatenate(values).astype(np.float32)
+
+
+def _up_to(model: bytes, tensor: int) -> bytes:
+    """A copy of a network that ends with the operator which makes ``tensor``, and gives that."""
+    data = bytearray(model)
+    graph = _schema().Model.GetRootAs(data, 0).Subgraphs(0)
+    graph.OutputsAsNumpy()[0] = tensor
+    makers = (i for i in range(graph.OperatorsLength()) if tensor in graph.Operators(i).OutputsAsNumpy())
+    # Operators stand in the order in which they run; a flatbuffer's list begins with its length, 4 bytes.
+    first = graph.Operators(0)._tab.Pos
+    table = graph._tab
+    start = table.Vector(table.Offset(OPERATORS_FIELD))
+    assert table.Indirect(start) == first
+    data[start - 4 : start] = (next(makers) + 1).to_bytes(4, "little")
+    return bytes(data)
 
 
 def _shift(wanted: Floats, found: Floats) -> NDArray[np.float64]:

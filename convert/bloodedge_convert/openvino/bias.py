@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.engine.openvino import import_openvino
-from bloodedge_convert.bias import spread
+from bloodedge_convert.litert.bias import spread
 
 BIASED = {"Convolution", "GroupConvolution", "MatMul"}
 
@@ -26,9 +26,9 @@ def correct_biases(
     images = spread(images)
     by_name = {op.get_friendly_name(): op for op in float_model.get_ops()}
     sums = [op for op in int8_model.get_ordered_ops() if _adds_bias(op) and op.get_friendly_name() in by_name]
-    for number, op in enumerate(sums, 1):
-        wanted = _mean(float_model, by_name[op.get_friendly_name()], images)
-        found = _mean(int8_model, op, images)
+    means = _means(float_model, [by_name[op.get_friendly_name()] for op in sums], images)
+    for number, (op, wanted) in enumerate(zip(sums, means, strict=True), 1):
+        (found,) = _means(int8_model, [op], images)
         bias = op.input_value(1).get_node().data
         shape = np.broadcast_shapes(bias.shape, wanted.shape)
         moved = np.broadcast_to(bias, shape) + (wanted - found)
@@ -43,13 +43,21 @@ def _adds_bias(op: Any) -> bool:
     return first.get_type_name() in BIASED and second.get_type_name() == "Constant"
 
 
-def _mean(model: Any, op: Any, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Mean output of ``op`` per channel, (1, C) after a dense layer and (1, C, 1, 1) after a convolution."""
+def _means(model: Any, wanted: list[Any], images: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
+    """Mean outputs of operators per channel, (1, C) after a dense layer and (1, C, 1, 1) after a convolution.
+
+    The network takes the means of an image itself: one pass gives those of all the operators.
+    """
     openvino = import_openvino()
-    part = openvino.Model([op.output(0)], model.get_parameters())
+    opset = openvino.opset13
+    means = []
+    for op in wanted:
+        axes = opset.constant(np.arange(2, len(op.output(0).shape), dtype=np.int64))
+        means.append(opset.reduce_mean(op.output(0), axes, keep_dims=True))
+    part = openvino.Model(means, model.get_parameters())
     request = openvino.Core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
-    total: NDArray[np.float64] | float = 0.0
+    totals = [np.zeros(mean.output(0).shape, np.float64) for mean in means]
     for image in images:
-        (value,) = request.infer([image[np.newaxis]]).values()
-        total = total + value.mean(axis=tuple(range(2, value.ndim)), keepdims=True, dtype=np.float64)
-    return np.asarray(total / len(images))
+        for total, value in zip(totals, request.infer([image[np.newaxis]]).values(), strict=True):
+            np.add(total, value, out=total)
+    return [total / len(images) for total in totals]

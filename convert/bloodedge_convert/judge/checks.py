@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.engine.openvino import import_openvino
 from bloodedge.errors import BloodedgeError
 from bloodedge_convert.job import Kind
 
-BYTES = {"float32": 4, "float16": 2, "int8": 1}
+BYTES = {"float32": 4, "float16": 2, "dynamic": 1, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,15 @@ def check(kind: Kind, found: Ports, size_bytes: int, *, size_px: int, classes: i
     if fault:
         raise BloodedgeError(
             f"The {kind.engine} {kind.precision} conversion is broken: {fault}; leave that engine out with --engine."
+        )
+
+
+def check_answers(kind: Kind, outputs: NDArray[np.float32]) -> None:
+    """Raise BloodedgeError when a converted network gives NaN or infinity; outputs: float32 (N, classes)."""
+    if not np.isfinite(outputs).all():
+        raise BloodedgeError(
+            f"The {kind.engine} {kind.precision} conversion is broken: its answers are no numbers (variables were not "
+            "initialised, or a layer overflows); leave that engine out with --engine."
         )
 
 

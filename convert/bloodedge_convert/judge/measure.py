@@ -1,0 +1,143 @@
+"""What an artifact is worth: its figures on cells, beside the float model's, and its latency."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.bench import in_turns, percentiles, run_turn
+from bloodedge.decision import calibrated
+from bloodedge.engine import Engine, load_bytes
+from bloodedge.evaluate import agree, score
+from bloodedge.files import sha256
+from bloodedge.golden import Comparison, compare
+from bloodedge.manifest import Agreement, Artifact, Evaluation, LatencyMs, RunRecord
+from bloodedge_convert.job import Kind, Method, Report, file_names
+from bloodedge_convert.judge.checks import check, check_answers, ports
+
+ROUNDS = 2
+"""Turns of each artifact when its latency is taken; in each, bloodedge.bench times 60 calls."""
+BLOCK = 32
+"""Cells predicted between two progress reports."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Cells that artifacts are held against the float model on."""
+
+    what: str
+    """Their name in progress reports."""
+    images: NDArray[np.uint8]
+    """(N, H, W, 3) RGB."""
+    labels: list[int]
+    subjects: list[str]
+    reference: NDArray[np.float32]
+    """The float model's softmax outputs (N, classes)."""
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """Rendered cells and the float model's outputs for them; they travel in the bundle."""
+
+    images: NDArray[np.uint8]
+    reference: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One artifact with all that the gate and the manifest need."""
+
+    kind: Kind
+    method: Method | None
+    """How int8 was made; None for other precisions."""
+    files: list[Path]
+    evaluation: Evaluation
+    agreement: Agreement
+    golden: Comparison
+
+    def artifact(self, latency: LatencyMs | None = None) -> Artifact:
+        """Its entry in the manifest."""
+        names = [f"artifacts/{path.name}" for path in self.files]
+        return Artifact(
+            engine=self.kind.engine,
+            precision=self.kind.precision,
+            method=self.method,
+            file=names[0],
+            weights_file=names[1] if len(names) > 1 else None,
+            sha256=sha256(self.files[0]),
+            size_bytes=sum(path.stat().st_size for path in self.files),
+            evaluation=self.evaluation.model_copy(update={"latency_ms": latency}),
+            agreement=self.agreement,
+        )
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Holds artifacts that lie in ``folder`` against the float model of the run ``record``."""
+
+    folder: Path
+    record: RunRecord
+    held_out: Sample
+    golden: GoldenSet
+    threads: int
+    report: Report
+
+    def files(self, kind: Kind) -> list[Path]:
+        """An artifact's files."""
+        return [self.folder / name for name in file_names(kind)]
+
+    def load(self, kind: Kind) -> Engine:
+        """An artifact, ready to run; BloodedgeError if it cannot be a faithful conversion."""
+        files = self.files(kind)
+        model, weights = files[0].read_bytes(), files[1].read_bytes() if len(files) > 1 else None
+        check(
+            kind,
+            ports(kind, model, weights),
+            sum(path.stat().st_size for path in files),
+            size_px=self.record.imaging.size_px,
+            classes=len(self.record.labels),
+            parameters=self.record.parameters,
+        )
+        return load_bytes(kind.engine, model, weights, self.threads)
+
+    def measure(self, kind: Kind, method: Method) -> Measured:
+        """Run the held-out and the golden cells through an artifact."""
+        engine, sample, record = self.load(kind), self.held_out, self.record
+        reference, blast = self._blast(kind, engine, sample)
+        threshold = record.thresholds.blast
+        return Measured(
+            kind=kind,
+            method=method if kind.precision == "int8" else None,
+            files=self.files(kind),
+            evaluation=score(sample.labels, blast, sample.subjects, threshold=threshold, leaky=record.split.leaky),
+            agreement=agree(reference, blast, sample.labels, sample.subjects, record.thresholds),
+            golden=compare(engine, self.golden.images, self.golden.reference, record.temperature, threshold),
+        )
+
+    def try_on(self, kind: Kind, sample: Sample) -> tuple[Agreement, float]:
+        """An artifact against the float model on other cells; and the mean distance of their blast probabilities."""
+        reference, blast = self._blast(kind, self.load(kind), sample)
+        distance = float(np.abs(reference - blast).mean())
+        return agree(reference, blast, sample.labels, sample.subjects, self.record.thresholds), distance
+
+    def _blast(self, kind: Kind, engine: Engine, sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Calibrated blast probabilities (N,): the float model's and the artifact's."""
+        parts = []
+        for start in range(0, len(sample.images), BLOCK):
+            parts.append(engine.predict(sample.images[start : start + BLOCK]))
+            done = min(start + BLOCK, len(sample.images))
+            self.report(f"{sample.what}: {kind.engine} {kind.precision}", done, len(sample.images))
+        outputs = (sample.reference, np.concatenate(parts))
+        check_answers(kind, outputs[1])
+        reference, blast = (calibrated(one, self.record.temperature)[:, 1] for one in outputs)
+        return reference, blast
+
+
+def latencies(bundle: Path, kinds: list[Kind], threads: int, report: Report) -> dict[str, LatencyMs]:
+    """Latency of one cell for each artifact of ``bundle``, by its kind's name: in turns, each in a fresh process."""
+    times: dict[str, list[float]] = {str(kind): [] for kind in kinds}
+    for done, kind in enumerate(in_turns(kinds, ROUNDS), 1):
+        times[str(kind)] += run_turn(bundle, kind.engine, kind.precision, threads).times_ms
+        report("Latency of one cell", done, ROUNDS * len(kinds))
+    return {name: percentiles(own) for name, own in times.items()}

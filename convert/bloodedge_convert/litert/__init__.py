@@ -1,0 +1,1 @@
+"""Making and examining LiteRT networks."""

@@ -1,0 +1,90 @@
+"""LiteRT files: float32, float16 weights, int8 weights, full int8."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.engine.litert import load_interpreter
+from bloodedge.manifest import Precision
+from bloodedge_convert.job import Report, counted
+
+Images = NDArray[np.uint8]
+
+WITHOUT_INT8_KERNEL = {
+    "ABS",
+    "AVERAGE_POOL_2D",
+    "DIV",
+    "EXP",
+    "GELU",
+    "HARD_SWISH",
+    "MAXIMUM",
+    "MINIMUM",
+    "PRELU",
+    "RELU",
+    "RELU6",
+    "RSQRT",
+    "SQRT",
+    "SQUARED_DIFFERENCE",
+}
+"""Operators that XNNPACK has in float32 only (ai-edge-litert 2.3), by their names in LiteRT's schema.
+
+A ReLU is here only where it stands alone: after a convolution or a sum it is part of that.
+"""
+
+
+def to_litert(saved_model: Path, precision: Precision) -> bytes:
+    """A ``.tflite`` file: float32, float16 weights, or int8 weights alone ("dynamic": activations stay float32)."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    if precision != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    return bytes(converter.convert())
+
+
+def calibrate(saved_model: Path, images: Images, report: Report) -> bytes:
+    """A float32 ``.tflite`` file in which every activation carries the range that it has over ``images``."""
+    import tensorflow as tf
+
+    seen = counted(images, "Calibrating: litert int8", report)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in seen)
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.uint8
+    converter._experimental_calibrate_only = True
+    return bytes(converter.convert())
+
+
+def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
+    """The int8 form, uint8 in and uint8 out, of a network that carries its ranges, a few layers kept in float32.
+
+    float_tensors: names of the outputs of further layers to keep. It is what the converter itself does next, but for
+    the layers to keep, which only its debugger takes: left in int8, the layers of ``WITHOUT_INT8_KERNEL`` run one by
+    one on slow kernels and cut the network into pieces around them.
+    """
+    import tensorflow as tf
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    return bytes(
+        mlir_quantize(
+            calibrated,
+            input_data_type=tf.uint8,
+            output_data_type=tf.uint8,
+            denylisted_ops=sorted(WITHOUT_INT8_KERNEL),
+            denylisted_nodes=[*_marked(calibrated), *float_tensors],
+        )
+    )
+
+
+def _marked(model: bytes) -> list[str]:
+    """Names of the tensors in the parts of a network that stay in float32."""
+    from bloodedge_convert.network.rewrite import FLOAT_MARK
+
+    network, _ = load_interpreter(model, threads=1, keep_tensors=True)
+    return [details["name"] for details in network.get_tensor_details() if FLOAT_MARK in details["name"]]

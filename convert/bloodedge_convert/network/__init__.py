@@ -1,0 +1,1 @@
+"""The Keras network before it is converted: opened, rewritten, fine-tuned, exported."""

@@ -1,0 +1,48 @@
+"""From a Keras network to the SavedModels that all converters start from."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.manifest import EngineName
+from bloodedge_convert.job import REWRITES
+
+Images = NDArray[np.uint8]
+
+
+def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
+    """One SavedModel that all converters start from.
+
+    Its batch is static: a dynamic one leaves SHAPE and RESHAPE chains that break int8 graphs into many partitions.
+    """
+    import keras
+
+    spec = keras.InputSpec(shape=(1, size_px, size_px, 3), dtype="uint8", name="image")
+    model.export(folder, format="tf_saved_model", verbose=False, input_signature=[spec])
+
+
+def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterable[EngineName], folder: Path) -> None:
+    """A SavedModel of the network in the form that each engine is fastest at, and a list of what was done for that.
+
+    calibration: images on which the forms' outputs are compared.
+    """
+    from bloodedge_convert.network.rewrite import rewrite
+
+    done = []
+    for engine in engines:
+        rewritten, rows = rewrite(model, engine, calibration)
+        done += rows
+        if rewritten is not model:
+            export_saved_model(rewritten, size_px, folder / f"saved_model_{engine}")
+    export_saved_model(model, size_px, folder / "saved_model")
+    (folder / REWRITES).write_text(json.dumps([row.model_dump() for row in done]))
+
+
+def saved_model_for(engine: str, folder: Path) -> Path:
+    """What the converter to an engine starts from."""
+    own = folder / f"saved_model_{engine}"
+    return own if own.is_dir() else folder / "saved_model"

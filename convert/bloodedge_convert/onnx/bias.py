@@ -1,0 +1,94 @@
+"""Bias correction of an int8 ONNX network.
+
+Rounded weights shift a layer's outputs by a constant wherever its inputs are constant, as in a cell's black
+surroundings. The mean shift of each channel is taken off the bias of its convolution (Nagel et al., "Data-free
+quantization through weight equalization and bias correction", ICCV 2019). A convolution is linear: what rounding added
+to its weights, as a convolution of the same inputs, gives the shift, for all layers in one run of the float network.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge_convert.job import Report, counted
+from bloodedge_convert.litert.bias import spread
+from bloodedge_convert.onnx.ranges import watch
+
+
+def correct_biases(plain: bytes, int8: Any, images: NDArray[np.uint8], report: Report) -> None:
+    """Correct the biases of ``int8``, an ``onnx.ModelProto`` with QDQ nodes made from the float32 file ``plain``.
+
+    images: calibration inputs uint8 (N, H, W, 3) RGB, some of which are used, evenly spread. Layers without a bias, and
+    biases that layers share, stay as they are.
+    """
+    from onnx import numpy_helper
+
+    biases = _biases(int8)
+    if not biases:
+        return
+    images = spread(images)
+    shifts: dict[str, NDArray[np.float64]] = dict.fromkeys(biases, np.zeros(1))
+    run = watch(plain, list(biases), _errors(plain, int8, biases))
+    for image in counted(images, "Correcting biases: onnx int8", report):
+        for name, shift in run(image):
+            shifts[name] = shifts[name] + shift.ravel() / len(images)
+    for name, (bias, scales) in biases.items():
+        corrected = numpy_helper.to_array(bias) - np.rint(shifts[name] / scales)
+        bias.CopyFrom(numpy_helper.from_array(corrected.astype(np.int32), bias.name))
+
+
+def _biases(int8: Any) -> dict[str, tuple[Any, NDArray[np.float32]]]:
+    """Each convolution's bias, a TensorProto int32 (outputs,), and the scales of its values, by the layer's name."""
+    from onnx import numpy_helper
+
+    constants, made = _constants(int8), _made(int8)
+    biases = {
+        name: made[layer.input[2]].input
+        for name, layer in _convolutions(int8).items()
+        if len(layer.input) > 2 and layer.input[2] in made
+    }
+    uses = Counter(values for values, *_ in biases.values())
+    return {
+        name: (constants[values], numpy_helper.to_array(constants[scales]))
+        for name, (values, scales, *_) in biases.items()
+        if uses[values] == 1
+    }
+
+
+def _errors(plain: bytes, int8: Any, names: Collection[str]) -> Any:
+    """A GraphProto of what the errors of the weights of the layers ``names`` add to their mean outputs.
+
+    Each is an activation float32 (1, outputs, 1, 1) by the layer's name.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    network, graph = onnx.load_model_from_string(plain), onnx.GraphProto()
+    constants, rounded, layers, made = _constants(network), _constants(int8), _convolutions(int8), _made(int8)
+    for name, layer in _convolutions(network).items():
+        if name not in names:
+            continue
+        values, scales, *_ = (numpy_helper.to_array(rounded[part]) for part in made[layers[name].input[1]].input)
+        errors = values * scales.reshape(-1, 1, 1, 1) - numpy_helper.to_array(constants[layer.input[1]])
+        graph.initializer.append(numpy_helper.from_array(errors.astype(np.float32), f"{name} errors"))
+        twin = graph.node.add()
+        twin.CopyFrom(layer)
+        twin.name, twin.input[:], twin.output[:] = f"{name} twin", [layer.input[0], f"{name} errors"], [f"{name} added"]
+        graph.node.append(helper.make_node("GlobalAveragePool", [f"{name} added"], [name]))
+    return graph
+
+
+def _constants(network: Any) -> dict[str, Any]:
+    return {constant.name: constant for constant in network.graph.initializer}
+
+
+def _convolutions(network: Any) -> dict[str, Any]:
+    return {node.name: node for node in network.graph.node if node.op_type == "Conv"}
+
+
+def _made(network: Any) -> dict[str, Any]:
+    """The node that makes each activation."""
+    return {output: node for node in network.graph.node for output in node.output}

@@ -1,0 +1,1 @@
+"""Making and examining OpenVINO networks."""
