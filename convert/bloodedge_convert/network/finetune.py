@@ -6,9 +6,9 @@ training of neural networks for integer-arithmetic-only inference", CVPR 2018). 
 output, so no label is needed and nothing new is learnt of the cells: what is asked for is to say the same. The weights
 found are put back into the Keras network, batch norms unfolded again, and take the usual way through conversion.
 
-Conversion moves every bias by what rounding shifts its layer's outputs (``litert.bias``). The rounded network here
-does so at every step, by a shift that is no part of the weights. Were it left to fitting, the biases would learn it, the float
-network that they go back into would say something else, and conversion would correct the biases towards that.
+Conversion moves every bias by what rounding shifts its layer's outputs (``litert.bias``). The rounded network here does
+so at every step, by a shift that is no part of the weights. Were it left to fitting, the biases would learn it, the
+float network that they go back into would say something else, and conversion would correct the biases towards that.
 
 In TensorFlow, as the converters are: its fake quantisation kernels are the reference that they were made with.
 """
@@ -175,7 +175,7 @@ class FakeQuantised:
 
         As ``litert.bias`` does: layer by layer, those before it corrected.
         """
-        self._side_by_side(images, lambda folded, shift: folded.shift.assign_add(shift))
+        self._side_by_side(images, lambda folded, shift: folded.shift.assign(shift))
 
     def corrected(self, images: Any) -> Any:
         """Probabilities, rounded on the way, with the shifts that ``correct`` would find on these very images."""
