@@ -111,8 +111,9 @@ def test_batch_norms_are_in_the_convolutions(plain):
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_a_file_takes_one_camera_image_and_gives_probabilities(plain, images, precision):
+def test_a_file_is_valid_and_takes_one_camera_image(plain, images, precision):
     model = plain if precision == "float32" else to_int8(plain, images[0][:2], "minmax", quiet)
+    onnx.checker.check_model(model, full_check=True)
     graph = onnx.load_model_from_string(model).graph
     (image,), (output,) = [
         [

@@ -194,11 +194,10 @@ def test_one_rare_value_no_longer_spoils_the_network(files, ranged, method):
 def test_picture_and_probabilities_keep_their_ranges(files, ranged, method):
     before, after = ranges_of(files.calibrated), ranges_of(ranged[0][method])
     assert before.keys() == after.keys()
-    kept = {name for name in before if before[name] == after[name]}
-    scaling = {name for name in before if "Cast" in name or "scale" in name}
-    assert len(scaling) == 3
-    assert scaling <= kept
-    assert any("stem" in name for name in before.keys() - kept)
+    assert any("stem" in name and before[name] != after[name] for name in before)
+    # Bytes, these by 1 / 127.5, and less 1; the product is not also what the sum writes in its place.
+    picture = [r for name, r in after.items() if "Cast" in name or "scale" in name]
+    assert picture == [pytest.approx(r) for r in [(0, 255), (0, 2), (-1, 1)]]
     plain, ours = (load_interpreter(quantise(file), 1)[0] for file in (files.calibrated, ranged[0][method]))
     for ports in ("get_input_details", "get_output_details"):
         (theirs,), (mine,) = getattr(plain, ports)(), getattr(ours, ports)()

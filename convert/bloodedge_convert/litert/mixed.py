@@ -77,12 +77,11 @@ def find_float_layers(
     """
     distance = _distance_from(calibrated, plain, images, trial)
     before = distance([])
+    candidates = _candidates(calibrated, plain, images) if before > max_distance else []
     sensitivities = []
-    candidates = _candidates(calibrated, plain, images)
-    if before > max_distance:
-        for number, (name, outputs, readers) in enumerate(candidates, 1):
-            sensitivities.append(_sensitivity(name, outputs, readers, before, distance))
-            report(STEP, number, len(candidates))
+    for number, (name, outputs, readers) in enumerate(candidates, 1):
+        sensitivities.append(_sensitivity(name, outputs, readers, before, distance))
+        report(STEP, number, len(candidates))
     sensitivities.sort(key=lambda one: -one.worth)
     layers, after = _chosen(sensitivities, before, max_distance, distance)
     return Mixed(layers=layers, distance_before=before, distance_after=after, sensitivities=sensitivities)

@@ -4,8 +4,8 @@ Calibration gives each activation the range from its smallest to its largest val
 all others their resolution: 256 steps reach from end to end. Here a range is chosen by how often each value comes, and
 what lies outside saturates:
 
-percentile  what keeps 99.99 % of the values, the middle of the percentiles that Wu et al. try ("Integer quantization
-            for deep learning inference", arXiv:2004.09602, 2020); they find 99.9 % too little for some networks.
+percentile  what keeps 99.99 % of the values, one of the percentiles of Wu et al. ("Integer quantization for deep
+            learning inference", arXiv:2004.09602, 2020): with much less, a cell's rare features go first.
 mse         what has the least squared error, of rounding and of saturation together (Banner et al., "Post training
             4-bit quantization of convolutional networks for rapid deployment", NeurIPS 2019, on the histogram itself
             in place of a fitted Laplace distribution).
@@ -16,11 +16,12 @@ Zeros are not counted: 0 is one of the 256 values whatever the range, and after 
 what repeats the pixel beside it: a cell's black surroundings come as one value a channel, and where such spikes happen
 to fall between the steps would decide, in "entropy", over all the rest.
 
-TensorFlow's calibrator also stretches ranges: a sum or product may overwrite its first input, and is recorded as that
-input's values too (ranges of residual branches come out up to twice too wide). The values here are the layer's own.
+TensorFlow's calibrator also stretches ranges: a sum or product may overwrite one of its inputs, and is then recorded as
+that input's values too. The input's scaling and residual branches come out up to twice too wide. The values here are
+the tensor's own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,11 +36,11 @@ BINS = 2**16
 STEPS = 255
 """Between the least and the greatest int8 value."""
 WITHIN = 0.9999
-"""Share of the values that "percentile" keeps; of the others half are off either end."""
+"""Share of the values that "percentile" keeps; of the others half are beyond either end."""
 FEWEST_VALUES = 10_000
 """A tensor with fewer has no distribution to go by: of these, 99.99 % leave out one."""
 NARROWEST = 1e-6
-"""A calibrated range smaller than this belongs to a tensor that is always 0."""
+"""A smaller range belongs to a tensor that is always 0, and stays as it is: XNNPACK ends the process on a step of 0."""
 CANDIDATES = 128
 """Ends of ranges that are tried, each a few per cent nearer to 0 than the one before."""
 FINE = 4
@@ -65,6 +66,7 @@ class Histogram:
 
         What lies outside the range, which other images may have given, falls into the bins at its ends.
         """
+        values = np.atleast_2d(values)
         counted = values != 0
         counted[..., 1:, :] &= values[..., 1:, :] != values[..., :-1, :]
         values = values[counted]
@@ -89,15 +91,28 @@ def with_ranges(calibrated: bytes, float_model: bytes, images: Images, method: M
     """The calibrated ``.tflite`` with the ranges of its activations chosen by ``method``, one of RANGES.
 
     float_model: the network in float32; both come from the same graph. images: calibration inputs uint8 (N, H, W, 3)
-    RGB, some of which are used, evenly spread. The network's input and output and all before the first layer with
-    weights, which is still the picture, keep their ranges; so do tensors with few values.
+    RGB, some of which are used, evenly spread. The network's input and output keep their ranges, and so do tensors with
+    few values. What comes before the first layer with weights is still the picture: of that nothing is cut off.
     """
-    data = bytearray(calibrated)
+    data, images = bytearray(calibrated), spread(images)
     ends = _ends(data)
-    for name, histogram in _histograms(float_model, ends, spread(images), method, report).items():
+    network, _ = load_interpreter(float_model, threads=1, keep_tensors=True)
+    picture, features = ({index: name for index, name in part.items() if name in ends} for part in _parts(network))
+    found = dict.fromkeys(picture.values(), (0.0, 0.0))
+    histograms = {name: Histogram(*(float(end[0]) for end in ends[name])) for name in features.values()}
+    _run(network, _every_byte(images[0]))
+    _widen(found, network, picture)
+    for image in counted(images, f"Ranges by {method}: litert int8", report):
+        _run(network, image)
+        _widen(found, network, picture)
+        for index, name in features.items():
+            histograms[name].add(network.get_tensor(index))
+    for name, histogram in histograms.items():
         if histogram.values >= FEWEST_VALUES:
-            low, high = SEARCHES[method](*histogram.occupied())
-            ends[name][0][0], ends[name][1][0] = min(low, 0.0), max(high, 0.0)
+            found[name] = SEARCHES[method](*histogram.occupied())
+    for name, (low, high) in found.items():
+        if high - low >= NARROWEST:
+            ends[name][0][0], ends[name][1][0] = low, high
     return bytes(data)
 
 
@@ -117,26 +132,10 @@ def _ends(data: bytearray) -> dict[str, Ends]:
     return found
 
 
-def _histograms(
-    float_model: bytes, ends: dict[str, Ends], images: Images, method: Method, report: Report
-) -> dict[str, Histogram]:
-    """Histograms of the activations whose range may change, over ``images``."""
-    network, _ = load_interpreter(float_model, threads=1, keep_tensors=True)
-    tensors = {index: name for index, name in _changeable(network) if name in ends}
-    histograms = {name: Histogram(*(float(end[0]) for end in ends[name])) for name in tensors.values()}
-    source = network.get_input_details()[0]["index"]
-    for image in counted(images, f"Ranges by {method}: litert int8", report):
-        network.set_tensor(source, image[np.newaxis])
-        network.invoke()
-        for index, name in tensors.items():
-            histograms[name].add(network.get_tensor(index))
-    return histograms
-
-
-def _changeable(network: Any) -> Iterator[tuple[int, str]]:
-    """(number, name) of each activation that is neither the picture nor an output of the network."""
+def _parts(network: Any) -> tuple[dict[int, str], dict[int, str]]:
+    """(still the picture, later activations) by tensor number, without the network's input and output."""
     names = {int(details["index"]): details["name"] for details in network.get_tensor_details()}
-    outputs = {int(details["index"]) for details in network.get_output_details()}
+    ports = {int(details["index"]) for details in (*network.get_input_details(), *network.get_output_details())}
     activations = {int(details["index"]) for details in network.get_input_details()}
     picture = set(activations)
     for op in network._get_ops_details():
@@ -144,14 +143,32 @@ def _changeable(network: Any) -> Iterator[tuple[int, str]]:
         if op["op_name"] not in BIASED and picture >= activations.intersection(int(index) for index in op["inputs"]):
             picture |= made
         activations |= made
-        yield from ((index, names[index]) for index in sorted(made - picture - outputs))
+    return {i: names[i] for i in picture - ports}, {i: names[i] for i in activations - picture - ports}
+
+
+def _every_byte(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A grey image of the same shape with all the values that a camera can give."""
+    greys = np.resize(np.arange(256, dtype=np.uint8), image.shape[:2])
+    return np.repeat(greys[..., np.newaxis], image.shape[2], axis=2)
+
+
+def _widen(found: dict[str, tuple[float, float]], network: Any, tensors: dict[int, str]) -> None:
+    """Widen the ranges in ``found`` to hold the values that the network has just computed."""
+    for index, name in tensors.items():
+        values, (low, high) = network.get_tensor(index), found[name]
+        found[name] = min(low, float(values.min())), max(high, float(values.max()))
+
+
+def _run(network: Any, image: NDArray[np.uint8]) -> None:
+    network.set_tensor(network.get_input_details()[0]["index"], image[np.newaxis])
+    network.invoke()
 
 
 def _percentile(counts: Floats, edges: Floats) -> tuple[float, float]:
-    """The narrowest range with at most half of ``1 - WITHIN`` of the values off either end."""
+    """The narrowest range that holds 0, with at most half of ``1 - WITHIN`` of the values beyond either end."""
     below, tail = counts.cumsum(), (1 - WITHIN) / 2 * counts.sum()
     first, last = np.searchsorted(below, tail, side="right"), np.searchsorted(below, below[-1] - tail)
-    return float(edges[first]), float(edges[last + 1])
+    return min(float(edges[first]), 0.0), max(float(edges[last + 1]), 0.0)
 
 
 def _mse(counts: Floats, edges: Floats) -> tuple[float, float]:

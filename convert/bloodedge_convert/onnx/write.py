@@ -172,6 +172,7 @@ def to_int8(plain: bytes, images: Images, method: Method, report: Report) -> byt
         extra_options={},
     )
     quantiser.quantize_model()
+    quantiser.model.topological_sort()
     int8 = quantiser.model.model
     correct_biases(plain, int8, images, report)
     return bytes(int8.SerializeToString())
