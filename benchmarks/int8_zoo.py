@@ -1,6 +1,6 @@
 """What int8 costs and gives each architecture: drop, flips, speed, size; and what converting takes.
 
-    python benchmarks/int8_zoo.py RUN... [--data DIR/cnmc] [--rounds 5] [--calibration-cells 100] [--bundles FOLDER]
+    python benchmarks/int8_zoo.py RUN... [--data DIR/cnmc] [--rounds 3] [--calibration-cells 100] [--bundles FOLDER]
 
 Each RUN (those of ``benchmarks/zoo.py --recipe small``: runs/zoo_small/*) goes through ``bloodedge convert --int8`` by
 its first method, calibration with corrected biases, and without limits: whether the gate would have let it pass is told
@@ -39,7 +39,7 @@ ASKED = (
     *("--int8", "--int8-method", "minmax", "--keep-slow", "--max-drop", "100", "--max-flips", "100"),
     *("--engine", "litert", "--engine", "openvino"),
 )
-PLAIN_CELLS, PLAIN_ROUNDS = 40, 40
+PLAIN_CELLS, PLAIN_ROUNDS = 16, 40
 
 PLAIN = """
 import os, sys
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--data", type=Path, help="where the runs' cells lie, if they have moved")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--calibration-cells", type=int, default=100)
     parser.add_argument("--bundles", type=Path, default=Path(".cache/int8_zoo"))
     options = parser.parse_args()
