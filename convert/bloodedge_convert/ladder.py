@@ -15,7 +15,7 @@ from bloodedge_convert.judge.measure import Judge, Measured, Sample
 LADDER: dict[EngineName, tuple[Method, ...]] = {
     "litert": ("percentile", "mse", "entropy", "equalised", "mixed", "qat"),
     "openvino": ("percentile", "mse", "equalised", "mixed", "qat"),
-    "onnx": ("percentile", "entropy", "equalised"),
+    "onnx": ("percentile", "mse", "entropy", "equalised"),
 }
 """Methods after "minmax", cheapest first."""
 

@@ -1,10 +1,10 @@
-"""Every architecture of the zoo says the same in every format; weights are random, its classes pulled apart."""
+"""Every architecture of the zoo says the same in every engine; weights are random, its classes pulled apart."""
 
 import numpy as np
 import pytest
 
-for package in ("tensorflow", "tf2onnx", "nncf", "openvino", "onnxruntime"):
-    pytest.importorskip(package, reason=f"{package} is not installed (pip install 'bloodedge[convert]')")
+pytest.importorskip("nncf", reason="nncf is not installed (pip install 'bloodedge[convert]')")
+pytest.importorskip("tf2onnx", reason="tf2onnx is not installed (pip install 'bloodedge[convert]')")
 
 import keras
 
@@ -12,6 +12,8 @@ from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert.calibration import full_range
+from bloodedge_convert.job import Kind
+from bloodedge_convert.judge.checks import check, ports
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert
 from bloodedge_convert.network.export import export_graphs, saved_model_for
 from bloodedge_convert.onnx.write import to_onnx
@@ -23,10 +25,9 @@ SIZE = 80
 CELLS = 8
 SPREAD = 2.0
 """Deviation of the log odds between cells: probabilities from about 0.02 to 0.98."""
-FLOAT32, FLOAT16 = 1e-4, 0.03
-INT8 = 0.35
-"""Of the mean distance that a constant answer would have. Biases are not corrected here, and random layers are not as
-forgiving as fitted ones; a layer that is missing or has the wrong scale is as good as a constant."""
+FLOAT32 = 5e-4
+"""Largest distance of a probability. Random layers are not as forgiving as fitted ones: of int8 only the form is looked
+at here, its answers are compared on fitted networks."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def network(name: str, images):
 
 
 @pytest.mark.parametrize("name", ZOO)
-def test_every_format_says_what_keras_says(name, images, tmp_path):
+def test_every_engine_says_what_keras_says(name, images, tmp_path):
     model = network(name, images)
     wanted = np.asarray(model(images))[:, 1]
     assert wanted.std() > 0.15
@@ -66,25 +67,27 @@ def test_every_format_says_what_keras_says(name, images, tmp_path):
     export_graphs(model, SIZE, images, engines, tmp_path)
     source = {engine: saved_model_for(engine, tmp_path) for engine in engines}
 
-    def distance(engine: str, *files: bytes) -> tuple[float, float]:
+    def distance(engine: str, *files: bytes) -> float:
         found = load_bytes(engine, files[0], files[1] if len(files) > 1 else None, 2).predict(images)[:, 1]
-        return float(np.abs(found - wanted).max()), float(np.abs(found - wanted).mean())
+        return float(np.abs(found - wanted).max())
 
-    def intermediate(float16: bool = False, int8: bool = False) -> list[bytes]:
-        read = openvino.read(source["openvino"])
-        target = tmp_path / "model.xml"
-        openvino.save(openvino.quantise(read, images, "minmax", quiet) if int8 else read, target, float16=float16)
-        return [target.read_bytes(), target.with_suffix(".bin").read_bytes()]
+    def intermediate(network) -> list[bytes]:
+        openvino.save(network, tmp_path / "model.xml")
+        return [(tmp_path / name).read_bytes() for name in ("model.xml", "model.bin")]
 
-    assert distance("litert", to_litert(source["litert"], "float32"))[0] < FLOAT32
-    assert distance("openvino", *intermediate())[0] < FLOAT32
-    assert distance("onnx", to_onnx(source["onnx"]))[0] < FLOAT32
-    assert distance("litert", to_litert(source["litert"], "float16"))[0] < FLOAT16
-    assert distance("openvino", *intermediate(float16=True))[0] < FLOAT16
-    constant = float(np.abs(wanted - np.median(wanted)).mean())
-    for found in (
-        distance("litert", to_litert(source["litert"], "dynamic")),
-        distance("litert", quantise(calibrate(source["litert"], images, quiet))),
-        distance("openvino", *intermediate(int8=True)),
-    ):
-        assert found[1] < INT8 * constant
+    plain = openvino.read(source["openvino"])
+    assert distance("litert", to_litert(source["litert"], "float32")) < FLOAT32
+    assert distance("openvino", *intermediate(plain)) < FLOAT32
+    assert distance("onnx", to_onnx(source["onnx"])) < FLOAT32
+    quantised = {
+        "litert": [quantise(calibrate(source["litert"], images, quiet))],
+        "openvino": intermediate(openvino.quantise(plain, images, "minmax", quiet)),
+    }
+    for kind, files in quantised.items():
+        int8 = Kind(engine=kind, precision="int8")
+        size, parameters = sum(map(len, files)), model.count_params()
+        check(
+            int8, ports(int8, *files, *[None][: 2 - len(files)]), size, size_px=SIZE, classes=2, parameters=parameters
+        )
+        assert size < 0.4 * 4 * parameters + 600_000
+        assert np.isfinite(distance(kind, *files))
