@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bloodedge_convert.job import Report
 
 ENGINES = ("litert", "openvino", "onnx")
-METHODS = ("auto", "minmax", "percentile", "mse", "entropy", "equalised", "mixed", "qat")
+METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat")
 
 
 @click.command()

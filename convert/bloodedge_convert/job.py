@@ -20,7 +20,7 @@ from bloodedge.manifest import EngineName, Precision
 Report = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
-Method = Literal["minmax", "percentile", "mse", "entropy", "equalised", "mixed", "qat"]
+Method = Literal["minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat"]
 """How an int8 network is made; see bloodedge_convert.ladder."""
 METHODS: tuple[Method, ...] = get_args(Method)
 

@@ -14,13 +14,14 @@ from bloodedge_convert.judge.measure import Judge, Measured, Sample
 
 LADDER: dict[EngineName, tuple[Method, ...]] = {
     "litert": ("percentile", "mse", "entropy", "equalised", "mixed", "qat"),
-    "openvino": ("percentile", "mse", "equalised", "mixed", "qat"),
+    "openvino": ("mean", "percentile", "mse", "equalised", "mixed", "qat"),
     "onnx": ("percentile", "mse", "entropy", "equalised"),
 }
 """Methods after "minmax", cheapest first."""
 
 TOLD: dict[Method, str] = {
     "minmax": "ranges from the smallest to the largest value seen",
+    "mean": "ranges from the means over the cells of each one's extremes",
     "percentile": "rare extreme values cut off the ranges",
     "mse": "ranges that round with the least squared error",
     "entropy": "ranges that keep most of each distribution (Kullback-Leibler)",

@@ -136,6 +136,18 @@ def test_int8_keeps_every_camera_byte_apart(bundle):
     assert scales[int(quantised["outputs"][0])] == (1.0, -128)
 
 
+def test_openvino_int8_clips_no_camera_byte(bundle):
+    """One calibration image reaches 255: a range from the mean of each image's extremes would not."""
+    from bloodedge.engine.openvino import import_openvino
+
+    files = (bundle.read(f"artifacts/model_int8.{suffix}") for suffix in ("xml", "bin"))
+    network = import_openvino().Core().read_model(*files)
+    first = next(op for op in network.get_ordered_ops() if op.get_type_name() == "FakeQuantize")
+    low, high = (float(first.input_value(side).get_node().data.ravel()[0]) for side in (1, 2))
+    assert low <= -1 + 1e-6
+    assert high >= 1 - 1e-6
+
+
 def test_the_zip_holds_the_manifest_and_what_it_lists(conversion):
     manifest = conversion.converted.manifest
     with zipfile.ZipFile(conversion.converted.path) as archive:
