@@ -26,7 +26,7 @@ from bloodedge.manifest import (
 )
 from bloodedge.simulation import render_cell
 from bloodedge.split import SplitSpec, split
-from bloodedge_convert import convert
+from bloodedge_convert.cells import read_cells
 from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.finder import Found, FoundCell
 from bloodedge_device.gate import GateResult
@@ -171,8 +171,8 @@ def in_a_frame(cell: Cell) -> tuple[NDArray[np.uint8], Found]:
 
 def on_conversion(run: RunRecord, count: int) -> tuple[list[str], NDArray[np.uint8]]:
     """Names and network inputs of the cells that conversion calibrates with, before ``full_range`` touches one."""
-    cells = convert._read_cells(run, None, convert.Options(calibration_cells=count), lambda *_: None)
-    return [c.name for c in cells.calibration], cells.calibration_images
+    part = read_cells(run, None, count, tuning=False, report=lambda *_: None).calibration
+    return [c.name for c in part.cells], part.images
 
 
 def check(dataset: Dataset, spec: ImagingSpec) -> None:
