@@ -18,6 +18,8 @@ from bloodedge_convert.litert.noise import short  # noqa: E402
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402
 
+from .conftest import spread_decisions  # noqa: E402
+
 SIZE, IMAGES = 32, 32
 
 
@@ -77,15 +79,6 @@ def one_heavy_weight(model: keras.Model) -> list[str]:
     kernel[:, :, 3] = 300
     model.get_layer("second").set_weights([kernel, bias])
     return ["second"]
-
-
-def spread_decisions(model: keras.Model, images: np.ndarray) -> None:
-    """Give the last layer weights by which the images' logits differ by a standard deviation of 2."""
-    pooled = np.asarray(keras.Model(model.input, model.get_layer("pool").output)(images), np.float64)
-    _, spreads, directions = np.linalg.svd(pooled - pooled.mean(axis=0), full_matrices=False)
-    direction = directions[0] * 2 * np.sqrt(len(images)) / spreads[0]
-    weights = np.stack([np.zeros_like(direction), direction], axis=1)
-    model.get_layer("probabilities").set_weights([weights, np.array([0, -pooled.mean(axis=0) @ direction])])
 
 
 @pytest.fixture(scope="module", params=[scaled_and_cancelled, one_heavy_weight])

@@ -18,6 +18,8 @@ from bloodedge_convert.litert.ranges import RANGES, SEARCHES, Histogram, with_ra
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402
 
+from .conftest import spread_decisions  # noqa: E402
+
 SIZE, IMAGES = 64, 64
 
 
@@ -134,15 +136,6 @@ def spoilt_by_magenta() -> keras.Model:
         kernel[:, :, 0] = 0
         model.get_layer(name).set_weights([kernel, bias])
     return model
-
-
-def spread_decisions(model: keras.Model, images: np.ndarray) -> None:
-    """Give the last layer weights by which the images' logits differ by a standard deviation of 2."""
-    pooled = np.asarray(keras.Model(model.input, model.get_layer("pool").output)(images), np.float64)
-    _, spreads, directions = np.linalg.svd(pooled - pooled.mean(axis=0), full_matrices=False)
-    direction = directions[0] * 2 * np.sqrt(len(images)) / spreads[0]
-    weights = np.stack([np.zeros_like(direction), direction], axis=1)
-    model.get_layer("probabilities").set_weights([weights, np.array([0, -pooled.mean(axis=0) @ direction])])
 
 
 @pytest.fixture(scope="module")

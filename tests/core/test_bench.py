@@ -27,7 +27,7 @@ RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 
 def need(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+        pytest.skip(f"{package} is not installed (pip install 'bloodedge[device,openvino]')")
 
 
 def ignore(_done: int, _total: int) -> None:

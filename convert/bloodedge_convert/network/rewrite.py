@@ -4,7 +4,7 @@ XNNPACK, which runs LiteRT's networks, has depthwise kernels of up to 25 taps. A
 grouped convolution with one channel a group, ten times slower than the same taps as a sum of smaller convolutions. It
 has no int8 average pooling, and a depthwise convolution with equal weights is one where no window reaches over the
 border. Keras' layer normalisation becomes ten operations; written out, with its gain and offset moved into the layer
-after it, it is half as slow, and ``worker.to_litert`` keeps it in float32 by ``FLOAT_MARK`` in its name.
+after it, it is half as slow, and ``litert.write`` keeps it in float32 by ``FLOAT_MARK`` in its name.
 
 OpenVINO subtracts the zero point of a fully connected layer's int8 input in float32; a convolution takes it as it is.
 
