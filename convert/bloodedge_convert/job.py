@@ -122,9 +122,18 @@ def run_converters(
 
 def run_again(folder: Path, job: Job, report: Report) -> None:
     """Make another job's artifacts in the ``folder`` of an earlier one, from the same graphs and images."""
-    (folder / "job.json").write_text(job.model_dump_json())
-    with tempfile.TemporaryFile() as log:
-        _run(folder, log, report)
+    for part in _parts(folder, job):
+        (folder / "job.json").write_text(part.model_dump_json())
+        with tempfile.TemporaryFile() as log:
+            _run(folder, log, report)
+
+
+def _parts(folder: Path, job: Job) -> Iterator[Job]:
+    """A job as one for each engine, after one for the graphs: no process holds what two converters leave behind."""
+    if not (folder / REFERENCE).is_file():
+        yield job.model_copy(update={"kinds": []})
+    for engine in dict.fromkeys(kind.engine for kind in job.kinds):
+        yield job.model_copy(update={"kinds": [kind for kind in job.kinds if kind.engine == engine]})
 
 
 def _run(folder: Path, log: BinaryIO, report: Report) -> None:

@@ -40,6 +40,7 @@ from bloodedge_convert.job import (
 from bloodedge_convert.judge.checks import check_answers
 from bloodedge_convert.litert import write as litert
 from bloodedge_convert.litert.bias import correct_biases
+from bloodedge_convert.litert.ranges import with_ranges
 from bloodedge_convert.network.export import export_graphs, saved_model_for
 from bloodedge_convert.onnx import write as onnx
 from bloodedge_convert.openvino import bias as openvino_bias
@@ -151,21 +152,20 @@ class Work:
         """LiteRT's int8 artifact; its float32 and calibrated networks stay in ``graphs`` for the next attempt."""
         saved_model, method = saved_model_for("litert", graphs), self.job.method
         plain = kept(graphs / PLAIN, lambda: litert.to_litert(saved_model, "float32"))
-        calibrated = kept(graphs / CALIBRATED, lambda: litert.calibrate(saved_model, self.calibration, self.report))
+        images, report = self.calibration, self.report
+        calibrated = kept(graphs / CALIBRATED, lambda: litert.calibrate(saved_model, plain, images, report))
         float_layers: list[str] = []
         if method in {"percentile", "mse", "entropy"}:
-            from bloodedge_convert.litert.ranges import with_ranges
-
-            calibrated = with_ranges(calibrated, plain, self.calibration, method, self.report)
+            calibrated = with_ranges(calibrated, plain, images, method, report)
         if method == "mixed":
             from bloodedge_convert.litert.mixed import find_float_layers
 
             limit = self.job.max_distance
-            found = find_float_layers(calibrated, plain, self.calibration, self.trial(), limit, self.report)
+            found = find_float_layers(calibrated, plain, images, self.trial(), limit, report)
             float_layers = found.layers
             (self.folder / MIXED).write_text(found.model_dump_json())
         int8 = litert.quantise(calibrated, float_layers)
-        target.write_bytes(correct_biases(plain, int8, self.calibration, self.steps("Correcting biases: litert int8")))
+        target.write_bytes(correct_biases(plain, int8, images, self.steps("Correcting biases: litert int8")))
 
     def openvino_int8(self, graphs: Path, target: Path) -> None:
         """OpenVINO's int8 artifact."""

@@ -11,7 +11,7 @@ from keras import layers  # noqa: E402
 from bloodedge.dataset import inputs, read_dataset  # noqa: E402
 from bloodedge.engine import load_bytes  # noqa: E402
 from bloodedge_convert.calibration import full_range  # noqa: E402
-from bloodedge_convert.litert.write import calibrate, quantise  # noqa: E402
+from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.equalise import LARGEST, SMALLEST, Seen, Weights, choose_factors, equalise  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402
 from bloodedge_convert.network.finetune import FakeQuantised  # noqa: E402
@@ -175,7 +175,7 @@ def copy_of(model):
 def lost(model, images, folder) -> float:
     """Mean distance of LiteRT's int8 blast probability from the float network's."""
     export_saved_model(model, images.shape[1], folder)
-    int8 = quantise(calibrate(folder, full_range(images), lambda *_: None))
+    int8 = quantise(calibrate(folder, to_litert(folder, "float32"), full_range(images), lambda *_: None))
     return float(np.abs(load_bytes("litert", int8, None, 1).predict(images) - say(model, images))[:, 1].mean())
 
 

@@ -7,7 +7,7 @@ from bloodedge.dataset import inputs, read_dataset
 from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
 from bloodedge_convert.calibration import full_range
-from bloodedge_convert.litert.write import calibrate, quantise
+from bloodedge_convert.litert.write import calibrate, quantise, to_litert
 from bloodedge_convert.network import finetune as module
 from bloodedge_convert.network.export import export_saved_model
 from bloodedge_convert.network.finetune import FakeQuantised, finetune, is_nearer
@@ -95,7 +95,8 @@ def test_a_dead_channel_keeps_its_kernel(images):
 def test_rounding_is_foreseen_as_litert_does_it(fitted, images, tmp_path):
     export_saved_model(fitted, SIZE, tmp_path / "saved")
     calibration = full_range(images[0])
-    model = quantise(calibrate(tmp_path / "saved", calibration, lambda *_: None))  # its biases not corrected
+    plain = to_litert(tmp_path / "saved", "float32")
+    model = quantise(calibrate(tmp_path / "saved", plain, calibration, lambda *_: None))  # its biases not corrected
     said = load_bytes("litert", model, None, 1).predict(images[0])[:, 1]
     rounded = FakeQuantised(fitted)
     rounded.observe(calibration)

@@ -91,7 +91,8 @@ def found(request, tmp_path_factory):
     spread_decisions(model, trial)
     folder = tmp_path_factory.mktemp("mixed")
     export_saved_model(model, SIZE, folder)
-    plain, calibrated = to_litert(folder, "float32"), calibrate(folder, images, lambda *_: None)
+    plain = to_litert(folder, "float32")
+    calibrated = calibrate(folder, plain, images, lambda *_: None)
     steps: list[tuple[str, int, int]] = []
     mixed = find_float_layers(calibrated, plain, images, trial, 0.01, lambda *step: steps.append(step))
     return Found(plain, calibrated, trial, mixed, steps), ruined

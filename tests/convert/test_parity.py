@@ -76,11 +76,12 @@ def test_every_engine_says_what_keras_says(name, images, tmp_path):
         return [(tmp_path / name).read_bytes() for name in ("model.xml", "model.bin")]
 
     plain = openvino.read(source["openvino"])
-    assert distance("litert", to_litert(source["litert"], "float32")) < FLOAT32
+    litert = to_litert(source["litert"], "float32")
+    assert distance("litert", litert) < FLOAT32
     assert distance("openvino", *intermediate(plain)) < FLOAT32
     assert distance("onnx", to_onnx(source["onnx"])) < FLOAT32
     quantised = {
-        "litert": [quantise(calibrate(source["litert"], images, quiet))],
+        "litert": [quantise(calibrate(source["litert"], litert, images, quiet))],
         "openvino": intermediate(openvino.quantise(plain, images, "minmax", quiet)),
     }
     for kind, files in quantised.items():

@@ -148,7 +148,8 @@ def files(tmp_path_factory):
     spread_decisions(model, trial)
     folder = tmp_path_factory.mktemp("ranges")
     export_saved_model(model, SIZE, folder)
-    return Files(model, to_litert(folder, "float32"), calibrate(folder, images, lambda *_: None), images, trial)
+    plain = to_litert(folder, "float32")
+    return Files(model, plain, calibrate(folder, plain, images, lambda *_: None), images, trial)
 
 
 @pytest.fixture(scope="module")

@@ -189,7 +189,8 @@ def int8(tmp_path_factory):
     export_graphs(model, 24, square, ["litert"], folder)
     assert len(json.loads((folder / "rewrites.json").read_text())) == 3
     source = saved_model_for("litert", folder)
-    return model, square, to_litert(source, "float32"), quantise(calibrate(source, square, lambda *_: None))
+    plain = to_litert(source, "float32")
+    return model, square, plain, quantise(calibrate(source, plain, square, lambda *_: None))
 
 
 def test_int8_is_one_partition(int8):

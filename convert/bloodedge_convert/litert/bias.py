@@ -8,7 +8,7 @@ and latency stay as they are.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
+from bloodedge_convert.litert.inside import schema, watch
 
 IMAGES = 64
 BIASED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
-OPERATORS_FIELD = 10
-"""Of a SubGraph in LiteRT's schema: where its table says where the operators are."""
+AT_ONCE = 256 * 2**20
+"""Bytes of the float network's values that are kept at a time."""
 FEWEST_VALUES = 16
 """A channel with fewer values off the ends of its activation is left alone."""
 
@@ -33,6 +34,8 @@ class Layer:
 
     float_output: int
     int8_output: int
+    values: int
+    """That it gives for one image."""
     bias: int
     bias_scales: Floats
     scale: float
@@ -50,12 +53,28 @@ def correct_biases(
     data = bytearray(int8_model)
     biases = _bias_arrays(data)
     layers = [layer for layer in _layers(float_model, int8_model) if layer.bias in biases]
-    for number, layer in enumerate(layers, 1):
-        wanted = _outputs(float_model, layer.float_output, images)
-        found = (_outputs(bytes(data), layer.int8_output, images) - layer.zero) * np.float32(layer.scale)
-        biases[layer.bias] += np.rint(_shift(wanted, found) / layer.bias_scales).astype(np.int32)
-        report(number, len(layers))
+    done = 0
+    for group in _groups(layers, len(images)):
+        wanted = _outputs(float_model, [layer.float_output for layer in group], images)
+        for layer in group:
+            found = _outputs(bytes(data), [layer.int8_output], images).pop()
+            found = (found.astype(np.float32) - layer.zero) * np.float32(layer.scale)
+            biases[layer.bias] += np.rint(_shift(wanted.pop(0), found) / layer.bias_scales).astype(np.int32)
+            done += 1
+            report(done, len(layers))
     return bytes(data)
+
+
+def _groups(layers: Sequence[Layer], images: int) -> Iterator[list[Layer]]:
+    """The layers in order, in groups whose float values for so many images take about AT_ONCE bytes."""
+    group: list[Layer] = []
+    for layer in layers:
+        if group and sum(one.values for one in (*group, layer)) * images * 4 > AT_ONCE:
+            yield group
+            group = []
+        group.append(layer)
+    if group:
+        yield group
 
 
 def spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -63,22 +82,16 @@ def spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images[:: max(1, len(images) // IMAGES)][:IMAGES]
 
 
-def _schema() -> Any:
-    from tensorflow.lite.python import schema_py_generated
-
-    return schema_py_generated
-
-
 def _bias_arrays(data: bytearray) -> dict[int, NDArray[np.int32]]:
     """Writable views of ``data`` by tensor number; constants that several tensors share are left out."""
-    model = _schema().Model.GetRootAs(data, 0)
+    model = schema().Model.GetRootAs(data, 0)
     graph = model.Subgraphs(0)
     uses = Counter(graph.Tensors(i).Buffer() for i in range(graph.TensorsLength()))
     views = {}
     for index in range(graph.TensorsLength()):
         tensor = graph.Tensors(index)
         buffer = model.Buffers(tensor.Buffer())
-        if tensor.Type() == _schema().TensorType.INT32 and uses[tensor.Buffer()] == 1 and buffer.DataLength():
+        if tensor.Type() == schema().TensorType.INT32 and uses[tensor.Buffer()] == 1 and buffer.DataLength():
             views[index] = buffer.DataAsNumpy().view(np.int32)
     return views
 
@@ -97,6 +110,7 @@ def _layers(float_model: bytes, int8_model: bytes) -> list[Layer]:
                 Layer(
                     float_output=by_name[output["name"]],
                     int8_output=int(output["index"]),
+                    values=int(np.prod(output["shape"])),
                     bias=inputs[2],
                     bias_scales=tensors[inputs[2]]["quantization_parameters"]["scales"],
                     scale=output["quantization"][0],
@@ -106,35 +120,11 @@ def _layers(float_model: bytes, int8_model: bytes) -> list[Layer]:
     return found
 
 
-def _outputs(model: bytes, tensor: int, images: NDArray[np.uint8]) -> Floats:
-    """A tensor's values (values, channels) over ``images``, from a copy of the network that gives it as its output.
-
-    That way XNNPACK's fast kernels, which the device uses too, do the work; between them no tensor can be read.
-    """
-    network, _ = load_interpreter(_up_to(model, tensor), threads=2)
-    source, result = network.get_input_details()[0]["index"], network.get_output_details()[0]["index"]
-    values = []
-    for image in images:
-        network.set_tensor(source, image[np.newaxis])
-        network.invoke()
-        value = network.get_tensor(result)
-        values.append(value.reshape(-1, value.shape[-1]))
-    return np.concatenate(values).astype(np.float32)
-
-
-def _up_to(model: bytes, tensor: int) -> bytes:
-    """A copy of a network that ends with the operator which makes ``tensor``, and gives that."""
-    data = bytearray(model)
-    graph = _schema().Model.GetRootAs(data, 0).Subgraphs(0)
-    graph.OutputsAsNumpy()[0] = tensor
-    makers = (i for i in range(graph.OperatorsLength()) if tensor in graph.Operators(i).OutputsAsNumpy())
-    # Operators stand in the order in which they run; a flatbuffer's list begins with its length, 4 bytes.
-    first = graph.Operators(0)._tab.Pos
-    table = graph._tab
-    start = table.Vector(table.Offset(OPERATORS_FIELD))
-    assert table.Indirect(start) == first
-    data[start - 4 : start] = (next(makers) + 1).to_bytes(4, "little")
-    return bytes(data)
+def _outputs(model: bytes, tensors: Sequence[int], images: NDArray[np.uint8]) -> list[NDArray[Any]]:
+    """Each tensor's values (values, channels) over ``images``."""
+    look = watch(model, tensors)
+    seen = [[value.reshape(-1, value.shape[-1]) for value in look(image)] for image in images]
+    return [np.concatenate(values) for values in zip(*seen, strict=True)]
 
 
 def _shift(wanted: Floats, found: Floats) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from bloodedge.config import Strict
 from bloodedge.engine.litert import load_interpreter
+from bloodedge_convert.litert.inside import watch
 
 IMAGES = 8
 
@@ -38,13 +39,18 @@ def layer_noise(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8]
     images: network inputs uint8 (N, H, W, 3), of which the first few are used.
     """
     networks = [load_interpreter(model, threads=1, keep_tensors=True)[0] for model in (float_model, int8_model)]
-    values, others = ([_tensors(network, image) for image in images[:IMAGES]] for network in networks)
-    noise = {}
-    for name in values[0].keys() & others[0].keys():
-        ours, theirs = (np.stack([tensors[name] for tensors in side]) for side in (values, others))
-        spread = ours.std(axis=0).max()
-        if ours.shape == theirs.shape and spread > 0:
-            noise[name] = math.sqrt(np.square(theirs - ours).mean() / ours.var(axis=0).mean())
+    ours, theirs = (_activations(network) for network in networks)
+    shared = [name for name in ours if name in theirs and np.array_equal(ours[name]["shape"], theirs[name]["shape"])]
+    watched = [watch(float_model, [ours[name]["index"] for name in shared])]
+    watched.append(watch(int8_model, [theirs[name]["index"] for name in shared]))
+    errors, signals = dict.fromkeys(shared, 0.0), {name: Spread() for name in shared}
+    for image in images[:IMAGES]:
+        for name, *values in zip(shared, *(look(image) for look in watched), strict=True):
+            wanted, found = _real(values[0], ours[name]), _real(values[1], theirs[name])
+            errors[name] += float(np.square(found - wanted).mean())
+            signals[name].add(wanted)
+    signal = {name: spread.sum_of_squares for name, spread in signals.items()}
+    noise = {name: math.sqrt(errors[name] / signal[name]) for name in shared if signal[name] > 0}
     added = _added(networks[1], noise)
     return [LayerNoise(name=short(name), noise=noise[name], added=added[name]) for name in added]
 
@@ -55,21 +61,35 @@ def worst_layers(layers: Sequence[LayerNoise], count: int = 3) -> list[str]:
     return [f"{layer.name} (+{100 * layer.added:.0f} %)" for layer in worst]
 
 
-def _tensors(network: Any, image: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Every activation, as real values, by name."""
-    network.set_tensor(network.get_input_details()[0]["index"], image[np.newaxis])
-    network.invoke()
-    values = {}
-    for index, details in _activations(network).items():
-        scale, zero = details["quantization"]
-        raw = network.get_tensor(index).astype(np.float64)
-        values[details["name"]] = (raw - zero) * scale if scale else raw
-    return values
+class Spread:
+    """The variance of a tensor between images, image by image (Welford, Technometrics 4, 1962)."""
+
+    def __init__(self) -> None:
+        self._images, self._mean, self._squares = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take one image's values in."""
+        self._images += 1
+        away = values - self._mean
+        self._mean = self._mean + away / self._images
+        self._squares = self._squares + away * (values - self._mean)
+
+    @property
+    def sum_of_squares(self) -> float:
+        """Squared distances from the mean over the images, averaged over the tensor's values."""
+        return float(self._squares.mean())
 
 
-def _activations(network: Any) -> dict[int, Any]:
+def _activations(network: Any) -> dict[str, Any]:
     made = {int(index) for op in network._get_ops_details() for index in op["outputs"]}
-    return {d["index"]: d for d in network.get_tensor_details() if d["index"] in made}
+    return {d["name"]: d for d in network.get_tensor_details() if d["index"] in made}
+
+
+def _real(values: NDArray[Any], tensor: Any) -> NDArray[np.float64]:
+    """An activation's values in the network's own units."""
+    scale, zero = tensor["quantization"]
+    raw = values.astype(np.float64)
+    return (raw - zero) * scale if scale else raw
 
 
 def _added(network: Any, noise: dict[str, float]) -> dict[str, float]:

@@ -1,8 +1,11 @@
-"""Narrower ranges for the activations of a calibrated LiteRT network.
+"""Ranges for the activations of a LiteRT network: those of its values on calibration cells, and narrower ones.
 
-Calibration gives each activation the range from its smallest to its largest value. One rare extreme value then costs
-all others their resolution: 256 steps reach from end to end. Here a range is chosen by how often each value comes, and
-what lies outside saturates:
+TensorFlow's calibrator is slow, and stretches ranges: a sum or product may overwrite one of its inputs, and is then
+recorded as that input's values too. The input's scaling and residual branches come out up to twice too wide. The ranges
+here are the tensors' own.
+
+From the smallest value to the largest, one rare extreme costs all others their resolution: 256 steps reach from end to
+end. ``with_ranges`` chooses by how often each value comes, and what lies outside saturates:
 
 percentile  what keeps 99.99 % of the values, one of the percentiles of Wu et al. ("Integer quantization for deep
             learning inference", arXiv:2004.09602, 2020): with much less, a cell's rare features go first.
@@ -15,10 +18,6 @@ entropy     what keeps most of the distribution, by Kullback-Leibler divergence 
 Zeros are not counted: 0 is one of the 256 values whatever the range, and after a ReLU they are most of a map. Nor is
 what repeats the pixel beside it: a cell's black surroundings come as one value a channel, and where such spikes happen
 to fall between the steps would decide, in "entropy", over all the rest.
-
-TensorFlow's calibrator also stretches ranges: a sum or product may overwrite one of its inputs, and is then recorded as
-that input's values too. The input's scaling and residual branches come out up to twice too wide. The values here are
-the tensor's own.
 """
 
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from bloodedge.engine.litert import load_interpreter
 from bloodedge_convert.job import Method, Report, counted
 from bloodedge_convert.litert.bias import BIASED, spread
+from bloodedge_convert.litert.inside import schema, watch
 
 BINS = 2**16
 """Of a histogram: enough for a range 1000 times too wide."""
@@ -87,6 +87,27 @@ class Histogram:
         return self._counts[first:last].astype(np.float64), edges[first : last + 1]
 
 
+def with_extremes(calibrated: bytes, float_model: bytes, images: Images, report: Report) -> bytes:
+    """The calibrated ``.tflite`` with each activation's range from its smallest value over ``images`` to its largest.
+
+    float_model: the network in float32; both come from the same graph. images: network inputs uint8 (N, H, W, 3) RGB.
+    """
+    data = bytearray(calibrated)
+    ends = _ends(data, 0.0)
+    network, _ = load_interpreter(float_model, threads=1)
+    numbers = {details["name"]: int(details["index"]) for details in network.get_tensor_details()}
+    look = watch(float_model, [numbers[name] for name in ends])
+    low, high = np.zeros(len(ends)), np.zeros(len(ends))
+    for image in counted(images, "Calibrating: litert int8", report):
+        values = look(image)
+        low = np.minimum(low, [value.min() for value in values])
+        high = np.maximum(high, [value.max() for value in values])
+    for (least, most), smallest, largest in zip(ends.values(), low, high, strict=True):
+        if largest - smallest >= NARROWEST:
+            least[0], most[0] = smallest, largest
+    return bytes(data)
+
+
 def with_ranges(calibrated: bytes, float_model: bytes, images: Images, method: Method, report: Report) -> bytes:
     """The calibrated ``.tflite`` with the ranges of its activations chosen by ``method``, one of RANGES.
 
@@ -95,7 +116,7 @@ def with_ranges(calibrated: bytes, float_model: bytes, images: Images, method: M
     few values. What comes before the first layer with weights is still the picture: of that nothing is cut off.
     """
     data, images = bytearray(calibrated), spread(images)
-    ends = _ends(data)
+    ends = _ends(data, NARROWEST)
     network, _ = load_interpreter(float_model, threads=1, keep_tensors=True)
     picture, features = ({index: name for index, name in part.items() if name in ends} for part in _parts(network))
     found = dict.fromkeys(picture.values(), (0.0, 0.0))
@@ -116,18 +137,16 @@ def with_ranges(calibrated: bytes, float_model: bytes, images: Images, method: M
     return bytes(data)
 
 
-def _ends(data: bytearray) -> dict[str, Ends]:
-    """The ranges in a calibrated network that are not empty, by tensor name."""
-    from tensorflow.lite.python import schema_py_generated as schema
-
-    graph = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+def _ends(data: bytearray, narrowest: float) -> dict[str, Ends]:
+    """The ranges in a calibrated network that are no narrower, by tensor name."""
+    graph = schema().Model.GetRootAs(data, 0).Subgraphs(0)
     tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
     found = {}
     for tensor in tensors:
         range_ = tensor.Quantization()
         if range_ is not None and range_.MinLength() == 1 == range_.MaxLength():
             low, high = range_.MinAsNumpy(), range_.MaxAsNumpy()
-            if max(high[0], 0) - min(low[0], 0) >= NARROWEST:
+            if max(high[0], 0) - min(low[0], 0) >= narrowest:
                 found[tensor.Name().decode()] = (low, high)
     return found
 

@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.manifest import Precision
-from bloodedge_convert.job import Report, counted
+from bloodedge_convert.job import Report
+from bloodedge_convert.litert.ranges import with_extremes
 
 Images = NDArray[np.uint8]
 
+FIRST = 2
+"""Images for TensorFlow's own calibrator."""
 WITHOUT_INT8_KERNEL = {
     "ABS",
     "AVERAGE_POOL_2D",
@@ -46,19 +49,22 @@ def to_litert(saved_model: Path, precision: Precision) -> bytes:
     return bytes(converter.convert())
 
 
-def calibrate(saved_model: Path, images: Images, report: Report) -> bytes:
-    """A float32 ``.tflite`` file in which every activation carries the range that it has over ``images``."""
+def calibrate(saved_model: Path, plain: bytes, images: Images, report: Report) -> bytes:
+    """A float32 ``.tflite`` file in which every activation carries the range that it has over ``images``.
+
+    plain: the same network as ``to_litert`` gives it in float32. TensorFlow's calibrator finds out which tensors need
+    a range, on a few images; ``with_extremes`` finds the ranges.
+    """
     import tensorflow as tf
 
-    seen = counted(images, "Calibrating: litert int8", report)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in seen)
+    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images[:FIRST])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
     converter.inference_output_type = tf.uint8
     converter._experimental_calibrate_only = True
-    return bytes(converter.convert())
+    return with_extremes(bytes(converter.convert()), plain, images, report)
 
 
 def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:

@@ -127,21 +127,27 @@ def rewrite(model: Any, engine: EngineName, images: NDArray[np.uint8]) -> tuple[
     both networks' outputs are compared.
     """
     images = images[:IMAGES]
-    reference = np.asarray(model(images, training=False))
+    reference: NDArray[np.float32] | None = None
     done = []
     for name, find in KINDS.get(engine, {}).items():
         program = trace(model)
         found = find(program)
         if not found:
             continue
+        reference = _outputs(model, images) if reference is None else reference
         changed = _built(program, model, found)
-        difference = float(np.abs(np.asarray(changed(images, training=False)) - reference).max())
+        difference = float(np.abs(_outputs(changed, images) - reference).max())
         row = Rewrite(
             engine=engine, name=name, layers=len(found), max_difference=difference, kept=difference <= TOLERANCE
         )
         model = changed if row.kept else model
         done.append(row)
     return model, done
+
+
+def _outputs(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """One image at a time: in one batch the maps of a large network take gigabytes, which the process then keeps."""
+    return np.concatenate([np.asarray(model(image[np.newaxis], training=False)) for image in images])
 
 
 def _built(program: Program, model: Any, replacements: Replacements) -> Any:
