@@ -1,0 +1,58 @@
+"""What a LiteRT network computes on the way to its answer.
+
+Between XNNPACK's kernels no tensor can be read, and without them a network runs several times slower and, in int8, not
+to the same values. So a copy of the network gives the tensors in question as its outputs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.engine.litert import load_interpreter
+
+OUTPUTS_FIELD, OPERATORS_FIELD = 8, 10
+"""Of a SubGraph in LiteRT's schema: where its table says where the outputs and the operators are."""
+THREADS = 2
+
+
+def watch(model: bytes, tensors: Sequence[int]) -> Callable[[NDArray[np.uint8]], list[NDArray[Any]]]:
+    """A function from an image uint8 (H, W, 3) RGB to the values, as stored, of the tensors with these numbers.
+
+    The values are the caller's to keep.
+    """
+    network, _ = load_interpreter(with_outputs(model, tensors), threads=THREADS)
+    source = network.get_input_details()[0]["index"]
+
+    def look(image: NDArray[np.uint8]) -> list[NDArray[Any]]:
+        network.set_tensor(source, image[np.newaxis])
+        network.invoke()
+        return [network.get_tensor(tensor) for tensor in tensors]
+
+    return look
+
+
+def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
+    """A copy of a network that ends with the last operator to make one of ``tensors``, and gives them."""
+    data = bytearray(model)
+    graph = schema().Model.GetRootAs(data, 0).Subgraphs(0)
+    table, wanted = graph._tab, set(tensors)
+    makers = [i for i in range(graph.OperatorsLength()) if wanted.intersection(graph.Operators(i).OutputsAsNumpy())]
+    # Operators stand in the order in which they run; a flatbuffer's list begins with its length, 4 bytes.
+    start = table.Vector(table.Offset(OPERATORS_FIELD))
+    assert table.Indirect(start) == graph.Operators(0)._tab.Pos
+    data[start - 4 : start] = (makers[-1] + 1).to_bytes(4, "little")
+    # A longer list of outputs goes to the end of the file; its field holds the distance from the field to there.
+    data += bytes(-len(data) % 4)
+    field = table.Pos + table.Offset(OUTPUTS_FIELD)
+    data[field : field + 4] = (len(data) - field).to_bytes(4, "little")
+    data += np.array([len(tensors), *tensors], "<i4").tobytes()
+    return bytes(data)
+
+
+def schema() -> Any:
+    """LiteRT's file format, as TensorFlow generates it."""
+    from tensorflow.lite.python import schema_py_generated
+
+    return schema_py_generated
