@@ -12,6 +12,7 @@ import numpy as np
 
 from bloodedge.decision import Reason
 from bloodedge.imaging import Cell, Image, as_image, colour_8bit
+from bloodedge_device.finder.edge import to_edge
 from bloodedge_device.finder.light import Stain, stain_of
 from bloodedge_device.finder.nuclei import Box, Nucleus, find_nuclei
 from bloodedge_device.finder.outline import Silhouette, exclusive, filled, whole_cells
@@ -93,7 +94,8 @@ def find_cells(bgr: Image, um_per_px: float | None = None, parameters: FinderPar
     rejected = [Rejected(_grown(r.box, shrink, bgr.shape), r.reason) for r in refused]
     cells = []
     traced = whole_cells(stain, nuclei, scale * shrink, parameters)
-    silhouettes = exclusive([filled((points + 0.5) * shrink - 0.5, bgr.shape) for _, points in traced])
+    outlines = exclusive([filled((points + 0.5) * shrink - 0.5, bgr.shape) for _, points in traced])
+    silhouettes = [to_edge(one, bgr, stain.light, scale, parameters) for one in outlines]
     for (nucleus, _), silhouette in zip(traced, silhouettes, strict=True):
         cell = _cell(silhouette, nucleus, shrink, stain, scale, bgr.shape)
         if cell.area_um2 > parameters.cell_um2:
@@ -105,7 +107,11 @@ def find_cells(bgr: Image, um_per_px: float | None = None, parameters: FinderPar
 
 
 def estimate_um_per_px(bgr: Image, parameters: FinderParameters = _DEFAULTS) -> float | None:
-    """Micrometres per pixel of a frame from its red cells, 7.5 µm across; None when too few stand alone."""
+    """Micrometres per pixel of a frame from its red cells, 7.5 µm across; None when too few stand alone.
+
+    Raises BloodedgeError when the frame is no 8-bit colour image.
+    """
+    bgr = colour_8bit(bgr, "The frame")
     shrink = max(1, round(max(bgr.shape[:2]) / _SCALE_SIDE_PX))
     small = um_per_px_of(stain_of(_shrunk(bgr, shrink)), parameters.nuclear_density)
     return None if small is None else small / shrink

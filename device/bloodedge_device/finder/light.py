@@ -33,10 +33,13 @@ _FEWEST_STAINED = 50
 class Stain:
     """What a frame looks like as stain.
 
+    light: float32 (rows, columns, 3) BGR, the empty field on a coarse grid;
     density: float32 (H, W, 3) BGR, optical density (log10) against the empty field; nuclear: float32 (H, W), density
-    that red cells do not have; noise: its robust standard deviation on red cells; red_cell: their green density.
+    that red cells do not have; noise: its robust standard deviation on red cells, or on all where there are none;
+    red_cell: their green density.
     """
 
+    light: Floats
     density: Floats
     nuclear: Floats
     noise: float
@@ -50,7 +53,8 @@ class Stain:
 
 def stain_of(bgr: Image) -> Stain:
     """The stain in a frame, uint8 (H, W, 3)."""
-    light = cv2.resize(empty_field(bgr), (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR)
+    field = empty_field(bgr)
+    light = cv2.resize(field, (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR)
     density = np.log10((light + 1) / (bgr.astype(np.float32) + 1))
     size = max(1, bgr.shape[1] // 4), max(1, bgr.shape[0] // 4)
     stained = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_AREA), np.float32).reshape(-1, 3)
@@ -64,8 +68,10 @@ def stain_of(bgr: Image) -> Stain:
     sample, green = nuclear[::2, ::2], density[::2, ::2, 1]
     # Red cells lie round zero; what lies below it is never a nucleus, so nuclei do not count as noise.
     below = sample[(green > _STAINED) & (sample < 0)]
+    if len(below) < _FEWEST_STAINED:
+        below = sample[sample < 0]
     noise = -1.4826 * float(np.median(below)) if len(below) else 0.0
-    return Stain(density, nuclear, noise, red_cell)
+    return Stain(field, density, nuclear, noise, red_cell)
 
 
 def _red_cell_density(green: Floats) -> float:

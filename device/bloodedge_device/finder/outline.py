@@ -209,10 +209,11 @@ def filled(points: Floats, shape: tuple[int, ...]) -> Silhouette:
     right, bottom = (min(side, int(v) + 2) for v, side in zip(np.ceil(points.max(axis=0)), shape[1::-1], strict=True))
     mask = np.zeros((bottom - top, right - left), np.uint8)
     cv2.fillPoly(mask, [np.round((points - (left, top)) * 16).astype(np.int32)], 255, shift=4)
-    return _trimmed(mask, (left, top), min(1.0, cv2.countNonZero(mask) / max(whole, 1.0)))
+    return trimmed(mask, (left, top), min(1.0, cv2.countNonZero(mask) / max(whole, 1.0)))
 
 
-def _trimmed(mask: Image, corner: tuple[int, int], completeness: float) -> Silhouette:
+def trimmed(mask: Image, corner: tuple[int, int], completeness: float) -> Silhouette:
+    """The mask, whose corner lies at ``corner`` of the frame, cut to what is in it."""
     x, y, width, height = cv2.boundingRect(mask)
     inner = np.ascontiguousarray(mask[y : y + height, x : x + width])
     return Silhouette((corner[0] + x, corner[1] + y, width, height), inner, completeness)
@@ -234,7 +235,7 @@ def exclusive(cells: list[Silhouette]) -> list[Silhouette]:
         both = (windows[0] > 0) & (windows[1] > 0)
         windows[0][both & (reaches[0] > reaches[1])] = 0
         windows[1][both & (reaches[0] <= reaches[1])] = 0
-    return [_trimmed(mask, cell.box[:2], cell.completeness) for mask, cell in zip(masks, cells, strict=True)]
+    return [trimmed(mask, cell.box[:2], cell.completeness) for mask, cell in zip(masks, cells, strict=True)]
 
 
 def _reach(cell: Silhouette, columns: NDArray[np.intp], rows: NDArray[np.intp]) -> NDArray[np.float64]:

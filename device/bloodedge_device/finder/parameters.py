@@ -61,6 +61,12 @@ class FinderParameters(Strict):
     """Where a cell ends: density as a share of the red cells' own."""
     cytoplasm_tint: float = Field(default=0.3, gt=0, lt=1)
     """Where a red cell (0) ends and cytoplasm begins in tint: nuclear stain over density, relative to the nuclei's."""
+    edge_share: float = Field(default=0.3, gt=0, lt=1)
+    """A cell ends where density has fallen to this share of what it is just inside, ..."""
+    edge_depth_um: float = Field(default=0.6, gt=0.05, lt=5)
+    """... this deep in the outline: it is drawn up to half of that too wide."""
+    edge_density: float = Field(default=0.03, ge=0, lt=1)
+    """Less is empty field, wherever it lies."""
     fringe_um: float = Field(default=0.4, ge=0, lt=5)
     """Blur before colours are compared, against the coloured fringes that a lens leaves at edges."""
     platelet_um2: float = Field(default=12.0, ge=0, lt=50)
