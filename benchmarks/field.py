@@ -1,13 +1,14 @@
-"""The field gap: held-out cells pasted into real fields, found and classified there, against the same cells fed directly.
+"""The field gap: held-out cells in real fields, found and classified there, against the same cells fed directly.
 
     python benchmarks/field.py --data ../shared/data [--cells 1123] [--bundle models/cells.bundle]
 
 The test cells of the bundle's run (people whom the network never saw) are pasted, two at a time, into real frames of
 two microscopes: Chula's without white cells, BCCD's with theirs painted over. Each person's fields are one slide, with
 a light, a stain, a focus and a scale of its own, drawn by the setting. The whole chain then runs: gate, scale from the
-slide's red cells, finder, imaging, network. Dice is of the found mask against the pasted cell's own. The gap is weighted
-F1 of the cells fed directly less that of the same cells as found, in points, with an interval paired over people; cells
-that the chain does not give to the network (missed, cut off, in frames that the gate refused) are counted apart.
+slide's red cells, finder, imaging, network. Dice is of the found mask against the pasted cell's own. The gap is
+weighted F1 of the cells fed directly less that of the same cells as found, in points, with an interval paired over
+people; cells that the chain does not give to the network (missed, cut off, in frames that the gate refused) are counted
+apart.
 Writes results/field.json.
 """
 

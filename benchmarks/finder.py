@@ -10,11 +10,13 @@ while the method was written: the odd ones are held out from the choice of value
 
 import argparse
 import itertools
+import json
 import platform
 import statistics
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,6 +39,9 @@ BCCD_UM_PER_PX = 0.085
 
 CHULA_WHITE_CELLS = {"141.jpg": (613, 104), "171.jpg": (608, 424), "341.jpg": (539, 430), "391.jpg": (163, 443)}
 """Middle (x, y) of the white cells in Chula's frames, marked by eye: Chula-RBC-12 annotates red cells only."""
+
+RED_CELLS = Path(__file__).with_name("red_cells.json")
+"""Red cells measured by hand, ten of each data set."""
 
 SEARCHED: dict[str, tuple[float, ...]] = {
     "nuclear_density": (0.08, 0.1, 0.12),
@@ -222,14 +227,14 @@ def pasted_fields(data: Path, bccd_part: list[Frame], chula_part: list[Frame]) -
     crops = sorted((data / "cnmc").glob("*/fold_1/*/*"))
     rng = np.random.default_rng(5)
     backgrounds = [(f.bgr, estimate_um_per_px(f.bgr)) for f in chula_part if f.name not in CHULA_WHITE_CELLS]
-    backgrounds += [(_without_white_cells(f), BCCD_UM_PER_PX) for f in bccd_part[::8]]
+    backgrounds += [(without_white_cells(f), BCCD_UM_PER_PX) for f in bccd_part[::8]]
     for seed, (background, um_per_px) in enumerate(backgrounds):
         cells = [(cell_on_black(read_image(crops[i])), "normal") for i in rng.integers(0, len(crops), 2)]
         if um_per_px is not None:
             yield paste_cells(background, cells, um_per_px, seed)
 
 
-def _without_white_cells(frame: Frame) -> Image:
+def without_white_cells(frame: Frame) -> Image:
     """The frame with empty field, and its grain, over the white cells that were annotated or found."""
     found = [cell.box for cell in find_cells(frame.bgr, BCCD_UM_PER_PX).cells]
     mask = np.zeros(frame.bgr.shape[:2], np.float32)
@@ -242,7 +247,7 @@ def _without_white_cells(frame: Frame) -> Image:
 
 
 def scale(bccd_part: list[Frame], chula_part: list[Frame], fields: Iterable[Field]) -> dict[str, Any]:
-    """Diameter of red cells as the finder measures it, beside annotated boxes and the simulation's truth."""
+    """Diameter of red cells as the finder measures it, beside annotated boxes, hand measurements and the truth."""
     bccd_px = [7.5 / s for f in bccd_part if (s := estimate_um_per_px(f.bgr)) is not None]
     boxes_px = [statistics.median(f.red_cells_px) for f in bccd_part if f.red_cells_px]
     chula_px = [7.5 / s for f in chula_part if (s := estimate_um_per_px(f.bgr)) is not None]
@@ -252,6 +257,30 @@ def scale(bccd_part: list[Frame], chula_part: list[Frame], fields: Iterable[Fiel
         "bccd_annotated_red_cell_box_px": _spread(boxes_px),
         "chula_red_cell_px": _spread(chula_px) | {"frames_measured": len(chula_px), "frames": len(chula_part)},
         "simulated_relative_error": _spread(errors),
+        "by_hand": {"bccd": by_hand("bccd", bccd_part), "chula": by_hand("chula", chula_part)},
+    }
+
+
+def by_hand(data_set: str, frames: Iterable[Frame]) -> dict[str, float]:
+    """Diameter in pixels (mean of width and height) of the hand-measured red cells, and the finder's in their frames.
+
+    A frame's own error holds how much its one measured cell differs from its others; the medians' does so less.
+    """
+    measured = {
+        Path(cell["file"]).stem: (cell["width_px"] + cell["height_px"]) / 2
+        for cell in json.loads(RED_CELLS.read_text())["cells"]
+        if cell["file"].startswith(f"{data_set}/")
+    }
+    scales = {Path(f.name).stem: estimate_um_per_px(f.bgr) for f in frames if Path(f.name).stem in measured}
+    found = {name: 7.5 / s for name, s in scales.items() if s is not None}
+    hand, finder = statistics.median(measured.values()), statistics.median(found.values())
+    return {
+        "cells": len(measured),
+        "frames_measured": len(found),
+        "hand_median_px": round(hand, 2),
+        "finder_median_px": round(finder, 2),
+        "relative_error": round(finder / hand - 1, 4),
+        "largest_error_of_a_frame": round(max(abs(px / measured[name] - 1) for name, px in found.items()), 4),
     }
 
 
@@ -261,14 +290,28 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def gate(frames: list[Frame]) -> dict[str, Any]:
-    """How many frames pass as they are, blurred and dimmed."""
+    """How many frames pass as they are, blurred, moved by some pixels in four directions, and dimmed."""
     changes: dict[str, Callable[[Image], Image]] = {
         "as_taken": lambda bgr: bgr,
         "blurred_4_px": lambda bgr: as_image(cv2.GaussianBlur(bgr, (0, 0), 4)),
         "dimmed_to_a_fifth": lambda bgr: as_image(bgr // 5),
     }
+    for px, degrees in itertools.product((6, 9, 15), (0, 45, 90, 135)):
+        changes[f"moved_{px}_px_at_{degrees}_degrees"] = partial(moved, px=px, degrees=degrees)
     passed = {name: sum(check(change(f.bgr)).reason is None for f in frames) for name, change in changes.items()}
     return {"frames": len(frames), "passed": passed}
+
+
+def moved(bgr: Image, px: int, degrees: float) -> Image:
+    """A frame uint8 (H, W, 3) as a stage moving evenly by ``px`` pixels during the exposure makes it."""
+    middle = px // 2 + 2
+    kernel = np.zeros((2 * middle + 1, 2 * middle + 1))
+    for step in np.linspace(-px / 2, px / 2, 16 * px + 1):
+        column, row = middle + step * np.cos(np.radians(degrees)), middle - step * np.sin(np.radians(degrees))
+        x, y = int(column), int(row)
+        right, down = column - x, row - y
+        kernel[y : y + 2, x : x + 2] += np.outer((1 - down, down), (1 - right, right))
+    return as_image(cv2.filter2D(bgr, -1, kernel / kernel.sum()))
 
 
 def speed(frames: list[Frame], rounds: int = 3) -> dict[str, Any]:

@@ -16,6 +16,7 @@ class Reason(StrEnum):
     """Why something was not classified, or not trusted: stored with each cell or frame."""
 
     OUT_OF_FOCUS = "out_of_focus"
+    MOTION_BLUR = "motion_blur"
     TOO_DARK = "too_dark"
     TOO_BRIGHT = "too_bright"
     NO_CELL = "no_cell"

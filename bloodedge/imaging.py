@@ -18,6 +18,7 @@ from pydantic import Field
 from bloodedge.config import Strict
 from bloodedge.denoise import denoise
 from bloodedge.errors import BloodedgeError
+from bloodedge.restain import SOURCE_LIGHT, Light, StainBasis, densities, fit_stain, restained
 from bloodedge.stain import density_table
 
 Image = NDArray[np.uint8]
@@ -50,18 +51,24 @@ class ImagingSpec(Strict):
     """A filter of the cell before anything else (see ``bloodedge.denoise``)."""
     colour: Literal["rgb", "density"] = "rgb"
     """rgb: intensities; density: optical densities (see ``bloodedge.stain``), 0 round the cell as for clear glass."""
+    stain: StainBasis | None = None
+    """The dyes that every cell is brought to (see ``bloodedge.restain``), from those of its slide where they are known
+    and of its own pixels where not; None leaves cells as they are."""
 
 
 @dataclass(frozen=True)
 class Cell:
     """One white cell cut out of a frame or read from a data set.
 
-    bgr: uint8 (h, w, 3) BGR; mask: uint8 (h, w), 255 on the cell and 0 elsewhere; um_per_px: micrometres per pixel.
+    bgr: uint8 (h, w, 3) BGR; mask: uint8 (h, w), 255 on the cell and 0 elsewhere; um_per_px: micrometres per pixel;
+    light: level of the empty field where it lies; stain: its slide's dyes, None where they are not known.
     """
 
     bgr: Image
     mask: Image
     um_per_px: float
+    light: Light = (SOURCE_LIGHT,) * 3
+    stain: StainBasis | None = None
 
     @cached_property
     def area_px(self) -> int:
@@ -160,6 +167,9 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
     bgr = cell.bgr[y : y + height, x : x + width]
     if spec.denoise != "none":
         bgr = denoise(bgr, mask, spec.denoise)
+    if spec.stain is not None:
+        stain = cell.stain or fit_stain(densities(bgr, mask, cell.light))
+        bgr = restained(bgr, cell.light, stain, spec.stain)
     if spec.light != "as_is":
         bgr = _relight(bgr, mask, _levels if spec.light == "levelled" else _equal_shares)
     if spec.colour == "density":

@@ -7,9 +7,11 @@ from pydantic import Field, ValidationError
 
 from bloodedge.config import Strict
 from bloodedge.decision import Thresholds
+from bloodedge.domain import Domain
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import write_text
 from bloodedge.imaging import ImagingSpec
+from bloodedge.restain import StainBasis
 
 RUN_SCHEMA: Literal[1] = 1
 BUNDLE_SCHEMA: Literal[1] = 1
@@ -245,6 +247,10 @@ class Manifest(Strict):
     imaging: ImagingSpec
     temperature: float = Field(gt=0)
     thresholds: Thresholds
+    domain: Domain | None = None
+    """Where the training cells lie; None where there were too few."""
+    stain: StainBasis | None = None
+    """The training cells' dyes."""
     artifacts: list[Artifact]
     left_out: dict[str, str] = Field(default_factory=dict)
     """Artifacts not in the bundle ("litert/int8") and why."""

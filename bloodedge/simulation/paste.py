@@ -9,12 +9,9 @@ from numpy.typing import NDArray
 from bloodedge.decision import LABELS
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import Cell, Image
+from bloodedge.restain import SOURCE_LIGHT
 from bloodedge.simulation.smear import Field, TrueCell
 from bloodedge.simulation.stain import Floats
-
-SOURCE_LIGHT = 215.0
-"""Camera level taken as full light of a cell that was cut out onto black, where its own background is lost: that of a
-well-exposed slide, so that on such a background a cell keeps the levels that a network knows it by."""
 
 _EDGE_UM = 0.15
 """Blur of a pasted cell's edge: that of a 100x objective in focus."""

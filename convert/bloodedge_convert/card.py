@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from bloodedge import RESEARCH_USE
+from bloodedge.domain import ACCEPTANCE, Domain
 from bloodedge.manifest import Artifact, Evaluation, Manifest
 
 FIGURES = ("artifact", "weighted F1 [95 %]", "AUC [95 %]", "drop pp", "flips", "max. diff.")
@@ -92,8 +93,20 @@ def card(run_card: str, manifest: Manifest, note: str | None) -> str:
         *([note, ""] if note else []),
         calibration,
         "",
+        _domain(manifest.domain),
+        "",
         RESEARCH_USE,
         "",
     ]
     head = run_card.rstrip() or f"# {manifest.name}"
     return head + "\n\n" + "\n".join(lines)
+
+
+def _domain(domain: Domain | None) -> str:
+    if domain is None:
+        return "There were too few training cells to tell what is unlike them: the device classifies whatever it finds."
+    accepted = "" if domain.accepted is None else f" and {100 * domain.accepted:.1f} % of the held-out cells"
+    return (
+        f"A cell unlike the training cells (distance over {domain.limit:.2f}) is called uncertain, out of domain; "
+        f"{100 * ACCEPTANCE:.0f} % of the validation cells{accepted} are inside."
+    )

@@ -12,6 +12,7 @@ from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
 from bloodedge_convert.calibration import choose_cells, full_range
 from bloodedge_convert.job import Report
+from bloodedge_convert.reference import Reference, look
 
 TRIAL_CELLS = 400
 """Of the validation part, to choose an int8 method by."""
@@ -50,6 +51,8 @@ class Cells:
     tuning: Part
     """Empty where nothing may be fine-tuned."""
     test: Part
+    reference: Reference
+    """What the training cells look like."""
 
 
 def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning: bool, report: Report) -> Cells:
@@ -71,11 +74,13 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
     chosen = part(choose_cells(parts["train"], calibration, record.seed), "Calibration cells")
     taken = {cell.name for cell in chosen.cells}
     spare = parts["validation"] or [cell for cell in parts["train"] if cell.name not in taken] or parts["train"]
+    test = part(parts["test"], "Held-out cells")
     return Cells(
         calibration=Part(chosen.cells, full_range(chosen.images)),
         trial=part(choose_cells(spare, TRIAL_CELLS, record.seed), "Cells to choose a method by"),
         tuning=part(choose_cells(parts["train"], TUNING_CELLS if tuning else 0, record.seed), "Cells to fine-tune on"),
-        test=part(parts["test"], "Held-out cells"),
+        test=test,
+        reference=look(parts, test.images, record.imaging, record.seed, _step(report, "Domain and stain")),
     )
 
 

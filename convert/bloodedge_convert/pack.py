@@ -42,6 +42,8 @@ def draft(
         imaging=record.imaging,
         temperature=record.temperature,
         thresholds=record.thresholds,
+        domain=cells.reference.domain,
+        stain=cells.reference.stain,
         artifacts=[one.artifact() for one in measured],
         baseline=Baseline(
             hardware=metrics.hardware,

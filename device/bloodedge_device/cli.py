@@ -67,3 +67,63 @@ def report_command(state: Path | None, slide: int | None, json_target: str | Non
         from bloodedge_device.report_table import show
 
         show(report)
+
+
+@device.command("calibrate")
+@click.argument("source", metavar="SOURCE")
+@click.option(
+    "--out",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the camera profile (TOML) goes.",
+)
+@click.option(
+    "--frames", metavar="N", type=click.IntRange(min=1), default=30, show_default=True, help="Measure at most N frames."
+)
+@click.option("--um-per-px", metavar="X", type=click.FloatRange(0.03, 0.5), help="The scale, where it is known.")
+@click.option(
+    "--micrometer",
+    metavar="UM",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The frames show a stage micrometer whose divisions are UM micrometres apart.",
+)
+@click.option(
+    "--focus-sweep",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Frames in order through focus, sorted by name.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def calibrate_command(
+    source: str,
+    out: Path,
+    frames: int,
+    um_per_px: float | None,
+    micrometer: float | None,
+    focus_sweep: Path | None,
+    force: bool,
+) -> None:
+    """Measure a camera's scale, focus and light, and write them as a camera profile.
+
+    SOURCE is what run's --camera takes, showing a smear in focus. The scale comes from its red cells, unless it is
+    given or the frames show a stage micrometer. Name the profile in the settings: [camera] profile = "FILE".
+    """
+    from bloodedge.console import progress
+    from bloodedge.errors import UsageError
+    from bloodedge_device.calibrate.measure import calibrate
+    from bloodedge_device.calibrate.profile import write_profile
+    from bloodedge_device.calibrate.table import show
+    from bloodedge_device.camera import open_camera
+    from bloodedge_device.settings import read_settings, with_options
+
+    if um_per_px is not None and micrometer is not None:
+        raise UsageError("The scale is either given or measured; leave out --um-per-px or --micrometer.")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; give another --out, or --force to replace it.")
+    camera = open_camera(with_options(read_settings(None), None, None, source).camera)
+    with progress("Calibrating") as update:
+        calibration = calibrate(camera, frames, um_per_px, micrometer, focus_sweep, update)
+    write_profile(calibration.profile, out)
+    show(calibration)
+    click.echo(f'Camera profile: {out}. Name it in the settings: [camera] profile = "{out.name}"')

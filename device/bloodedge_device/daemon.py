@@ -113,7 +113,14 @@ def _run_slide(
     began_s: float,
 ) -> int:
     """One slide from begin to end; gives its id. A store that fails leaves it without an end, as a power cut does."""
-    pipeline = Pipeline(loaded.engine, loaded.manifest, gate_of(settings), finder_of(settings))
+    pipeline = Pipeline(
+        loaded.engine,
+        loaded.manifest,
+        gate_of(settings),
+        finder_of(settings),
+        stain=settings.stain.normalise,
+        known_only=settings.domain.known_only,
+    )
     info = run_info(settings, loaded, camera.name, monotonic() - began_s)
     run = store.begin_run(info)
     slide = store.begin_slide(run, settings.slide.label)

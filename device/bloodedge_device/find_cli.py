@@ -11,6 +11,7 @@ import click
 from bloodedge.errors import BloodedgeError, UsageError
 
 if TYPE_CHECKING:
+    from bloodedge_device.find_gallery import ShownFrame
     from bloodedge_device.finder import Found
 
 SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -33,7 +34,19 @@ SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
     metavar="FOLDER",
     help="Write each frame with its cells outlined into FOLDER.",
 )
-def find(images: tuple[Path, ...], um_per_px: float | None, json_target: str | None, outlines: Path | None) -> None:
+@click.option(
+    "--gallery",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write one page to judge the finder by: frames, cells, masks, and what was turned down.",
+)
+def find(
+    images: tuple[Path, ...],
+    um_per_px: float | None,
+    json_target: str | None,
+    outlines: Path | None,
+    gallery: Path | None,
+) -> None:
     """Find white cells in full-field frames of a stained smear.
 
     IMAGE is an image file, or a folder whose images are all taken. An image that cannot be read is named and left out.
@@ -41,13 +54,18 @@ def find(images: tuple[Path, ...], um_per_px: float | None, json_target: str | N
     from bloodedge.console import emit_json
 
     found: dict[Path, Found] = {}
-    failures = 0
+    shown: list[ShownFrame] | None = [] if gallery else None
+    failures: list[str] = []
     for path in _files(images):
         try:
-            found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found))
+            found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
         except BloodedgeError as error:
-            failures += 1
+            failures.append(str(error))
             click.echo(f"bloodedge: {error}", err=True)
+    if gallery and shown:
+        from bloodedge_device.find_gallery import write_gallery
+
+        write_gallery(shown, failures, gallery)
     if json_target and found:
         emit_json([to_json(path, result) for path, result in found.items()], json_target)
     if json_target != "-" and found:
@@ -90,8 +108,8 @@ def _files(images: Iterable[Path]) -> list[Path]:
     return list(files)
 
 
-def _find_in(path: Path, um_per_px: float | None, picture: Path | None) -> "Found":
-    """What is in one frame; with ``picture`` the frame is also written there with its outlines."""
+def _find_in(path: Path, um_per_px: float | None, picture: Path | None, shown: "list[ShownFrame] | None") -> "Found":
+    """What is in one frame; ``picture``: where to draw its outlines; ``shown``: the gallery's frames, or None."""
     import cv2
 
     from bloodedge.files import write_bytes
@@ -103,6 +121,10 @@ def _find_in(path: Path, um_per_px: float | None, picture: Path | None) -> "Foun
     found = find_cells(frame, um_per_px)
     if picture:
         write_bytes(picture, cv2.imencode(".png", outlined(frame, found))[1].tobytes())
+    if shown is not None:
+        from bloodedge_device.find_gallery import shown_frame
+
+        shown.append(shown_frame(path, frame, found, scale_given=um_per_px is not None))
     return found
 
 

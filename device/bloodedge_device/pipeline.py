@@ -14,6 +14,7 @@ from bloodedge.imaging import Cell, Image, network_input
 from bloodedge.manifest import Manifest
 from bloodedge_device.camera import BadFrame, Capture, Frame
 from bloodedge_device.histogram import StageTimes
+from bloodedge_device.stain import Mode, SlideStain
 
 MARGIN = 0.15
 """What a crop shows beyond the box on each side, as a share of the box's longer side."""
@@ -111,8 +112,20 @@ class Pipeline:
     passes.
     """
 
-    def __init__(self, engine: Engine, manifest: Manifest, check: Check, find: Find) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        manifest: Manifest,
+        check: Check,
+        find: Find,
+        *,
+        stain: Mode = "auto",
+        known_only: bool = True,
+    ) -> None:
+        """stain: see SlideStain; known_only: whether cells outside the bundle's domain are uncertain."""
         self._engine, self._manifest = engine, manifest
+        self._stain = SlideStain(manifest.imaging, manifest.stain, stain)
+        self._domain = manifest.domain if known_only else None
         self._check, self._find = check, find
         self._beside = ThreadPoolExecutor(1, "gate")
         self._last_passed = True
@@ -149,12 +162,14 @@ class Pipeline:
         if found.touches_border:
             return CellResult(found.box, "uncertain", None, Reason.CUT_BY_BORDER, found.area_um2, crop)
         with self.times.measure("imaging"):
-            image = network_input(found.crop(bgr, um_per_px), self._manifest.imaging)
+            image = network_input(self._stain.of(found.crop(bgr, um_per_px)), self._stain.imaging)
         with self.times.measure("inference"):
             probabilities = self._engine.predict(image[np.newaxis])
         with self.times.measure("decision"):
             blast = float(calibrated(probabilities, self._manifest.temperature)[0, 1])
             label, reason = decide(blast, self._manifest.thresholds)
+            if self._domain is not None and not self._domain.holds(image):
+                label, reason = "uncertain", Reason.OUT_OF_DOMAIN
         return CellResult(found.box, label, blast, reason, found.area_um2, crop)
 
 

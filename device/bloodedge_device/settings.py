@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from bloodedge.config import Strict, read_toml, validate
 from bloodedge.errors import UsageError
+from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.gate import GateParameters
 
@@ -20,6 +21,9 @@ class CameraSettings(Strict):
     """For replay: a folder of images, an image, a video file, or an http(s):// or rtsp:// stream."""
     um_per_px: float | None = Field(default=None, ge=0.03, le=0.5)
     """Micrometres per pixel of the frames (default: 0.15 when simulated, else measured from red cells)."""
+    profile: Path | None = None
+    """A camera profile made by ``bloodedge device calibrate``: the scale and the gate's thresholds come from it, except
+    those that the settings give themselves."""
     rate: float | None = Field(default=None, gt=0, le=1000)
     """At most so many frames a second; without it, as fast as they come."""
     loop: bool = False
@@ -42,6 +46,20 @@ class SlideSettings(Strict):
     """The specimen under the microscope."""
 
     label: str = Field(default="", max_length=200)
+
+
+class StainSettings(Strict):
+    """The slide's dyes."""
+
+    normalise: Literal["auto", "on", "off"] = "auto"
+    """Bring cells to the training cells' stain: as in training, always, or never."""
+
+
+class DomainSettings(Strict):
+    """Cells unlike those that the network was trained on."""
+
+    known_only: bool = True
+    """Call them uncertain instead of giving them a class."""
 
 
 class StoreSettings(Strict):
@@ -71,6 +89,8 @@ class DeviceSettings(Strict):
     slide: SlideSettings = SlideSettings()
     gate: GateParameters = GateParameters()
     finder: FinderParameters = FinderParameters()
+    stain: StainSettings = StainSettings()
+    domain: DomainSettings = DomainSettings()
     store: StoreSettings = StoreSettings()
 
 
@@ -78,14 +98,29 @@ def read_settings(path: Path | None) -> DeviceSettings:
     """Settings from a TOML file, or the defaults; relative paths in the file are relative to its folder."""
     if path is None:
         return DeviceSettings()
-    settings = validate(DeviceSettings, read_toml(path), str(path))
     here = path.parent
+    settings = _with_profile(validate(DeviceSettings, read_toml(path), str(path)), here)
     return settings.model_copy(
         update={
             "bundle": settings.bundle and here / settings.bundle.expanduser(),
             "state": here / settings.state.expanduser(),
             "camera": settings.camera.model_copy(update={"source": _source_beside(here, settings.camera.source)}),
         }
+    )
+
+
+def _with_profile(settings: DeviceSettings, folder: Path) -> DeviceSettings:
+    """The settings with what the camera's profile, a path relative to ``folder``, says and they do not."""
+    if settings.camera.profile is None:
+        return settings
+    path = folder / settings.camera.profile.expanduser()
+    profile = read_profile(path)
+    camera: dict[str, object] = {"profile": path}
+    if "um_per_px" not in settings.camera.model_fields_set:
+        camera["um_per_px"] = profile.scale.um_per_px
+    own = {key: getattr(settings.gate, key) for key in settings.gate.model_fields_set}
+    return settings.model_copy(
+        update={"camera": settings.camera.model_copy(update=camera), "gate": profile.gate.model_copy(update=own)}
     )
 
 

@@ -1,13 +1,18 @@
 """``bloodedge find`` as a user types it."""
 
+import base64
 import json
+import re
 from collections.abc import Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
 from bloodedge.imaging import read_image
 from bloodedge.simulation import render_field
@@ -101,3 +106,124 @@ def test_no_readable_image_at_all_is_wrong_usage(tmp_path: Path, capsys: pytest.
 def test_an_impossible_scale_is_refused(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([frame, "--um-per-px", "40"]) == 2
     assert "--um-per-px" in capsys.readouterr().err
+
+
+class Page(HTMLParser):
+    """What a page says, its tags, and the addresses it refers to."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags, self.pictures, self.links, self.ids = "", [], [], [], set()
+        self.feed(html)
+        self.text = " ".join(self.text.split()).replace("\u202f", " ")
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        named = dict(attributes)
+        self.tags.append((tag, named))
+        self.ids |= {named["id"]} if "id" in named else set()
+        if "src" in named:
+            self.pictures.append(named["src"])
+        if "href" in named:
+            self.links.append(named["href"])
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def gallery(arguments: Sequence[str | Path], target: Path, code: int = 0) -> Page:
+    assert run([*arguments, "--gallery", target]) == code
+    return Page(target.read_text())
+
+
+def picture(address: str) -> NDArray[np.uint8]:
+    kind, data = address.split(",", 1)
+    assert kind == "data:image/jpeg;base64"
+    return np.asarray(cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR), np.uint8)
+
+
+def test_the_gallery_shows_every_frame_cell_and_rejected_thing(
+    frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "empty.png"), np.full((120, 160, 3), 205, np.uint8))
+    page = gallery([frame, tmp_path / "empty.png", "--um-per-px", "0.1", "--json", "-"], tmp_path / "g.html")
+    entries = json.loads(capsys.readouterr().out)
+    cells = [cell for entry in entries for cell in entry["cells"]]
+    rejected = [thing for entry in entries for thing in entry["rejected"]]
+    assert cells
+    assert len(page.pictures) == len(entries) + 2 * len(cells) + len(rejected)
+    for said in (RESEARCH_USE, "field.png", "empty.png", "No white cell found", "0.100 µm per px (as given)"):
+        assert said in page.text, said
+    for cell in cells:
+        assert f"{cell['area_um2']:.0f} µm²" in page.text
+    for reason in {thing["reason"] for thing in rejected}:
+        assert reason.replace("_", " ") in page.text
+    outlines = [named["points"] for tag, named in page.tags if tag == "polygon" and named["class"] == "line"]
+    for cell in cells:
+        assert " ".join(f"{x},{y}" for x, y in cell["outline"]) in outlines
+    assert {link.removeprefix("#") for link in page.links} <= page.ids
+
+
+def test_a_cells_cut_picture_is_black_outside_its_mask(frame: Path, tmp_path: Path) -> None:
+    page = gallery([frame, "--um-per-px", "0.1"], tmp_path / "g.html")
+    raw, cut = (picture(address) for address in page.pictures[1:3])
+    assert raw.shape == cut.shape
+    for corner in (np.s_[:3, :3], np.s_[-3:, -3:]):
+        assert raw[corner].min() > 60
+        assert cut[corner].max() < 12
+    middle = np.s_[cut.shape[0] // 2 - 3 : cut.shape[0] // 2 + 3, cut.shape[1] // 2 - 3 : cut.shape[1] // 2 + 3]
+    assert np.abs(raw[middle].astype(int) - cut[middle]).mean() < 6
+
+
+def test_the_gallery_needs_nothing_from_anywhere_and_no_script(frame: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "g.html"
+    page = gallery([frame], target)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.pictures)
+    assert all(link.startswith("#") for link in page.links)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.tags}
+    assert not re.search(r"url\(|@import|https?://", target.read_text())
+
+
+def test_the_gallerys_filter_counts_what_it_keeps(frame: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.png"
+    x, _, width, _ = next(cell.box for cell in render_field(0).cells if not cell.cut_by_border)
+    cv2.imwrite(str(cut), render_field(0).bgr[:, x + width // 2 :])
+    page = gallery([frame, cut, "--um-per-px", "0.1"], tmp_path / "g.html")
+    kinds = [named["class"] for tag, named in page.tags if tag == "li" and "thing" in (named.get("class") or "")]
+    choices = [i.removeprefix("only-") for i in page.ids if i.startswith("only-")]
+    assert {"all", "whole", "cut"} <= set(choices)
+    assert sum("is-cut" in kind for kind in kinds) >= 1
+    for kind in {kind.rsplit("is-", 1)[1] for kind in kinds}:
+        number = sum(f"is-{kind}" in other for other in kinds)
+        name = {"whole": "whole cells", "cut": "cells cut by the border"}.get(kind, kind.replace("_", " "))
+        assert f"{name} {number} " in page.text, kind
+        assert f"#only-{kind}:checked" in (tmp_path / "g.html").read_text()
+
+
+def test_the_gallery_says_what_the_gate_turns_away(tmp_path: Path) -> None:
+    dark = tmp_path / "dark.png"
+    cv2.imwrite(str(dark), render_field(0).bgr // 6)
+    page = gallery([dark], tmp_path / "g.html")
+    assert "Turned away by the gate: too dark." in page.text
+    assert "only-gate-too_dark" in page.ids
+
+
+def test_a_hostile_file_name_and_an_unreadable_image_are_only_text_in_the_gallery(frame: Path, tmp_path: Path) -> None:
+    hostile = tmp_path / '<img src=x onerror="alert(1)">&.png'
+    hostile.write_bytes(frame.read_bytes())
+    broken = tmp_path / "<b>broken.png"
+    broken.write_bytes(b"nothing")
+    page = gallery([hostile, broken], tmp_path / "g.html", code=1)
+    assert hostile.name in page.text
+    assert f"{broken} is truncated or not an image" in page.text
+    assert not any("onerror" in named for _, named in page.tags)
+    assert all(address.startswith("data:") for address in page.pictures)
+
+
+def test_a_gallery_that_cannot_be_written_is_said_in_a_sentence(
+    frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert run([frame, "--gallery", tmp_path / "file" / "g.html"]) == 1
+    error = capsys.readouterr().err
+    assert "Could not write g.html" in error
+    assert "Traceback" not in error

@@ -17,6 +17,17 @@ def blurred(bgr: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
     return np.asarray(cv2.GaussianBlur(bgr, (0, 0), sigma), np.uint8)
 
 
+def moved(bgr: NDArray[np.uint8], px: int, degrees: float) -> NDArray[np.uint8]:
+    """The mean of copies shifted along a line: what a moving stage leaves during one exposure."""
+    height, width = bgr.shape[:2]
+    total = np.zeros(bgr.shape)
+    steps = np.linspace(-px / 2, px / 2, 4 * px + 1)
+    for step in steps:
+        shift = np.array([[1, 0, step * np.cos(np.radians(degrees))], [0, 1, -step * np.sin(np.radians(degrees))]])
+        total += cv2.warpAffine(bgr, shift, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    return np.rint(total / len(steps)).astype(np.uint8)
+
+
 @pytest.mark.parametrize("light", ["warm", "neutral", "blue"])
 def test_a_sharp_well_lit_frame_passes(light: str) -> None:
     for seed in range(3):
@@ -46,18 +57,46 @@ def test_too_little_and_too_much_light_are_told_apart() -> None:
     assert check(np.clip(bgr.astype(int) + 120, 0, 255).astype(np.uint8)).reason is Reason.TOO_BRIGHT
 
 
+@pytest.mark.parametrize("degrees", [0, 30, 45, 90, 135])
+def test_a_moving_stage_is_told_from_a_defocused_one(degrees: float) -> None:
+    bgr = render_field(3).bgr
+    assert check(moved(bgr, 12, degrees)).reason is Reason.MOTION_BLUR
+    assert check(blurred(bgr, 4)).reason is Reason.OUT_OF_FOCUS
+
+
+def test_isotropy_falls_as_the_stage_moves_further() -> None:
+    bgr = render_field(4).bgr
+    sweep = [check(moved(bgr, px, 45)).isotropy for px in (0, 4, 8, 16)]
+    assert sweep == sorted(sweep, reverse=True)
+
+
+def test_a_turned_frame_has_the_same_isotropy() -> None:
+    bgr = moved(render_field(5, FieldSpec(width=480, height=480)).bgr, 9, 0)
+    turned = np.ascontiguousarray(np.rot90(bgr))
+    assert check(turned).isotropy == pytest.approx(check(bgr).isotropy, abs=0.1)
+
+
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("level", [0, 128, 255])
-@pytest.mark.parametrize("size", [(16, 16), (480, 640), (16, 2000)])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (480, 640), (16, 2000)])
 def test_a_frame_of_one_colour_never_passes_and_never_fails(size: tuple[int, int], level: int) -> None:
     result = check(np.full((*size, 3), level, np.uint8))
     assert result.reason is not None
-    assert np.isfinite([result.focus, result.brightness, result.saturated]).all()
+    assert np.isfinite([result.focus, result.brightness, result.saturated, result.isotropy]).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [(2, 2), (16, 16), (13, 640)])
+def test_a_frame_too_small_to_judge_gives_finite_figures(size: tuple[int, int]) -> None:
+    result = check(np.random.default_rng(0).integers(100, 200, (*size, 3)).astype(np.uint8))
+    assert np.isfinite([result.focus, result.isotropy]).all()
 
 
 def test_thresholds_can_be_set() -> None:
     bgr = render_field(0).bgr
     assert check(bgr, GateParameters(focus=1.5)).reason is Reason.OUT_OF_FOCUS
-    assert check(blurred(bgr, 4), GateParameters(focus=0)).reason is None
+    assert check(blurred(bgr, 4), GateParameters(focus=0, motion=0)).reason is None
+    assert check(bgr, GateParameters(motion=1.5)).reason is Reason.MOTION_BLUR
 
 
 def test_real_frames_pass_and_the_same_blurred_or_dimmed_do_not(real_data: Path) -> None:
@@ -68,3 +107,11 @@ def test_real_frames_pass_and_the_same_blurred_or_dimmed_do_not(real_data: Path)
         assert check(bgr).reason is None, path.name
         assert check(blurred(bgr, 4)).reason is Reason.OUT_OF_FOCUS, path.name
         assert check((bgr // 5).astype(np.uint8)).reason is Reason.TOO_DARK, path.name
+
+
+def test_most_real_frames_that_moved_are_refused(real_data: Path) -> None:
+    frames = sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[::24]
+    frames += sorted((real_data / "chula" / "Dataset").glob("*.jpg"))[::8]
+    for px, least in ((6, 0.7), (12, 1.0)):
+        refused = [check(moved(read_image(p), px, a)).reason is not None for p in frames for a in (0, 45, 90, 135)]
+        assert np.mean(refused) >= least, px

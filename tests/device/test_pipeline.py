@@ -1,10 +1,13 @@
 from time import monotonic
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from bloodedge.decision import Reason, calibrated, decide
+from bloodedge.domain import Domain, describe
 from bloodedge.imaging import network_input
+from bloodedge.manifest import Manifest
 from bloodedge_device.camera import BadFrame, Capture
 from bloodedge_device.histogram import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
@@ -22,6 +25,24 @@ def test_a_cell_gets_what_imaging_network_and_decision_say_of_it(pipeline: Pipel
     probability = calibrated(fakes.FakeEngine().predict(image[None]), manifest.temperature)[0, 1]
     assert whole.blast_probability == pytest.approx(probability)
     assert (whole.label, whole.reason) == decide(probability, manifest.thresholds)
+
+
+def outside_of_all(manifest: Manifest) -> Manifest:
+    """A manifest whose domain holds nothing that a camera could show."""
+    figures = len(describe(np.zeros((160, 160, 3), np.uint8)))
+    apart = np.eye(figures).tolist()
+    nowhere = Domain(mean=(1e6,) * figures, deviation=(1.0,) * figures, whitening=apart, limit=1.0, cells=600)
+    return manifest.model_copy(update={"domain": nowhere})
+
+
+def test_a_cell_unlike_the_training_cells_is_uncertain_unless_told_otherwise(fakes: ModuleType) -> None:
+    frame, manifest = fakes.frame(level=240), outside_of_all(fakes.make_manifest())
+    parts = fakes.FakeEngine(), manifest, fakes.check, fakes.find_cells
+    unlike, _ = Pipeline(*parts).process(frame).cells
+    assert (unlike.label, unlike.reason) == ("uncertain", Reason.OUT_OF_DOMAIN)
+    taken, _ = Pipeline(*parts, known_only=False).process(frame).cells
+    assert (taken.label, taken.reason) == ("normal", None)
+    assert taken.blast_probability == unlike.blast_probability
 
 
 def test_a_cell_cut_by_the_border_is_uncertain_and_not_classified(pipeline: Pipeline, fakes: ModuleType) -> None:

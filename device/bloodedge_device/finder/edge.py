@@ -1,9 +1,9 @@
 """Where a cell ends, to the pixel: its outline, drawn at the scale of the search, with a margin of empty field left.
 
 A network sees that margin: a bright rim of a few pixels moved the blast probability of one cell in eight across the
-threshold, for light is levelled by what lies inside the mask. Density falls from the cell's to the field's over the blur
-of the optics; the edge is where it has fallen to a share of what it is just inside, there: cytoplasm may be much paler
-than the nucleus beside it.
+threshold, for light is levelled by what lies inside the mask. Density falls from the cell's to the field's over the
+blur of the optics; the edge is where it has fallen to a share of what it is just inside, there: cytoplasm may be much
+paler than the nucleus beside it.
 """
 
 from functools import cache
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from bloodedge.imaging import Image, as_image
-from bloodedge_device.finder.light import Floats
+from bloodedge_device.finder.light import Floats, light_at
 from bloodedge_device.finder.outline import Silhouette, trimmed
 from bloodedge_device.finder.parameters import FinderParameters
 
@@ -24,23 +24,21 @@ _CODES = 64.0
 """Levels of the 8-bit density table in one unit of optical density."""
 
 
-def to_edge(
-    cell: Silhouette, bgr: Image, light: Floats, um_per_px: float, parameters: FinderParameters
-) -> Silhouette:
+def to_edge(cell: Silhouette, bgr: Image, light: Floats, um_per_px: float, parameters: FinderParameters) -> Silhouette:
     """The silhouette without the empty field between the cell's edge and its outline.
 
     bgr: the frame, uint8 (H, W, 3); light: its empty field, float32 (rows, columns, 3) of a coarse grid.
     """
     x, y, width, height = cell.box
-    density = cv2.LUT(
-        cv2.extractChannel(bgr[y : y + height, x : x + width], 1),
-        _table(round(_light_at(light, (x + width / 2) / bgr.shape[1], (y + height / 2) / bgr.shape[0]))),
-    )
+    green = cv2.extractChannel(bgr[y : y + height, x : x + width], 1)
+    density = as_image(cv2.LUT(green, _table(light_at(light, cell.box, bgr.shape)[1])))
     inside = _core(cell.mask, parameters.edge_depth_um / um_per_px)
     if not cv2.countNonZero(inside):
         return cell
     side = 2 * round(parameters.edge_depth_um / um_per_px) + 1
-    within = _smoothed(cv2.bitwise_and(density, density, mask=inside), side) / np.maximum(_smoothed(inside, side), 1e-6)
+    within = _smoothed(as_image(cv2.bitwise_and(density, density, mask=inside)), side) / np.maximum(
+        _smoothed(inside, side), 1e-6
+    )
     stained = (density > np.maximum(parameters.edge_share * within, _CODES * parameters.edge_density)) & (cell.mask > 0)
     mask = _largest(stained.astype(np.uint8), max(1, round(_SPECK_UM / um_per_px)))
     if cv2.countNonZero(mask) < _LEAST_LEFT * cv2.countNonZero(cell.mask):
@@ -53,12 +51,6 @@ def _table(light: int) -> Image:
     """Density codes of the 256 levels under a light."""
     density = np.log10((light + 1) / (np.arange(256) + 1))
     return np.clip(np.rint(_CODES * density), 0, 255).astype(np.uint8)
-
-
-def _light_at(light: Floats, across: float, down: float) -> float:
-    """Green level of the empty field at a place given in shares of the frame's sides."""
-    row = min(int(down * light.shape[0]), light.shape[0] - 1)
-    return float(light[row, min(int(across * light.shape[1]), light.shape[1] - 1), 1])
 
 
 def _core(mask: Image, depth_px: float) -> Image:

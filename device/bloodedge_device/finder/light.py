@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.imaging import Image
+from bloodedge.restain import Light
 
 Floats = NDArray[np.float32]
 
@@ -135,6 +136,15 @@ def empty_field(bgr: Image) -> Floats:
         return np.asarray(np.maximum(terms @ coefficients, 0).reshape(*_GRID, 3), np.float32)
     level = np.percentile(pixels, 90, axis=0).astype(np.float32)
     return np.broadcast_to(level, (*_GRID, 3)).copy()
+
+
+def light_at(light: Floats, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> Light:
+    """The empty field's levels in the middle of a box of a frame of that shape; light: as in Stain."""
+    x, y, width, height = box
+    row = (2 * y + height) * light.shape[0] // (2 * shape[0])
+    column = (2 * x + width) * light.shape[1] // (2 * shape[1])
+    blue, green, red = np.clip(np.rint(light[row, column]), 0, 255).astype(int)
+    return int(blue), int(green), int(red)
 
 
 def _bright_tiles(green: Floats, tile_terms: Floats) -> Floats:

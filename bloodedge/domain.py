@@ -1,0 +1,173 @@
+"""Whether a network input looks like the cells that the network was trained on.
+
+A network answers whatever it is shown. The distance of an input from the training cells, in figures of its shape,
+colour and texture, says when the answer means nothing: the Mahalanobis distance of Lee et al. ("A simple unified
+framework for detecting out-of-distribution samples", NeurIPS 2018), but of the input instead of a network's layer. So
+it needs no second output, and is the same for every engine and precision.
+"""
+
+import itertools
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.config import Strict
+from bloodedge.imaging import Cell, Image, as_image
+from bloodedge.restain import SOURCE_LIGHT
+
+ACCEPTANCE = 0.95
+"""Share of cells like the training cells that is accepted."""
+CELLS = 600
+"""Training cells that the place is fitted to, each as it is and once as a camera would show it."""
+SHRINKAGE = 0.05
+"""Of the correlations towards none: 30 figures of a few thousand cells leave their smallest directions to chance."""
+FEWEST_CELLS = 200
+_RINGS = 4
+_SCALES_PX = (0.7, 1.4, 2.8, 5.6)
+_TINY = 1e-3
+_FINEST_UM, _COARSEST_UM = 0.066, 0.2
+"""Micrometres per pixel of cameras that are inside the domain: C-NMC's own to a 40x objective's."""
+_EDGE_UM = 0.1
+"""Blur of a cell's edge in a field, on the inner side."""
+_GRAIN = 1.5
+"""Standard deviation of a camera's noise, in levels."""
+
+Floats = NDArray[np.float64]
+
+
+class Domain(Strict):
+    """The training cells' place among all that an input could show."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    whitening: tuple[tuple[float, ...], ...]
+    """Takes standardised figures, from the right, to ones without correlation."""
+    limit: float
+    """Largest distance that counts as inside: ACCEPTANCE of the cells it was set on are."""
+    cells: int
+    """That the place was fitted to."""
+    accepted: float | None = None
+    """Share of held-out cells inside, 0..1."""
+
+    def holds(self, image: Image) -> bool:
+        """Whether a network input uint8 (H, W, 3) RGB is inside."""
+        return self.distance(image) <= self.limit
+
+    def distance(self, image: Image) -> float:
+        """How far a network input uint8 (H, W, 3) RGB is from the training cells; about 1 for one of them."""
+        return float(self.distances(describe(image)[np.newaxis])[0])
+
+    def distances(self, figures: Floats) -> Floats:
+        """Distances (N,) of what ``describe`` gave for N inputs."""
+        standard = (figures - np.array(self.mean)) / np.array(self.deviation)
+        return np.asarray(np.sqrt(np.square(standard @ np.array(self.whitening)).mean(axis=1)), np.float64)
+
+
+def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain | None:
+    """The domain of training inputs uint8 (N, H, W, 3) RGB; None for fewer than FEWEST_CELLS.
+
+    others: inputs of cells that the network was not fitted to, which the limit is set on.
+    """
+    if len(training) < FEWEST_CELLS or not len(others):
+        return None
+    figures = np.array([describe(image) for image in training])
+    mean, deviation = figures.mean(axis=0), np.maximum(figures.std(axis=0), _TINY)
+    correlation = np.corrcoef(((figures - mean) / deviation).T)
+    correlation = (1 - SHRINKAGE) * np.nan_to_num(correlation) + SHRINKAGE * np.eye(len(mean))
+    values, vectors = np.linalg.eigh(correlation)
+    whitening = vectors / np.sqrt(values)
+    domain = Domain(
+        mean=tuple(mean),
+        deviation=tuple(deviation),
+        whitening=tuple(tuple(row) for row in whitening),
+        limit=np.inf,
+        cells=len(training),
+    )
+    distances = domain.distances(np.array([describe(image) for image in others]))
+    return domain.model_copy(update={"limit": float(np.quantile(distances, ACCEPTANCE))})
+
+
+def in_a_field(cell: Cell, rng: np.random.Generator) -> Cell:
+    """A cell cut out onto black as a camera and a finder would give it: coarser, its edge in the field's light, grainy.
+
+    Such differences do not matter to the network, and must not take a cell out of the domain.
+    """
+    sigma = max(_EDGE_UM / cell.um_per_px, 0.5)
+    inner = cv2.erode(cell.mask, np.ones((3, 3), np.uint8)).astype(np.float32) / 255
+    cover = cv2.GaussianBlur(inner, (0, 0), sigma)[:, :, np.newaxis]
+    lit = cell.bgr * cover + SOURCE_LIGHT * (1 - cover)
+    um_per_px = max(cell.um_per_px, rng.uniform(_FINEST_UM, _COARSEST_UM))
+    zoom = cell.um_per_px / um_per_px
+    small = cv2.resize(lit, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(cell.mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    changed = _redrawn(mask, rng)
+    bgr = np.clip(np.rint(small + rng.normal(0, _GRAIN, small.shape)), 0, 255).astype(np.uint8)
+    return Cell(bgr, changed if changed.any() else as_image(mask), um_per_px)
+
+
+def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
+    """The mask with or without its smallest notches and spikes, and one pixel narrower or not."""
+    if rng.random() < 0.5:
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+        mask = cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc), cv2.MORPH_CLOSE, disc)
+    if rng.random() < 0.5:
+        mask = cv2.erode(mask, np.ones((3, 3), np.uint8))
+    return as_image(mask)
+
+
+def describe(image: Image) -> Floats:
+    """Figures of the shape, colour and texture of a network input uint8 (H, W, 3) RGB, 0 round the cell."""
+    cell = as_image((image.max(axis=2) > 0).astype(np.uint8))
+    area = cv2.countNonZero(cell)
+    if area == 0:
+        return np.zeros(len(_shape(cell)) + 3 * 3 + 3 + _RINGS * 3 + 3 * len(_SCALES_PX))
+    inside = cell > 0
+    levels = image.astype(np.float32)
+    pixels = levels[inside].astype(np.float64) / 255
+    centred = pixels - pixels.mean(axis=0)
+    spread = np.maximum(centred.std(axis=0), _TINY)
+    standard = centred / spread
+    colours = [*pixels.mean(axis=0), *spread, *(standard**3).mean(axis=0)]
+    together = [(standard[:, i] * standard[:, j]).mean() for i, j in ((0, 1), (1, 2), (0, 2))]
+    return np.array([*_shape(cell), *colours, *together, *_rings(levels, cell), *_textures(levels, inside)])
+
+
+def _shape(cell: Image) -> list[float]:
+    """Filling of the input, solidity, roundness, elongation and pieces of the mask."""
+    contours, _ = cv2.findContours(cell, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:
+        return [0.0] * 5
+    outline = max(contours, key=cv2.contourArea)
+    area, length = max(cv2.contourArea(outline), 1.0), max(cv2.arcLength(outline, closed=True), 1.0)
+    moments = cv2.moments(outline)
+    difference, across = moments["mu20"] - moments["mu02"], moments["mu11"]
+    whole = max(moments["mu20"] + moments["mu02"], _TINY)
+    elongation = np.sqrt(difference**2 + 4 * across**2) / whole
+    solidity = area / max(cv2.contourArea(cv2.convexHull(outline)), 1.0)
+    return [np.log(area / cell.size + _TINY), solidity, 4 * np.pi * area / length**2, elongation, area / cell.sum()]
+
+
+def _rings(levels: NDArray[np.float32], cell: Image) -> list[float]:
+    """Mean level of each channel from the rim inwards, in rings of equal depth."""
+    framed = cv2.copyMakeBorder(cell, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    ring = np.minimum((depth / (depth.max() + _TINY) * _RINGS).astype(int), _RINGS - 1)
+    means = []
+    for number in range(_RINGS):
+        mask = ((ring == number) & (cell > 0)).astype(np.uint8)
+        means += [level / 255 for level in cv2.mean(levels, mask=mask)[:3]]
+    return means
+
+
+def _textures(levels: NDArray[np.float32], inside: NDArray[np.bool_]) -> list[float]:
+    """Logarithm of each channel's detail between neighbouring scales, in the cell's inner part."""
+    inner = cv2.erode(inside.astype(np.uint8), np.ones((7, 7), np.uint8))
+    mask: Any = inner if cv2.countNonZero(inner) else inside.astype(np.uint8)
+    blurred = [levels, *(cv2.GaussianBlur(levels, (0, 0), sigma) for sigma in _SCALES_PX)]
+    found = []
+    for fine, coarse in itertools.pairwise(blurred):
+        energy = cv2.mean(np.square(fine - coarse), mask=mask)[:3]
+        found += [0.5 * float(np.log(value + _TINY)) for value in energy]
+    return found

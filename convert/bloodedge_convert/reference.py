@@ -1,0 +1,58 @@
+"""What a run's cells look like, for the device to hold its own cells against: their domain and their dyes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.dataset import CellFile, Progress, in_threads
+from bloodedge.domain import CELLS, Domain, describe, fit_domain, in_a_field
+from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.restain import StainBasis, densities, fit_stain
+from bloodedge_convert.calibration import choose_cells
+
+_PIXELS = 4000
+"""Of one cell that its subject's dyes are judged by."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The look of the training cells."""
+
+    domain: Domain | None
+    """None where there were too few cells."""
+    stain: StainBasis
+
+
+def look(
+    parts: dict[str, list[CellFile]],
+    test: NDArray[np.uint8],
+    spec: ImagingSpec,
+    seed: int,
+    progress: Progress | None,
+) -> Reference:
+    """Fit both to cells of the training part; the domain's limit is set on the validation part.
+
+    test: held-out network inputs uint8 (N, H, W, 3) RGB, of which the share inside is told.
+    """
+    chosen = [choose_cells(parts[name], CELLS, seed) for name in ("train", "validation")]
+    cells = in_threads(lambda cell: cell_on_black(read_image(cell.path)), [*chosen[0], *chosen[1]], progress)
+    training, others = cells[: len(chosen[0])], cells[len(chosen[0]) :]
+    rng = np.random.default_rng(seed)
+    domain = fit_domain(_both_ways(training, spec, rng), _both_ways(others, spec, rng))
+    if domain is not None and len(test):
+        distances = domain.distances(np.array([describe(image) for image in test]))
+        domain = domain.model_copy(update={"accepted": float((distances <= domain.limit).mean())})
+    return Reference(domain, fit_stain(np.concatenate([_densities(cell) for cell in training])))
+
+
+def _both_ways(cells: Sequence[Cell], spec: ImagingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Network inputs of the cells as they are and as a camera would show them."""
+    shown = [*cells, *(in_a_field(cell, rng) for cell in cells)]
+    return np.array([network_input(cell, spec) for cell in shown], np.uint8)
+
+
+def _densities(cell: Cell) -> NDArray[np.float64]:
+    found = densities(cell.bgr, cell.mask, cell.light)
+    return found[:: max(1, len(found) // _PIXELS)]
