@@ -52,7 +52,7 @@ def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
 
 
 def schema() -> Any:
-    """LiteRT's file format, as TensorFlow generates it."""
-    from tensorflow.lite.python import schema_py_generated
+    """LiteRT's file format."""
+    from ai_edge_litert import schema_py_generated
 
     return schema_py_generated
