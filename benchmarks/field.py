@@ -15,7 +15,7 @@ Writes results/field.json.
 import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,18 @@ from finder import (
 )
 from numpy.typing import NDArray
 
+from bloodedge.bundle import Bundle
 from bloodedge.dataset import CellFile, inputs, read_dataset
 from bloodedge.evaluate import Classifier, agree, blast_probabilities, choose_cells, default_threads, open_bundle, score
 from bloodedge.files import sha256, write_json
 from bloodedge.imaging import Image, as_image, cell_on_black, network_input, read_image
+from bloodedge.manifest import Manifest
 from bloodedge.simulation import Field, paste_cells
 from bloodedge.stain import romanowsky
 from bloodedge_device.finder import FinderParameters, estimate_um_per_px, find_cells
 from bloodedge_device.gate import check
 from bloodedge_device.scale import SlideScale
+from bloodedge_device.stain import SlideStain
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "field.json"
@@ -63,6 +66,8 @@ class Setting:
     """Of the magnification, as a share."""
     known_scale: bool = True
     """Whether the device is told the scale; else it measures the slide's red cells."""
+    normalise: bool = False
+    """Whether the device brings cells to the bundle's stain, which the released network was not trained with."""
 
 
 HARD = Setting(light=0.15, strength=0.25, hue=0.12, defocus_um=0.2, zoom=0.2, known_scale=False)
@@ -73,6 +78,8 @@ SETTINGS = {
     "stain": Setting(strength=HARD.strength, hue=HARD.hue),
     "focus": Setting(defocus_um=HARD.defocus_um),
     "hard": HARD,
+    "nominal, stain normalised": Setting(normalise=True),
+    "hard, stain normalised": replace(HARD, normalise=True),
 }
 
 
@@ -81,6 +88,8 @@ class Seen:
     """What came of the pasted cells, by their number."""
 
     blast: dict[int, float] = field(default_factory=dict)
+    inside: dict[int, bool] = field(default_factory=dict)
+    """Whether each is in the bundle's domain."""
     dices: list[float] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
     pasted: int = 0
@@ -134,13 +143,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
     classifier = open_bundle(options.bundle, "litert", "int8", default_threads())
+    with Bundle(options.bundle) as bundle:
+        manifest = bundle.manifest
     cells = choose_cells(classifier, read_dataset(options.data / "cnmc"), "test")[0]
     cells = cells[:: max(1, len(cells) // options.cells)] if options.cells else cells
     direct = blast_probabilities(classifier.engine, inputs(cells, classifier.imaging), classifier.temperature)
     backgrounds = list(_backgrounds(options.data))
     rows = {}
     for name in options.setting or SETTINGS:
-        rows[name] = compare(cells, direct, run(cells, classifier, backgrounds, SETTINGS[name]), classifier)
+        rows[name] = compare(cells, direct, run(cells, classifier, manifest, backgrounds, SETTINGS[name]), classifier)
         print(name, {key: value for key, value in rows[name].items() if key != "subjects"}, flush=True)
     write_json(
         options.json,
@@ -165,7 +176,11 @@ def _backgrounds(data: Path) -> Iterator[tuple[Image, float]]:
 
 
 def run(
-    cells: list[CellFile], classifier: Classifier, backgrounds: list[tuple[Image, float]], setting: Setting
+    cells: list[CellFile],
+    classifier: Classifier,
+    manifest: Manifest,
+    backgrounds: list[tuple[Image, float]],
+    setting: Setting,
 ) -> Seen:
     """Everything through the chain, person by person and microscope by microscope."""
     seen, slides = Seen(), defaultdict(list)
@@ -173,12 +188,13 @@ def run(
         slides[cell.subject].append(number)
     for seed, numbers in enumerate(slides.values()):
         slide, measured = Slide(setting, seed), defaultdict(lambda: SlideScale(FinderParameters()))
+        stain = SlideStain(manifest.imaging, manifest.stain, "on" if setting.normalise else "auto")
         for start in range(0, len(numbers), CELLS_PER_FIELD):
             group = numbers[start : start + CELLS_PER_FIELD]
             background, um_per_px = backgrounds[(start // CELLS_PER_FIELD + 7 * seed) % len(backgrounds)]
             shown = slide.show(_pasted(cells, group, background, um_per_px))
             scale = shown.um_per_px if setting.known_scale else measured[um_per_px].of(shown.bgr)
-            _look(shown, scale, group, slide, classifier, seen)
+            _look(shown, scale, group, slide, stain, manifest, classifier, seen)
     return seen
 
 
@@ -188,7 +204,14 @@ def _pasted(cells: list[CellFile], group: list[int], background: Image, um_per_p
 
 
 def _look(
-    shown: Field, um_per_px: float | None, group: list[int], slide: Slide, classifier: Classifier, seen: Seen
+    shown: Field,
+    um_per_px: float | None,
+    group: list[int],
+    slide: Slide,
+    stain: SlideStain,
+    manifest: Manifest,
+    classifier: Classifier,
+    seen: Seen,
 ) -> None:
     if len(shown.cells) < len(group):
         return  # no place was left for one of them: who is who is not known
@@ -208,9 +231,10 @@ def _look(
         if cell.touches_border:
             seen.lost["cut by border"] += 1
             continue
-        image = network_input(cell.crop(shown.bgr, found.um_per_px), classifier.imaging)
+        image = network_input(stain.of(cell.crop(shown.bgr, found.um_per_px)), stain.imaging)
         probability = blast_probabilities(classifier.engine, image[np.newaxis], classifier.temperature)
         seen.blast[group[true]] = float(probability[0])
+        seen.inside[group[true]] = manifest.domain is None or manifest.domain.holds(image)
 
 
 def compare(cells: list[CellFile], direct: NDArray[np.float64], seen: Seen, classifier: Classifier) -> dict[str, Any]:
@@ -218,6 +242,7 @@ def compare(cells: list[CellFile], direct: NDArray[np.float64], seen: Seen, clas
     numbers = sorted(seen.blast)
     blast = np.array([seen.blast[n] for n in numbers])
     labels, people = [cells[n].label for n in numbers], [cells[n].subject for n in numbers]
+    inside = np.array([seen.inside[n] for n in numbers])
     agreement = agree(direct[numbers], blast, labels, people, classifier.thresholds)
     ours, theirs = (score(labels, p, people, threshold=classifier.thresholds.blast) for p in (direct[numbers], blast))
     return {
@@ -234,7 +259,15 @@ def compare(cells: list[CellFile], direct: NDArray[np.float64], seen: Seen, clas
         "gap_points": agreement.drop["weighted_f1"],
         "gap_ci95": agreement.drop_ci95.get("weighted_f1"),
         "flip_rate": agreement.flip_rate,
+        "in_domain": float(inside.mean()),
+        "accuracy_in_domain": _accuracy(blast[inside], np.array(labels)[inside], classifier),
+        "accuracy_out_of_domain": _accuracy(blast[~inside], np.array(labels)[~inside], classifier),
     }
+
+
+def _accuracy(blast: NDArray[np.float64], labels: NDArray[np.int64], classifier: Classifier) -> float | None:
+    said = blast >= classifier.thresholds.blast
+    return float((said == (labels == 1)).mean()) if len(labels) else None
 
 
 if __name__ == "__main__":
