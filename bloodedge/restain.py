@@ -9,7 +9,7 @@ What it cannot do: a slide of lymphocytes alone shows little but the nuclear dye
 is the cells' own variety.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import cv2
@@ -44,7 +44,8 @@ _UNIT = 1024
 """Density codes in one unit of optical density."""
 _LEAST, _MOST = -_UNIT // 8, 4 * _UNIT
 """Codes that are told apart: from what is brighter than the empty field, up to level 255, to level 0."""
-_ONE = 4096
+_ONE_BITS = 12
+_ONE = 1 << _ONE_BITS
 """Of the fixed-point matrix."""
 
 Image = NDArray[np.uint8]
@@ -106,14 +107,25 @@ def restained(bgr: Image, light: Light, stain: StainBasis, reference: StainBasis
 
     bgr: uint8 (H, W, 3). What neither dye explains stays.
     """
+    # Products of whole numbers are exact in the double precision that OpenCV computes these in.
+    sums = np.asarray(cv2.transform(cv2.LUT(bgr, _tables(light)), _matrix(stain, reference)), np.int32)
+    codes: NDArray[np.int32] = sums >> _ONE_BITS
+    return _levels().take(codes, mode="clip")
+
+
+@lru_cache(maxsize=256)
+def _tables(light: Light) -> NDArray[np.int32]:
+    """Density codes of the levels of each channel, (256, 1, 3)."""
+    return np.stack([_density_codes(level) for level in light], axis=-1)[:, np.newaxis]
+
+
+@lru_cache(maxsize=16)
+def _matrix(stain: StainBasis, reference: StainBasis) -> NDArray[np.float64]:
+    """What takes codes BGR of one stain to those of the other from _LEAST on, fixed-point with rounding (3, 4)."""
     ratio = np.append(np.array(reference.strength) / stain.strength, 1.0)
     matrix = np.linalg.inv(_whole(stain)) @ np.diag(ratio) @ _whole(reference)
-    fixed = np.rint(_ONE * matrix[::-1, ::-1].T)  # RGB rows to BGR columns
-    tables = np.stack([_density_codes(level) for level in light], axis=-1)[:, np.newaxis]
-    # Products of whole numbers are exact in the double precision that OpenCV computes these in.
-    sums = cv2.transform(cv2.LUT(bgr, tables), fixed)
-    codes = np.clip((sums + _ONE // 2) // _ONE, _LEAST, _MOST)
-    return np.asarray(_levels()[codes - _LEAST], np.uint8)
+    rounding = np.full((3, 1), _ONE / 2 - _ONE * _LEAST)
+    return np.hstack([np.rint(_ONE * matrix[::-1, ::-1].T), rounding])
 
 
 def _whole(basis: StainBasis) -> NDArray[np.float64]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from bloodedge.decision import Reason, calibrated, decide
 from bloodedge.engine import Engine
-from bloodedge.imaging import Cell, Image, network_input
+from bloodedge.errors import BloodedgeError
+from bloodedge.imaging import Cell, Image, colour_8bit, network_input
 from bloodedge.manifest import Manifest
 from bloodedge_device.camera import BadFrame, Capture, Frame
 from bloodedge_device.histogram import StageTimes
@@ -136,6 +137,11 @@ class Pipeline:
         self.times.add("camera", frame.capture.took_s)
         if isinstance(frame, BadFrame):
             return FrameResult(frame.capture, problem=frame.problem, reason=Reason.BAD_FRAME)
+        try:
+            bgr = colour_8bit(frame.bgr, "The frame")
+        except BloodedgeError as error:
+            return FrameResult(frame.capture, problem=str(error), reason=Reason.BAD_FRAME)
+        frame = replace(frame, bgr=bgr)
         judged = self._beside.submit(self._judge, frame)
         found = self._search(frame) if self._last_passed or judged.result().reason is None else None
         gate = judged.result()

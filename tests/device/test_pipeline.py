@@ -1,3 +1,4 @@
+from dataclasses import replace
 from time import monotonic
 from types import ModuleType
 
@@ -73,6 +74,28 @@ def test_a_frame_without_cells_says_so(pipeline: Pipeline, fakes: ModuleType) ->
 def test_an_unreadable_frame_is_a_bad_frame(pipeline: Pipeline) -> None:
     broken = BadFrame(Capture.now(7, monotonic()), "broken.png is truncated.")
     assert pipeline.process(broken).reason is Reason.BAD_FRAME
+
+
+@pytest.mark.parametrize(
+    "bgr",
+    [
+        np.zeros((480, 640), np.uint8),
+        np.zeros((1, 1, 3), np.uint8),
+        np.zeros((480, 640, 3), np.uint16),
+        np.zeros((0, 0, 3), np.uint8),
+    ],
+)
+def test_a_frame_of_another_kind_is_a_bad_frame(pipeline: Pipeline, fakes: ModuleType, bgr: np.ndarray) -> None:
+    result = pipeline.process(replace(fakes.frame(), bgr=bgr))
+    assert result.reason is Reason.BAD_FRAME
+    assert result.problem
+
+
+def test_transparency_is_dropped(pipeline: Pipeline, fakes: ModuleType) -> None:
+    frame = fakes.frame()
+    clear = np.dstack([frame.bgr, np.full(frame.bgr.shape[:2], 255, np.uint8)])
+    labels = [[cell.label for cell in pipeline.process(one).cells] for one in (frame, replace(frame, bgr=clear))]
+    assert labels[0] == labels[1]
 
 
 def test_what_the_finder_turned_down_is_counted_by_reason(pipeline: Pipeline, fakes: ModuleType) -> None:
