@@ -119,18 +119,20 @@ def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
 
 def describe(image: Image) -> Floats:
     """Figures of the shape, colour and texture of a network input uint8 (H, W, 3) RGB, 0 round the cell."""
-    cell = as_image((image.max(axis=2) > 0).astype(np.uint8))
+    red, green, blue = cv2.split(image)
+    cell = as_image(cv2.threshold(cv2.max(cv2.max(red, green), blue), 0, 1, cv2.THRESH_BINARY)[1])
     area = cv2.countNonZero(cell)
     if area == 0:
         return np.zeros(len(_shape(cell)) + 3 * 3 + 3 + _RINGS * 3 + 3 * len(_SCALES_PX))
     inside = cell > 0
     levels = image.astype(np.float32)
-    pixels = levels[inside].astype(np.float64) / 255
-    centred = pixels - pixels.mean(axis=0)
-    spread = np.maximum(centred.std(axis=0), _TINY)
-    standard = centred / spread
-    colours = [*pixels.mean(axis=0), *spread, *(standard**3).mean(axis=0)]
-    together = [(standard[:, i] * standard[:, j]).mean() for i, j in ((0, 1), (1, 2), (0, 2))]
+    mean, deviation = (np.ravel(value) / 255 for value in cv2.meanStdDev(image, mask=cell))
+    spread = np.maximum(deviation, _TINY)
+    standard = image[inside].T / (255 * spread[:, np.newaxis]) - (mean / spread)[:, np.newaxis]
+    skewness = np.einsum("ci,ci,ci->c", standard, standard, standard) / area
+    colours = [*mean, *spread, *skewness]
+    correlation = standard @ standard.T / area
+    together = [correlation[i, j] for i, j in ((0, 1), (1, 2), (0, 2))]
     return np.array([*_shape(cell), *colours, *together, *_rings(levels, cell), *_textures(levels, inside)])
 
 

@@ -166,8 +166,13 @@ def run_info(settings: DeviceSettings, loaded: Loaded, camera: str, ready_s: flo
         hardware=hardware_name(),
         camera=camera,
         golden=asdict(loaded.golden),
-        manifest=loaded.manifest.model_dump_json(),
+        manifest=_as_used(settings, loaded.manifest).model_dump_json(),
     )
+
+
+def _as_used(settings: DeviceSettings, manifest: Manifest) -> Manifest:
+    """The manifest, without the domain where the settings leave it aside."""
+    return manifest if settings.domain.known_only else manifest.model_copy(update={"domain": None})
 
 
 def _announce(run: RunInfo, slide: int) -> None:

@@ -66,6 +66,7 @@ STAGES = {
     "find": "frame",
     "imaging": "cell",
     "inference": "cell",
+    "domain": "cell",
     "decision": "cell",
     "store": "batch",
     "frame": "frame",

@@ -171,10 +171,12 @@ class Pipeline:
             image = network_input(self._stain.of(found.crop(bgr, um_per_px)), self._stain.imaging)
         with self.times.measure("inference"):
             probabilities = self._engine.predict(image[np.newaxis])
+        with self.times.measure("domain"):
+            known = self._domain is None or self._domain.holds(image)
         with self.times.measure("decision"):
             blast = float(calibrated(probabilities, self._manifest.temperature)[0, 1])
             label, reason = decide(blast, self._manifest.thresholds)
-            if self._domain is not None and not self._domain.holds(image):
+            if not known:
                 label, reason = "uncertain", Reason.OUT_OF_DOMAIN
         return CellResult(found.box, label, blast, reason, found.area_um2, crop)
 

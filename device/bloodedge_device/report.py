@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bloodedge import RESEARCH_USE
+from bloodedge.decision import Reason
 from bloodedge.errors import UsageError
 from bloodedge.manifest import Artifact, LatencyMs, Manifest, parse_record
 from bloodedge_device.histogram import STAGES
@@ -15,6 +16,10 @@ from bloodedge_device.slide import SlideStatistics, read_statistics
 from bloodedge_device.store import DATABASE, open_for_reading, read_latency
 
 PROBABILITY_BINS = 20
+
+FOREIGN_SHARE = 0.2
+"""Of a slide's cells outside the domain, above which the rest are not to be trusted either: four times what held-out
+cells show."""
 
 GALLERY = 12
 """Cells shown in each row of the gallery."""
@@ -82,11 +87,17 @@ class DeviceReport:
                 "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
                 " show that the machinery works and say nothing about blood."
             )
-        else:
+        elif self.manifest.domain is None:
             found.append(
                 "Whether these cells are of the kind that the network was fitted to is not checked: it calls every"
                 " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
                 " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
+            )
+        unlike = self.statistics.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
+        if unlike > FOREIGN_SHARE * (judged := self.statistics.called + unlike):
+            found.append(
+                f"{unlike} of {judged} cells are unlike those that the network was fitted to: another microscope, stain"
+                " or kind of cell. Of the others too, the share of blasts means nothing until it is measured here."
             )
         if self.manifest.baseline.evaluation.leaky or self.manifest.provenance.split.leaky:
             found.append(

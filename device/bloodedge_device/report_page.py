@@ -23,6 +23,7 @@ STAGE_NAMES = {
     "find": "Cell finder",
     "imaging": "Imaging",
     "inference": "Inference",
+    "domain": "Domain",
     "decision": "Decision",
     "store": "Store",
     "frame": "Frame in to rows stored",

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -7,6 +8,8 @@ from types import ModuleType
 import pytest
 
 from bloodedge import RESEARCH_USE
+from bloodedge.decision import Reason
+from bloodedge.domain import Domain
 from bloodedge.errors import UsageError
 from bloodedge.report import charts, data_uri
 from bloodedge_device.histogram import StageTimes
@@ -134,6 +137,30 @@ def test_a_bundle_of_real_cells_is_not_trusted_on_cells_of_another_kind(state: P
     (warning,) = read_report(state).warnings
     assert "is not checked" in warning
     assert warning in Page(page(read_report(state))).text
+
+
+@pytest.mark.parametrize(("unlike", "warned"), [(0, False), (1, False), (3, True)])
+def test_a_slide_of_cells_unlike_the_training_cells_is_called_so(
+    state: Path, fakes: ModuleType, unlike: int, warned: bool
+) -> None:
+    figures = 41
+    domain = Domain(
+        mean=(0.0,) * figures,
+        deviation=(1.0,) * figures,
+        whitening=tuple((0.0,) * figures for _ in range(figures)),
+        limit=1.0,
+        cells=600,
+    )
+    store = Store(state)
+    manifest = fakes.make_manifest().model_copy(update={"domain": domain})
+    slide = store.begin_slide(store.begin_run(fakes.run_info(manifest)), "")
+    result = fakes.result(0, [0.9] * (5 + unlike))
+    foreign = [replace(cell, label="uncertain", reason=Reason.OUT_OF_DOMAIN) for cell in result.cells[5:]]
+    store.put_frames(slide, [replace(result, cells=[*result.cells[:5], *foreign])], keep_crops=False)
+    store.close()
+    warnings = read_report(state).warnings
+    assert warnings == ([] if not warned else warnings[:1])
+    assert ("3 of 8 cells are unlike" in " ".join(warnings)) is warned
 
 
 def test_a_hostile_label_is_only_text(state: Path, fakes: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
