@@ -21,7 +21,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import cv2
 import numpy as np
-from torchstain.numpy.normalizers.macenko import NumpyMacenkoNormalizer
 
 from bloodedge.files import write_json
 from bloodedge.host import hardware_name, versions
@@ -63,6 +62,8 @@ def _cell(path: Path) -> Image:
 
 def compared(pictures: list[Image], step: int) -> dict[str, Any]:
     """Median milliseconds of each way over all pictures, and how many times faster ours are."""
+    from torchstain.numpy.normalizers.macenko import NumpyMacenkoNormalizer
+
     known = [_fitted(picture, step) for picture in pictures]
     theirs = NumpyMacenkoNormalizer()
     ways: dict[str, Callable[[int], Any]] = {
