@@ -39,7 +39,9 @@ def to_edge(cell: Silhouette, bgr: Image, light: Floats, um_per_px: float, param
     within = _smoothed(as_image(cv2.bitwise_and(density, density, mask=inside)), side) / np.maximum(
         _smoothed(inside, side), 1e-6
     )
-    stained = (density > np.maximum(parameters.edge_share * within, _CODES * parameters.edge_density)) & (cell.mask > 0)
+    dense = density > np.maximum(parameters.edge_share * within, _CODES * parameters.edge_density)
+    certain = _core(cell.mask, parameters.edge_bite_um / um_per_px)
+    stained = (dense & (cell.mask > 0)) | (certain > 0)
     mask = _largest(stained.astype(np.uint8), max(1, round(_SPECK_UM / um_per_px)))
     if cv2.countNonZero(mask) < _LEAST_LEFT * cv2.countNonZero(cell.mask):
         return cell

@@ -66,7 +66,9 @@ class FinderParameters(Strict):
     edge_depth_um: float = Field(default=0.6, gt=0.05, lt=5)
     """... this deep in the outline: it is drawn up to half of that too wide."""
     edge_density: float = Field(default=0.03, ge=0, lt=1)
-    """Less is empty field, wherever it lies."""
+    """Less is empty field, ..."""
+    edge_bite_um: float = Field(default=0.9, gt=0.05, lt=5)
+    """... but what lies deeper than this belongs to the cell: granular cytoplasm may be as pale."""
     fringe_um: float = Field(default=0.4, ge=0, lt=5)
     """Blur before colours are compared, against the coloured fringes that a lens leaves at edges."""
     platelet_um2: float = Field(default=12.0, ge=0, lt=50)
