@@ -1,6 +1,8 @@
 """Strict settings read from TOML: every mistake reported at once, each with its key's path."""
 
+import json
 import tomllib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -29,6 +31,21 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid TOML: {error}; correct that line.") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+
+
+def to_toml(values: Mapping[str, Any]) -> str:
+    """Tables of tables, numbers, strings and lists as TOML; strings in JSON's quotes are TOML's basic strings."""
+    return "\n".join(_table(values, "")).strip() + "\n"
+
+
+def _table(values: Mapping[str, Any], path: str) -> Iterator[str]:
+    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+    for key, value in values.items():
+        if key not in inner:
+            yield f"{key} = {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
+    for key, table in inner.items():
+        yield from ("", f"[{path}{key}]")
+        yield from _table(table, f"{path}{key}.")
 
 
 def validate(model: type[Model], values: Any, source: str) -> Model:

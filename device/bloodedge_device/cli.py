@@ -43,6 +43,27 @@ def run_command(
     click.echo(f"Report: bloodedge device report --state {settings.state}")
 
 
+@device.command("config")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
+@click.option("--check", is_flag=True, help="Only say whether the settings are right and what they name is there.")
+def config_command(config: Path | None, check: bool) -> None:
+    """Show the settings that a run would have: the file's, the environment's, the profile's and the defaults.
+
+    An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
+    """
+    from bloodedge.config import to_toml
+    from bloodedge.errors import UsageError
+    from bloodedge_device.settings import missing_files, read_settings
+
+    settings = read_settings(config)
+    if not check:
+        click.echo(to_toml(settings.model_dump(mode="json", exclude_none=True)), nl=False)
+    elif missing := missing_files(settings):
+        raise UsageError("\n  ".join(["The settings name what is not there:", *missing]))
+    else:
+        click.echo("The settings are right.")
+
+
 @device.command("report")
 @click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
 @click.option("--slide", metavar="ID", type=click.IntRange(min=1), help="Which slide (default: the latest).")

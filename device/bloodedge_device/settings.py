@@ -1,8 +1,9 @@
 """The daemon's settings: one TOML file, every mistake in it reported at once."""
 
 import os
+import tomllib
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -94,12 +95,23 @@ class DeviceSettings(Strict):
     store: StoreSettings = StoreSettings()
 
 
+PREFIX = "BLOODEDGE_DEVICE__"
+"""Of environment variables that stand for settings: ``BLOODEDGE_DEVICE__CAMERA__RATE=5`` for ``[camera] rate``."""
+
+
 def read_settings(path: Path | None) -> DeviceSettings:
-    """Settings from a TOML file, or the defaults; relative paths in the file are relative to its folder."""
-    if path is None:
-        return DeviceSettings()
-    here = path.parent
-    settings = _with_profile(validate(DeviceSettings, read_toml(path), str(path)), here)
+    """Settings from a TOML file, or the defaults, with the environment's in their place.
+
+    Relative paths are relative to the file's folder, without a file to the current one. Raises UsageError naming every
+    mistake.
+    """
+    values = {} if path is None else read_toml(path)
+    given = sorted(name for name in os.environ if name.startswith(PREFIX))
+    for name in given:
+        _set(values, name.removeprefix(PREFIX).lower().split("__"), os.environ[name])
+    sources = [str(path)] * (path is not None) + [", ".join(given)] * bool(given)
+    here = Path() if path is None else path.parent
+    settings = _with_profile(validate(DeviceSettings, values, " with ".join(sources)), here)
     return settings.model_copy(
         update={
             "bundle": settings.bundle and here / settings.bundle.expanduser(),
@@ -107,6 +119,29 @@ def read_settings(path: Path | None) -> DeviceSettings:
             "camera": settings.camera.model_copy(update={"source": _source_beside(here, settings.camera.source)}),
         }
     )
+
+
+def _set(values: dict[str, Any], keys: list[str], text: str) -> None:
+    """Put a value, as TOML writes it or a plain string, at a key's path."""
+    for key in keys[:-1]:
+        inner = values.get(key)
+        values[key] = inner if isinstance(inner, dict) else {}
+        values = values[key]
+    try:
+        values[keys[-1]] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        values[keys[-1]] = text
+
+
+def missing_files(settings: DeviceSettings) -> list[str]:
+    """What the settings name and is not there, a sentence each."""
+    found = []
+    source = settings.camera.source
+    if settings.bundle is not None and not settings.bundle.exists():
+        found.append(f"bundle: {settings.bundle} does not exist; correct the path or make it with bloodedge convert.")
+    if source is not None and not is_stream(source) and not Path(source).exists():
+        found.append(f"camera.source: {source} does not exist; correct the path.")
+    return found
 
 
 def _with_profile(settings: DeviceSettings, folder: Path) -> DeviceSettings:

@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from bloodedge.errors import UsageError
+from bloodedge_device.cli import device
 from bloodedge_device.settings import bundle_path, default_state, read_settings, with_options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,42 @@ def test_a_streams_address_is_no_path(tmp_path: Path) -> None:
 def test_a_replay_without_a_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="replay needs a source"):
         read_settings(write(tmp_path, '[camera]\nkind = "replay"\n'))
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODEDGE_DEVICE__CAMERA__RATE", "2.5")
+    monkeypatch.setenv("BLOODEDGE_DEVICE__STORE__CROPS", "false")
+    monkeypatch.setenv("BLOODEDGE_DEVICE__SLIDE__LABEL", "smear 7")
+    settings = read_settings(write(tmp_path, "threads = 3\n[camera]\nrate = 9\n"))
+    assert (settings.camera.rate, settings.store.crops, settings.slide.label) == (2.5, False, "smear 7")
+    assert settings.threads == 3
+    assert read_settings(None).camera.rate == 2.5
+
+
+def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODEDGE_DEVICE__CAMERA__RAET", "5")
+    with pytest.raises(UsageError, match="BLOODEDGE_DEVICE__CAMERA__RAET has 1 mistake") as error:
+        read_settings(None)
+    assert 'Did you mean "rate"?' in str(error.value)
+
+
+def test_shown_settings_are_settings(tmp_path: Path) -> None:
+    config = write(tmp_path, 'threads = 3\n[camera]\num_per_px = 0.08\n[slide]\nlabel = "a \\"b\\" \u00b5"\n')
+    done = CliRunner().invoke(device, ["config", "--config", str(config)])
+    assert done.exit_code == 0
+    again = write(tmp_path, done.output)
+    assert read_settings(again) == read_settings(config)
+
+
+def test_check_says_what_is_not_there(tmp_path: Path) -> None:
+    config = write(tmp_path, 'bundle = "no.bundle"\n[camera]\nkind = "replay"\nsource = "frames"\n')
+    done = CliRunner().invoke(device, ["config", "--check", "--config", str(config)])
+    assert isinstance(done.exception, UsageError)
+    assert "bundle:" in str(done.exception)
+    assert "camera.source:" in str(done.exception)
+    (tmp_path / "no.bundle").mkdir()
+    (tmp_path / "frames").mkdir()
+    assert "are right" in CliRunner().invoke(device, ["config", "--check", "--config", str(config)]).output
 
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:

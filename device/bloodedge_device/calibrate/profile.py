@@ -1,14 +1,12 @@
 """The camera profile: what calibration learned of a camera on its microscope, as one TOML file."""
 
-import json
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from bloodedge.config import Strict, read_toml, validate
+from bloodedge.config import Strict, read_toml, to_toml, validate
 from bloodedge.errors import UsageError
 from bloodedge.files import write_text
 from bloodedge_device.gate import GateParameters
@@ -87,17 +85,4 @@ def read_profile(path: Path) -> CameraProfile:
 
 def write_profile(profile: CameraProfile, path: Path) -> None:
     """Write a profile, whole or not at all."""
-    write_text(path, _toml(profile.model_dump(mode="json", exclude_none=True)))
-
-
-def _toml(values: Mapping[str, Any]) -> str:
-    """Tables of numbers, strings and lists of numbers as TOML; strings in JSON's quotes are TOML's basic strings."""
-    tables = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    lines = [f"{key} = {_value(value)}" for key, value in values.items() if key not in tables]
-    for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items())]
-    return "\n".join(lines) + "\n"
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    write_text(path, to_toml(profile.model_dump(mode="json", exclude_none=True)))
