@@ -3,9 +3,10 @@
     pip install --no-deps torchstain==1.4.1
     python benchmarks/restain.py --data ../shared/data
 
-A cell is a C-NMC crop with its background filled; "applied" is what a device does to each cell, its slide's dyes being
-known; "fitted and applied" finds them in the same picture, as torchstain does. A field is a BCCD frame; the dyes are
-found in every fourth pixel of either side. Ratios are of medians. Writes results/restain.json.
+A crop is a C-NMC picture with its background filled, whole (450x450); a cell is cut out of it. "applied" is what a
+device does to each cell, its slide's dyes being known; "fitted and applied" finds them in the same picture, as
+torchstain does. A field is a BCCD frame; the dyes are found in every fourth pixel of either side. Ratios are of
+medians. Writes results/restain.json.
 """
 
 import argparse
@@ -39,25 +40,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with cnmc/ and bccd/")
     data = parser.parse_args().data
     cv2.setNumThreads(1)
-    crops = [_cell(path) for path in sorted((data / "cnmc").glob("*/fold_0/*/*"))[:: 2000 // CELLS][:CELLS]]
+    paths = sorted((data / "cnmc").glob("*/fold_0/*/*"))[:: 2000 // CELLS][:CELLS]
+    crops, boxes = ([_lit(path, whole=whole) for path in paths] for whole in (True, False))
     fields = [read_image(path) for path in sorted((data / "bccd" / "JPEGImages").glob("*.jpg"))[:FIELDS]]
     result = {
         "command": "python benchmarks/restain.py --data DATA",
         "machine": hardware_name(),
         "versions": versions(("torchstain", "numpy", "opencv-python-headless")),
-        "cell": compared(crops, 1),
+        "crop": compared(crops, 1),
+        "cell": compared(boxes, 1),
         "field": compared(fields, 4),
     }
     write_json(RESULTS, result)
     print(result)
 
 
-def _cell(path: Path) -> Image:
-    """The cell's box, with light round the cell: black would be stain to torchstain."""
+def _lit(path: Path, *, whole: bool) -> Image:
+    """The crop or the cell's box, with light round the cell: black would be stain to torchstain."""
     cell = cell_on_black(read_image(path))
     x, y, width, height = cv2.boundingRect(cell.mask)
     lit = np.where(cell.mask[:, :, np.newaxis] > 0, cell.bgr, SOURCE_LIGHT).astype(np.uint8)
-    return lit[y : y + height, x : x + width].copy()
+    return lit if whole else lit[y : y + height, x : x + width].copy()
 
 
 def compared(pictures: list[Image], step: int) -> dict[str, Any]:

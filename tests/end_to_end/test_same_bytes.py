@@ -142,7 +142,7 @@ def on_the_device(cells: Sequence[Cell], manifest: Manifest) -> list[NDArray[np.
         def find(_bgr: NDArray[np.uint8], _um_per_px: float | None, found: Found = found) -> Found:
             return found
 
-        sharp = GateResult(None, focus=1.0, brightness=225.0, saturated=0.0)
+        sharp = GateResult(None, focus=1.0, brightness=225.0, saturated=0.0, isotropy=1.0)
         pipeline = Pipeline(engine, stored, lambda _bgr, sharp=sharp: sharp, find)
         pipeline.process(Frame(Capture.now(0, monotonic()), frame, cell.um_per_px))
     return engine.seen
@@ -161,6 +161,7 @@ def in_a_frame(cell: Cell) -> tuple[NDArray[np.uint8], Found]:
         nucleus_px=1,
         area_px=cell.area_px,
         area_um2=cell.area_um2,
+        light=(225, 225, 225),
         touches_border=False,
         completeness=1.0,
         nuclear_density=0.5,
