@@ -7,6 +7,7 @@ it needs no second output, and is the same for every engine and precision.
 """
 
 import itertools
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -22,8 +23,9 @@ ACCEPTANCE = 0.95
 CELLS = 600
 """Training cells that the place is fitted to, each as it is and once as a camera would show it."""
 SHRINKAGE = 0.05
-"""Of the correlations towards none: 30 figures of a few thousand cells leave their smallest directions to chance."""
-FEWEST_CELLS = 200
+"""Of the correlations towards none: 41 figures of a thousand inputs leave their smallest directions to chance."""
+FEWEST_INPUTS = 200
+"""Fewer do not show how the figures belong together."""
 _RINGS = 4
 _SCALES_PX = (0.7, 1.4, 2.8, 5.6)
 _TINY = 1e-3
@@ -47,7 +49,7 @@ class Domain(Strict):
     limit: float
     """Largest distance that counts as inside: ACCEPTANCE of the cells it was set on are."""
     cells: int
-    """That the place was fitted to."""
+    """Inputs that the place was fitted to, two of each cell."""
     accepted: float | None = None
     """Share of held-out cells inside, 0..1."""
 
@@ -61,16 +63,22 @@ class Domain(Strict):
 
     def distances(self, figures: Floats) -> Floats:
         """Distances (N,) of what ``describe`` gave for N inputs."""
-        standard = (figures - np.array(self.mean)) / np.array(self.deviation)
-        return np.asarray(np.sqrt(np.square(standard @ np.array(self.whitening)).mean(axis=1)), np.float64)
+        mean, deviation, whitening = self._arrays
+        standard = (figures - mean) / deviation
+        return np.asarray(np.sqrt(np.square(standard @ whitening).mean(axis=1)), np.float64)
+
+    @cached_property
+    def _arrays(self) -> tuple[Floats, Floats, Floats]:
+        """What every distance needs, (K,), (K,) and (K, K)."""
+        return np.array(self.mean), np.array(self.deviation), np.array(self.whitening)
 
 
 def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain | None:
-    """The domain of training inputs uint8 (N, H, W, 3) RGB; None for fewer than FEWEST_CELLS.
+    """The domain of training inputs uint8 (N, H, W, 3) RGB; None for fewer than FEWEST_INPUTS.
 
     others: inputs of cells that the network was not fitted to, which the limit is set on.
     """
-    if len(training) < FEWEST_CELLS or not len(others):
+    if len(training) < FEWEST_INPUTS or not len(others):
         return None
     figures = np.array([describe(image) for image in training])
     mean, deviation = figures.mean(axis=0), np.maximum(figures.std(axis=0), _TINY)

@@ -1,7 +1,8 @@
 """The one preprocessing: a segmented cell becomes the network's input, on the GPU host and on the board alike.
 
 Only integer arithmetic and OpenCV's bit-exact filters are used, so that the same cell gives the same bytes on every
-machine. The spec travels with the run folder and the bundle.
+machine (where a spec asks for a stain, the same cell and dyes: see ``bloodedge.restain``). The spec travels with the
+run folder and the bundle.
 """
 
 from collections.abc import Callable

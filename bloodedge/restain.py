@@ -3,7 +3,8 @@
 Laboratories stain differently, and a network knows the stain that it was trained on. A slide's two dyes are estimated
 from the densities of its white cells (Macenko et al., "A method for normalizing histology slides for quantitative
 analysis", ISBI 2009); amounts of them, brought to the reference's strengths, are then painted with the reference's
-dyes. Applying it takes integer arithmetic alone: the same cell gives the same bytes on every machine.
+dyes. Applying it takes whole numbers alone, so that the same cell and dyes give the same bytes on every machine;
+finding the dyes takes floating point, and may differ in the last place.
 
 What it cannot do: a slide of lymphocytes alone shows little but the nuclear dye, and the second direction found there
 is the cells' own variety.
@@ -23,6 +24,8 @@ FEWEST_PIXELS = 2000
 """Stained pixels that a basis is fitted to at least: an eighth of one cell at 0.1 micrometres per pixel."""
 MOST_PIXELS = 20_000
 """More, evenly spread, do not change the percentiles by which a basis is found."""
+CELL_PIXELS = 4000
+"""Of one cell, where the dyes of many are wanted: each is to count alike."""
 STAINED = 0.15
 """Density (largest of the channels) below which a pixel holds too little dye to tell which."""
 EXTREMES = 1.0
@@ -95,10 +98,14 @@ def _basis(dyes: NDArray[np.float64], stained: NDArray[np.float64], note: str | 
     return StainBasis.model_validate({"dyes": dyes.tolist(), "strength": strength.tolist(), "note": note})
 
 
-def densities(bgr: Image, mask: Image, light: Light) -> NDArray[np.float64]:
-    """Optical densities (N, 3) red, green, blue of a cell's pixels, its rim left out; mask: uint8 0/255."""
+def densities(bgr: Image, mask: Image, light: Light, most: int | None = None) -> NDArray[np.float64]:
+    """Optical densities (N, 3) red, green, blue of a cell's pixels, its rim left out; mask: uint8 0/255.
+
+    most: about so many pixels, evenly spread, stand for all.
+    """
     inner = cv2.erode(mask, np.ones((5, 5), np.uint8))
-    levels = bgr[(inner if inner.any() else mask) > 0].astype(np.float64)
+    pixels = bgr[(inner if inner.any() else mask) > 0]
+    levels = pixels[:: max(1, len(pixels) // most) if most else 1].astype(np.float64)
     return np.asarray(np.log10((np.array(light) + 1) / (levels + 1))[:, ::-1], np.float64)
 
 

@@ -9,11 +9,8 @@ from numpy.typing import NDArray
 from bloodedge.dataset import CellFile, Progress, in_threads
 from bloodedge.domain import CELLS, Domain, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.restain import StainBasis, densities, fit_stain
+from bloodedge.restain import CELL_PIXELS, StainBasis, densities, fit_stain
 from bloodedge_convert.calibration import choose_cells
-
-_PIXELS = 4000
-"""Of one cell that its subject's dyes are judged by."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +41,11 @@ def look(
     if domain is not None and len(test):
         distances = domain.distances(np.array([describe(image) for image in test]))
         domain = domain.model_copy(update={"accepted": float((distances <= domain.limit).mean())})
-    return Reference(domain, fit_stain(np.concatenate([_densities(cell) for cell in training])))
+    pixels = [densities(cell.bgr, cell.mask, cell.light, CELL_PIXELS) for cell in training]
+    return Reference(domain, fit_stain(np.concatenate(pixels)))
 
 
 def _both_ways(cells: Sequence[Cell], spec: ImagingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Network inputs of the cells as they are and as a camera would show them."""
     shown = [*cells, *(in_a_field(cell, rng) for cell in cells)]
     return np.array([network_input(cell, spec) for cell in shown], np.uint8)
-
-
-def _densities(cell: Cell) -> NDArray[np.float64]:
-    found = densities(cell.bgr, cell.mask, cell.light)
-    return found[:: max(1, len(found) // _PIXELS)]

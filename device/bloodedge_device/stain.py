@@ -7,12 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.imaging import Cell, ImagingSpec
-from bloodedge.restain import StainBasis, densities, fit_stain
+from bloodedge.restain import CELL_PIXELS, StainBasis, densities, fit_stain
 
 CELLS = 20
 """White cells that a slide's dyes are learned from; after them the dyes stay as they are."""
-_PIXELS = 4000
-"""Of one cell."""
 
 Mode = Literal["auto", "on", "off"]
 
@@ -32,7 +30,6 @@ class SlideStain:
         if self.imaging.stain is None:
             return cell
         if len(self._seen) < CELLS:
-            found = densities(cell.bgr, cell.mask, cell.light)
-            self._seen.append(found[:: max(1, len(found) // _PIXELS)])
+            self._seen.append(densities(cell.bgr, cell.mask, cell.light, CELL_PIXELS))
             self._stain = fit_stain(np.concatenate(self._seen))
         return replace(cell, stain=self._stain)
