@@ -2,9 +2,11 @@
 
     python benchmarks/device_loop.py NAME.bundle [--frames FOLDER] [--um-per-px X] [--engine litert|openvino]
 
-Overhead: the same decoded frames go in turns through find + imaging + bare invoke, and through the daemon's own loop
-(gate, the same, decision, crops and rows durably stored, the last row's sync waited for), in one process, the order
-turned round every round. Start-up and memory are those of `bloodedge device run` as a process of its own, with LiteRT.
+Overhead: the same decoded frames go in turns through find + imaging + bare invoke, and through the daemon itself
+(gate, the same, recognition of cells seen before, domain, decision, rows durably stored, the last row's sync waited
+for), in one process, the order turned round every round: without images of cells, with them, and with them, a
+Mosquitto broker and somebody at the page, who is a program that asks for what the page asks for. Start-up and memory
+are those of `bloodedge device run` as a process of its own with the page open, with LiteRT.
 """
 
 import argparse
@@ -13,25 +15,29 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
+from itertools import count as count_up
 from pathlib import Path
+from queue import Queue
 from statistics import median
-from threading import Event
-from time import perf_counter, sleep
+from threading import Event, Thread
+from time import monotonic, perf_counter, sleep
 
 import numpy as np
+from broker import free_port, mosquitto
 
 from bloodedge.bundle import Bundle
 from bloodedge.files import write_json
 from bloodedge.host import hardware_name
 from bloodedge.imaging import network_input
 from bloodedge_device.camera import Frame, open_camera
-from bloodedge_device.daemon import finder_of, gate_of, load, run_info
+from bloodedge_device.daemon import Daemon, Signals, finder_of, gate_of
+from bloodedge_device.health import Health
 from bloodedge_device.host import keep_freed_memory
-from bloodedge_device.pipeline import Pipeline
-from bloodedge_device.recorder import Recorder
-from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.loading import Loaded, load
+from bloodedge_device.settings import DeviceSettings, MqttSettings
 from bloodedge_device.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "device_loop.json"
@@ -52,17 +58,21 @@ def main() -> None:
             "start": start_up(options, Path(folder)),
             "overhead": [],
         }
-        for crops in (True, False):
+        for crops, served in ((False, False), (True, False), (True, True)):
             settings = DeviceSettings.model_validate(
                 {
                     "bundle": options.bundle,
                     "engine": options.engine,
-                    "state": Path(folder) / f"crops-{crops}",
+                    "state": Path(folder) / f"{crops}-{served}",
                     "camera": camera,
                     "store": {"crops": crops},
+                    "web": {"enabled": served, "port": free_port()},
                 }
             )
-            results["overhead"].append(overhead(settings, options.count, options.rounds))
+            with mosquitto(Path(folder)) if served else nullcontext(None) as port:
+                if port is not None:
+                    settings = settings.model_copy(update={"mqtt": MqttSettings(host="127.0.0.1", port=port)})
+                results["overhead"].append(overhead(settings, options.count, options.rounds))
     print(json.dumps(results, indent=2))
     write_json(RESULTS, results)
 
@@ -78,11 +88,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+class GivenFrames:
+    """A camera that gives the frames it is handed."""
+
+    name, live, restarts = "given frames", False, 0
+
+    def __init__(self) -> None:
+        self.waiting: Queue[Frame | None] = Queue()
+
+    def frames(self, _: Event) -> Iterator[Frame]:
+        """Those handed over, until None is."""
+        while (frame := self.waiting.get()) is not None:
+            yield frame
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def overhead(settings: DeviceSettings, count: int, rounds: int) -> dict[str, object]:
     """Medians over the rounds: of what all frames take, divided by their cells, and of the two passes' ratio."""
     keep_freed_memory()  # as the daemon does, and to the good of both sides
     loaded = load(settings)
-    pipeline = Pipeline(loaded.engine, loaded.manifest, gate_of(settings), finder_of(settings))
     find = finder_of(settings)
 
     def bare(frame: Frame) -> int:
@@ -93,36 +119,96 @@ def overhead(settings: DeviceSettings, count: int, rounds: int) -> dict[str, obj
             loaded.engine.predict(image[np.newaxis])
         return len(whole)
 
-    frames: list[tuple[Frame, int]] = []
-    for frame in open_camera(settings.camera).frames(Event()):
-        if isinstance(frame, Frame) and pipeline.process(frame).cells and (cells := bare(frame)):
-            frames.append((frame, cells))
-        if len(frames) == count:
-            break
+    frames = frames_with_cells(settings, bare, count)
+    numbers = count_up()
 
     def bare_pass() -> None:
         for frame, _ in frames:
             bare(frame)
 
-    def loop_pass() -> None:
-        with Recorder(store, slide, pipeline.times, settings.store.crops, 0.0) as recorder:
-            for frame, _ in frames:
-                recorder.put(pipeline.process(frame))
+    with running(settings, loaded) as (daemon, camera), visitor(settings):
 
-    with closing(Store(settings.state)) as store:
-        slide = store.begin_slide(store.begin_run(run_info(settings, loaded, "benchmark", 0.0)), "benchmark")
+        def loop_pass() -> None:
+            wanted = daemon.recorder.stored_frames + len(frames)
+            for frame, _ in frames:
+                capture = replace(frame.capture, monotonic_s=monotonic(), index=next(numbers))
+                camera.waiting.put(replace(frame, capture=capture))
+            while daemon.recorder.stored_frames < wanted:
+                sleep(0.003)
+
         bare_ms, loop_ms = interleaved((bare_pass, loop_pass), rounds)
     cells = sum(n for _, n in frames)
     return {
         "engine": loaded.artifact.engine,
         "runtime": loaded.engine.runtime,
         "crops_kept": settings.store.crops,
+        "broker_and_page": settings.web.enabled,
         "frames": len(frames),
         "cells": cells,
         "bare_ms_per_cell": round(median(bare_ms) / cells, 3),
         "loop_ms_per_cell": round(median(loop_ms) / cells, 3),
         "overhead_percent": round(100 * (median(a / b for a, b in zip(loop_ms, bare_ms, strict=True)) - 1), 1),
     }
+
+
+def frames_with_cells(
+    settings: DeviceSettings, whole_cells: Callable[[Frame], int], count: int
+) -> list[tuple[Frame, int]]:
+    """The first ``count`` frames that the gate lets through and that hold whole cells, and how many they hold."""
+    check, found = gate_of(settings), []
+    for frame in open_camera(settings.camera).frames(Event()):
+        if isinstance(frame, Frame) and check(frame.bgr).reason is None and (cells := whole_cells(frame)):
+            found.append((frame, cells))
+        if len(found) == count:
+            break
+    return found
+
+
+@contextmanager
+def running(settings: DeviceSettings, loaded: Loaded) -> Iterator[tuple[Daemon, GivenFrames]]:
+    """A daemon in threads of this process, waiting for frames."""
+    camera = GivenFrames()
+    with closing(Store(settings.state, settings.store)) as store:
+        daemon = Daemon(settings, loaded, camera, store, Health(), monotonic())
+        thread = Thread(target=daemon.run, args=(Signals(Event()), None, lambda: settings))
+        thread.start()
+        while daemon.slide is None:
+            sleep(0.01)
+        sleep(1)  # until the page is open
+        yield daemon, camera
+        camera.waiting.put(None)
+        thread.join()
+
+
+VISITOR = """
+import json, sys
+from time import sleep
+from urllib.error import HTTPError
+from urllib.request import urlopen
+after = 0
+while True:
+    with urlopen(f"{sys.argv[1]}/api/v1/status?after={after}&wait_s=10") as answer:
+        frame = json.load(answer)["frame"]
+    if frame:
+        after = frame["number"]
+        try:
+            urlopen(f"{sys.argv[1]}/live/{after}.jpg").read()
+        except HTTPError as error:  # newer ones have taken its place
+            assert error.code == 404
+    sleep(0.2)
+"""
+
+
+@contextmanager
+def visitor(settings: DeviceSettings) -> Iterator[None]:
+    """Somebody at the page, if there is one."""
+    if not settings.web.enabled:
+        yield
+        return
+    with subprocess.Popen([sys.executable, "-c", VISITOR, f"http://127.0.0.1:{settings.web.port}"]) as process:
+        yield
+        assert process.poll() is None, "the page was not there"
+        process.kill()
 
 
 def interleaved(passes: tuple[Callable[[], object], ...], rounds: int) -> list[list[float]]:
@@ -140,7 +226,7 @@ def interleaved(passes: tuple[Callable[[], object], ...], rounds: int) -> list[l
 def start_up(options: argparse.Namespace, folder: Path, repeats: int = 7) -> dict[str, object]:
     """Seconds from process start to the first stored cell, and resident memory, of the command itself."""
     config = folder / "device.toml"
-    config.write_text('engine = "litert"\n')
+    config.write_text('engine = "litert"\n[web]\nport = 0\n')
     command = [Path(sys.executable).with_name("bloodedge"), "device", "run", "--config", config, "--frames", "40"]
     command += [
         "--bundle",

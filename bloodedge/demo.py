@@ -43,7 +43,7 @@ def run_demo(out: Path) -> None:
     _step("data", "audit", cells, "--json", out / "audit.json")
     _step("train", cells, "--model", "edgenet", "--recipe", "demo", "--out", run)
     _step("convert", run, "--int8", "--engine", "litert", "--engine", "openvino", *GATE, "-o", bundle)
-    _step("device", "run", "--bundle", bundle, "--frames", FRAMES, "--state", state)
+    _step("device", "run", "--bundle", bundle, "--frames", FRAMES, "--state", state, "--no-page")
     _step("device", "report", "--state", state, "--html", out / "report.html")
     click.echo(f"\nDone in {(monotonic() - began) / 60:.1f} minutes. The report of the device run:")
     click.echo(out / "report.html")

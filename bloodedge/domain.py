@@ -6,7 +6,6 @@ framework for detecting out-of-distribution samples", NeurIPS 2018), but of the 
 it needs no second output, and is the same for every engine and precision.
 """
 
-import itertools
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +26,9 @@ SHRINKAGE = 0.05
 FEWEST_INPUTS = 200
 """Fewer do not show how the figures belong together."""
 _RINGS = 4
-_SCALES_PX = (0.7, 1.4, 2.8, 5.6)
+_SCALES = 4
+_BLUR_PX = 0.7
+"""Standard deviation of the finest blur."""
 _TINY = 1e-3
 _FINEST_UM, _COARSEST_UM = 0.066, 0.2
 """Micrometres per pixel of cameras that are inside the domain: C-NMC's own to a 40x objective's."""
@@ -35,6 +36,10 @@ _EDGE_UM = 0.1
 """Blur of a cell's edge in a field, on the inner side."""
 _GRAIN = 1.5
 """Standard deviation of a camera's noise, in levels."""
+
+FIGURES = 41
+MEANS, FINEST_TEXTURES = slice(5, 8), slice(29, 32)
+"""Places of some figures that ``describe`` gives."""
 
 Floats = NDArray[np.float64]
 
@@ -97,16 +102,22 @@ def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain
     return domain.model_copy(update={"limit": float(np.quantile(distances, ACCEPTANCE))})
 
 
-def in_a_field(cell: Cell, rng: np.random.Generator) -> Cell:
+def camera_scale(rng: np.random.Generator) -> float:
+    """Micrometres per pixel of some camera inside the domain."""
+    return float(rng.uniform(_FINEST_UM, _COARSEST_UM))
+
+
+def in_a_field(cell: Cell, rng: np.random.Generator, um_per_px: float | None = None) -> Cell:
     """A cell cut out onto black as a camera and a finder would give it: coarser, its edge in the field's light, grainy.
 
-    Such differences do not matter to the network, and must not take a cell out of the domain.
+    um_per_px: the camera's; default: any. Such differences do not matter to the network, and must not take a cell out
+    of the domain.
     """
     sigma = max(_EDGE_UM / cell.um_per_px, 0.5)
     inner = cv2.erode(cell.mask, np.ones((3, 3), np.uint8)).astype(np.float32) / 255
     cover = cv2.GaussianBlur(inner, (0, 0), sigma)[:, :, np.newaxis]
     lit = cell.bgr * cover + SOURCE_LIGHT * (1 - cover)
-    um_per_px = max(cell.um_per_px, rng.uniform(_FINEST_UM, _COARSEST_UM))
+    um_per_px = max(cell.um_per_px, um_per_px or camera_scale(rng))
     zoom = cell.um_per_px / um_per_px
     small = cv2.resize(lit, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(cell.mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
@@ -126,26 +137,37 @@ def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
 
 
 def describe(image: Image) -> Floats:
-    """Figures of the shape, colour and texture of a network input uint8 (H, W, 3) RGB, 0 round the cell."""
+    """Figures of the shape, colour and texture of a network input uint8 (H, W, 3) RGB, 0 round the cell.
+
+    In this order: 5 of shape, each channel's mean, spread and skewness, the 3 correlations between channels, each
+    channel's mean in 4 rings from the rim inwards, and its detail at 4 scales from the finest.
+    """
+    size = image.shape[0] * image.shape[1]
     red, green, blue = cv2.split(image)
     cell = as_image(cv2.threshold(cv2.max(cv2.max(red, green), blue), 0, 1, cv2.THRESH_BINARY)[1])
-    area = cv2.countNonZero(cell)
-    if area == 0:
-        return np.zeros(len(_shape(cell)) + 3 * 3 + 3 + _RINGS * 3 + 3 * len(_SCALES_PX))
+    x, y, width, height = cv2.boundingRect(cell)
+    if width == 0:
+        return np.zeros(FIGURES)
+    cell = np.ascontiguousarray(cell[y : y + height, x : x + width])
+    levels = image[y : y + height, x : x + width].astype(np.float32)
+    return np.array([*_shape(cell, size), *_colours(levels, cell), *_rings(levels, cell), *_textures(levels, cell)])
+
+
+def _colours(levels: NDArray[np.float32], cell: Image) -> list[float]:
+    """Each channel's mean, spread and skewness, and the correlations between channels."""
     inside = cell > 0
-    levels = image.astype(np.float32)
-    mean, deviation = (np.ravel(value) / 255 for value in cv2.meanStdDev(image, mask=cell))
-    spread = np.maximum(deviation, _TINY)
-    standard = image[inside].T / (255 * spread[:, np.newaxis]) - (mean / spread)[:, np.newaxis]
-    skewness = np.einsum("ci,ci,ci->c", standard, standard, standard) / area
-    colours = [*mean, *spread, *skewness]
-    correlation = standard @ standard.T / area
-    together = [correlation[i, j] for i, j in ((0, 1), (1, 2), (0, 2))]
-    return np.array([*_shape(cell), *colours, *together, *_rings(levels, cell), *_textures(levels, inside)])
+    pixels = np.stack([channel[inside] for channel in cv2.split(levels)]) / np.float32(255)
+    mean, spread = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), _TINY)
+    standard = (pixels - mean[:, np.newaxis]) / spread[:, np.newaxis]
+    squares = standard * standard
+    skewness = [float(square @ channel) / len(channel) for square, channel in zip(squares, standard, strict=True)]
+    correlation = standard @ standard.T / standard.shape[1]
+    together = [float(correlation[i, j]) for i, j in ((0, 1), (1, 2), (0, 2))]
+    return [*map(float, mean), *map(float, spread), *skewness, *together]
 
 
-def _shape(cell: Image) -> list[float]:
-    """Filling of the input, solidity, roundness, elongation and pieces of the mask."""
+def _shape(cell: Image, size: int) -> list[float]:
+    """Filling of the input of ``size`` pixels, solidity, roundness, elongation and pieces of the mask."""
     contours, _ = cv2.findContours(cell, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return [0.0] * 5
@@ -156,28 +178,38 @@ def _shape(cell: Image) -> list[float]:
     whole = max(moments["mu20"] + moments["mu02"], _TINY)
     elongation = np.sqrt(difference**2 + 4 * across**2) / whole
     solidity = area / max(cv2.contourArea(cv2.convexHull(outline)), 1.0)
-    return [np.log(area / cell.size + _TINY), solidity, 4 * np.pi * area / length**2, elongation, area / cell.sum()]
+    return [np.log(area / size + _TINY), solidity, 4 * np.pi * area / length**2, elongation, area / cell.sum()]
 
 
 def _rings(levels: NDArray[np.float32], cell: Image) -> list[float]:
     """Mean level of each channel from the rim inwards, in rings of equal depth."""
     framed = cv2.copyMakeBorder(cell, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    ring = np.minimum((depth / (depth.max() + _TINY) * _RINGS).astype(int), _RINGS - 1)
-    means = []
-    for number in range(_RINGS):
-        mask = ((ring == number) & (cell > 0)).astype(np.uint8)
-        means += [level / 255 for level in cv2.mean(levels, mask=mask)[:3]]
-    return means
+    ring = np.minimum(depth * (_RINGS / (depth.max() + _TINY)), _RINGS - 1).astype(np.uint8)
+    ring[cell == 0] = _RINGS
+    masks = ((ring == number).view(np.uint8) for number in range(_RINGS))
+    return [level / 255 for mask in masks for level in cv2.mean(levels, mask=mask)[:3]]
 
 
-def _textures(levels: NDArray[np.float32], inside: NDArray[np.bool_]) -> list[float]:
-    """Logarithm of each channel's detail between neighbouring scales, in the cell's inner part."""
-    inner = cv2.erode(inside.astype(np.uint8), np.ones((7, 7), np.uint8))
-    mask: Any = inner if cv2.countNonZero(inner) else inside.astype(np.uint8)
-    blurred = [levels, *(cv2.GaussianBlur(levels, (0, 0), sigma) for sigma in _SCALES_PX)]
+def _textures(levels: NDArray[np.float32], cell: Image) -> list[float]:
+    """Logarithm of each channel's detail between neighbouring scales, in the cell's inner part.
+
+    The scales are those of a pyramid (Burt and Adelson, IEEE Trans. Commun. 31:532, 1983): each blur doubles the one
+    before, and what is coarse is kept in fewer pixels.
+    """
+    inner = cv2.erode(cell, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    mask: Any = inner if cv2.countNonZero(inner) else cell
+    fine: Any = levels
     found = []
-    for fine, coarse in itertools.pairwise(blurred):
-        energy = cv2.mean(np.square(fine - coarse), mask=mask)[:3]
+    for scale in range(_SCALES):
+        sigma = _BLUR_PX if scale == 0 else _BLUR_PX * np.sqrt(3)
+        coarse = cv2.GaussianBlur(fine, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+        detail = cv2.subtract(fine, coarse)
+        energy = cv2.mean(cv2.multiply(detail, detail), mask=mask)[:3]
         found += [0.5 * float(np.log(value + _TINY)) for value in energy]
+        fine = coarse
+        if scale:  # blurred enough to be kept in half as many pixels a side
+            half = (coarse.shape[1] + 1) // 2, (coarse.shape[0] + 1) // 2
+            fine = cv2.resize(coarse, half, interpolation=cv2.INTER_AREA)
+            mask = cv2.resize(mask, half, interpolation=cv2.INTER_NEAREST)
     return found

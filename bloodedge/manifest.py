@@ -11,6 +11,7 @@ from bloodedge.domain import Domain
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import write_text
 from bloodedge.imaging import ImagingSpec
+from bloodedge.reference import Reference
 from bloodedge.restain import StainBasis
 
 RUN_SCHEMA: Literal[1] = 1
@@ -251,6 +252,8 @@ class Manifest(Strict):
     """Where the training cells lie; None where there were too few."""
     stain: StainBasis | None = None
     """The training cells' dyes."""
+    reference: Reference | None = None
+    """How the cells of people that the network was not fitted to look and are answered; None where they are too few."""
     artifacts: list[Artifact]
     left_out: dict[str, str] = Field(default_factory=dict)
     """Artifacts not in the bundle ("litert/int8") and why."""

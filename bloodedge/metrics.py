@@ -37,7 +37,7 @@ def _beaten(negatives: Floats, positives: Floats) -> Ints:
     return np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")
 
 
-def wilson(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's 95 % interval of a proportion, 0..1; (0, 1) without trials (Wilson, JASA 1927)."""
     if trials == 0:
         return 0.0, 1.0

@@ -23,6 +23,13 @@ Drawn = Callable[[int], NDArray[np.uint8]]
 WriteCells = Callable[[Path, Iterable[str]], Path]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need real data, so that ``-m real_data`` runs them alone."""
+    for item in items:
+        if "real_data" in getattr(item, "fixturenames", ()):
+            item.add_marker("real_data")
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images named by BLOODEDGE_DATA (default: ../shared/data); skips where it is absent."""

@@ -12,7 +12,7 @@ from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
 from bloodedge_convert.calibration import choose_cells, full_range
 from bloodedge_convert.job import Report
-from bloodedge_convert.reference import Reference, look
+from bloodedge_convert.reference import Look, look
 
 TRIAL_CELLS = 400
 """Of the validation part, to choose an int8 method by."""
@@ -51,7 +51,7 @@ class Cells:
     tuning: Part
     """Empty where nothing may be fine-tuned."""
     test: Part
-    reference: Reference
+    look: Look
     """What the training cells look like."""
 
 
@@ -80,7 +80,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         trial=part(choose_cells(spare, TRIAL_CELLS, record.seed), "Cells to choose a method by"),
         tuning=part(choose_cells(parts["train"], TUNING_CELLS if tuning else 0, record.seed), "Cells to fine-tune on"),
         test=test,
-        reference=look(parts, test.images, record.imaging, record.seed, _step(report, "Domain and stain")),
+        look=look(parts, test.images, record.imaging, record.seed, _step(report, "Domain and stain")),
     )
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from bloodedge_convert.judge.gate import Judged, Limits, complaint, enforce, tin
 from bloodedge_convert.judge.measure import GoldenSet, Judge, Measured, Sample, latencies
 from bloodedge_convert.ladder import LADDER, Attempt, climb, told
 from bloodedge_convert.litert.noise import layer_noise, worst_layers
+from bloodedge_convert.reference import unseen_people
 from bloodedge_convert.report import HTML, JSON, examine
 from bloodedge_convert.report.page import page
 
@@ -108,7 +110,11 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         job = _job(run, record, options)
         judge, trial = _run_converters(folder, job, record, cells, threads, report)
         measured, attempts = _through_the_gate(job, judge, trial, options, cells)
-        manifest = pack.draft(out.stem, record, metrics, measured, cells, threads)
+        outputs = np.concatenate([judge.held_out.reference, trial.reference])
+        people = unseen_people(
+            [*cells.test.cells, *cells.trial.cells], outputs, record, partial(report, "Cells of unseen people")
+        )
+        manifest = pack.draft(out.stem, record, metrics, measured, cells, people, threads)
         pack.gather(layout, measured)
         manifest = pack.seal(layout, manifest)
         kinds = [one.kind for one in measured]

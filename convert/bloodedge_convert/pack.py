@@ -21,6 +21,7 @@ from bloodedge.manifest import (
     RunRecord,
     write_record,
 )
+from bloodedge.reference import Reference
 from bloodedge_convert.calibration import cells_digest
 from bloodedge_convert.cells import Cells
 from bloodedge_convert.judge.measure import Measured
@@ -30,7 +31,13 @@ RECORDED = ("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "openvino
 
 
 def draft(
-    name: str, record: RunRecord, metrics: RunMetrics, measured: list[Measured], cells: Cells, threads: int
+    name: str,
+    record: RunRecord,
+    metrics: RunMetrics,
+    measured: list[Measured],
+    cells: Cells,
+    reference: Reference | None,
+    threads: int,
 ) -> Manifest:
     """The manifest of all artifacts that were made, before their latencies are known."""
     now = datetime.now(UTC)
@@ -42,8 +49,9 @@ def draft(
         imaging=record.imaging,
         temperature=record.temperature,
         thresholds=record.thresholds,
-        domain=cells.reference.domain,
-        stain=cells.reference.stain,
+        domain=cells.look.domain,
+        stain=cells.look.stain,
+        reference=reference,
         artifacts=[one.artifact() for one in measured],
         baseline=Baseline(
             hardware=metrics.hardware,

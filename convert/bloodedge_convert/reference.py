@@ -7,14 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.dataset import CellFile, Progress, in_threads
-from bloodedge.domain import CELLS, Domain, describe, fit_domain, in_a_field
+from bloodedge.decision import calibrated
+from bloodedge.domain import CELLS, Domain, camera_scale, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.manifest import RunRecord
+from bloodedge.reference import Reference, aspects_of, fit_reference
 from bloodedge.restain import CELL_PIXELS, StainBasis, densities, fit_stain
 from bloodedge_convert.calibration import choose_cells
 
 
 @dataclass(frozen=True)
-class Reference:
+class Look:
     """The look of the training cells."""
 
     domain: Domain | None
@@ -28,7 +31,7 @@ def look(
     spec: ImagingSpec,
     seed: int,
     progress: Progress | None,
-) -> Reference:
+) -> Look:
     """Fit both to cells of the training part; the domain's limit is set on the validation part.
 
     test: held-out network inputs uint8 (N, H, W, 3) RGB, of which the share inside is told.
@@ -42,7 +45,26 @@ def look(
         distances = domain.distances(np.array([describe(image) for image in test]))
         domain = domain.model_copy(update={"accepted": float((distances <= domain.limit).mean())})
     pixels = [densities(cell.bgr, cell.mask, cell.light, CELL_PIXELS) for cell in training]
-    return Reference(domain, fit_stain(np.concatenate(pixels)))
+    return Look(domain, fit_stain(np.concatenate(pixels)))
+
+
+def unseen_people(
+    cells: Sequence[CellFile], outputs: NDArray[np.float32], record: RunRecord, progress: Progress | None
+) -> Reference | None:
+    """What a slide is held against: cells of people that the network was not fitted to, as cameras would show them.
+
+    Each person's are seen by a camera of their own, as a slide's are. outputs: the float model's, float32 (N, 2), of
+    the cells' network inputs. None where the people are too few.
+    """
+    shown = in_threads(lambda cell: cell_on_black(read_image(cell.path)), list(cells), progress)
+    people = [cell.subject or cell.name for cell in cells]
+    rng = np.random.default_rng(record.seed)
+    scales = {person: camera_scale(rng) for person in sorted(set(people))}
+    filmed = (in_a_field(cell, rng, scales[person]) for cell, person in zip(shown, people, strict=True))
+    figures = [describe(network_input(cell, record.imaging)) for cell in filmed]
+    blast = calibrated(outputs, record.temperature)[:, 1]
+    areas = [np.count_nonzero(cell.mask) * cell.um_per_px**2 for cell in shown]
+    return fit_reference(aspects_of(figures, blast, areas), people)
 
 
 def _both_ways(cells: Sequence[Cell], spec: ImagingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-STATE_HELP = "Folder of the results (default: the settings', else ~/.local/state/bloodedge)."
+from bloodedge_device.service_cli import (
+    STATE_HELP,
+    audit_command,
+    backup_command,
+    doctor_command,
+    slide,
+    token_command,
+)
 
 
 @click.group()
@@ -15,30 +22,46 @@ def device() -> None:
     """
 
 
+for command in (slide, doctor_command, backup_command, audit_command, token_command):
+    device.add_command(command)
+
+
 @device.command("run")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
 @click.option(
     "--bundle", metavar="BUNDLE", type=click.Path(path_type=Path), help="The bundle to run, a folder or a zip."
 )
 @click.option(
-    "--camera", metavar="SOURCE", help='"simulated", or a folder of frames, a video file or a stream\'s address.'
+    "--camera",
+    metavar="SOURCE",
+    help='"simulated", "picamera", "v4l2", /dev/videoN, or a folder of frames, a video file or a stream\'s address.',
 )
 @click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+@click.option("--no-page", is_flag=True, help="Do not serve the page.")
 def run_command(
-    config: Path | None, bundle: Path | None, camera: str | None, frames: int | None, state: Path | None
+    config: Path | None,
+    bundle: Path | None,
+    camera: str | None,
+    frames: int | None,
+    state: Path | None,
+    no_page: bool,
 ) -> None:
     """Find and classify white cells in the camera's frames and store the results, until told to stop."""
-    import logging
     import sys
 
     from bloodedge_device.daemon import run_device
     from bloodedge_device.host import process_began_s
-    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings, with_options
+    from bloodedge_device.supervise.logs import configure_logging
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    settings = with_options(read_settings(config), bundle, state, camera)
-    statistics = run_device(settings, frames, process_began_s())
+    def read() -> DeviceSettings:
+        settings = with_options(read_settings(config), bundle, state, camera)
+        return settings.model_copy(update={"web": WebSettings(enabled=False)}) if no_page else settings
+
+    configure_logging(sys.stderr)
+    settings = read()
+    statistics = run_device(settings, frames, process_began_s(), read)
     click.echo(statistics.sentence())
     click.echo(f"Report: bloodedge device report --state {settings.state}")
 
@@ -46,7 +69,8 @@ def run_command(
 @device.command("config")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
 @click.option("--check", is_flag=True, help="Only say whether the settings are right and what they name is there.")
-def config_command(config: Path | None, check: bool) -> None:
+@click.option("--reference", is_flag=True, help="Write out every setting, explained, with its default.")
+def config_command(config: Path | None, check: bool, reference: bool) -> None:
     """Show the settings that a run would have: the file's, the environment's, the profile's and the defaults.
 
     An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
@@ -55,6 +79,11 @@ def config_command(config: Path | None, check: bool) -> None:
     from bloodedge.errors import UsageError
     from bloodedge_device.settings import missing_files, read_settings
 
+    if reference:
+        from bloodedge_device.settings.reference import reference as written_out
+
+        click.echo(written_out(), nl=False)
+        return
     settings = read_settings(config)
     if not check:
         click.echo(to_toml(settings.model_dump(mode="json", exclude_none=True)), nl=False)

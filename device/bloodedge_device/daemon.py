@@ -1,101 +1,84 @@
 """The daemon: takes frames until the camera ends or it is told to stop, and stores what each one shows."""
 
 import logging
-import platform
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import islice
 from time import monotonic
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from bloodedge.bundle import Bundle
-from bloodedge.engine import Engine, installed, load_artifact
-from bloodedge.errors import BloodedgeError
-from bloodedge.golden import GoldenResult, check_golden
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.host import hardware_name
 from bloodedge.imaging import Image
-from bloodedge.manifest import Artifact, Manifest
-from bloodedge_device.camera import Camera, newest_frames, open_camera
+from bloodedge.manifest import Manifest
+from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.finder import find_cells
 from bloodedge_device.gate import check
+from bloodedge_device.health import Health, Level
+from bloodedge_device.histogram import LatencyHistogram
 from bloodedge_device.host import keep_freed_memory
-from bloodedge_device.pipeline import Check, Find, Found, Pipeline
+from bloodedge_device.housekeeping import Housekeeper
+from bloodedge_device.live import Live
+from bloodedge_device.loading import Loaded, load
+from bloodedge_device.pipeline import Check, Find, Found, FrameResult, Pipeline
 from bloodedge_device.recorder import Recorder
 from bloodedge_device.scale import SlideScale
-from bloodedge_device.settings import DeviceSettings, bundle_path
-from bloodedge_device.slide import SlideStatistics, read_statistics
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.specimen.inwork import SlideInWork
+from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS
+from bloodedge_device.specimen.sightings import SlideCells
+from bloodedge_device.specimen.statistics import SlideStatistics, Totals, read_statistics
+from bloodedge_device.status import Status
 from bloodedge_device.store import RunInfo, Store, open_for_reading
+from bloodedge_device.supervise.clock import clock_synchronised
+from bloodedge_device.supervise.notify import Notifier
+from bloodedge_device.telling import Rate, metrics_of, status_of
+
+if TYPE_CHECKING:
+    from bloodedge_device.publish.mqtt import MqttPublisher
 
 log = logging.getLogger("bloodedge.device")
 
+LONGEST_LABEL = 200
 
-@dataclass(frozen=True)
-class Loaded:
-    """A bundle's network, proven on this machine."""
+NEEDS_RESTART = ("state", "store", "web", "mqtt")
+"""Settings that a reload leaves as they are."""
 
-    manifest: Manifest
-    artifact: Artifact
-    why: str
-    """Why this engine was taken."""
-    engine: Engine
-    golden: GoldenResult
+NEW_NETWORK = ("bundle", "engine", "precision", "threads")
+"""Settings whose change loads a network anew."""
 
 
-def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artifact, str]:
-    """(artifact, why it was taken): the one that the settings name, else by what the machine is.
-
-    OpenVINO's int8 is the fast one on x86 and runs mostly as float on ARM, where LiteRT's is. Raises UsageError when
-    the bundle has no such artifact.
-    """
-    if settings.engine != "auto":
-        return manifest.artifact(settings.engine, settings.precision), "the settings say so"
-    x86 = platform.machine().lower() in {"x86_64", "amd64"}
-    bundled = {artifact.engine for artifact in manifest.artifacts if artifact.precision == settings.precision}
-    if not x86:
-        why = f"this machine is {platform.machine()}"
-    elif "openvino" not in bundled:
-        why = f"the bundle has no OpenVINO {settings.precision} model"
-    elif not installed("openvino"):
-        why = "OpenVINO is not installed"
-    else:
-        return manifest.artifact("openvino", settings.precision), "this machine is x86 and OpenVINO is installed"
-    return manifest.artifact("litert", settings.precision), why
-
-
-def load(settings: DeviceSettings) -> Loaded:
-    """The bundle's network, loaded, warmed and self-tested; raises BloodedgeError when it is not to be trusted."""
-    with Bundle(bundle_path(settings)) as bundle:
-        artifact, why = choose_artifact(settings, bundle.manifest)
-        bundle.verify()
-        engine = load_artifact(bundle, artifact, settings.threads)
-        golden = check_golden(bundle, artifact, engine)
-    if not golden.passed:
-        raise BloodedgeError(
-            f'Bundle "{bundle.manifest.name}" failed its self-test on this machine: {golden.flips} of {golden.inputs}'
-            f" golden cells changed class (largest probability difference {golden.max_probability_difference:.3f});"
-            " convert it again, or choose another engine in the settings."
-        )
-    return Loaded(bundle.manifest, artifact, why, engine, golden)
-
-
-def run_device(settings: DeviceSettings, frames: int | None = None, began_s: float | None = None) -> SlideStatistics:
+def run_device(
+    settings: DeviceSettings,
+    frames: int | None = None,
+    began_s: float | None = None,
+    reread: Callable[[], DeviceSettings] | None = None,
+) -> SlideStatistics:
     """Run until the camera ends, ``frames`` frames were processed, or SIGTERM or SIGINT comes; gives the counts.
 
-    began_s: when the process began, on the monotonic clock (default: now). Raises KeyboardInterrupt after a SIGINT,
-    once the frame in hand is stored.
+    They are those of the slide that was in work last. began_s: when the process began, on the monotonic clock
+    (default: now). reread: gives the settings anew after a SIGHUP. Raises KeyboardInterrupt after a SIGINT, once the
+    frame in hand is stored.
     """
     began_s = monotonic() if began_s is None else began_s
     keep_freed_memory()
-    with _stop_signals() as signals:
-        loaded = load(settings)
-        camera = open_camera(settings.camera)
-        with closing(Store(settings.state)) as store:
-            slide = _run_slide(settings, loaded, camera, store, signals.stop, frames, began_s)
+    with _signals() as signals:
+        health = Health()
+        with closing(SupervisedCamera(settings.camera, partial(health.tell, "camera"))) as camera:
+            loaded = load(settings)
+            if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
+                camera.wait_until_open(signals.interrupt)
+            with closing(Store(settings.state, settings.store, settings.mqtt.most_waiting)) as store:
+                daemon = Daemon(settings, loaded, camera, store, health, began_s)
+                with closing(daemon):
+                    daemon.run(signals, frames, reread or (lambda: settings))
+                slide = daemon.last_slide
         with open_for_reading(settings.state) as database:
             statistics = read_statistics(database, slide)
     if signals.interrupted:
@@ -103,37 +86,304 @@ def run_device(settings: DeviceSettings, frames: int | None = None, began_s: flo
     return statistics
 
 
-def _run_slide(
-    settings: DeviceSettings,
-    loaded: Loaded,
-    camera: Camera,
-    store: Store,
-    stop: threading.Event,
-    limit: int | None,
-    began_s: float,
-) -> int:
-    """One slide from begin to end; gives its id. A store that fails leaves it without an end, as a power cut does."""
-    pipeline = Pipeline(
-        loaded.engine,
-        loaded.manifest,
-        gate_of(settings),
-        finder_of(settings),
-        stain=settings.stain.normalise,
-        known_only=settings.domain.known_only,
-    )
-    info = run_info(settings, loaded, camera.name, monotonic() - began_s)
-    run = store.begin_run(info)
-    slide = store.begin_slide(run, settings.slide.label)
-    _announce(info, slide)
-    source = newest_frames(camera, stop) if camera.live else camera.frames(stop)
-    with Recorder(store, slide, pipeline.times, settings.store.crops, began_s) as recorder:
-        for frame in islice(source, limit):
-            recorder.put(pipeline.process(frame))
-            if stop.is_set():
+class Daemon:
+    """One camera, one network, one slide at a time; what its page and its publishers ask for, see Desk."""
+
+    def __init__(
+        self,
+        settings: DeviceSettings,
+        loaded: Loaded,
+        camera: SupervisedCamera,
+        store: Store,
+        health: Health,
+        began_s: float,
+    ) -> None:
+        self.settings, self.loaded, self.camera, self.store, self.health = settings, loaded, camera, store, health
+        self.state = store.state
+        self.live = Live()
+        self.rate = Rate()
+        self.totals = Totals()
+        self.publisher: MqttPublisher | None = None
+        self._finished_stages: dict[str, LatencyHistogram] = {}
+        self._earlier_restarts = 0
+        self.started = datetime.now(UTC) - timedelta(seconds=monotonic() - began_s)
+        self.notifier = Notifier()
+        self.slide: SlideInWork | None = None
+        self.last_slide = 0
+        self.ready_s = 0.0
+        self._began_s = began_s
+        self._run = 0
+        self._looking = threading.RLock()
+        self._idle: Pipeline | None = None
+        self._renew_camera = False
+        self._interrupt = threading.Event()
+        self.recorder: Recorder | None = None
+
+    def run(self, signals: "Signals", limit: int | None, reread: Callable[[], DeviceSettings]) -> None:
+        """Serve until told to stop, the camera ends, or ``limit`` frames were processed."""
+        self._interrupt = signals.interrupt
+        publish = self.settings.mqtt.host is not None
+        with ExitStack() as stack:
+            housekeeper = Housekeeper(self)
+            recorder = Recorder(
+                self.store,
+                self._began_s,
+                self.health,
+                publish=publish,
+                stored=housekeeper.wake,
+                anew=self._begin_anew,
+                ending=lambda: signals.stop,
+            )
+            self.recorder = stack.enter_context(recorder)
+            self._begin_run()
+            self._begin_slide(self.settings.slide.label, "daemon")
+            stack.callback(self._finish)
+            self._announce()
+            stack.enter_context(housekeeper)
+            self.notifier.ready()
+            left = limit
+            while True:
+                left = self._look(signals, left)
+                if signals.stop or not (signals.reload or self._renew_camera) or left == 0:
+                    break
+                signals.interrupt.clear()
+                if signals.reload:
+                    signals.reload = False
+                    self._reload(reread)
+                if self._renew_camera:
+                    self._open_camera_again()
+            self.notifier.stopping()
+
+    def close(self) -> None:
+        """Let go of a camera that was opened since the start."""
+        self.camera.close()
+
+    def _look(self, signals: "Signals", limit: int | None) -> int | None:
+        """Process frames until something else is to be done; gives how many of ``limit`` are left."""
+        if limit == 0:
+            return 0
+        for frame in self.camera.frames(signals.interrupt):
+            with self._looking:
+                self._process(frame)
+            if limit is not None:
+                limit -= 1
+            if limit == 0 or signals.interrupt.is_set():
                 break
-    store.end_slide(slide, pipeline.times)
-    store.end_run(run)
-    return slide
+        return limit
+
+    def _process(self, frame: Frame | BadFrame) -> None:
+        pipeline = self._idle_pipeline() if self.slide is None else self.slide.pipeline
+        result = pipeline.process(frame)
+        if self.slide is not None and self.recorder is not None:
+            self.slide.tally.add(result)
+            self.totals.add(result)
+            self.recorder.put(self.slide, result)
+        self._show(frame, result)
+
+    def _show(self, frame: Frame | BadFrame, result: FrameResult) -> None:
+        self.rate.note()
+        self.live.put(None if isinstance(frame, BadFrame) else frame.bgr, result)
+        self.notifier.watchdog()
+
+    def _idle_pipeline(self) -> Pipeline:
+        """What looks at frames between slides, which are shown and not stored."""
+        if self._idle is None:
+            self._idle = self._new_pipeline()
+        return self._idle
+
+    def _new_pipeline(self) -> Pipeline:
+        settings, loaded = self.settings, self.loaded
+        return Pipeline(
+            loaded.engine,
+            loaded.manifest,
+            gate_of(settings),
+            finder_of(settings),
+            stain=settings.stain.normalise,
+            known_only=settings.domain.known_only,
+            recogniser=SlideCells() if settings.slide.overlap else None,
+        )
+
+    def _begin_run(self) -> None:
+        self.ready_s = self.ready_s or monotonic() - self._began_s
+        info = run_info(self.settings, self.loaded, self.camera.name or self.settings.camera.kind, self.ready_s)
+        self._run = self.store.begin_run(info)
+        bundle = {"bundle": info.bundle_name, "serial": info.bundle_serial, "engine": info.engine}
+        settings = self.settings.model_dump(mode="json", exclude_defaults=True)
+        self.store.note("daemon", "run began", {"run": self._run, **bundle, "settings": settings})
+
+    def _begin_slide(self, label: str, actor: str) -> int:
+        number = self.store.begin_slide(self._run, label)
+        self.store.note(actor, "slide began", {"slide": number, "label": label})
+        self.slide, self.last_slide = SlideInWork(number, label, self._new_pipeline()), number
+        self._let_idle_go()
+        return number
+
+    def _let_idle_go(self) -> None:
+        if self._idle is not None:
+            self._idle.close()
+            self._idle = None
+
+    def _begin_anew(self, stored: SlideInWork) -> None:
+        """A new database was begun in place of a damaged one: run and slides go on in it; in the recorder's thread.
+
+        stored: the slide whose frames are being stored, which may have ended meanwhile.
+        """
+        self._begin_run()
+        in_work = self.slide
+        for slide in (stored,) if in_work is None or in_work is stored else (stored, in_work):
+            slide.id = self.last_slide = self.store.begin_slide(self._run, slide.label)
+
+    def _finish(self) -> None:
+        with self._looking:
+            if self.slide is not None:
+                self.end_slide("daemon")
+        self._let_idle_go()
+
+    def _announce(self) -> None:
+        loaded, golden = self.loaded, self.loaded.golden
+        manifest, artifact = loaded.manifest, loaded.artifact
+        log.info(
+            "Bundle %s (serial %d), %s %s: %s.",
+            manifest.name,
+            manifest.serial,
+            artifact.engine,
+            artifact.precision,
+            loaded.engine.runtime,
+        )
+        log.info("Engine %s because %s.", artifact.engine, loaded.why)
+        log.info(
+            "Self-test: %d of %d golden cells changed class, largest probability difference %.3f.",
+            golden.flips,
+            golden.inputs,
+            golden.max_probability_difference,
+        )
+        camera = self.camera.name or f"{self.settings.camera.kind}, not open yet"
+        log.info("Camera: %s. Slide %d. READY after %.2f s.", camera, self.last_slide, self.ready_s)
+
+    def _reload(self, reread: Callable[[], DeviceSettings]) -> None:
+        """Read the settings anew; what is wrong with them is told, and the old ones stay in force."""
+        self.notifier.reloading()
+        try:
+            self._apply(reread())
+            self.health.tell("settings", Level.OK, "The settings in force are those of the file.")
+        except BloodedgeError as error:
+            sentence = f"A reload was refused, and the old settings stay in force: {error}"
+            log.warning("%s", sentence)
+            self.health.tell("settings", Level.WARNING, sentence)
+        self.notifier.ready()
+
+    def _apply(self, new: DeviceSettings) -> None:
+        old = self.settings
+        for name in NEEDS_RESTART:
+            if getattr(new, name) != getattr(old, name):
+                log.warning("[%s] was changed; that takes a restart.", name)
+        new = new.model_copy(update={name: getattr(old, name) for name in NEEDS_RESTART})
+        if new == old:
+            log.info("Reloaded: nothing has changed.")
+            return
+        network = any(getattr(new, name) != getattr(old, name) for name in NEW_NETWORK)
+        loaded = load(new) if network else self.loaded
+        with self._looking:
+            label = new.slide.label if new.slide != old.slide else self.slide.label if self.slide else ""
+            in_work = self.slide is not None
+            self.end_slide("reload")
+            self.settings, self.loaded = new, loaded
+            self._let_idle_go()
+            self.store.end_run(self._run)
+            if new.camera != old.camera:
+                self._open_camera_again()
+            self._begin_run()
+            if in_work:
+                self._begin_slide(label, "reload")
+        log.info("Reloaded: a new run has begun.")
+
+    def _open_camera_again(self) -> None:
+        number = self.camera.given if self._renew_camera else 0
+        self._renew_camera = False
+        self._earlier_restarts += self.camera.restarts
+        self.camera.close()
+        self.camera = SupervisedCamera(self.settings.camera, partial(self.health.tell, "camera"), number)
+
+    @property
+    def stages(self) -> dict[str, LatencyHistogram]:
+        """How long each stage took, over all slides since the start."""
+        now = {} if self.slide is None else self.slide.times.histograms
+        return _together(self._finished_stages, now)
+
+    @property
+    def camera_restarts(self) -> int:
+        """How often the camera had to be started again since the start."""
+        return self._earlier_restarts + self.camera.restarts
+
+    @property
+    def broker_connected(self) -> bool | None:
+        """None where no broker is set."""
+        return None if self.publisher is None else self.publisher.state.connected
+
+    def status(self) -> Status:
+        """See Desk."""
+        return status_of(self)
+
+    def metrics(self) -> bytes:
+        """See Desk."""
+        return metrics_of(self)
+
+    def start_slide(self, label: str, actor: str) -> int:
+        """See Desk."""
+        label = _clean(label)
+        with self._looking:
+            self.end_slide(actor)
+            number = self._begin_slide(label, actor)
+            if self.settings.camera.kind in {"v4l2", "picamera"}:  # light is measured when a slide begins, then held
+                self._renew_camera = True
+                self._interrupt.set()
+        log.info("Slide %d began.", number)
+        return number
+
+    def end_slide(self, actor: str) -> int | None:
+        """See Desk."""
+        with self._looking:
+            slide, self.slide = self.slide, None
+            if slide is None or self.recorder is None:
+                return None
+            self._finished_stages = _together(self._finished_stages, slide.times.histograms)
+            slide.pipeline.close()
+            self.recorder.end(slide)
+            self.store.note(actor, "slide ended", {"slide": slide.id})
+            return slide.id
+
+    def label_slide(self, slide: int, label: str, actor: str) -> None:
+        """See Desk."""
+        label = _clean(label)
+        self.store.label_slide(slide, label, actor)
+        if self.slide is not None and self.slide.id == slide:
+            self.slide.label = label
+
+    def review(self, cell: int, label: str, sampling: str, actor: str) -> None:
+        """See Desk."""
+        for value, known in ((label, REVIEW_LABELS), (sampling, SAMPLINGS)):
+            if value not in known:
+                raise UsageError(f'"{value}" is not one of {", ".join(known)}.')
+        self.store.review(cell, label, sampling, actor)
+
+    def note(self, actor: str, action: str, detail: dict[str, object]) -> None:
+        """See Desk."""
+        self.store.note(actor, action, detail)
+
+
+def _together(
+    some: Mapping[str, LatencyHistogram], more: Mapping[str, LatencyHistogram]
+) -> dict[str, LatencyHistogram]:
+    """Histograms by stage, those of one stage added."""
+    return {**some, **{stage: one.plus(some[stage]) if stage in some else one for stage, one in more.items()}}
+
+
+def _clean(label: str) -> str:
+    """A slide's label as it may be stored; UsageError when it is too long or not one line."""
+    label = label.strip()
+    if len(label) > LONGEST_LABEL or not label.isprintable():
+        raise UsageError(f"A slide's label is one line of at most {LONGEST_LABEL} characters.")
+    return label
 
 
 def gate_of(settings: DeviceSettings) -> Check:
@@ -167,6 +417,7 @@ def run_info(settings: DeviceSettings, loaded: Loaded, camera: str, ready_s: flo
         camera=camera,
         golden=asdict(loaded.golden),
         manifest=_as_used(settings, loaded.manifest).model_dump_json(),
+        clock_synchronised=clock_synchronised(),
     )
 
 
@@ -175,45 +426,39 @@ def _as_used(settings: DeviceSettings, manifest: Manifest) -> Manifest:
     return manifest if settings.domain.known_only else manifest.model_copy(update={"domain": None})
 
 
-def _announce(run: RunInfo, slide: int) -> None:
-    log.info(
-        "Bundle %s (serial %d), %s %s: %s.", run.bundle_name, run.bundle_serial, run.engine, run.precision, run.runtime
-    )
-    log.info("Engine %s because %s.", run.engine, run.engine_reason)
-    log.info(
-        "Self-test: %d of %d golden cells changed class, largest probability difference %.3f.",
-        run.golden["flips"],
-        run.golden["inputs"],
-        run.golden["max_probability_difference"],
-    )
-    log.info("Camera: %s. Slide %d. READY after %.2f s.", run.camera, slide, run.ready_ms / 1000)
-
-
 @dataclass
-class _Signals:
+class Signals:
     """What the signal handlers set."""
 
-    stop: threading.Event
+    interrupt: threading.Event
+    """Something is to be done before the next frame."""
+    stop: bool = False
+    reload: bool = False
     interrupted: bool = False
 
 
 @contextmanager
-def _stop_signals() -> Iterator[_Signals]:
-    """SIGTERM and the first SIGINT set ``stop`` instead of ending the process; a second SIGINT ends it at once."""
-    signals = _Signals(threading.Event())
+def _signals() -> Iterator[Signals]:
+    """SIGTERM and the first SIGINT end the work, a second SIGINT the process; SIGHUP reads the settings anew."""
+    signals = Signals(threading.Event())
 
     def ask_to_stop(number: int, _: FrameType | None) -> None:
-        signals.stop.set()
+        signals.stop = True
+        signals.interrupt.set()
         if number == signal.SIGINT:
             signals.interrupted = True
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
+    def ask_to_reload(_number: int, _frame: FrameType | None) -> None:
+        signals.reload = True
+        signals.interrupt.set()
+
     catchable = threading.current_thread() is threading.main_thread()
-    numbers = (signal.SIGTERM, signal.SIGINT) if catchable else ()
-    before = {number: signal.signal(number, ask_to_stop) for number in numbers}
+    handlers = {signal.SIGTERM: ask_to_stop, signal.SIGINT: ask_to_stop, signal.SIGHUP: ask_to_reload}
+    before = {number: signal.signal(number, handlers[number]) for number in handlers} if catchable else {}
     try:
         yield signals
     finally:
-        signals.stop.set()  # ends a live camera's thread
+        signals.interrupt.set()
         for number, handler in before.items():
             signal.signal(number, handler)

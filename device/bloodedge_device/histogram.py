@@ -46,6 +46,10 @@ class LatencyHistogram:
                 return SHORTEST_MS * math.exp((index + 0.5) / _PER_BIN)
         raise AssertionError
 
+    def plus(self, other: "LatencyHistogram") -> "LatencyHistogram":
+        """Both together."""
+        return LatencyHistogram({i: a + b for i, (a, b) in enumerate(zip(self._counts, other._counts, strict=True))})
+
     def summary(self) -> LatencyMs:
         """p50, p95 and p99."""
         return LatencyMs(p50=self.percentile(50), p95=self.percentile(95), p99=self.percentile(99))
@@ -64,6 +68,7 @@ STAGES = {
     "camera": "frame",
     "gate": "frame",
     "find": "frame",
+    "overlap": "frame",
     "imaging": "cell",
     "inference": "cell",
     "domain": "cell",

@@ -8,12 +8,22 @@ from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed image buffers: giving each back and faulting it in anew costs milliseconds a frame."""
-    trim_threshold, mmap_threshold, largest = -1, -3, 2**28
+    """Have glibc keep freed image buffers: giving each back and faulting it in anew costs milliseconds a frame.
+
+    And keep them in few places, so that what one thread freed is there for the others (mallopt(3)).
+    """
+    trim_threshold, mmap_threshold, arenas, largest = -1, -3, -8, 2**28
     with suppress(OSError, AttributeError):  # another C library than glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, largest)
         libc.mallopt(trim_threshold, largest)
+        libc.mallopt(arenas, 2)
+
+
+def give_freed_memory_back() -> None:
+    """Have glibc give the system what lies unused between what is used (malloc_trim(3)): over days that adds up."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def process_began_s() -> float:

@@ -2,23 +2,29 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bloodedge.decision import Reason, calibrated, decide
+from bloodedge.domain import describe
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import Cell, Image, colour_8bit, network_input
 from bloodedge.manifest import Manifest
 from bloodedge_device.camera import BadFrame, Capture, Frame
 from bloodedge_device.histogram import StageTimes
+from bloodedge_device.specimen.foreign import SlideDomain
 from bloodedge_device.stain import Mode, SlideStain
 
 MARGIN = 0.15
 """What a crop shows beyond the box on each side, as a share of the box's longer side."""
+
+Floats = NDArray[np.float64]
 
 Box = tuple[int, int, int, int]
 """(x, y, width, height) in pixels of the frame."""
@@ -44,6 +50,8 @@ class FoundCell(Protocol):
     def area_um2(self) -> float: ...  # noqa: D102
     @property
     def touches_border(self) -> bool: ...  # noqa: D102
+    @property
+    def outline(self) -> list[list[int]]: ...  # noqa: D102
     def crop(self, frame: Image, um_per_px: float) -> Cell: ...  # noqa: D102
 
 
@@ -65,6 +73,22 @@ class Found(Protocol):
     def um_per_px(self) -> float: ...  # noqa: D102
 
 
+class Sighting(Protocol):
+    """Which of the slide's cells a found cell is (see bloodedge_device.specimen.overlap)."""
+
+    @property
+    def number(self) -> int: ...  # noqa: D102
+    @property
+    def repeated(self) -> bool: ...  # noqa: D102
+
+
+class Recogniser(Protocol):
+    """Tells which of the slide's cells a frame shows (see bloodedge_device.specimen.sightings)."""
+
+    def locate(self, bgr: Image) -> None: ...  # noqa: D102
+    def sightings(self, found: "Found") -> Sequence[Sighting]: ...  # noqa: D102
+
+
 Check = Callable[[Image], Gate]
 Find = Callable[[Image, float | None], Found]
 """(uint8 (H, W, 3) BGR, micrometres per pixel if they are known) to what was found."""
@@ -83,6 +107,14 @@ class CellResult:
     area_um2: float
     crop: Image
     """uint8 (h, w, 3) BGR: the cell and a little of what lies round it, for people to look at."""
+    outline: list[list[int]] = field(default_factory=list)
+    """The cell's border as a polygon [[x, y], ...] in the frame's pixels."""
+    figures: Floats | None = None
+    """Of bloodedge.domain.describe, where cells are held against the training cells."""
+    number: int | None = None
+    """Which of the slide's cells it is; None when they are not recognised."""
+    repeated: bool = False
+    """An earlier frame showed this cell at least as well, and it counts there."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +154,16 @@ class Pipeline:
         *,
         stain: Mode = "auto",
         known_only: bool = True,
+        recogniser: Recogniser | None = None,
     ) -> None:
         """stain: see SlideStain; known_only: whether cells outside the bundle's domain are uncertain."""
         self._engine, self._manifest = engine, manifest
         self._stain = SlideStain(manifest.imaging, manifest.stain, stain)
-        self._domain = manifest.domain if known_only else None
-        self._check, self._find = check, find
-        self._beside = ThreadPoolExecutor(1, "gate")
+        self._domain = manifest.domain
+        self._known_only = known_only
+        self._slide_domain = SlideDomain()
+        self._check, self._find, self._recogniser = check, find, recogniser
+        self._beside = ThreadPoolExecutor(1, "beside")
         self._last_passed = True
         self.times = StageTimes()
 
@@ -143,6 +178,7 @@ class Pipeline:
             return FrameResult(frame.capture, problem=str(error), reason=Reason.BAD_FRAME)
         frame = replace(frame, bgr=bgr)
         judged = self._beside.submit(self._judge, frame)
+        located = self._beside.submit(self._locate, judged, bgr)
         found = self._search(frame) if self._last_passed or judged.result().reason is None else None
         gate = judged.result()
         self._last_passed = gate.reason is None
@@ -150,35 +186,87 @@ class Pipeline:
         result = FrameResult(frame.capture, size, None, gate.reason, gate.focus, gate.brightness)
         if gate.reason is not None or found is None:
             return result
-        cells = [self._classify(frame.bgr, cell, found.um_per_px) for cell in found.cells]
+        cells = self._classify_all(frame.bgr, found)
+        located.result()
+        if self._recogniser is not None:
+            cells = [
+                replace(cell, number=sighting.number, repeated=sighting.repeated)
+                for cell, sighting in zip(cells, self._recogniser.sightings(found), strict=True)
+            ]
         rejected = Counter(thing.reason for thing in found.rejected)
         reason = None if cells else Reason.NO_CELL
         return replace(result, reason=reason, cells=cells, rejected=rejected, um_per_px=found.um_per_px)
+
+    def close(self) -> None:
+        """End the thread beside."""
+        self._beside.shutdown()
 
     def _judge(self, frame: Frame) -> Gate:
         with self.times.measure("gate"):
             return self._check(frame.bgr)
 
+    def _locate(self, judged: Future[Gate], bgr: Image) -> None:
+        """Lay a frame that passed the gate beside the earlier ones; after ``_judge`` in the thread beside."""
+        if self._recogniser is not None and judged.result().reason is None:
+            with self.times.measure("overlap"):
+                self._recogniser.locate(bgr)
+
     def _search(self, frame: Frame) -> Found:
         with self.times.measure("find"):
             return self._find(frame.bgr, frame.um_per_px)
 
-    def _classify(self, bgr: Image, found: FoundCell, um_per_px: float) -> CellResult:
-        crop = _surroundings(bgr, found.box)
-        if found.touches_border:
-            return CellResult(found.box, "uncertain", None, Reason.CUT_BY_BORDER, found.area_um2, crop)
+    def _classify_all(self, bgr: Image, found: Found) -> list[CellResult]:
+        """What is said of each found cell; how they look is worked out on the other core."""
+        whole = [number for number, cell in enumerate(found.cells) if not cell.touches_border]
+        images = [self._image(bgr, found.cells[number], found.um_per_px) for number in whole]
+        figures = [self._beside.submit(self._describe, image) for image in images]
+        blasts = self._blast_probabilities(images)
+        cells = [_unclassified(cell, bgr) for cell in found.cells]
+        for number, blast, figure in zip(whole, blasts, figures, strict=True):
+            cells[number] = self._decide(cells[number], blast, figure.result())
+        return cells
+
+    def _image(self, bgr: Image, found: FoundCell, um_per_px: float) -> Image:
         with self.times.measure("imaging"):
-            image = network_input(self._stain.of(found.crop(bgr, um_per_px)), self._stain.imaging)
-        with self.times.measure("inference"):
-            probabilities = self._engine.predict(image[np.newaxis])
+            return network_input(self._stain.of(found.crop(bgr, um_per_px)), self._stain.imaging)
+
+    def _describe(self, image: Image) -> Floats | None:
+        if self._domain is None:
+            return None
         with self.times.measure("domain"):
-            known = self._domain is None or self._domain.holds(image)
+            return describe(image)
+
+    def _blast_probabilities(self, images: Sequence[Image]) -> list[float]:
+        """Calibrated blast probabilities of network inputs."""
+        if not images:
+            return []
+        start = perf_counter()
+        probabilities = self._engine.predict(np.stack(images))
+        each_s = (perf_counter() - start) / len(images)
+        for _ in images:
+            self.times.add("inference", each_s)
+        return [float(blast) for blast in calibrated(probabilities, self._manifest.temperature)[:, 1]]
+
+    def _decide(self, cell: CellResult, blast: float, figures: Floats | None) -> CellResult:
         with self.times.measure("decision"):
-            blast = float(calibrated(probabilities, self._manifest.temperature)[0, 1])
             label, reason = decide(blast, self._manifest.thresholds)
-            if not known:
+            if self._is_unknown(figures):
                 label, reason = "uncertain", Reason.OUT_OF_DOMAIN
-        return CellResult(found.box, label, blast, reason, found.area_um2, crop)
+        return replace(cell, label=label, blast_probability=blast, reason=reason, figures=figures)
+
+    def _is_unknown(self, figures: Floats | None) -> bool:
+        """Whether a cell, or the slide that it lies on, is of another kind than the training cells."""
+        if self._domain is None or figures is None or not self._known_only:
+            return False
+        outside = float(self._domain.distances(figures[np.newaxis])[0]) > self._domain.limit
+        self._slide_domain.note(outside=outside)
+        return outside or self._slide_domain.foreign
+
+
+def _unclassified(cell: FoundCell, bgr: Image) -> CellResult:
+    """A cell that the frame's border cuts, or that is yet to be classified."""
+    crop = _surroundings(bgr, cell.box)
+    return CellResult(cell.box, "uncertain", None, Reason.CUT_BY_BORDER, cell.area_um2, crop, cell.outline)
 
 
 def _surroundings(bgr: Image, box: Box) -> Image:

@@ -12,14 +12,11 @@ from bloodedge.decision import Reason
 from bloodedge.errors import UsageError
 from bloodedge.manifest import Artifact, LatencyMs, Manifest, parse_record
 from bloodedge_device.histogram import STAGES
-from bloodedge_device.slide import SlideStatistics, read_statistics
+from bloodedge_device.specimen.foreign import FOREIGN_SHARE
+from bloodedge_device.specimen.statistics import SlideStatistics, read_statistics
 from bloodedge_device.store import DATABASE, open_for_reading, read_latency
 
 PROBABILITY_BINS = 20
-
-FOREIGN_SHARE = 0.2
-"""Of a slide's cells outside the domain, above which the rest are not to be trusted either: four times what held-out
-cells show."""
 
 GALLERY = 12
 """Cells shown in each row of the gallery."""
@@ -80,31 +77,8 @@ class DeviceReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What must be said before any figure of this bundle is believed."""
-        found = []
-        if self.manifest.provenance.rendered:
-            found.append(
-                "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
-                " show that the machinery works and say nothing about blood."
-            )
-        elif self.manifest.domain is None:
-            found.append(
-                "Whether these cells are of the kind that the network was fitted to is not checked: it calls every"
-                " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
-                " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
-            )
-        unlike = self.statistics.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
-        if unlike > FOREIGN_SHARE * (judged := self.statistics.called + unlike):
-            found.append(
-                f"{unlike} of {judged} cells are unlike those that the network was fitted to: another microscope, stain"
-                " or kind of cell. Of the others too, the share of blasts means nothing until it is measured here."
-            )
-        if self.manifest.baseline.evaluation.leaky or self.manifest.provenance.split.leaky:
-            found.append(
-                "The held-out figures are leaky: the data were split by image, so cells of one person were both fitted"
-                " to and tested on, and the figures are too good."
-            )
-        return found
+        """What must be said before any figure of this slide is believed."""
+        return warnings_of(self.manifest, self.statistics)
 
     def stage(self, name: str) -> StageLatency | None:
         """A stage's latency; None when it never ran."""
@@ -167,6 +141,34 @@ class DeviceReport:
         }
 
 
+def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]:
+    """What must be said before any figure of a bundle, and of a slide that it classified, is believed."""
+    found = []
+    if manifest.provenance.rendered:
+        found.append(
+            "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
+            " show that the machinery works and say nothing about blood."
+        )
+    elif manifest.domain is None:
+        found.append(
+            "Whether these cells are of the kind that the network was fitted to is not checked: it calls every"
+            " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
+            " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
+        )
+    unlike = 0 if counts is None else counts.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
+    if counts is not None and unlike > FOREIGN_SHARE * (judged := counts.called + unlike):
+        found.append(
+            f"{unlike} of {judged} cells are unlike those that the network was fitted to: another microscope, stain"
+            " or kind of cell. Of the others too, the share of blasts means nothing until it is measured here."
+        )
+    if manifest.baseline.evaluation.leaky or manifest.provenance.split.leaky:
+        found.append(
+            "The held-out figures are leaky: the data were split by image, so cells of one person were both fitted"
+            " to and tested on, and the figures are too good."
+        )
+    return found
+
+
 def read_report(state: Path, slide: int | None = None) -> DeviceReport:
     """The report on a slide (default: the latest) of a state folder; raises UsageError when there is no such slide."""
     with open_for_reading(state) as database:
@@ -211,7 +213,10 @@ def _stages(database: sqlite3.Connection, slide: int) -> list[StageLatency]:
     ]
 
 
-_CELLS = "FROM cells JOIN frames ON frames.id = cells.frame WHERE frames.slide = ? AND blast_probability IS NOT NULL"
+_CELLS = (
+    "FROM cells JOIN frames ON frames.id = cells.frame"
+    " WHERE frames.slide = ? AND blast_probability IS NOT NULL AND NOT repeated"
+)
 
 
 def _probabilities(database: sqlite3.Connection, slide: int) -> list[int]:

@@ -21,6 +21,7 @@ STAGE_NAMES = {
     "camera": "Camera",
     "gate": "Frame gate",
     "find": "Cell finder",
+    "overlap": "Overlap",
     "imaging": "Imaging",
     "inference": "Inference",
     "domain": "Domain",

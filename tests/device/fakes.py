@@ -29,7 +29,7 @@ from bloodedge.manifest import (
     write_record,
 )
 from bloodedge_device.camera import Capture, Frame
-from bloodedge_device.pipeline import CellResult, FrameResult
+from bloodedge_device.pipeline import CellResult, FrameResult, Pipeline
 from bloodedge_device.store import RunInfo
 
 
@@ -135,6 +135,11 @@ class FakeCell:
     touches_border: bool = False
     area_um2: float = 100.0
 
+    @property
+    def outline(self) -> list[list[int]]:
+        x, y, width, height = self.box
+        return [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
+
     def crop(self, frame: np.ndarray, um_per_px: float) -> Cell:
         x, y, width, height = self.box
         return Cell(frame[y : y + height, x : x + width], np.full((height, width), 255, np.uint8), um_per_px)
@@ -215,6 +220,11 @@ def run_info(manifest: Manifest) -> RunInfo:
         golden={"inputs": 64, "flips": 1, "max_probability_difference": 0.07, "passed": True},
         manifest=manifest.model_dump_json(),
     )
+
+
+def make_pipeline() -> Pipeline:
+    """One slide's pipeline, of fakes."""
+    return Pipeline(FakeEngine(), make_manifest(), check, find_cells)
 
 
 def use_fakes() -> None:

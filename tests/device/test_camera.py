@@ -5,14 +5,14 @@ from datetime import UTC
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import cv2
 import numpy as np
 import pytest
 
-from bloodedge.errors import UsageError
-from bloodedge_device.camera import BadFrame, Capture, Frame, newest_frames, open_camera
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_device.camera import BadFrame, Frame, open_camera
 from bloodedge_device.settings import CameraSettings
 
 
@@ -137,12 +137,13 @@ def test_a_network_stream_is_live_and_its_password_is_not_shown(stream: str) -> 
     assert float(frame.bgr.mean()) == pytest.approx(77, abs=3)
 
 
-def test_a_stream_that_does_not_answer_is_refused() -> None:
+def test_a_stream_that_does_not_answer_may_yet_be_switched_on() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/stream"
-        with pytest.raises(UsageError, match="does not answer"):
+        with pytest.raises(BloodedgeError, match="does not answer") as error:
             open_camera(CameraSettings(kind="replay", source=address))
+    assert not isinstance(error.value, UsageError)
 
 
 def test_the_simulated_microscope_shows_the_same_fields_again() -> None:
@@ -153,49 +154,22 @@ def test_the_simulated_microscope_shows_the_same_fields_again() -> None:
     assert not np.array_equal(first, other)
 
 
+def test_a_replay_can_go_on_where_it_was_left(folder: Path, video: Path) -> None:
+    begun = open_camera(CameraSettings(kind="replay", source=str(folder)), begin=2)
+    assert [f.capture.index for f in begun.frames(threading.Event())] == [2]
+    film = list(open_camera(CameraSettings(kind="replay", source=str(video)), begin=7).frames(threading.Event()))
+    assert [f.capture.index for f in film] == [7, 8, 9]
+    assert [float(f.bgr.mean()) for f in film] == pytest.approx([70, 80, 90], abs=3)
+
+
+def test_a_simulated_specimen_goes_on_with_the_same_field() -> None:
+    whole = list(islice(open_camera(CameraSettings(seed=3)).frames(threading.Event()), 2))
+    (rest,) = islice(open_camera(CameraSettings(seed=3), begin=1).frames(threading.Event()), 1)
+    assert rest.capture.index == 1
+    assert np.array_equal(rest.bgr, whole[1].bgr)
+
+
 def test_a_rate_holds_the_camera_back(folder: Path) -> None:
     start = monotonic()
     frames_of(kind="replay", source=str(folder), rate=20)
     assert monotonic() - start >= 2 / 20
-
-
-class _Fast:
-    """A live camera of 200 frames, one each 2 ms."""
-
-    name, live = "fast", True
-
-    def frames(self, stop: threading.Event) -> Iterator[Frame]:
-        for index in range(200):
-            if stop.wait(0.002):
-                return
-            yield Frame(Capture.now(index, monotonic()), picture(1), 0.1)
-
-
-def test_a_slow_taker_gets_the_newest_frame_and_every_dropped_one_is_counted() -> None:
-    taken = []
-    for frame in newest_frames(_Fast(), threading.Event()):
-        taken.append(frame)
-        sleep(0.05)
-    assert len(taken) < 40
-    assert taken[-1].capture.index == 199
-    assert len(taken) + sum(f.capture.dropped_before for f in taken) == 200
-
-
-def test_a_live_camera_that_fails_says_so_to_the_one_who_takes() -> None:
-    class Failing(_Fast):
-        def frames(self, _: threading.Event) -> Iterator[Frame]:
-            yield from islice(super().frames(threading.Event()), 1)
-            raise UsageError("unplugged")
-
-    with pytest.raises(UsageError, match="unplugged"):
-        list(newest_frames(Failing(), threading.Event()))
-
-
-def test_stopping_ends_a_waiting_camera_at_once() -> None:
-    stop = threading.Event()
-    frames = newest_frames(open_camera(CameraSettings(rate=0.01, realtime=True)), stop)
-    next(frames)
-    threading.Timer(0.1, stop.set).start()
-    start = monotonic()
-    assert list(frames) == []
-    assert monotonic() - start < 2

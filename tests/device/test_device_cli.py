@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 from time import monotonic, sleep
@@ -17,7 +18,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
 from bloodedge.golden import GoldenResult
-from bloodedge_device import daemon
+from bloodedge_device import daemon, loading
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE
 
@@ -28,6 +29,11 @@ def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as exit_:
         main(["device", *arguments])
     return int(exit_.value.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def _without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODEDGE_DEVICE__WEB__ENABLED", "false")
 
 
 @pytest.fixture
@@ -118,8 +124,8 @@ def test_a_bundle_that_fails_its_self_test_is_refused(
     fakes: ModuleType, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = fakes.write_bundle(tmp_path / "a.bundle")
-    monkeypatch.setattr(daemon, "load_artifact", lambda *_: fakes.FakeEngine())
-    monkeypatch.setattr(daemon, "check_golden", lambda *_: GoldenResult(64, 30, 0.5, passed=False))
+    monkeypatch.setattr(loading, "load_artifact", lambda *_: fakes.FakeEngine())
+    monkeypatch.setattr(loading, "check_golden", lambda *_: GoldenResult(64, 30, 0.5, passed=False))
     assert run("run", "--bundle", str(bundle), "--state", str(state)) == 1
     message = capsys.readouterr().err
     assert "failed its self-test" in message
@@ -160,6 +166,105 @@ def test_sigterm_stops_after_the_frame_in_hand_with_latencies_stored(state: Path
     assert stored(state, "latency") >= 7
 
 
+def written(folder: Path, text: str) -> Path:
+    config = folder / "device.toml"
+    config.write_text(text)
+    return config
+
+
+def wait_for_line(process: subprocess.Popen[str], part: str) -> str:
+    """Read what the daemon tells until a line holds ``part``; one that never says it is killed."""
+    assert process.stderr is not None
+    impatience = threading.Timer(20, process.kill)
+    impatience.start()
+    for line in process.stderr:
+        if part in line:
+            impatience.cancel()
+            return line
+    raise AssertionError(f"the daemon ended without a word of {part!r}")
+
+
+def test_sighup_with_changed_settings_begins_a_new_run_and_slide(state: Path, tmp_path: Path) -> None:
+    config = written(tmp_path, '[slide]\nlabel = "before"\n')
+    daemon_ = start(state, "--config", str(config))
+    wait_for_frames(state, 3)
+    written(tmp_path, '[slide]\nlabel = "after"\n')
+    daemon_.send_signal(signal.SIGHUP)
+    wait_for_line(daemon_, "a new run has begun")
+    wait_for_frames(state, stored(state) + 3)
+    daemon_.send_signal(signal.SIGTERM)
+    _, err = daemon_.communicate(timeout=10)
+    assert daemon_.returncode == 0, err
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        slides = database.execute("SELECT run, label, finished IS NOT NULL FROM slides").fetchall()
+        numbers = [n for (n,) in database.execute("SELECT number FROM frames ORDER BY id")]
+        per_slide = database.execute("SELECT count(*) FROM frames GROUP BY slide").fetchall()
+        finished = database.execute("SELECT finished IS NOT NULL FROM runs WHERE id = 1").fetchone()
+    assert slides == [(1, "before", 1), (2, "after", 1)]
+    assert finished == (1,)
+    assert numbers == list(range(len(numbers)))  # no frame was lost over it
+    assert all(count >= 3 for (count,) in per_slide)
+
+
+def test_sighup_with_broken_settings_keeps_the_old_ones_and_says_what_is_wrong(state: Path, tmp_path: Path) -> None:
+    config = written(tmp_path, '[slide]\nlabel = "before"\n')
+    daemon_ = start(state, "--config", str(config))
+    wait_for_frames(state, 3)
+    written(tmp_path, '[slide]\nlabl = "after"\n')
+    daemon_.send_signal(signal.SIGHUP)
+    wait_for_line(daemon_, "the old settings stay in force")
+    wait_for_line(daemon_, 'Did you mean "label"?')
+    wait_for_frames(state, stored(state) + 3)
+    daemon_.send_signal(signal.SIGTERM)
+    _, err = daemon_.communicate(timeout=10)
+    assert daemon_.returncode == 0, err
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        assert database.execute("SELECT label FROM slides").fetchall() == [("before",)]
+    assert stored(state, "runs") == 1
+
+
+def test_sighup_again_and_again_with_the_same_settings_changes_nothing(state: Path, tmp_path: Path) -> None:
+    config = written(tmp_path, '[slide]\nlabel = "before"\n')
+    daemon_ = start(state, "--config", str(config))
+    wait_for_frames(state, 3)
+    for _ in range(6):  # more often than the camera has slots
+        daemon_.send_signal(signal.SIGHUP)
+        wait_for_line(daemon_, "nothing has changed")
+        wait_for_frames(state, stored(state) + 2)
+    daemon_.send_signal(signal.SIGTERM)
+    _, err = daemon_.communicate(timeout=10)
+    assert daemon_.returncode == 0, err
+    assert stored(state, "slides") == stored(state, "runs") == 1
+
+
+def test_a_capture_process_that_is_killed_is_replaced_and_no_frame_is_missing(state: Path) -> None:
+    daemon_ = start(state)
+    wait_for_frames(state, 3)
+    (capture,) = Path(f"/proc/{daemon_.pid}/task/{daemon_.pid}/children").read_text().split()
+    os.kill(int(capture), signal.SIGKILL)
+    wait_for_frames(state, stored(state) + 10)
+    daemon_.send_signal(signal.SIGTERM)
+    _, err = daemon_.communicate(timeout=10)
+    assert daemon_.returncode == 0, err
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        numbers = [n for (n,) in database.execute("SELECT number FROM frames ORDER BY id")]
+    assert numbers == list(range(len(numbers)))
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_database_that_was_destroyed_while_the_daemon_was_off_costs_one_warning(
+    state: Path, frames: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert run("run", "--camera", str(frames), "--state", str(state)) == 0
+        damaged = state / DATABASE
+        damaged.write_bytes(b"destroyed" + damaged.read_bytes()[9:])
+    assert len(list(state.glob("damaged-*"))) == 1
+    capsys.readouterr()
+    assert run("report", "--state", str(state)) == 1
+    assert "not a bloodedge database" in capsys.readouterr().err
+
+
 def test_ctrl_c_stops_after_the_frame_in_hand(state: Path) -> None:
     daemon_ = start(state)
     wait_for_frames(state, 1)
@@ -193,10 +298,10 @@ def test_the_engine_follows_the_machine(fakes: ModuleType, monkeypatch: pytest.M
     chosen = {}
     for machine, has_openvino in (("x86_64", True), ("x86_64", False), ("aarch64", True)):
         monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
-        monkeypatch.setattr(daemon, "installed", lambda _, has=has_openvino: has)
-        chosen[machine, has_openvino] = daemon.choose_artifact(DeviceSettings(), manifest)[0].engine
+        monkeypatch.setattr(loading, "installed", lambda _, has=has_openvino: has)
+        chosen[machine, has_openvino] = loading.choose_artifact(DeviceSettings(), manifest)[0].engine
     assert chosen == {("x86_64", True): "openvino", ("x86_64", False): "litert", ("aarch64", True): "litert"}
-    named = daemon.choose_artifact(DeviceSettings(engine="litert"), manifest)
+    named = loading.choose_artifact(DeviceSettings(engine="litert"), manifest)
     assert named[0].engine == "litert"
     with pytest.raises(UsageError, match="has no litert float32 model"):
-        daemon.choose_artifact(DeviceSettings(engine="litert", precision="float32"), manifest)
+        loading.choose_artifact(DeviceSettings(engine="litert", precision="float32"), manifest)

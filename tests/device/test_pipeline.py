@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import monotonic
 from types import ModuleType
 
@@ -12,6 +12,7 @@ from bloodedge.manifest import Manifest
 from bloodedge_device.camera import BadFrame, Capture
 from bloodedge_device.histogram import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
+from bloodedge_device.specimen.foreign import REMEMBERED
 
 
 @pytest.fixture
@@ -44,6 +45,63 @@ def test_a_cell_unlike_the_training_cells_is_uncertain_unless_told_otherwise(fak
     taken, _ = Pipeline(*parts, known_only=False).process(frame).cells
     assert (taken.label, taken.reason) == ("normal", None)
     assert taken.blast_probability == unlike.blast_probability
+
+
+def around(image: np.ndarray) -> Domain:
+    """A domain that holds what looks like this network input, and nothing else."""
+    middle = describe(image)
+    apart = np.eye(len(middle)).tolist()
+    return Domain(mean=tuple(middle), deviation=(1.0,) * len(middle), whitening=apart, limit=1e-3, cells=600)
+
+
+def test_on_a_slide_of_another_kind_even_a_cell_that_resembles_the_training_cells_is_uncertain(
+    fakes: ModuleType,
+) -> None:
+    usual, strange = fakes.frame(level=240), fakes.frame(level=120)
+    manifest = fakes.make_manifest()
+    box = fakes.find_cells(usual.bgr, 0.1).cells[0].box
+    known = network_input(fakes.FakeCell(box).crop(usual.bgr, usual.um_per_px), manifest.imaging)
+    manifest = manifest.model_copy(update={"domain": around(known)})
+    pipeline = Pipeline(fakes.FakeEngine(), manifest, fakes.check, fakes.find_cells)
+    assert pipeline.process(usual).cells[0].reason is None
+    for _ in range(20):
+        assert pipeline.process(strange).cells[0].reason is Reason.OUT_OF_DOMAIN
+    assert pipeline.process(usual).cells[0].reason is Reason.OUT_OF_DOMAIN
+    for _ in range(REMEMBERED):
+        last = pipeline.process(usual)
+    assert last.cells[0].reason is None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    number: int
+    repeated: bool
+
+
+class Recogniser:
+    """Says that a frame's first cell is new and its second seen before; keeps how bright the located frames were."""
+
+    def __init__(self) -> None:
+        self.located: list[float] = []
+
+    def locate(self, bgr: np.ndarray) -> None:
+        self.located.append(float(bgr.mean()))
+
+    def sightings(self, found: object) -> list[Sighting]:
+        assert len(found.cells) == 2
+        return [Sighting(4, repeated=False), Sighting(9, repeated=True)]
+
+
+def test_each_found_cell_is_told_apart_from_those_seen_before(fakes: ModuleType) -> None:
+    recogniser = Recogniser()
+    parts = fakes.FakeEngine(), fakes.make_manifest(), fakes.check, fakes.find_cells
+    pipeline = Pipeline(*parts, recogniser=recogniser)
+    for level in (128, 5, 5, 200):
+        result = pipeline.process(fakes.frame(level=level))
+    assert [(cell.number, cell.repeated) for cell in result.cells] == [(4, False), (9, True)]
+    assert recogniser.located == [128, 200]  # a frame that the gate rejects has no place on the slide
+    alone = Pipeline(*parts).process(fakes.frame()).cells
+    assert [(cell.number, cell.repeated) for cell in alone] == [(None, False), (None, False)]
 
 
 def test_a_cell_cut_by_the_border_is_uncertain_and_not_classified(pipeline: Pipeline, fakes: ModuleType) -> None:

@@ -5,7 +5,14 @@ from click.testing import CliRunner
 
 from bloodedge.errors import UsageError
 from bloodedge_device.cli import device
-from bloodedge_device.settings import bundle_path, default_state, read_settings, with_options
+from bloodedge_device.settings import (
+    CameraSettings,
+    DeviceSettings,
+    bundle_path,
+    default_state,
+    read_settings,
+    with_options,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,8 +103,21 @@ def test_results_go_where_the_desktop_keeps_state(monkeypatch: pytest.MonkeyPatc
     assert default_state() == tmp_path / ".local" / "state" / "bloodedge"
 
 
-def test_without_a_bundle_of_ones_own_the_released_one_is_run() -> None:
-    assert bundle_path(read_settings(None)) == ROOT / "models" / "cells.bundle"
+@pytest.mark.parametrize(
+    ("camera", "bundle"),
+    [
+        ({}, "simulated.bundle"),
+        ({"kind": "replay", "source": "film.mp4"}, "cells.bundle"),
+        ({"kind": "v4l2"}, "cells.bundle"),
+        ({"kind": "picamera"}, "cells.bundle"),
+    ],
+)
+def test_without_a_bundle_of_ones_own_drawn_cells_and_peoples_cells_each_have_theirs(
+    camera: dict[str, str], bundle: str
+) -> None:
+    settings = DeviceSettings(camera=CameraSettings.model_validate(camera))
+    assert bundle_path(settings) == ROOT / "models" / bundle
+    assert bundle_path(settings).exists()
 
 
 def test_without_any_bundle_one_sentence_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,15 @@
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
+from bloodedge.decision import Reason
 from bloodedge_device.histogram import StageTimes
-from bloodedge_device.slide import SlideStatistics, read_statistics
+from bloodedge_device.pipeline import FrameResult
+from bloodedge_device.specimen.statistics import SlideStatistics, Tally, Totals, read_statistics
 from bloodedge_device.store import Store, open_for_reading
 
 
@@ -46,6 +51,78 @@ def test_the_blast_share_is_of_called_cells_with_wilsons_interval(state: Path, s
     # by statsmodels' proportion_confint, method "wilson"
     assert counts.blast_ci95 == pytest.approx((0.6226, 0.9838), abs=5e-4)
     assert counts.uncertain_share == pytest.approx(2 / 13)
+
+
+REASONS = (Reason.OUT_OF_FOCUS, Reason.TOO_DARK, Reason.BAD_FRAME)
+
+
+def random_results(seed: int, frames: int, fakes: ModuleType) -> list[FrameResult]:
+    """Frames as a slide gives them: some rejected, some empty, cells seen again, now and then better than before."""
+    rng = np.random.default_rng(seed)
+    known, results = 0, []
+    for index in range(frames):
+        kind = rng.integers(10)
+        result = fakes.result(index, [] if kind < 2 else rng.random(rng.integers(1, 6)).tolist(), int(rng.integers(3)))
+        if kind == 0:
+            result = replace(result, reason=rng.choice(np.array(REASONS, object)), rejected=Counter())
+        cells = []
+        for cell in result.cells:
+            new = not known or rng.random() < 0.5
+            number = known if new else int(rng.integers(known))
+            known += new
+            sighting = replace(cell, number=number, repeated=not new and rng.random() < 0.5)
+            cells.append(sighting if rng.random() < 0.9 else replace(cell, number=None))
+        results.append(replace(result, cells=cells))
+    return results
+
+
+@pytest.mark.parametrize("known_at_once", [4000, 7])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
+    state: Path, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch, seed: int, known_at_once: int
+) -> None:
+    monkeypatch.setattr("bloodedge_device.specimen.statistics.STANDING", known_at_once)
+    monkeypatch.setattr("bloodedge_device.store.writer.ROWS_KNOWN", known_at_once)
+    store, tally = Store(state), Tally()
+    slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
+    results = random_results(seed, 120, fakes)
+    for begin in range(0, 120, 8):
+        for result in results[begin : begin + 8]:
+            tally.add(result)
+        store.put_frames(slide, results[begin : begin + 8], keep_crops=False)
+        if begin % 40 == 0:
+            assert tally.statistics() == statistics(state, slide)
+    told = tally.statistics()
+    assert told == statistics(state, slide)
+    assert told.cells_total + told.repeated == sum(len(result.cells) for result in results)
+    assert told.repeated > 50
+    assert told.clustered.successes == told.cells["blast"]
+    assert told.clustered.trials == told.called
+    store.close()
+
+
+def test_a_better_view_takes_the_place_of_the_one_before(fakes: ModuleType) -> None:
+    tally = Tally()
+    for index, (probability, repeated) in enumerate([(0.1, False), (0.2, True), (0.9, False)]):
+        result = fakes.result(index, [probability])
+        tally.add(replace(result, cells=[replace(result.cells[0], number=0, repeated=repeated)]))
+    counts = tally.statistics()
+    assert counts.cells == {"normal": 0, "blast": 1, "uncertain": 0}
+    assert counts.repeated == 2
+    assert counts.clustered.clusters == 1
+
+
+def test_totals_since_the_start_only_grow_and_count_each_cell_at_its_first_view(fakes: ModuleType) -> None:
+    totals = Totals()
+    for index, (probability, repeated) in enumerate([(0.1, False), (0.2, True), (0.5, False)]):
+        result = fakes.result(index, [probability], dropped_before=2)
+        totals.add(replace(result, cells=[replace(result.cells[0], number=index, repeated=repeated)]))
+    totals.add(fakes.bad_frame(3))
+    totals.add(fakes.result(4, []))
+    assert totals.cells == {"normal": 1, "blast": 0, "uncertain": 1}
+    assert totals.uncertain == {"abstain_band": 1}
+    assert totals.frames == {"cells": 3, "bad_frame": 1, "no_cell": 1}
+    assert totals.dropped == 6
 
 
 def test_a_slide_without_cells_has_no_share(state: Path, fakes: ModuleType) -> None:

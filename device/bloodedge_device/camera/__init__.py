@@ -1,8 +1,8 @@
-"""Cameras: each gives frames; a live one gives the newest and counts those that nobody had time for."""
+"""Cameras: each gives frames, in a process of its own where the daemon runs them (see ``supervised``)."""
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Protocol
@@ -68,15 +68,27 @@ class Camera(Protocol):
         ...
 
 
-def open_camera(settings: CameraSettings) -> Camera:
-    """The camera that the settings name; raises UsageError when it cannot be opened."""
-    if settings.kind == "replay":
-        from bloodedge_device.camera.replay import open_replay
+def open_camera(settings: CameraSettings, begin: int = 0) -> Camera:
+    """The camera that the settings name; what is replayed or simulated begins with frame number ``begin``.
 
-        return open_replay(settings)
+    Raises UsageError when it can never work, BloodedgeError when it is not there or busy.
+    """
+    match settings.kind:
+        case "replay":
+            from bloodedge_device.camera.replay import open_replay
+
+            return open_replay(settings, begin)
+        case "v4l2":
+            from bloodedge_device.camera.v4l2 import V4l2Camera
+
+            return V4l2Camera(settings)
+        case "picamera":
+            from bloodedge_device.camera.picamera import PiCamera
+
+            return PiCamera(settings)
     from bloodedge_device.camera.simulated import SimulatedCamera
 
-    return SimulatedCamera(settings)
+    return SimulatedCamera(settings, begin)
 
 
 class Pace:
@@ -93,58 +105,3 @@ class Pace:
             self._stop.wait(max(0.0, self._next_s - monotonic()))
             self._next_s = max(self._next_s + self._interval_s, monotonic())
         return not self._stop.is_set()
-
-
-def newest_frames(camera: Camera, stop: threading.Event) -> Iterator[Frame | BadFrame]:
-    """A live camera's frames, captured in a thread of their own: whoever asks gets the newest one not yet seen.
-
-    A frame that a newer one replaced is counted in the newer one's ``dropped_before``. Memory holds one waiting frame.
-    """
-    slot = _Slot()
-    thread = threading.Thread(target=slot.fill, args=(lambda: camera.frames(stop),), name="camera", daemon=True)
-    thread.start()
-    while (frame := slot.take(stop)) is not None:
-        yield frame
-
-
-class _Slot:
-    """Holds the newest frame until it is taken."""
-
-    def __init__(self) -> None:
-        self._frame: Frame | BadFrame | None = None
-        self._dropped = 0
-        self._ended = False
-        self._error: BaseException | None = None
-        self._changed = threading.Condition()
-
-    def fill(self, frames: Callable[[], Iterator[Frame | BadFrame]]) -> None:
-        """Put every frame into the slot; runs in the capture thread."""
-        try:
-            for frame in frames():
-                with self._changed:
-                    if self._frame is not None:
-                        self._dropped += 1
-                    self._frame = frame
-                    self._changed.notify()
-        except BaseException as error:  # handed to the thread that takes, which raises it
-            self._error = error
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify()
-
-    def take(self, stop: threading.Event) -> Frame | BadFrame | None:
-        """The newest frame, waiting for one; None when the camera has ended or ``stop`` is set."""
-        with self._changed:
-            while self._frame is None and not self._ended and not stop.is_set():
-                self._changed.wait(timeout=0.1)
-            if stop.is_set():
-                return None
-            if self._frame is None:
-                if self._error is not None:
-                    raise self._error
-                return None
-            frame, self._frame = self._frame, None
-            capture = replace(frame.capture, dropped_before=self._dropped)
-            self._dropped = 0
-            return replace(frame, capture=capture)

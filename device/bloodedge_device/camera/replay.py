@@ -1,5 +1,6 @@
 """Frames from a folder of images, an image, a video file or a network stream."""
 
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,11 @@ from bloodedge_device.settings import CameraSettings, is_stream
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
-def open_replay(settings: CameraSettings) -> Camera:
-    """The replay camera for ``settings.source``; raises UsageError when there is nothing to replay."""
+def open_replay(settings: CameraSettings, begin: int = 0) -> Camera:
+    """The replay camera for ``settings.source``, from frame number ``begin``.
+
+    Raises UsageError when there is nothing to replay, BloodedgeError when a stream does not answer.
+    """
     source = settings.source or ""
     if is_stream(source):
         return VideoCamera(settings, source, live=True)
@@ -25,34 +29,30 @@ def open_replay(settings: CameraSettings) -> Camera:
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         if not images:
             raise UsageError(f"{path} holds no image (bmp, jpg, png, tif or webp); give a folder of frames.")
-        return FolderCamera(settings, path, images)
+        return FolderCamera(settings, path, images, begin)
     if not path.is_file():
         raise UsageError(f"{path} does not exist; give a folder of frames, a video file or a stream's address.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
-        return FolderCamera(settings, path.parent, [path])
-    return VideoCamera(settings, source, live=settings.realtime)
+        return FolderCamera(settings, path.parent, [path], begin)
+    return VideoCamera(settings, source, live=settings.realtime, begin=begin)
 
 
 class FolderCamera:
     """Images in the order of their paths; one that cannot be read is a BadFrame, not the end."""
 
-    def __init__(self, settings: CameraSettings, folder: Path, images: list[Path]) -> None:
+    def __init__(self, settings: CameraSettings, folder: Path, images: list[Path], begin: int) -> None:
         self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {folder.resolve().name}"
         self.live = settings.realtime
-        self._settings, self._folder, self._images = settings, folder, images
+        self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """Every image once, or for ever when the settings say ``loop``."""
         pace = Pace(self._settings.rate, stop)
-        index = 0
-        while True:
-            for path in self._images:
-                if not pace.wait():
-                    return
-                yield self._read(index, path)
-                index += 1
-            if not self._settings.loop:
+        numbers = itertools.count(self._begin) if self._settings.loop else range(self._begin, len(self._images))
+        for index in numbers:
+            if not pace.wait():
                 return
+            yield self._read(index, self._images[index % len(self._images)])
 
     def _read(self, index: int, path: Path) -> Frame | BadFrame:
         start = monotonic()
@@ -67,9 +67,9 @@ class FolderCamera:
 class VideoCamera:
     """A video file, every frame of it; or a stream, which is live."""
 
-    def __init__(self, settings: CameraSettings, source: str, live: bool) -> None:
-        """Open ``source``; raises UsageError when OpenCV cannot."""
-        self._settings, self._source = settings, source
+    def __init__(self, settings: CameraSettings, source: str, live: bool, begin: int = 0) -> None:
+        """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is away."""
+        self._settings, self._source, self._begin = settings, source, begin
         self._is_file = not is_stream(source)
         self.name = f"replay of {Path(source).name if self._is_file else _without_password(source)}"
         self.live = live
@@ -81,7 +81,7 @@ class VideoCamera:
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
-            raise UsageError(
+            raise BloodedgeError(
                 f"The stream {_without_password(self._source)} does not answer; check its address and that it is on."
             )
         return capture
@@ -93,6 +93,8 @@ class VideoCamera:
         while True:
             capture, self._capture = self._capture or self._open(), None
             first = index
+            while index < self._begin and capture.grab():
+                index += 1
             while pace.wait() and (frame := self._read(index, capture)) is not None:
                 yield frame
                 index += 1

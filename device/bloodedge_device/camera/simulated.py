@@ -18,16 +18,16 @@ FIELDS_PER_SPECIMEN = 1_000_000
 class SimulatedCamera:
     """The simulated microscope over one subject's smear; the same seed shows the same fields."""
 
-    def __init__(self, settings: CameraSettings) -> None:
+    def __init__(self, settings: CameraSettings, begin: int = 0) -> None:
         self.name = f"simulated microscope, specimen {settings.seed}"
         self.live = settings.realtime
-        self._settings = settings
+        self._settings, self._begin = settings, begin
         self._spec = FieldSpec(style=SubjectStyle.of(settings.seed), um_per_px=settings.um_per_px or UM_PER_PX)
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Rendered fields without end."""
         pace = Pace(self._settings.rate, stop)
-        index = 0
+        index = self._begin
         while pace.wait():
             start = monotonic()
             field = render_field(self._settings.seed * FIELDS_PER_SPECIMEN + index, self._spec)

@@ -3,71 +3,40 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from bloodedge.config import Strict, read_toml, validate
+from bloodedge.config import Model, Strict, read_toml, validate
 from bloodedge.errors import UsageError
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.gate import GateParameters
+from bloodedge_device.settings.sections import (
+    CameraSettings,
+    DomainSettings,
+    MqttSettings,
+    SlideSettings,
+    StainSettings,
+    StoreSettings,
+    WatchSettings,
+    WebSettings,
+    is_stream,
+)
 
-
-class CameraSettings(Strict):
-    """Where frames come from."""
-
-    kind: Literal["simulated", "replay"] = "simulated"
-    source: str | None = None
-    """For replay: a folder of images, an image, a video file, or an http(s):// or rtsp:// stream."""
-    um_per_px: float | None = Field(default=None, ge=0.03, le=0.5)
-    """Micrometres per pixel of the frames (default: 0.15 when simulated, else measured from red cells)."""
-    profile: Path | None = None
-    """A camera profile made by ``bloodedge device calibrate``: the scale and the gate's thresholds come from it, except
-    those that the settings give themselves."""
-    rate: float | None = Field(default=None, gt=0, le=1000)
-    """At most so many frames a second; without it, as fast as they come."""
-    loop: bool = False
-    """Begin again at the end of a folder or video."""
-    realtime: bool = False
-    """Let a slow pipeline miss frames, as a live camera does; streams always do."""
-    seed: int = Field(default=0, ge=0)
-    """For simulated: which specimen is rendered."""
-
-    @model_validator(mode="after")
-    def _replay_needs_a_source(self) -> Self:
-        if self.kind == "replay" and not self.source:
-            raise ValueError('replay needs a source: add source = "FOLDER, VIDEO or rtsp://…"')
-        if self.kind == "simulated" and self.source:
-            raise ValueError('a simulated camera has no source: remove it, or set kind = "replay"')
-        return self
-
-
-class SlideSettings(Strict):
-    """The specimen under the microscope."""
-
-    label: str = Field(default="", max_length=200)
-
-
-class StainSettings(Strict):
-    """The slide's dyes."""
-
-    normalise: Literal["auto", "on", "off"] = "auto"
-    """Bring cells to the training cells' stain: as in training, always, or never."""
-
-
-class DomainSettings(Strict):
-    """Cells unlike those that the network was trained on."""
-
-    known_only: bool = True
-    """Call them uncertain instead of giving them a class."""
-
-
-class StoreSettings(Strict):
-    """What is kept."""
-
-    crops: bool = True
-    """Keep each classified cell's image beside the results."""
+__all__ = [
+    "CameraSettings",
+    "DeviceSettings",
+    "MqttSettings",
+    "StoreSettings",
+    "WebSettings",
+    "bundle_path",
+    "default_state",
+    "is_stream",
+    "missing_files",
+    "read_settings",
+    "with_options",
+]
 
 
 def default_state() -> Path:
@@ -82,8 +51,11 @@ class DeviceSettings(Strict):
     bundle: Path | None = None
     """A bundle folder or zip; without it the one that came with the installation, if any."""
     engine: Literal["auto", "litert", "openvino"] = "auto"
+    """auto: OpenVINO on x86 where it is installed, else LiteRT; or litert, openvino."""
     precision: Literal["int8", "dynamic", "float16", "float32"] = "int8"
+    """Or dynamic, float16, float32, where the bundle has them."""
     threads: int = Field(default=2, ge=1, le=64)
+    """Of the engine."""
     state: Path = Field(default_factory=default_state)
     """Folder of the results: ``device.sqlite`` and ``crops/``."""
     camera: CameraSettings = CameraSettings()
@@ -93,6 +65,9 @@ class DeviceSettings(Strict):
     stain: StainSettings = StainSettings()
     domain: DomainSettings = DomainSettings()
     store: StoreSettings = StoreSettings()
+    web: WebSettings = WebSettings()
+    mqtt: MqttSettings = Field(default_factory=MqttSettings)
+    watch: WatchSettings = WatchSettings()
 
 
 PREFIX = "BLOODEDGE_DEVICE__"
@@ -116,7 +91,9 @@ def read_settings(path: Path | None) -> DeviceSettings:
         update={
             "bundle": settings.bundle and here / settings.bundle.expanduser(),
             "state": here / settings.state.expanduser(),
-            "camera": settings.camera.model_copy(update={"source": _source_beside(here, settings.camera.source)}),
+            "camera": settings.camera.model_copy(update={"source": _source_beside(here, settings.camera)}),
+            "web": _beside(here, settings.web, FILES["web"]),
+            "mqtt": _beside(here, settings.mqtt, FILES["mqtt"]),
         }
     )
 
@@ -139,9 +116,24 @@ def missing_files(settings: DeviceSettings) -> list[str]:
     source = settings.camera.source
     if settings.bundle is not None and not settings.bundle.exists():
         found.append(f"bundle: {settings.bundle} does not exist; correct the path or make it with bloodedge convert.")
-    if source is not None and not is_stream(source) and not Path(source).exists():
+    if settings.camera.kind == "replay" and source and not is_stream(source) and not Path(source).exists():
         found.append(f"camera.source: {source} does not exist; correct the path.")
+    for name, table in (("web", settings.web), ("mqtt", settings.mqtt)):
+        for key in FILES[name]:
+            path: Path | None = getattr(table, key)
+            if path is not None and not path.is_file():
+                found.append(f"{name}.{key}: {path} does not exist; correct the path.")
     return found
+
+
+FILES = {"web": ("certificate", "key"), "mqtt": ("password_file", "ca", "certificate", "key")}
+"""Keys of tables that name files."""
+
+
+def _beside(here: Path, table: Model, keys: tuple[str, ...]) -> Model:
+    """A table whose files' relative paths are relative to ``here``."""
+    given = {key: getattr(table, key) for key in keys}
+    return table.model_copy(update={k: here / path.expanduser() for k, path in given.items() if path is not None})
 
 
 def _with_profile(settings: DeviceSettings, folder: Path) -> DeviceSettings:
@@ -159,15 +151,10 @@ def _with_profile(settings: DeviceSettings, folder: Path) -> DeviceSettings:
     )
 
 
-def is_stream(source: str) -> bool:
-    """Whether a replay source is a stream's address rather than a path."""
-    return source.startswith(("http://", "https://", "rtsp://"))
-
-
-def _source_beside(folder: Path, source: str | None) -> str | None:
-    if source is None or is_stream(source):
-        return source
-    return str(folder / Path(source).expanduser())
+def _source_beside(folder: Path, camera: CameraSettings) -> str | None:
+    if camera.kind != "replay" or camera.source is None or is_stream(camera.source):
+        return camera.source
+    return str(folder / Path(camera.source).expanduser())
 
 
 def with_options(
@@ -180,26 +167,36 @@ def with_options(
     if state is not None:
         update["state"] = state
     if camera is not None:
-        chosen = (
-            {"kind": "simulated", "source": None} if camera == "simulated" else {"kind": "replay", "source": camera}
-        )
+        chosen = camera_named(camera)
         update["camera"] = settings.camera.model_copy(update=chosen)
     return settings.model_copy(update=update)
 
 
+def camera_named(source: str) -> dict[str, object]:
+    """What ``--camera`` says: simulated, picamera, v4l2, /dev/videoN, or what is to be replayed."""
+    if source in {"simulated", "picamera", "v4l2"}:
+        return {"kind": source, "source": None}
+    return {"kind": "v4l2" if source.startswith("/dev/") else "replay", "source": source}
+
+
 def bundle_path(settings: DeviceSettings) -> Path:
-    """The bundle to run; raises UsageError when none is given and none came with the installation."""
+    """The bundle to run: the one given, else the one that came with the installation for such a camera.
+
+    Raises UsageError when there is none.
+    """
     if settings.bundle is not None:
         return settings.bundle
+    name = SIMULATED_BUNDLE if settings.camera.kind == "simulated" else DEFAULT_BUNDLE
     for folder in MODEL_FOLDERS:
-        if (folder / DEFAULT_BUNDLE).exists():
-            return folder / DEFAULT_BUNDLE
+        if (folder / name).exists():
+            return folder / name
     raise UsageError(
         "No bundle was given and none came with this installation; make one with bloodedge convert and give it with"
         " --bundle."
     )
 
 
-DEFAULT_BUNDLE = "cells.bundle"
-MODEL_FOLDERS = (Path(__file__).parent / "models", Path(__file__).parents[2] / "models")
-"""Where the released bundle lies: in an installed package, and in a checkout."""
+DEFAULT_BUNDLE, SIMULATED_BUNDLE = "cells.bundle", "simulated.bundle"
+"""Fitted to people's cells, for every real source of frames; and to drawn cells, for the simulated microscope."""
+MODEL_FOLDERS = (Path(__file__).parents[1] / "models", Path(__file__).parents[3] / "models")
+"""Where the released bundles lie: in an installed package, and in a checkout."""

@@ -1,0 +1,335 @@
+"""Whether this machine is fit to run the daemon: independent checks, each with what to do when it fails."""
+
+import errno
+import fcntl
+import getpass
+import os
+import queue
+import shutil
+import socket
+import sqlite3
+import stat
+import statistics
+import tempfile
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+from rich.markup import escape
+from rich.table import Table
+
+from bloodedge import RESEARCH_USE
+from bloodedge.console import console
+from bloodedge.errors import BloodedgeError
+from bloodedge.host import cpu_temperature_c
+from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.settings import DeviceSettings, missing_files
+from bloodedge_device.supervise.clock import clock_synchronised
+from bloodedge_device.supervise.thermal import read_throttling
+from bloodedge_device.web.access import has_token
+
+Level = Literal["ok", "warning", "failed"]
+
+SYNC_MS = 50.0
+"""A synced write slower than this holds the results of a camera at 10 frames a second up."""
+
+HOT_C = 80.0
+"""A Raspberry Pi's processor slows itself from 80 degrees on (Raspberry Pi documentation, frequency management)."""
+
+MEMORY_MB = 300
+ANSWER_WITHIN_S = 3.0
+COLOURS = {"ok": "green", "warning": "bold yellow", "failed": "bold red"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    name: str
+    level: Level
+    sentence: str
+    """What is."""
+    cure: str = ""
+    """What to do; empty when all is well."""
+
+
+class Patient:
+    """The settings under examination, and what one check learns for another."""
+
+    def __init__(self, settings: DeviceSettings) -> None:
+        self.settings = settings
+        self.frame: Frame | None = None
+        self.running = is_running(settings.state)
+
+
+def examine(settings: DeviceSettings) -> list[Finding]:
+    """Every check's finding; a check that breaks is a failed finding."""
+    patient = Patient(settings)
+    return [_finding(name, check, patient) for name, check in CHECKS.items()]
+
+
+def _finding(name: str, check: Callable[[Patient], tuple[Level, str, str]], patient: Patient) -> Finding:
+    try:
+        return Finding(name, *check(patient))
+    except BloodedgeError as error:
+        what, _, cure = str(error).rpartition("; ")
+        if not what:
+            return Finding(name, "failed", cure, "Do as it says.")
+        return Finding(name, "failed", f"{what}.", cure[:1].upper() + cure[1:])
+    except Exception as error:  # one broken check must not hide the others
+        return Finding(
+            name, "failed", f"The check broke off ({type(error).__name__}: {error}).", "Look into its cause."
+        )
+
+
+def to_json(findings: list[Finding]) -> dict[str, Any]:
+    """The findings for programs."""
+    healthy = all(finding.level != "failed" for finding in findings)
+    return {"research_use": RESEARCH_USE, "healthy": healthy, "findings": [asdict(finding) for finding in findings]}
+
+
+def show(findings: list[Finding]) -> None:
+    """Print the findings as a table."""
+    table = Table("check", "", "finding")
+    for finding in findings:
+        colour = COLOURS[finding.level]
+        cure = f"\n[bold]{escape(finding.cure)}[/]" if finding.cure else ""
+        table.add_row(finding.name, f"[{colour}]{finding.level}[/]", f"{escape(finding.sentence)}{cure}")
+    console().print(table)
+
+
+def is_running(state: Path) -> bool:
+    """Whether a daemon holds the state folder's lock."""
+    try:
+        with (state / "lock").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _files(patient: Patient) -> tuple[Level, str, str]:
+    missing = missing_files(patient.settings)
+    if missing:
+        return "failed", " ".join(missing), "Correct the paths in the settings."
+    return "ok", "Every file that the settings name is there.", ""
+
+
+def _bundle(patient: Patient) -> tuple[Level, str, str]:
+    from bloodedge_device.loading import load
+
+    loaded = load(patient.settings)
+    manifest, artifact, golden = loaded.manifest, loaded.artifact, loaded.golden
+    sentence = (
+        f"{manifest.name} (serial {manifest.serial}) runs on {artifact.engine} {artifact.precision}:"
+        f" {golden.flips} of {golden.inputs} golden cells changed class."
+    )
+    return "ok", sentence, ""
+
+
+def first_frame(settings: DeviceSettings) -> Frame | BadFrame:
+    """One frame of the camera; BloodedgeError when it gives none in time."""
+    from bloodedge_device.camera import open_camera
+
+    camera, stop = open_camera(settings.camera), threading.Event()
+    taken: queue.Queue[Frame | BadFrame | BaseException | None] = queue.Queue()
+
+    def take() -> None:
+        try:
+            taken.put(next(iter(camera.frames(stop)), None))
+        except BaseException as error:  # raised in the asking thread
+            taken.put(error)
+
+    threading.Thread(target=take, name="doctor's camera", daemon=True).start()
+    try:
+        frame = taken.get(timeout=settings.camera.timeout_s)
+    except queue.Empty:
+        raise BloodedgeError(
+            f"{camera.name} gave no frame within {settings.camera.timeout_s:g} s; check its cable and power."
+        ) from None
+    finally:
+        stop.set()
+    if isinstance(frame, BaseException):
+        raise frame
+    if frame is None:
+        raise BloodedgeError(f"{camera.name} ended before its first frame; check its source in the settings.")
+    return frame
+
+
+def _camera(patient: Patient) -> tuple[Level, str, str]:
+    if patient.running and patient.settings.camera.is_hardware:
+        return "ok", "The camera is in use by the daemon, which runs.", ""
+    frame = first_frame(patient.settings)
+    if isinstance(frame, BadFrame):
+        return "failed", frame.problem, "Check the camera or its source."
+    patient.frame = frame
+    height, width = frame.bgr.shape[:2]
+    return "ok", f"A frame of {width} by {height} pixels came.", ""
+
+
+def _picture(patient: Patient) -> tuple[Level, str, str]:
+    from bloodedge_device.gate import check
+
+    if patient.frame is None:
+        return "warning", "There is no frame to judge focus and light by.", "See to the camera first."
+    result = check(patient.frame.bgr, patient.settings.gate)
+    sentence = f"Focus {result.focus:.2f}, brightness {result.brightness:.0f} of 255."
+    if result.reason is None:
+        return "ok", sentence, ""
+    reason = result.reason.replace("_", " ")
+    return "warning", f"{sentence} The frame gate turns it away: {reason}.", "Focus on a smear and set the lamp."
+
+
+def _disk(patient: Patient) -> tuple[Level, str, str]:
+    free_mb = shutil.disk_usage(_existing(patient.settings.state)).free / 1e6
+    wanted_mb = patient.settings.store.keep_free_mb
+    sentence = f"{free_mb:.0f} MB are free for results."
+    if free_mb < wanted_mb:
+        return "warning", f"{sentence[:-1]}, fewer than store.keep_free_mb, {wanted_mb}.", "Free some space."
+    return "ok", sentence, ""
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def _sync(patient: Patient) -> tuple[Level, str, str]:
+    folder = _existing(patient.settings.state)
+    try:
+        median_ms = _sync_ms(folder)
+    except PermissionError:
+        return "failed", f"This user may not write to {folder}.", "Change its owner, or choose another state folder."
+    sentence = f"A synced write takes {median_ms:.1f} ms (median of 20)."
+    if median_ms > SYNC_MS:
+        return "warning", sentence, "Put the state folder on a faster disk: an SSD, or a card of class A2."
+    return "ok", sentence, ""
+
+
+def _sync_ms(folder: Path) -> float:
+    times = []
+    with tempfile.TemporaryFile(dir=folder) as handle:
+        for _ in range(20):
+            start = perf_counter()
+            handle.write(b"\0" * 4096)
+            handle.flush()
+            os.fsync(handle.fileno())
+            times.append(perf_counter() - start)
+    return statistics.median(times) * 1000
+
+
+def _database(patient: Patient) -> tuple[Level, str, str]:
+    from bloodedge_device.store import DATABASE, database_errors
+
+    path = patient.settings.state / DATABASE
+    if not path.is_file():
+        return "ok", "There are no results yet.", ""
+    with (
+        database_errors(patient.settings.state, "read from"),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database,
+    ):
+        answer = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    if answer != "ok":
+        return "failed", f"{path} is damaged ({answer}).", "Set it aside (rename it) and start again."
+    return "ok", f"{path} is whole.", ""
+
+
+def _clock(_: Patient) -> tuple[Level, str, str]:
+    synchronised = clock_synchronised()
+    if synchronised is None:
+        return "warning", "The system does not tell whether its clock is right.", "Compare it with another clock."
+    if not synchronised:
+        return "warning", "The clock is not held to a time source.", "Turn one on: sudo timedatectl set-ntp true"
+    return "ok", "The clock is held to a time source.", ""
+
+
+def _heat(_: Patient) -> tuple[Level, str, str]:
+    temperature, throttling = cpu_temperature_c(), read_throttling()
+    sentence = (
+        "The system tells no temperature." if temperature is None else f"The processor is at {temperature:.0f} °C."
+    )
+    if throttling is not None and (slowed := throttling.now + throttling.since_start):
+        return (
+            "warning",
+            f"{sentence} Now or since the start: {', '.join(slowed)}.",
+            "Cool it; use its own power supply.",
+        )
+    if temperature is not None and temperature >= HOT_C:
+        return "warning", sentence, "Cool it: a heat sink with a fan."
+    return "ok", sentence, ""
+
+
+def _memory(_: Patient) -> tuple[Level, str, str]:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free_mb = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) * 1024 / 1e6
+    sentence = f"{free_mb:.0f} MB of memory are available."
+    if free_mb < MEMORY_MB:
+        return "warning", sentence, f"End other programs: the daemon needs about {MEMORY_MB} MB."
+    return "ok", sentence, ""
+
+
+def _permissions(patient: Patient) -> tuple[Level, str, str]:
+    state = patient.settings.state
+    closed = [path for path in sorted(Path("/dev").glob("video*")) if not os.access(path, os.R_OK | os.W_OK)]
+    if patient.settings.camera.kind in {"v4l2", "picamera"} and closed:
+        cure = f"Let it: sudo usermod -aG video {getpass.getuser()}, then log in again."
+        return "failed", f"This user may not use {', '.join(map(str, closed))}.", cure
+    if state.exists() and state.stat().st_mode & stat.S_IWOTH:
+        return "warning", f"Every user of this machine may change {state}.", f"Close it: chmod o-w {state}"
+    return "ok", "This user may use what the settings name, and others may not change the results.", ""
+
+
+def _page(patient: Patient) -> tuple[Level, str, str]:
+    web = patient.settings.web
+    if not web.enabled:
+        return "ok", "The page is switched off.", ""
+    if not web.is_local and not has_token(patient.settings.state):
+        return "failed", f"The page on {web.host} has no access token.", "Make one: bloodedge device token"
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(web.host, web.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and patient.running:
+            return "ok", f"The daemon, which runs, has port {web.port}.", ""
+        what = error.strerror or str(error)
+        return "failed", f"The page cannot listen on {web.host}:{web.port} ({what}).", "Change web.port or web.host."
+    return "ok", f"Port {web.port} is free for the page.", ""
+
+
+def _broker(patient: Patient) -> tuple[Level, str, str]:
+    mqtt = patient.settings.mqtt
+    if mqtt.host is None:
+        return "ok", "No broker is set: nothing is published.", ""
+    from bloodedge_device.publish.mqtt import why_unreachable
+
+    where = f"the broker {mqtt.host}:{mqtt.port}"
+    try:
+        socket.create_connection((mqtt.host, mqtt.port), ANSWER_WITHIN_S).close()
+    except OSError as error:
+        raise BloodedgeError(why_unreachable(error, where)) from error
+    return "ok", f"{where[0].upper()}{where[1:]} takes connections.", ""
+
+
+CHECKS: dict[str, Callable[[Patient], tuple[Level, str, str]]] = {
+    "files": _files,
+    "bundle": _bundle,
+    "camera": _camera,
+    "picture": _picture,
+    "disk": _disk,
+    "sync": _sync,
+    "database": _database,
+    "clock": _clock,
+    "heat": _heat,
+    "memory": _memory,
+    "permissions": _permissions,
+    "page": _page,
+    "broker": _broker,
+}

@@ -1,0 +1,52 @@
+"""How each part of the daemon is: one sentence each, for the page, the journal and the endpoints."""
+
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import IntEnum
+
+
+class Level(IntEnum):
+    """How well a part is."""
+
+    OK = 0
+    WARNING = 1
+    FAILED = 2
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How one part is."""
+
+    level: Level
+    sentence: str
+    """What is, and what to do where something is wrong."""
+    since: datetime
+    """UTC."""
+
+
+class Health:
+    """Conditions of parts by their names; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._conditions: dict[str, Condition] = {}
+        self._lock = threading.Lock()
+
+    def tell(self, part: str, level: Level, sentence: str) -> bool:
+        """Note how a part is; whether its level is another than before."""
+        with self._lock:
+            before = self._conditions.get(part)
+            changed = before is None or before.level is not level
+            since = datetime.now(UTC) if changed or before is None else before.since
+            self._conditions[part] = Condition(level, sentence, since)
+            return changed
+
+    def conditions(self) -> dict[str, Condition]:
+        """All parts, worst first."""
+        with self._lock:
+            return dict(sorted(self._conditions.items(), key=lambda item: -item[1].level))
+
+    @property
+    def level(self) -> Level:
+        """The worst level of any part."""
+        return max((condition.level for condition in self.conditions().values()), default=Level.OK)

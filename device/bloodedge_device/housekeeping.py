@@ -1,0 +1,142 @@
+"""What goes on beside the frames: the page, the broker, the disk, the clock, the heat, the service manager."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import TYPE_CHECKING, Self
+
+from bloodedge import __version__
+from bloodedge.errors import BloodedgeError
+from bloodedge.host import cpu_temperature_c, hardware_name
+from bloodedge_device.health import Level
+from bloodedge_device.host import give_freed_memory_back
+from bloodedge_device.store import DiskFullError
+from bloodedge_device.supervise.clock import ClockWatch, clock_synchronised
+from bloodedge_device.supervise.thermal import read_throttling
+from bloodedge_device.telling import broker_status, is_alive
+
+if TYPE_CHECKING:
+    from bloodedge_device.daemon import Daemon
+    from bloodedge_device.publish.discovery import DeviceDescription
+    from bloodedge_device.web.server import WebServer
+
+log = logging.getLogger("bloodedge.device")
+
+EVERY_S = 2.0
+SELDOM_S = 30.0
+"""Between two looks at the disk, the clock and the heat."""
+
+HOT_C = 80.0
+"""Raspberry Pis slow down from here on (Raspberry Pi documentation, frequency management)."""
+
+PARTING_S = 3.0
+"""For messages that wait when the daemon ends; what remains is sent at its next start."""
+
+
+class Housekeeper:
+    """Starts what the daemon serves and looks after it in a thread of its own; ``with`` ends it."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._stop = threading.Event()
+        self._clock = ClockWatch()
+        self._began_s = monotonic()
+        self._web: WebServer | None = None
+        self._thread = threading.Thread(target=self._look_after, name="housekeeping", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Open the page and connect to the broker; UsageError when the page cannot be opened."""
+        daemon = self._daemon
+        from bloodedge_device.web.server import WebServer
+
+        self._web = WebServer(daemon, daemon.settings.web, daemon.state)
+        self._web.start()
+        if self._web.url:
+            log.info("Page: %s", self._web.url)
+        if daemon.settings.mqtt.host is not None:
+            from bloodedge_device.publish.mqtt import MqttPublisher
+
+            daemon.publisher = MqttPublisher(
+                daemon.settings.mqtt, daemon.store, self._describe, partial(broker_status, daemon)
+            )
+            daemon.publisher.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._daemon.publisher is not None:
+            self._daemon.publisher.stop(PARTING_S)
+        if self._web is not None:
+            self._web.stop()
+
+    def wake(self) -> None:
+        """Results were stored."""
+        if self._daemon.publisher is not None:
+            self._daemon.publisher.wake()
+
+    def _describe(self) -> DeviceDescription:
+        from bloodedge_device.publish.discovery import DeviceDescription
+
+        manifest = self._daemon.loaded.manifest
+        page = None if self._web is None or self._daemon.settings.web.is_local else self._web.url
+        return DeviceDescription(hardware_name(), __version__, f"{manifest.name} {manifest.serial}", page)
+
+    def _look_after(self) -> None:
+        seldom_at_s = 0.0
+        while True:
+            with suppress(BloodedgeError):  # a disk or database in trouble is told by the one who stores results
+                self._often()
+                if monotonic() >= seldom_at_s:
+                    seldom_at_s = monotonic() + SELDOM_S
+                    self._seldom()
+            if self._stop.wait(EVERY_S):
+                return
+
+    def _often(self) -> None:
+        daemon = self._daemon
+        tell = daemon.health.tell
+        if daemon.publisher is not None:
+            state = daemon.publisher.state
+            lost = f" {daemon.store.messages_lost} messages were given up." if daemon.store.messages_lost else ""
+            tell("broker", Level.OK if state.connected and not lost else Level.WARNING, f"{state.sentence}{lost}")
+        if is_alive(daemon):
+            tell("frames", Level.OK, f"{daemon.rate.per_second:.1f} frames a second are classified.")
+        elif monotonic() - self._began_s < daemon.settings.watch.alive_s:
+            tell("frames", Level.OK, "The first frame is awaited.")
+        elif tell("frames", Level.FAILED, f"No frame was classified for {daemon.settings.watch.alive_s:g} s."):
+            log.warning("No frame was classified for %g s.", daemon.settings.watch.alive_s)
+        jump_s = self._clock.jumped()
+        if jump_s is not None:
+            log.warning("The clock was set by %+.0f s; durations are not touched by it.", jump_s)
+            daemon.store.note("daemon", "clock set", {"by_s": round(jump_s, 1)})
+        slide = "no slide" if daemon.slide is None else f"slide {daemon.slide.id}"
+        daemon.notifier.status(f"{daemon.rate.per_second:.1f} frames/s, {slide}, camera {daemon.camera.name}")
+
+    def _seldom(self) -> None:
+        tell = self._daemon.health.tell
+        if clock_synchronised() is False:
+            tell("clock", Level.WARNING, "The clock is not held to a time source: times may be wrong.")
+        else:
+            tell("clock", Level.OK, "The clock is right as far as the system knows.")
+        temperature, throttling = cpu_temperature_c(), read_throttling()
+        if throttling is not None and throttling.now:
+            tell("heat", Level.WARNING, f"{throttling.now[0][0].upper()}{throttling.now[0][1:]}; cool the board.")
+        elif temperature is not None and temperature >= HOT_C:
+            tell("heat", Level.WARNING, f"The processor is at {temperature:.0f} °C; cool the board.")
+        elif temperature is not None:
+            tell("heat", Level.OK, f"The processor is at {temperature:.0f} °C.")
+        self._tidy()
+        give_freed_memory_back()
+
+    def _tidy(self) -> None:
+        with suppress(DiskFullError):
+            removed = self._daemon.store.tidy()
+            if removed:
+                log.warning("%d oldest images of cells were removed to keep the disk free; results are kept.", removed)
+                self._daemon.store.note("daemon", "images removed", {"images": removed})

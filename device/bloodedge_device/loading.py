@@ -1,0 +1,60 @@
+"""From a bundle to a network that is proven on this machine."""
+
+import platform
+from dataclasses import dataclass
+
+from bloodedge.bundle import Bundle
+from bloodedge.engine import Engine, installed, load_artifact
+from bloodedge.errors import BloodedgeError
+from bloodedge.golden import GoldenResult, check_golden
+from bloodedge.manifest import Artifact, Manifest
+from bloodedge_device.settings import DeviceSettings, bundle_path
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle's network, proven on this machine."""
+
+    manifest: Manifest
+    artifact: Artifact
+    why: str
+    """Why this engine was taken."""
+    engine: Engine
+    golden: GoldenResult
+
+
+def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artifact, str]:
+    """(artifact, why it was taken): the one that the settings name, else by what the machine is.
+
+    OpenVINO's int8 is the fast one on x86 and runs mostly as float on ARM, where LiteRT's is. Raises UsageError when
+    the bundle has no such artifact.
+    """
+    if settings.engine != "auto":
+        return manifest.artifact(settings.engine, settings.precision), "the settings say so"
+    x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    bundled = {artifact.engine for artifact in manifest.artifacts if artifact.precision == settings.precision}
+    if not x86:
+        why = f"this machine is {platform.machine()}"
+    elif "openvino" not in bundled:
+        why = f"the bundle has no OpenVINO {settings.precision} model"
+    elif not installed("openvino"):
+        why = "OpenVINO is not installed"
+    else:
+        return manifest.artifact("openvino", settings.precision), "this machine is x86 and OpenVINO is installed"
+    return manifest.artifact("litert", settings.precision), why
+
+
+def load(settings: DeviceSettings) -> Loaded:
+    """The bundle's network, loaded, warmed and self-tested; raises BloodedgeError when it is not to be trusted."""
+    with Bundle(bundle_path(settings)) as bundle:
+        artifact, why = choose_artifact(settings, bundle.manifest)
+        bundle.verify()
+        engine = load_artifact(bundle, artifact, settings.threads)
+        golden = check_golden(bundle, artifact, engine)
+    if not golden.passed:
+        raise BloodedgeError(
+            f'Bundle "{bundle.manifest.name}" failed its self-test on this machine: {golden.flips} of {golden.inputs}'
+            f" golden cells changed class (largest probability difference {golden.max_probability_difference:.3f});"
+            " convert it again, or choose another engine in the settings."
+        )
+    return Loaded(bundle.manifest, artifact, why, engine, golden)

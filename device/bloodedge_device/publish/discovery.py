@@ -1,0 +1,106 @@
+"""Home Assistant's device discovery over MQTT: one retained message that says what the status message holds.
+
+https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from bloodedge import RESEARCH_USE
+from bloodedge_device.settings.sections import MqttSettings
+
+
+class StatusPayload(TypedDict):
+    """The retained status message, ``TOPIC/BOARD/status``; figures are of the slide in hand."""
+
+    blast_percent: float | None
+    """Of called cells; None before the first."""
+    cells_called: int
+    cells_uncertain: int
+    frames_per_second: float
+    focus: float | None
+    """Of the newest frame, as the frame gate measures it."""
+    slide: str
+    """The slide's label."""
+    camera: str
+    """The camera's state in a word or a sentence."""
+    problem: str
+    """What is wrong, a sentence; empty when nothing is."""
+
+
+@dataclass(frozen=True)
+class DeviceDescription:
+    """What Home Assistant shows of the board."""
+
+    hardware: str
+    version: str
+    """Of bloodedge."""
+    bundle: str
+    """Name and serial of the bundle that runs."""
+    page: str | None = None
+    """Address of the board's own page, http(s)://…"""
+
+
+_MEASURED = {"state_class": "measurement"}
+
+SENSORS: dict[str, dict[str, Any]] = {
+    "blast_percent": {
+        "name": "Blast share",
+        "unit_of_measurement": "%",
+        "suggested_display_precision": 1,
+        **_MEASURED,
+    },
+    "cells_called": {"name": "Cells called", "unit_of_measurement": "cells", **_MEASURED},
+    "cells_uncertain": {"name": "Cells uncertain", "unit_of_measurement": "cells", **_MEASURED},
+    "frames_per_second": {
+        "name": "Frame rate",
+        "unit_of_measurement": "fps",
+        "suggested_display_precision": 1,
+        **_MEASURED,
+    },
+    "focus": {"name": "Focus", "suggested_display_precision": 2, "entity_category": "diagnostic", **_MEASURED},
+    "slide": {"name": "Slide"},
+    "camera": {"name": "Camera", "entity_category": "diagnostic"},
+}
+"""By key of StatusPayload."""
+
+
+def discovery(settings: MqttSettings, device: DeviceDescription) -> tuple[str, dict[str, Any]]:
+    """(topic, payload) of the discovery message."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", f"bloodedge-{settings.board}")
+    base = f"{settings.topic}/{settings.board}"
+    components = {
+        key: {
+            "platform": "sensor",
+            "unique_id": f"{name}-{key}",
+            "value_template": f"{{{{ value_json.{key} }}}}",
+            **fields,
+        }
+        for key, fields in SENSORS.items()
+    }
+    components["problem"] = {
+        "platform": "binary_sensor",
+        "unique_id": f"{name}-problem",
+        "name": "Problem",
+        "device_class": "problem",
+        "value_template": "{{ 'ON' if value_json.problem else 'OFF' }}",
+        "json_attributes_topic": f"{base}/status",
+        "json_attributes_template": f"{{{{ {{'problem': value_json.problem, 'use': '{RESEARCH_USE}'}} | tojson }}}}",
+    }
+    payload = {
+        "device": {
+            "identifiers": [name],
+            "name": f"Bloodedge {settings.board}",
+            "manufacturer": "bloodedge",
+            "model": f"{device.hardware}, {device.bundle}",
+            "sw_version": device.version,
+            **({"configuration_url": device.page} if device.page else {}),
+        },
+        "origin": {"name": "bloodedge", "sw_version": device.version},
+        "availability_topic": f"{base}/availability",
+        "state_topic": f"{base}/status",
+        "qos": 1,
+        "components": components,
+    }
+    return f"{settings.discovery}/device/{name}/config", payload

@@ -1,0 +1,141 @@
+"""``bloodedge device``'s commands round the daemon: the slide in work, the doctor, backup, audit log, access token."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+STATE_HELP = "Folder of the results (default: the settings', else ~/.local/state/bloodedge)."
+
+_state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+_config = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
+
+
+@click.group()
+def slide() -> None:
+    """Tell the running daemon which slide lies under the microscope."""
+
+
+@slide.command("start")
+@click.argument("label", default="")
+@_state
+def start_command(label: str, state: Path | None) -> None:
+    """End the slide in work and begin one, called LABEL."""
+    answer = _ask(state, "POST", "/api/v1/slides", {"label": label})
+    click.echo(f"Slide {answer['slide']} has begun.")
+
+
+@slide.command("end")
+@_state
+def end_command(state: Path | None) -> None:
+    """End the slide in work; frames are then shown on the page and not stored."""
+    answer = _ask(state, "POST", "/api/v1/slides/current/end")
+    click.echo("No slide was in work." if answer.get("slide") is None else f"Slide {answer['slide']} has ended.")
+
+
+@slide.command("label")
+@click.argument("number", metavar="ID", type=click.IntRange(min=1))
+@click.argument("label")
+@_state
+def label_command(number: int, label: str, state: Path | None) -> None:
+    """Call slide ID by another LABEL."""
+    _ask(state, "PATCH", f"/api/v1/slides/{number}", {"label": label})
+    click.echo(f'Slide {number} is called "{label}".')
+
+
+@slide.command("show")
+@_state
+def show_command(state: Path | None) -> None:
+    """Say how far the slide in work is."""
+    status = _ask(state, "GET", "/api/v1/status")
+    now = status["slide"]
+    if now is None:
+        click.echo("No slide is in work; begin one with: bloodedge device slide start LABEL")
+        return
+    name = now["label"] or f"Slide {now['id']}"
+    called = now["blasts"] + now["normals"]
+    click.echo(f"{name}: {now['cells_total']} cells, {called} called, {now['uncertain']} uncertain.")
+    if now["blast_share"] is not None:
+        low, high = now["blast_ci95_clustered"] or now["blast_ci95"]
+        click.echo(f"Blasts: {now['blast_share']:.1%} (95 % CI {low:.1%} to {high:.1%}).")
+    click.echo("Enough cells." if now["enough"] else f"About {now['cells_needed']} more called cells are needed.")
+
+
+def _ask(state: Path | None, method: str, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
+    from bloodedge_device.settings import default_state
+    from bloodedge_device.web.client import ask
+
+    return ask(state or default_state(), method, path, content)
+
+
+@click.command("doctor")
+@_config
+@click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
+def doctor_command(config: Path | None, target: str | None) -> None:
+    """Check camera, network, disk, clock, heat and permissions, and say what to do; exit code 1 when a check fails."""
+    from bloodedge.console import emit_json
+    from bloodedge_device.doctor import examine, show, to_json
+    from bloodedge_device.settings import read_settings
+
+    findings = examine(read_settings(config))
+    report = to_json(findings)
+    if target:
+        emit_json(report, target)
+    if target != "-":
+        show(findings)
+    if not report["healthy"]:
+        raise SystemExit(1)
+
+
+@click.command("backup")
+@click.argument("target", metavar="FILE.zip", type=click.Path(path_type=Path, dir_okay=False))
+@_state
+@click.option("--no-crops", is_flag=True, help="Leave the cells' images out.")
+def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
+    """Copy all results to FILE.zip, also while the daemon runs; unpacked, it is a state folder."""
+    from bloodedge.console import progress
+    from bloodedge_device.settings import default_state
+    from bloodedge_device.store.backup import back_up
+
+    with progress("Copying images") as update:
+        images = back_up(state or default_state(), target, not no_crops, update)
+    click.echo(f"Backup: {target} (database and {images} images).")
+
+
+@click.command("audit")
+@_state
+@click.option(
+    "--count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show the latest N."
+)
+def audit_command(state: Path | None, count: int) -> None:
+    """Show who did what, newest first, and whether the log is whole; exit code 1 when somebody changed it."""
+    from bloodedge.errors import BloodedgeError
+    from bloodedge_device.settings import default_state
+    from bloodedge_device.store import audit, open_for_reading
+
+    with open_for_reading(state or default_state()) as database:
+        entries, broken, digest = audit.read(database, count), audit.first_broken(database), audit.last_digest(database)
+    for entry in entries:
+        detail = ", ".join(
+            f"{key} {value}" for key, value in entry.detail.items() if value and not isinstance(value, dict)
+        )
+        click.echo(f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.actor}: {entry.action}{f' ({detail})' if detail else ''}")
+    if broken is not None:
+        raise BloodedgeError(f"Entry {broken} of the audit log is not as it was written, or one before it is missing.")
+    click.echo(f"The log is whole; its last digest is {digest[:16]}.")
+
+
+@click.command("token")
+@_state
+def token_command(state: Path | None) -> None:
+    """Make an access token for the page, shown this once; an earlier one no longer counts."""
+    from bloodedge_device.settings import default_state
+    from bloodedge_device.web.access import new_token
+
+    folder = state or default_state()
+    token = new_token(folder)
+    click.echo(token)
+    click.echo(
+        "Keep it: only its digest is stored. It opens the page, and the interface for programs as a Bearer token.",
+        err=True,
+    )

@@ -1,0 +1,18 @@
+"""Results on disk: one SQLite database and a folder of images, with one writer and any number of readers."""
+
+from bloodedge_device.store.database import DATABASE, check_version, database_errors, open_for_reading
+from bloodedge_device.store.schema import SCHEMA_VERSION
+from bloodedge_device.store.writer import DamagedDatabaseError, DiskFullError, RunInfo, Store, read_latency
+
+__all__ = [
+    "DATABASE",
+    "SCHEMA_VERSION",
+    "DamagedDatabaseError",
+    "DiskFullError",
+    "RunInfo",
+    "Store",
+    "check_version",
+    "database_errors",
+    "open_for_reading",
+    "read_latency",
+]

@@ -1,0 +1,127 @@
+"""Opening the database: for the writer, for readers, and what to do when it is damaged."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from time import time_ns
+
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, SCHEMA_VERSION
+
+DATABASE = "device.sqlite"
+CROPS = "crops"
+
+DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""SQLite's codes of a file that is no longer a whole database."""
+
+
+def open_for_writing(state: Path) -> sqlite3.Connection:
+    """The database of a state folder, made or migrated as needed; sqlite3.Error when it cannot be."""
+    database = sqlite3.connect(state / DATABASE, isolation_level=None, check_same_thread=False)
+    try:
+        database.row_factory = sqlite3.Row
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.execute("PRAGMA foreign_keys = ON")
+        version = check_version(database, state)
+        if version < SCHEMA_VERSION:
+            steps = "\n".join(MIGRATIONS[version:])
+            database.executescript(
+                f"BEGIN; {steps} PRAGMA application_id = {APPLICATION_ID};"
+                f" PRAGMA user_version = {SCHEMA_VERSION};"
+                f" {_first_message() if version < OUTBOX_SINCE else ''} COMMIT;"
+            )
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _first_message() -> str:
+    """Messages are numbered on from the milliseconds since 1970, so that a new database's follow an older one's."""
+    return f"INSERT INTO sqlite_sequence (name, seq) VALUES ('outbox', {time_ns() // 1_000_000});"  # noqa: S608  # a number
+
+
+def is_damaged(state: Path) -> bool:
+    """Whether the state folder's database is there and not whole, by SQLite's own check."""
+    path = state / DATABASE
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            return str(database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok"
+    except sqlite3.Error as error:
+        return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in DAMAGE
+
+
+def set_aside(state: Path) -> Path:
+    """Move a damaged database, and the images that belong to it, into a folder of their own; gives that folder."""
+    folder = state / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = folder.with_name(f"{folder.name.partition('_')[0]}_{number}")
+    folder.mkdir()
+    for path in [*state.glob(f"{DATABASE}*"), state / CROPS]:
+        if path.exists():
+            path.rename(folder / path.name)
+    return folder
+
+
+@contextmanager
+def database_errors(state: Path, doing: str = "stored in") -> Iterator[None]:
+    """Turn SQLite's failures into a sentence; results could not be ``doing`` the state folder's database."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        path = state / DATABASE
+        code = getattr(error, "sqlite_errorcode", 0)
+        reasons = {
+            sqlite3.SQLITE_FULL: "the disk is full; free some space and start again, what was stored is intact",
+            sqlite3.SQLITE_IOERR: "the disk failed or is full; check it and start again, what was stored is intact",
+            sqlite3.SQLITE_READONLY: "it is read-only; change its permissions or choose another folder with --state",
+            sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the folder's permissions or choose another folder",
+            sqlite3.SQLITE_CORRUPT: "it is damaged; the daemon sets it aside at its next start",
+            sqlite3.SQLITE_NOTADB: "it is not a bloodedge database; set it aside (rename it) and start again",
+        }
+        reason = reasons.get(code & 0xFF, f"SQLite says {error}; check the disk and start again")
+        raise BloodedgeError(f"Results cannot be {doing} {path}: {reason}.") from error
+
+
+def check_version(database: sqlite3.Connection, state: Path) -> int:
+    """Schema version of a database, 0 for a new one; BloodedgeError when it is another program's or too new."""
+    version: int = database.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA_VERSION:
+        raise BloodedgeError(f"{state / DATABASE} was written by a newer bloodedge; upgrade this one to read it.")
+    application: int = database.execute("PRAGMA application_id").fetchone()[0]
+    tables: int = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if tables and application != APPLICATION_ID:
+        raise BloodedgeError(
+            f"{state / DATABASE} is not a bloodedge database; set it aside (rename it) and start again."
+        )
+    return version
+
+
+@contextmanager
+def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
+    """The database of a state folder, rows as mappings; it may be in use by a daemon meanwhile.
+
+    Raises UsageError when there is none, and BloodedgeError when it is damaged, too new, or of an older version that
+    only a daemon's start brings up to date.
+    """
+    path = state / DATABASE
+    if not path.is_file():
+        raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {state}")
+    with database_errors(state, "read from"), closing(_read_only(path)) as database:
+        database.row_factory = sqlite3.Row
+        if check_version(database, state) < SCHEMA_VERSION:
+            raise BloodedgeError(
+                f"{path} was written by an older bloodedge; start the daemon on it once, which brings it up to date."
+            )
+        yield database
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)

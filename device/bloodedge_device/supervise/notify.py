@@ -1,0 +1,71 @@
+"""The service manager's notification protocol, sd_notify(3): a datagram of lines to the socket that it names."""
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from time import CLOCK_MONOTONIC, clock_gettime_ns, monotonic
+
+WATCHDOG_EVERY_S = 0.5
+
+SEND_WITHIN_S = 1.0
+"""A service manager that takes no datagrams must not hold the daemon up."""
+
+
+class Notifier:
+    """Tells the service manager how the daemon is; silent where none asked to be told."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.watchdog_s = _watchdog_s(environ)
+        """Seconds within which the service manager wants a sign of life; None when it wants none."""
+        self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        self._socket: socket.socket | None = None
+        if self._address is not None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.settimeout(SEND_WITHIN_S)
+        self._watchdog_at_s = 0.0
+
+    def ready(self) -> None:
+        """Started, or done reloading."""
+        self._send("READY=1")
+
+    def status(self, text: str) -> None:
+        """One line on what the daemon does, which ``systemctl status`` shows."""
+        self._send(f"STATUS={' '.join(text.split())}")
+
+    def watchdog(self) -> None:
+        """A sign of life; sent at most every WATCHDOG_EVERY_S seconds however often it is called."""
+        now = monotonic()
+        if now >= self._watchdog_at_s:
+            self._watchdog_at_s = now + WATCHDOG_EVERY_S
+            self._send("WATCHDOG=1")
+
+    def reloading(self) -> None:
+        """Reading the settings anew; ``ready`` ends it."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={clock_gettime_ns(CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self) -> None:
+        """On the way out."""
+        self._send("STOPPING=1")
+
+    def _send(self, message: str) -> None:
+        if self._socket is not None and self._address is not None:
+            with suppress(OSError):  # the daemon works on without a service manager
+                self._socket.sendto(message.encode(), self._address)
+
+
+def _address(name: str) -> str | None:
+    """A socket's address from its name, "@" standing for Linux's abstract namespace; None when it is neither."""
+    if name.startswith("@"):
+        return "\0" + name[1:]
+    return name if name.startswith("/") else None
+
+
+def _watchdog_s(environ: Mapping[str, str]) -> float | None:
+    """The watchdog's limit in seconds, where it is meant for this process."""
+    try:
+        limit = int(environ.get("WATCHDOG_USEC", ""))
+        process = int(environ.get("WATCHDOG_PID", os.getpid()))
+    except ValueError:
+        return None
+    return limit / 1e6 if limit > 0 and process == os.getpid() else None

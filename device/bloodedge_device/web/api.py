@@ -1,0 +1,139 @@
+"""The interface for programs: JSON below /api/v1, Prometheus' text, and what supervisors ask."""
+
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from bloodedge_device.desk import Desk
+from bloodedge_device.report import read_report
+from bloodedge_device.web import reading
+from bloodedge_device.web.answers import as_json, caller_of
+from bloodedge_device.web.models import (
+    CellList,
+    CellsQuery,
+    NewReview,
+    ReviewReference,
+    SlideLabel,
+    SlideList,
+    SlideReference,
+    SlidesQuery,
+    StatusQuery,
+)
+from bloodedge_device.web.work import Work, known_slide
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def query_of(request: Request, model: type[Model]) -> Model:
+    """A request's query; 400 with a sentence when it is not as it must be."""
+    try:
+        return model.model_validate_strings(dict(request.query_params))
+    except ValidationError as error:
+        raise HTTPException(400, _sentence(error)) from error
+
+
+def body_of(request: Request, model: type[Model]) -> Model:
+    """A request's JSON; 400 with a sentence when it is not as it must be."""
+    try:
+        return model.model_validate_json(request.scope["body"])
+    except ValidationError as error:
+        raise HTTPException(400, _sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}." if place else f"{first['msg']}."
+
+
+async def status(work: Work, request: Request) -> Response:
+    """The daemon at this moment, or at the next frame."""
+    query = query_of(request, StatusQuery)
+    await work.wait_for_frame(request, query.after, query.wait_s)
+    return as_json(await work.run(work.desk.status))
+
+
+def slides(desk: Desk, request: Request) -> Response:
+    """Stored slides."""
+    query = query_of(request, SlidesQuery)
+    return as_json(SlideList(slides=reading.slides(desk.state, query.before, query.limit)))
+
+
+def slide(desk: Desk, request: Request) -> Response:
+    """One slide's report."""
+    return as_json(read_report(desk.state, known_slide(desk, request).id).to_json())
+
+
+def cells(desk: Desk, request: Request) -> Response:
+    """A slide's cells."""
+    query = query_of(request, CellsQuery)
+    found = known_slide(desk, request)
+    return as_json(CellList(cells=reading.cells(desk.state, found.id, query.after, query.limit)))
+
+
+def start_slide(desk: Desk, request: Request) -> Response:
+    """Begin a slide."""
+    label = body_of(request, SlideLabel).label
+    return as_json(SlideReference(slide=desk.start_slide(label, caller_of(request).actor)), 201)
+
+
+def end_slide(desk: Desk, request: Request) -> Response:
+    """End the slide in work."""
+    ended = desk.end_slide(caller_of(request).actor)
+    if ended is None:
+        raise HTTPException(409, "No slide is in work; start one first.")
+    return as_json(SlideReference(slide=ended))
+
+
+def label_slide(desk: Desk, request: Request) -> Response:
+    """Give a slide another label."""
+    label = body_of(request, SlideLabel).label
+    found = known_slide(desk, request)
+    desk.label_slide(found.id, label, caller_of(request).actor)
+    return as_json(SlideReference(slide=found.id))
+
+
+def review(desk: Desk, request: Request) -> Response:
+    """Store what a person says of a cell."""
+    answer = body_of(request, NewReview)
+    cell: int = request.path_params["cell"]
+    if reading.find_cell(desk.state, cell) is None:
+        raise HTTPException(404, f"There is no cell {cell}.")
+    desk.review(cell, answer.label, answer.sampling, caller_of(request).actor)
+    return as_json(ReviewReference(cell=cell, label=answer.label), 201)
+
+
+def crop(desk: Desk, request: Request) -> Response:
+    """A cell's image."""
+    data = reading.crop(desk.state, request.path_params["cell"])
+    if data is None:
+        raise HTTPException(404, "There is no image of this cell, or it was removed to make room.")
+    return Response(data, media_type="image/jpeg")
+
+
+def picture(desk: Desk, request: Request) -> Response:
+    """A frame just seen."""
+    data = desk.live.jpeg(request.path_params["frame"])
+    if data is None:
+        raise HTTPException(404, "This frame is gone; only the newest few are kept.")
+    return Response(data, media_type="image/jpeg")
+
+
+def metrics(desk: Desk, _: Request) -> Response:
+    """Prometheus' text."""
+    return Response(desk.metrics(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def healthz(desk: Desk, _: Request) -> Response:
+    """Whether frames flow."""
+    alive = desk.status().alive
+    return PlainTextResponse("alive\n" if alive else "no frame lately\n", 200 if alive else 503)
+
+
+def readyz(desk: Desk, _: Request) -> Response:
+    """Whether the network, the camera and the store are ready."""
+    ready = desk.status().ready
+    return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)

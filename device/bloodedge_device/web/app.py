@@ -1,0 +1,153 @@
+"""Every address that the daemon answers, and what comes of errors."""
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.resources import files
+
+from starlette.applications import Starlette
+from starlette.convertors import CONVERTOR_TYPES, Convertor
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_device.desk import Desk
+from bloodedge_device.web import api, openapi, pages
+from bloodedge_device.web.access import Access
+from bloodedge_device.web.answers import SENTENCES, as_json, error_response
+from bloodedge_device.web.guard import Guard, LocalOperator, RefusedError, SafeHeaders
+from bloodedge_device.web.work import Work
+
+log = logging.getLogger("bloodedge.device")
+
+STATIC = {
+    "page.css": "text/css",
+    "live.js": "text/javascript",
+    "review.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+
+
+class _Id(Convertor[int]):
+    """A database's id: no sign, no leading zero, never too large for SQLite."""
+
+    regex = "[1-9][0-9]{0,15}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+CONVERTOR_TYPES["id"] = _Id()  # one of Starlette's own for this process: read when routes are made
+
+
+def make_app(desk: Desk, access: Access | None) -> ASGIApp:
+    """Everything that is served: over TCP by the rules of ``access``, to the command line without."""
+    inner = Starlette(
+        routes=_routes(Work(desk)),
+        exception_handlers={
+            HTTPException: _http_error,
+            RefusedError: _refused,
+            UsageError: _wrong_request,
+            BloodedgeError: _failed,
+            Exception: _unforeseen,
+        },
+    )
+    inner.router.redirect_slashes = False
+    return SafeHeaders(LocalOperator(inner) if access is None else Guard(inner, access))
+
+
+def _routes(work: Work) -> list[Route]:
+    get, post, patch = ["GET"], ["POST"], ["PATCH"]
+    asked = [
+        ("/", get, pages.live),
+        ("/slides", get, pages.slides),
+        ("/slides", post, pages.start_slide),
+        ("/slides/end", post, pages.end_slide),
+        ("/slides/{slide:id}", get, pages.slide),
+        ("/slides/{slide:id}/label", post, pages.label_slide),
+        ("/slides/{slide:id}/report", get, pages.report),
+        ("/slides/{slide:id}/export.{kind}", get, pages.download),
+        ("/review/{slide:id}", get, pages.review),
+        ("/review/{slide:id}/result", get, pages.result),
+        ("/review/{slide:id}/{cell:id}", post, pages.answer),
+        ("/health", get, pages.health),
+        ("/login", get, pages.login),
+        ("/login", post, pages.sign_in),
+        ("/logout", post, pages.sign_out),
+        ("/live/{frame:id}.jpg", get, api.picture),
+        ("/api/v1/slides", get, api.slides),
+        ("/api/v1/slides", post, api.start_slide),
+        ("/api/v1/slides/current/end", post, api.end_slide),
+        ("/api/v1/slides/{slide:id}", get, api.slide),
+        ("/api/v1/slides/{slide:id}", patch, api.label_slide),
+        ("/api/v1/slides/{slide:id}/cells", get, api.cells),
+        ("/api/v1/cells/{cell:id}/review", post, api.review),
+        ("/api/v1/cells/{cell:id}/crop", get, api.crop),
+        ("/metrics", get, api.metrics),
+        ("/healthz", get, api.healthz),
+        ("/readyz", get, api.readyz),
+    ]
+    waiting = [("/live/view", pages.view), ("/api/v1/status", api.status)]
+    return [
+        *(Route(path, partial(handler, work)) for path, handler in waiting),
+        *(Route(path, work.endpoint(handler), methods=methods) for path, methods, handler in asked),
+        Route("/api/v1/openapi.json", _description),
+        *_static_routes(),
+    ]
+
+
+async def _description(_: Request) -> Response:
+    return as_json(openapi.description())
+
+
+def _static_routes() -> list[Route]:
+    folder = files("bloodedge_device.web").joinpath("static")
+    contents = {name: (folder.joinpath(name).read_bytes(), kind) for name, kind in STATIC.items()}
+    family = files("bloodedge.report").joinpath("templates", "style.css").read_bytes()
+    contents["report.css"] = (family, "text/css")
+    made = [Route(f"/static/{name}", _file(data, kind)) for name, (data, kind) in contents.items()]
+    return [*made, Route("/favicon.ico", _file(*contents["icon.svg"]))]
+
+
+def _file(data: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    tag = f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+    async def send(request: Request) -> Response:
+        headers = {"etag": tag, "cache-control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(data, media_type=kind, headers=headers)
+
+    return send
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    own = error.detail if error.detail.endswith((".", ")")) else SENTENCES.get(error.status_code, f"{error.detail}.")
+    return error_response(request.url.path, error.status_code, own, error.headers)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedError)
+    return error_response(request.url.path, error.status, error.sentence, error.headers)
+
+
+async def _wrong_request(request: Request, error: Exception) -> Response:
+    return error_response(request.url.path, 400, str(error))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    log.warning("The page could not do what was asked: %s", error)
+    return error_response(request.url.path, 503, str(error))
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    log.error("A request for %s failed.", request.url.path, exc_info=error)
+    return error_response(request.url.path, 500, "The device failed at this; its journal says why.")

@@ -1,0 +1,223 @@
+"""A slide as a file to keep: its cells as CSV, its report as JSON, HTML and PDF."""
+
+import csv
+import io
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape
+
+from bloodedge import RESEARCH_USE, __version__
+from bloodedge.report import count, percent
+from bloodedge_device.report import DeviceReport, ShownCell, read_report
+from bloodedge_device.report_page import FIGURES, page
+from bloodedge_device.web import reading
+
+KINDS = {
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+    "html": "text/html; charset=utf-8",
+    "pdf": "application/pdf",
+}
+
+COLUMNS = (
+    "cell", "frame", "source", "captured_at", "label", "blast_probability", "reason", "area_um2",
+    "x", "y", "width", "height", "repeated", "review",
+)  # fmt: skip
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Text that spreadsheets take for a formula when it begins so."""
+
+GALLERY_SHOWN = 6
+"""Cells in each row of the PDF."""
+
+
+def export(state: Path, slide: int, kind: str) -> tuple[bytes, str]:
+    """A slide as a file's bytes and its media type; kind is one of KINDS. UsageError when there is no such slide."""
+    if kind == "csv":
+        return cells_csv(state, slide).encode(), KINDS[kind]
+    report = read_report(state, slide)
+    if kind == "json":
+        return json.dumps(report.to_json(), indent=2).encode(), KINDS[kind]
+    if kind == "html":
+        return page(report).encode(), KINDS[kind]
+    return report_pdf(report, state), KINDS["pdf"]
+
+
+def cells_csv(state: Path, slide: int) -> str:
+    """Every cell of a slide, one row each, under COLUMNS (RFC 4180)."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for cell in reading.all_cells(state, slide):
+        writer.writerow(
+            [
+                cell.id,
+                cell.frame,
+                _harmless(cell.source),
+                cell.captured_at.isoformat(),
+                cell.label,
+                "" if cell.blast_probability is None else f"{cell.blast_probability:.4f}",
+                cell.reason or "",
+                f"{cell.area_um2:.1f}",
+                *cell.box,
+                int(cell.repeated),
+                cell.review or "",
+            ]
+        )
+    return text.getvalue()
+
+
+def _harmless(text: str) -> str:
+    """Text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def report_pdf(report: DeviceReport, state: Path) -> bytes:
+    """A slide's figures, warnings and cells worth a look as a PDF (A4) of one or two pages."""
+    from reportlab.lib.pagesizes import A4
+    from reportlab.lib.units import mm
+    from reportlab.platypus import SimpleDocTemplate
+
+    data = io.BytesIO()
+    document = SimpleDocTemplate(
+        data, pagesize=A4, leftMargin=20 * mm, rightMargin=20 * mm, topMargin=18 * mm, bottomMargin=20 * mm,
+        title=report.name, author=f"bloodedge {__version__}", subject=RESEARCH_USE,
+    )  # fmt: skip
+    story = [*_head(report), *_answer(report, state), *_figures(report), *_galleries(report)]
+    document.build(story, onFirstPage=_foot, onLaterPages=_foot)
+    return data.getvalue()
+
+
+@cache
+def _font() -> tuple[str, str]:
+    """Names of a plain and a bold font; DejaVu where the system has it, since it knows most scripts."""
+    import reportlab
+    from reportlab.pdfbase import pdfmetrics
+    from reportlab.pdfbase.ttfonts import TTFont
+
+    dejavu = Path("/usr/share/fonts/truetype/dejavu")
+    own = Path(reportlab.__file__).parent / "fonts"
+    plain, bold = dejavu / "DejaVuSans.ttf", dejavu / "DejaVuSans-Bold.ttf"
+    if not (plain.is_file() and bold.is_file()):
+        plain, bold = own / "Vera.ttf", own / "VeraBd.ttf"
+    pdfmetrics.registerFont(TTFont("plain", plain))
+    pdfmetrics.registerFont(TTFont("bold", bold))
+    pdfmetrics.registerFontFamily("plain", normal="plain", bold="bold", italic="plain", boldItalic="bold")
+    return "plain", "bold"
+
+
+def _text(text: str, size: float = 9, bold: bool = False, colour: str = "#1c2126", after: float = 3) -> Any:
+    from reportlab.lib.styles import ParagraphStyle
+    from reportlab.platypus import Paragraph
+
+    style = ParagraphStyle(
+        "s", fontName=_font()[bold], fontSize=size, leading=size * 1.4, textColor=colour, spaceAfter=after
+    )
+    # the fonts have no narrow no-break space
+    return Paragraph(escape(text.replace("\N{NARROW NO-BREAK SPACE}", "\N{NO-BREAK SPACE}")), style)
+
+
+SOFT = "#59636e"
+
+
+def _head(report: DeviceReport) -> list[Any]:
+    run = report.run
+    ended = f"{report.finished:%H:%M} UTC" if report.finished else "still running or cut off"
+    return [
+        _text("bloodedge · device report", 8, colour=SOFT),
+        _text(report.name, 18, bold=True, after=4),
+        _text(f"Slide {report.slide} · {report.started:%d %B %Y, %H:%M} to {ended} · {run['hardware']}", colour=SOFT),
+        _text(RESEARCH_USE, 9, bold=True, after=8),
+        *(_text(f"Mind. {warning}", 8.5, colour="#8a3906", after=5) for warning in report.warnings),
+    ]
+
+
+def _answer(report: DeviceReport, state: Path) -> list[Any]:
+    slide = reading.find_slide(state, report.slide)
+    assert slide is not None
+    called = slide.blasts + slide.normals
+    if slide.blast_share is None:
+        return [_text("No cell was called", 18, bold=True, after=8)]
+    clustered, plain = slide.blast_ci95_clustered, slide.blast_ci95
+    told = f"of {count(called)} called cells; 95 % interval {percent(plain[0])} to {percent(plain[1])} as if cells were"
+    told += " independent"
+    if clustered is not None:
+        told += f", {percent(clustered[0])} to {percent(clustered[1])} with cells of a frame resembling each other"
+    return [_text(f"{percent(slide.blast_share)} blasts", 24, bold=True, after=2), _text(f"{told}.", after=8)]
+
+
+def _figures(report: DeviceReport) -> list[Any]:
+    counts, baseline, artifact = report.statistics, report.manifest.baseline, report.artifact
+    seen = [
+        ("Frames seen", count(counts.frames_seen)),
+        ("Frames rejected", count(sum(counts.frames_rejected.values()))),
+        ("Frames dropped", count(counts.frames_dropped)),
+        *((f"Cells called {label}", count(cells)) for label, cells in counts.cells.items()),
+    ]
+    held_out = [("Held-out figure", f"{artifact.engine} {artifact.precision}", "float model")]
+    for key, name in FIGURES.items():
+        held_out.append((name, _figure(artifact.evaluation, key), _figure(baseline.evaluation, key)))
+    timing = [("Stage", "p50 / p95 / p99 ms", "timed for")]
+    for stage in report.stages:
+        ms = stage.latency_ms
+        timing.append((stage.stage, f"{ms.p50:.1f} / {ms.p95:.1f} / {ms.p99:.1f}", f"each {stage.per}"))
+    ms = baseline.latency_ms
+    timing.append(("inference, baseline", f"{ms.p50:.1f} / {ms.p95:.1f} / {ms.p99:.1f}", baseline.hardware))
+    tables = [
+        ("What was seen", _table(seen, header=False)),
+        ("How far to trust it", _table(held_out)),
+        ("How fast it was", _table(timing)),
+    ]
+    return [part for name, table in tables for part in (_text(name, 11, bold=True), table)]
+
+
+def _figure(evaluation: Any, key: str) -> str:
+    value, interval = getattr(evaluation, key), evaluation.ci95.get(key)
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _table(rows: list[Any], header: bool = True) -> Any:
+    from reportlab.lib.colors import HexColor
+    from reportlab.lib.units import mm
+    from reportlab.platypus import Table
+
+    widths = [60 * mm, 55 * mm, 55 * mm][: len(rows[0])]
+    style = [("LINEBELOW", (0, 0), (-1, -1), 0.4, HexColor("#dfe2e0")), ("TOPPADDING", (0, 0), (-1, -1), 1.5),
+             ("BOTTOMPADDING", (0, 0), (-1, -1), 1.5), ("LEFTPADDING", (0, 0), (-1, -1), 0)]  # fmt: skip
+    body = [[_text(str(cell), 8.5, colour=SOFT if header and index == 0 else "#1c2126", after=0) for cell in row]
+            for index, row in enumerate(rows)]  # fmt: skip
+    return Table(body, widths, hAlign="LEFT", style=style, spaceAfter=8)
+
+
+def _galleries(report: DeviceReport) -> list[Any]:
+    from reportlab.platypus import KeepTogether
+
+    made: list[Any] = []
+    for name, cells in (("Most blast-like", report.most_blast_like), ("Most uncertain", report.most_uncertain)):
+        if cells:
+            made.append(KeepTogether([_text(name, 11, bold=True), _gallery(cells[:GALLERY_SHOWN])]))
+    return made
+
+
+def _gallery(cells: list[ShownCell]) -> Any:
+    from reportlab.lib.units import mm
+    from reportlab.platypus import Image, Table
+
+    images = [Image(str(cell.crop), 24 * mm, 24 * mm, kind="proportional") for cell in cells]
+    captions = [_text(f"{cell.label} {percent(cell.blast_probability)}", 7.5, colour=SOFT) for cell in cells]
+    return Table(
+        [images, captions], [28 * mm] * len(cells), hAlign="LEFT", style=[("LEFTPADDING", (0, 0), (-1, -1), 0)]
+    )
+
+
+def _foot(canvas: Any, document: Any) -> None:
+    from reportlab.lib.units import mm
+
+    canvas.setFont(_font()[0], 7.5)
+    canvas.setFillColor(SOFT)
+    canvas.drawString(20 * mm, 11 * mm, f"{RESEARCH_USE} Made by bloodedge {__version__}.")
+    canvas.drawRightString(190 * mm, 11 * mm, f"Page {document.page}")

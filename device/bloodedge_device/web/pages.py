@@ -1,0 +1,273 @@
+"""The pages that people see; each works without JavaScript."""
+
+import base64
+import hashlib
+import re
+
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from bloodedge.report import charts
+from bloodedge_device.desk import Desk
+from bloodedge_device.report import read_report
+from bloodedge_device.report_page import FIGURES, STAGE_NAMES, page
+from bloodedge_device.specimen.drift import Drift
+from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
+from bloodedge_device.store import audit, open_for_reading
+from bloodedge_device.web import export, reading, words
+from bloodedge_device.web.access import session_cookie
+from bloodedge_device.web.answers import caller_of, environment, html, redirect
+from bloodedge_device.web.api import query_of
+from bloodedge_device.web.guard import address_of, form, too_many
+from bloodedge_device.web.models import CellRow, SlideLabel, SlidesQuery, StatusQuery
+from bloodedge_device.web.work import Work, known_slide
+
+AUDIT_SHOWN = 100
+REVIEW_NAMES = {"blast": "Blast", "normal": "Normal", "not_a_cell": "Not a cell", "unsure": "Unsure"}
+REVIEWED_FIGURES = ("accuracy", "sensitivity", "specificity")
+
+
+def _view(desk: Desk) -> dict[str, object]:
+    """What the live page's moving parts show."""
+    status = desk.status()
+    frame, slide = status.frame, status.slide
+    return {
+        "status": status,
+        "frame": frame,
+        "slide": slide,
+        "verdict": words.verdict(frame) if frame else None,
+        "focus": words.focus(frame) if frame else None,
+        "progress": words.progress(slide) if slide else None,
+        "said": words.said(slide),
+        "stage_names": STAGE_NAMES,
+        "share_strip": _share_strip(slide.blast_share, slide.blast_ci95_clustered or slide.blast_ci95) if slide else "",
+        "share_axis": charts.axis_labels(charts.share_axis()),
+    }
+
+
+def _share_strip(share: float | None, interval: tuple[float, float]) -> str:
+    if share is None:
+        return ""
+    text = f"Blasts among called cells: {share:.1%}, 95 % interval {interval[0]:.1%} to {interval[1]:.1%}"
+    return charts.interval_strip(charts.share_axis(), share, interval, "blast", text)
+
+
+def live(desk: Desk, request: Request) -> Response:
+    """What the camera sees and the slide in work."""
+    return html(request, "live.html", **_view(desk))
+
+
+async def view(work: Work, request: Request) -> Response:
+    """The live page's moving parts, once there is a new frame."""
+    query = query_of(request, StatusQuery)
+    await work.wait_for_frame(request, query.after, query.wait_s)
+    values = await work.run(lambda: _view(work.desk))
+    return HTMLResponse(environment().get_template("view.html").render(values))
+
+
+def slides(desk: Desk, request: Request) -> Response:
+    """Every slide."""
+    query = query_of(request, SlidesQuery)
+    found = reading.slides(desk.state, query.before, query.limit)
+    current = desk.status().slide
+    older = found[-1].id if len(found) == query.limit and found[-1].id > 1 else None
+    return html(request, "slides.html", slides=found, older=older, current=current and current.id)
+
+
+def slide(desk: Desk, request: Request) -> Response:
+    """One slide."""
+    found = known_slide(desk, request)
+    report = read_report(desk.state, found.id)
+    return html(
+        request,
+        "slide.html",
+        slide=found,
+        report=report,
+        strip=_share_strip(found.blast_share, found.blast_ci95_clustered or found.blast_ci95),
+        axis=charts.axis_labels(charts.share_axis()),
+        drift=drift_rows(desk, found.id),
+    )
+
+
+def report(desk: Desk, request: Request) -> Response:
+    """A slide's whole report: one HTML file with a style of its own, which the answer's policy names by its digest."""
+    text = page(read_report(desk.state, known_slide(desk, request).id))
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
+    return HTMLResponse(text, headers={"content-security-policy": policy})
+
+
+def download(desk: Desk, request: Request) -> Response:
+    """A slide as a file."""
+    found, kind = known_slide(desk, request), request.path_params["kind"]
+    if kind not in export.KINDS:
+        raise HTTPException(404, f"There is no such kind of file; choose one of {', '.join(export.KINDS)}.")
+    data, media = export.export(desk.state, found.id, kind)
+    desk.note(caller_of(request).actor, "export", {"slide": found.id, "format": kind})
+    return Response(
+        data, media_type=media, headers={"content-disposition": f'attachment; filename="slide-{found.id}.{kind}"'}
+    )
+
+
+def start_slide(desk: Desk, request: Request) -> Response:
+    """Begin a slide."""
+    desk.start_slide(_label(request), caller_of(request).actor)
+    return redirect("/")
+
+
+def end_slide(desk: Desk, request: Request) -> Response:
+    """End the slide in work; its page follows."""
+    ended = desk.end_slide(caller_of(request).actor)
+    return redirect("/" if ended is None else f"/slides/{ended}")
+
+
+def label_slide(desk: Desk, request: Request) -> Response:
+    """Give a slide another label."""
+    found = known_slide(desk, request)
+    desk.label_slide(found.id, _label(request), caller_of(request).actor)
+    return redirect("/" if _fields(request).get("back") == "live" else f"/slides/{found.id}")
+
+
+def _fields(request: Request) -> dict[str, str]:
+    return form(request.headers, request.scope["body"])
+
+
+def _label(request: Request) -> str:
+    try:
+        return SlideLabel(label=_fields(request).get("label", "").strip()).label
+    except ValidationError as error:
+        raise HTTPException(400, "A label is one line of at most 200 characters; go back and shorten it.") from error
+
+
+def _sampling(value: str | None) -> Sampling:
+    for known in SAMPLINGS:
+        if value == known:
+            return known
+    raise HTTPException(400, "A review is of random cells or of the gallery; choose one on the slide's page.")
+
+
+def review(desk: Desk, request: Request) -> Response:
+    """One cell to be judged, and what was said of the one before."""
+    found, sampling = known_slide(desk, request), _sampling(request.query_params.get("sampling", "random"))
+    order = reading.review_order(desk.state, found.id, sampling)
+    answers = reading.answers(desk.state, found.id, sampling)
+    again = _cell_of(desk, found.id, request.query_params.get("cell"))
+    left = [cell for cell in order if cell not in answers]
+    shown = again.id if again else left[0] if left else None
+    before = _cell_of(desk, found.id, request.query_params.get("before"))
+    return html(
+        request,
+        "review.html",
+        slide=found,
+        sampling=sampling,
+        cell=shown,
+        again=again is not None,
+        done=sum(cell in answers for cell in order),
+        total=len(order),
+        before=before if before is not None and before.id in answers else None,
+        answers=answers,
+        names=REVIEW_NAMES,
+    )
+
+
+def _cell_of(desk: Desk, slide: int, text: str | None) -> CellRow | None:
+    """The slide's cell that a query names, if any; 404 when it is none of the slide's."""
+    if text is None:
+        return None
+    found = reading.find_cell(desk.state, int(text)) if re.fullmatch(r"[1-9][0-9]{0,15}", text) else None
+    if found is None or found[0] != slide:
+        raise HTTPException(404, "This slide has no such cell; go back to the slide.")
+    return found[1]
+
+
+def answer(desk: Desk, request: Request) -> Response:
+    """Store what a person says of a cell; the next one follows."""
+    found, fields = known_slide(desk, request), _fields(request)
+    sampling, label = _sampling(fields.get("sampling")), fields.get("label", "")
+    cell = _cell_of(desk, found.id, str(request.path_params["cell"]))
+    assert cell is not None
+    if label not in REVIEW_LABELS:
+        raise HTTPException(400, "Say blast, normal, not a cell or unsure; go back and choose one.")
+    desk.review(cell.id, label, sampling, caller_of(request).actor)
+    return redirect(f"/review/{found.id}?sampling={sampling}&before={cell.id}")
+
+
+def result(desk: Desk, request: Request) -> Response:
+    """How often the reviewer and the device agree, beside what the bundle promises."""
+    found = known_slide(desk, request)
+    figures = review_figures(reading.reviewed_cells(desk.state, found.id))
+    manifest = read_report(desk.state, found.id).manifest
+    return html(
+        request,
+        "result.html",
+        slide=found,
+        figures=figures,
+        shown=[(key, FIGURES[key]) for key in REVIEWED_FIGURES],
+        baseline=manifest.baseline,
+        names=REVIEW_NAMES,
+    )
+
+
+def drift_rows(desk: Desk, slide: int) -> list[Drift] | None:
+    """How far a slide's cells are from the reference people's; None when its bundle has no reference."""
+    return reading.drift_of(desk.state, slide)
+
+
+def health(desk: Desk, request: Request) -> Response:
+    """How each part is, and who did what."""
+    status = desk.status()
+    with open_for_reading(desk.state) as database:
+        entries, broken = audit.read(database, AUDIT_SHOWN), audit.first_broken(database)
+    return html(
+        request,
+        "health.html",
+        status=status,
+        entries=entries,
+        broken=broken,
+        drift=drift_rows(desk, status.slide.id) if status.slide else None,
+    )
+
+
+def login(_: Desk, request: Request) -> Response:
+    """The form that asks for the access token."""
+    caller = caller_of(request)
+    if caller.access is None or not caller.access.needs_login or caller.signed_in:
+        return redirect("/")
+    return html(request, "login.html", wrong=False)
+
+
+def sign_in(desk: Desk, request: Request) -> Response:
+    """Begin a session for the right token."""
+    access = caller_of(request).access
+    if access is None or not access.needs_login:
+        return redirect("/")
+    address = address_of(request.scope)
+    outcome = access.is_token(_fields(request).get("token", ""), address)
+    if outcome is not True:
+        desk.note("page", "login refused", {"address": address})
+        if outcome is not False:
+            raise too_many(outcome)
+        answer = html(request, "login.html", wrong=True)
+        answer.status_code = 401
+        return answer
+    cookie, _ = access.sessions.begin(signed_in=True)
+    desk.note("page", "login", {"address": address})
+    answer = redirect("/")
+    answer.headers["set-cookie"] = session_cookie(access, cookie)
+    return answer
+
+
+def sign_out(desk: Desk, request: Request) -> Response:
+    """End the browser's session."""
+    caller = caller_of(request)
+    if caller.access is None or caller.cookie is None:
+        return redirect("/")
+    caller.access.sessions.end(caller.cookie)
+    desk.note("page", "logout", {"address": address_of(request.scope)})
+    answer = redirect("/login")
+    answer.headers["set-cookie"] = session_cookie(caller.access, "", 0)
+    return answer

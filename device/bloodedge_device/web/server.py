@@ -1,0 +1,153 @@
+"""Serving: the page over TCP and the command line over a Unix socket, in one thread of the daemon."""
+
+import errno
+import logging
+import os
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bloodedge.errors import UsageError, disk_errors
+from bloodedge_device.desk import Desk
+from bloodedge_device.settings.sections import WebSettings
+from bloodedge_device.web.access import Access, require_token
+from bloodedge_device.web.socket_path import SOCKET, short_path
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+log = logging.getLogger("bloodedge.device")
+
+STOP_S = 5.0
+
+
+class WebServer:
+    """Answers browsers, programs and the command line until it is stopped."""
+
+    def __init__(self, desk: Desk, settings: WebSettings, state: Path) -> None:
+        self._desk, self._settings, self._state = desk, settings, state
+        self._thread: threading.Thread | None = None
+        self._servers: list[Server] = []
+        self._ready = threading.Event()
+        self._url = ""
+
+    @property
+    def url(self) -> str:
+        """Where the page is; empty before ``start`` and when only the command line is served."""
+        return self._url
+
+    def start(self) -> None:
+        """Listen, and answer from a thread of its own; the libraries for it are loaded there.
+
+        Raises UsageError when the port is taken, the address is not this machine's, the certificate cannot be used, or
+        other machines could ask and no access token was made.
+        """
+        tls = self._listen_tls()
+        sockets = [_control_socket(self._state)]
+        try:
+            if self._settings.enabled:
+                require_token(self._settings, self._state)
+                sockets.append(_tcp_socket(self._settings))
+        except BaseException:
+            sockets[0].close()
+            (self._state / SOCKET).unlink(missing_ok=True)
+            raise
+        if self._settings.enabled:
+            self._url = _url(self._settings, sockets[1])
+            if not self._settings.is_local and tls is None:
+                log.warning("%s is not encrypted: others on the network can read the token.", self._url)
+        self._thread = threading.Thread(target=self._run, args=(sockets, tls), name="web", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop answering; waits a few seconds for what is being answered."""
+        if self._thread is None:
+            return
+        self._ready.wait(STOP_S)
+        for server in self._servers:
+            server.should_exit = True
+        self._thread.join(STOP_S)
+        self._thread = None
+        with suppress(OSError):
+            (self._state / SOCKET).unlink()
+
+    def _listen_tls(self) -> ssl.SSLContext | None:
+        if self._settings.certificate is None:
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(self._settings.certificate, self._settings.key)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(
+                f"web.certificate {self._settings.certificate} and web.key {self._settings.key} cannot be used"
+                f" ({error.strerror or error}); give a PEM certificate and the key that belongs to it."
+            ) from error
+        return context
+
+    def _run(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
+        import asyncio
+
+        from bloodedge_device.web.app import make_app
+        from bloodedge_device.web.patience import make_server
+
+        self._servers = [make_server(make_app(self._desk, None), None)]
+        if len(sockets) > 1:
+            access = Access(self._settings, self._state, sockets[1].getsockname()[1])
+            self._servers.append(make_server(make_app(self._desk, access), tls))
+        self._ready.set()
+
+        async def serve() -> None:
+            pairs = zip(self._servers, sockets, strict=True)
+            await asyncio.gather(*(server.serve([listening]) for server, listening in pairs))
+
+        asyncio.run(serve())
+
+
+def _control_socket(state: Path) -> socket.socket:
+    """The command line's socket, listening; only this user may open it."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with disk_errors(SOCKET):
+        (state / SOCKET).unlink(missing_ok=True)
+        os.fchmod(listening.fileno(), 0o600)  # before it has a name: Linux makes the file with these permissions
+        with short_path(state) as path:
+            listening.bind(path)
+    listening.listen(16)
+    return listening
+
+
+def _tcp_socket(settings: WebSettings) -> socket.socket:
+    host, port = settings.host, settings.port
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"web.host {host} is not an address of this machine; correct it in the settings.") from error
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(64)
+    except OSError as error:
+        listening.close()
+        reasons = {
+            errno.EADDRINUSE: f"Port {port} of {host} is in use; stop what uses it, or choose another web.port.",
+            errno.EACCES: f"Port {port} of {host} needs more rights; choose a web.port above 1023.",
+            errno.EADDRNOTAVAIL: f"web.host {host} is not an address of this machine; correct it in the settings.",
+        }
+        raise UsageError(
+            reasons.get(
+                error.errno or 0, f"{host} port {port} cannot be listened on ({error.strerror}); change web.host."
+            )
+        ) from error
+    return listening
+
+
+def _url(settings: WebSettings, listening: socket.socket) -> str:
+    scheme = "https" if settings.certificate else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{listening.getsockname()[1]}/"

@@ -1,0 +1,67 @@
+"""What the live page says in words, and where its marks stand."""
+
+from dataclasses import dataclass
+
+from bloodedge.report import count, percent
+from bloodedge_device.status import FrameStatus, SlideStatus
+
+FRAME_REASONS = {
+    "out_of_focus": "Out of focus: turn the fine focus.",
+    "motion_blur": "Blurred by movement: hold the stage still.",
+    "too_dark": "Too dark: turn up the lamp.",
+    "too_bright": "Too bright: turn down the lamp.",
+    "no_cell": "No white cell in this field: move the stage.",
+    "bad_frame": "The camera gave a frame that cannot be read: check its cable.",
+}
+
+SHARP = 1.25
+"""Times the focus needed, above which turning the knob gains little."""
+
+
+@dataclass(frozen=True)
+class Focus:
+    """The focus meter."""
+
+    text: str
+    words: str
+    at: float
+    """Where the needle stands, 0..100; what is needed stands at 50."""
+    good: bool
+
+
+def verdict(frame: FrameStatus) -> tuple[bool, str]:
+    """Whether a frame was used, and one sentence on it."""
+    if frame.reason == "bad_frame" and frame.detail:
+        return False, frame.detail
+    if frame.reason is not None:
+        return frame.reason == "no_cell", FRAME_REASONS.get(frame.reason, frame.reason.replace("_", " "))
+    number = len(frame.cells)
+    return True, f"Sharp, {number} white {'cell' if number == 1 else 'cells'}."
+
+
+def focus(frame: FrameStatus) -> Focus | None:
+    """The focus meter of a frame; None when its focus was not measured."""
+    if frame.focus is None or frame.focus_needed <= 0:
+        return None
+    ratio = frame.focus / frame.focus_needed
+    words = "not sharp enough" if ratio < 1 else "just sharp enough" if ratio < SHARP else "sharp"
+    return Focus(
+        f"{frame.focus:.3g}, {frame.focus_needed:.3g} needed", words, round(min(100.0, 50 * ratio), 1), ratio >= 1
+    )
+
+
+def progress(slide: SlideStatus) -> tuple[int, str]:
+    """How far a slide is to enough cells, 0..100, and in words."""
+    called = slide.blasts + slide.normals
+    if slide.enough:
+        return 100, f"Enough cells: the share is known within {percent(slide.half_width, 0)} either way."
+    return round(100 * called / (called + slide.cells_needed)), f"About {count(slide.cells_needed)} more cells needed."
+
+
+def said(slide: SlideStatus | None) -> str:
+    """The slide's figure for those who listen."""
+    if slide is None:
+        return "No slide is in work."
+    if slide.blast_share is None:
+        return "No cell was called yet."
+    return f"{slide.blast_share:.1%} blasts of {slide.blasts + slide.normals} called cells. {progress(slide)[1]}"

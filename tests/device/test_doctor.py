@@ -1,0 +1,151 @@
+"""What the doctor finds on machines that lack something."""
+
+import fcntl
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from bloodedge.errors import BloodedgeError
+from bloodedge_device import camera, doctor
+from bloodedge_device.doctor import Finding, examine, show, to_json
+from bloodedge_device.settings import DeviceSettings
+
+
+def use_load(monkeypatch: pytest.MonkeyPatch, load: Callable[[DeviceSettings], object]) -> None:
+    monkeypatch.setitem(sys.modules, "bloodedge_device.loading", SimpleNamespace(load=load))
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that loads at once."""
+    ready = SimpleNamespace(
+        manifest=SimpleNamespace(name="mobilenetv2", serial=3),
+        artifact=SimpleNamespace(engine="litert", precision="int8"),
+        golden=SimpleNamespace(inputs=64, flips=1),
+    )
+    use_load(monkeypatch, lambda _: ready)
+
+
+def settings(state: Path, **more: Any) -> DeviceSettings:
+    return DeviceSettings.model_validate({"state": state, "web": {"port": 0}, **more})
+
+
+def found(chosen: DeviceSettings) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(chosen)}
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_machine_in_order_passes_every_check(state: Path) -> None:
+    findings = found(settings(state))
+    assert [name for name, finding in findings.items() if finding.level == "failed"] == []
+    assert "1 of 64 golden cells" in findings["bundle"].sentence
+    assert all(bool(finding.cure) == (finding.level != "ok") for finding in findings.values())
+    assert not state.exists()
+
+
+def test_a_bundle_that_fails_its_self_test_fails_with_its_cure(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: DeviceSettings) -> None:
+        raise BloodedgeError('Bundle "x" failed its self-test; convert it again.')
+
+    use_load(monkeypatch, load)
+    assert found(settings(state))["bundle"] == Finding(
+        "bundle", "failed", 'Bundle "x" failed its self-test.', "Convert it again."
+    )
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_check_that_breaks_hides_no_other(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("adjtimex is odd")
+
+    monkeypatch.setattr(doctor, "clock_synchronised", broken)
+    findings = found(settings(state))
+    assert findings["clock"].level == "failed"
+    assert "adjtimex is odd" in findings["clock"].sentence
+    assert list(findings) == list(doctor.CHECKS)
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_camera_that_hangs_is_told_in_time(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def frames(stop: threading.Event) -> Iterator[None]:
+        stop.wait(20)
+        yield from ()
+
+    hung = SimpleNamespace(name="a dead camera", live=True, frames=frames)
+    monkeypatch.setattr(camera, "open_camera", lambda _: hung)
+    findings = found(settings(state, camera={"timeout_s": 0.5}))
+    assert findings["camera"].sentence == "a dead camera gave no frame within 0.5 s."
+    assert findings["camera"].cure == "Check its cable and power."
+    assert findings["picture"].level == "warning"
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_dark_frame_is_told(state: Path, tmp_path: Path) -> None:
+    path = tmp_path / "dark.png"
+    cv2.imwrite(str(path), np.full((200, 300, 3), 5, np.uint8))
+    picture = found(settings(state, camera={"kind": "replay", "source": str(path)}))["picture"]
+    assert picture.level == "warning"
+    assert "too dark" in picture.sentence
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_damaged_database_fails(state: Path) -> None:
+    state.mkdir()
+    (state / "device.sqlite").write_bytes(b"not a database, but long enough to be read as one" * 50)
+    database = found(settings(state))["database"]
+    assert database.level == "failed"
+    assert database.cure
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_taken_port_fails_unless_the_daemon_has_it(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        chosen = settings(state, web={"port": other.getsockname()[1]})
+        assert found(chosen)["page"].level == "failed"
+        state.mkdir()
+        with (state / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert found(chosen)["page"].level == "ok"
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_silent_broker_fails_and_an_open_one_passes(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        chosen = settings(state, mqtt={"host": "127.0.0.1", "port": broker.getsockname()[1]})
+        assert found(chosen)["broker"].level == "ok"
+    closed = found(chosen)["broker"]
+    assert (closed.level, closed.cure) == ("failed", "Check mqtt.host and mqtt.port, or start the broker.")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_files_that_are_not_there_and_little_room_are_told(state: Path) -> None:
+    findings = found(settings(state, bundle=state / "no.bundle", store={"keep_free_mb": 10**9}))
+    assert "no.bundle does not exist" in findings["files"].sentence
+    assert findings["disk"].level == "warning"
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_folder_that_everybody_may_change_is_told(state: Path) -> None:
+    state.mkdir()
+    state.chmod(0o777)
+    assert found(settings(state))["permissions"].level == "warning"
+
+
+def test_findings_are_shown_and_given_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [Finding("disk", "ok", "There is room."), Finding("clock", "failed", "It is [wrong].", "Set it.")]
+    show(findings)
+    shown = capsys.readouterr().out
+    assert "It is [wrong]." in shown
+    assert "Set it." in shown
+    told = json.loads(json.dumps(to_json(findings)))
+    assert told["healthy"] is False
+    assert [finding["level"] for finding in told["findings"]] == ["ok", "failed"]

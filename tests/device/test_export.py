@@ -1,0 +1,108 @@
+"""A slide as files that other programs read."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bloodedge import RESEARCH_USE
+from bloodedge_device.web import export
+
+sys.path.insert(0, str(Path(__file__).parent))
+import web_fakes
+from web_fakes import FakeDesk, client_of
+
+
+@pytest.fixture
+def desk(state: Path) -> Iterator[FakeDesk]:
+    desk = web_fakes.busy_desk(state)
+    yield desk
+    desk.store.close()
+
+
+def rows(desk: FakeDesk) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(export.cells_csv(desk.state, 1))))
+
+
+def test_the_csv_holds_every_cell_with_its_frame_and_review(desk: FakeDesk) -> None:
+    desk.review(2, "not_a_cell", "random", "page")
+    desk.see([0.9], repeated=True)
+    given = rows(desk)
+    assert [row["label"] for row in given[:4]] == ["blast", "blast", "normal", "uncertain"]
+    assert len(given) == 16
+    first = given[0]
+    assert (first["frame"], first["source"], first["blast_probability"]) == ("1", "1.png", "0.9500")
+    assert [given[0]["review"], given[1]["review"]] == ["", "not_a_cell"]
+    assert given[3]["reason"] == "abstain_band"
+    assert [given[0]["repeated"], given[15]["repeated"]] == ["0", "1"]
+    assert (first["x"], first["width"]) == (str(110 - 61), "122")  # drawn at 110 with a radius of 44 + 18 x 0.95
+
+
+@pytest.mark.parametrize("source", ["=1+1.png", "+cmd.png", "-2.png", "@SUM(A1).png"])
+def test_no_file_name_becomes_a_formula_in_a_spreadsheet(desk: FakeDesk, source: str) -> None:
+    desk.store._database.execute("UPDATE frames SET source = ?", (source,))
+    assert {row["source"] for row in rows(desk)} == {f"'{source}"}
+
+
+def test_text_with_commas_and_quotes_comes_back_whole(desk: FakeDesk) -> None:
+    desk.store._database.execute("UPDATE frames SET source = ?", ('a,"b"\nc.png',))
+    assert {row["source"] for row in rows(desk)} == {'a,"b"\nc.png'}
+
+
+def test_the_pdf_has_the_figures_intervals_and_warnings_and_says_research_use_on_every_page(
+    desk: FakeDesk, tmp_path: Path
+) -> None:
+    desk.store._database.execute("UPDATE slides SET label = 'Präparat <12> & œ'")
+    desk.end_slide("page")
+    path = tmp_path / "slide.pdf"
+    path.write_bytes(export.export(desk.state, 1, "pdf")[0])
+    text = subprocess.run(["pdftotext", "-layout", path, "-"], capture_output=True, text=True, check=True).stdout
+    pages = text.split("\f")[:-1]
+    assert 1 <= len(pages) <= 2
+    assert all(RESEARCH_USE in page for page in pages)
+    plain = re.sub(r"\s+", " ", text)
+    assert "Präparat <12> & œ" in plain
+    assert "38.5 % blasts" in plain  # 5 of 13
+    assert "17.7 % to 64.5 %" in plain  # Wilson's
+    assert "Whether these cells are of the kind that the network was fitted to is not checked" in plain
+    assert "0.892 [0.832, 0.932]" in plain  # the manifest's held-out accuracy
+    images = subprocess.run(["pdfimages", "-list", path], capture_output=True, text=True, check=True).stdout
+    assert images.count(" image ") == 12
+
+
+def test_a_slide_without_cells_has_a_pdf_too(desk: FakeDesk, tmp_path: Path) -> None:
+    desk.start_slide("Empty", "page")
+    path = tmp_path / "slide.pdf"
+    path.write_bytes(export.export(desk.state, 2, "pdf")[0])
+    text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
+    assert "No cell was called" in text
+
+
+@pytest.mark.parametrize(("kind", "media"), export.KINDS.items())
+def test_a_download_is_a_file_with_a_name_and_is_noted(desk: FakeDesk, kind: str, media: str) -> None:
+    answer = client_of(desk).get(f"/slides/1/export.{kind}")
+    assert answer.headers["content-type"] == media
+    assert answer.headers["content-disposition"] == f'attachment; filename="slide-1.{kind}"'
+    entry = desk.store._database.execute("SELECT actor, action, detail FROM audit ORDER BY id DESC LIMIT 1").fetchone()
+    assert (entry["actor"], entry["action"], json.loads(entry["detail"])) == (
+        "page",
+        "export",
+        {"slide": 1, "format": kind},
+    )
+
+
+@pytest.mark.parametrize("kind", ["exe", "CSV", "csv%00", ".."])
+def test_there_are_no_other_kinds_of_file(desk: FakeDesk, kind: str) -> None:
+    assert client_of(desk).get(f"/slides/1/export.{kind}").status_code == 404
+
+
+def test_the_json_is_the_report_for_programs(desk: FakeDesk) -> None:
+    given = json.loads(export.export(desk.state, 1, "json")[0])
+    assert given["research_use"] == RESEARCH_USE
+    assert (given["cells"]["blast"], given["cells"]["normal"]) == (5, 8)

@@ -1,0 +1,433 @@
+"""Publishing to a real broker: mosquitto, on a loopback port of its own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from bloodedge_device.publish import Message
+from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload
+from bloodedge_device.publish.mqtt import MqttPublisher, Window, why_ended
+from bloodedge_device.settings.sections import MqttSettings
+
+MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+
+needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt install mosquitto)")
+
+STATUS = StatusPayload(
+    blast_percent=None,
+    cells_called=0,
+    cells_uncertain=0,
+    frames_per_second=2.5,
+    focus=0.51,
+    slide="smear 7",
+    camera="running",
+    problem="",
+)
+
+
+@dataclass
+class MemoryOutbox:
+    """An outbox that forgets at the end of the process."""
+
+    messages: list[Message] = field(default_factory=list)
+    last: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, count: int) -> None:
+        with self.lock:
+            first, self.last = self.last + 1, self.last + count
+            new = [Message(n, f"frames/{n % 3}", json.dumps({"n": n}).encode()) for n in range(first, first + count)]
+            self.messages.extend(new)
+
+    def waiting(self, after: int, limit: int) -> list[Message]:
+        with self.lock:
+            return [message for message in self.messages if message.id > after][:limit]
+
+    def delivered(self, up_to: int) -> None:
+        with self.lock:
+            self.messages = [message for message in self.messages if message.id > up_to]
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+
+def until(condition: Callable[[], bool], within_s: float = 15.0) -> bool:
+    """Whether a condition came true in time."""
+    give_up_s = monotonic() + within_s
+    while not condition():
+        if monotonic() > give_up_s:
+            return False
+        sleep(0.02)
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Broker:
+    """A mosquitto that can be killed and started again on the same port."""
+
+    def __init__(self, folder: Path, *lines: str, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self._config = folder / "mosquitto.conf"
+        unlimited = "max_queued_messages 100000"  # else mosquitto drops what the listener is too slow for
+        options = [unlimited, *(lines or ("allow_anonymous true",)), *(["user root"] if os.geteuid() == 0 else [])]
+        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *options, ""]))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        assert MOSQUITTO is not None
+        self._process = subprocess.Popen([MOSQUITTO, "-c", str(self._config)], stderr=subprocess.DEVNULL)
+        assert until(self._listens)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+
+class Listener:
+    """Another machine that listens to everything."""
+
+    def __init__(self, port: int) -> None:
+        self.heard: list[MQTTMessage] = []
+        self._subscribed = threading.Event()
+        self.client = Client(CallbackAPIVersion.VERSION2, "listener", protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.reconnect_delay_set(1, 1)
+        self.client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
+        self.client.on_subscribe = lambda *_: self._subscribed.set()
+        self.client.on_message = lambda _, __, message: self.heard.append(message)
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        assert self._subscribed.wait(10)
+
+    def ids(self) -> list[int]:
+        """Of the outbox's messages, in the order of arrival."""
+        return [int(dict(m.properties.UserProperty)["id"]) for m in self.heard if "/frames/" in m.topic]
+
+    def payloads(self, topic: str) -> list[bytes]:
+        return [message.payload for message in self.heard if message.topic == topic]
+
+    def stop(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    broker = Broker(tmp_path)
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def listener(broker: Broker) -> Iterator[Listener]:
+    listener = Listener(broker.port)
+    yield listener
+    listener.stop()
+
+
+Publish = Callable[..., MqttPublisher]
+
+
+@pytest.fixture
+def publish() -> Iterator[Publish]:
+    """Starts publishers, and stops them at the end."""
+    begun: list[MqttPublisher] = []
+
+    def start(outbox: MemoryOutbox, port: int, **settings: object) -> MqttPublisher:
+        chosen = MqttSettings.model_validate({"host": "127.0.0.1", "port": port, "board": "bench-1", **settings})
+        description = DeviceDescription("Test Board 5", "0.1.0", "mobilenetv2 (serial 3)")
+        begun.append(MqttPublisher(chosen, outbox, lambda: description, lambda: STATUS))
+        begun[-1].start()
+        return begun[-1]
+
+    yield start
+    for publisher in begun:
+        publisher.stop(2)
+
+
+def test_the_outbox_hears_of_a_message_only_when_all_before_it_are_acknowledged() -> None:
+    window = Window(10)
+    for packet, message in ((1, 11), (2, 15), (3, 16)):
+        window.add(packet, message)
+    window.answer(2, taken=True)
+    assert window.done == 10
+    window.answer(1, taken=True)
+    assert window.done == 15
+    window.answer(3, taken=False)
+    assert (window.done, window.sent, window.unanswered) == (15, 16, False)
+
+
+@needs_broker
+def test_messages_arrive_in_order_and_leave_the_outbox(broker: Broker, listener: Listener, publish: Publish) -> None:
+    outbox = MemoryOutbox()
+    outbox.add(500)
+    publisher = publish(outbox, broker.port)
+    assert until(lambda: len(listener.ids()) >= 500)
+    outbox.add(3)
+    publisher.wake()
+    assert until(lambda: len(listener.ids()) >= 503)
+    assert listener.ids() == list(range(1, 504))
+    assert until(lambda: len(outbox) == 0)
+    first = next(message for message in listener.heard if "/frames/" in message.topic)
+    assert (first.topic, first.payload) == ("bloodedge/bench-1/frames/1", b'{"n": 1}')
+    assert first.properties.ContentType == "application/json"
+    assert (publisher.state.connected, publisher.state.waiting) == (True, 0)
+
+
+@needs_broker
+def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener: Listener, publish: Publish) -> None:
+    outbox = MemoryOutbox()
+    publisher = publish(outbox, broker.port)
+
+    def add_slowly() -> None:
+        for _ in range(300):
+            outbox.add(10)
+            publisher.wake()
+            sleep(0.01)
+
+    adding = threading.Thread(target=add_slowly)
+    adding.start()
+    assert until(lambda: len(listener.ids()) > 200)
+    broker.kill()
+    assert until(lambda: not publisher.state.connected)
+    assert "was lost" in publisher.state.sentence or "No program listens" in publisher.state.sentence
+    listener.stop()
+    adding.join()
+    sleep(1)  # the publisher tries meanwhile, and waits longer each time
+    assert len(outbox) > 0
+    before = listener.ids()
+    broker.start()
+    back_s = monotonic()
+    after = Listener(broker.port)  # before the publisher, which waits between attempts
+    assert until(lambda: publisher.state.connected)
+    assert monotonic() - back_s < 10
+    assert until(lambda: len(outbox) == 0)
+    assert until(lambda: 3000 in after.ids())
+    assert list(dict.fromkeys(before + after.ids())) == list(range(1, 3001))
+    after.stop()
+
+
+@needs_broker
+def test_a_killed_board_is_offline_to_everybody(broker: Broker, listener: Listener) -> None:
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[2]); import test_mqtt as t\n"
+        "s = t.MqttSettings(host='127.0.0.1', port=int(sys.argv[1]), board='bench-1')\n"
+        "d = t.DeviceDescription('b', '0', 'm')\n"
+        "t.MqttPublisher(s, t.MemoryOutbox(), lambda: d, lambda: t.STATUS).start(); time.sleep(60)\n"
+    )
+    board = subprocess.Popen([sys.executable, "-c", script, str(broker.port), str(Path(__file__).parent)])
+    topic = "bloodedge/bench-1/availability"
+    try:
+        assert until(lambda: listener.payloads(topic) == [b"online"], 30)
+    finally:
+        board.send_signal(signal.SIGKILL)
+        board.wait()
+    assert until(lambda: listener.payloads(topic) == [b"online", b"offline"])
+    late = Listener(broker.port)
+    assert until(lambda: [m.payload for m in late.heard if m.retain and m.topic == topic] == [b"offline"])
+    late.stop()
+
+
+@needs_broker
+def test_a_board_that_stops_sends_what_waits_and_goes_offline(
+    broker: Broker, listener: Listener, publish: Publish
+) -> None:
+    outbox = MemoryOutbox()
+    publisher = publish(outbox, broker.port)
+    assert until(lambda: publisher.state.connected)
+    outbox.add(300)
+    publisher.stop(10)
+    assert len(outbox) == 0
+    assert until(lambda: listener.payloads("bloodedge/bench-1/availability")[-1:] == [b"offline"])
+    assert listener.ids() == list(range(1, 301))
+
+
+@needs_broker
+def test_home_assistant_learns_of_the_board_and_its_status(
+    broker: Broker, listener: Listener, publish: Publish
+) -> None:
+    publish(MemoryOutbox(), broker.port)
+    assert until(lambda: bool(listener.payloads("bloodedge/bench-1/status")))
+    status = json.loads(listener.payloads("bloodedge/bench-1/status")[0])
+    config = json.loads(listener.payloads("homeassistant/device/bloodedge-bench-1/config")[0])
+    # required by Home Assistant's DEVICE_DISCOVERY_SCHEMA
+    assert config["device"]["identifiers"]
+    assert config["origin"]["name"] == "bloodedge"
+    assert config["state_topic"] == "bloodedge/bench-1/status"
+    assert config["availability_topic"] == "bloodedge/bench-1/availability"
+    assert {component["platform"] for component in config["components"].values()} == {"sensor", "binary_sensor"}
+    ids = [component["unique_id"] for component in config["components"].values()]
+    assert len(set(ids)) == len(ids)
+    assert set(config["components"]) == set(status)
+    for key, component in config["components"].items():
+        assert f"value_json.{key}" in component["value_template"]
+
+
+@needs_broker
+def test_no_discovery_where_the_settings_say_so(broker: Broker, listener: Listener, publish: Publish) -> None:
+    publish(MemoryOutbox(), broker.port, discovery="")
+    assert until(lambda: bool(listener.payloads("bloodedge/bench-1/status")))
+    assert {message.topic.split("/")[0] for message in listener.heard} == {"bloodedge"}
+
+
+@needs_broker
+def test_refused_messages_are_kept_and_sent_when_the_broker_takes_them(tmp_path: Path, publish: Publish) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text("topic read #\ntopic write bloodedge/bench-1/availability\n")
+    broker = Broker(tmp_path, "allow_anonymous true", f"acl_file {rules}")
+    outbox = MemoryOutbox()
+    outbox.add(40)
+    try:
+        publisher = publish(outbox, broker.port)
+        assert until(lambda: "refuses this board's messages" in publisher.state.sentence)
+        assert "access rules" in publisher.state.sentence
+        assert publisher.state.connected
+        assert len(outbox) == 40
+        rules.write_text("topic readwrite #\n")
+        assert broker._process is not None
+        broker._process.send_signal(signal.SIGHUP)  # mosquitto reads its rules again
+        listener = Listener(broker.port)
+        assert until(lambda: len(outbox) == 0)
+        assert listener.ids() == list(range(1, 41))
+        assert publisher.state.sentence.startswith("Connected")
+        listener.stop()
+    finally:
+        broker.kill()
+
+
+@needs_broker
+def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publish: Publish) -> None:
+    mosquitto_passwd = shutil.which("mosquitto_passwd")
+    if mosquitto_passwd is None:
+        pytest.skip("mosquitto_passwd is not installed (apt install mosquitto)")
+    users, password = tmp_path / "users", tmp_path / "password"
+    subprocess.run([mosquitto_passwd, "-b", "-c", str(users), "board", "right"], check=True)
+    users.chmod(0o644)
+    broker = Broker(tmp_path, "allow_anonymous false", f"password_file {users}")
+    password.write_text("wrong\n")
+    try:
+        publisher = publish(MemoryOutbox(), broker.port, username="board", password_file=password)
+        assert until(lambda: "does not let this board in" in publisher.state.sentence)
+        assert "mqtt.password_file" in publisher.state.sentence
+        password.write_text("right\n")  # read at every attempt
+        assert until(lambda: publisher.state.connected)
+    finally:
+        broker.kill()
+
+
+@dataclass(frozen=True)
+class Certificates:
+    ca: Path
+    other_ca: Path
+    certificate: Path
+    key: Path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority's certificate, another's of the same name, and a broker's for 127.0.0.1 signed by the first."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed (apt install openssl)")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for name in ("ca", "other"):
+        keep = ("-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2", "-subj", "/CN=Bench CA")
+        openssl("req", "-x509", *new, *keep)
+    openssl("req", *new, "-keyout", "broker.key", "-out", "broker.csr", "-subj", "/CN=broker")
+    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+    openssl("x509", "-req", "-in", "broker.csr", "-out", "broker.pem", *signed)
+    for path in (folder, folder.parent, *folder.iterdir()):
+        path.chmod(0o755)
+    return Certificates(folder / "ca.pem", folder / "other.pem", folder / "broker.pem", folder / "broker.key")
+
+
+@needs_broker
+def test_tls_checks_the_broker(certificates: Certificates, tmp_path: Path, publish: Publish) -> None:
+    tls = (f"certfile {certificates.certificate}", f"keyfile {certificates.key}")
+    broker = Broker(tmp_path, "allow_anonymous true", *tls)
+    outbox = MemoryOutbox()
+    outbox.add(30)
+    try:
+        right = publish(outbox, broker.port, tls=True, ca=certificates.ca)
+        assert until(lambda: len(outbox) == 0)
+        assert right.state.connected
+        wrong = publish(MemoryOutbox(), broker.port, tls=True, ca=certificates.other_ca, board="bench-2")
+        assert until(lambda: "is not to be trusted" in wrong.state.sentence)
+        assert "mqtt.ca" in wrong.state.sentence
+        plain = publish(MemoryOutbox(), broker.port, board="bench-3")
+        assert until(lambda: "it may expect TLS" in plain.state.sentence)
+        without = publish(MemoryOutbox(), broker.port, tls=True, ca=tmp_path / "none.pem", board="bench-4")
+        assert until(lambda: "mqtt.ca: " in without.state.sentence)
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize(
+    ("host", "sentence"),
+    [("127.0.0.1", "No program listens"), ("no-such-broker.invalid", "is not known here")],
+)
+def test_a_broker_that_is_not_there_is_told_and_keeps_the_messages(publish: Publish, host: str, sentence: str) -> None:
+    outbox = MemoryOutbox()
+    outbox.add(5)
+    publisher = publish(outbox, free_port(), host=host)
+    assert until(lambda: sentence in publisher.state.sentence)
+    assert (publisher.state.connected, publisher.state.waiting) == (False, 5)
+
+
+def test_something_that_is_no_broker_is_told(publish: Publish) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        publisher = publish(MemoryOutbox(), silent.getsockname()[1])
+        assert until(lambda: "does not answer" in publisher.state.sentence)
+
+
+@needs_broker
+def test_an_outbox_that_fails_for_a_while_stops_nothing(broker: Broker, listener: Listener, publish: Publish) -> None:
+    class Failing(MemoryOutbox):
+        healthy = False
+
+        def waiting(self, after: int, limit: int) -> list[Message]:
+            if not self.healthy:
+                raise OSError("the disk failed")
+            return super().waiting(after, limit)
+
+    outbox = Failing()
+    outbox.add(5)
+    publisher = publish(outbox, broker.port)
+    assert until(lambda: "the disk failed" in publisher.state.sentence)
+    outbox.healthy = True
+    assert until(lambda: len(outbox) == 0)
+    assert listener.ids() == [1, 2, 3, 4, 5]
+
+
+def test_two_boards_of_one_name_are_told() -> None:
+    sentence = why_ended(142, "Session taken over", MqttSettings(host="broker", board="bench-1"))
+    assert 'Another board called "bench-1"' in sentence
+    assert "give each its own mqtt.board" in sentence
