@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -217,8 +218,8 @@ def device_run(python: Sequence[str], environment: dict[str, str], bundle: Path,
     config = out / "device.toml"
     camera = f'[camera]\nkind = "replay"\nsource = {json.dumps(str(frames))}\num_per_px = {RENDERED_UM_PER_PX}\n'
     config.write_text(f'engine = "litert"\nbundle = {json.dumps(str(bundle))}\n{camera}')
-    device = [*python, "-m", "bloodedge", "device"]
-    call([*device, "run", "--config", str(config), "--state", str(state)], environment)
+    device = [*python, "-c", AS_ITSELF, str(launcher(python, out)), "device"]
+    call([*device, "run", "--config", str(config), "--state", str(state), "--no-page"], environment)
     call([*device, "report", "--state", str(state), "--html", str(out / "report.html")], environment)
     rows, measures = stored(state)
     crops = {path.name: np.frombuffer(path.read_bytes(), np.uint8) for path in sorted((state / "crops").rglob("*.jpg"))}
@@ -227,9 +228,21 @@ def device_run(python: Sequence[str], environment: dict[str, str], bundle: Path,
     shutil.rmtree(state)
 
 
+AS_ITSELF = "import sys; sys.executable = sys.argv[1]; from bloodedge.cli import main; main(sys.argv[2:])"
+"""The device starts its capture process with Python's own path, which on an emulated board must name the emulator."""
+
+
+def launcher(python: Sequence[str], folder: Path) -> Path:
+    """A program that is this ``python``, emulator and all."""
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(python)} "$@"\n')
+    script.chmod(0o755)
+    return script
+
+
 def stored(state: Path) -> tuple[Any, Any]:
     """(what the database says of each frame and cell, as text; the floating-point part)."""
-    exact = "number, frames.reason, x, y, cells.width, cells.height, label, cells.reason"
+    exact = "frames.number, frames.reason, x, y, cells.width, cells.height, label, cells.reason"
     measured = "blast_probability, area_um2, focus, brightness, um_per_px"
     query = "SELECT {} FROM frames LEFT JOIN cells ON cells.frame = frames.id ORDER BY frames.id, cells.id"
     with closing(sqlite3.connect(state / "device.sqlite")) as database:
