@@ -136,10 +136,10 @@ class Daemon:
             )
             self.recorder = stack.enter_context(recorder)
             self._begin_run()
-            self._begin_slide(self.settings.slide.label, "daemon")
-            stack.callback(self._finish)
-            self._announce()
             stack.enter_context(housekeeper)
+            self._begin_slide(self.settings.slide.label, "daemon")
+            stack.callback(self._finish)  # before the publisher ends, so that the slide's figures still go out
+            self._announce(housekeeper.page)
             self.notifier.ready()
             left = limit
             while True:
@@ -239,7 +239,7 @@ class Daemon:
                 self.end_slide("daemon")
         self._let_idle_go()
 
-    def _announce(self) -> None:
+    def _announce(self, page: str) -> None:
         loaded, golden = self.loaded, self.loaded.golden
         manifest, artifact = loaded.manifest, loaded.artifact
         log.info(
@@ -259,6 +259,8 @@ class Daemon:
         )
         camera = self.camera.name or f"{self.settings.camera.kind}, not open yet"
         log.info("Camera: %s. Slide %d. READY after %.2f s.", camera, self.last_slide, self.ready_s)
+        if page:
+            log.info("Page: %s", page)
 
     def _reload(self, reread: Callable[[], DeviceSettings]) -> None:
         """Read the settings anew; what is wrong with them is told, and the old ones stay in force."""

@@ -55,8 +55,6 @@ class Housekeeper:
 
         self._web = WebServer(daemon, daemon.settings.web, daemon.state)
         self._web.start()
-        if self._web.url:
-            log.info("Page: %s", self._web.url)
         if daemon.settings.mqtt.host is not None:
             from bloodedge_device.publish.mqtt import MqttPublisher
 
@@ -75,6 +73,11 @@ class Housekeeper:
         if self._web is not None:
             self._web.stop()
 
+    @property
+    def page(self) -> str:
+        """The page's address; empty without one."""
+        return "" if self._web is None else self._web.url
+
     def wake(self) -> None:
         """Results were stored."""
         if self._daemon.publisher is not None:
@@ -84,7 +87,7 @@ class Housekeeper:
         from bloodedge_device.publish.discovery import DeviceDescription
 
         manifest = self._daemon.loaded.manifest
-        page = None if self._web is None or self._daemon.settings.web.is_local else self._web.url
+        page = None if self._daemon.settings.web.is_local else self.page or None
         return DeviceDescription(hardware_name(), __version__, f"{manifest.name} {manifest.serial}", page)
 
     def _look_after(self) -> None:

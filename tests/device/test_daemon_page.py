@@ -1,0 +1,108 @@
+"""The running daemon as a person at its command line and its page meets it; network and finder are stand-ins."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+
+from bloodedge.errors import UsageError
+from bloodedge_device.web.client import ask
+
+FAKE_DEVICE = Path(__file__).with_name("fakes.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def running(state: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A daemon over the simulated microscope, its page open."""
+    port = free_port()
+    environment = {**os.environ, "BLOODEDGE_DEVICE__WEB__PORT": str(port), "BLOODEDGE_DEVICE__CAMERA__RATE": "20"}
+    command = [sys.executable, str(FAKE_DEVICE), "run", "--state", str(state)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        end = monotonic() + 30
+        while not is_alive(port):
+            assert monotonic() < end and process.poll() is None, "the daemon did not come up"  # noqa: PT018
+            sleep(0.05)
+        yield process, port
+        process.kill()
+
+
+def is_alive(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, HTTPError):
+        return False
+
+
+def test_slides_are_begun_labelled_and_ended_from_the_command_line(
+    running: tuple[subprocess.Popen[str], int], state: Path
+) -> None:
+    began = ask(state, "POST", "/api/v1/slides", {"label": "A-17"})["slide"]
+    assert began == 2
+    assert ask(state, "GET", "/api/v1/status")["slide"]["label"] == "A-17"
+    ask(state, "PATCH", f"/api/v1/slides/{began}", {"label": "A-18"})
+    assert ask(state, "GET", "/api/v1/status")["slide"]["label"] == "A-18"
+    assert ask(state, "POST", "/api/v1/slides/current/end")["slide"] == began
+    assert ask(state, "GET", "/api/v1/status")["slide"] is None
+    process, _ = running
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.usefixtures("running")
+def test_frames_between_slides_are_shown_and_not_stored(state: Path) -> None:
+    ask(state, "POST", "/api/v1/slides/current/end")
+    stored = ask(state, "GET", "/api/v1/slides/1")["frames"]["processed"]
+    shown = ask(state, "GET", "/api/v1/status?after=0&wait_s=10")["frame"]["number"]
+    later = ask(state, "GET", f"/api/v1/status?after={shown + 3}&wait_s=10")["frame"]["number"]
+    assert later > shown
+    assert ask(state, "GET", "/api/v1/slides/1")["frames"]["processed"] == stored
+
+
+def test_metrics_count_what_the_api_counts(running: tuple[subprocess.Popen[str], int], state: Path) -> None:
+    _, port = running
+    ask(state, "POST", "/api/v1/slides/current/end")
+    counted = ask(state, "GET", "/api/v1/slides/1")["cells"]["total"]
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    assert sum(float(line.split()[-1]) for line in lines if line.startswith("bloodedge_cells_total{")) == counted
+
+
+def test_a_port_that_is_taken_is_told_in_one_sentence(state: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        environment = {**os.environ, "BLOODEDGE_DEVICE__WEB__PORT": str(taken.getsockname()[1])}
+        command = [sys.executable, str(FAKE_DEVICE), "run", "--state", str(state)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "is in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_daemon_the_command_line_says_how_to_start_one(state: Path) -> None:
+    with pytest.raises(UsageError, match="bloodedge device run"):
+        ask(state, "GET", "/api/v1/status")
+
+
+def test_the_api_describes_itself(running: tuple[subprocess.Popen[str], int]) -> None:
+    _, port = running
+    with urlopen(f"http://127.0.0.1:{port}/api/v1/openapi.json") as answer:
+        assert json.load(answer)["openapi"].startswith("3.1")
