@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from bloodedge_device.web import export
 sys.path.insert(0, str(Path(__file__).parent))
 import web_fakes
 from web_fakes import FakeDesk, client_of
+
+
+needs_poppler = pytest.mark.skipif(
+    shutil.which("pdftotext") is None, reason="pdftotext is not installed (apt install poppler-utils)"
+)
 
 
 @pytest.fixture
@@ -55,6 +61,7 @@ def test_text_with_commas_and_quotes_comes_back_whole(desk: FakeDesk) -> None:
     assert {row["source"] for row in rows(desk)} == {'a,"b"\nc.png'}
 
 
+@needs_poppler
 def test_the_pdf_has_the_figures_intervals_and_warnings_and_says_research_use_on_every_page(
     desk: FakeDesk, tmp_path: Path
 ) -> None:
@@ -76,6 +83,7 @@ def test_the_pdf_has_the_figures_intervals_and_warnings_and_says_research_use_on
     assert images.count(" image ") == 12
 
 
+@needs_poppler
 def test_a_slide_without_cells_has_a_pdf_too(desk: FakeDesk, tmp_path: Path) -> None:
     desk.start_slide("Empty", "page")
     path = tmp_path / "slide.pdf"
