@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 import web_fakes
 from web_fakes import FakeDesk, client_of
 
-
 needs_poppler = pytest.mark.skipif(
     shutil.which("pdftotext") is None, reason="pdftotext is not installed (apt install poppler-utils)"
 )
