@@ -65,7 +65,7 @@ def test_a_backup_is_one_moment_of_a_daemon_at_work(used: Path, tmp_path: Path, 
 
 
 def test_an_image_removed_meanwhile_is_left_out(used: Path, tmp_path: Path) -> None:
-    (used / "crops" / "1" / "0000003-001.jpg").unlink()
+    (used / "crops" / "1" / "0000" / "0000003-001.jpg").unlink()
     assert back_up(used, tmp_path / "all.zip", with_crops=True) == 39
 
 

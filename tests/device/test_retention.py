@@ -48,8 +48,9 @@ def store(state: Path, fakes: ModuleType) -> Iterator[Store]:
 def test_oldest_images_go_first_by_slide_then_frame_until_enough_is_free(state: Path, store: Store) -> None:
     everything = images(state)
     assert store.tidy() == 10
-    gone = {f"{slide}/{frame}-{cell:03d}.jpg" for slide in (1, 2) for frame in (9999999, 10000000) for cell in (0, 1)}
-    gone |= {"3/9999999-000.jpg", "3/9999999-001.jpg"}  # slide 3 before slide 10
+    frames = ("9999/9999999", "10000/10000000")
+    gone = {f"{slide}/{frame}-{cell:03d}.jpg" for slide in (1, 2) for frame in frames for cell in (0, 1)}
+    gone |= {"3/9999/9999999-000.jpg", "3/9999/9999999-001.jpg"}  # slide 3 before slide 10
     assert everything - images(state) == gone
 
 
@@ -70,15 +71,36 @@ def test_where_enough_is_free_nothing_is_removed(state: Path, store: Store) -> N
     assert images(state) == before
 
 
-def test_emptied_slides_leave_no_folder_and_later_images_find_their_place(
+@pytest.mark.usefixtures("disk")
+def test_where_enough_is_free_no_image_is_even_looked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.tidy()
+    monkeypatch.setattr(Path, "iterdir", lambda _: pytest.fail("a slide of a million images was listed"))
+    assert store.tidy() == 0
+
+
+def test_a_long_slide_fills_many_folders_and_is_emptied_in_the_order_of_its_frames(
+    state: Path, store: Store, disk: list[int], fakes: ModuleType
+) -> None:
+    disk[0] = 100
+    store.tidy()
+    disk[0] = 0
+    for frame in (999, 1000, 25_000):
+        store.put_frames(10, [fakes.result(frame, [0.9])], keep_crops=True)
+    assert images(state) == {"10/0000/0000999-000.jpg", "10/0001/0001000-000.jpg", "10/0025/0025000-000.jpg"}
+    disk[0] = 100 - 70 - 1  # of the three, one may stay
+    assert store.tidy() == 2
+    assert images(state) == {"10/0025/0025000-000.jpg"}
+
+
+def test_emptied_slides_leave_no_folder_but_the_newest_and_later_images_find_their_place(
     state: Path, store: Store, disk: list[int], fakes: ModuleType
 ) -> None:
     disk[0] = 100
     assert store.tidy() == 40
-    assert list((state / "crops").iterdir()) == []
+    assert [path.name for path in (state / "crops").iterdir()] == ["10"]  # which the next image may be on its way to
     disk[0] = 0
     store.put_frames(10, [fakes.result(0, [0.9])], keep_crops=True)
-    assert images(state) == {"10/0000000-000.jpg"}
+    assert images(state) == {"10/0000/0000000-000.jpg"}
 
 
 def test_one_tidying_does_a_bounded_amount_of_work(

@@ -16,7 +16,7 @@ def write_crops(root: Path, crops: Mapping[str, Image]) -> bool:
     """Write, sync and rename each image below ``root``; False, and none of them, when the disk does not take them."""
     try:
         for folder in {(root / name).parent for name in crops}:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_synced(folder)
         for name, crop in crops.items():
             _write_synced(root / f"{name}.partial", crop)
         for name in crops:
@@ -32,6 +32,14 @@ def write_crops(root: Path, crops: Mapping[str, Image]) -> bool:
     return True
 
 
+def _make_synced(folder: Path) -> None:
+    """Make a folder that a power cut does not take away."""
+    if not folder.is_dir():
+        _make_synced(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+
+
 def _write_synced(path: Path, crop: Image) -> None:
     ok, data = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 95])
     assert ok
@@ -43,7 +51,7 @@ def _write_synced(path: Path, crop: Image) -> None:
 
 def remove_partial(root: Path) -> None:
     """Remove what a power cut left half-written."""
-    for path in root.glob("*/*.partial"):
+    for path in root.rglob("*.partial"):
         path.unlink(missing_ok=True)
 
 
@@ -53,21 +61,30 @@ def free_bytes(folder: Path) -> int:
 
 
 def remove_oldest(root: Path, until_free: int, most: int) -> list[str]:
-    """Remove oldest images, at most ``most``, until ``until_free`` bytes are free; names of those removed."""
+    """Remove oldest images, at most ``most``, until ``until_free`` bytes are free; names of those removed.
+
+    Folders are listed one by one, and only while space is wanted: a slide may have a million images.
+    """
     removed: list[str] = []
+    if not root.is_dir() or free_bytes(root) >= until_free:
+        return removed
     for path in _oldest_first(root):
-        if len(removed) == most or free_bytes(root) >= until_free:
-            break
         path.unlink(missing_ok=True)
         removed.append(path.relative_to(root).as_posix())
+        if len(removed) == most or free_bytes(root) >= until_free:
+            break
     return removed
 
 
-def _oldest_first(root: Path) -> Iterator[Path]:
-    """Images by slide, then by frame: in the order in which they were taken."""
-    slides = sorted((p for p in root.iterdir() if p.name.isdigit()), key=lambda p: int(p.name)) if root.is_dir() else []
-    for slide in slides:
-        images = sorted(slide.glob("*.jpg"), key=lambda p: (len(p.name), p.name))  # longer numbers are larger ones
-        yield from images
-        if images and not any(slide.iterdir()):
-            slide.rmdir()
+def _oldest_first(folder: Path, *, newest: bool = True) -> Iterator[Path]:
+    """Images in the order in which they were taken; folders left empty go, but for the newest, which may be in use."""
+    inside = sorted(folder.iterdir(), key=lambda path: (path.is_dir(), len(path.name), path.name))
+    for path in inside:
+        if path.is_dir():
+            in_use = newest and path is inside[-1]
+            yield from _oldest_first(path, newest=in_use)
+            if not in_use:
+                with suppress(OSError):  # something else lies there
+                    path.rmdir()
+        elif path.suffix == ".jpg":
+            yield path

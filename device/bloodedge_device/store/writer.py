@@ -30,6 +30,8 @@ RESERVE = "reserve"
 REMOVED_AT_ONCE = 500
 """Images removed between two looks at other work."""
 
+FRAMES_A_FOLDER = 1000
+
 ROWS_KNOWN = 4000
 """Of recognised cells: as many as may still be seen again."""
 
@@ -430,7 +432,9 @@ def _name_no_more(database: sqlite3.Connection, crops: Sequence[str]) -> None:
 
 
 def _crop_name(slide: int, result: FrameResult, number: int) -> str:
-    return f"{slide}/{result.capture.index:07d}-{number:03d}.jpg"
+    """Below the folder of images: no folder holds those of more than FRAMES_A_FOLDER frames."""
+    frame = result.capture.index
+    return f"{slide}/{frame // FRAMES_A_FOLDER:04d}/{frame:07d}-{number:03d}.jpg"
 
 
 def _now() -> str:
