@@ -1,9 +1,13 @@
 """Opening a bundle (a folder or its zip) and trusting nothing in it that its manifest does not vouch for."""
 
 import hashlib
+import lzma
+import stat
+import struct
 import zipfile
 import zlib
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
@@ -13,6 +17,14 @@ from bloodedge.manifest import Manifest, parse_record
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 LARGEST_FILE = 512 * 2**20
+LARGEST_BUNDLE = 2 * LARGEST_FILE
+LARGEST_RECORD = 16 * 2**20
+"""Of manifest and signature, in bytes."""
+
+MOST_FILES = 200
+
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, RuntimeError)
+"""What zipfile raises for bytes that are no zip; NotImplementedError is a RuntimeError."""
 
 
 class Bundle:
@@ -25,27 +37,56 @@ class Bundle:
         if path.is_file():
             try:
                 self._zip = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as error:
+            except UNREADABLE as error:
                 raise BloodedgeError(f"{path} is damaged (not a readable zip); copy or convert it again.") from error
         elif not path.is_dir():
             raise UsageError(f"{path} does not exist; make a bundle with: bloodedge convert RUN --int8 -o {path}")
-        self.manifest = parse_record(Manifest, self._raw(MANIFEST), f"{path}: {MANIFEST}")
-
-    def _raw(self, name: str) -> bytes:
         try:
-            if self._zip is None:
-                return (self.path / name).read_bytes()
-            if self._zip.getinfo(name).file_size > LARGEST_FILE:
+            if self._zip is not None:
+                _check_entries(path, self._zip.infolist())
+            self.manifest_bytes = self._raw(MANIFEST, LARGEST_RECORD)
+            """As stored: what a signature is over."""
+            self.manifest = parse_record(Manifest, self.manifest_bytes, f"{path}: {MANIFEST}")
+            for name in self.manifest.files:
+                _check_name(path, name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _raw(self, name: str, largest: int = LARGEST_FILE) -> bytes:
+        try:
+            size = self._inside(name).stat().st_size if self._zip is None else self._zip.getinfo(name).file_size
+            if size > largest:
                 raise BloodedgeError(f"{self.path}: {name} is larger than any model; copy or convert the bundle again.")
-            return self._zip.read(name)
+            return self._inside(name).read_bytes() if self._zip is None else self._zip.read(name)
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
             if name == MANIFEST:
                 raise UsageError(
                     f"{self.path} is not a bundle (no {MANIFEST}); make one with: bloodedge convert"
                 ) from error
             raise BloodedgeError(f"{self.path}: {name} is missing; copy or convert the bundle again.") from error
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        except UNREADABLE as error:
             raise BloodedgeError(f"{self.path}: {name} cannot be read; copy or convert the bundle again.") from error
+
+    def _inside(self, name: str) -> Path:
+        """A file of a bundle that is a folder; BloodedgeError where a link leads away."""
+        path = self.path / name
+        if any((self.path / part).is_symlink() for part in [name, *map(str, PurePosixPath(name).parents)][:-1]):
+            raise BloodedgeError(f"{self.path}: {name} is a link; put the file itself there.")
+        return path
+
+    def signature(self) -> bytes | None:
+        """Bytes of the signature's file; None where there is none."""
+        there = (self.path / SIGNATURE).exists() if self._zip is None else SIGNATURE in self._zip.namelist()
+        return self._raw(SIGNATURE, LARGEST_RECORD) if there else None
+
+    def unlisted(self) -> list[str]:
+        """Files that the manifest does not vouch for, by name."""
+        if self._zip is None:
+            there = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if not path.is_dir()}
+        else:
+            there = set(self._zip.namelist())
+        return sorted(there - set(self.manifest.files) - {MANIFEST, SIGNATURE})
 
     def read(self, name: str) -> bytes:
         """Bytes of a file; raises BloodedgeError when it is missing or was changed after conversion."""
@@ -83,11 +124,41 @@ def is_bundle(path: Path) -> bool:
     return path.is_file() or (path / MANIFEST).is_file()
 
 
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip that is made to do harm; BloodedgeError says how."""
+    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_BUNDLE:
+        raise BloodedgeError(f"{path} holds more than any bundle does; copy or convert it again.")
+    names = set()
+    for entry in entries:
+        _check_name(path, entry.filename)
+        if stat.S_IFMT(entry.external_attr >> 16) not in {0, stat.S_IFREG}:
+            raise BloodedgeError(f"{path}: {entry.filename} is not a plain file; copy or convert the bundle again.")
+        if entry.flag_bits & 1 or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise BloodedgeError(f"{path}: {entry.filename} is locked or oddly packed; convert the bundle again.")
+        if entry.filename.lower() in names:
+            raise BloodedgeError(f"{path} holds {entry.filename} twice; copy or convert the bundle again.")
+        names.add(entry.filename.lower())
+
+
+def _check_name(path: Path, name: str) -> None:
+    """A file's name in a bundle stays below it, on every system."""
+    parts = PurePosixPath(name).parts
+    plain = name.isprintable() and not set(name) & set("\\:") and "/".join(parts) == name
+    if not plain or not parts or name.startswith("/") or ".." in parts or "." in parts:
+        raise BloodedgeError(f"{path} holds a file of a name that leads out of it; get the bundle from somebody else.")
+
+
 def zip_folder(folder: Path, target: Path) -> None:
-    """Pack ``folder``'s files into the zip ``target``, sorted and with fixed dates: equal bundles are equal bytes."""
+    """Pack ``folder``'s files into the zip ``target``; see zip_files."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    zip_files({path.relative_to(folder).as_posix(): path.read_bytes() for path in files}, target)
+
+
+def zip_files(files: Mapping[str, bytes], target: Path) -> None:
+    """Pack files by name into the zip ``target``, sorted and with fixed dates: equal bundles are equal bytes."""
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
-            entry.external_attr = 0o644 << 16
+        for name, data in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            entry.external_attr = (stat.S_IFREG | 0o644) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, path.read_bytes())
+            archive.writestr(entry, data)

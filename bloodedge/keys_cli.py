@@ -1,0 +1,150 @@
+"""``bloodedge keys``, ``sign`` and ``verify``: who made a bundle, and whom a board believes."""
+
+from pathlib import Path
+
+import click
+
+from bloodedge.errors import UsageError
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+trust_option = click.option(
+    "--trust", "store", type=FOLDER, required=True, metavar="FOLDER", help="The folder of trusted public keys."
+)
+password_option = click.option(
+    "--password-file", type=FILE, metavar="FILE", help="A file whose first line is the private key's password."
+)
+
+
+@click.group()
+def keys() -> None:
+    """Keys that sign bundles, and those that a board trusts."""
+
+
+@keys.command("new")
+@click.argument("name")
+@click.option("-o", "--out", type=FOLDER, default=Path(), metavar="FOLDER", help="Where to; default: here.")
+@click.option("--days", type=click.IntRange(1, 36500), help="How long it may sign; default: until it is revoked.")
+@password_option
+def new(name: str, out: Path, days: int | None, password_file: Path | None) -> None:
+    """Make a key pair: NAME.key, to be kept secret, and NAME.pub, for the boards."""
+    from bloodedge.signing.keys import new_key
+
+    private, public, key = new_key(name, out, days=days, password=_password(password_file))
+    click.echo(f"{private}: keep it secret{'' if password_file else '; whoever has this file can sign'}.")
+    click.echo(f"{public}: give it to every board, with: bloodedge keys trust {public} --trust FOLDER")
+    click.echo(f"Key {key.id}, fingerprint {key.fingerprint}")
+
+
+@keys.command("rotate")
+@click.argument("old", type=FILE, metavar="OLD.key")
+@click.argument("name")
+@click.option("-o", "--out", type=FOLDER, default=Path(), metavar="FOLDER", help="Where to; default: here.")
+@click.option("--days", type=click.IntRange(1, 36500), help="How long it may sign; default: until it is revoked.")
+@password_option
+@click.option("--new-password-file", type=FILE, metavar="FILE", help="The new private key's password.")
+def rotate(
+    old: Path, name: str, out: Path, days: int | None, password_file: Path | None, new_password_file: Path | None
+) -> None:
+    """Make a key NAME that OLD.key vouches for, so that boards that trust OLD can take it unseen."""
+    from bloodedge.signing.keys import id_of, new_key, read_private_key
+
+    endorser = read_private_key(old, _password(password_file))
+    private, public, key = new_key(
+        name, out, days=days, password=_password(new_password_file), endorser=(endorser, id_of(endorser))
+    )
+    click.echo(f"{private}: keep it secret.")
+    click.echo(f"{public}: boards that trust {key.endorsed_by} take it with: bloodedge keys trust {public} --endorsed")
+    click.echo(f"Key {key.id}, fingerprint {key.fingerprint}")
+
+
+@keys.command("trust")
+@click.argument("public", type=FILE, metavar="NAME.pub")
+@trust_option
+@click.option("--endorsed", is_flag=True, help="Only when a key that is trusted already vouches for it.")
+def trust_key(public: Path, store: Path, endorsed: bool) -> None:
+    """Trust the public key NAME.pub from now on; compare its fingerprint with its owner's first."""
+    from bloodedge.signing.keys import read_public_key
+    from bloodedge.signing.trust import trust
+
+    key = read_public_key(public)
+    trust(store, key, endorsed=endorsed)
+    click.echo(f"{key.name} ({key.id}) is trusted. Fingerprint {key.fingerprint}")
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="KEY-ID")
+@trust_option
+@click.option("--reason", default="", help="Told whenever a bundle is refused for it.")
+def revoke_key(key_id: str, store: Path, reason: str) -> None:
+    """Believe the key KEY-ID no more, whenever it signed."""
+    from bloodedge.signing.trust import revoke
+
+    endorsed = revoke(store, key_id, reason)
+    click.echo(f"Key {key_id} is revoked.")
+    for key in endorsed:
+        click.echo(
+            f'It vouched for "{key.name}" ({key.id}), which is still trusted; revoke it too if it was not yours.'
+        )
+
+
+@keys.command("list")
+@trust_option
+def list_keys(store: Path) -> None:
+    """The keys of a trust store."""
+    from bloodedge.signing.trust import TrustStore
+
+    there = TrustStore.read(store)
+    if not there.keys and not there.revoked:
+        click.echo(f"No key is trusted in {store}; add one with: bloodedge keys trust NAME.pub --trust {store}")
+    for key in there.keys.values():
+        state = "revoked" if key.id in there.revoked else f"until {key.not_after:%Y-%m-%d}" if key.not_after else ""
+        click.echo(f"{key.id}  {key.name}  made {key.made_at:%Y-%m-%d}  {state}".rstrip())
+    for key_id, one in there.revoked.items():
+        if key_id not in there.keys:
+            click.echo(f"{key_id}  (revoked {one.at:%Y-%m-%d})")
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--key", type=FILE, required=True, metavar="NAME.key", help="The private key.")
+@click.option("-o", "--out", type=FILE, metavar="FILE", help="Write a signed copy; default: sign in place.")
+@password_option
+def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) -> None:
+    """Sign BUNDLE, after every file in it was found to be what its manifest says."""
+    from bloodedge.signing import read_private_key, sign_bundle
+
+    signature = sign_bundle(bundle, read_private_key(key, _password(password_file)), out)
+    click.echo(f"{out or bundle} is signed with key {signature.key_id}.")
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@trust_option
+def verify(bundle: Path, store: Path) -> None:
+    """Say who signed BUNDLE, or why it is not to be trusted (exit code 1)."""
+    from bloodedge.bundle import Bundle
+    from bloodedge.signing import TrustStore, verify_bundle
+
+    with Bundle(bundle) as opened:
+        signer = verify_bundle(opened, TrustStore.read(store))
+        name, serial = opened.manifest.name, opened.manifest.serial
+    click.echo(
+        f'"{name}" (serial {serial}) is as {signer.name} ({signer.key_id}) signed it, {signer.signed_at:%F %R} UTC.'
+    )
+
+
+def _password(path: Path | None) -> bytes | None:
+    """The first line of a file; UsageError when it cannot be read or is empty."""
+    if path is None:
+        return None
+    try:
+        password = path.read_bytes().splitlines()[0].strip()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+    except IndexError:
+        password = b""
+    if not password:
+        raise UsageError(f"{path} has no password in its first line.")
+    return password

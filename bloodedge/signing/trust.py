@@ -1,0 +1,100 @@
+"""The public keys that a board trusts: a folder of ``*.pub`` files, and ``revoked.json`` beside them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
+
+from bloodedge.config import Strict
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import write_text
+from bloodedge.signing.keys import PublicKey, read_public_key, write_public_key
+
+REVOKED = "revoked.json"
+
+KeyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
+class Revocation(Strict):
+    """Why and when a key was revoked."""
+
+    at: AwareDatetime
+    reason: str = Field(default="", max_length=200)
+
+
+class Revoked(Strict):
+    """``revoked.json``."""
+
+    schema_version: Literal[1] = 1
+    keys: dict[KeyId, Revocation] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrustStore:
+    """Keys by id, and those revoked: nothing that a revoked key ever signed counts, whatever its date says."""
+
+    keys: Mapping[str, PublicKey]
+    revoked: Mapping[str, Revocation]
+
+    @classmethod
+    def read(cls, folder: Path) -> "TrustStore":
+        """The keys of a folder, none where it is missing; BloodedgeError when one of its files is damaged."""
+        keys = [read_public_key(path) for path in sorted(folder.glob("*.pub"))] if folder.is_dir() else []
+        return cls({key.id: key for key in keys}, _read_revoked(folder).keys)
+
+    def endorses(self, key: PublicKey) -> bool:
+        """Whether a trusted key that is neither revoked nor was past its use when ``key`` was made vouches for it."""
+        endorser = self.keys.get(key.endorsed_by or "")
+        if endorser is None or key.endorsement is None or endorser.id in self.revoked:
+            return False
+        return not endorser.is_past(key.made_at) and endorser.verifies(key.endorsement, key.statement())
+
+
+def trust(folder: Path, key: PublicKey, *, endorsed: bool = False) -> None:
+    """Add a key to a trust store; a key of the same name that is another one is kept, and UsageError raised.
+
+    endorsed: only when a key that is trusted already vouches for it. Raises BloodedgeError when none does, and when the
+    key was revoked.
+    """
+    store = TrustStore.read(folder)
+    if key.id in store.revoked:
+        raise BloodedgeError(f'Key "{key.name}" ({key.id}) was revoked; have its owner make another one.')
+    if endorsed and not store.endorses(key):
+        raise BloodedgeError(
+            f'No key that is trusted in {folder} vouches for "{key.name}"; compare its fingerprint with its owner, then'
+            " trust it without --endorsed."
+        )
+    path = folder / f"{key.name}.pub"
+    if path.exists() and read_public_key(path).id != key.id:
+        raise UsageError(f"{path} is another key of that name; revoke it and remove its file first.")
+    write_public_key(path, key)
+
+
+def revoke(folder: Path, key_id: str, reason: str) -> list[PublicKey]:
+    """Revoke a key, known or not; gives the trusted keys that it endorsed, which stay trusted."""
+    revoked = _read_revoked(folder)
+    try:
+        entry = {key_id: Revocation(at=datetime.now(UTC).replace(microsecond=0), reason=reason)}
+        revoked = Revoked(keys={**entry, **revoked.keys})  # the first revocation of a key stands
+    except ValidationError as error:
+        raise UsageError(
+            f'"{key_id}" is no key id (16 hexadecimal digits; see: bloodedge keys list), or the reason is too long.'
+        ) from error
+    store = TrustStore.read(folder)
+    write_text(folder / REVOKED, revoked.model_dump_json(indent=2) + "\n")
+    return [key for key in store.keys.values() if key.endorsed_by == key_id]
+
+
+def _read_revoked(folder: Path) -> Revoked:
+    path = folder / REVOKED
+    try:
+        return Revoked.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Revoked()
+    except (OSError, ValidationError) as error:
+        raise BloodedgeError(
+            f"{path} cannot be read, so no key can be trusted; restore it from a backup, or revoke the keys again."
+        ) from error
