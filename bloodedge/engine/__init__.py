@@ -40,17 +40,18 @@ def installed(name: str) -> bool:
     return any(importlib.util.find_spec(package) is not None for package in PACKAGES[name])
 
 
-def load_artifact(bundle: "Bundle", artifact: Artifact, threads: int) -> Engine:
+def load_artifact(bundle: "Bundle", artifact: Artifact, threads: int, openvino_device: str = "CPU") -> Engine:
     """The engine of one of the bundle's artifacts, its files' digests checked.
 
-    Raises UsageError when the engine's runtime is not installed, BloodedgeError when a file was changed.
+    openvino_device: CPU, GPU or NPU. Raises UsageError when the engine's runtime is not installed or the device not
+    there, BloodedgeError when a file was changed.
     """
     model = bundle.read(artifact.file)
     weights = bundle.read(artifact.weights_file) if artifact.weights_file else None
-    return load_bytes(artifact.engine, model, weights, threads)
+    return load_bytes(artifact.engine, model, weights, threads, openvino_device)
 
 
-def load_bytes(engine: str, model: bytes, weights: bytes | None, threads: int) -> Engine:
+def load_bytes(engine: str, model: bytes, weights: bytes | None, threads: int, openvino_device: str = "CPU") -> Engine:
     """An engine from a model file's bytes; ``weights`` are the bytes of an OpenVINO ``.bin``."""
     require(engine)
     if engine == "litert":
@@ -60,7 +61,7 @@ def load_bytes(engine: str, model: bytes, weights: bytes | None, threads: int) -
     if engine == "openvino":
         from bloodedge.engine.openvino import OpenVINOEngine
 
-        return OpenVINOEngine(model, weights, threads)
+        return OpenVINOEngine(model, weights, threads, openvino_device)
     if engine == "onnx":
         from bloodedge.engine.onnx import OnnxEngine
 

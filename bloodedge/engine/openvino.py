@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.errors import BloodedgeError
+from bloodedge.errors import BloodedgeError, UsageError
 
 
 def import_openvino() -> Any:
@@ -22,8 +22,13 @@ def import_openvino() -> Any:
     return openvino
 
 
-def settings(threads: int) -> dict[str, Any]:
-    """How every network is compiled for the CPU: for the lowest latency of one cell."""
+def settings(threads: int, device: str = "CPU") -> dict[str, Any]:
+    """How every network is compiled: for the lowest latency of one cell.
+
+    GPU and NPU compute what is not int8 in float16, their own way, which a bundle's self-test judges.
+    """
+    if device != "CPU":
+        return {"PERFORMANCE_HINT": "LATENCY"}
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
@@ -33,17 +38,24 @@ def settings(threads: int) -> dict[str, Any]:
 
 
 class OpenVINOEngine:
-    """An OpenVINO IR network with one static batch-1 input, compiled for the CPU and lowest latency."""
+    """An OpenVINO IR network with one static batch-1 input, compiled for lowest latency."""
 
     name = "openvino"
 
-    def __init__(self, model: bytes, weights: bytes | None, threads: int) -> None:
-        """Load ``model`` (``.xml`` bytes) and ``weights`` (``.bin`` bytes); BloodedgeError when they are damaged."""
+    def __init__(self, model: bytes, weights: bytes | None, threads: int, device: str = "CPU") -> None:
+        """Load ``model`` (``.xml`` bytes) and ``weights`` (``.bin`` bytes); BloodedgeError when they are damaged.
+
+        device: CPU, GPU or NPU; UsageError where it is not there.
+        """
         openvino = import_openvino()
-        self.runtime = f"openvino {importlib.metadata.version('openvino')}"
+        core = openvino.Core()
+        there = core.available_devices
+        if not any(one.split(".")[0] == device for one in there):
+            raise UsageError(f"OpenVINO finds no {device} here; it finds {', '.join(there)}: choose one of them.")
+        on = "" if device == "CPU" else f" on {core.get_property(device, 'FULL_DEVICE_NAME')}"
+        self.runtime = f"openvino {importlib.metadata.version('openvino')}{on}"
         try:
-            core = openvino.Core()
-            compiled = core.compile_model(core.read_model(model, weights or b""), "CPU", settings(threads))
+            compiled = core.compile_model(core.read_model(model, weights or b""), device, settings(threads, device))
         except RuntimeError as error:
             raise BloodedgeError("OpenVINO cannot read this model; convert the run again.") from error
         self._request = compiled.create_infer_request()

@@ -22,7 +22,7 @@ from bloodedge_device.finder import find_cells
 from bloodedge_device.gate import check
 from bloodedge_device.health import Health, Level
 from bloodedge_device.histogram import LatencyHistogram
-from bloodedge_device.host import keep_freed_memory
+from bloodedge_device.host import keep_freed_memory, keep_to_cores
 from bloodedge_device.housekeeping import Housekeeper
 from bloodedge_device.live import Live
 from bloodedge_device.loading import Loaded, load
@@ -47,10 +47,10 @@ log = logging.getLogger("bloodedge.device")
 
 LONGEST_LABEL = 200
 
-NEEDS_RESTART = ("state", "store", "web", "mqtt")
+NEEDS_RESTART = ("cores", "state", "store", "web", "mqtt")
 """Settings that a reload leaves as they are."""
 
-NEW_NETWORK = ("bundle", "engine", "precision", "threads")
+NEW_NETWORK = ("bundle", "engine", "precision", "threads", "openvino_device")
 """Settings whose change loads a network anew."""
 
 
@@ -71,6 +71,7 @@ def run_device(
     with _signals() as signals:
         health = Health()
         with closing(SupervisedCamera(settings.camera, partial(health.tell, "camera"))) as camera:
+            keep_to_cores(settings.cores)
             loaded = load(settings)
             if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
                 camera.wait_until_open(signals.interrupt)
@@ -278,7 +279,7 @@ class Daemon:
         old = self.settings
         for name in NEEDS_RESTART:
             if getattr(new, name) != getattr(old, name):
-                log.warning("[%s] was changed; that takes a restart.", name)
+                log.warning("%s was changed; that takes a restart.", name)
         new = new.model_copy(update={name: getattr(old, name) for name in NEEDS_RESTART})
         if new == old:
             log.info("Reloaded: nothing has changed.")

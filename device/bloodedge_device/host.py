@@ -2,9 +2,12 @@
 
 import ctypes
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime, monotonic
+
+from bloodedge.errors import UsageError
 
 
 def keep_freed_memory() -> None:
@@ -24,6 +27,28 @@ def give_freed_memory_back() -> None:
     """Have glibc give the system what lies unused between what is used (malloc_trim(3)): over days that adds up."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_to_cores(cores: Sequence[int]) -> None:
+    """Bind this process, with the threads that it has and will have, to processor cores; none: leave it as it is.
+
+    Raises UsageError for a core that this process may not use.
+    """
+    if not cores:
+        return
+    there = os.sched_getaffinity(0)
+    if missing := sorted(set(cores) - there):
+        known = ", ".join(map(str, sorted(there)))
+        raise UsageError(f"cores: there is no core {missing[0]} for this process (there are: {known}); correct it.")
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(int(thread.name), cores)
+
+
+def use_every_core() -> None:
+    """Take back what a parent process was bound to (its kernel still keeps it to those of its cgroup)."""
+    with suppress(OSError):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def process_began_s() -> float:

@@ -49,7 +49,7 @@ def load(settings: DeviceSettings) -> Loaded:
     with Bundle(bundle_path(settings)) as bundle:
         artifact, why = choose_artifact(settings, bundle.manifest)
         bundle.verify()
-        engine = load_artifact(bundle, artifact, settings.threads)
+        engine = load_artifact(bundle, artifact, settings.threads, settings.openvino_device)
         golden = check_golden(bundle, artifact, engine)
     if not golden.passed:
         raise BloodedgeError(

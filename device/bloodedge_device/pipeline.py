@@ -135,6 +135,9 @@ class FrameResult:
     """Things that the finder looked at and turned down."""
     um_per_px: float | None = None
     """The scale that was used."""
+    recalls: bool = False
+    """With this frame the slide turned out to be of another kind than the training cells: the classes of its latest
+    REMEMBERED classified cells (specimen.foreign) stand no longer."""
 
 
 class Pipeline:
@@ -186,7 +189,11 @@ class Pipeline:
         result = FrameResult(frame.capture, size, None, gate.reason, gate.focus, gate.brightness)
         if gate.reason is not None or found is None:
             return result
+        known = not self._slide_domain.foreign
         cells = self._classify_all(frame.bgr, found)
+        recalls = known and self._slide_domain.foreign
+        if recalls:
+            cells = [_recalled(cell) for cell in cells]
         located.result()
         if self._recogniser is not None:
             cells = [
@@ -195,7 +202,8 @@ class Pipeline:
             ]
         rejected = Counter(thing.reason for thing in found.rejected)
         reason = None if cells else Reason.NO_CELL
-        return replace(result, reason=reason, cells=cells, rejected=rejected, um_per_px=found.um_per_px)
+        scale = found.um_per_px
+        return replace(result, reason=reason, cells=cells, rejected=rejected, um_per_px=scale, recalls=recalls)
 
     def close(self) -> None:
         """End the thread beside."""
@@ -267,6 +275,11 @@ def _unclassified(cell: FoundCell, bgr: Image) -> CellResult:
     """A cell that the frame's border cuts, or that is yet to be classified."""
     crop = _surroundings(bgr, cell.box)
     return CellResult(cell.box, "uncertain", None, Reason.CUT_BY_BORDER, cell.area_um2, crop, cell.outline)
+
+
+def _recalled(cell: CellResult) -> CellResult:
+    """The cell without the class that it was given."""
+    return cell if cell.label == "uncertain" else replace(cell, label="uncertain", reason=Reason.OUT_OF_DOMAIN)
 
 
 def _surroundings(bgr: Image, box: Box) -> Image:

@@ -169,3 +169,19 @@ def test_percentiles_are_those_of_numpy():
 
 def test_the_machine_has_a_name():
     assert hardware_name()
+
+
+def test_a_device_that_openvino_does_not_find_is_answered_with_those_it_does(tmp_path: Path) -> None:
+    model, weights = openvino_of_channel_means(tmp_path)
+    there = {one.split(".")[0] for one in openvino_devices()}
+    missing = next(iter({"CPU", "GPU", "NPU"} - there), None)
+    if missing is None:
+        pytest.skip("this machine has every device that OpenVINO knows")
+    with pytest.raises(UsageError, match=f"finds no {missing} here; it finds .*CPU"):
+        load_bytes("openvino", model, weights, 1, missing)
+
+
+def openvino_devices() -> list[str]:
+    from bloodedge.engine.openvino import import_openvino
+
+    return list(import_openvino().Core().available_devices)

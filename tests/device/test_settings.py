@@ -132,3 +132,10 @@ def test_the_example_settings_are_read_and_name_every_setting() -> None:
     text = example.read_text()
     names = [*type(settings).model_fields, *type(settings.camera).model_fields]
     assert [name for name in names if name not in text] == []
+
+
+def test_a_gpu_is_for_openvino_alone(tmp_path: Path) -> None:
+    path = tmp_path / "device.toml"
+    path.write_text('engine = "litert"\nopenvino_device = "GPU"\n')
+    with pytest.raises(UsageError, match='openvino_device = "GPU" needs engine = "openvino"'):
+        read_settings(path)

@@ -72,7 +72,7 @@ def random_results(seed: int, frames: int, fakes: ModuleType) -> list[FrameResul
             known += new
             sighting = replace(cell, number=number, repeated=not new and rng.random() < 0.5)
             cells.append(sighting if rng.random() < 0.9 else replace(cell, number=None))
-        results.append(replace(result, cells=cells))
+        results.append(replace(result, cells=cells, recalls=bool(cells) and rng.random() < 0.05))
     return results
 
 
@@ -83,6 +83,8 @@ def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
 ) -> None:
     monkeypatch.setattr("bloodedge_device.specimen.statistics.STANDING", known_at_once)
     monkeypatch.setattr("bloodedge_device.store.writer.ROWS_KNOWN", known_at_once)
+    for module in ("specimen.statistics", "store.writer"):
+        monkeypatch.setattr(f"bloodedge_device.{module}.REMEMBERED", 11)
     store, tally = Store(state), Tally()
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
     results = random_results(seed, 120, fakes)
@@ -94,10 +96,28 @@ def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
             assert tally.statistics() == statistics(state, slide)
     told = tally.statistics()
     assert told == statistics(state, slide)
+    assert told.uncertain["out_of_domain"] > 5
     assert told.cells_total + told.repeated == sum(len(result.cells) for result in results)
     assert told.repeated > 50
     assert told.clustered.successes == told.cells["blast"]
     assert told.clustered.trials == told.called
+    store.close()
+
+
+def test_a_slide_that_turns_out_to_be_foreign_has_no_class_left(state: Path, fakes: ModuleType) -> None:
+    store, tally = Store(state), Tally()
+    run = store.begin_run(fakes.run_info(fakes.make_manifest()))
+    before, slide = store.begin_slide(run, ""), store.begin_slide(run, "")
+    store.put_frames(before, [fakes.result(0, [0.9])], keep_crops=False)
+    results = [fakes.result(index, [0.9, 0.1, 0.5]) for index in range(4)]
+    for result in [*results, replace(fakes.result(4, [0.9]), recalls=True)]:
+        tally.add(result)
+        store.put_frames(slide, [result], keep_crops=False)
+    assert tally.statistics() == statistics(state, slide)
+    assert tally.statistics().cells == {"normal": 0, "blast": 0, "uncertain": 13}
+    assert tally.statistics().uncertain == {"out_of_domain": 9, "abstain_band": 4}
+    assert tally.statistics().blast_share is None
+    assert statistics(state, before).cells["blast"] == 1
     store.close()
 
 

@@ -22,6 +22,7 @@ import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.camera import BadFrame, Capture, Frame, open_camera
+from bloodedge_device.host import use_every_core
 from bloodedge_device.settings.sections import CameraSettings
 
 SLOTS = 4
@@ -40,6 +41,7 @@ PARTING_S = 1.0
 def main() -> None:
     """Capture until the camera ends or the daemon hangs up."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    use_every_core()
     wire, memory = socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), SLOTS * SLOT_BYTES)
     lines = wire.makefile("rwb", buffering=0)
     order = json.loads(lines.readline())

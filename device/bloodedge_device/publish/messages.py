@@ -19,7 +19,7 @@ class Draft:
 
 
 def frame_message(slide: SlideInWork, result: FrameResult) -> Draft:
-    """``frames``: what one frame with cells showed."""
+    """``frames``: what one frame with cells showed; recalls: see FrameResult."""
     cells = [
         {
             "box": cell.box,
@@ -40,6 +40,7 @@ def frame_message(slide: SlideInWork, result: FrameResult) -> Draft:
             "frame": result.capture.index,
             "captured_at": result.capture.captured_at.isoformat(),
             "cells": cells,
+            "recalls": result.recalls,
         },
     )
 

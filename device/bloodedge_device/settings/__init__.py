@@ -3,9 +3,9 @@
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bloodedge.config import Model, Strict, read_toml, validate
 from bloodedge.errors import UsageError
@@ -56,6 +56,10 @@ class DeviceSettings(Strict):
     """Or dynamic, float16, float32, where the bundle has them."""
     threads: int = Field(default=2, ge=1, le=64)
     """Of the engine."""
+    openvino_device: Literal["CPU", "GPU", "NPU"] = "CPU"
+    """Where OpenVINO computes."""
+    cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Processor cores that the daemon keeps to, such as [2, 3], and leaves the others to the camera; none: any."""
     state: Path = Field(default_factory=default_state)
     """Folder of the results: ``device.sqlite`` and ``crops/``."""
     camera: CameraSettings = CameraSettings()
@@ -68,6 +72,12 @@ class DeviceSettings(Strict):
     web: WebSettings = WebSettings()
     mqtt: MqttSettings = Field(default_factory=MqttSettings)
     watch: WatchSettings = WatchSettings()
+
+    @model_validator(mode="after")
+    def _device_is_of_the_engine(self) -> Self:
+        if self.engine == "litert" and self.openvino_device != "CPU":
+            raise ValueError(f'openvino_device = "{self.openvino_device}" needs engine = "openvino"')
+        return self
 
 
 PREFIX = "BLOODEDGE_DEVICE__"

@@ -1,12 +1,13 @@
 """What one slide shows: counts, the share of blasts with its interval, and everything that was not classified."""
 
 import sqlite3
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from bloodedge.decision import LABELS, Reason
 from bloodedge.metrics import wilson
 from bloodedge_device.pipeline import CellResult, FrameResult
+from bloodedge_device.specimen.foreign import REMEMBERED
 from bloodedge_device.specimen.interval import ClusteredShare
 
 
@@ -85,7 +86,8 @@ class Tally:
         self._cells: Counter[str] = Counter()
         self._uncertain: Counter[str] = Counter()
         self._frame_counts: Counter[tuple[int, int]] = Counter()
-        self._standing: dict[int, tuple[_Frame, str, str]] = {}
+        self._standing: dict[int, _Counted] = {}
+        self._latest: deque[_Counted] = deque(maxlen=REMEMBERED)
 
     def add(self, result: FrameResult) -> None:
         """Count a frame."""
@@ -100,24 +102,42 @@ class Tally:
             self._add_cell(frame, cell)
         self._frame_counts[frame.counts] += 1
         frame.counted = True
+        if result.recalls:
+            self._recall()
 
     def _add_cell(self, frame: "_Frame", cell: CellResult) -> None:
+        one = _Counted(frame, cell.label, str(cell.reason), counts=not cell.repeated)
+        if cell.blast_probability is not None:
+            self._latest.append(one)
         if cell.repeated:
             self._repeated += 1
             return
         if cell.number is not None:
             if (worse := self._standing.get(cell.number)) is not None:
-                self._count(*worse, -1)
+                self._count(worse, -1)
+                worse.counts = False
                 self._repeated += 1
-            self._standing[cell.number] = (frame, cell.label, str(cell.reason))
+            self._standing[cell.number] = one
             if len(self._standing) > STANDING:
                 del self._standing[next(iter(self._standing))]
-        self._count(frame, cell.label, str(cell.reason), 1)
+        self._count(one, 1)
 
-    def _count(self, frame: "_Frame", label: str, reason: str, by: int) -> None:
+    def _recall(self) -> None:
+        """Take the classes of the latest cells back: the slide turned out to be foreign."""
+        for one in self._latest:
+            if one.label == "uncertain":
+                continue
+            if one.counts:
+                self._count(one, -1)
+            one.label, one.reason = "uncertain", str(Reason.OUT_OF_DOMAIN)
+            if one.counts:
+                self._count(one, 1)
+
+    def _count(self, one: "_Counted", by: int) -> None:
+        frame, label = one.frame, one.label
         self._cells[label] += by
         if label == "uncertain":
-            self._uncertain[reason] += by
+            self._uncertain[one.reason] += by
             return
         if frame.counted:
             self._frame_counts[frame.counts] -= 1
@@ -160,6 +180,16 @@ class _Frame:
         return self.blasts, self.called
 
 
+@dataclass
+class _Counted:
+    """A cell, and whether it is the view that counts."""
+
+    frame: _Frame
+    label: str
+    reason: str
+    counts: bool
+
+
 def _by_frame(frames: Counter[tuple[int, int]]) -> ClusteredShare:
     """From how many frames had so many (blasts, called cells); those where no cell was called say nothing."""
     alike = [(blasts, called, count) for (blasts, called), count in sorted(frames.items()) if called and count]
@@ -167,7 +197,7 @@ def _by_frame(frames: Counter[tuple[int, int]]) -> ClusteredShare:
 
 
 class Totals:
-    """Counts over all slides since the daemon's start; they only grow. A cell counts at its first view."""
+    """Counts over all slides since the start; they only grow. A cell counts at its first view, as first said."""
 
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()

@@ -14,12 +14,14 @@ from typing import IO, Any
 
 import numpy as np
 
+from bloodedge.decision import Reason
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.histogram import LatencyHistogram, StageTimes
 from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.publish import Message
 from bloodedge_device.publish.messages import Draft
 from bloodedge_device.settings.sections import StoreSettings
+from bloodedge_device.specimen.foreign import REMEMBERED
 from bloodedge_device.store import audit
 from bloodedge_device.store.crops import free_bytes, remove_oldest, remove_partial, write_crops
 from bloodedge_device.store.database import CROPS, DAMAGE, database_errors, is_damaged, open_for_writing, set_aside
@@ -181,6 +183,8 @@ class Store:
             with self._transaction() as database:
                 for result in results:
                     _put_frame(database, slide, result, kept, rows)
+                    if result.recalls:
+                        _recall(database, slide)
                 self._post(database, messages)
                 _name_no_more(database, self._removed)
             self._rows, self._removed = rows, []
@@ -421,6 +425,18 @@ def _put_cell(
     rows[cell.number] = row
     if len(rows) > ROWS_KNOWN:
         del rows[next(iter(rows))]
+
+
+def _recall(database: sqlite3.Connection, slide: int) -> None:
+    """Take the classes of a slide's latest cells back; see FrameResult.recalls."""
+    latest = (
+        "SELECT cells.id FROM cells JOIN frames ON frames.id = cells.frame"
+        " WHERE frames.slide = ? AND blast_probability IS NOT NULL ORDER BY cells.id DESC LIMIT ?"
+    )
+    database.execute(
+        f"UPDATE cells SET label = 'uncertain', reason = ? WHERE label != 'uncertain' AND id IN ({latest})",  # noqa: S608
+        (Reason.OUT_OF_DOMAIN, slide, REMEMBERED),
+    )
 
 
 def _name_no_more(database: sqlite3.Connection, crops: Sequence[str]) -> None:
