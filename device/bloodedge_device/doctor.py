@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bloodedge import RESEARCH_USE
 from bloodedge.console import console
-from bloodedge.errors import BloodedgeError
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.host import cpu_temperature_c
 from bloodedge_device.camera import BadFrame, Frame
 from bloodedge_device.settings import DeviceSettings, missing_files
@@ -171,6 +171,20 @@ def _camera(patient: Patient) -> tuple[Level, str, str]:
     patient.frame = frame
     height, width = frame.bgr.shape[:2]
     return "ok", f"A frame of {width} by {height} pixels came.", ""
+
+
+def _cameras(patient: Patient) -> tuple[Level, str, str]:
+    """Which cameras could be used, whatever kind is set."""
+    from bloodedge_device.camera import picamera, v4l2
+
+    there = [f"{one.name} (v4l2: {one.path})" for one in v4l2.devices()]
+    with suppress(UsageError):  # no picamera2: not a board with that connector
+        there += [f"{model} (picamera: {number})" for number, model in enumerate(picamera.devices())]
+    if there:
+        return "ok", f"Plugged in: {'; '.join(there)}.", ""
+    if patient.settings.camera.kind in {"v4l2", "picamera"}:
+        return "failed", "No camera is plugged in.", "Plug it in, and see that its light is on."
+    return "ok", f"None is plugged in; the settings want none (camera.kind is {patient.settings.camera.kind}).", ""
 
 
 def _picture(patient: Patient) -> tuple[Level, str, str]:
@@ -321,6 +335,7 @@ def _broker(patient: Patient) -> tuple[Level, str, str]:
 CHECKS: dict[str, Callable[[Patient], tuple[Level, str, str]]] = {
     "files": _files,
     "bundle": _bundle,
+    "cameras": _cameras,
     "camera": _camera,
     "picture": _picture,
     "disk": _disk,

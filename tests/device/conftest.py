@@ -1,11 +1,15 @@
 """Fixtures of the device's tests."""
 
 import importlib.util
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from bloodedge_device.supervise.logs import DeviceHandler
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +22,15 @@ def fakes() -> ModuleType:
     sys.modules["fakes"] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def _no_log_outlives_its_test() -> Iterator[None]:
+    """Let go of the handler that a command put in place: its stream ends with the test."""
+    yield
+    root = logging.getLogger()
+    for handler in [one for one in root.handlers if isinstance(one, DeviceHandler)]:
+        root.removeHandler(handler)
 
 
 @pytest.fixture

@@ -149,3 +149,27 @@ def test_findings_are_shown_and_given_to_programs(capsys: pytest.CaptureFixture[
     told = json.loads(json.dumps(to_json(findings)))
     assert told["healthy"] is False
     assert [finding["level"] for finding in told["findings"]] == ["ok", "failed"]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_cameras_that_are_plugged_in_are_listed_whatever_kind_is_set(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_id = tmp_path / "by-id"
+    by_id.mkdir()
+    monkeypatch.setattr(camera.v4l2, "BY_ID", by_id)
+    monkeypatch.setattr(camera.picamera, "devices", lambda: ["imx477"])
+    assert "imx477 (picamera: 0)" in found(settings(state))["cameras"].sentence
+    (by_id / "usb-Lab_Scope_SN0001-video-index0").touch()
+    finding = found(settings(state))["cameras"]
+    assert "usb-Lab_Scope_SN0001-video-index0); imx477 (picamera: 0)" in finding.sentence
+    assert finding.level == "ok"
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_board_whose_camera_is_not_plugged_in_is_told_so(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera.v4l2, "BY_ID", tmp_path)
+    assert found(settings(state, camera={"kind": "v4l2", "timeout_s": 0.5}))["cameras"].level == "failed"
+    assert found(settings(state))["cameras"].level == "ok"

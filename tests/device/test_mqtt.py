@@ -46,10 +46,13 @@ class MemoryOutbox:
     last: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, more: str = "") -> None:
         with self.lock:
             first, self.last = self.last + 1, self.last + count
-            new = [Message(n, f"frames/{n % 3}", json.dumps({"n": n}).encode()) for n in range(first, first + count)]
+            new = [
+                Message(n, f"frames/{n % 3}", json.dumps({"n": n, **({"more": more} if more else {})}).encode())
+                for n in range(first, first + count)
+            ]
             self.messages.extend(new)
 
     def waiting(self, after: int, limit: int) -> list[Message]:
@@ -431,3 +434,20 @@ def test_two_boards_of_one_name_are_told() -> None:
     sentence = why_ended(142, "Session taken over", MqttSettings(host="broker", board="bench-1"))
     assert 'Another board called "bench-1"' in sentence
     assert "give each its own mqtt.board" in sentence
+
+
+@needs_broker
+def test_a_message_too_large_for_the_broker_holds_up_no_other(tmp_path: Path, publish: Publish) -> None:
+    broker = Broker(tmp_path, "allow_anonymous true", "max_packet_size 2000")
+    listener = Listener(broker.port)
+    outbox = MemoryOutbox()
+    outbox.add(2)
+    outbox.add(1, "x" * 4000)
+    outbox.add(2)
+    publisher = publish(outbox, broker.port, discovery="")
+    assert until(lambda: listener.ids() == [1, 2, 4, 5])
+    assert until(lambda: len(outbox) == 0)
+    assert publisher.state.connected
+    assert "takes no packet above 2000 bytes: 1 larger ones were left out" in publisher.state.sentence
+    listener.stop()
+    broker.kill()

@@ -52,6 +52,9 @@ SETTLE_EVERY_S = 1.0
 
 TURN_S = 0.5
 
+ENVELOPE = 128
+"""Bytes of a packet beside topic and payload, at most: headers, and the properties that are sent."""
+
 
 class MqttPublisher:
     """Publishes an outbox in a thread of its own; whatever fails is told in ``state`` and tried again."""
@@ -186,16 +189,25 @@ class Window:
         self._ids[packet] = self.sent = message
         self._acknowledged[message] = False
 
+    def skip(self, message: int) -> None:
+        """A message was not sent and never will be."""
+        self.sent = message
+        self._acknowledged[message] = True
+        self._advance()
+
     def answer(self, packet: int, taken: bool) -> int | None:
         """Note the broker's answer; gives the message's id, None for a packet that is none of the outbox's."""
         message = self._ids.pop(packet, None)
         if message is None:
             return None
         self._acknowledged[message] = taken
+        self._advance()
+        return message
+
+    def _advance(self) -> None:
         while self._acknowledged and (first := next(iter(self._acknowledged.items())))[1]:
             self.done = first[0]
             del self._acknowledged[self.done]
-        return message
 
 
 class _Session:
@@ -210,6 +222,9 @@ class _Session:
         """Of packets that are none of the outbox's."""
         self._complained: set[str] = set()
         self._room = WINDOW
+        self._largest: int | None = None
+        """Bytes that a packet may have."""
+        self._left_out = 0
         self._answered = False
         self._ended: str | None = None
         self._refused: int | None = None
@@ -297,7 +312,21 @@ class _Session:
                 return
             message = self._ready.popleft()
             topic = f"{_base(self._settings)}{message.topic}"
+            if self._largest is not None and len(topic.encode()) + len(message.payload) + ENVELOPE > self._largest:
+                self._leave_out(message)
+                continue
             self._window.add(self._publish(topic, message.payload, message.retain, message.id), message.id)
+
+    def _leave_out(self, message: Message) -> None:
+        """Let a message go that the broker would end the connection for; the results in it are in the store."""
+        self._window.skip(message.id)
+        self._left_out += 1
+        log.warning("MQTT: message %d has %d bytes and was left out.", message.id, len(message.payload))
+        why = (
+            f"{_broker(self._settings)} takes no packet above {self._largest} bytes: {self._left_out} larger ones were"
+            " left out since it was connected; raise its max_packet_size."
+        )
+        self._note(True, why, logging.WARNING)
 
     def _rewound(self) -> bool:
         """Whether it is time to send again what was refused, from there on."""
@@ -355,6 +384,7 @@ class _Session:
             return
         self._answered = True
         self._room = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+        self._largest = getattr(properties, "MaximumPacketSize", None)
 
     def _on_disconnect(
         self, _client: Client, _data: Any, flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
