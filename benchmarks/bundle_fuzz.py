@@ -228,6 +228,36 @@ def packed_otherwise(rng: Random, good: bytes, _: bytes) -> bytes:
     return packed(files, methods[int(rng.integers(len(methods)))])
 
 
+def bytes_around(rng: Random, good: bytes, _: bytes) -> bytes:
+    """Before or after a zip, where zip readers overlook them."""
+    more = rng.bytes(int(rng.integers(1, 3000)))
+    return more + good if rng.random() < 0.5 else good + more
+
+
+def sizes_that_lie(rng: Random, good: bytes, _: bytes) -> bytes:
+    """One entry's size, packed or unpacked, in the directory and its own header or in one of them."""
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        entries = archive.infolist()
+    entry = entries[int(rng.integers(len(entries)))]
+    size = entry.file_size if rng.random() < 0.5 else entry.compress_size
+    lies = [0, size - 1, size + 1, size // 2, size * 2, 2**31, 2**32 - 1]
+    lie = struct.pack("<L", lies[int(rng.integers(len(lies)))])
+    return good.replace(struct.pack("<L", size), lie, int(rng.integers(1, 4)))
+
+
+def zip64(rng: Random, good: bytes, _: bytes) -> bytes:
+    """The same files behind a zip64 directory record (APPNOTE.TXT 4.3.14), whose figures may be wrong."""
+    _, _, _, count, _, size, offset, _ = struct.unpack("<4s4H2LH", good[-22:])
+    if rng.random() < 0.5:
+        size, offset = (int(rng.integers(2**40)) for _ in range(2))
+    body, end = good[:-22], bytearray(good[-22:])
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, len(body), 1)
+    if rng.random() < 0.5:
+        end[8:20] = b"\xff" * 12
+    return body + record + locator + bytes(end)
+
+
 def noise(rng: Random, _good: bytes, _: bytes) -> bytes:
     return rng.bytes(int(rng.integers(0, 5000)))
 
@@ -249,6 +279,9 @@ MUTATIONS: dict[str, Callable[[Random, bytes, bytes], bytes]] = {
         resigned_by_another,
         model_replaced,
         packed_otherwise,
+        bytes_around,
+        sizes_that_lie,
+        zip64,
         noise,
     )
 }

@@ -22,6 +22,11 @@ LARGEST_RECORD = 16 * 2**20
 """Of manifest and signature, in bytes."""
 
 MOST_FILES = 200
+LARGEST_DIRECTORY = 2**18
+"""Of a zip, in bytes: zipfile reads it whole before anything in it can be counted."""
+
+END = struct.Struct("<4s4H2LH")
+"""End of central directory record, APPNOTE.TXT 4.3.16: the last three are its size, its offset, a comment's length."""
 
 UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, RuntimeError)
 """What zipfile raises for bytes that are no zip; NotImplementedError is a RuntimeError."""
@@ -36,6 +41,7 @@ class Bundle:
         self._zip: zipfile.ZipFile | None = None
         if path.is_file():
             try:
+                _check_end(path)
                 self._zip = zipfile.ZipFile(path)
             except UNREADABLE as error:
                 raise BloodedgeError(f"{path} is damaged (not a readable zip); copy or convert it again.") from error
@@ -58,7 +64,7 @@ class Bundle:
             size = self._inside(name).stat().st_size if self._zip is None else self._zip.getinfo(name).file_size
             if size > largest:
                 raise BloodedgeError(f"{self.path}: {name} is larger than any model; copy or convert the bundle again.")
-            return self._inside(name).read_bytes() if self._zip is None else self._zip.read(name)
+            return self._inside(name).read_bytes() if self._zip is None else self._unpacked(self._zip, name, size)
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
             if name == MANIFEST:
                 raise UsageError(
@@ -68,11 +74,19 @@ class Bundle:
         except UNREADABLE as error:
             raise BloodedgeError(f"{self.path}: {name} cannot be read; copy or convert the bundle again.") from error
 
+    @staticmethod
+    def _unpacked(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+        """An entry's bytes; ``ZipFile.read`` would first inflate all of an entry that holds more than it says."""
+        with archive.open(name) as stream:
+            return stream.read(size + 1)
+
     def _inside(self, name: str) -> Path:
-        """A file of a bundle that is a folder; BloodedgeError where a link leads away."""
+        """A file of a bundle that is a folder; BloodedgeError where a link leads away, or what is there never ends."""
         path = self.path / name
         if any((self.path / part).is_symlink() for part in [name, *map(str, PurePosixPath(name).parents)][:-1]):
             raise BloodedgeError(f"{self.path}: {name} is a link; put the file itself there.")
+        if path.exists() and not path.is_file():
+            raise BloodedgeError(f"{self.path}: {name} is not a plain file; copy or convert the bundle again.")
         return path
 
     def signature(self) -> bytes | None:
@@ -83,7 +97,11 @@ class Bundle:
     def unlisted(self) -> list[str]:
         """Files that the manifest does not vouch for, by name."""
         if self._zip is None:
-            there = {path.relative_to(self.path).as_posix() for path in self.path.rglob("*") if not path.is_dir()}
+            there = {
+                path.relative_to(self.path).as_posix()
+                for path in self.path.rglob("*")
+                if path.is_symlink() or not path.is_dir()
+            }
         else:
             there = set(self._zip.namelist())
         return sorted(there - set(self.manifest.files) - {MANIFEST, SIGNATURE})
@@ -122,6 +140,23 @@ class Bundle:
 def is_bundle(path: Path) -> bool:
     """Whether ``path`` looks like a bundle rather than a run folder."""
     return path.is_file() or (path / MANIFEST).is_file()
+
+
+def _check_end(path: Path) -> None:
+    """Refuse, before its directory is read, a zip that has other bytes around it, is a zip64 or lists too much."""
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, length - END.size - 20))
+        tail = file.read()
+    locator, record = tail[: -END.size], tail[-END.size :]
+    if len(record) < END.size:
+        raise zipfile.BadZipFile
+    mark, *_, size, offset, comment = END.unpack(record)
+    whole = mark == b"PK\x05\x06" and comment == 0 and offset + size + END.size == length
+    if not whole or locator.startswith(b"PK\x06\x07"):
+        raise zipfile.BadZipFile
+    if size > LARGEST_DIRECTORY or length > LARGEST_BUNDLE:
+        raise BloodedgeError(f"{path} holds more than any bundle does; copy or convert it again.")
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:

@@ -55,7 +55,8 @@ def rotate(
         name, out, days=days, password=_password(new_password_file), endorser=(endorser, id_of(endorser))
     )
     click.echo(f"{private}: keep it secret.")
-    click.echo(f"{public}: boards that trust {key.endorsed_by} take it with: bloodedge keys trust {public} --endorsed")
+    click.echo(f"{public}: boards that trust {key.endorsed_by} take it with:")
+    click.echo(f"bloodedge keys trust {public} --trust FOLDER --endorsed")
     click.echo(f"Key {key.id}, fingerprint {key.fingerprint}")
 
 

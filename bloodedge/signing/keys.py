@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 LARGEST_KEY_FILE = 16 * 2**10
+LONGEST_PASSWORD = 1023
+"""Bytes that OpenSSL takes."""
 
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
@@ -107,11 +109,13 @@ def new_key(
     """Make a key pair: (NAME.key, NAME.pub, the public key).
 
     days: how long it may sign; password: of the private key's file; endorser: the private key that vouches for the new
-    one, and its id. Raises UsageError for a name that cannot be one, and rather than write over a key.
+    one, and its id. Raises UsageError for a name or password that cannot be one, and rather than write over a key.
     """
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     private_path, public_path = folder / f"{name}.key", folder / f"{name}.pub"
+    if password is not None and len(password) > LONGEST_PASSWORD:
+        raise UsageError(f"A key's password may have {LONGEST_PASSWORD} bytes; choose a shorter one.")
     for path in (private_path, public_path):
         if path.exists():
             raise UsageError(f"{path} exists, and a key is never written over; choose another name.")

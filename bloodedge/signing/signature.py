@@ -134,7 +134,7 @@ def sign_bundle(
         manifest = bundle.manifest_bytes
     signature = Signature(
         key_id=id_of(private_key),
-        signed_at=(when or datetime.now(UTC)).replace(microsecond=0),
+        signed_at=(when or datetime.now(UTC)).astimezone(UTC).replace(microsecond=0),
         manifest_sha256=hashlib.sha256(manifest).hexdigest(),
     )
     signature = signature.model_copy(update={"signature": encoded(private_key.sign(signature.statement()))})

@@ -70,7 +70,8 @@ def run_command(
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
 @click.option("--check", is_flag=True, help="Only say whether the settings are right and what they name is there.")
 @click.option("--reference", is_flag=True, help="Write out every setting, explained, with its default.")
-def config_command(config: Path | None, check: bool, reference: bool) -> None:
+@click.option("--board", metavar="NAME", help="Write out the settings that suit a board, such as raspberry-pi-5.")
+def config_command(config: Path | None, check: bool, reference: bool, board: str | None) -> None:
     """Show the settings that a run would have: the file's, the environment's, the profile's and the defaults.
 
     An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
@@ -83,6 +84,11 @@ def config_command(config: Path | None, check: bool, reference: bool) -> None:
         from bloodedge_device.settings.reference import reference as written_out
 
         click.echo(written_out(), nl=False)
+        return
+    if board is not None:
+        from bloodedge_device.boards import settings_text
+
+        click.echo(settings_text(board), nl=False)
         return
     settings = read_settings(config)
     if not check:

@@ -38,6 +38,7 @@ from bloodedge_device.status import Status
 from bloodedge_device.store import RunInfo, Store, open_for_reading
 from bloodedge_device.supervise.clock import clock_synchronised
 from bloodedge_device.supervise.notify import Notifier
+from bloodedge_device.supervise.thermal import Pace
 from bloodedge_device.telling import Rate, metrics_of, status_of
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("bloodedge.device")
 
 LONGEST_LABEL = 200
+
+COOLING_LOOK_S = 0.5
+"""Between two looks at whether a board that was too hot has cooled."""
+
+PATIENCE_S = 5.0
+"""How long a person waits for the frame in hand."""
 
 NEEDS_RESTART = ("cores", "state", "store", "web", "mqtt")
 """Settings that a reload leaves as they are."""
@@ -104,6 +111,7 @@ class Daemon:
         self.live = Live()
         self.rate = Rate()
         self.totals = Totals()
+        self.pace = Pace.FULL
         self.publisher: MqttPublisher | None = None
         self._finished_stages: dict[str, LatencyHistogram] = {}
         self._earlier_restarts = 0
@@ -163,14 +171,24 @@ class Daemon:
         """Process frames until something else is to be done; gives how many of ``limit`` are left."""
         if limit == 0:
             return 0
+        self._let_cool(0.0)
         for frame in self.camera.frames(signals.interrupt):
+            began_s = monotonic()
             with self._looking:
                 self._process(frame)
             if limit is not None:
                 limit -= 1
             if limit == 0 or signals.interrupt.is_set():
                 break
+            self._let_cool(monotonic() - began_s)
         return limit
+
+    def _let_cool(self, worked_s: float) -> None:
+        """Rest while the board is hot, see Pace; the frame in hand took ``worked_s`` seconds."""
+        if self.pace is Pace.SLOW:
+            self._interrupt.wait(worked_s)
+        while self.pace is Pace.STOPPED and not self._interrupt.wait(COOLING_LOOK_S):
+            self.notifier.watchdog()
 
     def _process(self, frame: Frame | BadFrame) -> None:
         pipeline = self._idle_pipeline() if self.slide is None else self.slide.pipeline
@@ -334,7 +352,7 @@ class Daemon:
     def start_slide(self, label: str, actor: str) -> int:
         """See Desk."""
         label = _clean(label)
-        with self._looking:
+        with self._between_frames():
             self.end_slide(actor)
             number = self._begin_slide(label, actor)
             if self.settings.camera.kind in {"v4l2", "picamera"}:  # light is measured when a slide begins, then held
@@ -345,7 +363,7 @@ class Daemon:
 
     def end_slide(self, actor: str) -> int | None:
         """See Desk."""
-        with self._looking:
+        with self._between_frames():
             slide, self.slide = self.slide, None
             if slide is None or self.recorder is None:
                 return None
@@ -354,6 +372,19 @@ class Daemon:
             self.recorder.end(slide)
             self.store.note(actor, "slide ended", {"slide": slide.id})
             return slide.id
+
+    @contextmanager
+    def _between_frames(self) -> Iterator[None]:
+        """Wait for the frame in hand; BloodedgeError when it takes too long, as it does while the disk is full."""
+        if not self._looking.acquire(timeout=PATIENCE_S):
+            raise BloodedgeError(
+                "The frame in hand cannot be finished now, for one because the disk is full; free some space, then"
+                " do it again."
+            )
+        try:
+            yield
+        finally:
+            self._looking.release()
 
     def label_slide(self, slide: int, label: str, actor: str) -> None:
         """See Desk."""

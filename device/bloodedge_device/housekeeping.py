@@ -16,7 +16,7 @@ from bloodedge_device.health import Level
 from bloodedge_device.host import give_freed_memory_back
 from bloodedge_device.store import DiskFullError
 from bloodedge_device.supervise.clock import ClockWatch, clock_synchronised
-from bloodedge_device.supervise.thermal import read_throttling
+from bloodedge_device.supervise.thermal import COOLED_BY_C, Pace, pace_at, read_throttling
 from bloodedge_device.telling import broker_status, is_alive
 
 if TYPE_CHECKING:
@@ -94,12 +94,31 @@ class Housekeeper:
         seldom_at_s = 0.0
         while True:
             with suppress(BloodedgeError):  # a disk or database in trouble is told by the one who stores results
+                self._spare_the_board()
                 self._often()
                 if monotonic() >= seldom_at_s:
                     seldom_at_s = monotonic() + SELDOM_S
                     self._seldom()
             if self._stop.wait(EVERY_S):
                 return
+
+    def _spare_the_board(self) -> None:
+        daemon, watch, temperature = self._daemon, self._daemon.settings.watch, cpu_temperature_c()
+        before, now = daemon.pace, pace_at(temperature, watch.slow_at_c, watch.stop_at_c, daemon.pace)
+        daemon.pace = now
+        if now is Pace.FULL:
+            if before is not now:
+                self._tell_heat()
+            return
+        limit_c = watch.stop_at_c if now is Pace.STOPPED else watch.slow_at_c
+        assert limit_c is not None
+        sentence = (
+            f"The processor is at {temperature:.0f} °C: {'no frame is' if now is Pace.STOPPED else 'fewer frames are'}"
+            f" looked at until it has cooled to {limit_c - COOLED_BY_C:g} °C; cool the board."
+        )
+        daemon.health.tell("heat", Level.FAILED if now is Pace.STOPPED else Level.WARNING, sentence)
+        if before is not now:
+            log.warning("%s", sentence)
 
     def _often(self) -> None:
         daemon = self._daemon
@@ -110,6 +129,8 @@ class Housekeeper:
             tell("broker", Level.OK if state.connected and not lost else Level.WARNING, f"{state.sentence}{lost}")
         if is_alive(daemon):
             tell("frames", Level.OK, f"{daemon.rate.per_second:.1f} frames a second are classified.")
+        elif daemon.pace is Pace.STOPPED:
+            tell("frames", Level.WARNING, "No frame is looked at until the processor has cooled.")
         elif monotonic() - self._began_s < daemon.settings.watch.alive_s:
             tell("frames", Level.OK, "The first frame is awaited.")
         elif tell("frames", Level.FAILED, f"No frame was classified for {daemon.settings.watch.alive_s:g} s."):
@@ -127,6 +148,13 @@ class Housekeeper:
             tell("clock", Level.WARNING, "The clock is not held to a time source: times may be wrong.")
         else:
             tell("clock", Level.OK, "The clock is right as far as the system knows.")
+        if self._daemon.pace is Pace.FULL:
+            self._tell_heat()
+        self._tidy()
+        give_freed_memory_back()
+
+    def _tell_heat(self) -> None:
+        tell, watch = self._daemon.health.tell, self._daemon.settings.watch
         temperature, throttling = cpu_temperature_c(), read_throttling()
         if throttling is not None and throttling.now:
             tell("heat", Level.WARNING, f"{throttling.now[0][0].upper()}{throttling.now[0][1:]}; cool the board.")
@@ -134,8 +162,8 @@ class Housekeeper:
             tell("heat", Level.WARNING, f"The processor is at {temperature:.0f} °C; cool the board.")
         elif temperature is not None:
             tell("heat", Level.OK, f"The processor is at {temperature:.0f} °C.")
-        self._tidy()
-        give_freed_memory_back()
+        elif watch.slow_at_c is not None or watch.stop_at_c is not None:
+            tell("heat", Level.WARNING, "The system tells no temperature: watch.slow_at_c and stop_at_c do nothing.")
 
     def _tidy(self) -> None:
         with suppress(DiskFullError):

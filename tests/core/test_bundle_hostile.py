@@ -1,6 +1,8 @@
 """A bundle that was made to do harm is refused with a sentence, whatever it tries."""
 
+import os
 import stat
+import tracemalloc
 import zipfile
 import zlib
 from pathlib import Path
@@ -67,6 +69,40 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     assert "larger than any model" in refused(path)
 
 
+def test_a_bomb_that_says_it_is_small_is_not_inflated(tmp_path: Path) -> None:
+    path = pack(tmp_path / "bomb.bundle", [(zipfile.ZipInfo("manifest.json"), b"0" * (64 * 2**20))])
+    directory = path.read_bytes().index(b"PK\x01\x02")
+    data = bytearray(path.read_bytes())
+    data[directory + 24 : directory + 28] = (1000).to_bytes(4, "little")  # APPNOTE.TXT 4.3.12: uncompressed size
+    path.write_bytes(data)
+    tracemalloc.start()
+    try:
+        assert "cannot be read" in refused(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("where", ["before", "after", "comment"])
+def test_bytes_around_a_zip_are_refused(tmp_path: Path, where: str) -> None:
+    """A zip reader overlooks them: a file that is a bundle to one program may be a script to another."""
+    data, more = MODEL.read_bytes(), b"#!/bin/sh\n"
+    comment = data[:-2] + len(more).to_bytes(2, "little") + more
+    path = tmp_path / "x.bundle"
+    path.write_bytes({"before": more + data, "after": data + more, "comment": comment}[where])
+    assert "not a readable zip" in refused(path)
+
+
+def test_a_zip64_directory_is_refused(tmp_path: Path) -> None:
+    """Its locator (APPNOTE.TXT 4.3.15) would lead zipfile to a directory other than the one whose size was checked."""
+    data = MODEL.read_bytes()
+    body, end = data[:-22], bytearray(data[-22:])
+    end[12:16] = (int.from_bytes(end[12:16], "little") + 20).to_bytes(4, "little")
+    path = tmp_path / "x.bundle"
+    path.write_bytes(body + b"PK\x06\x07" + bytes(16) + end)
+    assert "not a readable zip" in refused(path)
+
+
 def test_an_entry_that_lies_about_its_size_is_refused(tmp_path: Path, entries) -> None:
     path = pack(tmp_path / "x.bundle", entries)
     data = bytearray(path.read_bytes())
@@ -105,6 +141,14 @@ def test_a_link_in_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder" / "artifacts").rename(tmp_path / "elsewhere")
     (tmp_path / "folder" / "artifacts").symlink_to(tmp_path / "elsewhere")
     assert "is a link" in refused(tmp_path / "folder")
+
+
+def test_a_folders_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    with zipfile.ZipFile(MODEL) as archive:
+        archive.extractall(tmp_path / "folder")
+    (tmp_path / "folder" / "golden.npz").unlink()
+    os.mkfifo(tmp_path / "folder" / "golden.npz")
+    assert "golden.npz is not a plain file" in refused(tmp_path / "folder")
 
 
 def test_a_wrong_checksum_is_found(tmp_path: Path, entries: list[tuple[zipfile.ZipInfo, bytes]]) -> None:

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import zipfile
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -137,6 +137,9 @@ def test_a_file_that_nobody_signed_is_found(signed: Path, trusted: Path, unpacke
     assert why_not(signed, trusted) == "changed"
     (unpacked / "extra.py").write_text("print()")
     assert why_not(unpacked, trusted) == "changed"
+    (unpacked / "extra.py").unlink()
+    (unpacked / "elsewhere").symlink_to(trusted, target_is_directory=True)
+    assert why_not(unpacked, trusted) == "changed"
 
 
 @pytest.mark.parametrize("field", ["signed_at", "key_id", "manifest_sha256"])
@@ -185,6 +188,27 @@ def test_a_board_takes_a_new_key_that_the_old_one_vouches_for(
     _, _, late = new_key("late", tmp_path / "keys", endorser=(keys[0], id_of(keys[0])))
     with pytest.raises(BloodedgeError, match="No key that is trusted"):
         trust(trusted, late, endorsed=True)
+
+
+def test_a_key_past_its_end_vouches_for_no_other(trusted: Path, tmp_path: Path) -> None:
+    private, _, public = new_key("short", tmp_path / "keys", days=10)
+    trust(trusted, public)
+    old = read_private_key(private)
+    _, _, made = new_key("next", tmp_path / "keys", endorser=(old, public.id))
+    assert TrustStore.read(trusted).endorses(made)
+    late = made.model_copy(update={"made_at": public.made_at + timedelta(days=11)})
+    late = late.model_copy(update={"endorsement": b64encode(old.sign(late.statement())).decode()})
+    assert not TrustStore.read(trusted).endorses(late)
+    with pytest.raises(BloodedgeError, match="No key that is trusted"):
+        trust(trusted, late, endorsed=True)
+
+
+def test_a_password_too_long_for_a_key_file_is_a_sentence_and_leaves_no_key(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="choose a shorter one"):
+        new_key("lab", tmp_path, password=b"x" * 1024)
+    assert not list(tmp_path.iterdir())
+    private, _, public = new_key("lab", tmp_path, password=b"x" * 1023)
+    assert id_of(read_private_key(private, b"x" * 1023)) == public.id
 
 
 def test_nothing_is_signed_that_is_not_whole(unpacked: Path, keys: tuple[Ed25519PrivateKey, PublicKey]) -> None:

@@ -451,3 +451,18 @@ def test_a_message_too_large_for_the_broker_holds_up_no_other(tmp_path: Path, pu
     assert "takes no packet above 2000 bytes: 1 larger ones were left out" in publisher.state.sentence
     listener.stop()
     broker.kill()
+
+
+@needs_broker
+def test_a_description_too_large_for_the_broker_does_not_end_the_connection(tmp_path: Path, publish: Publish) -> None:
+    broker = Broker(tmp_path, "allow_anonymous true", "max_packet_size 600")
+    listener = Listener(broker.port)
+    outbox = MemoryOutbox()
+    outbox.add(3)
+    publisher = publish(outbox, broker.port)  # what Home Assistant is told has some thousand bytes
+    assert until(lambda: listener.ids() == [1, 2, 3])
+    assert until(lambda: bool(listener.payloads("bloodedge/bench-1/status")))
+    assert publisher.state.connected
+    assert not [message for message in listener.heard if message.topic.startswith("homeassistant")]
+    listener.stop()
+    broker.kill()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from types import ModuleType
 
 import cv2
@@ -17,6 +18,7 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.histogram import StageTimes
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store, open_for_reading
+from bloodedge_device.store.writer import ANEW_SPAN_S, MOST_ANEW
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -370,3 +372,16 @@ def test_a_better_view_of_a_cell_counts_and_the_earlier_one_no_longer(
     for view in views:
         store.put_frames(slide, [view], keep_crops=False)
     assert rows(state, "SELECT blast_probability, repeated FROM cells") == [(0.1, 1), (0.9, 0), (0.2, 1)]
+
+
+def test_a_disk_that_damages_every_new_database_is_given_up(
+    state: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(MOST_ANEW):
+        store.begin_anew()
+    with pytest.raises(BloodedgeError, match="damages every database begun in"):
+        store.begin_anew()
+    assert len(list(state.glob("damaged-*"))) == MOST_ANEW
+    later = monotonic() + ANEW_SPAN_S
+    monkeypatch.setattr("bloodedge_device.store.writer.monotonic", lambda: later)
+    store.begin_anew()  # once in a long while is no failing disk

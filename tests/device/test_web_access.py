@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from time import monotonic
 from urllib.request import urlopen
@@ -469,6 +469,50 @@ def test_a_body_that_does_not_come_and_headers_that_do_not_end_are_given_up(
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(request.encode())
             assert connection.recv(100).startswith(status)
+
+
+def raw_answer(server: WebServer, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """(status, headers, body) of what comes back over a connection that the server then closes."""
+    port = int(server.url.rstrip("/").rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request.replace(b"PORT", str(port).encode()))
+        answer = HTTPResponse(connection)
+        answer.begin()
+        body = answer.read()
+        assert connection.recv(1) == b""
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, body
+
+
+@pytest.mark.parametrize(
+    "request_line", [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nHo st: x\r\n\r\n", b"\x16\x03\x01\0\n\n"]
+)
+def test_what_is_no_request_is_answered_like_everything_else(server: WebServer, request_line: bytes) -> None:
+    status, headers, body = raw_answer(server, request_line)
+    assert status == 400
+    assert headers["content-type"] == "application/json"
+    assert "is not HTTP/1.1" in json.loads(body)["error"]
+    assert guard.HEADERS.items() <= headers.items()
+
+
+def test_a_body_that_turns_malformed_ends_the_connection(server: WebServer, caplog: pytest.LogCaptureFixture) -> None:
+    head = b"POST /slides HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\nTransfer-Encoding: chunked\r\n\r\n"
+    status, _, body = raw_answer(server, head + b"not a length\r\n")
+    assert (status, "error" in json.loads(body)) == (400, True)
+    assert not caplog.records
+
+
+def test_when_too_many_ask_the_answer_says_when_to_try_again(
+    server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "CONNECTIONS", 1)
+    request = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"
+    status, headers, body = raw_answer(server, request % b"/api/v1/status")
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert json.loads(body) == {"error": "Too many ask this device at the same time; try again in 5 s."}
+    assert guard.HEADERS.items() <= headers.items()
+    status, headers, body = raw_answer(server, request % b"/slides")
+    assert (status, headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert b"try again in 5 s." in body
 
 
 def test_starting_loads_no_web_library_in_the_daemons_own_thread() -> None:

@@ -299,7 +299,10 @@ class _Session:
 
     def tell(self, topic: str, payload: bytes) -> None:
         """Publish something retained that is not of the outbox; if it is lost, the next connection says it anew."""
-        self._topics[self._publish(topic, payload, True)] = topic
+        if self._is_too_large(topic, payload):
+            self._complain(topic, f"the broker takes no packet above {self._largest} bytes; raise its max_packet_size")
+        else:
+            self._topics[self._publish(topic, payload, True)] = topic
 
     def fill(self) -> None:
         """Send what the window has room for; while the broker refuses messages, one now and then."""
@@ -312,10 +315,13 @@ class _Session:
                 return
             message = self._ready.popleft()
             topic = f"{_base(self._settings)}{message.topic}"
-            if self._largest is not None and len(topic.encode()) + len(message.payload) + ENVELOPE > self._largest:
+            if self._is_too_large(topic, message.payload):
                 self._leave_out(message)
                 continue
             self._window.add(self._publish(topic, message.payload, message.retain, message.id), message.id)
+
+    def _is_too_large(self, topic: str, payload: bytes) -> bool:
+        return self._largest is not None and len(topic.encode()) + len(payload) + ENVELOPE > self._largest
 
     def _leave_out(self, message: Message) -> None:
         """Let a message go that the broker would end the connection for; the results in it are in the store."""
@@ -408,11 +414,13 @@ class _Session:
             self._note(True, f"Connected to {_broker(self._settings)}.", logging.INFO)
 
     def _hear_of(self, topic: str, reason: ReasonCode) -> None:
-        if reason.is_failure and topic not in self._complained:
+        if reason.is_failure:
+            self._complain(topic, f"the broker refuses them ({reason.getName()}); correct its access rules")
+
+    def _complain(self, topic: str, why: str) -> None:
+        if topic not in self._complained:
             self._complained.add(topic)
-            log.warning(
-                "MQTT: the broker refuses messages to %s (%s); correct its access rules.", topic, reason.getName()
-            )
+            log.warning("MQTT: messages to %s do not arrive: %s.", topic, why)
 
     def _refuse(self, message: int, reason: ReasonCode) -> None:
         """The broker did not take a message: it is sent again later, with all that follow it."""

@@ -180,10 +180,21 @@ class MqttSettings(Strict):
 
 
 class WatchSettings(Strict):
-    """When the daemon calls itself well."""
+    """When the daemon calls itself well, and spares the board."""
 
     alive_s: float = Field(default=10.0, ge=1, le=3600)
     """Alive means that a frame went through the pipeline within so many seconds."""
+    slow_at_c: float | None = Field(default=None, ge=30, le=120)
+    """From this temperature of the processor (°C) on, the daemon rests after each frame for as long as the frame took,
+    until it has cooled by 5 degrees; default: never."""
+    stop_at_c: float | None = Field(default=None, ge=30, le=120)
+    """From here on it looks at no frame until the processor has cooled by 5 degrees; default: never."""
+
+    @model_validator(mode="after")
+    def _slow_before_stop(self) -> Self:
+        if self.slow_at_c is not None and self.stop_at_c is not None and self.slow_at_c >= self.stop_at_c:
+            raise ValueError("watch.slow_at_c must be below watch.stop_at_c")
+        return self
 
 
 def is_stream(source: str) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import posix_fallocate
 from pathlib import Path
+from time import monotonic
 from typing import IO, Any
 
 import numpy as np
@@ -31,6 +32,9 @@ RESERVE = "reserve"
 
 REMOVED_AT_ONCE = 500
 """Images removed between two looks at other work."""
+
+MOST_ANEW, ANEW_SPAN_S = 3, 3600.0
+"""A disk that damages more new databases than this in an hour is given up."""
 
 FRAMES_A_FOLDER = 1000
 
@@ -102,6 +106,7 @@ class Store:
         if self.damaged is not None:
             self.note("daemon", "damaged database set aside", {"folder": self.damaged.name})
         self._rows: dict[int, int] = {}
+        self._anew_at_s: list[float] = []
         self._slide = 0
         self._removed: list[str] = []
         """Images given up, whose rows still name them."""
@@ -297,7 +302,18 @@ class Store:
         return not self.settings.reserve_mb or (self.state / RESERVE).exists()
 
     def begin_anew(self) -> None:
-        """Set a database that turned out to be damaged aside and begin a new one, in place."""
+        """Set a database that turned out to be damaged aside and begin a new one, in place.
+
+        Raises BloodedgeError when that was done MOST_ANEW times within the last ANEW_SPAN_S.
+        """
+        now = monotonic()
+        self._anew_at_s = [at_s for at_s in self._anew_at_s if now - at_s < ANEW_SPAN_S]
+        if len(self._anew_at_s) == MOST_ANEW:
+            raise BloodedgeError(
+                f"The disk damages every database begun in {self.state}; replace it, and copy what was set aside"
+                " there (damaged-...) while it can be read."
+            )
+        self._anew_at_s.append(now)
         with self._writing, database_errors(self.state):
             self._database.close()
             self.damaged = set_aside(self.state)

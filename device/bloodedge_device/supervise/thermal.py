@@ -1,7 +1,11 @@
-"""Whether heat or a weak power supply slows the processor; its temperature is ``bloodedge.host.cpu_temperature_c``."""
+"""Whether heat or a weak power supply slows the processor, and how the daemon spares it.
+
+The processor's temperature is ``bloodedge.host.cpu_temperature_c``.
+"""
 
 import subprocess
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 
 PI_FIRMWARE = "devices/platform/soc/soc:firmware/get_throttled"
@@ -14,6 +18,32 @@ PI_BITS = {
     3: "the processor is at its soft temperature limit",
 }
 """Raspberry Pi documentation, vcgencmd get_throttled; 16 bits further up: it happened since the start."""
+
+
+COOLED_BY_C = 5.0
+"""How far below a limit the processor must come before the limit counts no more; else the pace would flutter."""
+
+
+class Pace(IntEnum):
+    """How much the daemon does."""
+
+    FULL = 0
+    SLOW = 1
+    """It rests after each frame for as long as the frame took."""
+    STOPPED = 2
+    """It looks at no frame."""
+
+
+def pace_at(temperature_c: float | None, slow_at_c: float | None, stop_at_c: float | None, before: Pace) -> Pace:
+    """The pace for a temperature in °C, after the pace ``before``; FULL where there is no limit or no sensor."""
+    if temperature_c is None:
+        return Pace.FULL
+    for limit_c, pace in ((stop_at_c, Pace.STOPPED), (slow_at_c, Pace.SLOW)):
+        if limit_c is None:
+            continue
+        if temperature_c >= limit_c or (before >= pace and temperature_c > limit_c - COOLED_BY_C):
+            return pace
+    return Pace.FULL
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,101 @@
+"""What a board's root file system shall hold: whole files, links, a block of config.txt and words of cmdline.txt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bloodedge.config import to_toml
+from bloodedge.errors import UsageError
+from bloodedge_device.provision.boards import Profile, firmware_folder
+
+BEGIN, END = "# bloodedge: begin", "# bloodedge: end"
+
+UNITS = Path("etc/systemd/system")
+
+ENABLED = {
+    "bloodedge-device.service": "multi-user.target",
+    "bloodedge-first-boot.service": "multi-user.target",
+    "bloodedge-backup.timer": "timers.target",
+    "bloodedge-doctor.timer": "timers.target",
+    "var-lib-bloodedge.mount": "local-fs.target",
+}
+"""Units that start by themselves, and the target that wants each; as their [Install] sections say."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One path of the root and what it shall be."""
+
+    kind: Literal["file", "link", "block", "words"]
+    text: str
+    """The file's text, the link's target, the block's lines or the words."""
+
+
+def wanted(profile: Profile, root: Path, read_only: bool) -> dict[str, Piece]:
+    """Pieces by their path relative to the root."""
+    source = firmware_folder()
+    pieces = _files(source / "root")
+    if read_only:
+        pieces |= _files(source / "read-only-root")
+    pieces["etc/bloodedge/device.toml"] = Piece("file", _settings(profile))
+    pieces[f"{UNITS}/bloodedge-device.service.d/50-board.conf"] = Piece("file", _memory(profile))
+    for unit, target in ENABLED.items():
+        if f"{UNITS}/{unit}" in pieces:
+            pieces[f"{UNITS}/{target}.wants/{unit}"] = Piece("link", f"/{UNITS}/{unit}")
+    if profile.board.boot:
+        folder = boot_folder(root)
+        config = "".join((source / "boot" / f"{name}.config.txt").read_text() for name in profile.board.boot)
+        words = " ".join((source / "boot" / f"{name}.cmdline.txt").read_text() for name in profile.board.boot)
+        pieces[f"{folder}/config.txt"] = Piece("block", config)
+        pieces[f"{folder}/cmdline.txt"] = Piece("words", " ".join(words.split()))
+    return pieces
+
+
+def boot_folder(root: Path) -> str:
+    """Where the firmware's settings lie below the root; raises UsageError where they do not."""
+    for folder in ("boot/firmware", "boot"):
+        if (root / folder / "config.txt").is_file() and (root / folder / "cmdline.txt").is_file():
+            return folder
+    raise UsageError(f"{root} shows no boot partition with config.txt and cmdline.txt; mount it at boot/firmware.")
+
+
+def _files(folder: Path) -> dict[str, Piece]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): Piece("file", path.read_text()) for path in paths}
+
+
+def _settings(profile: Profile) -> str:
+    head = f"# Settings for: {profile.board.title}. Every one, explained: bloodedge device config --reference\n"
+    return head + to_toml({"state": "/var/lib/bloodedge", **profile.device})
+
+
+def _memory(profile: Profile) -> str:
+    board = profile.board
+    return (
+        f"# {board.title}: {board.ram_mb} MB of memory; the daemon is slowed, then ended, before the board swaps.\n"
+        f"[Service]\nMemoryHigh={board.memory_high_mb}M\nMemoryMax={board.memory_max_mb}M\n"
+    )
+
+
+def with_block(text: str, block: str) -> str:
+    """config.txt with the marked block, for every model of board ([all]), in place of one written before."""
+    rest = without_block(text)
+    return f"{rest}{'' if rest.endswith(chr(10)) or not rest else chr(10)}{BEGIN}\n[all]\n{block}{END}\n"
+
+
+def without_block(text: str) -> str:
+    """config.txt without the marked block."""
+    before, begin, after = text.partition(f"{BEGIN}\n")
+    inside, end, rest = after.partition(f"{END}\n")
+    return before + rest if begin and end else text
+
+
+def with_words(text: str, words: str) -> str:
+    """cmdline.txt, one line, with those of the words that it lacks."""
+    have = text.split()
+    return " ".join([*have, *(word for word in words.split() if word not in have)]) + "\n"
+
+
+def without_words(text: str, words: list[str]) -> str:
+    """cmdline.txt without those words."""
+    return " ".join(word for word in text.split() if word not in words) + "\n"

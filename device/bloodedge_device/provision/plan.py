@@ -1,0 +1,245 @@
+"""Comparing a root with what it shall hold, and changing it: what a person changed by hand is kept and told."""
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import unified_diff
+from pathlib import Path
+
+from bloodedge.atomic import fsync_folder, write_bytes
+from bloodedge.errors import UsageError, disk_errors
+from bloodedge_device.provision.boards import Profile
+from bloodedge_device.provision.content import (
+    Piece,
+    wanted,
+    with_block,
+    with_words,
+    without_block,
+    without_words,
+)
+from bloodedge_device.provision.record import Entry, Record, packed, read_record, unpacked, write_record
+
+LINK = b"link:"
+
+PROGRAMS = ("usr/bin/dpkg", "usr/bin/bash", "usr/bin/dash", "usr/bin/ls")
+ELF = {183: "arm64", 62: "amd64", 40: "armhf", 3: "i386", 243: "riscv64"}
+"""e_machine of an ELF file (elf.h), and Debian's name."""
+
+BESIDE = ".bloodedge-new"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One path of the root: from what, to what; None: not there."""
+
+    path: str
+    old: bytes | None
+    new: bytes | None
+    entry: Entry | None
+    """What the record says afterwards."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done to a root."""
+
+    root: Path
+    board: str
+    changes: tuple[Change, ...]
+    kept: dict[str, bytes | None]
+    """Paths changed by hand, and what would have been there."""
+    record: Record
+    """The record afterwards."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the root holds all of it."""
+        return not self.changes
+
+    def diff(self) -> Iterator[str]:
+        """Lines of a unified diff."""
+        for change in self.changes:
+            old, new = _shown(change.old), _shown(change.new)
+            before = f"a/{change.path}" if change.old is not None else "/dev/null"
+            after = f"b/{change.path}" if change.new is not None else "/dev/null"
+            yield from unified_diff(old, new, before, after, lineterm="")
+
+
+def check_root(root: Path, architecture: str | None) -> None:
+    """Raises UsageError for what is no root file system, or one of another architecture."""
+    if not ((root / "etc").is_dir() and (root / "usr").is_dir()):
+        raise UsageError(f"{root} is no root file system: etc and usr are missing; give the folder it is mounted at.")
+    found = _architecture(root)
+    if architecture and found and found != architecture:
+        raise UsageError(f"{root} is a system for {found}, and the board needs {architecture}; choose the other image.")
+
+
+def provisioning(root: Path, board: str, profile: Profile, read_only: bool) -> Plan:
+    """What it takes to make the root this board's; raises UsageError, BloodedgeError."""
+    check_root(root, profile.board.architecture)
+    before = read_record(root)
+    entries = dict(before.entries) if before else {}
+    pieces = wanted(profile, root, read_only)
+    changes: list[Change] = []
+    kept: dict[str, bytes | None] = {}
+    for path, piece in pieces.items():
+        now = _read(root, path)
+        entry = entries.get(path)
+        new = _content(piece, now)
+        if now == new:
+            continue
+        if _is_foreign(piece.kind, now, entry):
+            kept[path] = new
+            continue
+        original = unpacked(entry.before) if entry else now
+        mode = entry.mode if entry else _mode(root, path)
+        written = Entry(written=packed(new) or "", before=packed(original), mode=mode, kind=piece.kind)
+        changes.append(Change(path, now, new, written))
+    gone = {path: entry for path, entry in entries.items() if path not in pieces}
+    _restore(root, gone, changes, kept)
+    return _plan(root, board, changes, kept, entries)
+
+
+def undoing(root: Path) -> Plan:
+    """What it takes to have the root as it was; raises UsageError when nothing was written."""
+    check_root(root, None)
+    before = read_record(root)
+    if before is None:
+        raise UsageError(f"Nothing was written into {root}: there is nothing to undo.")
+    changes: list[Change] = []
+    kept: dict[str, bytes | None] = {}
+    _restore(root, before.entries, changes, kept)
+    return _plan(root, before.board, changes, kept, dict(before.entries))
+
+
+def apply(plan: Plan) -> None:
+    """Change the root; the record goes first, so that a cut half-way can be finished or undone."""
+    write_record(plan.root, _union(plan))
+    for change in plan.changes:
+        _write(plan.root, change)
+    for path, content in plan.kept.items():
+        if content is not None and not content.startswith(LINK):
+            write_bytes(plan.root / f"{path}{BESIDE}", content)
+    write_record(plan.root, plan.record)
+
+
+def _union(plan: Plan) -> Record:
+    """The record that holds before and after: what is being restored stays listed until it is."""
+    old = read_record(plan.root)
+    return Record(board=plan.board, entries={**(old.entries if old else {}), **plan.record.entries})
+
+
+def _plan(
+    root: Path, board: str, changes: list[Change], kept: dict[str, bytes | None], entries: dict[str, Entry]
+) -> Plan:
+    for change in changes:
+        if change.entry is None:
+            entries.pop(change.path, None)
+        else:
+            entries[change.path] = change.entry
+    return Plan(root, board, tuple(changes), kept, Record(board=board, entries=entries))
+
+
+def _restore(root: Path, entries: dict[str, Entry], changes: list[Change], kept: dict[str, bytes | None]) -> None:
+    for path, entry in entries.items():
+        now, before = _read(root, path), unpacked(entry.before)
+        if now in {unpacked(entry.written), before}:
+            changes.append(Change(path, now, before, None))
+        elif entry.kind in {"block", "words"} and now is not None:
+            changes.append(Change(path, now, _taken_out(entry, now), None))
+        elif now is None:
+            changes.append(Change(path, None, None, None))
+        else:
+            kept[path] = None
+
+
+def _taken_out(entry: Entry, now: bytes) -> bytes:
+    """A boot file that a person changed since, without what was added."""
+    if entry.kind == "block":
+        return without_block(now.decode()).encode()
+    had = (unpacked(entry.before) or b"").decode().split()
+    added = [word for word in (unpacked(entry.written) or b"").decode().split() if word not in had]
+    return without_words(now.decode(), added).encode()
+
+
+def _content(piece: Piece, now: bytes | None) -> bytes:
+    if piece.kind == "link":
+        return LINK + piece.text.encode()
+    if piece.kind == "block":
+        return with_block((now or b"").decode(), piece.text).encode()
+    if piece.kind == "words":
+        have = (now or b"").decode()
+        return have.encode() if set(piece.text.split()) <= set(have.split()) else with_words(have, piece.text).encode()
+    return piece.text.encode()
+
+
+def _is_foreign(kind: str, now: bytes | None, entry: Entry | None) -> bool:
+    """Whether a person, or another program, wrote what is there, or removed what was written."""
+    if kind in {"block", "words"}:
+        return False
+    if entry is None:
+        return now is not None
+    return now not in {unpacked(entry.written), unpacked(entry.before)}
+
+
+def _place(root: Path, path: str) -> Path:
+    """The path below the root; raises UsageError where a link in it leads out."""
+    place = root / path
+    if not place.parent.resolve().is_relative_to(root.resolve()):
+        raise UsageError(f"{place.parent} leads out of {root} by a link; mount the root with all its partitions.")
+    return place
+
+
+def _read(root: Path, path: str) -> bytes | None:
+    place = _place(root, path)
+    with disk_errors(path):
+        if place.is_symlink():
+            return LINK + os.fsencode(place.readlink())
+        return place.read_bytes() if place.exists() else None
+
+
+def _mode(root: Path, path: str) -> int | None:
+    place = _place(root, path)
+    return stat.S_IMODE(place.lstat().st_mode) if place.is_file() and not place.is_symlink() else None
+
+
+def _write(root: Path, change: Change) -> None:
+    place = _place(root, change.path)
+    mode = (change.entry.mode if change.entry else _mode(root, change.path)) or 0o644
+    with disk_errors(change.path):
+        if change.new is None:
+            place.unlink(missing_ok=True)
+            _remove_empty(root, place.parent)
+        elif change.new.startswith(LINK):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.unlink(missing_ok=True)
+            place.symlink_to(os.fsdecode(change.new[len(LINK) :]))
+            fsync_folder(place.parent)
+        else:
+            write_bytes(place, change.new)
+            place.chmod(mode)
+
+
+def _remove_empty(root: Path, folder: Path) -> None:
+    """Folders that only held what was written: drop-ins, wants and our own."""
+    while folder != root and folder.name.endswith((".wants", ".d", "bloodedge")) and folder.is_dir():
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
+        folder = folder.parent
+
+
+def _architecture(root: Path) -> str | None:
+    for program in PROGRAMS:
+        path = root / program
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as handle:
+                head = handle.read(20)
+            if head[:4] == b"\x7fELF":
+                return ELF.get(int.from_bytes(head[18:20], "little"), "another processor")
+    return None
+
+
+def _shown(content: bytes | None) -> list[str]:
+    return [] if content is None else content.decode(errors="replace").splitlines()

@@ -1,0 +1,65 @@
+"""What was written into a root, and what was there before: kept in the root itself."""
+
+import json
+from base64 import b64decode, b64encode
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bloodedge.atomic import write_json
+from bloodedge.config import Strict
+from bloodedge.errors import BloodedgeError
+
+RECORD = "var/lib/bloodedge-provision/record.json"
+
+
+class Entry(Strict):
+    """One path: its content as written and as found before; link targets begin with ``link:``, None: not there."""
+
+    written: str
+    """Base64."""
+    before: str | None
+    """Base64."""
+    mode: int | None = None
+    """Permissions found before."""
+    kind: str
+
+
+class Record(Strict):
+    """Entries by path relative to the root."""
+
+    board: str
+    entries: dict[str, Entry]
+
+
+def read_record(root: Path) -> Record | None:
+    """The root's record, None where nothing was written; raises BloodedgeError when it is damaged."""
+    path = root / RECORD
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        raise BloodedgeError(f"{path} cannot be read; restore it from a backup, or remove it to begin anew.") from error
+
+
+def write_record(root: Path, record: Record) -> None:
+    """Keep the record; one without entries is removed."""
+    path = root / RECORD
+    if record.entries:
+        write_json(path, record.model_dump(mode="json"))
+        path.chmod(0o600)
+    else:
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+
+def packed(content: bytes | None) -> str | None:
+    """Content as the record has it."""
+    return None if content is None else b64encode(content).decode()
+
+
+def unpacked(text: str | None) -> bytes | None:
+    """Content from the record."""
+    return None if text is None else b64decode(text)

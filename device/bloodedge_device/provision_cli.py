@@ -1,0 +1,68 @@
+"""``bloodedge device provision``: make a root file system a board's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bloodedge_device.provision.plan import Plan
+
+
+@click.command("provision")
+@click.option("--board", metavar="NAME", help="The board, or auto for the one that this is.")
+@click.option(
+    "--root",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    help="The root file system: this machine's, or where a card is mounted.",
+)
+@click.option("--read-only-root", is_flag=True, help="Also keep the root read-only; needs a partition named bloodedge.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--undo", is_flag=True, help="Restore what was there before.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def provision_command(
+    board: str | None, root: Path, read_only_root: bool, dry_run: bool, undo: bool, yes: bool
+) -> None:
+    """Write a board's settings, services and boot options into a root file system, after showing the difference."""
+    from bloodedge_device.provision.plan import apply
+
+    plan = _plan(board, root, read_only_root, undo)
+    for line in plan.diff():
+        click.echo(line)
+    for path in plan.kept:
+        click.echo(f"Kept, because it was changed by hand: {root / path}", err=True)
+    if dry_run or (plan.is_empty and not plan.kept):
+        click.echo("Nothing to do." if plan.is_empty else "Nothing was written.")
+        return
+    if not plan.is_empty and not yes:
+        click.confirm("Write this?", abort=True)
+    apply(plan)
+    _tell_systemd(root)
+    click.echo("Nothing to do." if plan.is_empty else "Done; restart the board.")
+
+
+def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
+    from bloodedge.errors import UsageError
+    from bloodedge_device.provision.boards import board_names, read_board, recognise
+    from bloodedge_device.provision.plan import provisioning, undoing
+
+    if undo:
+        return undoing(root)
+    if board is None:
+        raise UsageError(f"Say which board with --board: {', '.join(board_names())}, or auto.")
+    if board == "auto":
+        if root.resolve() != Path("/"):
+            raise UsageError("A mounted card does not show its board; name it with --board.")
+        board = recognise()
+    return provisioning(root, board, read_board(board), read_only)
+
+
+def _tell_systemd(root: Path) -> None:
+    """The live system's service manager reads the units anew."""
+    import subprocess
+
+    if root.resolve() == Path("/") and Path("/run/systemd/system").is_dir():
+        subprocess.run(["systemctl", "daemon-reload"], check=False)
