@@ -9,7 +9,7 @@ from bloodedge.config import Strict, read_toml, to_toml, validate
 from bloodedge.errors import UsageError, did_you_mean
 from bloodedge_device.settings import DeviceSettings
 
-FOLDERS = (Path(__file__).parent / "boards", Path(__file__).parents[2] / "firmware_configs" / "boards")
+FOLDERS = tuple(folder / "firmware_configs" / "boards" for folder in (Path(__file__).parent, Path(__file__).parents[2]))
 """Inside an installation, and in a checkout."""
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from bloodedge_device.provision_cli import provision_command
 from bloodedge_device.service_cli import (
     STATE_HELP,
     audit_command,
@@ -22,7 +23,7 @@ def device() -> None:
     """
 
 
-for command in (slide, doctor_command, backup_command, audit_command, token_command):
+for command in (slide, doctor_command, backup_command, audit_command, token_command, provision_command):
     device.add_command(command)
 
 

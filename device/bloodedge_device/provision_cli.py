@@ -46,18 +46,19 @@ def provision_command(
 
 def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
     from bloodedge.errors import UsageError
-    from bloodedge_device.provision.boards import board_names, read_board, recognise
+    from bloodedge_device.boards import names
+    from bloodedge_device.provision.boards import recognise
     from bloodedge_device.provision.plan import provisioning, undoing
 
     if undo:
         return undoing(root)
     if board is None:
-        raise UsageError(f"Say which board with --board: {', '.join(board_names())}, or auto.")
+        raise UsageError(f"Say which board with --board: {', '.join(names())}, or auto.")
     if board == "auto":
         if root.resolve() != Path("/"):
             raise UsageError("A mounted card does not show its board; name it with --board.")
         board = recognise()
-    return provisioning(root, board, read_board(board), read_only)
+    return provisioning(root, board, read_only)
 
 
 def _tell_systemd(root: Path) -> None:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bloodedge.config import to_toml
 from bloodedge.errors import UsageError
-from bloodedge_device.provision.boards import Profile, firmware_folder
+from bloodedge_device.boards import read_profile, settings_text
+from bloodedge_device.provision.boards import firmware_folder
 
 BEGIN, END = "# bloodedge: begin", "# bloodedge: end"
 
@@ -31,23 +31,22 @@ class Piece:
     """The file's text, the link's target, the block's lines or the words."""
 
 
-def wanted(profile: Profile, root: Path, read_only: bool) -> dict[str, Piece]:
+def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
     """Pieces by their path relative to the root."""
     source = firmware_folder()
     pieces = _files(source / "root")
     if read_only:
         pieces |= _files(source / "read-only-root")
-    pieces["etc/bloodedge/device.toml"] = Piece("file", _settings(profile))
-    pieces[f"{UNITS}/bloodedge-device.service.d/50-board.conf"] = Piece("file", _memory(profile))
+    pieces["etc/bloodedge/device.toml"] = Piece("file", _settings(board))
+    pieces[f"{UNITS}/bloodedge-device.service.d/50-board.conf"] = Piece("file", _memory(board))
     for unit, target in ENABLED.items():
         if f"{UNITS}/{unit}" in pieces:
             pieces[f"{UNITS}/{target}.wants/{unit}"] = Piece("link", f"/{UNITS}/{unit}")
-    if profile.board.boot:
+    if board.startswith("raspberry-pi"):
         folder = boot_folder(root)
-        config = "".join((source / "boot" / f"{name}.config.txt").read_text() for name in profile.board.boot)
-        words = " ".join((source / "boot" / f"{name}.cmdline.txt").read_text() for name in profile.board.boot)
-        pieces[f"{folder}/config.txt"] = Piece("block", config)
-        pieces[f"{folder}/cmdline.txt"] = Piece("words", " ".join(words.split()))
+        words = (source / "boot/pi.cmdline.txt").read_text().split()
+        pieces[f"{folder}/config.txt"] = Piece("block", (source / "boot/pi.config.txt").read_text())
+        pieces[f"{folder}/cmdline.txt"] = Piece("words", " ".join(words))
     return pieces
 
 
@@ -64,16 +63,16 @@ def _files(folder: Path) -> dict[str, Piece]:
     return {str(path.relative_to(folder)): Piece("file", path.read_text()) for path in paths}
 
 
-def _settings(profile: Profile) -> str:
-    head = f"# Settings for: {profile.board.title}. Every one, explained: bloodedge device config --reference\n"
-    return head + to_toml({"state": "/var/lib/bloodedge", **profile.device})
+def _settings(board: str) -> str:
+    head, _, settings = settings_text(board).partition("\n")
+    return f'{head}\nstate = "/var/lib/bloodedge"\n{settings}'
 
 
-def _memory(profile: Profile) -> str:
-    board = profile.board
+def _memory(board: str) -> str:
+    profile = read_profile(board).board
     return (
-        f"# {board.title}: {board.ram_mb} MB of memory; the daemon is slowed, then ended, before the board swaps.\n"
-        f"[Service]\nMemoryHigh={board.memory_high_mb}M\nMemoryMax={board.memory_max_mb}M\n"
+        f"# {profile.title}: {profile.ram_mb} MB of memory; the daemon is slowed, then ended, before the board swaps.\n"
+        f"[Service]\nMemoryHigh={profile.memory_max_mb * 3 // 4}M\nMemoryMax={profile.memory_max_mb}M\n"
     )
 
 
@@ -86,7 +85,7 @@ def with_block(text: str, block: str) -> str:
 def without_block(text: str) -> str:
     """config.txt without the marked block."""
     before, begin, after = text.partition(f"{BEGIN}\n")
-    inside, end, rest = after.partition(f"{END}\n")
+    _, end, rest = after.partition(f"{END}\n")
     return before + rest if begin and end else text
 
 

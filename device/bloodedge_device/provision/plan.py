@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 
-from bloodedge.atomic import fsync_folder, write_bytes
 from bloodedge.errors import UsageError, disk_errors
-from bloodedge_device.provision.boards import Profile
+from bloodedge.files import fsync_folder, write_bytes
+from bloodedge_device.boards import read_profile
+from bloodedge_device.provision.boards import DEBIAN
 from bloodedge_device.provision.content import (
     Piece,
     wanted,
@@ -75,12 +76,12 @@ def check_root(root: Path, architecture: str | None) -> None:
         raise UsageError(f"{root} is a system for {found}, and the board needs {architecture}; choose the other image.")
 
 
-def provisioning(root: Path, board: str, profile: Profile, read_only: bool) -> Plan:
+def provisioning(root: Path, board: str, read_only: bool) -> Plan:
     """What it takes to make the root this board's; raises UsageError, BloodedgeError."""
-    check_root(root, profile.board.architecture)
+    check_root(root, DEBIAN[read_profile(board).board.architecture])
     before = read_record(root)
     entries = dict(before.entries) if before else {}
-    pieces = wanted(profile, root, read_only)
+    pieces = wanted(board, root, read_only)
     changes: list[Change] = []
     kept: dict[str, bytes | None] = {}
     for path, piece in pieces.items():

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bloodedge.atomic import write_json
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
+from bloodedge.files import write_json
 
 RECORD = "var/lib/bloodedge-provision/record.json"
 

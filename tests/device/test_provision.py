@@ -1,0 +1,146 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bloodedge_device.provision_cli import provision_command
+
+CONFIG = "dtparam=audio=on\n[cm4]\notg_mode=1\n"
+CMDLINE = "console=tty1 root=PARTUUID=0-02 rootwait\n"
+AARCH64, X86_64 = 183, 62
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for folder in ("etc", "usr/bin", "boot/firmware"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "boot/firmware/config.txt").write_text(CONFIG)
+    (tmp_path / "boot/firmware/cmdline.txt").write_text(CMDLINE)
+    (tmp_path / "usr/bin/dpkg").write_bytes(b"\x7fELF" + bytes(14) + AARCH64.to_bytes(2, "little"))
+    return tmp_path
+
+
+def provision(root: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(provision_command, ["--root", str(root), *arguments])
+
+
+def pi(root: Path, *arguments: str) -> Result:
+    return provision(root, "--board", "raspberry-pi-5", *arguments)
+
+
+def contents(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in root.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_the_difference_is_shown_and_without_a_yes_nothing_is_written(root: Path) -> None:
+    before = contents(root)
+
+    shown, asked = pi(root, "--dry-run"), pi(root)
+
+    assert "+dtparam=watchdog=on" in shown.output
+    assert "+++ b/etc/systemd/system/bloodedge-device.service" in shown.output
+    assert (asked.exit_code, contents(root)) == (1, before)
+
+
+def test_a_second_run_finds_nothing_to_do(root: Path) -> None:
+    assert pi(root, "--yes").exit_code == 0
+    written = contents(root)
+
+    assert pi(root, "--yes").output == "Nothing to do.\n"
+    assert contents(root) == written
+
+
+def test_undo_restores_every_byte(root: Path) -> None:
+    (root / "boot/firmware/config.txt").chmod(0o600)
+    before = contents(root)
+    pi(root, "--yes")
+    assert contents(root) != before
+
+    assert provision(root, "--undo", "--yes").exit_code == 0
+
+    assert contents(root) == before
+    assert (root / "boot/firmware/config.txt").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_kernel_s_command_stays_one_line_and_config_keeps_what_it_said(root: Path) -> None:
+    pi(root, "--yes")
+
+    assert (root / "boot/firmware/cmdline.txt").read_text() == f"{CMDLINE.strip()} quiet logo.nologo\n"
+    assert (root / "boot/firmware/config.txt").read_text().startswith(f"{CONFIG}# bloodedge: begin\n[all]\n")
+
+
+def test_a_unit_changed_by_hand_is_kept_and_the_new_one_lies_beside_it(root: Path) -> None:
+    pi(root, "--yes")
+    unit = root / "etc/systemd/system/bloodedge-device.service"
+    unit.write_text("[Service]\nExecStart=/bin/mine\n")
+
+    answer = pi(root, "--yes")
+
+    assert f"Kept, because it was changed by hand: {unit}" in answer.output
+    assert unit.read_text() == "[Service]\nExecStart=/bin/mine\n"
+    assert "Type=notify" in Path(f"{unit}.bloodedge-new").read_text()
+
+
+def test_undo_keeps_what_a_person_added_to_the_boot_files(root: Path) -> None:
+    pi(root, "--yes")
+    for name, more in {"config.txt": "dtoverlay=imx477\n", "cmdline.txt": ""}.items():
+        path = root / "boot/firmware" / name
+        path.write_text(path.read_text() + more)
+    (root / "boot/firmware/cmdline.txt").write_text(f"{CMDLINE.strip()} quiet logo.nologo usbcore.quirks=1\n")
+
+    provision(root, "--undo", "--yes")
+
+    assert (root / "boot/firmware/config.txt").read_text() == f"{CONFIG}dtoverlay=imx477\n"
+    assert (root / "boot/firmware/cmdline.txt").read_text() == f"{CMDLINE.strip()} usbcore.quirks=1\n"
+
+
+def test_the_services_start_by_themselves(root: Path) -> None:
+    pi(root, "--yes")
+
+    link = root / "etc/systemd/system/multi-user.target.wants/bloodedge-device.service"
+    assert str(link.readlink()) == "/etc/systemd/system/bloodedge-device.service"
+    assert "MemoryMax=1024M" in (root / "etc/systemd/system/bloodedge-device.service.d/50-board.conf").read_text()
+
+
+def test_another_board_takes_the_place_of_the_first_and_undo_still_leads_back(root: Path) -> None:
+    before = contents(root)
+    pi(root, "--yes")
+
+    assert provision(root, "--board", "generic-arm64", "--yes").exit_code == 0
+    assert (root / "boot/firmware/config.txt").read_text() == CONFIG
+    provision(root, "--undo", "--yes")
+
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize(
+    ("board", "sentence"),
+    [
+        ("rasberry-pi-5", 'Did you mean "raspberry-pi-5"'),
+        ("intel-n100", "is a system for arm64, and the board needs amd64"),
+        ("auto", "name it with --board"),
+    ],
+)
+def test_a_wrong_board_is_told_in_a_sentence(root: Path, board: str, sentence: str) -> None:
+    assert sentence in str(provision(root, "--board", board).exception)
+
+
+def test_a_folder_that_is_no_root_is_refused(tmp_path: Path) -> None:
+    assert "is no root file system" in str(pi(tmp_path).exception)
+
+
+def test_a_link_out_of_the_card_is_not_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (root / "etc/systemd").symlink_to(outside)
+
+    assert "leads out of" in str(pi(root, "--yes").exception)
+    assert not list(outside.iterdir())
+
+
+def test_nothing_written_is_nothing_to_undo(root: Path) -> None:
+    assert "nothing to undo" in str(provision(root, "--undo").exception)
