@@ -15,8 +15,6 @@ MOST_EXPOSED = 2.5
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (apt install systemd)"
 )
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (apt install systemd)"
-)
 
 SERVICES = sorted((firmware_folder() / "root/etc/systemd/system").glob("*.service"))
 
