@@ -1,5 +1,6 @@
 """The newest frame with what was said of it, for people to look at; costs nothing while nobody does."""
 
+import math
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ class Live:
             bgr = self._pictures[number][1] if number in self._pictures else None
         if bgr is None:
             return None
-        shrink = LONGEST_SIDE / max(bgr.shape[:2])
+        shrink = 1 / math.ceil(max(bgr.shape[:2]) / LONGEST_SIDE)  # by a whole factor: many times faster
         if shrink < 1:
             bgr = cv2.resize(bgr, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
         ok, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])

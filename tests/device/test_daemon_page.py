@@ -75,6 +75,10 @@ def test_slides_are_begun_labelled_and_ended_from_the_command_line(
 @pytest.mark.usefixtures("running")
 def test_frames_between_slides_are_shown_and_not_stored(state: Path) -> None:
     ask(state, "POST", "/api/v1/slides/current/end")
+    end_s = monotonic() + 10
+    while ask(state, "GET", "/api/v1/slides")["slides"][-1]["finished"] is None:  # frames are on their way to the disk
+        assert monotonic() < end_s
+        sleep(0.05)
     stored = ask(state, "GET", "/api/v1/slides/1")["frames"]["processed"]
     shown = ask(state, "GET", "/api/v1/status?after=0&wait_s=10")["frame"]["number"]
     later = ask(state, "GET", f"/api/v1/status?after={shown + 3}&wait_s=10")["frame"]["number"]

@@ -104,8 +104,8 @@ def test_a_large_frame_is_shown_shrunk_and_whole() -> None:
     assert data is not None
     shown = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert shown is not None
-    assert shown.shape == (960, 1280, 3)
-    assert cv2.PSNR(shown, picture(960, 1280)) > 35
+    assert shown.shape == (768, 1024, 3)
+    assert cv2.PSNR(shown, picture(768, 1024)) > 35
 
 
 def test_a_frame_that_is_gone_or_could_not_be_read_has_no_image(clock: list[float]) -> None:

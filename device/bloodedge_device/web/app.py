@@ -145,7 +145,7 @@ async def _wrong_request(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     log.warning("The page could not do what was asked: %s", error)
-    return error_response(request.url.path, 503, str(error))
+    return error_response(request.url.path, 503, str(error), {"retry-after": "5"})
 
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
