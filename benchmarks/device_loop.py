@@ -2,11 +2,11 @@
 
     python benchmarks/device_loop.py NAME.bundle [--frames FOLDER] [--um-per-px X] [--engine litert|openvino]
 
-Overhead: the same decoded frames go in turns through find + imaging + bare invoke, and through the daemon itself
-(gate, the same, recognition of cells seen before, domain, decision, rows durably stored, the last row's sync waited
-for), in one process, the order turned round every round: without images of cells, with them, and with them, a
-Mosquitto broker and somebody at the page, who is a program that asks for what the page asks for. Start-up and memory
-are those of `bloodedge device run` as a process of its own with the page open, with LiteRT.
+Overhead: the same decoded frames go in turns through find + imaging + bare invoke, through the pipeline (gate, the
+same, recognition of cells seen before, domain, decision), and through the daemon itself (the pipeline, rows durably
+stored, the last row's sync waited for), in one process, the order turned round every round: without images of cells,
+with them, and with them, a Mosquitto broker and somebody at the page, who is a program that asks for what the page asks
+for. Start-up and memory are those of `bloodedge device run` as a process of its own with the page open, with LiteRT.
 """
 
 import argparse
@@ -136,7 +136,14 @@ def overhead(settings: DeviceSettings, count: int, rounds: int) -> dict[str, obj
             while daemon.recorder.stored_frames < wanted:
                 sleep(0.003)
 
-        bare_ms, loop_ms = interleaved((bare_pass, loop_pass), rounds)
+        pipeline = daemon._new_pipeline()
+
+        def pipeline_pass() -> None:
+            for frame, _ in frames:
+                pipeline.process(frame)
+
+        bare_ms, pipeline_ms, loop_ms = interleaved((bare_pass, pipeline_pass, loop_pass), rounds)
+        pipeline.close()
     cells = sum(n for _, n in frames)
     return {
         "engine": loaded.artifact.engine,
@@ -146,9 +153,17 @@ def overhead(settings: DeviceSettings, count: int, rounds: int) -> dict[str, obj
         "frames": len(frames),
         "cells": cells,
         "bare_ms_per_cell": round(median(bare_ms) / cells, 3),
+        "pipeline_ms_per_cell": round(median(pipeline_ms) / cells, 3),
         "loop_ms_per_cell": round(median(loop_ms) / cells, 3),
-        "overhead_percent": round(100 * (median(a / b for a, b in zip(loop_ms, bare_ms, strict=True)) - 1), 1),
+        "pipeline_overhead_percent": percent_over(pipeline_ms, bare_ms),
+        "overhead_percent": percent_over(loop_ms, bare_ms),
+        "daemon_over_pipeline_percent": percent_over(loop_ms, pipeline_ms),
     }
+
+
+def percent_over(some: list[float], others: list[float]) -> float:
+    """Median over the rounds of how much longer the one pass took than the other."""
+    return round(100 * (median(a / b for a, b in zip(some, others, strict=True)) - 1), 1)
 
 
 def frames_with_cells(

@@ -48,8 +48,7 @@ class PiCamera:
     settings want one frame a second or less, or more pixels than a sensor gives when it is read binned 2x2.
 
     The page's picture is the full frame shrunk rather than libcamera's lores stream: it is made only while somebody
-    looks (14 ms for 2028x1520, two x86 cores), where that stream would cost memory, bandwidth and another copy between
-    the processes for every frame.
+    looks, where that stream would cost memory, bandwidth and another copy between the processes for every frame.
     """
 
     live = True
