@@ -57,6 +57,15 @@ def is_alive(port: int) -> bool:
         return False
 
 
+def end_first_slide(state: Path) -> None:
+    """End it and wait for its last frames, which are on their way to the disk."""
+    ask(state, "POST", "/api/v1/slides/current/end")
+    end_s = monotonic() + 10
+    while ask(state, "GET", "/api/v1/slides")["slides"][-1]["finished"] is None:
+        assert monotonic() < end_s
+        sleep(0.05)
+
+
 def test_slides_are_begun_labelled_and_ended_from_the_command_line(
     running: tuple[subprocess.Popen[str], int], state: Path
 ) -> None:
@@ -74,11 +83,7 @@ def test_slides_are_begun_labelled_and_ended_from_the_command_line(
 
 @pytest.mark.usefixtures("running")
 def test_frames_between_slides_are_shown_and_not_stored(state: Path) -> None:
-    ask(state, "POST", "/api/v1/slides/current/end")
-    end_s = monotonic() + 10
-    while ask(state, "GET", "/api/v1/slides")["slides"][-1]["finished"] is None:  # frames are on their way to the disk
-        assert monotonic() < end_s
-        sleep(0.05)
+    end_first_slide(state)
     stored = ask(state, "GET", "/api/v1/slides/1")["frames"]["processed"]
     shown = ask(state, "GET", "/api/v1/status?after=0&wait_s=10")["frame"]["number"]
     later = ask(state, "GET", f"/api/v1/status?after={shown + 3}&wait_s=10")["frame"]["number"]
@@ -88,7 +93,7 @@ def test_frames_between_slides_are_shown_and_not_stored(state: Path) -> None:
 
 def test_metrics_count_what_the_api_counts(running: tuple[subprocess.Popen[str], int], state: Path) -> None:
     _, port = running
-    ask(state, "POST", "/api/v1/slides/current/end")
+    end_first_slide(state)
     counted = ask(state, "GET", "/api/v1/slides/1")["cells"]["total"]
     with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
         lines = answer.read().decode().splitlines()
