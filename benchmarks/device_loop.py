@@ -65,6 +65,7 @@ def main() -> None:
                     "engine": options.engine,
                     "state": Path(folder) / f"{crops}-{served}",
                     "camera": camera,
+                    "trust": {"unsigned": True},
                     "store": {"crops": crops},
                     "web": {"enabled": served, "port": free_port()},
                 }
@@ -241,7 +242,7 @@ def interleaved(passes: tuple[Callable[[], object], ...], rounds: int) -> list[l
 def start_up(options: argparse.Namespace, folder: Path, repeats: int = 7) -> dict[str, object]:
     """Seconds from process start to the first stored cell, and resident memory, of the command itself."""
     config = folder / "device.toml"
-    config.write_text('engine = "litert"\n[web]\nport = 0\n')
+    config.write_text('engine = "litert"\ntrust.unsigned = true\n[web]\nport = 0\n')
     command = [Path(sys.executable).with_name("bloodedge"), "device", "run", "--config", config, "--frames", "40"]
     command += [
         "--bundle",

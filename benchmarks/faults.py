@@ -57,7 +57,7 @@ class Service:
     def write(self, threads: int = 1) -> None:
         """The settings file."""
         self.config.write_text(
-            f'bundle = "a.bundle"\nengine = "litert"\nthreads = {threads}\nstate = "state"\n'
+            f'bundle = "a.bundle"\nengine = "litert"\nthreads = {threads}\nstate = "state"\ntrust.unsigned = true\n'
             f"[web]\nenabled = false\n[camera]\ntimeout_s = 3\n{self._camera}\n{self._more}"
         )
 

@@ -72,7 +72,7 @@ def parse() -> argparse.Namespace:
 def settings(folder: Path, options: argparse.Namespace, port: int) -> Path:
     config = folder / "device.toml"
     camera = f'kind = "replay"\nsource = "{options.frames.resolve()}"\nloop = true\n' if options.frames else ""
-    bundle = f'bundle = "{options.bundle.resolve()}"\n' if options.bundle else ""
+    bundle = f'bundle = "{options.bundle.resolve()}"\ntrust.unsigned = true\n' if options.bundle else ""
     config.write_text(
         f'{bundle}engine = "litert"\nstate = "state"\n[camera]\n{camera}[web]\nport = {free_port()}\n'
         f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\nboard = "soak"\n[store]\ncrops = true\n'

@@ -43,6 +43,9 @@ def run_demo(out: Path) -> None:
     _step("data", "audit", cells, "--json", out / "audit.json")
     _step("train", cells, "--model", "edgenet", "--recipe", "demo", "--out", run)
     _step("convert", run, "--int8", "--engine", "litert", "--engine", "openvino", *GATE, "-o", bundle)
+    _step("keys", "new", "demo", "--out", out / "keys")
+    _step("sign", bundle, "--key", out / "keys" / "demo.key")
+    _step("keys", "trust", out / "keys" / "demo.pub", "--trust", state / "trust")
     _step("device", "run", "--bundle", bundle, "--frames", FRAMES, "--state", state, "--no-page")
     _step("device", "report", "--state", state, "--html", out / "report.html")
     click.echo(f"\nDone in {(monotonic() - began) / 60:.1f} minutes. The report of the device run:")
@@ -53,7 +56,7 @@ GATE = ("--max-drop", "3", "--max-flips", "5")
 """Wider than convert's defaults: a net this small, minutes old, leaves more of its 300 held-out cells near the line."""
 
 
-MADE = ("cells", "run", "demo.bundle", "state", "audit.json", "report.html")
+MADE = ("cells", "run", "demo.bundle", "keys", "state", "audit.json", "report.html")
 """All that a demo leaves in its folder."""
 
 

@@ -217,7 +217,7 @@ def device_run(python: Sequence[str], environment: dict[str, str], bundle: Path,
     state = out / f"state {bundle.stem}"
     config = out / "device.toml"
     camera = f'[camera]\nkind = "replay"\nsource = {json.dumps(str(frames))}\num_per_px = {RENDERED_UM_PER_PX}\n'
-    config.write_text(f'engine = "litert"\nbundle = {json.dumps(str(bundle))}\n{camera}')
+    config.write_text(f'engine = "litert"\nbundle = {json.dumps(str(bundle))}\ntrust.unsigned = true\n{camera}')
     device = [*python, "-c", AS_ITSELF, str(launcher(python, out)), "device"]
     call([*device, "run", "--config", str(config), "--state", str(state), "--no-page"], environment)
     call([*device, "report", "--state", str(state), "--html", str(out / "report.html")], environment)

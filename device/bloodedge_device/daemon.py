@@ -57,7 +57,7 @@ PATIENCE_S = 5.0
 NEEDS_RESTART = ("cores", "state", "store", "web", "mqtt")
 """Settings that a reload leaves as they are."""
 
-NEW_NETWORK = ("bundle", "engine", "precision", "threads", "openvino_device")
+NEW_NETWORK = ("bundle", "engine", "precision", "threads", "openvino_device", "trust")
 """Settings whose change loads a network anew."""
 
 
@@ -227,6 +227,8 @@ class Daemon:
         info = run_info(self.settings, self.loaded, self.camera.name or self.settings.camera.kind, self.ready_s)
         self._run = self.store.begin_run(info)
         bundle = {"bundle": info.bundle_name, "serial": info.bundle_serial, "engine": info.engine}
+        if self.loaded.signer is not None:
+            bundle["signed by"] = f"{self.loaded.signer.name} ({self.loaded.signer.key_id})"
         settings = self.settings.model_dump(mode="json", exclude_defaults=True)
         self.store.note("daemon", "run began", {"run": self._run, **bundle, "settings": settings})
 
@@ -269,6 +271,10 @@ class Daemon:
             artifact.precision,
             loaded.engine.runtime,
         )
+        if loaded.signer is not None:
+            log.info("Signed by %s on %s.", loaded.signer.name, f"{loaded.signer.signed_at:%Y-%m-%d}")
+        elif self.settings.trust.unsigned:
+            log.warning("Bundles are run unsigned, whoever made them: the settings say so ([trust] unsigned).")
         log.info("Engine %s because %s.", artifact.engine, loaded.why)
         log.info(
             "Self-test: %d of %d golden cells changed class, largest probability difference %.3f.",

@@ -8,7 +8,9 @@ from bloodedge.engine import Engine, installed, load_artifact
 from bloodedge.errors import BloodedgeError
 from bloodedge.golden import GoldenResult, check_golden
 from bloodedge.manifest import Artifact, Manifest
-from bloodedge_device.settings import DeviceSettings, bundle_path
+from bloodedge.signing.signature import Signer, Untrusted, verify_bundle
+from bloodedge.signing.trust import TrustStore
+from bloodedge_device.settings import DeviceSettings, bundle_path, is_released
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Loaded:
     """Why this engine was taken."""
     engine: Engine
     golden: GoldenResult
+    signer: Signer | None = None
+    """None where nobody was asked for: the bundle came with the installation, or the settings run unsigned ones."""
 
 
 def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artifact, str]:
@@ -44,11 +48,31 @@ def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artif
     return manifest.artifact("litert", settings.precision), why
 
 
+def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
+    """Who signed an open bundle, every file of which is then right; None where the settings ask for nobody.
+
+    Raises Untrusted when no trusted key signed it, and BloodedgeError when a file is not what the manifest says.
+    """
+    if settings.trust.unsigned or is_released(bundle.path):
+        bundle.verify()
+        return None
+    try:
+        return verify_bundle(bundle, TrustStore.read(settings.trusted_keys))
+    except Untrusted as error:
+        if error.reason not in {"unsigned", "unknown key"}:
+            raise
+        way_out = (
+            f" Keys trusted here lie in {settings.trusted_keys}; [trust] unsigned = true in the settings runs bundles"
+            " whoever made them."
+        )
+        raise Untrusted(error.reason, f"{error}.{way_out}".replace("..", ".")) from error
+
+
 def load(settings: DeviceSettings) -> Loaded:
     """The bundle's network, loaded, warmed and self-tested; raises BloodedgeError when it is not to be trusted."""
     with Bundle(bundle_path(settings)) as bundle:
         artifact, why = choose_artifact(settings, bundle.manifest)
-        bundle.verify()
+        signer = vouched_for(settings, bundle)
         engine = load_artifact(bundle, artifact, settings.threads, settings.openvino_device)
         golden = check_golden(bundle, artifact, engine)
     if not golden.passed:
@@ -57,4 +81,4 @@ def load(settings: DeviceSettings) -> Loaded:
             f" golden cells changed class (largest probability difference {golden.max_probability_difference:.3f});"
             " convert it again, or choose another engine in the settings."
         )
-    return Loaded(bundle.manifest, artifact, why, engine, golden)
+    return Loaded(bundle.manifest, artifact, why, engine, golden, signer)

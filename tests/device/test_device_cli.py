@@ -109,6 +109,12 @@ def test_help_says_research_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert RESEARCH_USE in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.fixture
+def _whoever_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLOODEDGE_DEVICE__TRUST__UNSIGNED", "true")
+
+
+@pytest.mark.usefixtures("_whoever_made_it")
 @pytest.mark.parametrize("name", ["artifacts/litert.bin", "artifacts/openvino.bin", "golden.npz"])
 def test_a_bundle_with_a_changed_byte_is_refused(
     name: str, fakes: ModuleType, tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
@@ -120,6 +126,7 @@ def test_a_bundle_with_a_changed_byte_is_refused(
     assert not state.exists()
 
 
+@pytest.mark.usefixtures("_whoever_made_it")
 def test_a_bundle_that_fails_its_self_test_is_refused(
     fakes: ModuleType, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

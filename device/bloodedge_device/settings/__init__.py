@@ -19,6 +19,7 @@ from bloodedge_device.settings.sections import (
     SlideSettings,
     StainSettings,
     StoreSettings,
+    TrustSettings,
     WatchSettings,
     WebSettings,
     is_stream,
@@ -29,9 +30,11 @@ __all__ = [
     "DeviceSettings",
     "MqttSettings",
     "StoreSettings",
+    "TrustSettings",
     "WebSettings",
     "bundle_path",
     "default_state",
+    "is_released",
     "is_stream",
     "missing_files",
     "read_settings",
@@ -68,10 +71,16 @@ class DeviceSettings(Strict):
     finder: FinderParameters = FinderParameters()
     stain: StainSettings = StainSettings()
     domain: DomainSettings = DomainSettings()
+    trust: TrustSettings = TrustSettings()
     store: StoreSettings = StoreSettings()
     web: WebSettings = WebSettings()
     mqtt: MqttSettings = Field(default_factory=MqttSettings)
     watch: WatchSettings = WatchSettings()
+
+    @property
+    def trusted_keys(self) -> Path:
+        """Folder of the trusted public keys."""
+        return self.trust.keys or self.state / "trust"
 
     @model_validator(mode="after")
     def _device_is_of_the_engine(self) -> Self:
@@ -102,6 +111,7 @@ def read_settings(path: Path | None) -> DeviceSettings:
             "bundle": settings.bundle and here / settings.bundle.expanduser(),
             "state": here / settings.state.expanduser(),
             "camera": settings.camera.model_copy(update={"source": _source_beside(here, settings.camera)}),
+            "trust": _beside(here, settings.trust, ("keys",)),
             "web": _beside(here, settings.web, FILES["web"]),
             "mqtt": _beside(here, settings.mqtt, FILES["mqtt"]),
         }
@@ -187,6 +197,11 @@ def camera_named(source: str) -> dict[str, object]:
     if source in {"simulated", "picamera", "v4l2"}:
         return {"kind": source, "source": None}
     return {"kind": "v4l2" if source.startswith("/dev/") else "replay", "source": source}
+
+
+def is_released(bundle: Path) -> bool:
+    """Whether a bundle is one that came with the installation."""
+    return bundle.resolve().parent in {folder.resolve() for folder in MODEL_FOLDERS}
 
 
 def bundle_path(settings: DeviceSettings) -> Path:

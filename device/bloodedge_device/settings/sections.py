@@ -96,6 +96,15 @@ class DomainSettings(Strict):
     """Call them uncertain instead of giving them a class."""
 
 
+class TrustSettings(Strict):
+    """Whose networks the daemon runs; those that came with the installation need no signature."""
+
+    keys: Path | None = None
+    """Folder of the trusted public keys (bloodedge keys trust); default: trust in the state folder."""
+    unsigned: bool = False
+    """Run a bundle whoever made it, without asking for a signature."""
+
+
 class StoreSettings(Strict):
     """What is kept."""
 
