@@ -74,7 +74,12 @@ def trust(folder: Path, key: PublicKey, *, endorsed: bool = False) -> None:
 
 
 def revoke(folder: Path, key_id: str, reason: str) -> list[PublicKey]:
-    """Revoke a key, known or not; gives the trusted keys that it endorsed, which stay trusted."""
+    """Revoke a key, known or not; gives the trusted keys that it endorsed, which stay trusted.
+
+    Raises UsageError where there is no such folder: a key revoked in a mistyped one would still be trusted.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} does not exist; give the folder of keys that the machine trusts.")
     revoked = _read_revoked(folder)
     try:
         entry = {key_id: Revocation(at=datetime.now(UTC).replace(microsecond=0), reason=reason)}

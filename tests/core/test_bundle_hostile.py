@@ -157,3 +157,12 @@ def test_a_wrong_checksum_is_found(tmp_path: Path, entries: list[tuple[zipfile.Z
     crc = zlib.crc32(next(content for info, content in entries if info.filename == "golden.npz")).to_bytes(4, "little")
     path.write_bytes(data.replace(crc, b"\0\0\0\0"))
     assert "cannot be read" in refused(path)
+
+
+def test_a_zip_with_entries_for_folders_is_told_how_to_be_packed(tmp_path: Path) -> None:
+    path = tmp_path / "a.bundle"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("artifacts/", b"")
+        archive.writestr("manifest.json", b"{}")
+    with pytest.raises(BloodedgeError, match="entries for folders.*zip -r -D"):
+        Bundle(path)

@@ -292,3 +292,9 @@ def test_bad_input_gets_one_sentence(run: Run, tmp_path: Path, arguments: list[s
     assert code in {1, 2}
     assert sentence in said
     assert said.count("\n") == 1
+
+
+def test_revoking_in_a_folder_that_is_not_there_makes_none(tmp_path: Path, keys: tuple[object, PublicKey]) -> None:
+    with pytest.raises(UsageError, match=r"trsut does not exist; give the folder of keys"):
+        revoke(tmp_path / "trsut", keys[1].id, "lost")
+    assert not (tmp_path / "trsut").exists()

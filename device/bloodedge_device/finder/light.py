@@ -12,6 +12,7 @@ from bloodedge.imaging import Image
 from bloodedge.restain import Light
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 _GRID = (120, 160)
 """Rows and columns of the small copy on which the light is fitted."""
@@ -120,20 +121,22 @@ def empty_field(bgr: Image) -> Floats:
     """The light of a frame uint8 (H, W, 3) where nothing absorbs: a quadratic surface, float32 (120, 160, 3).
 
     It starts from the bright end of each tile, drops tiles that cells cover, and is then fitted to all pixels near it.
+    Products are taken in float64 and kept in float32: what linear algebra libraries sum in another order on another
+    processor then differs below what is kept, and a frame has the same cells on every machine.
     """
     small = cv2.resize(bgr, _GRID[::-1], interpolation=cv2.INTER_AREA).astype(np.float32)
     green = small[:, :, 1].ravel()
     terms, tile_terms = _terms()
-    surface = terms @ _bright_tiles(small[:, :, 1], tile_terms)
+    surface = _surface(terms, _bright_tiles(small[:, :, 1], tile_terms))
     pixels = small.reshape(-1, 3)
     for _ in range(2):
         near = np.abs(green - surface) <= _NEAR * np.abs(surface) + 1
         if np.count_nonzero(near) < 0.02 * near.size:
             break
         coefficients = _fit(terms[near], pixels[near])
-        surface = terms @ coefficients[:, 1]
+        surface = _surface(terms, coefficients[:, 1])
     else:
-        return np.asarray(np.maximum(terms @ coefficients, 0).reshape(*_GRID, 3), np.float32)
+        return np.maximum(_surface(terms, coefficients), 0).reshape(*_GRID, 3)
     level = np.percentile(pixels, 90, axis=0).astype(np.float32)
     return np.broadcast_to(level, (*_GRID, 3)).copy()
 
@@ -147,14 +150,14 @@ def light_at(light: Floats, box: tuple[int, int, int, int], shape: tuple[int, ..
     return int(blue), int(green), int(red)
 
 
-def _bright_tiles(green: Floats, tile_terms: Floats) -> Floats:
+def _bright_tiles(green: Floats, tile_terms: Doubles) -> Floats:
     rows, columns = _TILES
     tiles = green.reshape(rows, _GRID[0] // rows, columns, _GRID[1] // columns).transpose(0, 2, 1, 3)
     bright = np.percentile(tiles.reshape(rows * columns, -1), 85, axis=1).astype(np.float32)
     kept = np.ones(bright.size, bool)
     coefficients = _fit(tile_terms, bright)
     for _ in range(3):
-        below = bright - tile_terms @ coefficients < -0.05 * np.median(bright)
+        below = bright - _surface(tile_terms, coefficients) < -0.05 * np.median(bright)
         kept = ~below
         if np.count_nonzero(kept) < bright.size // 3:
             break
@@ -162,18 +165,21 @@ def _bright_tiles(green: Floats, tile_terms: Floats) -> Floats:
     return coefficients
 
 
-def _fit(terms: Floats, values: Floats) -> Floats:
+def _fit(terms: Doubles, values: Floats) -> Floats:
     """Least squares with a trace of ridge, so that any set of pixels has an answer."""
-    normal = terms.T @ terms + 1e-3 * np.eye(terms.shape[1], dtype=np.float32)
-    solution = np.linalg.solve(normal.astype(np.float64), (terms.T @ values).astype(np.float64))
-    return np.asarray(solution, np.float32)
+    normal = terms.T @ terms + 1e-3 * np.eye(terms.shape[1])
+    return np.asarray(np.linalg.solve(normal, terms.T @ values.astype(np.float64)), np.float32)
+
+
+def _surface(terms: Doubles, coefficients: Floats) -> Floats:
+    return np.asarray(terms @ coefficients.astype(np.float64), np.float32)
 
 
 @cache
-def _terms() -> tuple[Floats, Floats]:
+def _terms() -> tuple[Doubles, Doubles]:
     """Quadratic terms at every pixel of the grid (19200, 6), and their means over the tiles (48, 6)."""
     y, x = np.mgrid[-1 : 1 : _GRID[0] * 1j, -1 : 1 : _GRID[1] * 1j]
     terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1)
     rows, columns = _TILES
     tiles = terms.reshape(rows, _GRID[0] // rows, columns, _GRID[1] // columns, 6).mean(axis=(1, 3))
-    return terms.reshape(-1, 6).astype(np.float32), tiles.reshape(-1, 6).astype(np.float32)
+    return terms.reshape(-1, 6), tiles.reshape(-1, 6)
