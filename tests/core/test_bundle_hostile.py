@@ -164,5 +164,5 @@ def test_a_zip_with_entries_for_folders_is_told_how_to_be_packed(tmp_path: Path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("artifacts/", b"")
         archive.writestr("manifest.json", b"{}")
-    with pytest.raises(BloodedgeError, match="entries for folders.*zip -r -D"):
+    with pytest.raises(BloodedgeError, match=r"entries for folders.*zip -r -D"):
         Bundle(path)
