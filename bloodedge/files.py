@@ -39,11 +39,13 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace ``path`` with ``data``, whole or not at all."""
+def write_bytes(path: Path, data: bytes, mode: int | None = None) -> None:
+    """Replace ``path`` with ``data``, whole or not at all; mode: its permissions from the first moment on."""
 
     def write(temporary: Path) -> None:
         temporary.write_bytes(data)
+        if mode is not None:
+            temporary.chmod(mode)
 
     write_beside(path, write)
 

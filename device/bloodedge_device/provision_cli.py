@@ -34,14 +34,14 @@ def provision_command(
         click.echo(line)
     for path in plan.kept:
         click.echo(f"Kept, because it was changed by hand: {root / path}", err=True)
-    if dry_run or (plan.is_empty and not plan.kept):
+    if dry_run or plan.is_empty:
         click.echo("Nothing to do." if plan.is_empty else "Nothing was written.")
         return
-    if not plan.is_empty and not yes:
+    if plan.changes and not yes:
         click.confirm("Write this?", abort=True)
     apply(plan)
     _tell_systemd(root)
-    click.echo("Nothing to do." if plan.is_empty else "Done; restart the board.")
+    click.echo("Done; restart the board." if plan.changes else "Done.")
 
 
 def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":

@@ -1,4 +1,8 @@
 import hashlib
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +13,7 @@ from bloodedge_device.provision_cli import provision_command
 CONFIG = "dtparam=audio=on\n[cm4]\notg_mode=1\n"
 CMDLINE = "console=tty1 root=PARTUUID=0-02 rootwait\n"
 AARCH64, X86_64 = 183, 62
+FAULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "provision_faults.py"
 
 
 @pytest.fixture
@@ -86,6 +91,23 @@ def test_a_unit_changed_by_hand_is_kept_and_the_new_one_lies_beside_it(root: Pat
     assert "Type=notify" in Path(f"{unit}.bloodedge-new").read_text()
 
 
+def test_what_was_kept_is_told_each_time_and_written_beside_once(root: Path) -> None:
+    pi(root, "--yes")
+    unit = root / "etc/systemd/system/bloodedge-device.service"
+    unit.write_text("[Service]\n")
+    pi(root, "--yes")
+    beside = Path(f"{unit}.bloodedge-new")
+    written_ns = beside.stat().st_mtime_ns
+
+    answer = pi(root, "--yes")
+
+    assert f"Kept, because it was changed by hand: {unit}" in answer.output
+    assert "Nothing to do." in answer.output
+    assert beside.stat().st_mtime_ns == written_ns
+    provision(root, "--undo", "--yes")
+    assert not beside.exists()
+
+
 def test_undo_keeps_what_a_person_added_to_the_boot_files(root: Path) -> None:
     pi(root, "--yes")
     for name, more in {"config.txt": "dtoverlay=imx477\n", "cmdline.txt": ""}.items():
@@ -144,3 +166,13 @@ def test_a_link_out_of_the_card_is_not_followed(root: Path, tmp_path_factory: py
 
 def test_nothing_written_is_nothing_to_undo(root: Path) -> None:
     assert "nothing to undo" in str(provision(root, "--undo").exception)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: strace)")
+def test_a_power_cut_at_any_write_can_be_finished_and_undone(tmp_path: Path) -> None:
+    command = [sys.executable, str(FAULTS), "--every", "5", "--out", str(tmp_path / "faults.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((tmp_path / "faults.json").read_text())
+    assert result["kill_points"] >= 20
+    assert result["failures"] == []

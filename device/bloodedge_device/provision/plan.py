@@ -1,8 +1,9 @@
 """Comparing a root with what it shall hold, and changing it: what a person changed by hand is kept and told."""
 
+import glob
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
@@ -19,7 +20,7 @@ from bloodedge_device.provision.content import (
     without_block,
     without_words,
 )
-from bloodedge_device.provision.record import Entry, Record, packed, read_record, unpacked, write_record
+from bloodedge_device.provision.record import RECORD, Entry, Record, packed, read_record, unpacked, write_record
 
 LINK = b"link:"
 
@@ -56,7 +57,16 @@ class Plan:
     @property
     def is_empty(self) -> bool:
         """Whether the root holds all of it."""
-        return not self.changes
+        return not self.changes and not self.beside and (read_record(self.root) or self.record) == self.record
+
+    @property
+    def beside(self) -> dict[str, bytes | None]:
+        """What is to lie beside the paths changed by hand and does not yet; None: nothing is."""
+        wanted = {
+            f"{path}{BESIDE}": None if content is None or content.startswith(LINK) else content
+            for path, content in self.kept.items()
+        }
+        return {path: content for path, content in wanted.items() if _read(self.root, path) != content}
 
     def diff(self) -> Iterator[str]:
         """Lines of a unified diff."""
@@ -119,16 +129,30 @@ def apply(plan: Plan) -> None:
     write_record(plan.root, _union(plan))
     for change in plan.changes:
         _write(plan.root, change)
-    for path, content in plan.kept.items():
-        if content is not None and not content.startswith(LINK):
-            write_bytes(plan.root / f"{path}{BESIDE}", content)
+    for path, content in plan.beside.items():
+        if content is None:
+            _place(plan.root, path).unlink(missing_ok=True)
+        else:
+            write_bytes(_place(plan.root, path), content)
+    _sweep(plan.root, {*_union(plan).entries, RECORD})
     write_record(plan.root, plan.record)
 
 
 def _union(plan: Plan) -> Record:
-    """The record that holds before and after: what is being restored stays listed until it is."""
+    """The record that holds before and after: what is being restored or replaced stays listed until it is."""
     old = read_record(plan.root)
-    return Record(board=plan.board, entries={**(old.entries if old else {}), **plan.record.entries})
+    entries = {**(old.entries if old else {}), **plan.record.entries}
+    for change in plan.changes:
+        if change.entry is not None:
+            entries[change.path] = change.entry.model_copy(update={"earlier": packed(change.old)})
+    return Record(board=plan.board, entries=entries)
+
+
+def _sweep(root: Path, paths: Iterable[str]) -> None:
+    """Remove what a run that was cut off left half-written beside the paths."""
+    for place in (root / path for path in paths):
+        for left in place.parent.glob(f".{glob.escape(place.stem)}.*.partial{glob.escape(place.suffix)}"):
+            left.unlink()
 
 
 def _plan(
@@ -139,13 +163,14 @@ def _plan(
             entries.pop(change.path, None)
         else:
             entries[change.path] = change.entry
+    entries = {path: entry.model_copy(update={"earlier": None}) for path, entry in entries.items()}
     return Plan(root, board, tuple(changes), kept, Record(board=board, entries=entries))
 
 
 def _restore(root: Path, entries: dict[str, Entry], changes: list[Change], kept: dict[str, bytes | None]) -> None:
     for path, entry in entries.items():
         now, before = _read(root, path), unpacked(entry.before)
-        if now in {unpacked(entry.written), before}:
+        if now in _ours(entry):
             changes.append(Change(path, now, before, None))
         elif entry.kind in {"block", "words"} and now is not None:
             changes.append(Change(path, now, _taken_out(entry, now), None))
@@ -181,7 +206,13 @@ def _is_foreign(kind: str, now: bytes | None, entry: Entry | None) -> bool:
         return False
     if entry is None:
         return now is not None
-    return now not in {unpacked(entry.written), unpacked(entry.before)}
+    return now not in _ours(entry)
+
+
+def _ours(entry: Entry) -> set[bytes | None]:
+    """What may lie at a path that no person has touched."""
+    ours = {unpacked(entry.written), unpacked(entry.before)}
+    return ours if entry.earlier is None else ours | {unpacked(entry.earlier)}
 
 
 def _place(root: Path, path: str) -> Path:
@@ -214,12 +245,14 @@ def _write(root: Path, change: Change) -> None:
             _remove_empty(root, place.parent)
         elif change.new.startswith(LINK):
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.unlink(missing_ok=True)
-            place.symlink_to(os.fsdecode(change.new[len(LINK) :]))
+            target = os.fsdecode(change.new[len(LINK) :])
+            temporary = place.with_name(f".{place.stem}.{os.getpid()}.partial{place.suffix}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            temporary.replace(place)
             fsync_folder(place.parent)
         else:
-            write_bytes(place, change.new)
-            place.chmod(mode)
+            write_bytes(place, change.new, mode)
 
 
 def _remove_empty(root: Path, folder: Path) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
-from bloodedge.files import write_json
+from bloodedge.files import write_bytes
 
 RECORD = "var/lib/bloodedge-provision/record.json"
 
@@ -18,11 +18,13 @@ class Entry(Strict):
 
     written: str
     """Base64."""
-    before: str | None
+    before: str | None = None
     """Base64."""
     mode: int | None = None
     """Permissions found before."""
     kind: str
+    earlier: str | None = None
+    """Base64: what an earlier run wrote, while this run's has perhaps not taken its place."""
 
 
 class Record(Strict):
@@ -47,8 +49,7 @@ def write_record(root: Path, record: Record) -> None:
     """Keep the record; one without entries is removed."""
     path = root / RECORD
     if record.entries:
-        write_json(path, record.model_dump(mode="json"))
-        path.chmod(0o600)
+        write_bytes(path, record.model_dump_json(indent=2, exclude_none=True).encode(), 0o600)
     else:
         path.unlink(missing_ok=True)
         if path.parent.is_dir() and not any(path.parent.iterdir()):
