@@ -1,0 +1,73 @@
+"""Prometheus' rules and Grafana's dashboard ask for what the daemon really tells."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from bloodedge.decision import Reason
+from bloodedge.manifest import LatencyMs
+from bloodedge_device.histogram import LatencyHistogram
+from bloodedge_device.publish.prometheus import Snapshot, exposition
+
+CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
+RULES = CONFIGS / "prometheus" / "bloodedge.rules.yml"
+DASHBOARD = CONFIGS / "grafana" / "boards.json"
+NAME = re.compile(r"bloodedge_\w+")
+
+
+def told() -> set[str]:
+    """Every name that a scrape may show."""
+    times = LatencyHistogram()
+    times.add(1.0)
+    counts = {"a": 1}
+    values: dict[str, object] = dict.fromkeys((field.name for field in fields(Snapshot)), 1)
+    values |= {"version": "1", "bundle_name": "b", "engine": "e", "precision": "p", "stages": {"find": times}}
+    values |= {"frames": counts, "cells": counts, "uncertain": counts, "baseline_ms": LatencyMs(p50=1, p95=1, p99=1)}
+    snapshot = Snapshot(**values)  # type: ignore[arg-type]
+    families = text_string_to_metric_families(exposition(snapshot).decode())
+    return {sample.name for family in families for sample in family.samples}
+
+
+def expressions() -> Iterator[str]:
+    lines = RULES.read_text().splitlines()
+    yield from (line for line in lines if not line.lstrip().startswith(("#", "scrape_configs", "- name", "summary")))
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        yield from (target["expr"] for target in panel["targets"])
+
+
+def test_every_metric_asked_for_is_told() -> None:
+    asked = {name for expression in expressions() for name in NAME.findall(expression)}
+    assert len(asked) > 10
+    assert asked <= told()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@pytest.mark.parametrize("words", [("check", "rules", RULES.name), ("test", "rules", "bloodedge.rules.test.yml")])
+def test_promtool_finds_the_rules_right(words: tuple[str, ...]) -> None:
+    done = subprocess.run(["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_is_seen_firing_in_the_rules_own_tests() -> None:
+    alerts = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
+    seen = set(re.findall(r'alertname="(\w+)"', RULES.with_name("bloodedge.rules.test.yml").read_text()))
+    assert alerts == seen
+
+
+def test_outcomes_that_the_rules_name_are_ones_that_the_gate_gives() -> None:
+    (names,) = re.findall(r'outcome=~"([^"]+)"', RULES.read_text())
+    assert set(names.split("|")) <= set(Reason)
+
+
+def test_the_dashboard_s_panels_have_numbers_of_their_own() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(numbers)) == len(numbers) > 10
+    assert "For Research Use Only" in dashboard["description"]
