@@ -65,7 +65,7 @@ def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
             f" Keys trusted here lie in {settings.trusted_keys}; [trust] unsigned = true in the settings runs bundles"
             " whoever made them."
         )
-        raise Untrusted(error.reason, f"{error}.{way_out}".replace("..", ".")) from error
+        raise Untrusted(error.reason, f"{str(error).rstrip('.')}.{way_out}") from error
 
 
 def load(settings: DeviceSettings) -> Loaded:

@@ -70,6 +70,7 @@ def test_an_unsigned_bundle_is_refused_and_the_way_out_named(board: Board) -> No
     said = board.refusal(board.unsigned)
     assert "is not signed; sign it with: bloodedge sign" in said
     assert str(board.state / "trust") in said
+    assert str(board.unsigned) in said
     assert "[trust] unsigned = true" in said
 
 
@@ -130,3 +131,9 @@ def test_the_command_ends_with_one_sentence(board: Board, capsys: pytest.Capture
     said = capsys.readouterr().err
     assert "is not signed" in said
     assert "Traceback" not in said
+
+
+def test_a_path_is_told_as_it_was_given(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    board.state.mkdir(exist_ok=True)
+    monkeypatch.chdir(board.state)
+    assert board.refusal(Path("../unsigned.bundle")).startswith("../unsigned.bundle is not signed")

@@ -65,7 +65,7 @@ def _files(folder: Path) -> dict[str, Piece]:
 
 def _settings(board: str) -> str:
     head, _, settings = settings_text(board).partition("\n")
-    return f'{head}\nstate = "/var/lib/bloodedge"\ntrust.keys = "/etc/bloodedge/trust"\n{settings}'
+    return f'{head}\nstate = "/var/lib/bloodedge"\n{settings.rstrip()}\n\n[trust]\nkeys = "/etc/bloodedge/trust"\n'
 
 
 def _memory(board: str) -> str:
