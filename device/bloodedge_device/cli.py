@@ -13,6 +13,7 @@ from bloodedge_device.service_cli import (
     slide,
     token_command,
 )
+from bloodedge_device.slots_cli import install_command, rollback_command, slots_command
 
 
 @click.group()
@@ -23,7 +24,10 @@ def device() -> None:
     """
 
 
-for command in (slide, doctor_command, backup_command, audit_command, token_command, provision_command):
+for command in (
+    *(slide, doctor_command, backup_command, audit_command, token_command, provision_command),
+    *(install_command, rollback_command, slots_command),
+):
     device.add_command(command)
 
 

@@ -25,11 +25,13 @@ from bloodedge_device.histogram import LatencyHistogram
 from bloodedge_device.host import keep_freed_memory, keep_to_cores
 from bloodedge_device.housekeeping import Housekeeper
 from bloodedge_device.live import Live
-from bloodedge_device.loading import Loaded, load
+from bloodedge_device.loading import Loaded, active_digest, load
 from bloodedge_device.pipeline import Check, Find, Found, FrameResult, Pipeline
 from bloodedge_device.recorder import Recorder
 from bloodedge_device.scale import SlideScale
 from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.slots.starting import started
+from bloodedge_device.slots.switching import count_start
 from bloodedge_device.specimen.inwork import SlideInWork
 from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS
 from bloodedge_device.specimen.sightings import SlideCells
@@ -79,14 +81,14 @@ def run_device(
         health = Health()
         with closing(SupervisedCamera(settings.camera, partial(health.tell, "camera"))) as camera:
             keep_to_cores(settings.cores)
-            loaded = load(settings)
-            if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
-                camera.wait_until_open(signals.interrupt)
-            with closing(Store(settings.state, settings.store, settings.mqtt.most_waiting)) as store:
-                daemon = Daemon(settings, loaded, camera, store, health, began_s)
-                with closing(daemon):
-                    daemon.run(signals, frames, reread or (lambda: settings))
-                slide = daemon.last_slide
+            with started(settings) as loaded:
+                if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
+                    camera.wait_until_open(signals.interrupt)
+                with closing(Store(settings.state, settings.store, settings.mqtt.most_waiting)) as store:
+                    daemon = Daemon(settings, loaded, camera, store, health, began_s)
+                    with closing(daemon):
+                        daemon.run(signals, frames, reread or (lambda: settings))
+                    slide = daemon.last_slide
         with open_for_reading(settings.state) as database:
             statistics = read_statistics(database, slide)
     if signals.interrupted:
@@ -125,6 +127,7 @@ class Daemon:
         self._looking = threading.RLock()
         self._idle: Pipeline | None = None
         self._renew_camera = False
+        self._next: tuple[DeviceSettings, Loaded] | None = None
         self._interrupt = threading.Event()
         self.recorder: Recorder | None = None
 
@@ -153,15 +156,23 @@ class Daemon:
             left = limit
             while True:
                 left = self._look(signals, left)
-                if signals.stop or not (signals.reload or self._renew_camera) or left == 0:
+                if signals.stop or not (signals.reload or self._renew_camera or self.has_next) or left == 0:
                     break
                 signals.interrupt.clear()
-                if signals.reload:
-                    signals.reload = False
-                    self._reload(reread)
-                if self._renew_camera:
-                    self._open_camera_again()
+                self._between_looks(signals, reread)
             self.notifier.stopping()
+
+    def _between_looks(self, signals: "Signals", reread: Callable[[], DeviceSettings]) -> None:
+        if signals.reload:
+            signals.reload = False
+            self._reload(reread)
+        if self._next is not None:
+            (settings, loaded), self._next = self._next, None
+            if settings is self.settings:  # else they changed meanwhile, and the network is looked for anew
+                self._go_on_with(settings, loaded, "daemon")
+                log.info("Slot %s runs: %s %d.", loaded.slot or "none", loaded.manifest.name, loaded.manifest.serial)
+        if self._renew_camera:
+            self._open_camera_again()
 
     def close(self) -> None:
         """Let go of a camera that was opened since the start."""
@@ -305,15 +316,33 @@ class Daemon:
             if getattr(new, name) != getattr(old, name):
                 log.warning("%s was changed; that takes a restart.", name)
         new = new.model_copy(update={name: getattr(old, name) for name in NEEDS_RESTART})
-        if new == old:
+        switched = active_digest(new) != self.loaded.sha256
+        if new == old and not switched:
             log.info("Reloaded: nothing has changed.")
             return
-        network = any(getattr(new, name) != getattr(old, name) for name in NEW_NETWORK)
-        loaded = load(new) if network else self.loaded
+        network = switched or any(getattr(new, name) != getattr(old, name) for name in NEW_NETWORK)
+        if switched:
+            count_start(new.state)
+        self._go_on_with(new, load(new) if network else self.loaded, "reload")
+        log.info("Reloaded: a new run has begun.")
+
+    @property
+    def has_next(self) -> bool:
+        """Whether a network waits to take over between two frames."""
+        return self._next is not None
+
+    def take_over(self, settings: DeviceSettings, loaded: Loaded) -> None:
+        """Go on with another network after the frame in hand; from any thread."""
+        self._next = (settings, loaded)
+        self._interrupt.set()
+
+    def _go_on_with(self, new: DeviceSettings, loaded: Loaded, actor: str) -> None:
+        """Begin a new run, and go on with the slide in work in a new one."""
+        old = self.settings
         with self._looking:
             label = new.slide.label if new.slide != old.slide else self.slide.label if self.slide else ""
             in_work = self.slide is not None
-            self.end_slide("reload")
+            self.end_slide(actor)
             self.settings, self.loaded = new, loaded
             self._let_idle_go()
             self.store.end_run(self._run)
@@ -321,8 +350,7 @@ class Daemon:
                 self._open_camera_again()
             self._begin_run()
             if in_work:
-                self._begin_slide(label, "reload")
-        log.info("Reloaded: a new run has begun.")
+                self._begin_slide(label, actor)
 
     def _open_camera_again(self) -> None:
         number = self.camera.given if self._renew_camera else 0

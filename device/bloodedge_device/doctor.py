@@ -133,6 +133,23 @@ def _bundle(patient: Patient) -> tuple[Level, str, str]:
     return "ok", sentence, ""
 
 
+def _slots(patient: Patient) -> tuple[Level, str, str]:
+    from bloodedge_device.slots.record import read_record
+    from bloodedge_device.slots.switching import why_refused
+
+    settings = patient.settings
+    record = read_record(settings.state)
+    if record.running is None or record.active is None:
+        return "ok", "No slot is active: the bundle that the settings name runs, or the one of the installation.", ""
+    slot = record.running
+    if why := why_refused(settings, record.active, slot):
+        return "failed", f"{why.rstrip('.')}.", "Install it again, or go back: bloodedge device rollback"
+    sentence = f"{slot.title} is in slot {record.active}, {slot.state}."
+    if settings.bundle is not None:
+        return "warning", f"{sentence[:-1]}, but the settings name another bundle.", "Take bundle out of the settings."
+    return "ok", sentence, ""
+
+
 def first_frame(settings: DeviceSettings) -> Frame | BadFrame:
     """One frame of the camera; BloodedgeError when it gives none in time."""
     from bloodedge_device.camera import open_camera
@@ -335,6 +352,7 @@ def _broker(patient: Patient) -> tuple[Level, str, str]:
 CHECKS: dict[str, Callable[[Patient], tuple[Level, str, str]]] = {
     "files": _files,
     "bundle": _bundle,
+    "slots": _slots,
     "cameras": _cameras,
     "camera": _camera,
     "picture": _picture,

@@ -14,6 +14,7 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.host import cpu_temperature_c, hardware_name
 from bloodedge_device.health import Level
 from bloodedge_device.host import give_freed_memory_back
+from bloodedge_device.slots.watch import SlotWatch
 from bloodedge_device.store import DiskFullError
 from bloodedge_device.supervise.clock import ClockWatch, clock_synchronised
 from bloodedge_device.supervise.thermal import COOLED_BY_C, Pace, pace_at, read_throttling
@@ -46,6 +47,7 @@ class Housekeeper:
         self._clock = ClockWatch()
         self._began_s = monotonic()
         self._web: WebServer | None = None
+        self._slots = SlotWatch(daemon)
         self._thread = threading.Thread(target=self._look_after, name="housekeeping", daemon=True)
 
     def __enter__(self) -> Self:
@@ -68,6 +70,8 @@ class Housekeeper:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        with suppress(BloodedgeError):  # a full disk
+            self._slots.close()
         if self._daemon.publisher is not None:
             self._daemon.publisher.stop(PARTING_S)
         if self._web is not None:
@@ -96,6 +100,7 @@ class Housekeeper:
             with suppress(BloodedgeError):  # a disk or database in trouble is told by the one who stores results
                 self._spare_the_board()
                 self._often()
+                self._slots.look()
                 if monotonic() >= seldom_at_s:
                     seldom_at_s = monotonic() + SELDOM_S
                     self._seldom()

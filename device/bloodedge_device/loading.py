@@ -1,16 +1,19 @@
 """From a bundle to a network that is proven on this machine."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bloodedge.bundle import Bundle
 from bloodedge.engine import Engine, installed, load_artifact
 from bloodedge.errors import BloodedgeError
+from bloodedge.files import sha256
 from bloodedge.golden import GoldenResult, check_golden
 from bloodedge.manifest import Artifact, Manifest
 from bloodedge.signing.signature import Signer, Untrusted, verify_bundle
 from bloodedge.signing.trust import TrustStore
 from bloodedge_device.settings import DeviceSettings, bundle_path, is_released
+from bloodedge_device.slots.record import Record, Slot, SlotName, read_record, slot_file
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class Loaded:
     golden: GoldenResult
     signer: Signer | None = None
     """None where nobody was asked for: the bundle came with the installation, or the settings run unsigned ones."""
+    slot: SlotName | None = None
+    """Where it lies; None for one that the settings name or that came with the installation."""
+    sha256: str = ""
+    """Of the slot's file."""
 
 
 def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artifact, str]:
@@ -69,8 +76,38 @@ def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
 
 
 def load(settings: DeviceSettings) -> Loaded:
-    """The bundle's network, loaded, warmed and self-tested; raises BloodedgeError when it is not to be trusted."""
-    with Bundle(bundle_path(settings)) as bundle:
+    """The bundle's network, loaded, warmed and self-tested; raises BloodedgeError when it is not to be trusted.
+
+    A slot's file has to be the one that was installed there.
+    """
+    record = Record() if settings.bundle is not None else read_record(settings.state)
+    slot = record.running
+    if record.active is None or slot is None:
+        return load_file(settings, bundle_path(settings))
+    path = slot_file(settings.state, record.active)
+    check_slot(path, slot)
+    return replace(load_file(settings, path), slot=record.active, sha256=slot.sha256)
+
+
+def active_digest(settings: DeviceSettings) -> str:
+    """Of the active slot's file, as load would give it; empty where no slot's bundle is to run."""
+    slot = None if settings.bundle is not None else read_record(settings.state).running
+    return "" if slot is None else slot.sha256
+
+
+def check_slot(path: Path, slot: Slot) -> None:
+    """Raise BloodedgeError unless a slot's file is the one that was installed there."""
+    try:
+        same = sha256(path) == slot.sha256
+    except OSError as error:
+        raise BloodedgeError(f"{path} cannot be read ({error.strerror}); install {slot.title} again.") from error
+    if not same:
+        raise BloodedgeError(f"{path} was changed after {slot.title} was installed; install it again.")
+
+
+def load_file(settings: DeviceSettings, path: Path) -> Loaded:
+    """As load, of one bundle."""
+    with Bundle(path) as bundle:
         artifact, why = choose_artifact(settings, bundle.manifest)
         signer = vouched_for(settings, bundle)
         engine = load_artifact(bundle, artifact, settings.threads, settings.openvino_device)

@@ -84,6 +84,9 @@ class BundleStatus(BaseModel):
     engine: str
     precision: str
     runtime: str
+    slot: str | None = Field(
+        default=None, description="a or b; null where the settings name the bundle or it came with the installation"
+    )
     rendered: bool = Field(description="Fitted to drawn cells: its figures say nothing about blood")
     golden: str = Field(description="The self-test on this machine")
     baseline_hardware: str

@@ -100,6 +100,7 @@ def _bundle(daemon: Daemon) -> BundleStatus:
         engine=loaded.artifact.engine,
         precision=loaded.artifact.precision,
         runtime=loaded.engine.runtime,
+        slot=loaded.slot,
         rendered=manifest.provenance.rendered,
         golden=f"{golden.inputs - golden.flips} of {golden.inputs} golden cells keep the float model's class",
         baseline_hardware=manifest.baseline.hardware,

@@ -20,10 +20,12 @@ from bloodedge_device.settings.sections import (
     StainSettings,
     StoreSettings,
     TrustSettings,
+    UpdateSettings,
     WatchSettings,
     WebSettings,
     is_stream,
 )
+from bloodedge_device.slots.record import read_record, slot_file
 
 __all__ = [
     "CameraSettings",
@@ -31,6 +33,7 @@ __all__ = [
     "MqttSettings",
     "StoreSettings",
     "TrustSettings",
+    "UpdateSettings",
     "WebSettings",
     "bundle_path",
     "default_state",
@@ -38,6 +41,7 @@ __all__ = [
     "is_stream",
     "missing_files",
     "read_settings",
+    "released_bundle",
     "with_options",
 ]
 
@@ -52,7 +56,8 @@ class DeviceSettings(Strict):
     """Everything that ``bloodedge device run`` may be told."""
 
     bundle: Path | None = None
-    """A bundle folder or zip; without it the one that came with the installation, if any."""
+    """A bundle folder or zip; without it the one that was installed (bloodedge device install), else the one that came
+    with the installation."""
     engine: Literal["auto", "litert", "openvino"] = "auto"
     """auto: OpenVINO on x86 where it is installed, else LiteRT; or litert, openvino."""
     precision: Literal["int8", "dynamic", "float16", "float32"] = "int8"
@@ -72,6 +77,7 @@ class DeviceSettings(Strict):
     stain: StainSettings = StainSettings()
     domain: DomainSettings = DomainSettings()
     trust: TrustSettings = TrustSettings()
+    update: UpdateSettings = UpdateSettings()
     store: StoreSettings = StoreSettings()
     web: WebSettings = WebSettings()
     mqtt: MqttSettings = Field(default_factory=MqttSettings)
@@ -205,12 +211,19 @@ def is_released(bundle: Path) -> bool:
 
 
 def bundle_path(settings: DeviceSettings) -> Path:
-    """The bundle to run: the one given, else the one that came with the installation for such a camera.
+    """The bundle to run: the one given, else that of the active slot, else the one that came with the installation.
 
-    Raises UsageError when there is none.
+    Raises UsageError when there is none, and BloodedgeError when the slots' record is damaged.
     """
     if settings.bundle is not None:
         return settings.bundle
+    if (active := read_record(settings.state).active) is not None:
+        return slot_file(settings.state, active)
+    return released_bundle(settings)
+
+
+def released_bundle(settings: DeviceSettings) -> Path:
+    """The bundle that came with the installation for such a camera; UsageError when there is none."""
     name = SIMULATED_BUNDLE if settings.camera.kind == "simulated" else DEFAULT_BUNDLE
     for folder in MODEL_FOLDERS:
         if (folder / name).exists():

@@ -105,6 +105,19 @@ class TrustSettings(Strict):
     """Run a bundle whoever made it, without asking for a signature."""
 
 
+class UpdateSettings(Strict):
+    """What a bundle that was installed has to show before it is kept (bloodedge device install)."""
+
+    probation_minutes: float = Field(default=30.0, ge=0, le=100_000)
+    """It has to run in good health for so long."""
+    probation_cells: int = Field(default=200, ge=0)
+    """And to classify so many cells; before that its share of uncertain ones is not judged."""
+    most_latency_ms: float | None = Field(default=None, gt=0)
+    """A network whose median time per cell is longer is refused; default: twice that of the one before it."""
+    most_memory_mb: int | None = Field(default=None, ge=32)
+    """A network whose process takes more is refused; default: what the service manager or the machine allows."""
+
+
 class StoreSettings(Strict):
     """What is kept."""
 

@@ -1,0 +1,197 @@
+"""What is in the two slots, which of them runs, and what happened to them: one small file, replaced whole."""
+
+import fcntl
+import json
+import os
+import pwd
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, Field, ValidationError
+
+from bloodedge.config import Strict
+from bloodedge.errors import BloodedgeError, UsageError, disk_errors
+from bloodedge.files import write_text
+
+FOLDER = "slots"
+RECORD = "slots.json"
+DAMAGED = "slots.damaged.json"
+LONGEST_HISTORY = 100
+
+SlotName = Literal["a", "b"]
+SLOTS: tuple[SlotName, SlotName] = ("a", "b")
+Action = Literal["installed", "refused", "good", "went back", "rolled back", "began anew"]
+SHIPPED = "the bundle that came with the installation"
+
+
+class Slot(Strict):
+    """A bundle in a slot."""
+
+    name: str
+    """The bundle's, as serial."""
+    serial: int
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of the slot's file."""
+    signer: str = ""
+    """Name and id of the key that signed it; empty where the settings ask for none."""
+    installed_at: AwareDatetime
+    state: Literal["on probation", "good", "failed"]
+    why: str = ""
+    """Why it failed."""
+    starts: int = 0
+    """Starts on probation that ended in no good order, the one under way among them."""
+    healthy_s: float = 0.0
+    """How long it ran in good health on probation."""
+    after_run: int = 0
+    """The last run in the database before this bundle was switched to."""
+
+    @property
+    def title(self) -> str:
+        """The bundle as people call it."""
+        return f"{self.name} {self.serial}"
+
+
+class Event(Strict):
+    """Something that happened to the slots."""
+
+    number: int
+    at: AwareDatetime
+    action: Action
+    bundle: str
+    slot: SlotName | None = None
+    why: str = ""
+
+
+class Record(Strict):
+    """``slots.json``."""
+
+    schema_version: Literal[1] = 1
+    active: SlotName | None = None
+    """None: the bundle that came with the installation."""
+    slots: dict[SlotName, Slot] = Field(default_factory=dict)
+    highest: dict[str, int] = Field(default_factory=dict)
+    """The highest serial that was ever good, by the bundle's name."""
+    events: int = 0
+    """How many there were."""
+    history: tuple[Event, ...] = ()
+    """The latest, oldest first."""
+
+    @property
+    def running(self) -> Slot | None:
+        """What is in the active slot; None for the bundle that came with the installation."""
+        return None if self.active is None else self.slots.get(self.active)
+
+    @property
+    def idle(self) -> SlotName:
+        """The slot that a new bundle goes to."""
+        return "b" if self.active == "a" else "a"
+
+    def changed(self, slot: SlotName, **values: object) -> "Record":
+        """With other values of a slot."""
+        return self.model_copy(update={"slots": {**self.slots, slot: self.slots[slot].model_copy(update=values)}})
+
+    def noted(self, action: Action, bundle: str, slot: SlotName | None = None, why: str = "") -> "Record":
+        """With one event more."""
+        number = self.events + 1
+        event = Event(number=number, at=now(), action=action, bundle=bundle, slot=slot, why=why)
+        return self.model_copy(update={"events": number, "history": (*self.history, event)[-LONGEST_HISTORY:]})
+
+
+class DamagedRecord(BloodedgeError):  # noqa: N818  # as people say it
+    """The record is not as it was written; see slots.repair."""
+
+
+def slots_folder(state: Path) -> Path:
+    """Where the slots of a state folder are."""
+    return state / FOLDER
+
+
+def slot_file(state: Path, slot: SlotName) -> Path:
+    """A slot's bundle."""
+    return slots_folder(state) / f"{slot}.bundle"
+
+
+def read_record(state: Path) -> Record:
+    """The record, an empty one where there is none; DamagedRecord when it cannot be understood."""
+    path = slots_folder(state) / RECORD
+    try:
+        record = Record.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return Record()
+    except OSError as error:
+        raise BloodedgeError(
+            f"{path} cannot be read ({error.strerror}); run this as the daemon's user, or change its permissions."
+        ) from error
+    except ValidationError as error:
+        raise DamagedRecord(
+            f"{path} is damaged; the daemon's next start, or bloodedge device install, sets it aside and begins anew."
+        ) from error
+    if record.active is not None and record.active not in record.slots:
+        raise DamagedRecord(f"{path} names a slot that it does not describe; bloodedge device install begins anew.")
+    return record
+
+
+def change(state: Path, how: Callable[[Record], Record]) -> Record:
+    """Read, change and replace the record, with no other process in between; gives the new one."""
+    with record_lock(state):
+        before = read_record(state)
+        after = how(before)
+        if after != before:
+            write_record(state, after)
+        return after
+
+
+def write_record(state: Path, record: Record) -> None:
+    """Replace the record, whole or not at all; the caller holds the lock."""
+    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    write_text(slots_folder(state) / RECORD, text)
+
+
+@contextmanager
+def record_lock(state: Path) -> Iterator[None]:
+    """Wait until no other process changes the record, for it takes a moment only."""
+    with _lock(state, "record.lock", fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def install_lock(state: Path) -> Iterator[None]:
+    """Be the only one who changes the slots' files; BloodedgeError when somebody else is at it.
+
+    UsageError for root where the state folder is another user's, whose daemon could then no longer write there.
+    """
+    _refuse_root(state)
+    try:
+        with _lock(state, "install.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+    except BlockingIOError as error:
+        raise BloodedgeError(f"Another bundle is being installed in {state}; wait until that has ended.") from error
+
+
+def _refuse_root(state: Path) -> None:
+    if os.geteuid() != 0 or not state.is_dir() or (owner := state.stat().st_uid) == 0:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    raise UsageError(f"{state} belongs to {name}, who has to do this: put sudo -u {name} before the command.")
+
+
+@contextmanager
+def _lock(state: Path, name: str, how: int) -> Iterator[None]:
+    folder = slots_folder(state)
+    with disk_errors("the slots' lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / name).open("w")
+    with handle:
+        fcntl.flock(handle, how)
+        yield
+
+
+def now() -> datetime:
+    """The time, to the second; UTC."""
+    return datetime.now(UTC).replace(microsecond=0)

@@ -1,0 +1,74 @@
+"""The daemon's start with what is in the slots: a bundle that cannot be run gives way to the one before it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_device.loading import Loaded, load
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.slots.record import Slot, read_record, slots_folder
+from bloodedge_device.slots.switching import MOST_STARTS, count_start, fall_back, forget_starts, repair
+
+log = logging.getLogger("bloodedge.device")
+
+
+@contextmanager
+def started(settings: DeviceSettings) -> Iterator[Loaded]:
+    """The network to run, as load gives it; a start on probation counts against it unless the block ends in good order.
+
+    An error that is told in a sentence, such as a camera that is not there, is good order. Raises what load does where
+    no slot's bundle is to run.
+    """
+    if settings.bundle is not None or not slots_folder(settings.state).is_dir():
+        yield load(settings)
+    else:
+        loaded = _load_what_runs(settings)
+        try:
+            yield loaded
+        except (BloodedgeError, KeyboardInterrupt):
+            _forget(settings)
+            raise
+    _forget(settings)
+
+
+def _forget(settings: DeviceSettings) -> None:
+    if slots_folder(settings.state).is_dir():  # made meanwhile, where the first bundle was installed
+        with suppress(BloodedgeError):  # a full disk: the start then counts
+            forget_starts(settings.state)
+
+
+def _load_what_runs(settings: DeviceSettings) -> Loaded:
+    state = settings.state
+    if repaired := repair(settings):
+        log.warning("%s", repaired)
+    while True:
+        slot = read_record(state).running
+        if slot is None:
+            return load(settings)
+        try:
+            return _load_slot(settings, slot)
+        except BloodedgeError as error:
+            if slot.state == "good" and isinstance(error, UsageError):  # the settings want what no bundle here has
+                raise
+            give_way(settings, slot, str(error))
+
+
+def _load_slot(settings: DeviceSettings, slot: Slot) -> Loaded:
+    if slot.state == "on probation":
+        if slot.starts >= MOST_STARTS:
+            raise BloodedgeError(f"{MOST_STARTS} starts with it ended in no good order")
+        count_start(settings.state)
+    return load(settings)
+
+
+def give_way(settings: DeviceSettings, slot: Slot, why: str) -> None:
+    """Go back from a slot's bundle, and say so."""
+    record = fall_back(settings.state, slot.sha256, why)
+    latest = record.history[-1]
+    log.warning("%s", sentence_of(latest.bundle, latest.why))
+
+
+def sentence_of(to: str, why: str) -> str:
+    """That the daemon went back, and why."""
+    return f"Went back to {to}. {why.rstrip('.')}."

@@ -1,0 +1,214 @@
+"""From one slot to the other: after an install, on probation, and back when a bundle proves bad."""
+
+from pathlib import Path
+
+from bloodedge.bundle import Bundle
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import sha256, write_bytes
+from bloodedge_device.loading import check_slot, vouched_for
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.slots.record import (
+    DAMAGED,
+    RECORD,
+    SHIPPED,
+    SLOTS,
+    DamagedRecord,
+    Record,
+    Slot,
+    SlotName,
+    change,
+    install_lock,
+    now,
+    read_record,
+    record_lock,
+    slot_file,
+    slots_folder,
+    write_record,
+)
+from bloodedge_device.store import open_for_reading
+
+MOST_STARTS = 3
+"""Starts on probation that may end in no good order."""
+
+BY_HAND = "rolled back by hand"
+
+
+def switch_to(state: Path, name: SlotName, slot: Slot) -> Record:
+    """Make a slot whose file is in place the active one, on probation."""
+    slot = slot.model_copy(update={"after_run": last_run(state)})
+
+    def switched(record: Record) -> Record:
+        after = record.model_copy(update={"active": name, "slots": {**record.slots, name: slot}})
+        return after.noted("installed", slot.title, name)
+
+    return change(state, switched)
+
+
+def last_run(state: Path) -> int:
+    """The latest run in the database; 0 where there is none, or none that can be read now: no bundle waits for that."""
+    try:
+        with open_for_reading(state) as database:
+            return int(database.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()[0])
+    except BloodedgeError:
+        return 0
+
+
+def count_start(state: Path) -> None:
+    """Count a start on probation before anything of the bundle is loaded, so that a crash in native code counts too."""
+
+    def counted(record: Record) -> Record:
+        slot = record.running
+        if record.active is None or slot is None or slot.state != "on probation":
+            return record
+        return record.changed(record.active, starts=slot.starts + 1)
+
+    change(state, counted)
+
+
+def forget_starts(state: Path, healthy_s: float | None = None) -> None:
+    """The bundle's run ended in good order; healthy_s: how long it ran in good health since it was switched to."""
+
+    def forgotten(record: Record) -> Record:
+        slot = record.running
+        if record.active is None or slot is None or slot.state != "on probation":
+            return record
+        return record.changed(record.active, starts=0, healthy_s=slot.healthy_s if healthy_s is None else healthy_s)
+
+    change(state, forgotten)
+
+
+def keep_health(state: Path, digest: str, healthy_s: float) -> None:
+    """Note how long the bundle of this digest has run in good health on probation."""
+
+    def kept(record: Record) -> Record:
+        slot = record.running
+        if record.active is None or slot is None or slot.sha256 != digest or slot.state != "on probation":
+            return record
+        return record.changed(record.active, healthy_s=healthy_s)
+
+    change(state, kept)
+
+
+def promote(state: Path, digest: str) -> Record:
+    """The active bundle, which has this digest, has proven good."""
+
+    def promoted(record: Record) -> Record:
+        slot = record.running
+        if record.active is None or slot is None or slot.sha256 != digest or slot.state != "on probation":
+            return record
+        highest = {**record.highest, slot.name: max(slot.serial, record.highest.get(slot.name, 0))}
+        after = record.changed(record.active, state="good", starts=0).model_copy(update={"highest": highest})
+        return after.noted("good", slot.title, record.active)
+
+    return change(state, promoted)
+
+
+def fall_back(state: Path, digest: str, why: str) -> Record:
+    """The active bundle, if it has this digest, failed: the other slot's runs if that was good, else the shipped one.
+
+    Only a slot whose file is as it was installed is gone back to.
+    """
+
+    def back(record: Record) -> Record:
+        slot = record.running
+        if record.active is None or slot is None or slot.sha256 != digest:
+            return record
+        target = _good(state, record)
+        to = SHIPPED if target is None else record.slots[target].title
+        after = record.changed(record.active, state="failed", why=why, starts=0)
+        return after.model_copy(update={"active": target}).noted("went back", to, target, f"{slot.title}: {why}")
+
+    return change(state, back)
+
+
+def roll_back(settings: DeviceSettings) -> Record:
+    """Go back to the other slot's bundle, or to the shipped one where there is none to trust.
+
+    Raises UsageError when the shipped one runs, and BloodedgeError while something is being installed.
+    """
+    state = settings.state
+
+    def back(record: Record) -> Record:
+        active, slot, target = record.active, record.running, _good(state, record)
+        if active is None or slot is None:
+            raise UsageError(f"Nothing to go back from: {SHIPPED} is the one that runs; see: bloodedge device slots")
+        wrong = "" if target is None else why_refused(settings, target, record.slots[target])
+        if target is not None and wrong:
+            record, target = record.changed(target, state="failed", why=wrong), None
+        to = SHIPPED if target is None else record.slots[target].title
+        after = record.changed(active, state="failed", why=BY_HAND, starts=0)
+        return after.model_copy(update={"active": target}).noted("rolled back", to, target, f"from {slot.title}")
+
+    with install_lock(state):
+        return change(state, back)
+
+
+def why_refused(settings: DeviceSettings, name: SlotName, slot: Slot) -> str:
+    """Why a slot's bundle is not to be run; empty when it is as it was installed and somebody trusted signed it."""
+    path = slot_file(settings.state, name)
+    try:
+        check_slot(path, slot)
+        with Bundle(path) as bundle:
+            vouched_for(settings, bundle)
+    except BloodedgeError as error:
+        return str(error)
+    return ""
+
+
+def _good(state: Path, record: Record) -> SlotName | None:
+    """The idle slot, if what is in it was good and its file is as it was installed."""
+    slot = record.slots.get(record.idle)
+    if slot is None or slot.state != "good":
+        return None
+    try:
+        check_slot(slot_file(state, record.idle), slot)
+    except BloodedgeError:
+        return None
+    return record.idle
+
+
+def repair(settings: DeviceSettings) -> str:
+    """Set a damaged record aside and describe anew what is in the slots; a sentence, empty where all is well.
+
+    Of two bundles that are to be trusted the newer runs, on probation, and the older counts as good.
+    """
+    state = settings.state
+    with record_lock(state):
+        try:
+            read_record(state)
+        except DamagedRecord as error:
+            why = str(error).partition(";")[0]
+        else:
+            return ""
+        found = {name: slot for name in SLOTS if (slot := _described(settings, name)) is not None}
+        order = sorted(found, key=lambda name: found[name].serial)
+        active = order[-1] if order else None
+        older = {name: slot.model_copy(update={"state": "good"}) for name, slot in found.items() if name != active}
+        slots = {**found, **older}
+        highest = {slot.name: slot.serial for slot in older.values()}
+        record = Record(active=active, slots=slots, highest=highest)
+        runs = SHIPPED if active is None else slots[active].title
+        folder = slots_folder(state)
+        write_bytes(folder / DAMAGED, (folder / RECORD).read_bytes())  # the old one stays until the new one is whole
+        write_record(state, record.noted("began anew", runs, active, f"{why}; it was set aside as {DAMAGED}"))
+    return f"{why} and was set aside as {DAMAGED}: {runs} runs."
+
+
+def _described(settings: DeviceSettings, name: SlotName) -> Slot | None:
+    """What is in a slot, found out from its file alone; None where it is not to be trusted."""
+    path = slot_file(settings.state, name)
+    try:
+        with Bundle(path) as bundle:
+            signer = vouched_for(settings, bundle)
+            manifest = bundle.manifest
+    except BloodedgeError:
+        return None
+    return Slot(
+        name=manifest.name,
+        serial=manifest.serial,
+        sha256=sha256(path),
+        signer="" if signer is None else f"{signer.name} ({signer.key_id})",
+        installed_at=now(),
+        state="on probation",
+        after_run=last_run(settings.state),
+    )

@@ -1,0 +1,165 @@
+"""While the daemon runs: takes over what was installed, and judges it until it is good or gives way."""
+
+from __future__ import annotations
+
+import json
+import logging
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from bloodedge.errors import BloodedgeError
+from bloodedge_device.health import Level
+from bloodedge_device.loading import load
+from bloodedge_device.slots.probation import figures_of, is_proven, why_failed
+from bloodedge_device.slots.record import DamagedRecord, Event, Record, Slot, read_record, slots_folder
+from bloodedge_device.slots.starting import give_way, sentence_of
+from bloodedge_device.slots.switching import count_start, keep_health, promote, repair
+from bloodedge_device.store import open_for_reading
+from bloodedge_device.supervise.thermal import Pace
+from bloodedge_device.telling import is_alive
+
+if TYPE_CHECKING:
+    from bloodedge_device.daemon import Daemon
+
+log = logging.getLogger("bloodedge.device")
+
+JUDGED_EVERY_S = 30.0
+KEPT_EVERY_S = 60.0
+"""How often the time on probation is written down."""
+
+ACTOR = "slots"
+"""Of entries in the audit log."""
+
+
+class SlotWatch:
+    """Looks at the slots' record every few seconds, from the housekeeper's thread."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._noted: int | None = None
+        self._given_up: str | None = None
+        self._judged_s = self._kept_s = self._looked_s = monotonic()
+        self._on_probation = ""
+        self._healthy_s = 0.0
+
+    def look(self) -> None:
+        """Take over what is to run now; on probation, judge what runs."""
+        now_s = monotonic()
+        passed_s, self._looked_s = now_s - self._looked_s, now_s
+        if not slots_folder(self._daemon.state).is_dir():
+            return
+        record = self._record()
+        self._note_events(record)
+        if self._daemon.settings.bundle is None:
+            self._take_over(record)
+            self._watch(record, passed_s)
+            self._tell(read_record(self._daemon.state))
+
+    def close(self) -> None:
+        """Write down how long the bundle on probation has run."""
+        if self._on_probation:
+            keep_health(self._daemon.state, self._on_probation, self._healthy_s)
+
+    def _record(self) -> Record:
+        try:
+            return read_record(self._daemon.state)
+        except DamagedRecord:
+            log.warning("%s", repair(self._daemon.settings))
+            return read_record(self._daemon.state)
+
+    def _note_events(self, record: Record) -> None:
+        """Copy what happened since the last look, or while no daemon ran, into the audit log."""
+        if self._noted is None:
+            self._noted = self._noted_last()
+        if self._noted > record.events:  # the record was begun anew
+            self._noted = 0
+        for event in record.history:
+            if event.number > self._noted:
+                self._daemon.store.note(ACTOR, f"bundle {event.action}", _detail(event))
+                self._noted = event.number
+
+    def _noted_last(self) -> int:
+        with open_for_reading(self._daemon.state) as database:
+            row = database.execute(
+                "SELECT detail FROM audit WHERE actor = ? ORDER BY id DESC LIMIT 1", (ACTOR,)
+            ).fetchone()
+        return 0 if row is None else int(json.loads(row[0]).get("event", 0))
+
+    def _take_over(self, record: Record) -> None:
+        daemon, slot = self._daemon, record.running
+        digest = "" if slot is None else slot.sha256
+        if digest == daemon.loaded.sha256 or daemon.has_next or digest == self._given_up:
+            return
+        settings = daemon.settings
+        if slot is not None and slot.state == "on probation":
+            count_start(daemon.state)
+        try:
+            loaded = load(settings)
+        except BloodedgeError as error:
+            if slot is not None:
+                give_way(settings, slot, str(error))
+                return
+            self._given_up = digest
+            log.warning("The bundle that ran goes on: %s", error)
+            return
+        self._given_up = None
+        daemon.take_over(settings, loaded)
+
+    def _watch(self, record: Record, passed_s: float) -> None:
+        daemon, slot = self._daemon, record.running
+        if slot is None or slot.state != "on probation" or slot.sha256 != daemon.loaded.sha256:
+            self._on_probation = ""
+            return
+        if slot.sha256 != self._on_probation:
+            self._on_probation, self._healthy_s = slot.sha256, slot.healthy_s
+            self._judged_s = self._kept_s = self._looked_s
+        elif is_alive(daemon):
+            self._healthy_s += passed_s
+        elif self._is_at_fault():
+            give_way(daemon.settings, slot, "no frame was classified though the camera is well")
+            return
+        if self._looked_s - self._kept_s >= KEPT_EVERY_S:
+            self._kept_s = self._looked_s
+            keep_health(daemon.state, slot.sha256, self._healthy_s)
+        if self._looked_s - self._judged_s >= min(JUDGED_EVERY_S, daemon.settings.update.probation_minutes * 60):
+            self._judged_s = self._looked_s
+            self._judge(slot.model_copy(update={"healthy_s": self._healthy_s}))
+
+    def _is_at_fault(self) -> bool:
+        """Whether no frame is classified while everything but the network is well."""
+        conditions = self._daemon.health.conditions()
+        levels = {part: condition.level for part, condition in conditions.items()}
+        others_well = all(levels.get(part, Level.OK) is Level.OK for part in ("camera", "store"))
+        return levels.get("frames") is Level.FAILED and others_well and self._daemon.pace is not Pace.STOPPED
+
+    def _judge(self, slot: Slot) -> None:
+        daemon, update = self._daemon, self._daemon.settings.update
+        now, before = figures_of(daemon.state, slot)
+        if why := why_failed(update, now, before):
+            give_way(daemon.settings, slot, why)
+        elif is_proven(update, slot, now):
+            promote(daemon.state, slot.sha256)
+            log.info("%s has proven good on this board.", slot.title)
+
+    def _tell(self, record: Record) -> None:
+        slot, update = record.running, self._daemon.settings.update
+        told = [event for event in record.history if event.action != "refused"]
+        latest = told[-1] if told else None
+        level = Level.OK
+        if latest is not None and latest.action == "went back":
+            level, sentence = Level.WARNING, sentence_of(latest.bundle, latest.why)
+        elif latest is not None and latest.action == "began anew":
+            level, sentence = Level.WARNING, f"The record of the slots began anew. {latest.why}."
+        elif slot is None:
+            sentence = "The bundle that came with the installation runs."
+        elif slot.state == "on probation":
+            left = max(0.0, update.probation_minutes - self._healthy_s / 60)
+            sentence = f"{slot.title} in slot {record.active} is on probation, {left:.0f} minutes left."
+        else:
+            sentence = f"{slot.title} in slot {record.active} runs."
+        self._daemon.health.tell("bundle", level, sentence)
+
+
+def _detail(event: Event) -> dict[str, object]:
+    values = event.model_dump(mode="json", exclude={"number", "action"}, exclude_none=True)
+    return {"event": event.number, **{key: value for key, value in values.items() if value}}

@@ -1,0 +1,136 @@
+"""``bloodedge device install``, ``rollback`` and ``slots``: which bundle the board runs, and how it came there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bloodedge_device.settings import DeviceSettings
+    from bloodedge_device.slots.record import Record
+
+STATE_HELP = "Folder of the results (default: the settings', else ~/.local/state/bloodedge)."
+LIVE_WITHIN_S = 60.0
+
+_config = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
+_state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+
+
+@click.command("install")
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@_config
+@_state
+@click.option("--allow-older", is_flag=True, help="Also when a newer one of that name was good here.")
+def install_command(bundle: Path, config: Path | None, state: Path | None, allow_older: bool) -> None:
+    """Put BUNDLE into the slot that does not run, try it out on this board, and switch to it.
+
+    A daemon that runs takes it over between two frames, else its next start does. The bundle is then on probation: when
+    it crashes, or does worse than the one before it, the daemon goes back to that one.
+    """
+    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.slots.installing import install
+
+    settings = with_options(read_settings(config), None, state, None)
+    done = install(settings, bundle, allow_older=allow_older)
+    if done.trial is None:
+        click.echo(f"{done.what.title} is already active, in slot {done.slot}.")
+    else:
+        memory = "" if done.trial.memory_mb is None else f", {done.trial.memory_mb:.0f} MB"
+        click.echo(f"Trial on this board ({done.trial.engine} {done.trial.precision}): {done.trial.golden};")
+        click.echo(f"{done.trial.latency_ms:.1f} ms per cell{memory}.")
+        minutes = settings.update.probation_minutes
+        click.echo(f"{done.what.title} is in slot {done.slot}, on probation for {minutes:g} minutes of good health.")
+    click.echo(_what_runs(settings, done.what.sha256))
+
+
+@click.command("rollback")
+@_config
+@_state
+def rollback_command(config: Path | None, state: Path | None) -> None:
+    """Go back to the bundle in the other slot, or to the one that came with the installation."""
+    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.slots.switching import roll_back
+
+    settings = with_options(read_settings(config), None, state, None)
+    record = roll_back(settings)
+    click.echo(f"Rolled back to {record.history[-1].bundle}.")
+    click.echo(_what_runs(settings, "" if record.running is None else record.running.sha256))
+
+
+@click.command("slots")
+@_config
+@_state
+@click.option("--json", "target", metavar="FILE|-", help="Write the record as JSON to a file, or to stdout for -.")
+def slots_command(config: Path | None, state: Path | None, target: str | None) -> None:
+    """Show what is in the two slots, which one runs, and what happened to them."""
+    from bloodedge.console import emit_json
+    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.slots.record import read_record
+
+    settings = with_options(read_settings(config), None, state, None)
+    record = read_record(settings.state)
+    if target:
+        emit_json(record.model_dump(mode="json"), target)
+    if target != "-":
+        _show(record)
+        if settings.bundle is not None:
+            click.echo(_named(settings))
+
+
+def _named(settings: "DeviceSettings") -> str:
+    return f"The settings name {settings.bundle}, which stands before the slots; take it out of them to run a slot's."
+
+
+def _what_runs(settings: "DeviceSettings", sha256: str) -> str:
+    """Whether the daemon has taken a slot's bundle over, in a sentence; waits for it."""
+    from time import monotonic, sleep
+
+    from bloodedge.errors import BloodedgeError
+    from bloodedge_device.doctor import is_running
+    from bloodedge_device.slots.record import read_record
+    from bloodedge_device.web.client import ask
+
+    state = settings.state
+    if settings.bundle is not None:
+        return _named(settings)
+    if not is_running(state):
+        return "No daemon runs; its next start takes it."
+    end_s = monotonic() + LIVE_WITHIN_S
+    while monotonic() < end_s:
+        record = read_record(state)
+        now = "" if record.running is None else record.running.sha256
+        if now != sha256:
+            latest = record.history[-1]
+            raise BloodedgeError(f"The daemon went back to {latest.bundle}: {latest.why.rstrip('.')}.")
+        bundle = ask(state, "GET", "/api/v1/status")["bundle"]
+        if bundle["slot"] == record.active and (record.running is None or bundle["serial"] == record.running.serial):
+            return "The daemon runs it."
+        sleep(0.2)
+    return "The daemon has not taken it over yet; see: bloodedge device slots, and the daemon's journal."
+
+
+def _show(record: "Record") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from bloodedge.console import console
+    from bloodedge_device.slots.record import SHIPPED, SLOTS
+
+    table = Table("slot", "bundle", "state", "installed", "signed by")
+    for name in SLOTS:
+        slot = record.slots.get(name)
+        if slot is None:
+            table.add_row(name, "empty", "", "", "")
+            continue
+        runs = "runs, " if name == record.active else ""
+        why = f": {slot.why}" if slot.why else ""
+        installed = f"{slot.installed_at:%Y-%m-%d %H:%M}"
+        table.add_row(name, escape(slot.title), escape(f"{runs}{slot.state}{why}"), installed, escape(slot.signer))
+    console().print(table)
+    if record.active is None:
+        click.echo(f"{SHIPPED[0].upper()}{SHIPPED[1:]} runs.")
+    for event in reversed(record.history):
+        where = f" (slot {event.slot})" if event.slot else ""
+        click.echo(
+            f"{event.at:%Y-%m-%d %H:%M:%S} {event.action}: {event.bundle}{where}{f', {event.why}' if event.why else ''}"
+        )

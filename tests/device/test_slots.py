@@ -1,0 +1,353 @@
+"""Installing a bundle: what is refused, what stays as it was, and what comes after a power cut or a damaged record."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bloodedge.bundle import Bundle
+from bloodedge.cli import main
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import sha256
+from bloodedge.signing import Untrusted
+from bloodedge.signing.trust import revoke
+from bloodedge_device.loading import load
+from bloodedge_device.settings import released_bundle
+from bloodedge_device.slots import trial
+from bloodedge_device.slots.installing import install
+from bloodedge_device.slots.record import (
+    DAMAGED,
+    LONGEST_HISTORY,
+    RECORD,
+    SHIPPED,
+    Record,
+    install_lock,
+    read_record,
+    slot_file,
+    slots_folder,
+)
+from bloodedge_device.slots.switching import fall_back, promote, roll_back
+from bloodedge_device.store import DATABASE
+
+sys.path.insert(0, str(Path(__file__).parent))
+from slot_bundles import NAME, Laboratory, only_openvino, tried, wrong_outputs
+
+FAULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "update_faults.py"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, state: Path) -> Laboratory:
+    return Laboratory(tmp_path, state)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """A command's exit code and what it said."""
+
+    def command(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        code = stop.value.code
+        assert isinstance(code, int)
+        return code, said.out + said.err
+
+    return command
+
+
+def proven(lab: Laboratory, serial: int) -> Record:
+    """Install a bundle that then proves good."""
+    done = install(lab.settings(), lab.bundle(serial), trial=tried)
+    return promote(lab.state, done.what.sha256)
+
+
+def test_a_bundle_is_tried_out_and_then_runs_on_probation(lab: Laboratory) -> None:
+    done = install(lab.settings(), lab.bundle(1))
+    assert done.trial is not None
+    assert done.trial.engine == "litert"
+    assert "of 32 golden cells keep" in done.trial.golden
+    assert 0 < done.trial.latency_ms < 1000
+    loaded = load(lab.settings())
+    assert (loaded.manifest.serial, loaded.slot) == (1, "a")
+    assert loaded.signer is not None
+    assert read_record(lab.state).slots["a"].state == "on probation"
+
+
+def test_a_folder_is_zipped_in(lab: Laboratory, tmp_path: Path) -> None:
+    shutil.unpack_archive(lab.bundle(1), tmp_path / "folder", "zip")
+    install(lab.settings(), tmp_path / "folder", trial=tried)
+    with Bundle(slot_file(lab.state, "a")) as bundle:
+        bundle.verify()
+    assert load(lab.settings()).manifest.serial == 1
+
+
+def test_the_second_bundle_goes_to_the_other_slot_and_the_first_stays_whole(lab: Laboratory) -> None:
+    proven(lab, 1)
+    before = sha256(slot_file(lab.state, "a"))
+    install(lab.settings(), lab.bundle(2), trial=tried)
+    record = read_record(lab.state)
+    assert (record.active, record.slots["a"].state, record.slots["b"].state) == ("b", "good", "on probation")
+    assert sha256(slot_file(lab.state, "a")) == before
+
+
+def test_the_same_bundle_again_is_already_active(lab: Laboratory) -> None:
+    install(lab.settings(), lab.bundle(1), trial=tried)
+    before = read_record(lab.state)
+    assert install(lab.settings(), lab.bundle(1), trial=tried).trial is None
+    assert read_record(lab.state) == before
+
+
+def test_an_unsigned_bundle_is_refused_and_nothing_runs_but_what_ran(lab: Laboratory) -> None:
+    proven(lab, 1)
+    with pytest.raises(Untrusted, match="is not signed"):
+        install(lab.settings(), lab.bundle(2, signed=False), trial=tried)
+    record = read_record(lab.state)
+    assert record.active == "a"
+    assert record.history[-1].action == "refused"
+    assert not slot_file(lab.state, "b").exists()
+
+
+def test_a_bundle_exchanged_while_it_is_copied_is_refused(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, unsigned = lab.bundle(1), lab.bundle(2, signed=False)
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", lambda _source, target: copyfile(unsigned, target))
+    with pytest.raises(Untrusted):
+        install(lab.settings(), good, trial=tried)
+    assert read_record(lab.state).active is None
+
+
+def test_an_older_serial_than_one_that_was_good_needs_a_word(lab: Laboratory) -> None:
+    proven(lab, 5)
+    with pytest.raises(BloodedgeError, match=f"{NAME} 4, older than {NAME} 5.*--allow-older"):
+        install(lab.settings(), lab.bundle(4), trial=tried)
+    assert install(lab.settings(), lab.bundle(4), allow_older=True, trial=tried).what.serial == 4
+
+
+def test_a_serial_that_never_proved_good_stands_in_nobodys_way(lab: Laboratory) -> None:
+    install(lab.settings(), lab.bundle(9), trial=tried)
+    roll_back(lab.settings())
+    assert install(lab.settings(), lab.bundle(4), trial=tried).what.serial == 4
+
+
+def test_a_bundle_for_another_engine_is_refused(lab: Laboratory) -> None:
+    with pytest.raises(UsageError, match="litert"):
+        install(lab.settings(), lab.bundle(1, only_openvino), trial=tried)
+
+
+def test_a_failed_self_test_is_told_and_leaves_the_slot_as_it_was(lab: Laboratory) -> None:
+    proven(lab, 1)
+    with pytest.raises(BloodedgeError, match="failed its self-test on this machine"):
+        install(lab.settings(), lab.bundle(2, wrong_outputs))
+    assert load(lab.settings()).manifest.serial == 1
+    assert sorted(path.name for path in slots_folder(lab.state).glob("*.bundle")) == ["a.bundle"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [({"most_latency_ms": 0.0001}, "longer than the 0.0001 ms"), ({"most_memory_mb": 32}, "more than the 32 MB")],
+)
+def test_a_network_too_slow_or_too_large_for_the_board_is_refused(
+    lab: Laboratory, limit: dict[str, float], said: str
+) -> None:
+    with pytest.raises(BloodedgeError, match=said):
+        install(lab.settings(update=limit), lab.bundle(1))
+
+
+def test_a_network_that_kills_its_process_is_a_sentence(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.sys, "executable", "/bin/false")
+    with pytest.raises(BloodedgeError, match=r"The trial of the bundle ended with 1"):
+        install(lab.settings(), lab.bundle(1))
+
+
+def test_a_full_disk_is_told_before_anything_is_copied(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**20))
+    with pytest.raises(BloodedgeError, match=r"1\d MB are missing on the disk"):
+        install(lab.settings(), lab.bundle(1), trial=tried)
+
+
+def test_the_one_good_bundle_is_not_overwritten_while_another_is_on_probation(lab: Laboratory) -> None:
+    proven(lab, 1)
+    install(lab.settings(), lab.bundle(2), trial=tried)
+    with pytest.raises(BloodedgeError, match=r"on probation.*device rollback"):
+        install(lab.settings(), lab.bundle(3), trial=tried)
+
+
+def test_a_damaged_database_does_not_keep_a_bundle_away(lab: Laboratory) -> None:
+    (lab.state / DATABASE).write_bytes(b"damaged")
+    install(lab.settings(), lab.bundle(1), trial=tried)
+    assert load(lab.settings()).manifest.serial == 1
+
+
+def test_two_installs_at_once_are_refused(lab: Laboratory) -> None:
+    with install_lock(lab.state), pytest.raises(BloodedgeError, match="Another bundle is being installed"):
+        install(lab.settings(), lab.bundle(1), trial=tried)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to somebody else")
+def test_root_does_not_write_into_another_users_slots(lab: Laboratory) -> None:
+    os.chown(lab.state, 65534, 65534)
+    with pytest.raises(UsageError, match=r"belongs to nobody.*sudo -u nobody"):
+        install(lab.settings(), lab.bundle(1), trial=tried)
+    assert not slots_folder(lab.state).exists()
+
+
+def test_what_a_cut_off_install_left_is_swept(lab: Laboratory) -> None:
+    slots_folder(lab.state).mkdir(parents=True)
+    (slots_folder(lab.state) / ".b.123.partial.bundle").write_bytes(b"half")
+    install(lab.settings(), lab.bundle(1), trial=tried)
+    assert not list(slots_folder(lab.state).glob(".*"))
+
+
+def test_a_bundle_that_fails_gives_way_to_the_good_one_and_that_to_the_shipped_one(lab: Laboratory) -> None:
+    proven(lab, 1)
+    done = install(lab.settings(), lab.bundle(2), trial=tried)
+    record = fall_back(lab.state, done.what.sha256, "it crashed")
+    assert (record.active, record.slots["b"].state, record.slots["b"].why) == ("a", "failed", "it crashed")
+    record = fall_back(lab.state, record.slots["a"].sha256, "it broke")
+    assert record.active is None
+    assert record.history[-1].bundle == SHIPPED
+    assert load(lab.settings()).slot is None
+
+
+def test_nobody_goes_back_to_a_slot_whose_file_was_changed(lab: Laboratory) -> None:
+    proven(lab, 1)
+    done = install(lab.settings(), lab.bundle(2), trial=tried)
+    shutil.copy(lab.bundle(3), slot_file(lab.state, "a"))
+    assert fall_back(lab.state, done.what.sha256, "it crashed").active is None
+
+
+def test_a_verdict_on_a_bundle_that_no_longer_runs_changes_nothing(lab: Laboratory) -> None:
+    first = proven(lab, 1).slots["a"]
+    install(lab.settings(), lab.bundle(2), trial=tried)
+    before = read_record(lab.state)
+    assert fall_back(lab.state, first.sha256, "late") == promote(lab.state, first.sha256) == before
+
+
+def test_a_slot_exchanged_for_another_signed_bundle_does_not_load(lab: Laboratory) -> None:
+    proven(lab, 2)
+    shutil.copy(lab.bundle(1), slot_file(lab.state, "a"))
+    with pytest.raises(BloodedgeError, match="was changed after lymph 2 was installed"):
+        load(lab.settings())
+
+
+def test_roll_back_leads_to_the_other_slot_and_then_to_the_shipped_bundle(lab: Laboratory) -> None:
+    proven(lab, 1)
+    proven(lab, 2)
+    assert roll_back(lab.settings()).active == "a"
+    assert roll_back(lab.settings()).active is None
+    with pytest.raises(UsageError, match="Nothing to go back from"):
+        roll_back(lab.settings())
+    assert load(lab.settings()).manifest.name == "simulated"
+
+
+def test_roll_back_does_not_lead_to_what_a_revoked_key_signed(lab: Laboratory) -> None:
+    proven(lab, 1)
+    record = proven(lab, 2)
+    revoke(lab.state / "trust", record.slots["a"].signer.partition("(")[2][:-1], "stolen")
+    record = roll_back(lab.settings())
+    assert record.active is None
+    assert "was revoked" in record.slots["a"].why
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b'{"active": "c"}', b'{"schema_version": 1, "active": "b"}', b"\xff\x00"]
+)
+def test_a_damaged_record_is_set_aside_and_begun_anew_from_the_slots(lab: Laboratory, damage: bytes) -> None:
+    proven(lab, 1)
+    proven(lab, 2)
+    (slots_folder(lab.state) / RECORD).write_bytes(damage)
+    with pytest.raises(BloodedgeError, match=r"is damaged|does not describe"):
+        load(lab.settings())
+    assert install(lab.settings(), lab.bundle(2), trial=tried).trial is None
+    record = read_record(lab.state)
+    assert (record.active, record.slots["b"].state, record.slots["a"].state) == ("b", "on probation", "good")
+    assert record.history[0].action == "began anew"
+    assert (slots_folder(lab.state) / DAMAGED).read_bytes() == damage
+    assert load(lab.settings()).manifest.serial == 2
+
+
+def test_only_slots_that_somebody_trusted_signed_are_taken_into_a_new_record(lab: Laboratory) -> None:
+    proven(lab, 1)
+    shutil.copy(lab.bundle(9, signed=False), slot_file(lab.state, "b"))
+    (slots_folder(lab.state) / RECORD).write_text("{")
+    install(lab.settings(), lab.bundle(1), trial=tried)
+    assert set(read_record(lab.state).slots) == {"a"}
+
+
+def test_the_history_keeps_the_latest_events() -> None:
+    record = Record()
+    for number in range(LONGEST_HISTORY + 20):
+        record = record.noted("refused", f"{NAME} {number}")
+    assert len(record.history) == LONGEST_HISTORY
+    assert record.history[-1].number == record.events == LONGEST_HISTORY + 20
+
+
+def test_without_a_slot_the_shipped_bundle_runs_and_a_named_one_stands_before_the_slots(lab: Laboratory) -> None:
+    settings = lab.settings()
+    assert load(settings).manifest.name == "simulated"
+    install(settings, lab.bundle(1), trial=tried)
+    assert load(lab.settings(bundle=released_bundle(settings))).slot is None
+
+
+def test_the_commands_tell_what_is_and_what_was(
+    lab: Laboratory, run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text('state = "state"\nengine = "litert"\n')
+    code, said = run("device", "install", lab.bundle(1), "--config", config)
+    assert code == 0
+    assert "lymph 1 is in slot a, on probation for 30 minutes" in said
+    assert "No daemon runs; its next start takes it." in said
+    code, said = run("device", "install", lab.bundle(1), "--config", config)
+    assert code == 0
+    assert "lymph 1 is already active, in slot a." in said
+    code, said = run("device", "slots", "--state", lab.state)
+    assert "on probation" in said
+    assert "installed: lymph 1 (slot a)" in said
+    code, said = run("device", "slots", "--state", lab.state, "--json", "-")
+    assert json.loads(said)["active"] == "a"
+    code, said = run("device", "rollback", "--config", config)
+    assert "Rolled back to the bundle that came with the installation." in said
+    code, said = run("device", "rollback", "--config", config)
+    assert code == 2
+
+
+def test_a_settings_file_that_names_a_bundle_is_told_to_stand_first(
+    lab: Laboratory, run: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text(f'state = "state"\nengine = "litert"\nbundle = "{lab.bundle(1)}"\n')
+    _, said = run("device", "install", lab.bundle(2), "--config", config)
+    assert "which stands before the slots; take it out of them" in said
+
+
+def test_a_refused_bundle_is_one_sentence(lab: Laboratory, run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    for bundle, code in ((lab.bundle(1, signed=False), 1), (tmp_path / "none.bundle", 2), (lab.key, 1)):
+        found, said = run("device", "install", bundle, "--state", lab.state)
+        assert found == code
+        assert len(said.strip().splitlines()) == 1
+
+
+def test_the_lock_of_the_record_is_let_go(lab: Laboratory) -> None:
+    install(lab.settings(), lab.bundle(1), trial=tried)
+    for name in ("record.lock", "install.lock"):
+        with (slots_folder(lab.state) / name).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_a_power_cut_at_any_write_leaves_one_slot_that_runs(tmp_path: Path) -> None:
+    out = tmp_path / "faults.json"
+    command = [sys.executable, str(FAULTS), "--every", "12", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(out.read_text())["kill_points"] > 15

@@ -1,0 +1,273 @@
+"""The daemon with what is in the slots: takes over between two frames, judges on probation, and never stays away."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from bloodedge_device import housekeeping, loading
+from bloodedge_device.daemon import run_device
+from bloodedge_device.doctor import examine
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.settings.sections import UpdateSettings
+from bloodedge_device.slots import watch
+from bloodedge_device.slots.installing import install
+from bloodedge_device.slots.probation import Figures, why_failed
+from bloodedge_device.slots.record import RECORD, Record, Slot, read_record, slot_file, slots_folder
+from bloodedge_device.slots.switching import MOST_STARTS, promote
+from bloodedge_device.store import DATABASE
+from bloodedge_device.web.client import ask
+
+sys.path.insert(0, str(Path(__file__).parent))
+from slot_bundles import Laboratory, always_uncertain, tried
+
+CRASHES = """
+import os, signal, sys
+from bloodedge_device import loading
+load_artifact = loading.load_artifact
+def load(bundle, *rest):
+    if bundle.manifest.serial == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return load_artifact(bundle, *rest)
+loading.load_artifact = load
+from bloodedge.cli import main
+main(sys.argv[1:])
+"""
+"""``bloodedge`` in which the network of serial 2 crashes in native code as it is loaded."""
+
+
+@pytest.fixture
+def lab(tmp_path: Path, state: Path) -> Laboratory:
+    return Laboratory(tmp_path, state)
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon looks at the slots all the time."""
+    monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
+    monkeypatch.setattr(watch, "JUDGED_EVERY_S", 0.1)
+
+
+def proven(lab: Laboratory, serial: int) -> Record:
+    done = install(lab.settings(), lab.bundle(serial), trial=tried)
+    return promote(lab.state, done.what.sha256)
+
+
+def rows(state: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        return database.execute(query).fetchall()
+
+
+def serials(state: Path) -> list[object]:
+    """Of the bundles that ran, in order."""
+    return [serial for (serial,) in rows(state, "SELECT bundle_serial FROM runs ORDER BY id")]
+
+
+@contextmanager
+def daemon(lab: Laboratory, rate: float = 20) -> Iterator[subprocess.Popen[str]]:
+    """A daemon in a process of its own, ready."""
+    environment = {
+        **os.environ,
+        "BLOODEDGE_DEVICE__ENGINE": "litert",
+        "BLOODEDGE_DEVICE__CAMERA__RATE": str(rate),
+        "BLOODEDGE_DEVICE__WEB__PORT": "0",
+    }
+    command = [sys.executable, "-m", "bloodedge", "device", "run", "--state", str(lab.state)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_until((lab.state / "control.sock").exists, process)
+        yield process
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
+def wait_until(come: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end_s = monotonic() + 30
+    while not come():
+        assert monotonic() < end_s
+        assert process.poll() is None
+        sleep(0.05)
+
+
+def running(lab: Laboratory) -> tuple[int, str | None]:
+    bundle = ask(lab.state, "GET", "/api/v1/status")["bundle"]
+    return bundle["serial"], bundle["slot"]
+
+
+def test_a_bundle_is_taken_over_while_the_daemon_runs_and_rolled_back(lab: Laboratory) -> None:
+    with daemon(lab) as process:
+        wait_until(lambda: ask(lab.state, "GET", "/api/v1/status")["alive"], process)
+        install(lab.settings(), lab.bundle(1), trial=tried)
+        wait_until(lambda: running(lab) == (1, "a"), process)
+        assert "on probation" in ask(lab.state, "GET", "/api/v1/status")["health"]["bundle"]["sentence"]
+        command = [sys.executable, "-m", "bloodedge", "device", "rollback", "--state", str(lab.state)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90).stdout
+        assert "The daemon runs it." in said
+        assert running(lab)[1] is None
+    frames = rows(lab.state, "SELECT number, dropped_before FROM frames ORDER BY id")
+    numbers = [number for number, _ in frames]
+    assert numbers == list(range(len(numbers)))
+    assert sum(int(str(dropped)) for _, dropped in frames) == 0
+    actions = [action for (action,) in rows(lab.state, "SELECT action FROM audit WHERE actor = 'slots' ORDER BY id")]
+    assert actions == ["bundle installed", "bundle rolled back"]
+
+
+def test_what_happened_while_no_daemon_ran_is_in_the_audit_log_once(lab: Laboratory) -> None:
+    proven(lab, 1)
+    for _ in range(2):
+        run_device(lab.settings(), frames=2)
+    actions = rows(lab.state, "SELECT action FROM audit WHERE actor = 'slots' ORDER BY id")
+    assert actions == [("bundle installed",), ("bundle good",)]
+
+
+def test_a_network_that_crashes_as_it_is_loaded_gives_way_after_three_starts(lab: Laboratory) -> None:
+    proven(lab, 1)
+    install(lab.settings(), lab.bundle(2), trial=tried)
+    command = [sys.executable, "-c", CRASHES, "device", "run", "--state", str(lab.state), "--frames", "2", "--no-page"]
+    environment = {**os.environ, "BLOODEDGE_DEVICE__ENGINE": "litert"}
+    for _ in range(MOST_STARTS):
+        assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -signal.SIGKILL
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "Went back to lymph 1. lymph 2: 3 starts with it ended in no good order." in done.stderr
+    assert serials(lab.state) == [1]
+
+
+def test_starts_that_end_in_good_order_do_not_count(lab: Laboratory) -> None:
+    install(lab.settings(), lab.bundle(1), trial=tried)
+    for _ in range(MOST_STARTS + 1):
+        run_device(lab.settings(), frames=1)
+    with pytest.raises(Exception, match="does not exist"):
+        run_device(lab.settings(camera={"kind": "replay", "source": str(lab.folder / "none")}), frames=1)
+    slot = read_record(lab.state).slots["a"]
+    assert (slot.state, slot.starts) == ("on probation", 0)
+
+
+def test_a_slot_that_was_damaged_does_not_keep_the_daemon_away(lab: Laboratory) -> None:
+    proven(lab, 1)
+    proven(lab, 2)
+    slot_file(lab.state, "b").write_bytes(b"damaged")
+    run_device(lab.settings(), frames=2)
+    slot_file(lab.state, "a").unlink()
+    run_device(lab.settings(), frames=2)
+    assert serials(lab.state)[0] == 1
+    assert read_record(lab.state).active is None
+
+
+def test_settings_that_no_bundle_can_serve_do_not_cost_a_good_slot(lab: Laboratory) -> None:
+    proven(lab, 1)
+    with pytest.raises(Exception, match="float16"):
+        run_device(lab.settings(precision="float16"), frames=1)
+    assert read_record(lab.state).active == "a"
+
+
+def test_a_damaged_record_does_not_keep_the_daemon_away(lab: Laboratory) -> None:
+    proven(lab, 1)
+    (slots_folder(lab.state) / RECORD).write_text("{}}")
+    run_device(lab.settings(), frames=2)
+    assert serials(lab.state) == [1]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_bundle_that_does_well_becomes_good(lab: Laboratory) -> None:
+    install(lab.settings(), lab.bundle(7), trial=tried)
+    update = {"probation_minutes": 0.005, "probation_cells": 10}
+    run_device(lab.settings(update=update, camera={"rate": 20}), frames=60)
+    record = read_record(lab.state)
+    assert record.slots["a"].state == "good"
+    assert record.highest == {"lymph": 7}
+
+
+@pytest.mark.usefixtures("hurried")
+def test_probation_goes_on_where_it_was(lab: Laboratory) -> None:
+    install(lab.settings(), lab.bundle(7), trial=tried)
+    for _ in range(2):
+        before = read_record(lab.state).slots["a"].healthy_s
+        run_device(lab.settings(camera={"rate": 20}), frames=20)
+        assert read_record(lab.state).slots["a"].healthy_s > before + 0.3
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_runs(lab: Laboratory) -> None:
+    proven(lab, 1)
+    run_device(lab.settings(), frames=100)
+    install(lab.settings(), lab.bundle(2, always_uncertain), trial=tried)
+    run_device(lab.settings(update={"probation_cells": 40}, camera={"rate": 25}), frames=120)
+    record = read_record(lab.state)
+    assert record.active == "a"
+    assert "cells are uncertain, where" in record.slots["b"].why
+    assert serials(lab.state) == [1, 2, 1]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_network_that_fails_to_load_while_the_daemon_runs_leaves_the_old_one(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proven(lab, 1)
+    golden = loading.check_golden
+
+    def fails(bundle, *rest):
+        found = golden(bundle, *rest)
+        return found if bundle.manifest.serial == 1 else type(found)(found.inputs, 20, 0.9, passed=False)
+
+    monkeypatch.setattr(loading, "check_golden", fails)
+    second = lab.bundle(2)
+    thread = threading.Timer(1.0, lambda: install(lab.settings(), second, trial=tried))
+    thread.start()
+    run_device(lab.settings(camera={"rate": 20}), frames=60)
+    thread.join()
+    record = read_record(lab.state)
+    assert (record.active, record.slots["b"].state) == ("a", "failed")
+    assert "failed its self-test" in record.slots["b"].why
+    assert serials(lab.state) == [1]
+
+
+KNOWN = Figures(cells=1000, uncertain=100, latency_ms=2.0)
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (Figures(cells=199, uncertain=199, latency_ms=99.0), ""),
+        (Figures(cells=200, uncertain=20, latency_ms=3.9), ""),
+        (Figures(cells=200, uncertain=20, latency_ms=4.1), "it takes 4.1 ms per cell, where the one before took 2.0"),
+        (Figures(cells=200, uncertain=59, latency_ms=2.0), ""),
+        (Figures(cells=200, uncertain=90, latency_ms=2.0), "45% of 200 cells are uncertain, where 10% were before"),
+    ],
+)
+def test_what_counts_as_worse(now: Figures, said: str) -> None:
+    assert why_failed(UpdateSettings(), now, KNOWN).startswith(said)
+    assert bool(why_failed(UpdateSettings(), now, KNOWN)) == bool(said)
+
+
+def test_a_limit_for_latency_stands_in_place_of_the_comparison() -> None:
+    now = Figures(cells=200, uncertain=20, latency_ms=9.0)
+    assert not why_failed(UpdateSettings(most_latency_ms=10), now, KNOWN)
+    assert "longer than the 8 ms allowed" in why_failed(UpdateSettings(most_latency_ms=8), now, Figures())
+
+
+def test_nothing_is_compared_with_too_few_cells_of_the_bundle_before() -> None:
+    now = Figures(cells=500, uncertain=500, latency_ms=50.0)
+    assert not why_failed(UpdateSettings(), now, Figures(cells=50, uncertain=0, latency_ms=1.0))
+
+
+def finding(settings: DeviceSettings) -> tuple[str, str]:
+    (found,) = [one for one in examine(settings) if one.name == "slots"]
+    return found.level, found.sentence
+
+
+def test_the_doctor_looks_at_the_active_slot(lab: Laboratory) -> None:
+    assert finding(lab.settings())[0] == "ok"
+    slot: Slot = proven(lab, 1).slots["a"]
+    assert slot.title in finding(lab.settings())[1]
+    slot_file(lab.state, "a").write_bytes(b"damaged")
+    assert finding(lab.settings()) == (
+        "failed",
+        f"{slot_file(lab.state, 'a')} was changed after lymph 1 was installed; install it again.",
+    )
