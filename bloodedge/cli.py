@@ -31,6 +31,7 @@ COMMANDS = {
     ),
     "find": ("bloodedge_device.find_cli:find", "Find white cells in full-field frames."),
     "device": ("bloodedge_device.cli:device", "Run the daemon beside the microscope, and report on it."),
+    "fleet": ("bloodedge_fleet.cli:fleet", "Many boards: their reports, their page, and roll-outs of bundles."),
     "demo": ("bloodedge.demo:demo", "Everything end to end on rendered cells, offline, in minutes."),
 }
 

@@ -5,27 +5,35 @@ are in ``parts.html``; charts are inline SVG from ``bloodedge.report.charts``.
 """
 
 import base64
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from bloodedge import RESEARCH_USE, __version__
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-def render(package: str, template: str, **values: Any) -> str:
-    """The HTML of a template of ``package`` (an import name); every value is escaped unless it is Markup."""
+
+@cache
+def environment(package: str) -> "Environment":
+    """The templates of ``package`` (an import name) and those from here; every value is escaped unless it is Markup."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=ChoiceLoader([PackageLoader(package), PackageLoader("bloodedge.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = percent
-    environment.filters["count"] = count
-    environment.filters["ms"] = milliseconds
-    environment.filters["words"] = words
-    return environment.get_template(template).render(research_use=RESEARCH_USE, version=__version__, **values)
+    made.filters |= {"percent": percent, "count": count, "ms": milliseconds, "words": words}
+    made.globals |= {"research_use": RESEARCH_USE, "version": __version__}
+    return made
+
+
+def render(package: str, template: str, **values: Any) -> str:
+    """The HTML of a template of ``package``."""
+    return environment(package).get_template(template).render(**values)
 
 
 def data_uri(data: bytes, kind: str) -> str:

@@ -18,6 +18,7 @@ ROOMS = {
     "bloodedge_train": ROOT / "train" / "bloodedge_train",
     "bloodedge_convert": ROOT / "convert" / "bloodedge_convert",
     "bloodedge_device": ROOT / "device" / "bloodedge_device",
+    "bloodedge_fleet": ROOT / "fleet" / "bloodedge_fleet",
 }
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "jax", "torch", "openvino", "nncf", "onnx", "onnxruntime", "tf2onnx"}
 FRAMEWORKS |= {"ai_edge_litert", "tflite_runtime", "matplotlib"}

@@ -1,0 +1,1 @@
+"""What boards say, from the broker into the database, and what it comes to."""

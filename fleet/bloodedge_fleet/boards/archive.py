@@ -1,0 +1,283 @@
+"""From messages to rows: every report once, however often the broker delivers it."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, Engine, bindparam, case, delete, select, update
+
+from bloodedge.board import BoardReport, read_message
+from bloodedge.errors import BloodedgeError
+from bloodedge_fleet.database import Values, insert_into, reading, writing
+from bloodedge_fleet.database.tables import boards, boots, hours, refused, reports
+
+log = logging.getLogger("bloodedge.fleet")
+
+TOTALS = ("frames", "blasts", "normals", "uncertain")
+Boot = tuple[int, str]
+"""A board's id and its daemon's start."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """One message of a board."""
+
+    board: str
+    """As the topic names it."""
+    kind: str
+    """The topic's last part: report, or availability."""
+    payload: bytes
+
+
+@dataclass
+class Outcome:
+    """What became of a batch."""
+
+    stored: int = 0
+    repeated: int = 0
+    """Reports that had been stored before."""
+    refused: int = 0
+    """Messages that could not be read."""
+    lags_s: list[float] = field(default_factory=list)
+    """From each stored report's sending, by the board's clock, to its storing."""
+
+
+@dataclass
+class _Known:
+    """What the database holds of a daemon's start."""
+
+    highest: int = 0
+    totals: tuple[int, ...] = (0, 0, 0, 0)
+
+
+class Archive:
+    """Stores batches of messages; one thread at a time, of one server."""
+
+    def __init__(self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        self._engine, self._clock = engine, clock
+        self._ids: dict[str, int] = {}
+        self._boots: dict[Boot, _Known] = {}
+
+    def store(self, batch: Sequence[Received]) -> Outcome:
+        """Store all of a batch in one transaction, or raise DatabaseError and have stored nothing."""
+        outcome = Outcome()
+        read = [*self._read(batch)]
+        now = self._clock()
+        try:
+            with writing(self._engine) as connection:
+                work = _Batch(self, connection, now, outcome)
+                for message, content in read:
+                    work.add(message, content)
+                work.write()
+        except BaseException:
+            self._ids.clear()
+            self._boots.clear()
+            raise
+        done = self._clock()
+        outcome.lags_s = [(done - sent).total_seconds() for sent in work.sent]
+        return outcome
+
+    @staticmethod
+    def _read(batch: Iterable[Received]) -> Iterable[tuple[Received, BoardReport | bool | BloodedgeError]]:
+        for message in batch:
+            try:
+                content: BoardReport | bool | BloodedgeError = _content(message)
+            except BloodedgeError as error:
+                content = error
+            yield message, content
+
+    def id_of(self, connection: Connection, name: str, now: datetime) -> int:
+        """A board's id; it is made known where it was not."""
+        if name not in self._ids:
+            connection.execute(
+                insert_into(connection, boards).values(name=name, first_seen=now).on_conflict_do_nothing()
+            )
+            query = select(boards.c.id).where(boards.c.name == name)
+            self._ids[name] = connection.execute(query).scalar_one()
+        return self._ids[name]
+
+    def known(self, connection: Connection, key: Boot) -> _Known:
+        """What is stored of a daemon's start."""
+        if key not in self._boots:
+            query = select(boots).where(boots.c.board == key[0], boots.c.boot == key[1])
+            row = connection.execute(query).mappings().one_or_none()
+            if row is None:
+                self._boots[key] = _Known()
+            else:
+                self._boots[key] = _Known(row["highest"], tuple(row[name] for name in TOTALS))
+        return self._boots[key]
+
+
+class _Batch:
+    """The rows that a batch comes to."""
+
+    def __init__(self, archive: Archive, connection: Connection, now: datetime, outcome: Outcome) -> None:
+        self._archive, self._connection, self._now, self._outcome = archive, connection, now, outcome
+        self.sent: list[datetime] = []
+        self._reports: dict[tuple[int, str, int], Values] = {}
+        self._newest: dict[int, str] = {}
+        self._boots: dict[Boot, Values] = {}
+        self._hours: dict[tuple[int, datetime, str], Values] = {}
+        self._refused: dict[str, Values] = {}
+
+    def add(self, message: Received, content: BoardReport | bool | BloodedgeError) -> None:
+        """One message, as it was read."""
+        if isinstance(content, BloodedgeError):
+            self._outcome.refused += 1
+            row = self._refused.setdefault(message.board, {"board": message.board, "messages": 0})
+            row |= {"messages": row["messages"] + 1, "last_at": self._now, "sentence": str(content)}
+            return
+        board = self._archive.id_of(self._connection, message.board, self._now)
+        if isinstance(content, bool):
+            self._note_online(board, content)
+        else:
+            self._add_report(board, content)
+
+    def _note_online(self, board: int, online: bool) -> None:
+        changed = boards.c.online.is_distinct_from(online)
+        values = {"online": online, "online_since": self._now}
+        self._connection.execute(update(boards).where(boards.c.id == board, changed).values(values))
+
+    def _add_report(self, board: int, report: BoardReport) -> None:
+        boot, key = (board, report.boot), (board, report.boot, report.sequence)
+        known = self._archive.known(self._connection, boot)
+        newer = report.sequence > known.highest
+        if key in self._reports or (not newer and self._is_stored(key)):
+            self._outcome.repeated += 1
+            return
+        totals = _totals(report)
+        grown = tuple(max(0, now - before) for now, before in zip(totals, known.totals, strict=True))
+        if newer:
+            known.highest, known.totals = report.sequence, totals
+            self._newest[board] = report.model_dump_json()
+        row = self._reports[key] = _row(board, report, self._now, dict(zip(TOTALS, grown, strict=True)))
+        self._count(boot, known, report)
+        self._count_hour(row)
+        self._outcome.stored += 1
+        self.sent.append(report.sent_at)
+
+    def _is_stored(self, key: tuple[int, str, int]) -> bool:
+        board, boot, sequence = key
+        query = select(reports.c.board).where(
+            reports.c.board == board, reports.c.boot == boot, reports.c.sequence == sequence
+        )
+        return self._connection.execute(query).first() is not None
+
+    def _count(self, boot: Boot, known: _Known, report: BoardReport) -> None:
+        row = self._boots.setdefault(
+            boot, {"board": boot[0], "boot": boot[1], "began": report.sent_at, "reports": 0, "highest": 0}
+        )
+        row |= {"reports": row["reports"] + 1, "highest": known.highest}
+        row |= dict(zip(TOTALS, known.totals, strict=True))
+
+    def _count_hour(self, row: Values) -> None:
+        hour = row["sent_at"].astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        empty = dict.fromkeys((*ADDED, "inference_p95_max_ms"), 0)
+        key = (row["board"], hour, row["bundle"])
+        sums = self._hours.setdefault(key, {"board": row["board"], "hour": hour, "bundle": row["bundle"], **empty})
+        for name in (*TOTALS, "cells_timed"):
+            sums[name] += row[name]
+        sums["reports"] += 1
+        sums["failed"] += row["level"] == "failed"
+        sums["inference_p50_sum_ms"] += (row["inference_p50_ms"] or 0.0) * row["cells_timed"]
+        sums["inference_p95_max_ms"] = max(sums["inference_p95_max_ms"], row["inference_p95_ms"] or 0.0)
+
+    def write(self) -> None:
+        """Everything, into the open transaction."""
+        if self._reports:
+            self._connection.execute(reports.insert(), list(self._reports.values()))
+            self._write_boots()
+            self._write_hours()
+            self._write_newest()
+        if self._refused:
+            statement = insert_into(self._connection, refused)
+            new = statement.excluded
+            statement = statement.on_conflict_do_update(
+                index_elements=["board"],
+                set_={"messages": refused.c.messages + new.messages, "last_at": new.last_at, "sentence": new.sentence},
+            )
+            self._connection.execute(statement, list(self._refused.values()))
+
+    def _write_boots(self) -> None:
+        statement = insert_into(self._connection, boots)
+        new = statement.excluded
+        values = {name: new[name] for name in ("highest", *TOTALS)}
+        statement = statement.on_conflict_do_update(
+            index_elements=["board", "boot"], set_={"reports": boots.c.reports + new.reports, **values}
+        )
+        self._connection.execute(statement, list(self._boots.values()))
+
+    def _write_hours(self) -> None:
+        statement = insert_into(self._connection, hours)
+        new, longest = statement.excluded, "inference_p95_max_ms"
+        added = {name: hours.c[name] + new[name] for name in ADDED}
+        highest = case((new[longest] > hours.c[longest], new[longest]), else_=hours.c[longest])
+        statement = statement.on_conflict_do_update(
+            index_elements=["board", "hour", "bundle"], set_={**added, longest: highest}
+        )
+        self._connection.execute(statement, list(self._hours.values()))
+
+    def _write_newest(self) -> None:
+        statement = (
+            update(boards)
+            .where(boards.c.id == bindparam("which"))
+            .values(report=bindparam("newest"), last_report=self._now)
+        )
+        rows = [{"which": board, "newest": text} for board, text in self._newest.items()]
+        if rows:
+            self._connection.execute(statement, rows)
+
+
+ADDED = ("reports", "failed", *TOTALS, "cells_timed", "inference_p50_sum_ms")
+"""Columns of ``hours`` that grow by each report's."""
+
+
+def _content(message: Received) -> BoardReport | bool:
+    if message.kind == "availability":
+        if message.payload not in {b"online", b"offline"}:
+            raise BloodedgeError('The message of availability is neither "online" nor "offline".')
+        return message.payload == b"online"
+    return read_message(BoardReport, message.payload)
+
+
+def _totals(report: BoardReport) -> tuple[int, ...]:
+    cells = report.cells
+    return report.frames, cells.get("blast", 0), cells.get("normal", 0), cells.get("uncertain", 0)
+
+
+def _row(board: int, report: BoardReport, now: datetime, grown: dict[str, int]) -> Values:
+    inference = report.latency.get("inference")
+    return {
+        "board": board,
+        "boot": report.boot,
+        "sequence": report.sequence,
+        "sent_at": report.sent_at,
+        "stored_at": now,
+        "bundle": report.bundle.title,
+        "level": report.level,
+        "temperature_c": report.temperature_c,
+        **grown,
+        "cells_timed": 0 if inference is None else inference.count,
+        "inference_p50_ms": None if inference is None else inference.latency_ms.p50,
+        "inference_p95_ms": None if inference is None else inference.latency_ms.p95,
+    }
+
+
+def remove_old_reports(engine: Engine, before: datetime) -> int:
+    """Remove the reports stored before a moment; what they come to by the hour stays. Gives how many there were."""
+    with writing(engine) as connection:
+        return connection.execute(delete(reports).where(reports.c.stored_at < before)).rowcount
+
+
+def forget(engine: Engine, name: str) -> bool:
+    """Remove a board with all that is known of it; whether there was one. One that reports again is new."""
+    with writing(engine) as connection:
+        connection.execute(delete(refused).where(refused.c.board == name))
+        return connection.execute(delete(boards).where(boards.c.name == name)).rowcount > 0
+
+
+def board_names(engine: Engine) -> list[str]:
+    """Every board that ever reported or was online, by name."""
+    with reading(engine) as connection:
+        return list(connection.execute(select(boards.c.name).order_by(boards.c.name)).scalars())

@@ -1,0 +1,275 @@
+"""The fleet's end of the broker: what it delivers is acknowledged once it is stored, and not before."""
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from bloodedge.board import REPORT
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_fleet.boards.archive import Archive, Outcome, Received
+from bloodedge_fleet.database import DatabaseError
+
+log = logging.getLogger("bloodedge.fleet")
+
+KINDS = (REPORT, "availability")
+SESSION_S = 30 * 24 * 3600
+"""So long the broker keeps what boards send while this server is away; its own limit may be shorter."""
+
+UNDER_WAY = 1000
+"""Messages that the broker may deliver ahead of their acknowledgement."""
+
+MOST_AT_ONCE = 1000
+KEEP_ALIVE_S = 15
+RETRY_S = (0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Broker:
+    """How the broker is reached."""
+
+    host: str
+    port: int
+    topic: str = "bloodedge"
+    """Topics begin so, as the boards' mqtt.topic."""
+    client: str = "bloodedge-fleet"
+    """The session's name at the broker."""
+    tls: bool = False
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    user: str | None = None
+    password: str | None = None
+
+    @property
+    def name(self) -> str:
+        """For sentences."""
+        return f"the broker {self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class _Delivered:
+    connection: int
+    """Counts the connections: an acknowledgement counts on its own only."""
+    packet: int
+    qos: int
+    message: Received
+
+
+class Listener:
+    """Takes boards' messages from the broker and stores them, in two threads; whatever fails is told in ``state``."""
+
+    def __init__(self, broker: Broker, archive: Archive) -> None:
+        """Raises UsageError or BloodedgeError where the certificates for the broker cannot be used."""
+        self._broker, self._archive = broker, archive
+        self._stored: Callable[[Outcome], None] = lambda _: None
+        self._connected_anew: Callable[[], None] = lambda: None
+        self._queue: Queue[_Delivered] = Queue()
+        self._connection, self._connected = 0, False
+        self._connecting = threading.Lock()
+        self._stopping = threading.Event()
+        self.broker_state = f"Not connected to {broker.name} yet."
+        self.database_state = ""
+        """Why nothing is stored; empty when all is well."""
+        self._client = self._new_client()
+        self._thread = threading.Thread(target=self._store_all, name="store", daemon=True)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._connected
+
+    @property
+    def waiting(self) -> int:
+        """Messages delivered and not stored yet."""
+        return self._queue.qsize()
+
+    def start(self, stored: Callable[[Outcome], None], connected: Callable[[], None] = lambda: None) -> None:
+        """Connect and begin to store; a broker that is away is tried for again and again.
+
+        ``stored`` is called after each batch and ``connected`` after each connection, in the listener's own threads.
+        """
+        self._stored, self._connected_anew = stored, connected
+        expires = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        expires.SessionExpiryInterval, expires.ReceiveMaximum = SESSION_S, UNDER_WAY
+        where = self._broker
+        self._client.connect_async(where.host, where.port, KEEP_ALIVE_S, clean_start=False, properties=expires)
+        self._thread.start()
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        """Store what was delivered, and go; the broker keeps what comes meanwhile."""
+        self._stopping.set()
+        self._thread.join(10)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def publish(self, board: str, topic: str, payload: bytes) -> bool:
+        """Send a board a retained message; whether it went out."""
+        if not self._connected:
+            return False
+        sent = self._client.publish(f"{self._broker.topic}/{board}/{topic}", payload, qos=1, retain=True)
+        return sent.rc == 0
+
+    def _new_client(self) -> Client:
+        broker = self._broker
+        client = Client(
+            CallbackAPIVersion.VERSION2, broker.client, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
+        )
+        client.reconnect_delay_set(1, 5)
+        client.connect_timeout = 5.0
+        if broker.user is not None:
+            client.username_pw_set(broker.user, broker.password)
+        if broker.tls:
+            client.tls_set_context(_tls(broker))
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
+        return client
+
+    def _tell(self, sentence: str, level: int = logging.INFO) -> None:
+        if sentence != self.broker_state:
+            self.broker_state = sentence
+            log.log(level, "%s", sentence)
+
+    def _on_connect(
+        self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        broker = self._broker
+        if reason.is_failure:
+            self._tell(
+                f"{broker.name[0].upper()}{broker.name[1:]} does not let this server in ({reason.getName()}); correct"
+                " its certificate, or its user and password.",
+                logging.WARNING,
+            )
+            return
+        with self._connecting:
+            self._connection += 1
+            self._connected = True
+        self._tell(f"Connected to {broker.name}.")
+        client.subscribe([(f"{broker.topic}/+/{kind}", 1) for kind in KINDS])
+        self._connected_anew()
+
+    def _on_subscribe(
+        self, _client: Client, _data: Any, _packet: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._tell(
+                f"{self._broker.name[0].upper()}{self._broker.name[1:]} does not let this server read"
+                f" {self._broker.topic}/+/{REPORT}; correct its access rules.",
+                logging.WARNING,
+            )
+
+    def _on_disconnect(
+        self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        self._connected = False
+        if reason.value == 142:  # MQTT 5.0, table 3-13: session taken over
+            why = (
+                f'Another server called "{self._broker.client}" took this one\'s place; stop one, or give it --client.'
+            )
+            self._tell(why, logging.WARNING)
+        elif not self._stopping.is_set():
+            self._tell(f"The connection to {self._broker.name} was lost; it is tried again.", logging.WARNING)
+
+    def _on_connect_fail(self, _client: Client, _data: Any) -> None:
+        self._tell(
+            f"No connection to {self._broker.name}; it is tried again. Check its name and port, that it runs, and the"
+            " certificates.",
+            logging.WARNING,
+        )
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        _, board, kind = message.topic.rsplit("/", 2)
+        received = Received(board, kind, bytes(message.payload))
+        self._queue.put(_Delivered(self._connection, message.mid, message.qos, received))
+
+    def _store_all(self) -> None:
+        while not (self._stopping.is_set() and self._queue.empty()):
+            batch = self._next_batch()
+            if not batch:
+                continue
+            outcome = self._insist([one.message for one in batch])
+            if outcome is None:
+                return
+            self._acknowledge(batch)
+            self._stored(outcome)
+
+    def _next_batch(self) -> list[_Delivered]:
+        """All that was delivered on this connection; the broker delivers again what came on an earlier one."""
+        batch: list[_Delivered] = []
+        with suppress(Empty):
+            batch.append(self._queue.get(timeout=0.2))
+            while len(batch) < MOST_AT_ONCE:
+                batch.append(self._queue.get_nowait())
+        return [one for one in batch if one.connection == self._connection]
+
+    def _insist(self, batch: list[Received]) -> Outcome | None:
+        """Store however long the database is away; None when the server stops meanwhile."""
+        failures = 0
+        while True:
+            try:
+                outcome = self._archive.store(batch)
+            except DatabaseError as error:
+                self._tell_database(str(error))
+            except Exception:  # one bad message must not hold up the others for ever
+                log.exception("A batch of %d messages could not be stored.", len(batch))
+                return self._one_by_one(batch)
+            else:
+                self._tell_database("")
+                return outcome
+            if self._stopping.wait(RETRY_S[min(failures, len(RETRY_S) - 1)]):
+                return None
+            failures += 1
+
+    def _one_by_one(self, batch: list[Received]) -> Outcome | None:
+        if len(batch) == 1:
+            return Outcome(refused=1)
+        total = Outcome()
+        for message in batch:
+            one = self._insist([message])
+            if one is None:
+                return None
+            total.stored += one.stored
+            total.repeated += one.repeated
+            total.refused += one.refused
+            total.lags_s += one.lags_s
+        return total
+
+    def _tell_database(self, sentence: str) -> None:
+        if sentence != self.database_state:
+            self.database_state = sentence
+            log.log(logging.WARNING if sentence else logging.INFO, "%s", sentence or "The database is there again.")
+
+    def _acknowledge(self, batch: list[_Delivered]) -> None:
+        with self._connecting, suppress(OSError, ValueError):
+            for one in batch:
+                if one.connection == self._connection and one.qos:
+                    self._client.ack(one.packet, one.qos)
+
+
+def _tls(broker: Broker) -> ssl.SSLContext:
+    for path in (broker.ca, broker.certificate, broker.key):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{path} does not exist; correct the path.")
+    try:
+        context = ssl.create_default_context(cafile=broker.ca)
+        if broker.certificate is not None:
+            context.load_cert_chain(broker.certificate, broker.key)
+    except (OSError, ssl.SSLError) as error:
+        raise BloodedgeError(
+            f"The certificates for {broker.name} cannot be used ({error}); give PEM files, the key without a"
+            " passphrase."
+        ) from error
+    return context

@@ -1,0 +1,150 @@
+"""What the page, the command line and the metrics tell of boards."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from sqlalchemy import Connection, RowMapping, func, select
+
+from bloodedge.board import BoardReport, read_message
+from bloodedge.metrics import wilson
+from bloodedge_fleet.database.tables import boards, boots, hours, refused
+
+State = Literal["ok", "warning", "failed", "silent", "offline", "new"]
+ORDER: tuple[State, ...] = ("failed", "silent", "offline", "warning", "new", "ok")
+"""Worst first."""
+
+
+@dataclass(frozen=True)
+class Board:
+    """One board as it is known at a moment."""
+
+    name: str
+    state: State
+    sentence: str
+    """What is wrong with it; empty when nothing is."""
+    first_seen: datetime
+    last_report: datetime | None
+    age_s: float | None
+    """Since its newest report was stored."""
+    online: bool | None
+    """What the broker says; None when it never did."""
+    missing: int
+    """Reports that were sent, by their numbers, and never arrived."""
+    report: BoardReport | None
+
+    @property
+    def inference_ms(self) -> float | None:
+        """Median of one cell's inference in the newest report; None when no cell was classified then."""
+        latency = None if self.report is None else self.report.latency.get("inference")
+        return None if latency is None else latency.latency_ms.p50
+
+    @property
+    def times_baseline(self) -> float | None:
+        """The board's median over the float model's where it was trained."""
+        if self.report is None or self.inference_ms is None:
+            return None
+        baseline = self.report.bundle.baseline.latency_ms.p50
+        return self.inference_ms / baseline if baseline > 0 else None
+
+    @property
+    def reviewed_accuracy(self) -> tuple[float, tuple[float, float]] | None:
+        """(share, Wilson's 95 % interval) of cells drawn at random that a person called the same; None without any."""
+        reviewed = None if self.report is None else self.report.reviewed
+        if reviewed is None or not reviewed.called:
+            return None
+        return reviewed.right / reviewed.called, wilson(reviewed.right, reviewed.called)
+
+
+def read_boards(connection: Connection, silent: timedelta, now: datetime | None = None) -> list[Board]:
+    """Every board, the worst first; silent: without a report for so long, it is taken to be away."""
+    now = now or datetime.now(UTC)
+    counted = select(boots.c.board, func.sum(boots.c.highest - boots.c.reports)).group_by(boots.c.board)
+    missing = {board: int(number) for board, number in connection.execute(counted).tuples()}
+    found = [
+        _board(row, missing.get(row["id"], 0), silent, now) for row in connection.execute(select(boards)).mappings()
+    ]
+    return sorted(found, key=lambda board: (ORDER.index(board.state), board.name))
+
+
+def _board(values: RowMapping, missing: int, silent: timedelta, now: datetime) -> Board:
+    report = None if values["report"] is None else read_message(BoardReport, values["report"].encode())
+    last = values["last_report"]
+    state, sentence = _state(report, last, values["online"], silent, now)
+    age_s = None if last is None else (now - last).total_seconds()
+    kept = (values["first_seen"], last, age_s, values["online"])
+    return Board(values["name"], state, sentence, *kept, missing, report)
+
+
+def _state(
+    report: BoardReport | None, last: datetime | None, online: bool | None, silent: timedelta, now: datetime
+) -> tuple[State, str]:
+    if online is False:
+        return "offline", "It has no connection to the broker."
+    if report is None or last is None:
+        return "new", "It has not reported yet."
+    if now - last > silent:
+        return "silent", f"It has not reported for {told(now - last)}."
+    wrong = [one.sentence for one in report.health.values() if one.level == report.level]
+    return report.level, wrong[0] if report.level != "ok" and wrong else ""
+
+
+def told(age: timedelta) -> str:
+    """A time span as people say it."""
+    seconds = age.total_seconds()
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            number = int(seconds // length)
+            return f"{number} {unit}{'s' if number > 1 else ''}"
+    return f"{max(0, int(seconds))} s"
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What a board did in an hour."""
+
+    hour: datetime
+    reports: int
+    cells: int
+    uncertain_share: float | None
+    inference_ms: float | None
+    """Mean of the reports' medians, weighted by their cells."""
+
+
+def read_hours(connection: Connection, board: str, since: datetime) -> list[Hour]:
+    """Every hour with reports, oldest first."""
+    number = select(boards.c.id).where(boards.c.name == board).scalar_subquery()
+    names = ("reports", "blasts", "normals", "uncertain", "cells_timed", "inference_p50_sum_ms")
+    query = (
+        select(hours.c.hour, *(func.sum(hours.c[name]).label(name) for name in names))
+        .where(hours.c.board == number, hours.c.hour >= since)
+        .group_by(hours.c.hour)
+        .order_by(hours.c.hour)
+    )
+    return [_hour(row) for row in connection.execute(query).mappings()]
+
+
+def _hour(row: RowMapping) -> Hour:
+    cells = int(row["blasts"] + row["normals"] + row["uncertain"])
+    latency = _ratio(row["inference_p50_sum_ms"], row["cells_timed"])
+    return Hour(row["hour"], int(row["reports"]), cells, _ratio(row["uncertain"], cells), latency)
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part) / float(whole) if whole else None
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Messages under a board's name that could not be read."""
+
+    board: str
+    messages: int
+    last_at: datetime
+    sentence: str
+
+
+def read_refusals(connection: Connection) -> list[Refusal]:
+    """The latest first."""
+    query = select(refused).order_by(refused.c.last_at.desc())
+    return [Refusal(row.board, row.messages, row.last_at, row.sentence) for row in connection.execute(query)]

@@ -1,0 +1,263 @@
+"""``bloodedge fleet``: a laboratory's boards, seen and kept up to date from one place."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bloodedge.errors import UsageError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from bloodedge_fleet.boards.listening import Broker
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+state_option = click.option(
+    "--state",
+    type=FOLDER,
+    envvar="BLOODEDGE_FLEET_STATE",
+    metavar="FOLDER",
+    help="Where the server keeps its files; default: bloodedge-fleet below ~/.local/state.",
+)
+database_option = click.option(
+    "--database",
+    envvar="BLOODEDGE_FLEET_DATABASE",
+    metavar="URL",
+    help="postgresql://USER@HOST/NAME; default: SQLite in the state folder. Also from $BLOODEDGE_FLEET_DATABASE.",
+)
+
+
+@click.group()
+def fleet() -> None:
+    """Take the boards' reports, show them, and roll bundles out to them."""
+
+
+@fleet.command("serve")
+@database_option
+@state_option
+@click.option("--broker", required=True, metavar="HOST:PORT", help="The MQTT broker that the boards report to.")
+@click.option("--topic", default="bloodedge", show_default=True, help="The boards' mqtt.topic.")
+@click.option("--client", default="bloodedge-fleet", show_default=True, help="This server's name at the broker.")
+@click.option("--ca", type=FILE, help="Speak TLS, and check the broker's certificate against this authority's (PEM).")
+@click.option("--certificate", type=FILE, help="This server's own certificate for the broker (PEM).")
+@click.option("--key", type=FILE, help="Its private key (PEM).")
+@click.option("--user", help="For the broker's own access control.")
+@click.option("--password-file", type=FILE, help="A file whose first line is the password.")
+@click.option("--listen", default="127.0.0.1:8770", show_default=True, metavar="HOST:PORT", help="For the page.")
+@click.option("--url", help="Where boards find the page, for bundles; default: as it is listened on.")
+@click.option("--page-certificate", type=FILE, help="Serve the page over TLS (PEM).")
+@click.option("--page-key", type=FILE, help="Its private key (PEM).")
+@click.option(
+    "--silent-s", type=click.FloatRange(1), default=180.0, show_default=True, help="No report for so long: silent."
+)
+@click.option("--keep-days", type=click.FloatRange(1), default=30.0, show_default=True, help="For single reports.")
+def serve_command(
+    database: str | None,
+    state: Path | None,
+    listen: str,
+    url: str | None,
+    page_certificate: Path | None,
+    page_key: Path | None,
+    silent_s: float,
+    keep_days: float,
+    **broker: object,
+) -> None:
+    """Take the boards' reports and serve the page until it is stopped."""
+    import logging
+
+    from bloodedge_fleet.database import state_folder
+    from bloodedge_fleet.server import Page, serve
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    if (page_certificate is None) != (page_key is None):
+        raise UsageError("--page-certificate and --page-key belong together; give both, or neither.")
+    state = state or state_folder()
+    host, port = _address(listen, "--listen")
+    serve(
+        _open(database, state),
+        state,
+        _broker(**broker),  # type: ignore[arg-type]  # click's own types
+        Page(host, port, url, page_certificate, page_key),
+        silent=timedelta(seconds=silent_s),
+        keep=timedelta(days=keep_days),
+    )
+
+
+def _broker(
+    broker: str,
+    topic: str,
+    client: str,
+    ca: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    user: str | None,
+    password_file: Path | None,
+) -> "Broker":
+    from bloodedge_fleet.boards.listening import Broker
+
+    if (certificate is None) != (key is None):
+        raise UsageError("--certificate and --key belong together; give both, or neither.")
+    if not topic or any(mark in topic for mark in "+#\0") or topic.startswith("$") or topic != topic.strip("/"):
+        raise UsageError(f'"{topic}" cannot begin MQTT topics: leave out +, #, a leading $ and outer slashes.')
+    host, port = _address(broker, "--broker")
+    tls = ca is not None or certificate is not None
+    return Broker(host, port, topic, client, tls, ca, certificate, key, user, _first_line(password_file))
+
+
+def _first_line(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text().partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read; correct the path or its permissions.") from error
+
+
+def _address(text: str, option: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdigit() or not 0 <= int(port) < 65536:
+        raise UsageError(f'{option} takes HOST:PORT, such as 127.0.0.1:8883, and not "{text}".')
+    return host, int(port)
+
+
+def _open(database: str | None, state: Path | None, *, current: bool = False) -> "Engine":
+    from bloodedge_fleet.database import open_database, require_current, state_folder
+
+    engine = open_database(database, state or state_folder())
+    if current:
+        require_current(engine)
+    return engine
+
+
+@fleet.command("token")
+@state_option
+def token_command(state: Path | None) -> None:
+    """Make the page's access token anew and show it this once; needed where other machines look."""
+    from bloodedge_fleet.database import state_folder
+    from bloodedge_fleet.web.access import new_token
+
+    click.echo(new_token(state or state_folder()))
+    click.echo("Give it as the password in the browser; a server that runs takes it at its next start.", err=True)
+
+
+@fleet.command("boards")
+@database_option
+@state_option
+@click.option("--silent-s", type=click.FloatRange(1), default=180.0, show_default=True, help="As for serve.")
+@click.option("--json", "json_out", metavar="FILE", help='Write it as JSON; "-": to stdout.')
+def boards_command(database: str | None, state: Path | None, silent_s: float, json_out: str | None) -> None:
+    """Every board, the worst first."""
+    from bloodedge.console import emit_json
+    from bloodedge_fleet.boards.overview import read_boards
+    from bloodedge_fleet.database import reading
+    from bloodedge_fleet.tables import board_rows, print_boards
+
+    with reading(_open(database, state, current=True)) as connection:
+        boards = read_boards(connection, timedelta(seconds=silent_s))
+    if json_out is not None:
+        emit_json(board_rows(boards), json_out)
+    else:
+        print_boards(boards)
+
+
+@fleet.command("forget")
+@click.argument("board")
+@database_option
+@state_option
+def forget_command(board: str, database: str | None, state: Path | None) -> None:
+    """Remove BOARD with all that is known of it, for one that is out of service."""
+    from bloodedge_fleet.boards.archive import board_names, forget
+    from bloodedge_fleet.rollouts.record import unknown_board
+
+    engine = _open(database, state, current=True)
+    if not forget(engine, board):
+        raise unknown_board(board, board_names(engine))
+    click.echo(f"{board} is forgotten; should it report again, it is a new board.")
+
+
+@fleet.command("rollout")
+@click.argument("bundle", type=FILE)
+@click.option("--trust", type=FOLDER, metavar="FOLDER", help="The keys that the boards trust; checked before any.")
+@click.option("--unsigned", is_flag=True, help="Roll out what nobody signed; boards take it only if told to.")
+@click.option("--boards", metavar="NAMES", help="Names with commas, asked in this order; default: all, by name.")
+@click.option("--canary", type=click.IntRange(0), default=1, show_default=True, help="Boards asked first.")
+@click.option(
+    "--percent", default="10,50,100", show_default=True, help="Shares of the boards asked by each later stage."
+)
+@click.option("--soak-s", type=click.FloatRange(0), default=3600.0, show_default=True, help="A stage must run it well.")
+@click.option("--halt-on", type=click.IntRange(1), default=1, show_default=True, help="So many failed boards halt it.")
+@database_option
+@state_option
+def rollout_command(
+    bundle: Path,
+    trust: Path | None,
+    unsigned: bool,
+    boards: str | None,
+    canary: int,
+    percent: str,
+    soak_s: float,
+    halt_on: int,
+    database: str | None,
+    state: Path | None,
+) -> None:
+    """Begin to roll BUNDLE out in stages; the running server moves it on."""
+    from bloodedge_fleet.boards.archive import board_names
+    from bloodedge_fleet.database import state_folder
+    from bloodedge_fleet.rollouts.record import begin, offer
+
+    if (trust is None) != unsigned:
+        raise UsageError("Give --trust with the folder of the keys that your boards trust (or --unsigned).")
+    engine = _open(database, state, current=True)
+    names = board_names(engine) if boards is None else [name.strip() for name in boards.split(",") if name.strip()]
+    percents = _percents(percent)
+    digest = offer(engine, state or state_folder(), bundle, trust)
+    rollout = begin(
+        engine, digest, list(dict.fromkeys(names)), canary=canary, percents=percents, soak_s=soak_s, halt_on=halt_on
+    )
+    stages = ", ".join(str(count) for count in rollout.stages)
+    click.echo(f"Roll-out {rollout.name}: {len(rollout.steps)} boards, asked in stages of {stages}.")
+    click.echo(f"Watch it with: bloodedge fleet rollouts; halt it with: bloodedge fleet halt {rollout.name}")
+
+
+def _percents(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise UsageError(f'--percent takes ascending shares such as 10,50,100, and not "{text}".') from error
+
+
+@fleet.command("rollouts")
+@database_option
+@state_option
+@click.option("--json", "json_out", metavar="FILE", help='Write them as JSON; "-": to stdout.')
+def rollouts_command(database: str | None, state: Path | None, json_out: str | None) -> None:
+    """Every roll-out, the newest first, and how far its boards are."""
+    from bloodedge.console import emit_json
+    from bloodedge_fleet.database import reading
+    from bloodedge_fleet.rollouts.record import read_rollouts
+    from bloodedge_fleet.tables import print_rollouts, rollout_rows
+
+    with reading(_open(database, state, current=True)) as connection:
+        found = read_rollouts(connection)
+    if json_out is not None:
+        emit_json(rollout_rows(found), json_out)
+    else:
+        print_rollouts(found)
+
+
+@fleet.command("halt")
+@click.argument("rollout")
+@database_option
+@state_option
+def halt_command(rollout: str, database: str | None, state: Path | None) -> None:
+    """Ask no further board for ROLLOUT; those that run its bundle keep it."""
+    from bloodedge_fleet.rollouts.record import halt
+
+    halt(_open(database, state, current=True), rollout, "Halted by a person.")
+    click.echo(f"Roll-out {rollout} is halted. Boards that run its bundle keep it; on each: bloodedge device rollback")

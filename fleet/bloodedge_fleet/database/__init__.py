@@ -1,0 +1,153 @@
+"""Where boards, reports and roll-outs are kept: SQLite beside the server, or PostgreSQL."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from bloodedge.errors import BloodedgeError, UsageError, disk_errors
+
+MIGRATIONS = "bloodedge_fleet.database:migrations"
+DATABASE = "fleet.sqlite"
+ANSWER_WITHIN_S = 5
+
+Values = dict[str, Any]
+
+
+def state_folder() -> Path:
+    """Where the server keeps its files unless told otherwise."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "bloodedge-fleet"
+
+
+def open_database(url: str | None, state: Path) -> Engine:
+    """The database of ``url``, such as postgresql://USER@HOST/NAME; without one, SQLite in the state folder.
+
+    Raises UsageError when the URL is none, and BloodedgeError when the folder cannot be made. Nothing is connected yet.
+    """
+    if url is None:
+        with disk_errors("the server's folder"):
+            state.mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{state / DATABASE}"
+    try:
+        parsed = make_url(url)
+        kind = parsed.get_backend_name()
+        if kind == "postgresql":
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_pre_ping=True,
+                connect_args={"connect_timeout": ANSWER_WITHIN_S},
+            )
+        if kind == "sqlite" and parsed.database:
+            engine = create_engine(parsed, connect_args={"timeout": ANSWER_WITHIN_S})
+            _keep_sqlite_safe(engine)
+            return engine
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UsageError(f'"{url}" is no database URL; give one such as postgresql://USER@HOST/NAME.') from error
+    raise UsageError("The database must be PostgreSQL (postgresql://USER@HOST/NAME) or a file (sqlite:///FILE).")
+
+
+def _keep_sqlite_safe(engine: Engine) -> None:
+    """What was stored outlives a power cut; who is going to write takes the lock before it reads."""
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions begin as ``begin`` below says
+        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A connection whose answers belong to one moment; raises BloodedgeError when the database does not answer."""
+    options: Values = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
+    with database_errors(engine), engine.execution_options(**options).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction: all of it is stored when the block ends well, and nothing else; BloodedgeError as in reading."""
+    with database_errors(engine), engine.execution_options(writes=True).begin() as connection:
+        yield connection
+
+
+def insert_into(connection: Connection, table: Any) -> Any:
+    """The database's own INSERT, which has ON CONFLICT."""
+    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+
+
+class DatabaseError(BloodedgeError):
+    """The database does not answer, or not as it should."""
+
+
+@contextmanager
+def database_errors(engine: Engine) -> Iterator[None]:
+    """Turn what the database's driver raises into a sentence."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError) as error:
+        cause = getattr(error, "orig", None) or error
+        first = str(cause).strip().partition("\n")[0].rstrip(".")
+        raise DatabaseError(f"{_name(engine)} does not do what is asked of it ({first}); {_cure(engine)}.") from error
+
+
+def _name(engine: Engine) -> str:
+    return f"The database {engine.url.render_as_string(hide_password=True).replace('+psycopg', '')}"
+
+
+def _cure(engine: Engine) -> str:
+    if engine.dialect.name == "sqlite":
+        return "check its disk and its permissions"
+    return "check that it runs, and the name, the user and the password in its URL"
+
+
+def migrate(engine: Engine) -> None:
+    """Make the tables, or bring them up to date; BloodedgeError when a newer bloodedge made them."""
+    from alembic import command
+    from alembic.util.exc import CommandError
+
+    try:
+        with writing(engine) as connection:
+            command.upgrade(_alembic(connection), "head")
+    except CommandError as error:
+        raise BloodedgeError(f"{_name(engine)} was made by a newer bloodedge ({error}); upgrade this one.") from error
+    except SQLAlchemyError as error:
+        raise BloodedgeError(f"{_name(engine)} could not be brought up to date ({error}); it is as it was.") from error
+
+
+def require_current(engine: Engine) -> None:
+    """Raise BloodedgeError unless the tables are those of this version: the server alone brings them up to date."""
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    with reading(engine) as connection:
+        now = MigrationContext.configure(connection).get_current_revision() if _has_tables(connection) else None
+        head = ScriptDirectory.from_config(_alembic(connection)).get_current_head()
+    if now != head:
+        state = "has no tables yet" if now is None else "is of another version"
+        raise BloodedgeError(f"{_name(engine)} {state}; start its server once: bloodedge fleet serve")
+
+
+def _has_tables(connection: Connection) -> bool:
+    return bool(inspect(connection).has_table("alembic_version"))
+
+
+def _alembic(connection: Connection) -> Any:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS)
+    config.attributes["connection"] = connection
+    return config

@@ -1,0 +1,231 @@
+"""Roll-outs in the database, and the files they offer."""
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, Row, select, update
+
+from bloodedge.board import BoardReport, Wanted, read_message
+from bloodedge.bundle import Bundle
+from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
+from bloodedge.files import sha256, write_beside
+from bloodedge.signing.signature import verify_bundle
+from bloodedge.signing.trust import TrustStore
+from bloodedge_fleet.database import Values, insert_into, reading, writing
+from bloodedge_fleet.database.tables import boards, bundles, rollout_boards, rollouts
+from bloodedge_fleet.rollouts.stages import Rollout, Step, plan
+
+FOLDER = "bundles"
+
+
+def bundle_file(state: Path, digest: str) -> Path:
+    """Where an offered bundle lies."""
+    return state / FOLDER / f"{digest}.bundle"
+
+
+def offer(engine: Engine, state: Path, path: Path, trust: Path | None) -> str:
+    """Put a bundle among those that boards can have; gives its file's digest.
+
+    trust: the folder of trusted keys; None: whoever signed it, or nobody. Raises UsageError or BloodedgeError when it
+    is no bundle that those keys vouch for.
+    """
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; roll out the bundle's file.")
+    with Bundle(path) as bundle:
+        bundle.verify()
+        manifest = bundle.manifest
+        signer = "" if trust is None else _signer(bundle, trust)
+    digest = sha256(path)
+    target = bundle_file(state, digest)
+    write_beside(target, partial(_copy, path))
+    if sha256(target) != digest:
+        target.unlink()
+        raise BloodedgeError(f"{path} changed while it was read; give it again.")
+    row = {
+        "sha256": digest,
+        "name": manifest.name,
+        "serial": manifest.serial,
+        "size_bytes": target.stat().st_size,
+        "signer": signer,
+        "added_at": datetime.now(UTC),
+    }
+    with writing(engine) as connection:
+        connection.execute(insert_into(connection, bundles).values(row).on_conflict_do_nothing())
+    return digest
+
+
+def _copy(path: Path, copy: Path) -> None:
+    shutil.copyfile(path, copy)
+
+
+def _signer(bundle: Bundle, trust: Path) -> str:
+    if not trust.is_dir():
+        raise UsageError(f"{trust} does not exist; give the folder of the keys that your boards trust.")
+    signer = verify_bundle(bundle, TrustStore.read(trust))
+    return f"{signer.name} ({signer.key_id})"
+
+
+def begin(
+    engine: Engine,
+    digest: str,
+    names: Sequence[str],
+    *,
+    canary: int,
+    percents: Sequence[float],
+    soak_s: float,
+    halt_on: int,
+) -> Rollout:
+    """Begin a roll-out of an offered bundle to boards, in the order of their names here.
+
+    Raises UsageError when a board is not known or part of another roll-out that runs.
+    """
+    stages = plan(len(names), canary, percents)
+    now = datetime.now(UTC)
+    name = f"{now:%Y%m%d}-{secrets.token_hex(3)}"
+    steps = tuple(Step(board, "waiting", now) for board in names)
+    rollout = Rollout(name, digest, stages, soak_s, halt_on, steps)
+    with writing(engine) as connection:
+        ids = _ids_of(connection, names)
+        _require_free(connection, ids)
+        connection.execute(rollouts.insert(), {"name": name, "sha256": digest, "began": now, **_figures(rollout)})
+        connection.execute(
+            rollout_boards.insert(),
+            [
+                {"rollout": name, "board": ids[step.board], "place": place, **_step_values(step)}
+                for place, step in enumerate(steps)
+            ],
+        )
+    return rollout
+
+
+def unknown_board(name: str, known: Iterable[str]) -> UsageError:
+    """That there is none of that name."""
+    return UsageError(f'No board "{name}" has reported.{did_you_mean(name, known)} See: bloodedge fleet boards')
+
+
+def _ids_of(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    known = dict(connection.execute(select(boards.c.name, boards.c.id)).tuples().all())
+    for name in names:
+        if name not in known:
+            raise unknown_board(name, known)
+    return {name: known[name] for name in names}
+
+
+def _require_free(connection: Connection, ids: dict[str, int]) -> None:
+    query = (
+        select(rollout_boards.c.board, rollouts.c.name)
+        .join(rollouts, rollouts.c.name == rollout_boards.c.rollout)
+        .where(rollouts.c.state == "running")
+    )
+    busy = dict(connection.execute(query).tuples().all())
+    for name, number in ids.items():
+        if number in busy:
+            raise UsageError(
+                f"{name} is part of roll-out {busy[number]}, which runs; wait for its end, or halt it with: bloodedge"
+                f" fleet halt {busy[number]}"
+            )
+
+
+def halt(engine: Engine, name: str, why: str) -> None:
+    """Halt a roll-out that runs: no further board is asked. UsageError when there is none of that name."""
+    with writing(engine) as connection:
+        running = connection.execute(select(rollouts.c.state).where(rollouts.c.name == name)).scalar_one_or_none()
+        if running is None:
+            raise UsageError(f'There is no roll-out "{name}"; see: bloodedge fleet rollouts')
+        if running != "running":
+            raise UsageError(f"Roll-out {name} is {running}; there is nothing to halt.")
+        values = {"state": "halted", "why": why, "ended": datetime.now(UTC)}
+        connection.execute(update(rollouts).where(rollouts.c.name == name).values(values))
+
+
+def store(engine: Engine, before: Rollout, after: Rollout) -> bool:
+    """Store how far a roll-out has come; False, and nothing is stored, when somebody has halted it meanwhile."""
+    with writing(engine) as connection:
+        values: Values = _figures(after) | ({} if after.state == "running" else {"ended": datetime.now(UTC)})
+        still = (rollouts.c.name == after.name, rollouts.c.state == "running")
+        if connection.execute(update(rollouts).where(*still).values(values)).rowcount == 0:
+            return False
+        ids = _ids_of(connection, [step.board for step in after.steps])
+        for old, new in zip(before.steps, after.steps, strict=True):
+            if old != new:
+                where = (rollout_boards.c.rollout == after.name, rollout_boards.c.board == ids[new.board])
+                connection.execute(update(rollout_boards).where(*where).values(_step_values(new)))
+    return True
+
+
+def _figures(rollout: Rollout) -> Values:
+    return {
+        "stages": json.dumps(rollout.stages),
+        "soak_s": rollout.soak_s,
+        "halt_on": rollout.halt_on,
+        "state": rollout.state,
+        "stage": rollout.stage,
+        "why": rollout.why,
+    }
+
+
+def _step_values(step: Step) -> Values:
+    return {"state": step.state, "since": step.since, "why": step.why}
+
+
+def read_rollouts(connection: Connection, *, running: bool = False) -> list[tuple[Rollout, Row[tuple[object, ...]]]]:
+    """(roll-out, its row with began, ended and its bundle), the newest first."""
+    query = select(rollouts, bundles).join(bundles, bundles.c.sha256 == rollouts.c.sha256)
+    query = query.with_only_columns(
+        *rollouts.c, bundles.c.name.label("bundle"), bundles.c.serial, bundles.c.size_bytes, bundles.c.signer
+    ).order_by(rollouts.c.began.desc())
+    if running:
+        query = query.where(rollouts.c.state == "running")
+    steps: dict[str, list[Step]] = {}
+    columns = (rollout_boards.c.rollout, boards.c.name, rollout_boards.c.state, rollout_boards.c.since)
+    wanted = select(*columns, rollout_boards.c.why).join(boards, boards.c.id == rollout_boards.c.board)
+    for rollout, *values in connection.execute(wanted.order_by(rollout_boards.c.place)):
+        steps.setdefault(rollout, []).append(Step(*values))
+    found = []
+    for row in connection.execute(query):
+        own = tuple(steps.get(row.name, ()))
+        stages = _within(tuple(json.loads(row.stages)), len(own))
+        stage = min(row.stage, len(stages) - 1)
+        figures = (row.soak_s, row.halt_on, own, row.state, stage, row.why)
+        found.append((Rollout(row.name, row.sha256, stages, *figures), row))
+    return found
+
+
+def _within(stages: tuple[int, ...], boards_left: int) -> tuple[int, ...]:
+    """Stages where boards were forgotten meanwhile."""
+    return tuple(min(count, boards_left) for count in stages)
+
+
+def newest_reports(connection: Connection) -> dict[str, BoardReport]:
+    """Every board's newest report, by the board's name."""
+    query = select(boards.c.name, boards.c.report).where(boards.c.report.is_not(None))
+    return {name: read_message(BoardReport, text.encode()) for name, text in connection.execute(query).tuples()}
+
+
+def wanted_of(rollout: Rollout, row: Row[tuple[object, ...]], url: str) -> Wanted:
+    """What a roll-out asks of its boards; url: where this server is for them."""
+    return Wanted(
+        rollout=rollout.name,
+        name=row.bundle,
+        serial=row.serial,
+        sha256=rollout.sha256,
+        size_bytes=row.size_bytes,
+        url=f"{url.rstrip('/')}/bundles/{rollout.sha256}",
+    )
+
+
+def wishes(engine: Engine, url: str) -> dict[str, bytes]:
+    """What every board shall be told, retained: its wanted bundle while a roll-out asks for it, else nothing."""
+    with reading(engine) as connection:
+        told = dict.fromkeys(connection.execute(select(boards.c.name)).scalars(), b"")
+        for rollout, row in read_rollouts(connection, running=True):
+            payload = wanted_of(rollout, row, url).model_dump_json().encode()
+            for step in rollout.in_stage:
+                if step.state != "failed":
+                    told[step.board] = payload
+    return told

@@ -1,0 +1,87 @@
+"""The thread that moves roll-outs on and tells boards what is wanted of them."""
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine
+
+from bloodedge.board import WANTED
+from bloodedge.errors import BloodedgeError
+from bloodedge_fleet.boards.archive import remove_old_reports
+from bloodedge_fleet.database import reading
+from bloodedge_fleet.rollouts.record import newest_reports, read_rollouts, store, wishes
+from bloodedge_fleet.rollouts.stages import advanced
+
+log = logging.getLogger("bloodedge.fleet")
+
+EVERY_S = 1.0
+TIDY_EVERY = timedelta(hours=1)
+
+Publish = Callable[[str, str, bytes], bool]
+"""Board, topic below its own, payload; whether it went out."""
+
+
+class Steering:
+    """Looks at every roll-out once a second, and removes old reports once an hour; ``stop`` ends it."""
+
+    def __init__(self, engine: Engine, publish: Publish, url: str, keep: timedelta) -> None:
+        """url: where boards find this server; keep: how long reports are kept."""
+        self._engine, self._publish, self._url, self._keep = engine, publish, url, keep
+        self._told: dict[str, bytes] = {}
+        self._tell_anew = threading.Event()
+        self._stopping = threading.Event()
+        self._tidied = datetime.min.replace(tzinfo=UTC)
+        self._thread = threading.Thread(target=self._run, name="roll-outs", daemon=True)
+        self._failed = ""
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; roll-outs go on with the next start."""
+        self._stopping.set()
+        self._thread.join(10)
+
+    def tell_anew(self) -> None:
+        """Connected to the broker anew: what it was told before may be lost."""
+        self._tell_anew.set()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(EVERY_S):
+            try:
+                self.look(datetime.now(UTC))
+                self._failed = ""
+            except BloodedgeError as error:
+                if str(error) != self._failed:
+                    self._failed = str(error)
+                    log.warning("Roll-outs wait: %s", error)
+            except Exception:
+                log.exception("Roll-outs could not be looked at; they are again in a moment.")
+
+    def look(self, now: datetime) -> None:
+        """Move every roll-out on as far as the boards' reports allow, and tell boards what has changed for them."""
+        with reading(self._engine) as connection:
+            running = [rollout for rollout, _ in read_rollouts(connection, running=True)]
+            reports = newest_reports(connection) if running else {}
+        for before in running:
+            after = advanced(before, reports, now)
+            if after != before and store(self._engine, before, after):
+                if after.state != before.state:
+                    log.warning("Roll-out %s is %s. %s", after.name, after.state, after.why)
+                elif after.stage != before.stage:
+                    log.info("Roll-out %s: stage %d of %d.", after.name, after.stage + 1, len(after.stages))
+        self._tell()
+        if now - self._tidied > TIDY_EVERY:
+            remove_old_reports(self._engine, now - self._keep)
+            self._tidied = now
+
+    def _tell(self) -> None:
+        if self._tell_anew.is_set():
+            self._tell_anew.clear()
+            self._told.clear()
+        for board, payload in wishes(self._engine, self._url).items():
+            if self._told.get(board) != payload and self._publish(board, WANTED, payload):
+                self._told[board] = payload

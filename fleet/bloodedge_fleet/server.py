@@ -1,0 +1,157 @@
+"""Everything that ``bloodedge fleet serve`` runs, put together."""
+
+import fcntl
+import logging
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from bloodedge.errors import BloodedgeError, UsageError, disk_errors
+from bloodedge_fleet.boards.archive import Archive
+from bloodedge_fleet.boards.listening import Broker, Listener
+from bloodedge_fleet.database import DatabaseError, migrate
+from bloodedge_fleet.figures import Figures
+from bloodedge_fleet.rollouts.steering import Steering
+from bloodedge_fleet.web.access import require_token
+from bloodedge_fleet.web.app import Site, make_app
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+log = logging.getLogger("bloodedge.fleet")
+
+LOCK = "serve.lock"
+AWAIT_DATABASE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Page:
+    """Where the page and the bundles are served."""
+
+    host: str
+    port: int
+    url: str | None = None
+    """Where boards find it; default: as it is listened on."""
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: timedelta, keep: timedelta) -> None:
+    """Serve until SIGTERM or SIGINT; raises UsageError or BloodedgeError with what keeps it from it."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    digest = require_token(page.host, state)
+    with _alone(state), _listening(page) as listening:
+        url = page.url or _address(page, listening)
+        _migrate(engine, stop)
+        figures = Figures()
+        archive = Archive(engine)
+        listener = Listener(broker, archive)
+        steering = Steering(engine, listener.publish, url, keep)
+        web = _web_server(Site(engine, state, listener, figures, silent), digest, page)
+        thread = threading.Thread(target=web.run, args=([listening],), name="web", daemon=True)
+        listener.start(figures.note, steering.tell_anew)
+        steering.start()
+        thread.start()
+        log.info("Page: %s", _address(page, listening))
+        stop.wait()
+        log.info("Stopping: what was delivered is stored first.")
+        web.should_exit = True
+        steering.stop()
+        listener.stop()
+        thread.join(5)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    with disk_errors("the server's folder"):
+        state.mkdir(parents=True, exist_ok=True)
+        lock = (state / LOCK).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"A fleet server runs already in {state}; stop it, or give another --state.") from error
+        yield
+
+
+@contextmanager
+def _listening(page: Page) -> Iterator[socket.socket]:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            page.host, page.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UsageError(f"--listen {page.host} is not an address of this machine; correct it.") from error
+    with listening:
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(128)
+        except OSError as error:
+            raise UsageError(
+                f"{page.host}:{page.port} cannot be listened on ({error.strerror}); choose another --listen."
+            ) from error
+        yield listening
+
+
+def _address(page: Page, listening: socket.socket) -> str:
+    host = f"[{page.host}]" if ":" in page.host else page.host
+    return f"{'https' if page.certificate else 'http'}://{host}:{listening.getsockname()[1]}/"
+
+
+def _migrate(engine: Engine, stop: threading.Event) -> None:
+    """Bring the tables up to date; a database that starts at the same time as this server is waited for."""
+    give_up_s = monotonic() + AWAIT_DATABASE_S
+    while True:
+        try:
+            migrate(engine)
+        except DatabaseError as error:
+            if monotonic() > give_up_s or stop.is_set():
+                raise
+            log.warning("%s It is tried again.", error)
+            stop.wait(2)
+        else:
+            return
+
+
+def _web_server(site: Site, digest: str | None, page: Page) -> "Server":
+    from uvicorn import Config, Server
+
+    app = make_app(site, digest, page.host)
+    config = Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",  # the application tells of its own errors
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=200,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=2,
+        ssl_certfile=page.certificate,
+        ssl_keyfile=page.key,
+    )
+    try:
+        config.load()
+    except (OSError, ssl.SSLError) as error:
+        raise BloodedgeError(
+            f"{page.certificate} and {page.key} cannot be used ({error}); give a PEM certificate and its key."
+        ) from error
+    return Server(config)

@@ -1,0 +1,172 @@
+"""Every address that the server answers."""
+
+import logging
+import re
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from bloodedge.errors import BloodedgeError
+from bloodedge.report import environment
+from bloodedge_fleet.boards.listening import Listener
+from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals, told
+from bloodedge_fleet.database import reading
+from bloodedge_fleet.figures import CONTENT_TYPE, Figures
+from bloodedge_fleet.rollouts.record import bundle_file, read_rollouts
+from bloodedge_fleet.web.access import Guard
+from bloodedge_fleet.web.trends import Trend, trends
+
+log = logging.getLogger("bloodedge.fleet")
+
+TREND = timedelta(days=2)
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the pages show."""
+
+    engine: Engine
+    state: Path
+    listener: Listener
+    figures: Figures
+    silent: timedelta
+    """A board without a report for so long is taken to be away."""
+
+    def boards(self) -> list[Board]:
+        """Every board now."""
+        with reading(self.engine) as connection:
+            return read_boards(connection, self.silent)
+
+    @property
+    def troubles(self) -> list[str]:
+        """What is wrong with the server itself."""
+        broker = [] if self.listener.connected else [self.listener.broker_state]
+        return [*broker, *([self.listener.database_state] if self.listener.database_state else [])]
+
+
+def make_app(site: Site, digest: str | None, host: str) -> ASGIApp:
+    """Everything that is served, to those who may look; see Guard."""
+    pages = _Pages(site)
+    routes = [
+        Route("/", pages.boards),
+        Route("/boards/{name}", pages.board),
+        Route("/rollouts", pages.rollouts),
+        Route("/metrics", pages.metrics),
+        Route("/healthz", pages.healthz),
+        Route("/bundles/{digest}", pages.bundle),
+        Route("/static/{name}", _static),
+    ]
+    inner = Starlette(
+        routes=routes,
+        exception_handlers={HTTPException: _http_error, BloodedgeError: _failed, Exception: _unforeseen},
+    )
+    return Guard(inner, digest, host)
+
+
+class _Pages:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+
+    async def boards(self, _: Request) -> Response:
+        return await run_in_threadpool(self._boards)
+
+    def _boards(self) -> Response:
+        with reading(self._site.engine) as connection:
+            boards = read_boards(connection, self._site.silent)
+            refusals = read_refusals(connection)
+        counts = Counter(board.state for board in boards)
+        return self._html("boards.html", boards=boards, counts=counts, refusals=refusals)
+
+    async def board(self, request: Request) -> Response:
+        return await run_in_threadpool(self._board, request.path_params["name"])
+
+    def _board(self, name: str) -> Response:
+        since = datetime.now(UTC) - TREND
+        with reading(self._site.engine) as connection:
+            board = next((one for one in read_boards(connection, self._site.silent) if one.name == name), None)
+            hours = read_hours(connection, name, since)
+        if board is None:
+            raise HTTPException(404, "No board of this name has reported.")
+        baseline = None if board.report is None else board.report.bundle.baseline
+        shown: list[Trend] = trends(hours, None if baseline is None else baseline.latency_ms.p50)
+        return self._html("board.html", board=board, trends=shown)
+
+    async def rollouts(self, _: Request) -> Response:
+        return await run_in_threadpool(self._rollouts)
+
+    def _rollouts(self) -> Response:
+        with reading(self._site.engine) as connection:
+            found = read_rollouts(connection)
+        return self._html("rollouts.html", rollouts=found)
+
+    async def metrics(self, _: Request) -> Response:
+        return await run_in_threadpool(self._metrics)
+
+    def _metrics(self) -> Response:
+        site = self._site
+        with reading(site.engine) as connection:
+            boards = read_boards(connection, site.silent)
+            states = [rollout.state for rollout, _ in read_rollouts(connection)]
+        return Response(site.figures.exposition(boards, states, site.listener), media_type=CONTENT_TYPE)
+
+    async def healthz(self, _: Request) -> Response:
+        troubles = self._site.troubles
+        return JSONResponse({"ok": not troubles, "troubles": troubles}, 503 if troubles else 200)
+
+    async def bundle(self, request: Request) -> Response:
+        """A bundle that is offered, by its digest."""
+        digest = request.path_params["digest"]
+        path = bundle_file(self._site.state, digest)
+        if not DIGEST.fullmatch(digest) or not path.is_file():
+            raise HTTPException(404, "No such bundle is offered.")
+        return FileResponse(path, media_type="application/zip")
+
+    def _html(self, template: str, **values: Any) -> Response:
+        page = environment("bloodedge_fleet.web").get_template(template)
+        now = datetime.now(UTC)
+        return HTMLResponse(page.render(now=now, told=told, troubles=self._site.troubles, **values))
+
+
+def _error(status: int, sentence: str) -> Response:
+    page = environment("bloodedge_fleet.web").get_template("error.html")
+    return HTMLResponse(page.render(status=status, sentence=sentence, troubles=[]), status)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentences = {404: "There is nothing at this address; check it.", 405: "This page only shows."}
+    own = error.detail if error.detail.endswith(".") else sentences.get(error.status_code, f"{error.detail}.")
+    return _error(error.status_code, own)
+
+
+async def _failed(_: Request, error: Exception) -> Response:
+    return _error(503, str(error))
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    log.error("A request for %s failed.", request.url.path, exc_info=error)
+    return _error(500, "The server failed at this; its journal says why.")
+
+
+async def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name == "report.css":
+        return Response(
+            files("bloodedge.report").joinpath("templates", "style.css").read_bytes(), media_type="text/css"
+        )
+    if name == "page.css":
+        return Response(files("bloodedge_fleet.web").joinpath("static", name).read_bytes(), media_type="text/css")
+    raise HTTPException(404)

@@ -1,0 +1,60 @@
+"""Charts of a board's last hours, as inline SVG."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from markupsafe import Markup
+
+from bloodedge_fleet.boards.overview import Hour
+
+WIDTH, HEIGHT = 640, 120
+LEFT, BOTTOM = 44, 22
+
+
+@dataclass(frozen=True)
+class Trend:
+    """One figure by the hour."""
+
+    title: str
+    note: str
+    chart: Markup
+
+
+def trends(hours: Sequence[Hour], baseline_ms: float | None) -> list[Trend]:
+    """Latency and uncertain cells; none for fewer than two hours with such a figure. baseline_ms: drawn as a line."""
+    made = []
+    timed = [(one.hour, one.inference_ms) for one in hours if one.inference_ms is not None]
+    if len(timed) > 1:
+        note = "Median of one cell on this board, by the hour. The dashed line is the float model where it was trained."
+        made.append(Trend("Inference, ms", note, _chart(timed, baseline_ms, "{:.3g}")))
+    shares = [(one.hour, 100 * one.uncertain_share) for one in hours if one.uncertain_share is not None]
+    if len(shares) > 1:
+        made.append(Trend("Uncertain cells, %", "Of all cells of the hour.", _chart(shares, None, "{:.3g}")))
+    return made
+
+
+def _chart(points: Sequence[tuple[datetime, float]], mark: float | None, form: str) -> Markup:
+    first, last = points[0][0], points[-1][0]
+    span_s = max((last - first).total_seconds(), 1.0)
+    top = max([value for _, value in points] + ([] if mark is None else [mark])) * 1.1 or 1.0
+
+    def x_of(moment: datetime) -> float:
+        return LEFT + (moment - first).total_seconds() / span_s * (WIDTH - LEFT - 6)
+
+    def y_of(value: float) -> float:
+        return 6 + (1 - value / top) * (HEIGHT - BOTTOM - 6)
+
+    dots = " ".join(f"{x_of(moment):.1f},{y_of(value):.1f}" for moment, value in points)
+    text = f"From {form.format(min(v for _, v in points))} to {form.format(max(v for _, v in points))}"
+    parts = [f'<svg class="trend" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text}">']
+    for value in (0.0, top / 2, top):
+        y = y_of(value)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="last" x="{LEFT - 6}" y="{y + 4:.1f}">{form.format(value)}</text>')
+    if mark is not None:
+        parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH}" y1="{y_of(mark):.1f}" y2="{y_of(mark):.1f}"/>')
+    parts.append(f'<polyline class="device" points="{dots}"/>')
+    ends = ((first, "first", LEFT), (last, "last", WIDTH))
+    parts += [f'<text class="{kind}" x="{x}" y="{HEIGHT - 4}">{at:%d %b, %H:%M}</text>' for at, kind, x in ends]
+    return Markup("".join([*parts, "</svg>"]))  # noqa: S704  # numbers and dates only

@@ -1,0 +1,90 @@
+"""Boards that report, and a broker, for the tests of the fleet."""
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from bloodedge.board import BoardReport
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import broker as brokers
+
+BOOT = "0" * 31 + "1"
+
+
+def report(sequence: int = 1, **changes: Any) -> BoardReport:
+    """A board's report; ``changes`` of its fields, and of its bundle's by their names with bundle_ before them."""
+    bundle: dict[str, Any] = {
+        "name": "cells",
+        "serial": 7,
+        "sha256": "a" * 64,
+        "state": "good",
+        "engine": "litert",
+        "precision": "int8",
+        "rendered": False,
+        "golden_flips": 0,
+        "golden_inputs": 32,
+        "baseline": {
+            "hardware": "a GPU",
+            "latency_ms": {"p50": 2.0, "p95": 2.5, "p99": 3.0},
+            "accuracy": 0.9,
+            "artifact_accuracy": 0.89,
+        },
+    }
+    own = {name.removeprefix("bundle_"): value for name, value in changes.items() if name.startswith("bundle_")}
+    fields: dict[str, Any] = {
+        "boot": BOOT,
+        "sequence": sequence,
+        "sent_at": datetime.now(UTC),
+        "clock_synchronised": True,
+        "uptime_s": 60.0 * sequence,
+        "version": "1.0",
+        "hardware": "Raspberry Pi 5",
+        "alive": True,
+        "bundle": bundle | own,
+        "health": {"camera": {"level": "ok", "sentence": "It runs."}},
+        "frames": 10 * sequence,
+        "frames_dropped": 0,
+        "cells": {"blast": 3 * sequence, "normal": 5 * sequence, "uncertain": 2 * sequence},
+        "latency": {"inference": {"count": 10, "latency_ms": {"p50": 6.0, "p95": 8.0, "p99": 9.0}}},
+        "disk_free_bytes": 10**10,
+        "messages_waiting": 0,
+        "messages_lost": 0,
+    }
+    return BoardReport.model_validate(fields | {k: v for k, v in changes.items() if not k.startswith("bundle_")})
+
+
+def until(condition: Callable[[], bool], within_s: float = 15.0) -> bool:
+    """Whether a condition came true in time."""
+    give_up_s = monotonic() + within_s
+    while not condition():
+        if monotonic() > give_up_s:
+            return False
+        sleep(0.02)
+    return True
+
+
+class Broker:
+    """A mosquitto that keeps what it has over a restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = brokers.free_port()
+        self._folder = folder
+        self._process = brokers.start(folder, self.port)
+
+    @property
+    def address(self) -> str:
+        """For --broker."""
+        return f"127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """End it in good order: it writes down what it has."""
+        self._process.terminate()
+        self._process.wait(10)
+
+    def start(self) -> None:
+        """Start it again, on the same port."""
+        self._process = brokers.start(self._folder, self.port)

@@ -1,0 +1,155 @@
+"""From a real broker into the database: nothing is lost or doubled, whoever is away."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from sqlalchemy import Engine, select
+
+from bloodedge_fleet.boards.archive import Archive, Outcome, Received
+from bloodedge_fleet.boards.listening import Broker, Listener
+from bloodedge_fleet.database import DatabaseError, migrate, open_database, reading
+from bloodedge_fleet.database.tables import reports
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fakes import Broker as Mosquitto
+from fakes import report, until
+
+
+@pytest.fixture
+def engine(state: Path) -> Iterator[Engine]:
+    """SQLite: what is tested here is before the database."""
+    made = open_database(None, state)
+    migrate(made)
+    yield made
+    made.dispose()
+
+
+class Pi:
+    """A board that reports."""
+
+    def __init__(self, broker: Mosquitto, name: str = "pi") -> None:
+        self.name = name
+        self.client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTProtocolVersion.MQTTv5)
+        self.client.reconnect_delay_set(1, 1)
+        self.client.connect("127.0.0.1", broker.port)
+        self.client.loop_start()
+        assert until(self.client.is_connected)
+
+    def say(self, payload: bytes, kind: str = "report") -> None:
+        """Publish, and wait until the broker has it."""
+        self.client.publish(f"bloodedge/{self.name}/{kind}", payload, qos=1).wait_for_publish(10)
+
+    def report(self, first: int, last: int) -> None:
+        """Send reports of these numbers."""
+        for number in range(first, last + 1):
+            self.say(report(number).model_dump_json().encode())
+
+    def __enter__(self) -> "Pi":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+class Trying(Archive):
+    """An archive whose database is away for a number of attempts."""
+
+    def __init__(self, engine: Engine, failures: int) -> None:
+        super().__init__(engine)
+        self.failures = failures
+
+    def store(self, batch: Sequence[Received]) -> Outcome:
+        """Fail, or store."""
+        if self.failures:
+            self.failures -= 1
+            raise DatabaseError("The database is away.")
+        return super().store(batch)
+
+
+def numbers(engine: Engine) -> list[int]:
+    with reading(engine) as connection:
+        return list(connection.execute(select(reports.c.sequence).order_by(reports.c.sequence)).scalars())
+
+
+@contextmanager
+def listening(broker: Mosquitto, archive: Archive) -> Iterator[Listener]:
+    listener = Listener(Broker("127.0.0.1", broker.port), archive)
+    listener.start(lambda _: None)
+    assert until(lambda: listener.connected)
+    yield listener
+    listener.stop()
+
+
+def test_reports_arrive_and_those_sent_meanwhile_are_not_lost(broker: Mosquitto, engine: Engine) -> None:
+    with listening(broker, Archive(engine)), Pi(broker) as pi:
+        pi.report(1, 30)
+        assert until(lambda: len(numbers(engine)) == 30)
+    with Pi(broker) as pi:
+        pi.report(31, 60)  # the server is away
+    with listening(broker, Archive(engine)):
+        assert until(lambda: len(numbers(engine)) == 60)
+    assert numbers(engine) == list(range(1, 61))
+
+
+def test_what_could_not_be_stored_is_not_acknowledged(broker: Mosquitto, engine: Engine) -> None:
+    away = Trying(engine, 1_000_000)
+    with listening(broker, away) as listener, Pi(broker) as pi:
+        pi.report(1, 5)
+        assert until(lambda: "away" in listener.database_state)
+    assert numbers(engine) == []
+    with listening(broker, Archive(engine)):
+        assert until(lambda: numbers(engine) == [1, 2, 3, 4, 5])
+
+
+def test_a_database_that_returns_gets_everything(broker: Mosquitto, engine: Engine) -> None:
+    with listening(broker, Trying(engine, 2)) as listener, Pi(broker) as pi:
+        pi.report(1, 40)
+        assert until(lambda: len(numbers(engine)) == 40)
+        assert until(lambda: not listener.database_state)
+
+
+def test_a_broker_that_is_started_anew_loses_and_doubles_nothing(broker: Mosquitto, engine: Engine) -> None:
+    with listening(broker, Archive(engine)) as listener, Pi(broker) as pi:
+        pi.report(1, 20)
+        broker.stop()
+        assert until(lambda: not listener.connected)
+        assert "was lost; it is tried again" in listener.broker_state
+        broker.start()
+        assert until(pi.client.is_connected)
+        pi.report(21, 40)
+        assert until(lambda: listener.connected)
+        assert until(lambda: len(numbers(engine)) == 40)
+    assert numbers(engine) == list(range(1, 41))
+
+
+def test_a_message_that_no_code_can_store_holds_up_no_other(broker: Mosquitto, engine: Engine) -> None:
+    class Broken(Archive):
+        def store(self, batch: Sequence[Received]) -> Outcome:
+            if any(b'"sequence":3,' in one.payload for one in batch):
+                raise ZeroDivisionError
+            return super().store(batch)
+
+    with listening(broker, Broken(engine)), Pi(broker) as pi:
+        pi.report(1, 6)
+        assert until(lambda: len(numbers(engine)) == 5)
+    assert numbers(engine) == [1, 2, 4, 5, 6]
+
+
+def test_a_broker_that_is_not_there_is_told_and_tried_again(engine: Engine, tmp_path: Path) -> None:
+    port = Mosquitto(tmp_path)
+    port.stop()
+    listener = Listener(Broker("127.0.0.1", port.port), Archive(engine))
+    listener.start(lambda _: None)
+    try:
+        assert until(lambda: "No connection to the broker" in listener.broker_state)
+        port.start()
+        assert until(lambda: listener.connected)
+    finally:
+        listener.stop()
+        port.stop()
