@@ -21,7 +21,7 @@ def start(folder: Path, port: int) -> "subprocess.Popen[bytes]":
     config = folder / "mosquitto.conf"
     config.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
-        "max_queued_messages 100000\nuser root\n"
+        "max_queued_messages 100000\nmax_inflight_messages 1000\nuser root\n"
     )
     process = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end_s = monotonic() + 10

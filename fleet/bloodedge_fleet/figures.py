@@ -80,14 +80,14 @@ def _of_boards(boards: Sequence[Board]) -> Iterator[Metric]:
     drifted = GaugeMetricFamily("bloodedge_fleet_drifted_aspects", "Of a board's newest slide.", labels=["board"])
     for board in boards:
         report = board.report
-        values = {
-            age: board.age_s,
-            missing: board.missing,
-            against: board.times_baseline,
-            uncertain: None if report is None else report.uncertain_share,
-            drifted: None if report is None or report.drifted is None else len(report.drifted.aspects),
-        }
-        for family, value in values.items():
+        values = (
+            (age, board.age_s),
+            (missing, board.missing),
+            (against, board.times_baseline),
+            (uncertain, None if report is None else report.uncertain_share),
+            (drifted, None if report is None or report.drifted is None else len(report.drifted.aspects)),
+        )
+        for family, value in values:
             if value is not None:
                 family.add_metric([board.name], value)
     yield from (age, missing, against, uncertain, drifted)
