@@ -50,6 +50,11 @@ class LatencyHistogram:
         """Both together."""
         return LatencyHistogram({i: a + b for i, (a, b) in enumerate(zip(self._counts, other._counts, strict=True))})
 
+    def since(self, before: "LatencyHistogram") -> "LatencyHistogram":
+        """What was counted after ``before``, an earlier state of this histogram."""
+        pairs = zip(self._counts, before._counts, strict=True)
+        return LatencyHistogram({i: max(0, now - then) for i, (now, then) in enumerate(pairs)})
+
     def summary(self) -> LatencyMs:
         """p50, p95 and p99."""
         return LatencyMs(p50=self.percentile(50), p95=self.percentile(95), p99=self.percentile(99))

@@ -23,6 +23,8 @@ from bloodedge_device.telling import broker_status, is_alive
 if TYPE_CHECKING:
     from bloodedge_device.daemon import Daemon
     from bloodedge_device.publish.discovery import DeviceDescription
+    from bloodedge_device.publish.report import Reporter
+    from bloodedge_device.publish.wanted import WantedWorker
     from bloodedge_device.web.server import WebServer
 
 log = logging.getLogger("bloodedge.device")
@@ -48,6 +50,8 @@ class Housekeeper:
         self._began_s = monotonic()
         self._web: WebServer | None = None
         self._slots = SlotWatch(daemon)
+        self._reporter: Reporter | None = None
+        self._wanted: WantedWorker | None = None
         self._thread = threading.Thread(target=self._look_after, name="housekeeping", daemon=True)
 
     def __enter__(self) -> Self:
@@ -58,18 +62,51 @@ class Housekeeper:
         self._web = WebServer(daemon, daemon.settings.web, daemon.state)
         self._web.start()
         if daemon.settings.mqtt.host is not None:
-            from bloodedge_device.publish.mqtt import MqttPublisher
-
-            daemon.publisher = MqttPublisher(
-                daemon.settings.mqtt, daemon.store, self._describe, partial(broker_status, daemon)
-            )
-            daemon.publisher.start()
+            self._publish()
         self._thread.start()
         return self
+
+    def _publish(self) -> None:
+        from bloodedge_device.publish.mqtt import MqttPublisher
+        from bloodedge_device.publish.report import Reporter
+
+        daemon = self._daemon
+        settings = daemon.settings
+        if settings.update.from_fleet:
+            self._wanted = self._worker()
+            self._wanted.start()
+        wanted = self._wanted
+        daemon.publisher = MqttPublisher(
+            settings.mqtt,
+            daemon.store,
+            self._describe,
+            partial(broker_status, daemon),
+            None if wanted is None else wanted.want,
+        )
+        daemon.publisher.start()
+        self._reporter = Reporter(daemon, lambda: None if wanted is None else wanted.state, self.wake)
+        self._reporter.start()
+
+    def _worker(self) -> WantedWorker:
+        from bloodedge_device.publish.wanted import WantedWorker
+        from bloodedge_device.slots.installing import install
+        from bloodedge_device.slots.record import read_record
+
+        daemon = self._daemon
+        return WantedWorker(
+            daemon.state,
+            daemon.settings.mqtt.ca,
+            lambda path: install(daemon.settings, path).what.title,
+            lambda: read_record(daemon.state),
+        )
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        if self._reporter is not None:
+            self._reporter.stop()
+        if self._wanted is not None:
+            self._wanted.stop()
         with suppress(BloodedgeError):  # a full disk
             self._slots.close()
         if self._daemon.publisher is not None:

@@ -113,7 +113,7 @@ class Someone:
         self.client.loop_stop()
 
 
-def test_a_board_writes_below_its_own_name_and_reads_nothing(broker: Broker, authority: Path) -> None:
+def test_a_board_writes_below_its_own_name_and_reads_no_other_s(broker: Broker, authority: Path) -> None:
     with (
         Someone(broker, authority, "fleet", "bloodedge/#") as fleet,
         Someone(broker, authority, "board-b", "bloodedge/#") as other,
@@ -131,6 +131,24 @@ def test_a_board_writes_below_its_own_name_and_reads_nothing(broker: Broker, aut
         sleep(0.3)
         assert fleet.heard == ["bloodedge/board-a/status"]
         assert other.heard == []
+
+
+def test_the_fleet_alone_asks_boards_for_bundles_and_each_hears_its_own(broker: Broker, authority: Path) -> None:
+    with (
+        Someone(broker, authority, "fleet") as fleet,
+        Someone(broker, authority, "board-a", "bloodedge/+/wanted") as board,
+        Someone(broker, authority, "board-b") as other,
+    ):
+        assert "Not authorized" in other.publish("bloodedge/board-a/wanted")
+        for name in ("board-a", "board-b"):
+            assert "Not authorized" not in fleet.publish(f"bloodedge/{name}/wanted")
+        assert "Not authorized" in fleet.publish("bloodedge/board-a/report")
+        end = monotonic() + 5
+        while not board.heard:
+            assert monotonic() < end
+            sleep(0.02)
+        sleep(0.3)
+        assert board.heard == ["bloodedge/board-a/wanted"]
 
 
 @pytest.mark.parametrize("name", [None, "board-c"])

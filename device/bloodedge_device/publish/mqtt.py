@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 import select
 import socket
@@ -15,12 +16,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from bloodedge.board import WANTED
 from bloodedge_device.publish import Message, Outbox, PublisherState
 from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload, discovery
 from bloodedge_device.settings.sections import MqttSettings
@@ -52,6 +54,9 @@ SETTLE_EVERY_S = 1.0
 
 TURN_S = 0.5
 
+HEAR_WITHIN_S = 5.0
+"""After the broker took a subscription, it sends at once what it has retained; later there is nothing."""
+
 ENVELOPE = 128
 """Bytes of a packet beside topic and payload, at most: headers, and the properties that are sent."""
 
@@ -65,8 +70,14 @@ class MqttPublisher:
         outbox: Outbox,
         describe: Callable[[], DeviceDescription],
         status: Callable[[], StatusPayload],
+        wanted: Callable[[bytes], None] | None = None,
     ) -> None:
-        """In the publisher's thread, ``describe`` is called at each connection and ``status`` every STATUS_EVERY_S."""
+        """In the publisher's thread, ``describe`` is called at each connection and ``status`` every STATUS_EVERY_S.
+
+        So is ``wanted`` with every message on the bundle that this board shall run, empty when none is asked for; None:
+        the board does not ask.
+        """
+        self._wanted = wanted
         self._settings, self._outbox, self._describe, self._status = settings, outbox, describe, status
         self._stopping = threading.Event()
         self._stop_at_s = 0.0
@@ -109,7 +120,7 @@ class MqttPublisher:
         with self._woken, self._waker:
             while not self._stopping.is_set():
                 began_s = monotonic()
-                session = _Session(self._settings, self._outbox, self._note)
+                session = _Session(self._settings, self._outbox, self._note, self._wanted)
                 why = self._publish_until_lost(session)
                 session.close()
                 failures = 0 if session.delivered or monotonic() - began_s > STEADY_S else failures + 1
@@ -213,8 +224,16 @@ class Window:
 class _Session:
     """One connection, with a client of its own: paho's would send again what the outbox sends again."""
 
-    def __init__(self, settings: MqttSettings, outbox: Outbox, note: Callable[[bool, str, int], None]) -> None:
-        self._settings, self._outbox, self._note = settings, outbox, note
+    def __init__(
+        self,
+        settings: MqttSettings,
+        outbox: Outbox,
+        note: Callable[[bool, str, int], None],
+        wanted: Callable[[bytes], None] | None,
+    ) -> None:
+        self._settings, self._outbox, self._note, self._wanted = settings, outbox, note, wanted
+        self._nothing_wanted_at_s: float | None = None
+        """When it is clear that the broker has retained no wish."""
         self._client: Client | None = None
         self._window = Window(0)
         self._ready: deque[Message] = deque()
@@ -260,6 +279,8 @@ class _Session:
                 raise _Lost(f"{where} takes connections and does not answer; check that it is an MQTT broker.")
             self.turn(None)
         self._note(True, f"Connected to {where}.", logging.INFO)
+        if self._wanted is not None:
+            client.subscribe(f"{_base(self._settings)}{WANTED}", qos=1)
 
     def _new_client(self) -> Client:
         settings = self._settings
@@ -275,6 +296,7 @@ class _Session:
             self._on_disconnect,
             self._on_puback,
         )
+        client.on_subscribe, client.on_message = self._on_suback, self._on_message
         return client
 
     def turn(self, woken: socket.socket | None) -> None:
@@ -296,6 +318,8 @@ class _Session:
             client.loop_misc()
         if self._ended is not None or client.socket() is None:
             raise _Lost(self._ended or self._cut())
+        if self._nothing_wanted_at_s is not None and monotonic() >= self._nothing_wanted_at_s:
+            self._hear_wish(b"")
 
     def tell(self, topic: str, payload: bytes) -> None:
         """Publish something retained that is not of the outbox; if it is lost, the next connection says it anew."""
@@ -412,6 +436,23 @@ class _Session:
         elif self._refused is not None and self._window.done >= self._refused:
             self._refused = None
             self._note(True, f"Connected to {_broker(self._settings)}.", logging.INFO)
+
+    def _on_suback(
+        self, _client: Client, _data: Any, _packet: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            topic = f"{_base(self._settings)}{WANTED}"
+            self._complain(topic, "the broker does not let this board read them; correct its access rules")
+        elif self._nothing_wanted_at_s is None:
+            self._nothing_wanted_at_s = monotonic() + HEAR_WITHIN_S
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        self._hear_wish(bytes(message.payload))
+
+    def _hear_wish(self, payload: bytes) -> None:
+        self._nothing_wanted_at_s = math.inf
+        if self._wanted is not None:
+            self._wanted(payload)
 
     def _hear_of(self, topic: str, reason: ReasonCode) -> None:
         if reason.is_failure:

@@ -94,6 +94,14 @@ class DeviceSettings(Strict):
             raise ValueError(f'openvino_device = "{self.openvino_device}" needs engine = "openvino"')
         return self
 
+    @model_validator(mode="after")
+    def _fleet_s_bundles_are_signed(self) -> Self:
+        if self.update.from_fleet and self.trust.unsigned:
+            raise ValueError("update.from_fleet takes signed bundles only: leave out trust.unsigned, and trust a key")
+        if self.update.from_fleet and self.bundle is not None:
+            raise ValueError("update.from_fleet installs into the slots, which a bundle named here keeps from running")
+        return self
+
 
 PREFIX = "BLOODEDGE_DEVICE__"
 """Of environment variables that stand for settings: ``BLOODEDGE_DEVICE__CAMERA__RATE=5`` for ``[camera] rate``."""

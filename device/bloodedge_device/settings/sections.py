@@ -116,6 +116,9 @@ class UpdateSettings(Strict):
     """A network whose median time per cell is longer is refused; default: twice that of the one before it."""
     most_memory_mb: int | None = Field(default=None, ge=32)
     """A network whose process takes more is refused; default: what the service manager or the machine allows."""
+    from_fleet: bool = False
+    """Fetch and install the bundle that the fleet's server asks for over MQTT. Whether it is run is decided here, as
+    for any other: by the trusted keys, the trial and the probation."""
 
 
 class StoreSettings(Strict):
@@ -184,6 +187,15 @@ class MqttSettings(Strict):
     """Prefix of Home Assistant's discovery topics; "" for none."""
     most_waiting: int = Field(default=200_000, ge=100)
     """Messages kept while the broker is away; beyond it the oldest go, and the count of them is told."""
+    report_s: float = Field(default=60.0, ge=0, le=3600)
+    """Seconds between two reports on the board itself, for the fleet's server; 0 for none, else at least 1."""
+
+    @field_validator("report_s")
+    @classmethod
+    def _not_too_often(cls, value: float) -> float:
+        if 0 < value < 1:
+            raise ValueError(f"mqtt.report_s is {value:g}; give 0 for no reports, or at least 1 second")
+        return value
 
     @field_validator("topic", "board")
     @classmethod

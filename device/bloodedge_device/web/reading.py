@@ -183,6 +183,21 @@ def reviewed_cells(state: Path, slide: int) -> list[ReviewedCell]:
     ]
 
 
+def agreement(state: Path, bundle: str, serial: int) -> tuple[int, int]:
+    """(cells, right among them) that a bundle called and a person named, of those drawn at random on any slide."""
+    query = (
+        "SELECT count(*), coalesce(sum(reviews.label = cells.label), 0) FROM reviews"
+        " JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
+        " JOIN slides ON slides.id = frames.slide JOIN runs ON runs.id = slides.run"
+        " WHERE reviews.id IN (SELECT max(id) FROM reviews WHERE sampling = 'random' GROUP BY cell)"
+        " AND runs.bundle_name = ? AND runs.bundle_serial = ?"
+        " AND cells.label IN ('blast', 'normal') AND reviews.label IN ('blast', 'normal')"
+    )
+    with open_for_reading(state) as database:
+        called, right = database.execute(query, (bundle, serial)).fetchone()
+    return int(called), int(right)
+
+
 def drift_of(state: Path, slide: int) -> list[Drift] | None:
     """How far a slide's cells are from the reference people's; None when its bundle has no reference."""
     reference = read_report(state, slide).manifest.reference

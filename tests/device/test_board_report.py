@@ -1,0 +1,158 @@
+"""The board's reports: every so often through the outbox, with what has happened since the one before."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bloodedge.board import BoardReport, read_message
+from bloodedge.errors import UsageError
+from bloodedge_device.daemon import run_device
+from bloodedge_device.histogram import LatencyHistogram
+from bloodedge_device.publish.report import Reporter
+from bloodedge_device.settings import DeviceSettings, read_settings
+from bloodedge_device.settings.sections import CameraSettings, MqttSettings, WebSettings
+from bloodedge_device.store import Store, open_for_reading
+from bloodedge_device.web import reading
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_mqtt import Broker, Listener, needs_broker, until
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(tmp_path)
+    yield made
+    made.kill()
+
+
+def settings_of(state: Path, port: int, **more: Any) -> DeviceSettings:
+    return DeviceSettings(
+        state=state,
+        engine="litert",
+        camera=CameraSettings(rate=8, loop=True),
+        web=WebSettings(enabled=False),
+        mqtt=MqttSettings(host="127.0.0.1", port=port, board="pi", discovery="", report_s=1, **more),
+    )
+
+
+def reports(listener: Listener) -> list[BoardReport]:
+    return [read_message(BoardReport, payload) for payload in listener.payloads("bloodedge/pi/report")]
+
+
+@needs_broker
+def test_a_daemon_reports_once_a_second_and_goes_on_counting_after_a_restart(state: Path, broker: Broker) -> None:
+    listener = Listener(broker.port)
+    run_device(settings_of(state, broker.port), frames=44)
+    assert until(lambda: len(reports(listener)) >= 4)
+    first = reports(listener)
+    run_device(settings_of(state, broker.port), frames=28)
+    assert until(lambda: len(reports(listener)) >= len(first) + 2)
+    both = reports(listener)
+    listener.stop()
+    assert [one.sequence for one in first] == list(range(1, len(first) + 1))
+    gaps = [(b.sent_at - a.sent_at).total_seconds() for a, b in pairwise(first)]
+    assert sorted(gaps)[len(gaps) // 2] == pytest.approx(1.0, abs=0.5)
+    again = [one for one in both if one.boot != first[0].boot]
+    assert [one.sequence for one in again][:2] == [1, 2]
+    last = first[-1]
+    assert last.alive
+    assert last.bundle.state == "shipped"
+    assert last.bundle.golden_inputs > 0
+    assert 0 < last.bundle.baseline.accuracy <= 1
+    assert "camera" in last.health
+    assert last.frames > first[0].frames > 0
+    assert sum(last.cells.values()) > 0
+    assert last.latency["find"].latency_ms.p50 > 0
+    counted = sum(one.latency["find"].count for one in first)
+    assert last.frames - 2 <= counted <= last.frames + 2  # each frame once: what was new since the report before
+
+
+class FakeDaemon(SimpleNamespace):
+    """What a report is made from, at rest."""
+
+
+@pytest.fixture
+def store(state: Path) -> Iterator[Store]:
+    with closing(Store(state, most_waiting=100)) as made:
+        yield made
+
+
+def test_reports_leave_the_outbox_to_the_results_when_it_fills(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = FakeDaemon(store=store, stages={}, settings=DeviceSettings(mqtt=MqttSettings(most_waiting=100)))
+    reporter = Reporter(daemon, lambda: None, lambda: None)  # type: ignore[arg-type]
+    made = SimpleNamespace(sequence=1, model_dump_json=lambda: "{}")
+    monkeypatch.setattr(reporter, "make", lambda _: made)
+    for _ in range(80):
+        reporter._report()
+    assert len(store) == 51
+
+
+def test_a_report_that_cannot_be_made_is_told_once_and_tried_again(
+    store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = FakeDaemon(store=store, stages={}, settings=DeviceSettings(mqtt=MqttSettings(report_s=1)))
+    posted = threading.Event()
+    reporter = Reporter(daemon, lambda: None, posted.set)  # type: ignore[arg-type]
+    tries = []
+
+    def make(_: Any) -> Any:
+        tries.append(1)
+        if len(tries) < 3:
+            raise ZeroDivisionError("the figures are not there")
+        return SimpleNamespace(sequence=1, model_dump_json=lambda: "{}")
+
+    monkeypatch.setattr(reporter, "make", make)
+    reporter.start()
+    assert posted.wait(15)
+    reporter.stop()
+    assert caplog.text.count("the figures are not there") == 1
+
+
+def test_latencies_are_those_since_the_report_before() -> None:
+    before = LatencyHistogram()
+    for _ in range(10):
+        before.add(1.0)
+    now = before.plus(LatencyHistogram())
+    now.add(100.0)
+    since = now.since(before)
+    assert since.count == 1
+    assert since.percentile(50) == pytest.approx(100.0, rel=0.02)
+    assert before.since(now).count == 0
+
+
+def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: Path) -> None:
+    import web_fakes
+
+    desk = web_fakes.busy_desk(state, WebSettings(port=0))
+    try:
+        with open_for_reading(state) as database:
+            name, serial = database.execute("SELECT bundle_name, bundle_serial FROM runs").fetchone()
+            cells = [(row["id"], row["label"]) for row in database.execute("SELECT id, label FROM cells ORDER BY id")]
+        assert reading.agreement(state, name, serial) == (0, 0)
+        called = [cell for cell in cells if cell[1] != "uncertain"]
+        (one, label), (two, other) = called[0], called[1]
+        wrong = {"blast": "normal", "normal": "blast"}
+        desk.store.review(one, wrong[label], "random", "me")
+        desk.store.review(one, label, "random", "me")  # the latest answer counts
+        desk.store.review(two, wrong[other], "random", "me")
+        desk.store.review(called[2][0], called[2][1], "gallery", "me")
+        desk.store.review(called[3][0], "unsure", "random", "me")
+        assert reading.agreement(state, name, serial) == (2, 1)
+        assert reading.agreement(state, name, serial + 1) == (0, 0)
+    finally:
+        desk.store.close()
+
+
+@pytest.mark.parametrize("value", ["0.5", "-1", "4000"])
+def test_too_frequent_reports_are_refused(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "device.toml"
+    path.write_text(f"[mqtt]\nreport_s = {value}\n")
+    with pytest.raises(UsageError, match="report_s"):
+        read_settings(path)
