@@ -278,7 +278,7 @@ def stored(engine: Engine) -> tuple[int, int]:
         return rows, connection.execute(select(func.count()).select_from(keys)).scalar_one()
 
 
-@click.command()
+@click.command(help=__doc__)
 @click.option("--boards", "number", default=200, show_default=True)
 @click.option("--minutes", default=10.0, show_default=True)
 @click.option("--database", metavar="URL", help="An empty PostgreSQL database; default: SQLite.")

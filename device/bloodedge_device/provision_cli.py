@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @click.command("provision")
-@click.option("--board", metavar="NAME", help="The board, or auto for the one that this is.")
+@click.option("--board", metavar="NAME", help="The board; auto: the one that this is; recorded: the one before.")
 @click.option(
     "--root",
     metavar="DIR",
@@ -48,12 +48,15 @@ def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
     from bloodedge.errors import UsageError
     from bloodedge_device.boards import names
     from bloodedge_device.provision.boards import recognise
-    from bloodedge_device.provision.plan import provisioning, undoing
+    from bloodedge_device.provision.plan import provisioning, recorded, undoing
 
     if undo:
         return undoing(root)
     if board is None:
-        raise UsageError(f"Say which board with --board: {', '.join(names())}, or auto.")
+        raise UsageError(f"Say which board with --board: {', '.join(names())}, auto or recorded.")
+    if board == "recorded":
+        board, was_read_only = recorded(root)
+        return provisioning(root, board, read_only or was_read_only)
     if board == "auto":
         if root.resolve() != Path("/"):
             raise UsageError("A mounted card does not show its board; name it with --board.")

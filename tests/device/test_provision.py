@@ -140,12 +140,25 @@ def test_another_board_takes_the_place_of_the_first_and_undo_still_leads_back(ro
     assert contents(root) == before
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+def test_the_recorded_board_is_provisioned_as_it_was(root: Path, read_only: bool) -> None:
+    pi(root, "--yes", *(["--read-only-root"] if read_only else []))
+    before = contents(root)
+
+    assert "Nothing to do" in provision(root, "--board", "recorded").output
+    unit = root / "etc/systemd/system/bloodedge-doctor.timer"
+    unit.unlink()
+    provision(root, "--board", "recorded", "--yes")
+    assert contents(root).keys() - before.keys() <= {"etc/systemd/system/bloodedge-doctor.timer.bloodedge-new"}
+
+
 @pytest.mark.parametrize(
     ("board", "sentence"),
     [
         ("rasberry-pi-5", 'Did you mean "raspberry-pi-5"'),
         ("intel-n100", "is a system for arm64, and the board needs amd64"),
         ("auto", "name it with --board"),
+        ("recorded", "was never provisioned"),
     ],
 )
 def test_a_wrong_board_is_told_in_a_sentence(root: Path, board: str, sentence: str) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from bloodedge_fleet.database import migrate, open_database
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import Broker, until
+from fleet_fakes import Broker, until
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 NOBODY = "nobody"

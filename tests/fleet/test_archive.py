@@ -14,7 +14,7 @@ from bloodedge_fleet.database import DatabaseError, reading
 from bloodedge_fleet.database.tables import hours, reports
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import report
+from fleet_fakes import report
 
 SILENT = timedelta(minutes=3)
 NOON = datetime(2026, 5, 1, 12, 10, tzinfo=UTC)

@@ -24,7 +24,7 @@ from bloodedge_fleet.web.access import new_token, require_token
 from bloodedge_fleet.web.app import Site, make_app
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import report, until
+from fleet_fakes import report, until
 from test_archive import sent
 from test_rollouts import AT_ONCE, RELEASED
 

@@ -16,8 +16,8 @@ from bloodedge_fleet.database import DatabaseError, migrate, open_database, read
 from bloodedge_fleet.database.tables import reports
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import Broker as Mosquitto
-from fakes import report, until
+from fleet_fakes import Broker as Mosquitto
+from fleet_fakes import report, until
 
 
 @pytest.fixture

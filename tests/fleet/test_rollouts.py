@@ -29,8 +29,8 @@ from bloodedge_fleet.rollouts.stages import Rollout
 from bloodedge_fleet.rollouts.steering import Steering
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import Broker as Mosquitto
-from fakes import report, until
+from fleet_fakes import Broker as Mosquitto
+from fleet_fakes import report, until
 from test_archive import sent
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"

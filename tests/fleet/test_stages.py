@@ -14,7 +14,7 @@ from bloodedge.errors import UsageError
 from bloodedge_fleet.rollouts.stages import Rollout, Step, advanced, plan
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fakes import report
+from fleet_fakes import report
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 NEW, OLD = "b" * 64, "a" * 64

@@ -112,6 +112,15 @@ def provisioning(root: Path, board: str, read_only: bool) -> Plan:
     return _plan(root, board, changes, kept, entries)
 
 
+def recorded(root: Path) -> tuple[str, bool]:
+    """(board that the root was provisioned for, whether with a read-only root); UsageError when it never was."""
+    record = read_record(root)
+    if record is None:
+        raise UsageError(f"{root} was never provisioned; name the board with --board.")
+    own = wanted(record.board, root, read_only=True).keys() - wanted(record.board, root, read_only=False).keys()
+    return record.board, any(path in record.entries for path in own)
+
+
 def undoing(root: Path) -> Plan:
     """What it takes to have the root as it was; raises UsageError when nothing was written."""
     check_root(root, None)

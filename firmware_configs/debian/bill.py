@@ -1,0 +1,48 @@
+"""A software bill of materials: every Python distribution in a folder, as CycloneDX 1.6."""
+
+import json
+from datetime import UTC, datetime
+from importlib.metadata import Distribution, distributions
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid5
+
+from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.model.license import LicenseAcknowledgement
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+
+def write_bill(site: Path, target: Path, name: str, version: str, moment_s: int) -> None:
+    """Write the bill of everything in ``site``; the same folder gives the same bytes."""
+    main = Component(name=name, version=version, type=ComponentType.APPLICATION, bom_ref=name)
+    found = sorted(distributions(path=[str(site)]), key=lambda one: one.name.lower())
+    bill = Bom(components=[component(one) for one in found])
+    bill.metadata.component = main
+    bill.metadata.timestamp = datetime.fromtimestamp(moment_s, UTC)
+    text = f"{name} {version} {[(one.name, one.version) for one in found]}"
+    bill.serial_number = uuid5(NAMESPACE_URL, text)
+    bill.register_dependency(main, bill.components)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = json.loads(JsonV1Dot6(bill).output_as_string())
+    target.write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
+
+
+def component(one: Distribution) -> Component:
+    """One distribution, with its licence as its metadata states it."""
+    name = one.name.lower().replace("_", "-")
+    stated = one.metadata.get("License-Expression") or one.metadata.get("License") or ""
+    declared = LicenseAcknowledgement.DECLARED
+    licences = []
+    if stated and "\n" not in stated and len(stated) < 100:
+        licences = [LicenseFactory().make_from_string(stated, license_acknowledgement=declared)]
+    return Component(
+        name=one.name,
+        version=one.version,
+        type=ComponentType.LIBRARY,
+        purl=PackageURL("pypi", None, name, one.version),
+        bom_ref=f"{name}=={one.version}",
+        description=one.metadata.get("Summary"),
+        licenses=licences,
+    )
