@@ -1,0 +1,119 @@
+"""A daemon, Mosquitto with certificates and the fleet's server: a signed bundle rolled out over a killed server."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+from bloodedge.files import sha256
+from bloodedge_device.slots.record import read_record
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "device"))
+from slot_bundles import Laboratory
+from test_broker_config import CONFIGS, MOSQUITTO, Broker, certificates
+
+pytestmark = [
+    pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt install mosquitto)"),
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (apt install openssl)"),
+]
+BOARD = "board-a"
+
+
+def until(condition: Callable[[], Any], within_s: float, what: str) -> Any:
+    give_up_s = monotonic() + within_s
+    while not (found := condition()):
+        assert monotonic() < give_up_s, what
+        sleep(0.2)
+    return found
+
+
+@contextmanager
+def running(log: Path, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command of bloodedge as a process of its own."""
+    with log.open("a") as output:
+        process = subprocess.Popen([sys.executable, "-m", "bloodedge", *words], stdout=output, stderr=output)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            process.kill()
+
+
+def fleet(state: Path, *words: str) -> Any:
+    """What ``bloodedge fleet`` says, as JSON."""
+    command = [sys.executable, "-m", "bloodedge", "fleet", *words, "--state", str(state), "--json", "-"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Path:
+    folder = tmp_path / "authority"
+    for words in (("ca",), ("broker", "127.0.0.1"), ("board", BOARD), ("board", "fleet")):
+        assert certificates(folder, *words).returncode == 0
+    shutil.copy(CONFIGS / "acl", folder / "acl")
+    return folder
+
+
+@pytest.fixture
+def broker(tmp_path: Path, authority: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    made = Broker(folder, authority)
+    yield made
+    made.stop()
+
+
+def test_a_bundle_reaches_a_board_over_everything_that_is_real(tmp_path: Path, authority: Path, broker: Broker) -> None:
+    board, server = tmp_path / "board", tmp_path / "server"
+    lab = Laboratory(tmp_path, board)
+    bundle = lab.bundle(2_000_000_000)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        page = f"127.0.0.1:{probe.getsockname()[1]}"
+    settings = tmp_path / "device.toml"
+    settings.write_text(
+        f'state = "{board}"\nengine = "litert"\n[camera]\nrate = 10\nloop = true\n[web]\nenabled = false\n'
+        "[update]\nfrom_fleet = true\nprobation_minutes = 0\nprobation_cells = 0\nmost_latency_ms = 10000\n"
+        f'[mqtt]\nhost = "127.0.0.1"\nport = {broker.port}\ntls = true\nboard = "{BOARD}"\nreport_s = 1\n'
+        f'ca = "{authority}/ca.pem"\ncertificate = "{authority}/{BOARD}.pem"\nkey = "{authority}/{BOARD}.key"\n'
+    )
+    serve = ["fleet", "serve", "--state", str(server), "--broker", f"127.0.0.1:{broker.port}", "--listen", page]
+    serve += ["--ca", f"{authority}/ca.pem", "--certificate", f"{authority}/fleet.pem"]
+    serve += ["--key", f"{authority}/fleet.key"]
+    logs = [tmp_path / name for name in ("device.log", "server.log")]
+    try:
+        with running(logs[0], "device", "run", "--config", str(settings)):
+            with running(logs[1], *serve) as process:
+                until(lambda: fleet(server, "boards") and fleet(server, "boards")[0]["report"], 90, "no report came")
+                command = ["fleet", "rollout", str(bundle), "--trust", str(board / "trust"), "--soak-s", "1"]
+                begun = [sys.executable, "-m", "bloodedge", *command, "--state", str(server)]
+                subprocess.run(begun, check=True, capture_output=True)
+                os.kill(process.pid, signal.SIGKILL)
+            with running(logs[1], *serve):
+                until(
+                    lambda: fleet(server, "rollouts")[0]["state"] == "done", 150, "the roll-out did not come to an end"
+                )
+                (seen,) = fleet(server, "boards")
+    except BaseException:
+        print(*(log.read_text()[-4000:] for log in logs), sep="\n----\n")
+        raise
+    assert seen["report"]["bundle"]["sha256"] == sha256(bundle)
+    assert seen["report"]["bundle"]["state"] == "good"
+    assert seen["report"]["wanted"]["state"] == "installed"
+    assert seen["reports_missing"] == 0
+    slot = read_record(board).running
+    assert slot is not None
+    assert (slot.sha256, slot.state) == (sha256(bundle), "good")
