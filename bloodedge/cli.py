@@ -51,10 +51,7 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            package = (error.name or "").split(".")[0]
-            raise UsageError(
-                f'"bloodedge {name}" needs {package}, which is not installed; the README names its extra.'
-            ) from error
+            raise UsageError(_not_installed(f'"bloodedge {name}"', error)) from error
         return command
 
     def resolve_command(
@@ -69,6 +66,11 @@ class LazyGroup(click.Group):
         """The table of commands, from the table above rather than from each command's module."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _not_installed(what: str, error: ModuleNotFoundError) -> str:
+    package = (error.name or "").split(".")[0]
+    return f"{what} needs {package}, which is not installed; the README names its extra."
 
 
 @click.group(
@@ -92,6 +94,11 @@ def main(arguments: list[str] | None = None) -> Any:
     except BloodedgeError as error:
         click.echo(f"bloodedge: {error}", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("bloodedge"):
+            raise
+        click.echo(f"bloodedge: {_not_installed('this command', error)}", err=True)
+        sys.exit(UsageError.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -1,5 +1,6 @@
 """The command line: exit codes, hints, and help for everything."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -119,3 +120,18 @@ def test_a_reader_that_stops_reading_brings_no_traceback(rendered_data: Path) ->
     assert process.wait() in {1, 128 + signal.SIGPIPE, -signal.SIGPIPE}
     assert "Traceback" not in told
     assert "Exception ignored" not in told
+
+
+def test_a_command_that_misses_a_package_says_which_and_gives_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sqlalchemy.py").write_text("raise ModuleNotFoundError('no', name='sqlalchemy.dialects')")
+    done = subprocess.run(
+        [sys.executable, "-m", "bloodedge", "fleet", "boards"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )
+    assert done.returncode == 2
+    assert (
+        done.stderr == "bloodedge: this command needs sqlalchemy, which is not installed; the README names its extra.\n"
+    )

@@ -56,6 +56,15 @@ def test_a_gap_counts_as_missing_until_it_is_filled(engine: Engine) -> None:
     assert board.report.sequence == 4  # a late one is not the newest
 
 
+def test_what_was_sent_before_the_server_knew_the_board_is_not_missing(engine: Engine) -> None:
+    Archive(engine).store(sent("pi", report(40), report(41)))
+    assert boards_of(engine)["pi"].missing == 0
+    Archive(engine).store(sent("pi", report(39)))
+    assert boards_of(engine)["pi"].missing == 0
+    Archive(engine).store(sent("pi", report(3, boot="f" * 32)))  # the daemon was started anew: 1 and 2 were lost
+    assert boards_of(engine)["pi"].missing == 2
+
+
 def test_counts_of_an_hour_are_what_was_new_in_it(engine: Engine) -> None:
     archive = Archive(engine)
     at = [NOON, NOON + timedelta(minutes=20), NOON + timedelta(hours=1)]

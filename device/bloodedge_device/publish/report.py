@@ -141,8 +141,8 @@ class Reporter:
         if now_s - self._drifted_at_s >= DRIFT_EVERY_S:
             self._drifted_at_s = now_s
             slide = daemon.last_slide
-            found = reading.drift_of(daemon.state, slide)
-            sentences = [one.sentence[:500] for one in found or () if one.drifted]
+            found = [one for one in reading.drift_of(daemon.state, slide) or () if one.drifted is not None]
+            sentences = [one.sentence[:500] for one in found if one.drifted]
             self._drifted = Drifted(slide=slide, cells=found[0].cells, aspects=sentences) if found else None
 
 

@@ -47,6 +47,8 @@ class Outcome:
 class _Known:
     """What the database holds of a daemon's start."""
 
+    first: int
+    """Sequence number that was to come first: 1, but for a board that reported before this server knew it."""
     highest: int = 0
     totals: tuple[int, ...] = (0, 0, 0, 0)
 
@@ -97,15 +99,17 @@ class Archive:
             self._ids[name] = connection.execute(query).scalar_one()
         return self._ids[name]
 
-    def known(self, connection: Connection, key: Boot) -> _Known:
-        """What is stored of a daemon's start."""
+    def known(self, connection: Connection, key: Boot, sequence: int) -> _Known:
+        """What is stored of a daemon's start; sequence: of the report that has just come."""
         if key not in self._boots:
             query = select(boots).where(boots.c.board == key[0], boots.c.boot == key[1])
             row = connection.execute(query).mappings().one_or_none()
-            if row is None:
-                self._boots[key] = _Known()
+            if row is not None:
+                totals = tuple(row[name] for name in TOTALS)
+                self._boots[key] = _Known(row["first"], row["highest"], totals)
             else:
-                self._boots[key] = _Known(row["highest"], tuple(row[name] for name in TOTALS))
+                query = select(boots.c.boot).where(boots.c.board == key[0]).limit(1)
+                self._boots[key] = _Known(1 if connection.execute(query).first() else sequence)
         return self._boots[key]
 
 
@@ -141,11 +145,12 @@ class _Batch:
 
     def _add_report(self, board: int, report: BoardReport) -> None:
         boot, key = (board, report.boot), (board, report.boot, report.sequence)
-        known = self._archive.known(self._connection, boot)
+        known = self._archive.known(self._connection, boot, report.sequence)
         newer = report.sequence > known.highest
         if key in self._reports or (not newer and self._is_stored(key)):
             self._outcome.repeated += 1
             return
+        known.first = min(known.first, report.sequence)
         totals = _totals(report)
         grown = tuple(max(0, now - before) for now, before in zip(totals, known.totals, strict=True))
         if newer:
@@ -168,7 +173,7 @@ class _Batch:
         row = self._boots.setdefault(
             boot, {"board": boot[0], "boot": boot[1], "began": report.sent_at, "reports": 0, "highest": 0}
         )
-        row |= {"reports": row["reports"] + 1, "highest": known.highest}
+        row |= {"reports": row["reports"] + 1, "first": known.first, "highest": known.highest}
         row |= dict(zip(TOTALS, known.totals, strict=True))
 
     def _count_hour(self, row: Values) -> None:
@@ -202,7 +207,7 @@ class _Batch:
     def _write_boots(self) -> None:
         statement = insert_into(self._connection, boots)
         new = statement.excluded
-        values = {name: new[name] for name in ("highest", *TOTALS)}
+        values = {name: new[name] for name in ("first", "highest", *TOTALS)}
         statement = statement.on_conflict_do_update(
             index_elements=["board", "boot"], set_={"reports": boots.c.reports + new.reports, **values}
         )

@@ -59,7 +59,9 @@ class Board:
 def read_boards(connection: Connection, silent: timedelta, now: datetime | None = None) -> list[Board]:
     """Every board, the worst first; silent: without a report for so long, it is taken to be away."""
     now = now or datetime.now(UTC)
-    counted = select(boots.c.board, func.sum(boots.c.highest - boots.c.reports)).group_by(boots.c.board)
+    counted = select(boots.c.board, func.sum(boots.c.highest - boots.c.first + 1 - boots.c.reports)).group_by(
+        boots.c.board
+    )
     missing = {board: int(number) for board, number in connection.execute(counted).tuples()}
     found = [
         _board(row, missing.get(row["id"], 0), silent, now) for row in connection.execute(select(boards)).mappings()

@@ -65,8 +65,11 @@ boots = Table(  # a board's daemon from one start to the next
     Column("board", ForeignKey("boards.id", ondelete="CASCADE"), primary_key=True),
     Column("boot", String(32), primary_key=True),
     Column("began", Utc, nullable=False),
-    Column("highest", BigInteger, nullable=False),  # sequence number
-    Column("reports", BigInteger, nullable=False),  # stored: fewer than ``highest`` when some were lost
+    Column("first", BigInteger, nullable=False),  # sequence number that was to come first
+    Column("highest", BigInteger, nullable=False),  # and the highest that came
+    Column(
+        "reports", BigInteger, nullable=False
+    ),  # stored: fewer than from ``first`` to ``highest`` when some were lost
     Column("frames", BigInteger, nullable=False),  # totals of the report with the highest number
     Column("blasts", BigInteger, nullable=False),
     Column("normals", BigInteger, nullable=False),

@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("board", sa.Integer(), nullable=False),
         sa.Column("boot", sa.String(length=32), nullable=False),
         sa.Column("began", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("first", sa.BigInteger(), nullable=False),
         sa.Column("highest", sa.BigInteger(), nullable=False),
         sa.Column("reports", sa.BigInteger(), nullable=False),
         sa.Column("frames", sa.BigInteger(), nullable=False),
