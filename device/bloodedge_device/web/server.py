@@ -23,6 +23,9 @@ log = logging.getLogger("bloodedge.device")
 
 STOP_S = 5.0
 
+FIRST_INHERITED = 3
+"""SD_LISTEN_FDS_START."""
+
 
 class WebServer:
     """Answers browsers, programs and the command line until it is stopped."""
@@ -46,11 +49,14 @@ class WebServer:
         other machines could ask and no access token was made.
         """
         tls = self._listen_tls()
+        inherited = _inherited_socket() if self._settings.enabled else None
+        if inherited is not None:
+            self._settings = _where_it_listens(self._settings, inherited)
         sockets = [_control_socket(self._state)]
         try:
             if self._settings.enabled:
                 require_token(self._settings, self._state)
-                sockets.append(_tcp_socket(self._settings))
+                sockets.append(inherited or _tcp_socket(self._settings))
         except BaseException:
             sockets[0].close()
             (self._state / SOCKET).unlink(missing_ok=True)
@@ -117,6 +123,32 @@ def _control_socket(state: Path) -> socket.socket:
             listening.bind(path)
     listening.listen(16)
     return listening
+
+
+def _inherited_socket() -> socket.socket | None:
+    """The socket that systemd listens on for this process, by sd_listen_fds(3); None where it passes none."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS", "0") == "0":
+        return None
+    number = os.environ["LISTEN_FDS"]
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)
+    try:
+        inherited = socket.socket(fileno=FIRST_INHERITED)
+    except OSError as error:
+        raise UsageError("The service manager passes something that is no socket; correct the .socket unit.") from error
+    inherited.set_inheritable(False)
+    if number != "1" or inherited.family not in {socket.AF_INET, socket.AF_INET6}:
+        inherited.close()
+        raise UsageError("The page takes one TCP address from the service manager; correct the .socket unit.")
+    return inherited
+
+
+def _where_it_listens(settings: WebSettings, inherited: socket.socket) -> WebSettings:
+    """The settings with the address that an inherited socket really has: whether a token is needed hangs on it."""
+    host, port = inherited.getsockname()[:2]
+    if (settings.host, settings.port) != (host, port):
+        log.warning("The service manager listens on %s port %d; web.host and web.port are passed over.", host, port)
+    return settings.model_copy(update={"host": host, "port": port})
 
 
 def _tcp_socket(settings: WebSettings) -> socket.socket:

@@ -68,7 +68,7 @@ class _Delivered:
 
 
 class Listener:
-    """Takes boards' messages from the broker and stores them, in two threads; whatever fails is told in ``state``."""
+    """Takes boards' messages from the broker and stores them, in two threads; its states tell whatever fails."""
 
     def __init__(self, broker: Broker, archive: Archive) -> None:
         """Raises UsageError or BloodedgeError where the certificates for the broker cannot be used."""
