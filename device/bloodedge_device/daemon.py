@@ -125,6 +125,8 @@ class Daemon:
         self._began_s = began_s
         self._run = 0
         self._looking = threading.RLock()
+        self.in_hand_since_s: float | None = None
+        """When the frame was taken that is looked at now, on the monotonic clock; None between two."""
         self._idle: Pipeline | None = None
         self._renew_camera = False
         self._next: tuple[DeviceSettings, Loaded] | None = None
@@ -184,9 +186,10 @@ class Daemon:
             return 0
         self._let_cool(0.0)
         for frame in self.camera.frames(signals.interrupt):
-            began_s = monotonic()
+            self.in_hand_since_s = began_s = monotonic()
             with self._looking:
                 self._process(frame)
+            self.in_hand_since_s = None
             if limit is not None:
                 limit -= 1
             if limit == 0 or signals.interrupt.is_set():

@@ -1,6 +1,7 @@
 """The daemon with what is in the slots: takes over between two frames, judges on probation, and never stays away."""
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -8,21 +9,30 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from bloodedge.engine import Engine
+from bloodedge.errors import BloodedgeError
 from bloodedge_device import housekeeping, loading
-from bloodedge_device.daemon import run_device
+from bloodedge_device.daemon import Daemon, run_device
 from bloodedge_device.doctor import examine
+from bloodedge_device.loading import Loaded
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import UpdateSettings
+from bloodedge_device.slots import record as slots_record
 from bloodedge_device.slots import watch
 from bloodedge_device.slots.installing import install
 from bloodedge_device.slots.probation import Figures, why_failed
 from bloodedge_device.slots.record import RECORD, Record, Slot, read_record, slot_file, slots_folder
-from bloodedge_device.slots.switching import MOST_STARTS, promote
+from bloodedge_device.slots.starting import started
+from bloodedge_device.slots.switching import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, promote
 from bloodedge_device.store import DATABASE
 from bloodedge_device.web.client import ask
 
@@ -42,6 +52,24 @@ from bloodedge.cli import main
 main(sys.argv[1:])
 """
 """``bloodedge`` in which the network of serial 2 crashes in native code as it is loaded."""
+
+ABORTS = """
+import os, sys
+from dataclasses import replace
+from bloodedge_device import loading
+load_file = loading.load_file
+class Aborts:
+    runtime = name = "aborts"
+    def predict(self, images):
+        os.abort()
+def load(settings, path):
+    loaded = load_file(settings, path)
+    return replace(loaded, engine=Aborts()) if loaded.manifest.serial == 2 else loaded
+loading.load_file = load
+from bloodedge.cli import main
+main(sys.argv[1:])
+"""
+"""``bloodedge`` in which the network of serial 2 loads, passes its self-test and ends the process at the first cell."""
 
 
 @pytest.fixture
@@ -81,11 +109,14 @@ def daemon(lab: Laboratory, rate: float = 20) -> Iterator[subprocess.Popen[str]]
         "BLOODEDGE_DEVICE__WEB__PORT": "0",
     }
     command = [sys.executable, "-m", "bloodedge", "device", "run", "--state", str(lab.state)]
+    (lab.state / "control.sock").unlink(missing_ok=True)  # of a daemon that crashed
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        wait_until((lab.state / "control.sock").exists, process)
-        yield process
-        process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        try:
+            wait_until((lab.state / "control.sock").exists, process)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
 
 
 def wait_until(come: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -137,6 +168,110 @@ def test_a_network_that_crashes_as_it_is_loaded_gives_way_after_three_starts(lab
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "Went back to lymph 1. lymph 2: 3 starts with it ended in no good order." in done.stderr
     assert serials(lab.state) == [1]
+
+
+def aborting(state: Path) -> subprocess.CompletedProcess[str]:
+    """A run of the daemon in which serial 2 crashes."""
+    command = [sys.executable, "-c", ABORTS, "device", "run", "--state", str(state), "--frames", "8", "--no-page"]
+    environment = {**os.environ, "BLOODEDGE_DEVICE__ENGINE": "litert", "BLOODEDGE_DEVICE__CAMERA__RATE": "4"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_good_bundle_that_comes_to_crash_gives_way_to_the_good_one_before_it(lab: Laboratory) -> None:
+    proven(lab, 1)
+    proven(lab, 2)
+    for _ in range(MOST_STARTS_IN_A_ROW):
+        assert aborting(lab.state).returncode == -signal.SIGABRT
+    done = aborting(lab.state)
+    assert done.returncode == 0, done.stderr
+    assert "Went back to lymph 1. lymph 2: 5 starts with it in a row ended within a minute." in done.stderr
+    record = read_record(lab.state)
+    assert (record.active, record.slots["b"].state, record.slots["a"].starts) == ("a", "failed", 0)
+    (last,) = rows(lab.state, "SELECT action, detail FROM audit WHERE actor = 'slots' ORDER BY id DESC LIMIT 1")
+    assert last[0] == "bundle went back"
+    assert "5 starts with it in a row" in str(last[1])
+
+
+def test_a_good_bundle_that_comes_to_crash_runs_on_where_there_is_no_other(lab: Laboratory) -> None:
+    proven(lab, 2)
+    for number in range(MOST_STARTS_IN_A_ROW + 2):
+        done = aborting(lab.state)
+        assert done.returncode == -signal.SIGABRT
+        told = "lymph 2 goes on: 5 starts with it in a row ended within a minute, but no other bundle" in done.stderr
+        assert told is (number == MOST_STARTS_IN_A_ROW)
+    record = read_record(lab.state)
+    assert (record.active, record.slots["a"].state) == ("a", "good")
+    assert [event.action for event in record.history].count("kept") == 1
+    with daemon(lab) as process:
+        health = partial(ask, lab.state, "GET", "/api/v1/status")
+        wait_until(lambda: "bundle" in health()["health"], process)
+        condition = health()["health"]["bundle"]
+        assert condition["level"] == "warning"
+        assert condition["sentence"] == "The last 7 starts with lymph 2 ended within a minute; install another."
+    assert ("bundle kept",) in rows(lab.state, "SELECT action FROM audit WHERE actor = 'slots'")
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("state_of", ["good", "on probation"])
+def test_a_minute_ends_a_row_of_crashes_of_a_good_bundle_only(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, state_of: str
+) -> None:
+    done = install(lab.settings(), lab.bundle(1), trial=tried)
+    if state_of == "good":
+        promote(lab.state, done.what.sha256)
+    count_start(lab.state)
+    monkeypatch.setattr(watch, "UNHARMED_S", 0.5)
+    counts: list[int] = []
+    monkeypatch.setattr(Daemon, "_process", noting(Daemon._process, lambda: counts.append(starts(lab))))
+    run_device(lab.settings(camera={"rate": 20}), frames=40)
+    assert counts[0] == 2
+    assert counts[-1] == (0 if state_of == "good" else 2)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_board_without_its_camera_does_not_count_against_a_bundle_on_probation(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(lab.settings(), lab.bundle(1), trial=tried)
+    count_start(lab.state)
+    monkeypatch.setattr(watch, "UNHARMED_S", 0.5)
+    counted: list[int] = []
+
+    def end_once_forgotten() -> None:
+        end_s = monotonic() + 20
+        while starts(lab) and monotonic() < end_s:
+            sleep(0.1)
+        counted.append(starts(lab))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end_once_forgotten).start()
+    run_device(lab.settings(camera={"kind": "v4l2", "source": "/dev/video99"}))
+    assert counted == [0]
+
+
+def test_a_full_disk_keeps_no_good_bundle_away(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    proven(lab, 1)
+
+    def full(*_: object) -> None:
+        raise BloodedgeError("No space is left.")
+
+    monkeypatch.setattr(slots_record, "write_record", full)
+    with started(lab.settings()) as loaded:
+        assert loaded.manifest.serial == 1
+
+
+def starts(lab: Laboratory) -> int:
+    slot = read_record(lab.state).running
+    assert slot is not None
+    return slot.starts
+
+
+def noting(method: Callable[..., None], note: Callable[[], None]) -> Callable[..., None]:
+    def noted(*arguments: object) -> None:
+        note()
+        method(*arguments)
+
+    return noted
 
 
 def test_starts_that_end_in_good_order_do_not_count(lab: Laboratory) -> None:
@@ -226,6 +361,76 @@ def test_a_network_that_fails_to_load_while_the_daemon_runs_leaves_the_old_one(
     assert (record.active, record.slots["b"].state) == ("a", "failed")
     assert "failed its self-test" in record.slots["b"].why
     assert serials(lab.state) == [1]
+
+
+@dataclass
+class Delayed:
+    """A real network whose answers come late."""
+
+    engine: Engine
+    wait: Callable[[], object]
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
+
+    @property
+    def runtime(self) -> str:
+        return self.engine.runtime
+
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.wait()
+        return self.engine.predict(images)
+
+
+def delay(monkeypatch: pytest.MonkeyPatch, serial: int, wait: Callable[[], object]) -> None:
+    """Have the network of this serial wait before each answer, once it has passed its self-test."""
+    load_file = loading.load_file
+
+    def delayed(settings: DeviceSettings, path: Path) -> Loaded:
+        loaded = load_file(settings, path)
+        return replace(loaded, engine=Delayed(loaded.engine, wait)) if loaded.manifest.serial == serial else loaded
+
+    monkeypatch.setattr(loading, "load_file", delayed)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_network_that_is_far_slower_gives_way_while_the_daemon_runs(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proven(lab, 1)
+    run_device(lab.settings(), frames=100)
+    install(lab.settings(), lab.bundle(2), trial=tried)
+    delay(monkeypatch, 2, lambda: sleep(0.05))
+    run_device(lab.settings(update={"probation_cells": 20}, camera={"rate": 20}), frames=100)
+    record = read_record(lab.state)
+    assert record.active == "a"
+    assert re.search(r"takes (\d+)\.\d ms per cell, where the one before took", record.slots["b"].why)
+    assert serials(lab.state) == [1, 2, 1]
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_network_that_hangs_gives_way_though_its_frame_is_still_in_hand(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proven(lab, 1)
+    install(lab.settings(), lab.bundle(2), trial=tried)
+    answered = threading.Event()
+    delay(monkeypatch, 2, lambda: answered.wait(20))
+    thread = threading.Thread(target=answer_once_judged, args=(lab, answered))
+    thread.start()
+    run_device(lab.settings(watch={"alive_s": 1}, camera={"rate": 20}), frames=20)
+    thread.join()
+    slot = read_record(lab.state).slots["b"]
+    assert (slot.state, slot.why) == ("failed", "no frame was classified though the camera is well")
+    assert serials(lab.state) == [2, 1]
+
+
+def answer_once_judged(lab: Laboratory, answered: threading.Event) -> None:
+    end_s = monotonic() + 15
+    while read_record(lab.state).active == "b" and monotonic() < end_s:
+        sleep(0.05)
+    answered.set()
 
 
 KNOWN = Figures(cells=1000, uncertain=100, latency_ms=2.0)

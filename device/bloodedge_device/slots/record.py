@@ -23,7 +23,7 @@ LONGEST_HISTORY = 100
 
 SlotName = Literal["a", "b"]
 SLOTS: tuple[SlotName, SlotName] = ("a", "b")
-Action = Literal["installed", "refused", "good", "went back", "rolled back", "began anew"]
+Action = Literal["installed", "refused", "good", "went back", "kept", "rolled back", "began anew"]
 SHIPPED = "the bundle that came with the installation"
 
 
@@ -42,7 +42,8 @@ class Slot(Strict):
     why: str = ""
     """Why it failed."""
     starts: int = 0
-    """Starts on probation that ended in no good order, the one under way among them."""
+    """Starts in a row that ended in no good order, the one under way among them; once good, a minute of running ends
+    the row."""
     healthy_s: float = 0.0
     """How long it ran in good health on probation."""
     after_run: int = 0

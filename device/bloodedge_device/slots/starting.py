@@ -1,4 +1,4 @@
-"""The daemon's start with what is in the slots: a bundle that cannot be run gives way to the one before it."""
+"""The daemon's start with what is in the slots: one that cannot be run, or crashes, gives way to the one before."""
 
 import logging
 from collections.abc import Iterator
@@ -8,14 +8,23 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.loading import Loaded, load
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slots.record import Slot, read_record, slots_folder
-from bloodedge_device.slots.switching import MOST_STARTS, count_start, fall_back, forget_starts, repair
+from bloodedge_device.slots.switching import (
+    MOST_STARTS,
+    MOST_STARTS_IN_A_ROW,
+    count_start,
+    fall_back,
+    forget_starts,
+    note_kept,
+    repair,
+    why_refused,
+)
 
 log = logging.getLogger("bloodedge.device")
 
 
 @contextmanager
 def started(settings: DeviceSettings) -> Iterator[Loaded]:
-    """The network to run, as load gives it; a start on probation counts against it unless the block ends in good order.
+    """The network to run, as load gives it; a start counts against it unless the block ends in good order.
 
     An error that is told in a sentence, such as a camera that is not there, is good order. Raises what load does where
     no slot's bundle is to run.
@@ -58,8 +67,25 @@ def _load_slot(settings: DeviceSettings, slot: Slot) -> Loaded:
     if slot.state == "on probation":
         if slot.starts >= MOST_STARTS:
             raise BloodedgeError(f"{MOST_STARTS} starts with it ended in no good order")
-        count_start(settings.state)
+    else:
+        _look_back(settings, slot)
+    count_start(settings.state)
     return load(settings)
+
+
+def _look_back(settings: DeviceSettings, slot: Slot) -> None:
+    """Raise BloodedgeError for a good bundle that has come to crash, where another has proven good."""
+    if slot.starts < MOST_STARTS_IN_A_ROW:
+        return
+    record = read_record(settings.state)
+    other = record.slots.get(record.idle)
+    why = f"{slot.starts} starts with it in a row ended within a minute"
+    if other is not None and other.state == "good" and not why_refused(settings, record.idle, other):
+        raise BloodedgeError(why)
+    if slot.starts == MOST_STARTS_IN_A_ROW:  # once, not at each start
+        log.warning("%s goes on: %s, but no other bundle has proven good here.", slot.title, why)
+        with suppress(BloodedgeError):
+            note_kept(settings.state, f"{why}, and no other bundle has proven good here")
 
 
 def give_way(settings: DeviceSettings, slot: Slot, why: str) -> None:

@@ -29,6 +29,8 @@ from bloodedge_device.store import open_for_reading
 
 MOST_STARTS = 3
 """Starts on probation that may end in no good order."""
+MOST_STARTS_IN_A_ROW = 5
+"""Starts of a good bundle in a row that may end within a minute; fewer than the unit's StartLimitBurst."""
 
 BY_HAND = "rolled back by hand"
 
@@ -54,27 +56,42 @@ def last_run(state: Path) -> int:
 
 
 def count_start(state: Path) -> None:
-    """Count a start on probation before anything of the bundle is loaded, so that a crash in native code counts too."""
+    """Count a start before anything of the bundle is loaded, so that a crash in native code counts too.
+
+    Raises BloodedgeError where a full disk keeps one on probation from being counted; a good bundle's then is not.
+    """
 
     def counted(record: Record) -> Record:
         slot = record.running
-        if record.active is None or slot is None or slot.state != "on probation":
-            return record
-        return record.changed(record.active, starts=slot.starts + 1)
+        return (
+            record if record.active is None or slot is None else record.changed(record.active, starts=slot.starts + 1)
+        )
 
-    change(state, counted)
+    try:
+        change(state, counted)
+    except BloodedgeError:
+        slot = read_record(state).running
+        if slot is None or slot.state == "on probation":
+            raise
 
 
-def forget_starts(state: Path, healthy_s: float | None = None) -> None:
-    """The bundle's run ended in good order; healthy_s: how long it ran in good health since it was switched to."""
+def forget_starts(state: Path) -> None:
+    """The bundle's run ended in good order, or ends the row of those that did not."""
 
     def forgotten(record: Record) -> Record:
-        slot = record.running
-        if record.active is None or slot is None or slot.state != "on probation":
-            return record
-        return record.changed(record.active, starts=0, healthy_s=slot.healthy_s if healthy_s is None else healthy_s)
+        return record if record.active is None else record.changed(record.active, starts=0)
 
     change(state, forgotten)
+
+
+def note_kept(state: Path, why: str) -> None:
+    """The active bundle runs on although it crashes."""
+
+    def kept(record: Record) -> Record:
+        slot = record.running
+        return record if slot is None else record.noted("kept", slot.title, record.active, why)
+
+    change(state, kept)
 
 
 def keep_health(state: Path, digest: str, healthy_s: float) -> None:

@@ -13,9 +13,15 @@ from bloodedge_device.loading import load
 from bloodedge_device.slots.probation import figures_of, is_proven, why_failed
 from bloodedge_device.slots.record import DamagedRecord, Event, Record, Slot, read_record, slots_folder
 from bloodedge_device.slots.starting import give_way, sentence_of
-from bloodedge_device.slots.switching import count_start, keep_health, promote, repair
+from bloodedge_device.slots.switching import (
+    MOST_STARTS_IN_A_ROW,
+    count_start,
+    forget_starts,
+    keep_health,
+    promote,
+    repair,
+)
 from bloodedge_device.store import open_for_reading
-from bloodedge_device.supervise.thermal import Pace
 from bloodedge_device.telling import is_alive
 
 if TYPE_CHECKING:
@@ -26,6 +32,8 @@ log = logging.getLogger("bloodedge.device")
 JUDGED_EVERY_S = 30.0
 KEPT_EVERY_S = 60.0
 """How often the time on probation is written down."""
+UNHARMED_S = 60.0
+"""Once a good bundle has run for so long, the starts before it count no more."""
 
 ACTOR = "slots"
 """Of entries in the audit log."""
@@ -40,7 +48,8 @@ class SlotWatch:
         self._given_up: str | None = None
         self._judged_s = self._kept_s = self._looked_s = monotonic()
         self._on_probation = ""
-        self._healthy_s = 0.0
+        self._healthy_s = self._unharmed_s = 0.0
+        self._unharmed = ""
 
     def look(self) -> None:
         """Take over what is to run now; on probation, judge what runs."""
@@ -52,6 +61,7 @@ class SlotWatch:
         self._note_events(record)
         if self._daemon.settings.bundle is None:
             self._take_over(record)
+            self._end_the_row(record, passed_s)
             self._watch(record, passed_s)
             self._tell(read_record(self._daemon.state))
 
@@ -91,7 +101,7 @@ class SlotWatch:
         if digest == daemon.loaded.sha256 or daemon.has_next or digest == self._given_up:
             return
         settings = daemon.settings
-        if slot is not None and slot.state == "on probation":
+        if slot is not None:
             count_start(daemon.state)
         try:
             loaded = load(settings)
@@ -104,6 +114,26 @@ class SlotWatch:
             return
         self._given_up = None
         daemon.take_over(settings, loaded)
+
+    def _end_the_row(self, record: Record, passed_s: float) -> None:
+        """Forget earlier starts once none of them can have ended for what runs now.
+
+        A board without its camera is started again and again by the service manager: that is no bundle's fault.
+        """
+        daemon, slot = self._daemon, record.running
+        if slot is None or slot.sha256 != daemon.loaded.sha256:
+            return
+        if slot.sha256 != self._unharmed:
+            self._unharmed, self._unharmed_s = slot.sha256, 0.0
+        waits = self._level("camera") is not Level.OK
+        counts = waits or (slot.state == "good" and not self._is_at_fault())
+        self._unharmed_s = self._unharmed_s + passed_s if counts else 0.0
+        if slot.starts and self._unharmed_s >= UNHARMED_S:
+            forget_starts(daemon.state)
+
+    def _level(self, part: str) -> Level:
+        condition = self._daemon.health.conditions().get(part)
+        return Level.OK if condition is None else condition.level
 
     def _watch(self, record: Record, passed_s: float) -> None:
         daemon, slot = self._daemon, record.running
@@ -126,11 +156,10 @@ class SlotWatch:
             self._judge(slot.model_copy(update={"healthy_s": self._healthy_s}))
 
     def _is_at_fault(self) -> bool:
-        """Whether no frame is classified while everything but the network is well."""
-        conditions = self._daemon.health.conditions()
-        levels = {part: condition.level for part, condition in conditions.items()}
-        others_well = all(levels.get(part, Level.OK) is Level.OK for part in ("camera", "store"))
-        return levels.get("frames") is Level.FAILED and others_well and self._daemon.pace is not Pace.STOPPED
+        """Whether a frame that the camera gave is not done with, and nothing but the network holds it up."""
+        taken_s = self._daemon.in_hand_since_s
+        held_up = taken_s is not None and monotonic() - taken_s > self._daemon.settings.watch.alive_s
+        return held_up and self._level("store") is Level.OK
 
     def _judge(self, slot: Slot) -> None:
         daemon, update = self._daemon, self._daemon.settings.update
@@ -146,7 +175,11 @@ class SlotWatch:
         told = [event for event in record.history if event.action != "refused"]
         latest = told[-1] if told else None
         level = Level.OK
-        if latest is not None and latest.action == "went back":
+        crashes = slot is not None and slot.state == "good" and slot.starts > MOST_STARTS_IN_A_ROW
+        if slot is not None and crashes:
+            level = Level.WARNING
+            sentence = f"The last {slot.starts - 1} starts with {slot.title} ended within a minute; install another."
+        elif latest is not None and latest.action == "went back":
             level, sentence = Level.WARNING, sentence_of(latest.bundle, latest.why)
         elif latest is not None and latest.action == "began anew":
             level, sentence = Level.WARNING, f"The record of the slots began anew. {latest.why}."
