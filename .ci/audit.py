@@ -10,23 +10,12 @@ import json
 import subprocess
 import sys
 
-COMMAND = (
-    "-m",
-    "pip_audit",
-    "--progress-spinner",
-    "off",
-    "--no-deps",
-    "--disable-pip",
-    "--format",
-    "json",
-    "--timeout",
-    "10",
-)
+COMMAND = "-m pip_audit --progress-spinner off --no-deps --disable-pip --format json --timeout 10 -r"
 
 
 def main() -> int:
     """0: nothing known, or nobody to ask; 1: vulnerabilities."""
-    done = subprocess.run([sys.executable, *COMMAND, "-r", sys.argv[1]], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *COMMAND.split(), sys.argv[1]], capture_output=True, text=True, check=False)
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):

@@ -35,7 +35,7 @@ mount -t tmpfs tmpfs "$1/run"
 ip link set lo up 2>/dev/null || true
 root=$1
 shift
-exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 "$@"
+exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/srv LANG=C.UTF-8 "$@"
 """
 """In namespaces of its own: mounts, network, processes."""
 
@@ -71,15 +71,15 @@ def run_inside(root: Path, *command: str) -> "subprocess.CompletedProcess[str]":
 
 def install(root: Path, package: Path) -> "subprocess.CompletedProcess[str]":
     """Have dpkg install a package inside a root."""
-    shutil.copy(package, root / "root" / package.name)
-    done = run_inside(root, "dpkg", "-i", f"/root/{package.name}")
-    (root / "root" / package.name).unlink()
+    shutil.copy(package, root / "srv" / package.name)
+    done = run_inside(root, "dpkg", "-i", f"/srv/{package.name}")
+    (root / "srv" / package.name).unlink()
     return done
 
 
 def first_frame_s(root: Path) -> float:
     """Seconds from starting the daemon inside a root to its first classified cell being stored."""
-    command = inside(root, "bloodedge", "device", "run", "--state", "/root/state", "--no-page")
+    command = inside(root, "bloodedge", "device", "run", "--state", "/srv/state", "--no-page")
     began = monotonic()
     said = []
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:

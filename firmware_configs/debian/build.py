@@ -96,10 +96,10 @@ def fill(root: Path, arch: str, wheels: Path | None, *, openvino: bool) -> None:
     site = root / SITE
     install(site, arch, wheels, ["device", *(["openvino"] if openvino else [])])
     shutil.rmtree(site / "bin", ignore_errors=True)
-    compiled = compileall.compile_dir(
+    forget_origin(site)
+    compileall.compile_dir(  # what does not compile is a wheel's template of Python
         site, stripdir=root, prependdir="/", quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
     )
-    assert compiled or any(site.rglob("*.pyc"))  # a wheel may hold templates of Python that do not compile
     binaries = root / HOME / "bin"
     binaries.mkdir(parents=True)
     (binaries / "python3").symlink_to(PYTHON)
@@ -125,6 +125,15 @@ def install(site: Path, arch: str, wheels: Path | None, extras: list[str]) -> No
         what = f"{wheel}[{','.join(extras)}]"
         constraints = ["--constraint", str(REPO / "constraints.txt")]
         run([*pip, "install", "--no-compile", "--target", str(site), *target, *source, *constraints, what])
+
+
+def forget_origin(site: Path) -> None:
+    """Remove pip's note of where the project's wheel lay, a path of this machine and of this moment."""
+    (note,) = site.glob("bloodedge-*.dist-info/direct_url.json")
+    record = note.with_name("RECORD")
+    lines = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(line for line in lines if note.name not in line))
+    note.unlink()
 
 
 def version_of(root: Path) -> str:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
-from bloodedge_fleet.boards.archive import Archive
+from bloodedge_fleet.boards.archive import Archive, remove_old_reports
 from bloodedge_fleet.boards.listening import Broker, Listener
 from bloodedge_fleet.database import DatabaseError, migrate
 from bloodedge_fleet.figures import Figures
@@ -32,6 +32,7 @@ log = logging.getLogger("bloodedge.fleet")
 
 LOCK = "serve.lock"
 AWAIT_DATABASE_S = 60.0
+TIDY_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,28 @@ def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: ti
         figures = Figures()
         archive = Archive(engine)
         listener = Listener(broker, archive)
-        steering = Steering(engine, listener.publish, url, keep)
+        steering = Steering(engine, listener.publish, url)
         web = _web_server(Site(engine, state, listener, figures, silent), digest, page)
         thread = threading.Thread(target=web.run, args=([listening],), name="web", daemon=True)
         listener.start(figures.note, steering.tell_anew)
         steering.start()
         thread.start()
         log.info("Page: %s", _address(page, listening))
-        stop.wait()
+        while not stop.is_set():
+            _tidy(engine, keep)
+            stop.wait(TIDY_EVERY_S)
         log.info("Stopping: what was delivered is stored first.")
         web.should_exit = True
         steering.stop()
         listener.stop()
         thread.join(5)
+
+
+def _tidy(engine: Engine, keep: timedelta) -> None:
+    try:
+        remove_old_reports(engine, datetime.now(UTC) - keep)
+    except DatabaseError as error:
+        log.warning("Old reports are removed later: %s", error)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from bloodedge.cli import cli
 from bloodedge_device.boards import names
 
-yaml = pytest.importorskip("yaml")
+yaml = pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
 
 IMAGE = Path(__file__).resolve().parents[2] / "firmware_configs" / "image"
 USER_DATA = IMAGE / "user-data"

@@ -72,6 +72,7 @@ def test_the_bill_names_all_that_is_inside(package: Path, tmp_path: Path) -> Non
     assert len(inside) > 15
     for name in ("bloodedge_device/models", "bloodedge_device/firmware_configs/root", "bloodedge_fleet"):
         assert (tmp_path / SITE / name).is_dir()
+    assert not list(tmp_path.rglob("direct_url.json"))  # a path of the machine that built it
     assert not any(path.stat().st_mode & 0o022 for path in tmp_path.rglob("*") if not path.is_symlink())
 
 
@@ -81,9 +82,9 @@ def test_a_life_on_a_board(package: Path, root: Path, tmp_path: Path) -> None:
     assert "bloodedge device provision --board auto" in done.stdout
 
     # It classifies, with no network.
-    ran = deb.run_inside(root, "bloodedge", "device", "run", "--state", "/root/state", "--no-page", "--frames", "8")
+    ran = deb.run_inside(root, "bloodedge", "device", "run", "--state", "/srv/state", "--no-page", "--frames", "8")
     assert ran.returncode == 0, ran.stderr
-    with closing(sqlite3.connect(root / "root/state/device.sqlite")) as database:
+    with closing(sqlite3.connect(root / "srv/state/device.sqlite")) as database:
         (classified,) = database.execute("SELECT count(*) FROM cells WHERE blast_probability IS NOT NULL").fetchone()
     assert classified > 0
 

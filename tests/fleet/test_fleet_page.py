@@ -183,7 +183,7 @@ def address(site: Site) -> Iterator[str]:
 
 @pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: apt install chromium")
 def test_every_page_fits_a_phone_and_the_browser_has_no_complaint(address: str) -> None:
-    playwright: Any = pytest.importorskip("playwright.sync_api")
+    playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     complaints: list[str] = []
     with playwright.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])

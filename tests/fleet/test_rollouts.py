@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def steering(engine: Engine, told: list[tuple[str, bytes]]) -> Steering:
         told.append((board, payload))
         return True
 
-    return Steering(engine, publish, URL, timedelta(days=30))
+    return Steering(engine, publish, URL)
 
 
 def test_a_signed_bundle_is_offered_whole_and_an_unsigned_one_is_not(
@@ -203,7 +203,7 @@ def test_boards_hear_of_it_over_the_broker_also_later(
     engine: Engine, state: Path, broker: Mosquitto, listener: Listener
 ) -> None:
     Archive(engine).store(sent("pi", report(1)))
-    thread = Steering(engine, listener.publish, URL, timedelta(days=30))
+    thread = Steering(engine, listener.publish, URL)
     listener.start(lambda _: None, thread.tell_anew)
     assert until(lambda: listener.connected)
     thread.start()

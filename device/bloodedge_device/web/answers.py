@@ -1,7 +1,6 @@
 """How every answer is made: pages from templates, errors as one sentence, JSON for programs."""
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import jinja2
@@ -9,8 +8,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from bloodedge import RESEARCH_USE, __version__
-from bloodedge.report import count, milliseconds, percent, words
+from bloodedge.report import environment as templates
 from bloodedge_device.web.access import Caller, session_cookie
 
 PROGRAMS = ("/api/", "/live/", "/metrics", "/healthz", "/readyz")
@@ -22,18 +20,9 @@ SENTENCES = {
 }
 
 
-@cache
 def environment() -> jinja2.Environment:
     """The pages' templates; every value is escaped."""
-    loader = jinja2.ChoiceLoader(
-        [jinja2.PackageLoader("bloodedge_device.web"), jinja2.PackageLoader("bloodedge.report")]
-    )
-    made = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    made.filters |= {"percent": percent, "count": count, "ms": milliseconds, "words": words}
-    made.globals |= {"research_use": RESEARCH_USE, "version": __version__}
-    return made
+    return templates("bloodedge_device.web")
 
 
 def caller_of(request: Request) -> Caller:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
 
@@ -173,20 +174,26 @@ def _step_values(step: Step) -> Values:
     return {"state": step.state, "since": step.since, "why": step.why}
 
 
-def read_rollouts(connection: Connection, *, running: bool = False) -> list[tuple[Rollout, Row[tuple[object, ...]]]]:
+def read_rollouts(connection: Connection, *, running: bool = False) -> list[tuple[Rollout, Row[Any]]]:
     """(roll-out, its row with began, ended and its bundle), the newest first."""
-    query = select(rollouts, bundles).join(bundles, bundles.c.sha256 == rollouts.c.sha256)
-    query = query.with_only_columns(
-        *rollouts.c, bundles.c.name.label("bundle"), bundles.c.serial, bundles.c.size_bytes, bundles.c.signer
-    ).order_by(rollouts.c.began.desc())
-    if running:
-        query = query.where(rollouts.c.state == "running")
-    steps: dict[str, list[Step]] = {}
+    query = (
+        select(*rollouts.c, bundles.c.name.label("bundle"), bundles.c.serial, bundles.c.size_bytes, bundles.c.signer)
+        .join(bundles, bundles.c.sha256 == rollouts.c.sha256)
+        .order_by(rollouts.c.began.desc())
+    )
     columns = (rollout_boards.c.rollout, boards.c.name, rollout_boards.c.state, rollout_boards.c.since)
-    wanted = select(*columns, rollout_boards.c.why).join(boards, boards.c.id == rollout_boards.c.board)
-    for rollout, *values in connection.execute(wanted.order_by(rollout_boards.c.place)):
+    of_boards = (
+        select(*columns, rollout_boards.c.why)
+        .join(boards, boards.c.id == rollout_boards.c.board)
+        .join(rollouts, rollouts.c.name == rollout_boards.c.rollout)
+        .order_by(rollout_boards.c.place)
+    )
+    if running:
+        query, of_boards = (one.where(rollouts.c.state == "running") for one in (query, of_boards))
+    steps: dict[str, list[Step]] = {}
+    for rollout, *values in connection.execute(of_boards):
         steps.setdefault(rollout, []).append(Step(*values))
-    found = []
+    found: list[tuple[Rollout, Row[Any]]] = []
     for row in connection.execute(query):
         own = tuple(steps.get(row.name, ()))
         stages = _within(tuple(json.loads(row.stages)), len(own))
@@ -207,7 +214,7 @@ def newest_reports(connection: Connection) -> dict[str, BoardReport]:
     return {name: read_message(BoardReport, text.encode()) for name, text in connection.execute(query).tuples()}
 
 
-def wanted_of(rollout: Rollout, row: Row[tuple[object, ...]], url: str) -> Wanted:
+def wanted_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
     """What a roll-out asks of its boards; url: where this server is for them."""
     return Wanted(
         rollout=rollout.name,

@@ -3,13 +3,12 @@
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
 from bloodedge.board import WANTED
 from bloodedge.errors import BloodedgeError
-from bloodedge_fleet.boards.archive import remove_old_reports
 from bloodedge_fleet.database import reading
 from bloodedge_fleet.rollouts.record import newest_reports, read_rollouts, store, wishes
 from bloodedge_fleet.rollouts.stages import advanced
@@ -17,22 +16,20 @@ from bloodedge_fleet.rollouts.stages import advanced
 log = logging.getLogger("bloodedge.fleet")
 
 EVERY_S = 1.0
-TIDY_EVERY = timedelta(hours=1)
 
 Publish = Callable[[str, str, bytes], bool]
 """Board, topic below its own, payload; whether it went out."""
 
 
 class Steering:
-    """Looks at every roll-out once a second, and removes old reports once an hour; ``stop`` ends it."""
+    """Looks at every roll-out once a second; ``stop`` ends it."""
 
-    def __init__(self, engine: Engine, publish: Publish, url: str, keep: timedelta) -> None:
-        """url: where boards find this server; keep: how long reports are kept."""
-        self._engine, self._publish, self._url, self._keep = engine, publish, url, keep
+    def __init__(self, engine: Engine, publish: Publish, url: str) -> None:
+        """url: where boards find this server."""
+        self._engine, self._publish, self._url = engine, publish, url
         self._told: dict[str, bytes] = {}
         self._tell_anew = threading.Event()
         self._stopping = threading.Event()
-        self._tidied = datetime.min.replace(tzinfo=UTC)
         self._thread = threading.Thread(target=self._run, name="roll-outs", daemon=True)
         self._failed = ""
 
@@ -74,9 +71,6 @@ class Steering:
                 elif after.stage != before.stage:
                     log.info("Roll-out %s: stage %d of %d.", after.name, after.stage + 1, len(after.stages))
         self._tell()
-        if now - self._tidied > TIDY_EVERY:
-            remove_old_reports(self._engine, now - self._keep)
-            self._tidied = now
 
     def _tell(self) -> None:
         if self._tell_anew.is_set():
