@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, select, update
+from sqlalchemy import Connection, Engine, Row, Select, select, update
 
 from bloodedge.board import BoardReport, Wanted, read_message
 from bloodedge.bundle import Bundle
@@ -176,8 +176,9 @@ def _step_values(step: Step) -> Values:
 
 def read_rollouts(connection: Connection, *, running: bool = False) -> list[tuple[Rollout, Row[Any]]]:
     """(roll-out, its row with began, ended and its bundle), the newest first."""
-    query = (
-        select(*rollouts.c, bundles.c.name.label("bundle"), bundles.c.serial, bundles.c.size_bytes, bundles.c.signer)
+    of_bundle = (bundles.c.name.label("bundle"), bundles.c.serial, bundles.c.size_bytes, bundles.c.signer)
+    query: Select[Any] = (
+        select(*rollouts.c, *of_bundle)
         .join(bundles, bundles.c.sha256 == rollouts.c.sha256)
         .order_by(rollouts.c.began.desc())
     )
