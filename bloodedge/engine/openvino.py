@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,17 @@ def import_openvino() -> Any:
     import openvino
 
     return openvino
+
+
+@cache
+def shared_core() -> Any:
+    """The process' one OpenVINO core, which is never let go.
+
+    A core's CPU plugin gives the thread that first compiles a network a signal stack of its own, and puts back the one
+    before when the core goes. Where cores go in another order than the reverse of that in which they came, as networks
+    do that take over from each other, it puts back one that is freed, and the next signal ends the process.
+    """
+    return import_openvino().Core()
 
 
 def settings(threads: int, device: str = "CPU") -> dict[str, Any]:
@@ -48,7 +60,7 @@ class OpenVINOEngine:
         device: CPU, GPU or NPU; UsageError where it is not there.
         """
         openvino = import_openvino()
-        core = openvino.Core()
+        core = shared_core()
         there = core.available_devices
         if not any(one.split(".")[0] == device for one in there):
             raise UsageError(f"OpenVINO finds no {device} here; it finds {', '.join(there)}: choose one of them.")

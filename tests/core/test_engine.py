@@ -185,3 +185,29 @@ def openvino_devices() -> list[str]:
     from bloodedge.engine.openvino import import_openvino
 
     return list(import_openvino().Core().available_devices)
+
+
+NETWORKS_THAT_COME_AND_GO = """
+import ctypes, gc, os, signal, sys
+from pathlib import Path
+from bloodedge.bundle import Bundle
+from bloodedge.engine import load_artifact
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append("told"))
+with Bundle(Path(sys.argv[1])) as bundle:
+    networks = [load_artifact(bundle, bundle.manifest.artifact("openvino", "int8"), 1) for _ in range(2)]
+while networks:
+    networks.pop(0)
+    gc.collect()
+ctypes.CDLL(None).malloc_trim(0)
+os.kill(os.getpid(), signal.SIGTERM)
+print(*told)
+"""
+
+
+def test_a_signal_finds_its_stack_after_networks_took_over_from_each_other() -> None:
+    need("openvino")
+    bundle = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
+    command = [sys.executable, "-c", NETWORKS_THAT_COME_AND_GO, str(bundle)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr

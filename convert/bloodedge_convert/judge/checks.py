@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
-from bloodedge.engine.openvino import import_openvino
+from bloodedge.engine.openvino import shared_core
 from bloodedge.errors import BloodedgeError
 from bloodedge_convert.job import Kind
 
@@ -36,7 +36,7 @@ def ports(kind: Kind, model: bytes, weights: bytes | None) -> Ports:
         interpreter, _ = load_interpreter(model, threads=1)
         return Ports(*([_litert_port(d) for d in details] for details in _litert_details(interpreter)))
     if kind.engine == "openvino":
-        network = import_openvino().Core().read_model(model, weights or b"")
+        network = shared_core().read_model(model, weights or b"")
         return Ports(*([_openvino_port(p) for p in side] for side in (network.inputs, network.outputs)))
     import onnxruntime
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.engine.openvino import import_openvino
+from bloodedge.engine.openvino import import_openvino, shared_core
 from bloodedge_convert.litert.bias import spread
 
 BIASED = {"Convolution", "GroupConvolution", "MatMul"}
@@ -55,7 +55,7 @@ def _means(model: Any, wanted: list[Any], images: NDArray[np.uint8]) -> list[NDA
         axes = opset.constant(np.arange(2, len(op.output(0).shape), dtype=np.int64))
         means.append(opset.reduce_mean(op.output(0), axes, keep_dims=True))
     part = openvino.Model(means, model.get_parameters())
-    request = openvino.Core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    request = shared_core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
     totals = [np.zeros(mean.output(0).shape, np.float64) for mean in means]
     for image in images:
         for total, value in zip(totals, request.infer([image[np.newaxis]]).values(), strict=True):

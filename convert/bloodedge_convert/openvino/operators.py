@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.config import Strict
-from bloodedge.engine.openvino import import_openvino, settings
+from bloodedge.engine.openvino import settings, shared_core
 from bloodedge_convert.job import Kind, file_names
 
 RUNS, WARM_UP = 30, 5
@@ -35,8 +35,7 @@ def by_operator(folder: Path, image: NDArray[np.uint8], threads: int) -> list[Op
     path = folder / file_names(Kind(engine="openvino", precision="int8"))[0]
     if not path.is_file():
         return []
-    openvino = import_openvino()
-    network = openvino.Core().compile_model(path, "CPU", {**settings(threads), "PERF_COUNT": "YES"})
+    network = shared_core().compile_model(path, "CPU", {**settings(threads), "PERF_COUNT": "YES"})
     request = network.create_infer_request()
     times: dict[str, list[float]] = defaultdict(list)
     nodes: dict[str, int] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.engine.openvino import import_openvino
+from bloodedge.engine.openvino import import_openvino, shared_core
 from bloodedge_convert.job import Method, Report, counted
 
 Images = NDArray[np.uint8]
@@ -59,12 +59,12 @@ def quantise_mixed(model: Any, images: Images, trial: Images, max_distance: floa
     Layers go back to float32, those first whose return helps most, until the mean distance of the blast probability
     from the float model's over ``trial`` is at most ``max_distance``; if that is not to be had, the nearest.
     """
-    openvino = import_openvino()
+    import_openvino()
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedAccuracyRestorerParameters
 
     trial = trial[:RANKING_CELLS]
-    reference = _blast(openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), trial)
+    reference = _blast(shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), trial)
     what, rounds = "Looking for layers to leave in float32: openvino int8", itertools.count(1)
 
     def likeness(compiled: Any, data: Any) -> tuple[float, list[float]]:
