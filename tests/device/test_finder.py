@@ -176,6 +176,12 @@ def test_any_frame_gives_an_answer(frame: NDArray[np.uint8], grow: int, um_per_p
         assert cell.outline
 
 
+def test_a_frame_without_any_green_gives_an_answer() -> None:
+    frame = np.full((32, 32, 3), (166, 0, 128), np.uint8)
+    frame[:4, :4] = 248, 0, 161  # what passes for a nucleus here has no green density to take a share of
+    assert all(np.isfinite(cell.nuclear_density) for cell in find_cells(frame, 1.0).cells)
+
+
 @pytest.mark.parametrize("frame", [np.zeros((50, 50), np.uint8), np.zeros((50, 50, 3), np.uint16)])
 def test_grey_and_16_bit_frames_are_refused(frame: NDArray[np.generic]) -> None:
     with pytest.raises(BloodedgeError, match="8-bit"):

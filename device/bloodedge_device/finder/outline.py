@@ -20,6 +20,8 @@ from bloodedge_device.finder.parameters import FinderParameters
 
 RAYS = 64
 _STEP_UM = 0.2
+_LEAST_GREEN = 0.02
+"""Green density below which a share of it says nothing."""
 
 
 def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: FinderParameters) -> Floats:
@@ -30,7 +32,7 @@ def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: 
     # Red cells have no nuclear stain at all; cytoplasm, even pink, has some for its density. Blurred over the coloured
     # fringes that a lens leaves round red cells.
     wide = max(0.6, parameters.fringe_um / um_per_px)
-    tint = cv2.GaussianBlur(stain.nuclear, (0, 0), wide) / np.maximum(cv2.GaussianBlur(stain.green, (0, 0), wide), 0.02)
+    tint = cv2.GaussianBlur(stain.nuclear, (0, 0), wide) / np.maximum(cv2.GaussianBlur(stain.green, (0, 0), wide), _LEAST_GREEN)
     deep = float(np.median([_tint(stain, nucleus) for nucleus in nuclei]))
     white = np.clip((tint / deep - parameters.cytoplasm_tint) / 0.2, -1, 1)
     return np.asarray(np.minimum(matter, white), np.float32)
@@ -55,7 +57,7 @@ def _tint(stain: Stain, nucleus: Nucleus) -> float:
     x, y, width, height = nucleus.box
     window = np.s_[y : y + height, x : x + width]
     nuclear = cv2.mean(stain.nuclear[window], mask=nucleus.mask)[0]
-    return float(nuclear / cv2.mean(stain.green[window], mask=nucleus.mask)[0])
+    return float(nuclear / max(cv2.mean(stain.green[window], mask=nucleus.mask)[0], _LEAST_GREEN))
 
 
 def whole_cells(
