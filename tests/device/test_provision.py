@@ -75,7 +75,7 @@ def test_undo_restores_every_byte(root: Path) -> None:
 def test_the_kernel_s_command_stays_one_line_and_config_keeps_what_it_said(root: Path) -> None:
     pi(root, "--yes")
 
-    assert (root / "boot/firmware/cmdline.txt").read_text() == f"{CMDLINE.strip()} quiet logo.nologo\n"
+    assert (root / "boot/firmware/cmdline.txt").read_text() == f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory\n"
     assert (root / "boot/firmware/config.txt").read_text().startswith(f"{CONFIG}# bloodedge: begin\n[all]\n")
 
 
@@ -113,7 +113,7 @@ def test_undo_keeps_what_a_person_added_to_the_boot_files(root: Path) -> None:
     for name, more in {"config.txt": "dtoverlay=imx477\n", "cmdline.txt": ""}.items():
         path = root / "boot/firmware" / name
         path.write_text(path.read_text() + more)
-    (root / "boot/firmware/cmdline.txt").write_text(f"{CMDLINE.strip()} quiet logo.nologo usbcore.quirks=1\n")
+    (root / "boot/firmware/cmdline.txt").write_text(f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory usbcore.quirks=1\n")
 
     provision(root, "--undo", "--yes")
 

@@ -4,6 +4,7 @@ import pytest
 
 from bloodedge.errors import UsageError
 from bloodedge_device.provision.boards import recognise
+from bloodedge_device.provision.content import wanted
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,32 @@ def test_a_board_is_recognised_by_what_it_says_of_itself(
 def test_a_processor_that_nothing_fits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="64-bit Arm and x86"):
         recognise(tmp_path, "riscv64")
+
+
+def test_swap_is_in_memory_by_the_means_that_the_system_has(tmp_path: Path) -> None:
+    paths = wanted("generic-arm64", tmp_path, False)
+    assert "zram-size" in paths["etc/systemd/zram-generator.conf.d/50-bloodedge.conf"].text
+    assert not any(path.startswith("etc/rpi") for path in paths)
+
+    (tmp_path / "etc/rpi").mkdir(parents=True)
+    (tmp_path / "etc/rpi/swap.conf").write_text("[Main]\n")  # Raspberry Pi OS since trixie
+    paths = wanted("generic-arm64", tmp_path, False)
+    assert "Mechanism=zram" in paths["etc/rpi/swap.conf.d/50-bloodedge.conf"].text
+    assert not any("zram-generator" in path for path in paths)
+
+
+def test_a_swap_file_on_the_card_is_switched_off(tmp_path: Path) -> None:
+    service = "etc/systemd/system/dphys-swapfile.service"
+    assert service not in wanted("generic-arm64", tmp_path, False)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/dphys-swapfile").write_text("CONF_SWAPSIZE=512\n")  # Raspberry Pi OS before trixie
+    assert wanted("generic-arm64", tmp_path, False)[service].text == "/dev/null"
+
+
+def test_a_pi_s_kernel_is_told_to_keep_account_of_memory(tmp_path: Path) -> None:
+    (tmp_path / "boot/firmware").mkdir(parents=True)
+    for name in ("config.txt", "cmdline.txt"):
+        (tmp_path / "boot/firmware" / name).write_text("")
+    words = wanted("raspberry-pi-5", tmp_path, False)["boot/firmware/cmdline.txt"].text.split()
+    assert "cgroup_enable=memory" in words
+    assert not any("#" in word for word in words)

@@ -61,6 +61,17 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
     assert read_settings(None).camera.rate == 2.5
 
 
+def test_a_board_is_called_as_its_first_start_named_it_unless_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOODEDGE_BOARD", "board-0123456789ab")
+    path = tmp_path / "device.toml"
+    path.write_text("")
+    assert read_settings(path).mqtt.board == "board-0123456789ab"
+    path.write_text('[mqtt]\nboard = "bench-1"\n')
+    assert read_settings(path).mqtt.board == "bench-1"
+
+
 def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLOODEDGE_DEVICE__CAMERA__RAET", "5")
     with pytest.raises(UsageError, match="BLOODEDGE_DEVICE__CAMERA__RAET has 1 mistake") as error:

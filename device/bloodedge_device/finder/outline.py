@@ -32,7 +32,8 @@ def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: 
     # Red cells have no nuclear stain at all; cytoplasm, even pink, has some for its density. Blurred over the coloured
     # fringes that a lens leaves round red cells.
     wide = max(0.6, parameters.fringe_um / um_per_px)
-    tint = cv2.GaussianBlur(stain.nuclear, (0, 0), wide) / np.maximum(cv2.GaussianBlur(stain.green, (0, 0), wide), _LEAST_GREEN)
+    nuclear, all_green = (cv2.GaussianBlur(density, (0, 0), wide) for density in (stain.nuclear, stain.green))
+    tint = nuclear / np.maximum(all_green, _LEAST_GREEN)
     deep = float(np.median([_tint(stain, nucleus) for nucleus in nuclei]))
     white = np.clip((tint / deep - parameters.cytoplasm_tint) / 0.2, -1, 1)
     return np.asarray(np.minimum(matter, white), np.float32)

@@ -12,6 +12,9 @@ BEGIN, END = "# bloodedge: begin", "# bloodedge: end"
 
 UNITS = Path("etc/systemd/system")
 
+RPI_SWAP, DPHYS_SWAPFILE = "etc/rpi/swap.conf", "etc/dphys-swapfile"
+"""What Raspberry Pi OS manages swap with: since trixie, and before."""
+
 ENABLED = {
     "bloodedge-device.service": "multi-user.target",
     "bloodedge-first-boot.service": "multi-user.target",
@@ -37,6 +40,7 @@ def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
     pieces = _files(source / "root")
     if read_only:
         pieces |= _files(source / "read-only-root")
+    pieces |= _swap(source / "swap", root)
     pieces["etc/bloodedge/device.toml"] = Piece("file", _settings(board))
     pieces[f"{UNITS}/bloodedge-device.service.d/50-board.conf"] = Piece("file", _memory(board))
     for unit, target in ENABLED.items():
@@ -44,7 +48,7 @@ def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
             pieces[f"{UNITS}/{target}.wants/{unit}"] = Piece("link", f"/{UNITS}/{unit}")
     if board.startswith("raspberry-pi"):
         folder = boot_folder(root)
-        words = (source / "boot/pi.cmdline.txt").read_text().split()
+        words = _words((source / "boot/pi.cmdline.txt").read_text())
         pieces[f"{folder}/config.txt"] = Piece("block", (source / "boot/pi.config.txt").read_text())
         pieces[f"{folder}/cmdline.txt"] = Piece("words", " ".join(words))
     return pieces
@@ -61,6 +65,18 @@ def boot_folder(root: Path) -> str:
 def _files(folder: Path) -> dict[str, Piece]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): Piece("file", path.read_text()) for path in paths}
+
+
+def _swap(source: Path, root: Path) -> dict[str, Piece]:
+    """Swap in memory, by the means that the system has, and none on the card."""
+    pieces = _files(source / ("rpi-swap" if (root / RPI_SWAP).exists() else "zram"))
+    if (root / DPHYS_SWAPFILE).exists():
+        pieces[str(UNITS / "dphys-swapfile.service")] = Piece("link", "/dev/null")
+    return pieces
+
+
+def _words(text: str) -> list[str]:
+    return [word for line in text.splitlines() if not line.startswith("#") for word in line.split()]
 
 
 def _settings(board: str) -> str:

@@ -1,5 +1,6 @@
 """The tables of the settings file, one model each."""
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bloodedge.config import Strict
+
+BOARD_NAME = "BLOODEDGE_BOARD"
+"""Variable of the environment with the name that a board's first start gave it."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -160,6 +164,11 @@ class WebSettings(Strict):
         return self
 
 
+def _own_name() -> str:
+    """What a board is called where its settings do not say: as its first start named it, else as the machine is."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", os.environ.get(BOARD_NAME) or socket.gethostname()) or "board"
+
+
 class MqttSettings(Strict):
     """Results to an MQTT broker."""
 
@@ -181,8 +190,8 @@ class MqttSettings(Strict):
     """Its private key (PEM)."""
     topic: str = "bloodedge"
     """Topics begin so: ``TOPIC/BOARD/...``."""
-    board: str = Field(default_factory=lambda: re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname()) or "board")
-    """This board's name in topics."""
+    board: str = Field(default_factory=_own_name)
+    """This board's name in topics; default: BLOODEDGE_BOARD of the environment, else the machine's name."""
     discovery: str | None = "homeassistant"
     """Prefix of Home Assistant's discovery topics; "" for none."""
     most_waiting: int = Field(default=200_000, ge=100)
