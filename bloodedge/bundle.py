@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, as_owner
 from bloodedge.manifest import Manifest, parse_record
 
 MANIFEST = "manifest.json"
@@ -38,15 +38,7 @@ class Bundle:
     def __init__(self, path: Path) -> None:
         """Open ``path``; raises UsageError when it is no bundle and BloodedgeError when its manifest is damaged."""
         self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        if path.is_file():
-            try:
-                _check_end(path)
-                self._zip = zipfile.ZipFile(path)
-            except UNREADABLE as error:
-                raise BloodedgeError(f"{path} is damaged (not a readable zip); copy or convert it again.") from error
-        elif not path.is_dir():
-            raise UsageError(f"{path} does not exist; make a bundle with: bloodedge convert RUN --int8 -o {path}")
+        self._zip = _opened(path)
         try:
             if self._zip is not None:
                 _check_entries(path, self._zip.infolist())
@@ -65,6 +57,8 @@ class Bundle:
             if size > largest:
                 raise BloodedgeError(f"{self.path}: {name} is larger than any model; copy or convert the bundle again.")
             return self._inside(name).read_bytes() if self._zip is None else self._unpacked(self._zip, name, size)
+        except PermissionError as error:
+            raise UsageError(_closed(self.path, error)) from error
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
             if name == MANIFEST:
                 raise UsageError(
@@ -140,6 +134,35 @@ class Bundle:
 def is_bundle(path: Path) -> bool:
     """Whether ``path`` looks like a bundle rather than a run folder."""
     return path.is_file() or (path / MANIFEST).is_file()
+
+
+def _opened(path: Path) -> zipfile.ZipFile | None:
+    """The zip, None for a folder; raises as Bundle does."""
+    try:
+        if path.is_dir():
+            return None
+        if not path.is_file():
+            raise UsageError(f"{path} does not exist; make a bundle with: bloodedge convert RUN --int8 -o {path}")
+        return _zip(path)
+    except PermissionError as error:
+        raise UsageError(_closed(path, error)) from error
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        _check_end(path)
+        return zipfile.ZipFile(path)
+    except PermissionError:
+        raise
+    except UNREADABLE as error:
+        raise BloodedgeError(f"{path} is damaged (not a readable zip); copy or convert it again.") from error
+
+
+def _closed(path: Path, error: PermissionError) -> str:
+    return (
+        f"{path} cannot be read ({error.strerror}); copy it to where this user may read it, or"
+        f" {as_owner(Path(error.filename or path))}."
+    )
 
 
 def _check_end(path: Path) -> None:

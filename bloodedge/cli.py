@@ -2,13 +2,15 @@
 
 import importlib
 import os
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bloodedge import RESEARCH_USE, __version__
-from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
+from bloodedge.errors import BloodedgeError, UsageError, as_owner, did_you_mean, system_sentence
 
 COMMANDS = {
     "data": ("bloodedge.data_cli:data", "Look at a data set before trusting a figure made from it."),
@@ -89,7 +91,7 @@ def main(arguments: list[str] | None = None) -> Any:
         cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has gone; what is still buffered has nowhere to go
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
     except BloodedgeError as error:
         click.echo(f"bloodedge: {error}", err=True)
@@ -99,10 +101,38 @@ def main(arguments: list[str] | None = None) -> Any:
             raise
         click.echo(f"bloodedge: {_not_installed('this command', error)}", err=True)
         sys.exit(UsageError.exit_code)
+    except OSError as error:
+        sys.exit(_told(error))
     except click.ClickException as error:
         error.show()
+        if cure := _way_in(error.message):
+            click.echo(cure, err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         click.echo("bloodedge: interrupted; what was finished is kept.", err=True)
         sys.exit(130)
     sys.exit(0)
+
+
+def _told(error: OSError) -> int:
+    """Tell what the operating system refused and nobody expected, and give the exit code; anything else is raised."""
+    sentence = system_sentence(error)
+    if sentence is None:
+        raise error
+    click.echo(f"bloodedge: {sentence}", err=True)
+    if error.filename is None:  # perhaps the output itself, whose rest would fail again at the end
+        _drop_output()
+    return BloodedgeError.exit_code
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _way_in(message: str) -> str:
+    """What click leaves unsaid of a path that this user may not read: who may."""
+    closed = re.search(r"""(['"])(?P<path>.*)\1 is not (read|writ)able\.$""", message)
+    if closed is None:
+        return ""
+    cure = as_owner(Path(closed["path"]))
+    return f"{cure[0].upper()}{cure[1:]}."

@@ -1,9 +1,11 @@
 """The errors that people see: one sentence that says what is wrong and what to do."""
 
 import errno
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class BloodedgeError(Exception):
@@ -50,3 +52,72 @@ def disk_errors(what: str) -> Iterator[None]:
             raise
         place = f" ({error.filename})" if error.filename else ""
         raise BloodedgeError(f"Could not write {what}{place}: {reason} and run the command again.") from error
+
+
+CURES = {
+    errno.ENOENT: "check its name, or choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed; choose another name",
+    errno.EISDIR: "a folder of that name is in the way; choose another name",
+    errno.EEXIST: "choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOSPC: "free some space and run the command again",
+    errno.EDQUOT: "free some space and run the command again",
+    errno.EROFS: "choose another folder",
+    errno.EIO: "check the disk and its cable, and run the command again",
+}
+"""What to do where the operating system refuses a path."""
+
+OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+"""Nobody's programming error, even where the system names no path."""
+
+
+def system_sentence(error: OSError) -> str | None:
+    """What the operating system refused, in a sentence with its path; None for what more likely is a fault in here."""
+    if error.errno is None:
+        return None
+    if not isinstance(error.filename, str | bytes):
+        cure = CURES.get(error.errno, "")
+        return f"What was to be written was refused ({error.strerror}); {cure}." if error.errno in OF_THE_DISK else None
+    path = os.fsdecode(error.filename)
+    if isinstance(error, PermissionError):
+        cure = f"{as_owner(Path(path))}, or give another file or folder"
+    else:
+        cure = CURES.get(error.errno, "see to its cause and run the command again")
+    return f"{path} cannot be used ({error.strerror}); {cure}."
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """The sentence for a file that cannot be read: whose it is, where only that keeps this user from it."""
+    cure = as_owner(path) if isinstance(error, PermissionError) else "check its name and permissions"
+    return f"{path} cannot be read ({error.strerror}); {cure}."
+
+
+def as_owner(path: Path, command: str = "bloodedge ...") -> str:
+    """What to do about a path that this user may not use: run the command as whoever owns it, or what it lies in."""
+    owner = _owner(path)
+    if owner is None or owner == os.geteuid():
+        return "change its permissions"
+    if owner == 0:
+        return f"run the command as root (sudo {command})"
+    return f"run the command as its owner (sudo -u {_name(owner)} {command})"
+
+
+def _owner(path: Path) -> int | None:
+    """The user who owns the path, or the nearest folder above it that this user can see; None where nobody tells."""
+    if not hasattr(os, "geteuid"):  # Windows
+        return None
+    for place in (path.absolute(), *path.absolute().parents):
+        try:
+            return place.stat().st_uid
+        except OSError:
+            continue
+    return None
+
+
+def _name(user: int) -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"'#{user}'"

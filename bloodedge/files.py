@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bloodedge.errors import disk_errors
+from bloodedge.errors import UsageError, disk_errors
 
 
 def fsync_folder(folder: Path) -> None:
@@ -92,3 +92,20 @@ def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def require_own(folder: Path) -> None:
+    """UsageError where a folder is another user's: root would leave files that its owner cannot write."""
+    import pwd
+
+    try:
+        owner = folder.stat().st_uid
+    except OSError:  # it is not there, or cannot be reached: whoever writes there says so
+        return
+    if owner == os.geteuid() or (os.geteuid() != 0 and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = f"#{owner}"
+    raise UsageError(f"{folder} belongs to {name}, who has to do this: put sudo -u {name} before the command.")

@@ -1,10 +1,14 @@
 """``bloodedge keys``, ``sign`` and ``verify``: who made a bundle, and whom a board believes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bloodedge.errors import UsageError
+from bloodedge.errors import UsageError, unreadable
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -48,9 +52,9 @@ def rotate(
     old: Path, name: str, out: Path, days: int | None, password_file: Path | None, new_password_file: Path | None
 ) -> None:
     """Make a key NAME that OLD.key vouches for, so that boards that trust OLD can take it unseen."""
-    from bloodedge.signing.keys import id_of, new_key, read_private_key
+    from bloodedge.signing.keys import id_of, new_key
 
-    endorser = read_private_key(old, _password(password_file))
+    endorser = _key_in_use(old, password_file)
     private, public, key = new_key(
         name, out, days=days, password=_password(new_password_file), endorser=(endorser, id_of(endorser))
     )
@@ -114,9 +118,9 @@ def list_keys(store: Path) -> None:
 @password_option
 def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) -> None:
     """Sign BUNDLE, after every file in it was found to be what its manifest says."""
-    from bloodedge.signing import read_private_key, sign_bundle
+    from bloodedge.signing import sign_bundle
 
-    signature = sign_bundle(bundle, read_private_key(key, _password(password_file)), out)
+    signature = sign_bundle(bundle, _key_in_use(key, password_file), out)
     click.echo(f"{out or bundle} is signed with key {signature.key_id}.")
 
 
@@ -136,6 +140,23 @@ def verify(bundle: Path, store: Path) -> None:
     )
 
 
+def _key_in_use(path: Path, password_file: Path | None) -> "Ed25519PrivateKey":
+    """A private key; UsageError where its use has ended, which only the public key beside it tells."""
+    from bloodedge.signing.keys import public_beside, read_private_key, refuse_past
+
+    private = read_private_key(path, _password(password_file))
+    public = public_beside(path, private)
+    if public is None:
+        click.echo(
+            f"Whether the key's use has ended is not known: its public half is not in {path.with_suffix('.pub')}; put"
+            " it there.",
+            err=True,
+        )
+    else:
+        refuse_past(path, public)
+    return private
+
+
 def _password(path: Path | None) -> bytes | None:
     """The first line of a file; UsageError when it cannot be read or is empty."""
     if path is None:
@@ -143,7 +164,7 @@ def _password(path: Path | None) -> bytes | None:
     try:
         password = path.read_bytes().splitlines()[0].strip()
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+        raise UsageError(unreadable(path, error)) from error
     except IndexError:
         password = b""
     if not password:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from bloodedge.config import Strict
-from bloodedge.errors import BloodedgeError, UsageError, disk_errors
+from bloodedge.errors import BloodedgeError, UsageError, disk_errors, unreadable
 from bloodedge.files import fsync_folder, write_text
 from bloodedge.signing.canonical import statement
 
@@ -170,7 +170,7 @@ def read_public_key(path: Path) -> PublicKey:
             raise BloodedgeError(f"{path} is no public key (too large); give a .pub file of: bloodedge keys new")
         return PublicKey.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+        raise UsageError(unreadable(path, error)) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -188,7 +188,7 @@ def read_private_key(path: Path, password: bytes | None = None) -> "Ed25519Priva
     try:
         key = load_pem_private_key(path.read_bytes(), password)
     except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+        raise UsageError(unreadable(path, error)) from error
     except TypeError as error:
         raise UsageError(
             f"{path} is locked with a password; give it with --password-file."
@@ -196,11 +196,29 @@ def read_private_key(path: Path, password: bytes | None = None) -> "Ed25519Priva
             else f"{path} has no password; leave --password-file out."
         ) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        hint = "or the password is wrong; " if password else ""
-        raise UsageError(f"{path} is no private key, {hint}give a .key file of: bloodedge keys new") from error
+        hint = ", or the password is wrong" if password else ""
+        raise UsageError(f"{path} is no private key{hint}; give the .key file that bloodedge keys new made.") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise UsageError(f"{path} is not an ed25519 key; make one with: bloodedge keys new NAME")
     return key
+
+
+def public_beside(path: Path, private: "Ed25519PrivateKey") -> PublicKey | None:
+    """The public half, from the file beside a private key's; None where there is none, or another key's."""
+    try:
+        public = read_public_key(path.with_suffix(".pub"))
+    except BloodedgeError:
+        return None
+    return public if public.id == id_of(private) else None
+
+
+def refuse_past(path: Path, public: PublicKey) -> None:
+    """Raise UsageError for a private key, in a file, whose use has ended: nothing that it signs from then on counts."""
+    if public.not_after is not None and public.is_past(datetime.now(UTC)):
+        raise UsageError(
+            f"{path}: the use of this key ended on {public.not_after:%Y-%m-%d}, and nothing that it signs now counts;"
+            " make another with bloodedge keys new, and have the boards trust it."
+        )
 
 
 def id_of(private: "Ed25519PrivateKey") -> str:

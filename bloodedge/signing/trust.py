@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
 from bloodedge.config import Strict
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, as_owner
 from bloodedge.files import write_text
 from bloodedge.signing.keys import PublicKey, read_public_key, write_public_key
 
@@ -41,8 +41,14 @@ class TrustStore:
 
     @classmethod
     def read(cls, folder: Path) -> "TrustStore":
-        """The keys of a folder, none where it is missing; BloodedgeError when one of its files is damaged."""
-        keys = [read_public_key(path) for path in sorted(folder.glob("*.pub"))] if folder.is_dir() else []
+        """The keys of a folder, none where it is missing.
+
+        Raises BloodedgeError when one of its files is damaged, UsageError for a user who may not read it.
+        """
+        try:
+            keys = [read_public_key(path) for path in _files(folder)]
+        except PermissionError as error:
+            raise UsageError(_closed(folder, error)) from error
         return cls({key.id: key for key in keys}, _read_revoked(folder).keys)
 
     def endorses(self, key: PublicKey) -> bool:
@@ -93,13 +99,25 @@ def revoke(folder: Path, key_id: str, reason: str) -> list[PublicKey]:
     return [key for key in store.keys.values() if key.endorsed_by == key_id]
 
 
+def _files(folder: Path) -> list[Path]:
+    """The files of keys; not by glob, which shows none where it may not look."""
+    return sorted(path for path in folder.iterdir() if path.name.endswith(".pub")) if folder.is_dir() else []
+
+
+def _closed(path: Path, error: PermissionError) -> str:
+    return f"{path} cannot be read ({error.strerror}), so no key can be trusted; {as_owner(path)}."
+
+
 def _read_revoked(folder: Path) -> Revoked:
     path = folder / REVOKED
     try:
         return Revoked.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return Revoked()
+    except PermissionError as error:
+        raise UsageError(_closed(path, error)) from error
     except (OSError, ValidationError) as error:
         raise BloodedgeError(
-            f"{path} cannot be read, so no key can be trusted; restore it from a backup, or revoke the keys again."
+            f"{path} is damaged, so no key can be trusted; restore it from a backup, or, where there is none, move it"
+            " out of the folder and revoke every key again that was revoked, before anything else."
         ) from error

@@ -6,6 +6,8 @@ import click
 
 from bloodedge_device.provision_cli import provision_command
 from bloodedge_device.service_cli import (
+    BOARD_HELP,
+    CONFIG_HELP,
     STATE_HELP,
     audit_command,
     backup_command,
@@ -32,7 +34,7 @@ for command in (
 
 
 @device.command("run")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
 @click.option(
     "--bundle", metavar="BUNDLE", type=click.Path(path_type=Path), help="The bundle to run, a folder or a zip."
 )
@@ -61,7 +63,7 @@ def run_command(
     from bloodedge_device.supervise.logs import configure_logging
 
     def read() -> DeviceSettings:
-        settings = with_options(read_settings(config), bundle, state, camera)
+        settings = with_options(read_settings(config, state), bundle, state, camera)
         return settings.model_copy(update={"web": WebSettings(enabled=False)}) if no_page else settings
 
     configure_logging(sys.stderr)
@@ -72,7 +74,9 @@ def run_command(
 
 
 @device.command("config")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
+@click.option(
+    "--config", metavar="FILE", type=click.Path(path_type=Path), help=f"Settings (TOML; default: {BOARD_HELP})."
+)
 @click.option("--check", is_flag=True, help="Only say whether the settings are right and what they name is there.")
 @click.option("--reference", is_flag=True, help="Write out every setting, explained, with its default.")
 @click.option("--board", metavar="NAME", help="Write out the settings that suit a board, such as raspberry-pi-5.")

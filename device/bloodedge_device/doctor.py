@@ -24,10 +24,10 @@ from rich.table import Table
 
 from bloodedge import RESEARCH_USE
 from bloodedge.console import console
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, unreadable
 from bloodedge.host import cpu_temperature_c
 from bloodedge_device.camera import BadFrame, Frame
-from bloodedge_device.settings import DeviceSettings, missing_files
+from bloodedge_device.settings import DeviceSettings, missing_files, readable
 from bloodedge_device.supervise.clock import clock_synchronised
 from bloodedge_device.supervise.thermal import read_throttling
 from bloodedge_device.web.access import has_token
@@ -76,14 +76,20 @@ def _finding(name: str, check: Callable[[Patient], tuple[Level, str, str]], pati
     try:
         return Finding(name, *check(patient))
     except BloodedgeError as error:
-        what, _, cure = str(error).rpartition("; ")
-        if not what:
-            return Finding(name, "failed", cure, "Do as it says.")
-        return Finding(name, "failed", f"{what}.", cure[:1].upper() + cure[1:])
+        return _failed(name, str(error))
+    except PermissionError as error:
+        return _failed(name, unreadable(Path(error.filename or patient.settings.state), error))
     except Exception as error:  # one broken check must not hide the others
         return Finding(
             name, "failed", f"The check broke off ({type(error).__name__}: {error}).", "Look into its cause."
         )
+
+
+def _failed(name: str, sentence: str) -> Finding:
+    what, _, cure = sentence.rpartition("; ")
+    if not what:
+        return Finding(name, "failed", cure, "Do as it says.")
+    return Finding(name, "failed", f"{what}.", cure[:1].upper() + cure[1:])
 
 
 def to_json(findings: list[Finding]) -> dict[str, Any]:
@@ -306,7 +312,7 @@ def _memory(_: Patient) -> tuple[Level, str, str]:
 
 
 def _permissions(patient: Patient) -> tuple[Level, str, str]:
-    state = patient.settings.state
+    state = readable(patient.settings.state, "doctor ...")
     closed = [path for path in sorted(Path("/dev").glob("video*")) if not os.access(path, os.R_OK | os.W_OK)]
     if patient.settings.camera.kind in {"v4l2", "picamera"} and closed:
         cure = f"Let it: sudo usermod -aG video {getpass.getuser()}, then log in again."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bloodedge.bundle import Bundle
 from bloodedge.engine import Engine, installed, load_artifact
-from bloodedge.errors import BloodedgeError
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import sha256
 from bloodedge.golden import GoldenResult, check_golden
 from bloodedge.manifest import Artifact, Manifest
@@ -41,7 +41,7 @@ def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artif
     the bundle has no such artifact.
     """
     if settings.engine != "auto":
-        return manifest.artifact(settings.engine, settings.precision), "the settings say so"
+        return _artifact(settings, manifest, settings.engine), "the settings say so"
     x86 = platform.machine().lower() in {"x86_64", "amd64"}
     bundled = {artifact.engine for artifact in manifest.artifacts if artifact.precision == settings.precision}
     if not x86:
@@ -51,8 +51,18 @@ def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artif
     elif not installed("openvino"):
         why = "OpenVINO is not installed"
     else:
-        return manifest.artifact("openvino", settings.precision), "this machine is x86 and OpenVINO is installed"
-    return manifest.artifact("litert", settings.precision), why
+        return _artifact(settings, manifest, "openvino"), "this machine is x86 and OpenVINO is installed"
+    return _artifact(settings, manifest, "litert"), why
+
+
+def _artifact(settings: DeviceSettings, manifest: Manifest, engine: str) -> Artifact:
+    try:
+        return manifest.artifact(engine, settings.precision)
+    except UsageError as error:
+        raise UsageError(
+            f"{str(error).rstrip('.')}; set engine and precision in the settings to what it has, or take a bundle that"
+            f" was converted for {engine} {settings.precision}."
+        ) from error
 
 
 def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:

@@ -27,21 +27,44 @@ def provision_command(
     board: str | None, root: Path, read_only_root: bool, dry_run: bool, undo: bool, yes: bool
 ) -> None:
     """Write a board's settings, services and boot options into a root file system, after showing the difference."""
-    from bloodedge_device.provision.plan import apply
+    from bloodedge_device.provision.plan import apply, check_rights
+    from bloodedge_device.provision.record import needs_root
 
-    plan = _plan(board, root, read_only_root, undo)
+    try:
+        plan = _plan(board, root, read_only_root, undo)
+        is_empty = plan.is_empty
+    except PermissionError as error:
+        raise needs_root(root) from error
+    if not (dry_run or is_empty):
+        check_rights(plan)
     for line in plan.diff():
         click.echo(line)
     for path in plan.kept:
         click.echo(f"Kept, because it was changed by hand: {root / path}", err=True)
-    if dry_run or plan.is_empty:
-        click.echo("Nothing to do." if plan.is_empty else "Nothing was written.")
+    if dry_run or is_empty:
+        click.echo("Nothing to do." if is_empty else "Nothing was written.")
         return
-    if plan.changes and not yes:
-        click.confirm("Write this?", abort=True)
+    if plan.changes and not yes and not _agreed():
+        click.echo("Nothing was written.")
+        return
     apply(plan)
     _tell_systemd(root)
     click.echo("Done; restart the board." if plan.changes else "Done.")
+
+
+def _agreed() -> bool:
+    """Whether a person says yes; UsageError where nobody can be asked."""
+    from bloodedge.errors import UsageError
+
+    try:
+        return click.confirm("Write this?")
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):  # a person pressed Ctrl-C
+            raise
+        click.echo()  # ends the question's line
+        raise UsageError(
+            "Nobody is there to ask, and nothing was written; give --yes to write without asking."
+        ) from error
 
 
 def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
@@ -64,9 +87,33 @@ def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
     return provisioning(root, board, read_only)
 
 
+MAKES_USER = (
+    # A system that has started once makes new users no more by itself (systemd-sysusers.service, ConditionNeedsUpdate).
+    ("systemd-sysusers", "bloodedge.conf"),
+    ("systemd-tmpfiles", "--create", "bloodedge.conf"),
+)
+READS_ANEW = (("systemctl", "daemon-reload"), ("udevadm", "control", "--reload"))
+
+
 def _tell_systemd(root: Path) -> None:
-    """The live system's service manager reads the units anew."""
+    """The live system makes the daemon's user and folders, and reads the units and rules anew."""
+    import shutil
     import subprocess
 
-    if root.resolve() == Path("/") and Path("/run/systemd/system").is_dir():
-        subprocess.run(["systemctl", "daemon-reload"], check=False)
+    from bloodedge.errors import BloodedgeError
+
+    if root.resolve() != Path("/"):
+        return
+    commands: list[tuple[str, ...]] = []
+    if Path("/etc/sysusers.d/bloodedge.conf").exists():  # not after an undo
+        commands += MAKES_USER
+    if Path("/run/systemd/system").is_dir():
+        commands += READS_ANEW
+    for command in commands:
+        if shutil.which(command[0]) is None:
+            continue  # a root without systemd
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise BloodedgeError(
+                f"All was written, but {' '.join(command)} failed ({done.stderr.strip()}); see to its cause and run it."
+            )

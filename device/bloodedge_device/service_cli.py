@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-STATE_HELP = "Folder of the results (default: the settings', else ~/.local/state/bloodedge)."
+BOARD_HELP = "a board's /etc/bloodedge/device.toml"
+CONFIG_HELP = f"Settings (TOML; default, unless --state is given: {BOARD_HELP})."
+STATE_HELP = f"Folder of the results (default: the settings', also of {BOARD_HELP}, else ~/.local/state/bloodedge)."
 
 _state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
-_config = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
 
 
 @click.group()
@@ -62,14 +63,25 @@ def show_command(state: Path | None) -> None:
 
 
 def _ask(state: Path | None, method: str, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
-    from bloodedge_device.settings import default_state
     from bloodedge_device.web.client import ask
 
-    return ask(state or default_state(), method, path, content)
+    return ask(_folder(state, "slide ..."), method, path, content)
+
+
+def _folder(state: Path | None, command: str) -> Path:
+    """The results' folder, which this user may read."""
+    from bloodedge_device.settings import default_state, readable
+
+    return readable(state or default_state(), command)
 
 
 @click.command("doctor")
-@_config
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help=f"Settings (TOML; default: {BOARD_HELP}).",
+)
 @click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
 def doctor_command(config: Path | None, target: str | None) -> None:
     """Check camera, network, disk, clock, heat and permissions, and say what to do; exit code 1 when a check fails."""
@@ -94,11 +106,11 @@ def doctor_command(config: Path | None, target: str | None) -> None:
 def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
     """Copy all results to FILE.zip, also while the daemon runs; unpacked, it is a state folder."""
     from bloodedge.console import progress
-    from bloodedge_device.settings import default_state
     from bloodedge_device.store.backup import back_up
 
+    folder = _folder(state, "backup ...")
     with progress("Copying images") as update:
-        images = back_up(state or default_state(), target, not no_crops, update)
+        images = back_up(folder, target, not no_crops, update)
     click.echo(f"Backup: {target} (database and {images} images).")
 
 
@@ -110,10 +122,9 @@ def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
 def audit_command(state: Path | None, count: int) -> None:
     """Show who did what, newest first, and whether the log is whole; exit code 1 when somebody changed it."""
     from bloodedge.errors import BloodedgeError
-    from bloodedge_device.settings import default_state
     from bloodedge_device.store import audit, open_for_reading
 
-    with open_for_reading(state or default_state()) as database:
+    with open_for_reading(_folder(state, "audit ...")) as database:
         entries, broken, digest = audit.read(database, count), audit.first_broken(database), audit.last_digest(database)
     for entry in entries:
         detail = ", ".join(
@@ -129,10 +140,15 @@ def audit_command(state: Path | None, count: int) -> None:
 @_state
 def token_command(state: Path | None) -> None:
     """Make an access token for the page, shown this once; an earlier one no longer counts."""
-    from bloodedge_device.settings import default_state
+    from bloodedge.errors import UsageError
+    from bloodedge.files import require_own
+    from bloodedge_device.settings import home_state
     from bloodedge_device.web.access import new_token
 
-    folder = state or default_state()
+    folder = _folder(state, "token ...")
+    require_own(folder)
+    if not folder.is_dir() and folder != home_state():
+        raise UsageError(f"{folder} does not exist; check its name, or make it first, as the daemon's user.")
     token = new_token(folder)
     click.echo(token)
     click.echo(

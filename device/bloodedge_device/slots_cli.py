@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bloodedge_device.service_cli import CONFIG_HELP, STATE_HELP
+
 if TYPE_CHECKING:
     from bloodedge_device.settings import DeviceSettings
     from bloodedge_device.slots.record import Record
 
-STATE_HELP = "Folder of the results (default: the settings', else ~/.local/state/bloodedge)."
 LIVE_WITHIN_S = 60.0
 
-_config = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help="Settings (TOML).")
+_config = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
 _state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
 
 
@@ -30,7 +31,7 @@ def install_command(bundle: Path, config: Path | None, state: Path | None, allow
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.installing import install
 
-    settings = with_options(read_settings(config), None, state, None)
+    settings = with_options(read_settings(config, state), None, state, None)
     done = install(settings, bundle, allow_older=allow_older)
     if done.trial is None:
         click.echo(f"{done.what.title} is already active, in slot {done.slot}.")
@@ -51,7 +52,7 @@ def rollback_command(config: Path | None, state: Path | None) -> None:
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.switching import roll_back
 
-    settings = with_options(read_settings(config), None, state, None)
+    settings = with_options(read_settings(config, state), None, state, None)
     record = roll_back(settings)
     click.echo(f"Rolled back to {record.history[-1].bundle}.")
     click.echo(_what_runs(settings, "" if record.running is None else record.running.sha256))
@@ -67,7 +68,7 @@ def slots_command(config: Path | None, state: Path | None, target: str | None) -
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.record import read_record
 
-    settings = with_options(read_settings(config), None, state, None)
+    settings = with_options(read_settings(config, state), None, state, None)
     record = read_record(settings.state)
     if target:
         emit_json(record.model_dump(mode="json"), target)

@@ -17,7 +17,7 @@ from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.signing import Signer, TrustStore, Untrusted, read_private_key, sign_bundle, verify_bundle
-from bloodedge.signing.keys import PublicKey, id_of, new_key, read_public_key
+from bloodedge.signing.keys import PublicKey, id_of, new_key, read_public_key, write_public_key
 from bloodedge.signing.trust import revoke, trust
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
@@ -298,3 +298,68 @@ def test_revoking_in_a_folder_that_is_not_there_makes_none(tmp_path: Path, keys:
     with pytest.raises(UsageError, match=r"trsut does not exist; give the folder of keys"):
         revoke(tmp_path / "trsut", keys[1].id, "lost")
     assert not (tmp_path / "trsut").exists()
+
+
+def test_the_advice_for_a_damaged_list_of_revoked_keys_can_be_followed(
+    run: Run, trusted: Path, signed: Path, keys: tuple[Ed25519PrivateKey, PublicKey]
+) -> None:
+    revoke(trusted, keys[1].id, "lost")
+    damaged = trusted / "revoked.json"
+    damaged.write_text("{")
+    for command in (("verify", signed), ("keys", "revoke", "0" * 16), ("keys", "list")):
+        code, said = run(*command, "--trust", trusted)
+        assert code == 1
+        assert "is damaged, so no key can be trusted; restore it from a backup" in said
+        assert "move it out of the folder and revoke every key again" in said
+    assert damaged.read_text() == "{"
+    damaged.rename(trusted.parent / "set aside")
+    assert run("keys", "revoke", keys[1].id, "--trust", trusted)[0] == 0
+    assert why_not(signed, trusted) == "revoked"
+
+
+def past_its_end(folder: Path) -> Path:
+    private, path, public = new_key("old", folder, days=1)
+    write_public_key(path, public.model_copy(update={"not_after": public.made_at - timedelta(days=30)}))
+    return private
+
+
+def test_a_key_past_its_end_signs_nothing_and_vouches_for_nobody(run: Run, tmp_path: Path) -> None:
+    private = past_its_end(tmp_path)
+    bundle = shutil.copy(MODEL, tmp_path / "my.bundle")
+    before = bundle.read_bytes()
+    for command in (("sign", bundle, "--key", private), ("keys", "rotate", private, "next", "-o", tmp_path)):
+        code, said = run(*command)
+        assert code == 2
+        assert "the use of this key ended on" in said
+        assert "bloodedge keys new" in said
+        assert said.count("\n") == 1
+    assert bundle.read_bytes() == before
+    assert not (tmp_path / "next.key").exists()
+
+
+@pytest.mark.parametrize("beside", ["nothing", "another key's"])
+def test_an_end_of_use_that_cannot_be_known_is_told_and_the_bundle_signed(
+    run: Run, tmp_path: Path, beside: str
+) -> None:
+    private = past_its_end(tmp_path)
+    (tmp_path / "old.pub").unlink()
+    if beside == "another key's":
+        new_key("other", tmp_path)[1].rename(tmp_path / "old.pub")
+    bundle = shutil.copy(MODEL, tmp_path / "my.bundle")
+    code, said = run("sign", bundle, "--key", private)
+    assert code == 0
+    assert "Whether the key's use has ended is not known" in said
+    assert "is signed with key" in said
+
+
+def test_a_key_in_use_signs_without_a_word_more(run: Run, tmp_path: Path) -> None:
+    private, _, public = new_key("lab", tmp_path, days=30)
+    bundle = shutil.copy(MODEL, tmp_path / "my.bundle")
+    assert run("sign", bundle, "--key", private) == (0, f"{bundle} is signed with key {public.id}.\n")
+
+
+def test_a_public_key_in_a_private_one_s_place_is_told_in_a_sentence_that_can_be_read(run: Run, tmp_path: Path) -> None:
+    _, public, _ = new_key("LAB", tmp_path)
+    code, said = run("sign", MODEL, "--key", public)
+    assert code == 2
+    assert said == f"bloodedge: {public} is no private key; give the .key file that bloodedge keys new made.\n"

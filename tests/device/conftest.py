@@ -11,6 +11,9 @@ import pytest
 
 from bloodedge_device.supervise.logs import DeviceHandler
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+from nobody import Nobody, nobody_s_place
+
 
 @pytest.fixture(scope="session")
 def fakes() -> ModuleType:
@@ -31,6 +34,19 @@ def _no_log_outlives_its_test() -> Iterator[None]:
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, DeviceHandler)]:
         root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def _not_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine that is one: no test reads its settings, nor shall it write to its results."""
+    monkeypatch.setattr("bloodedge_device.settings.BOARD_SETTINGS", Path("/nowhere/device.toml"))
+
+
+@pytest.fixture
+def nobody() -> Iterator[Nobody]:
+    """A user who owns nothing."""
+    with nobody_s_place() as place:
+        yield place
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.camera import Frame, picamera
 from bloodedge_device.camera.picamera import PiCamera, default_size, wants_still
+from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.settings import CameraSettings
 
 
@@ -181,6 +182,40 @@ def test_without_picamera2_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "picamera2", None)
     with pytest.raises(UsageError, match="apt install python3-picamera2"):
         open_with()
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "ValueError('numpy.dtype size changed, may indicate binary incompatibility')",
+        "AttributeError('_ARRAY_API not found')",
+        "ImportError('numpy.core.multiarray failed to import')",
+    ],
+)
+def test_a_picamera2_built_for_another_numpy_can_never_work_and_the_cure_is_told(
+    raised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picamera2.py").write_text(f"raise {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "picamera2", raising=False)
+    with pytest.raises(UsageError, match=f"{sys.prefix}/bin/pip install simplejpeg") as error:
+        open_with()
+    assert "built for another numpy" in str(error.value)
+
+
+@pytest.mark.timeout(60)
+def test_the_daemon_does_not_try_a_picamera2_again_that_cannot_be_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picamera2.py").write_text("raise ValueError('numpy.dtype size changed')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    camera = SupervisedCamera(CameraSettings(kind="picamera"))
+    try:
+        with pytest.raises(UsageError, match="pip install simplejpeg"):
+            camera.wait_until_open(threading.Event())
+        assert camera.restarts == 0
+    finally:
+        camera.close()
 
 
 @pytest.mark.parametrize("size", [(321, 240), (642, 480)])

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_device.provision.record import RECORD
 from bloodedge_device.provision_cli import provision_command
 
 CONFIG = "dtparam=audio=on\n[cm4]\notg_mode=1\n"
@@ -49,7 +52,26 @@ def test_the_difference_is_shown_and_without_a_yes_nothing_is_written(root: Path
 
     assert "+dtparam=watchdog=on" in shown.output
     assert "+++ b/etc/systemd/system/bloodedge-device.service" in shown.output
-    assert (asked.exit_code, contents(root)) == (1, before)
+    assert isinstance(asked.exception, UsageError)
+    assert "nothing was written; give --yes" in str(asked.exception)
+    assert contents(root) == before
+
+
+def test_a_no_is_an_answer_and_writes_nothing(root: Path) -> None:
+    before = contents(root)
+    asked = CliRunner().invoke(provision_command, ["--root", str(root), "--board", "raspberry-pi-5"], input="n\n")
+    assert asked.exit_code == 0
+    assert asked.output.endswith("Nothing was written.\n")
+    assert contents(root) == before
+
+
+def test_an_interrupted_question_is_told_as_such(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.termui.visible_prompt_func", interrupted)
+    with pytest.raises(click.Abort):
+        provision_command.main(["--root", str(root), "--board", "raspberry-pi-5"], standalone_mode=False)
 
 
 def test_a_second_run_finds_nothing_to_do(root: Path) -> None:
@@ -75,7 +97,9 @@ def test_undo_restores_every_byte(root: Path) -> None:
 def test_the_kernel_s_command_stays_one_line_and_config_keeps_what_it_said(root: Path) -> None:
     pi(root, "--yes")
 
-    assert (root / "boot/firmware/cmdline.txt").read_text() == f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory\n"
+    assert (
+        root / "boot/firmware/cmdline.txt"
+    ).read_text() == f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory\n"
     assert (root / "boot/firmware/config.txt").read_text().startswith(f"{CONFIG}# bloodedge: begin\n[all]\n")
 
 
@@ -113,7 +137,9 @@ def test_undo_keeps_what_a_person_added_to_the_boot_files(root: Path) -> None:
     for name, more in {"config.txt": "dtoverlay=imx477\n", "cmdline.txt": ""}.items():
         path = root / "boot/firmware" / name
         path.write_text(path.read_text() + more)
-    (root / "boot/firmware/cmdline.txt").write_text(f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory usbcore.quirks=1\n")
+    (root / "boot/firmware/cmdline.txt").write_text(
+        f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory usbcore.quirks=1\n"
+    )
 
     provision(root, "--undo", "--yes")
 
@@ -179,6 +205,14 @@ def test_a_link_out_of_the_card_is_not_followed(root: Path, tmp_path_factory: py
 
 def test_nothing_written_is_nothing_to_undo(root: Path) -> None:
     assert "nothing to undo" in str(provision(root, "--undo").exception)
+
+
+def test_a_damaged_record_is_called_damaged(root: Path) -> None:
+    pi(root, "--yes")
+    (root / RECORD).write_text("{")
+    refused = provision(root, "--undo")
+    assert isinstance(refused.exception, BloodedgeError)
+    assert "is damaged; restore it from a backup, or remove it to begin anew" in str(refused.exception)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: strace)")

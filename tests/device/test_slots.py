@@ -115,6 +115,32 @@ def test_an_unsigned_bundle_is_refused_and_nothing_runs_but_what_ran(lab: Labora
     assert not slot_file(lab.state, "b").exists()
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_bundle_that_came_with_the_installation_needs_no_installing(
+    lab: Laboratory, tmp_path: Path, copied: bool
+) -> None:
+    shipped = released_bundle(lab.settings())
+    path = shutil.copy(shipped, tmp_path / "copy.bundle") if copied else shipped
+    with pytest.raises(UsageError, match="came with the installation and runs without being installed") as refused:
+        install(lab.settings(), path, trial=tried)
+    assert str(refused.value).startswith(str(path))
+    assert read_record(lab.state).active is None
+    assert install(lab.settings(trust={"unsigned": True}), path, trial=tried).slot == "a"
+
+
+def test_a_refusal_names_the_file_that_was_given_and_not_its_copy(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, unsigned = lab.bundle(1), lab.bundle(2, signed=False)
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", lambda _source, target: copyfile(unsigned, target))
+    with pytest.raises(Untrusted) as refused:
+        install(lab.settings(), good, trial=tried)
+    assert refused.value.reason == "unsigned"
+    assert str(refused.value).startswith(f"{good} is not signed; sign it with: bloodedge sign {good} ")
+    assert "partial" not in str(refused.value)
+
+
 def test_a_bundle_exchanged_while_it_is_copied_is_refused(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     good, unsigned = lab.bundle(1), lab.bundle(2, signed=False)
     copyfile = shutil.copyfile
@@ -138,7 +164,7 @@ def test_a_serial_that_never_proved_good_stands_in_nobodys_way(lab: Laboratory) 
 
 
 def test_a_bundle_for_another_engine_is_refused(lab: Laboratory) -> None:
-    with pytest.raises(UsageError, match="litert"):
+    with pytest.raises(UsageError, match=r"has no litert int8 model; it has: .*; set engine and precision in the sett"):
         install(lab.settings(), lab.bundle(1, only_openvino), trial=tried)
 
 

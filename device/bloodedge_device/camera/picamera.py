@@ -1,8 +1,10 @@
 """A Raspberry Pi camera through picamera2 (libcamera): light measured once and then held."""
 
 import logging
+import sys
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -228,12 +230,23 @@ def wants_still(size: tuple[int, int], sensor: tuple[int, int], rate: float | No
 def _picamera2() -> Any:
     try:
         from picamera2 import Picamera2
-    except ImportError as error:
-        raise UsageError(
+    except (ImportError, ValueError, AttributeError) as error:
+        raise UsageError(_why_not_loaded(error)) from error
+    return Picamera2
+
+
+def _why_not_loaded(error: Exception) -> str:
+    if isinstance(error, ImportError) and "numpy" not in str(error):
+        return (
             "The camera needs picamera2, which this Python lacks; install it (sudo apt install python3-picamera2) and "
             "make the environment with --system-site-packages."
-        ) from error
-    return Picamera2
+        )
+    # The system's python3-simplejpeg is built for its own numpy: a ValueError, AttributeError or ImportError.
+    pip = Path(sys.prefix) / "bin" / "pip"
+    return (
+        f"picamera2 cannot be loaded ({error}); install simplejpeg into bloodedge's environment: {pip} install "
+        "simplejpeg (the system's is built for another numpy than bloodedge's)."
+    )
 
 
 def _model(number: int) -> str:

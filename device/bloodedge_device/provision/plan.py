@@ -20,7 +20,16 @@ from bloodedge_device.provision.content import (
     without_block,
     without_words,
 )
-from bloodedge_device.provision.record import RECORD, Entry, Record, packed, read_record, unpacked, write_record
+from bloodedge_device.provision.record import (
+    RECORD,
+    Entry,
+    Record,
+    needs_root,
+    packed,
+    read_record,
+    unpacked,
+    write_record,
+)
 
 LINK = b"link:"
 
@@ -133,6 +142,16 @@ def undoing(root: Path) -> Plan:
     return _plan(root, before.board, changes, kept, dict(before.entries))
 
 
+def check_rights(plan: Plan) -> None:
+    """Raise UsageError, before anything is asked or written, for a user who may not write all of it."""
+    if os.geteuid() == 0:
+        return
+    for path in (*(change.path for change in plan.changes), *plan.beside, RECORD):
+        folder = next(folder for folder in _place(plan.root, path).absolute().parents if folder.is_dir())
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise needs_root(plan.root)
+
+
 def apply(plan: Plan) -> None:
     """Change the root; the record goes first, so that a cut half-way can be finished or undone."""
     write_record(plan.root, _union(plan))
@@ -234,10 +253,15 @@ def _place(root: Path, path: str) -> Path:
 
 def _read(root: Path, path: str) -> bytes | None:
     place = _place(root, path)
-    with disk_errors(path):
+    try:
         if place.is_symlink():
             return LINK + os.fsencode(place.readlink())
         return place.read_bytes() if place.exists() else None
+    except PermissionError as error:
+        raise needs_root(root) from error
+    except OSError:
+        with disk_errors(path):
+            raise
 
 
 def _mode(root: Path, path: str) -> int | None:

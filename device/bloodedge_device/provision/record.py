@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bloodedge.config import Strict
-from bloodedge.errors import BloodedgeError
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import write_bytes
 
 RECORD = "var/lib/bloodedge-provision/record.json"
@@ -35,14 +35,24 @@ class Record(Strict):
 
 
 def read_record(root: Path) -> Record | None:
-    """The root's record, None where nothing was written; raises BloodedgeError when it is damaged."""
+    """The root's record, None where nothing was written.
+
+    Raises BloodedgeError when it is damaged, UsageError for a user who may not read it.
+    """
     path = root / RECORD
     try:
         return Record.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise needs_root(root) from error
     except (OSError, ValidationError, json.JSONDecodeError) as error:
-        raise BloodedgeError(f"{path} cannot be read; restore it from a backup, or remove it to begin anew.") from error
+        raise BloodedgeError(f"{path} is damaged; restore it from a backup, or remove it to begin anew.") from error
+
+
+def needs_root(root: Path) -> UsageError:
+    """For a user who may not read or write what a root file system holds."""
+    return UsageError(f"Provisioning {root} needs root; run it again with sudo.")
 
 
 def write_record(root: Path, record: Record) -> None:

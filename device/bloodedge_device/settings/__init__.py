@@ -1,5 +1,6 @@
 """The daemon's settings: one TOML file, every mistake in it reported at once."""
 
+import logging
 import os
 import tomllib
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bloodedge.config import Model, Strict, read_toml, validate
-from bloodedge.errors import UsageError
+from bloodedge.errors import UsageError, as_owner, unreadable
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.gate import GateParameters
@@ -37,17 +38,42 @@ __all__ = [
     "WebSettings",
     "bundle_path",
     "default_state",
+    "home_state",
     "is_released",
     "is_stream",
     "missing_files",
     "read_settings",
+    "readable",
+    "released",
     "released_bundle",
     "with_options",
 ]
 
 
+log = logging.getLogger("bloodedge.device")
+
+BOARD_SETTINGS = Path("/etc/bloodedge/device.toml")
+"""A provisioned board's: read where neither a settings file nor a state folder is given."""
+
+
 def default_state() -> Path:
-    """Where results go unless a folder is given (XDG Base Directory Specification)."""
+    """Where results are unless a folder is given: where the settings that are read then say."""
+    return read_settings(None).state
+
+
+def readable(state: Path, command: str = "...") -> Path:
+    """The state folder itself; UsageError for a user who may not look into it, with the ``command`` for its owner."""
+    try:
+        closed = state.is_dir() and not os.access(state, os.R_OK | os.X_OK, effective_ids=True)
+    except PermissionError:
+        closed = True
+    if closed:
+        raise UsageError(f"{state} cannot be read by this user; {as_owner(state, f'bloodedge device {command}')}.")
+    return state
+
+
+def home_state() -> Path:
+    """Where results go unless the settings say (XDG Base Directory Specification)."""
     home = os.environ.get("XDG_STATE_HOME")
     return (Path(home) if home else Path.home() / ".local" / "state") / "bloodedge"
 
@@ -68,7 +94,7 @@ class DeviceSettings(Strict):
     """Where OpenVINO computes."""
     cores: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """Processor cores that the daemon keeps to, such as [2, 3], and leaves the others to the camera; none: any."""
-    state: Path = Field(default_factory=default_state)
+    state: Path = Field(default_factory=home_state)
     """Folder of the results: ``device.sqlite`` and ``crops/``."""
     camera: CameraSettings = CameraSettings()
     slide: SlideSettings = SlideSettings()
@@ -107,12 +133,14 @@ PREFIX = "BLOODEDGE_DEVICE__"
 """Of environment variables that stand for settings: ``BLOODEDGE_DEVICE__CAMERA__RATE=5`` for ``[camera] rate``."""
 
 
-def read_settings(path: Path | None) -> DeviceSettings:
+def read_settings(path: Path | None, state: Path | None = None) -> DeviceSettings:
     """Settings from a TOML file, or the defaults, with the environment's in their place.
 
-    Relative paths are relative to the file's folder, without a file to the current one. Raises UsageError naming every
-    mistake.
+    Where neither a file nor a state folder is given, a board's own file is read, if this is a board. Relative paths are
+    relative to the file's folder, without a file to the current one. Raises UsageError naming every mistake.
     """
+    if path is None and state is None:
+        path = _board_settings()
     values = {} if path is None else read_toml(path)
     given = sorted(name for name in os.environ if name.startswith(PREFIX))
     for name in given:
@@ -130,6 +158,17 @@ def read_settings(path: Path | None) -> DeviceSettings:
             "mqtt": _beside(here, settings.mqtt, FILES["mqtt"]),
         }
     )
+
+
+def _board_settings() -> Path | None:
+    try:
+        with BOARD_SETTINGS.open("rb"):
+            log.info("The settings are those of %s.", BOARD_SETTINGS)
+            return BOARD_SETTINGS
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UsageError(unreadable(BOARD_SETTINGS, error)) from error
 
 
 def _set(values: dict[str, Any], keys: list[str], text: str) -> None:
@@ -230,12 +269,22 @@ def bundle_path(settings: DeviceSettings) -> Path:
     return released_bundle(settings)
 
 
+def released() -> list[Path]:
+    """The bundles that came with the installation."""
+    return [
+        folder / name
+        for folder in MODEL_FOLDERS
+        for name in (DEFAULT_BUNDLE, SIMULATED_BUNDLE)
+        if (folder / name).exists()
+    ]
+
+
 def released_bundle(settings: DeviceSettings) -> Path:
     """The bundle that came with the installation for such a camera; UsageError when there is none."""
     name = SIMULATED_BUNDLE if settings.camera.kind == "simulated" else DEFAULT_BUNDLE
-    for folder in MODEL_FOLDERS:
-        if (folder / name).exists():
-            return folder / name
+    for path in released():
+        if path.name == name:
+            return path
     raise UsageError(
         "No bundle was given and none came with this installation; make one with bloodedge convert and give it with"
         " --bundle."

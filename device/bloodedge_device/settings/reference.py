@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bloodedge_device.settings import DeviceSettings, default_state
+from bloodedge_device.settings import DeviceSettings, home_state
 
 WIDTH = 120
 
@@ -52,7 +52,7 @@ def _line(name: str, info: FieldInfo) -> str:
 
 
 def _of_this_machine(info: FieldInfo) -> str:
-    return '"~/.local/state/bloodedge"' if info.default_factory is default_state else '"(the host\'s name)"'
+    return '"~/.local/state/bloodedge"' if info.default_factory is home_state else '"(the host\'s name)"'
 
 
 def _value(value: Any) -> str:

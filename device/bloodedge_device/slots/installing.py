@@ -1,8 +1,8 @@
 """A bundle into the idle slot: verified, copied, verified again, tried out on this board, and only then switched to."""
 
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.files import sha256, write_beside
 from bloodedge_device.loading import choose_artifact, vouched_for
-from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.settings import DeviceSettings, released
 from bloodedge_device.slots.record import (
     Record,
     Slot,
@@ -111,6 +111,7 @@ def _check_serial(record: Record, bundle: Bundle, *, allow_older: bool) -> None:
 
 def _into(settings: DeviceSettings, name: SlotName, path: Path, trial: TryOut) -> Installed:
     with Bundle(path) as bundle:
+        _check_not_shipped(settings, bundle)
         vouched_for(settings, bundle)
         artifact, _ = choose_artifact(settings, bundle.manifest)
         require(artifact.engine)
@@ -119,12 +120,39 @@ def _into(settings: DeviceSettings, name: SlotName, path: Path, trial: TryOut) -
 
     def copy_and_try(copy: Path) -> None:
         _copy(path, copy)
-        shown.append((_described(settings, copy), trial(settings, copy)))
+        with _as_given(path, copy):
+            shown.append((_described(settings, copy), trial(settings, copy)))
 
     write_beside(slot_file(settings.state, name), copy_and_try)
     ((slot, result),) = shown
     record = switch_to(settings.state, name, slot)
     return Installed(name, record.slots[name], result)
+
+
+def _check_not_shipped(settings: DeviceSettings, bundle: Bundle) -> None:
+    """Say so where an unsigned bundle, which is not taken, came with the installation or is a copy of one that did."""
+    if settings.trust.unsigned or bundle.signature() is not None:
+        return
+    for path in released():
+        with suppress(BloodedgeError), Bundle(path) as ours:
+            if ours.manifest_bytes == bundle.manifest_bytes:
+                break
+    else:
+        return
+    raise UsageError(
+        f"{bundle.path} came with the installation and runs without being installed, wherever no other bundle is"
+        " active; go back to it with: bloodedge device rollback"
+    )
+
+
+@contextmanager
+def _as_given(path: Path, copy: Path) -> Iterator[None]:
+    """Name in errors the bundle that a person gave, not its copy."""
+    try:
+        yield
+    except BloodedgeError as error:
+        error.args = (str(error).replace(str(copy), str(path)),)
+        raise
 
 
 def _check_room(state: Path, path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import fcntl
 import json
-import os
-import pwd
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -13,8 +11,8 @@ from typing import Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from bloodedge.config import Strict
-from bloodedge.errors import BloodedgeError, UsageError, disk_errors
-from bloodedge.files import write_text
+from bloodedge.errors import BloodedgeError, UsageError, disk_errors, unreadable
+from bloodedge.files import require_own, write_text
 
 FOLDER = "slots"
 RECORD = "slots.json"
@@ -116,16 +114,18 @@ def slot_file(state: Path, slot: SlotName) -> Path:
 
 
 def read_record(state: Path) -> Record:
-    """The record, an empty one where there is none; DamagedRecord when it cannot be understood."""
+    """The record, an empty one where there is none; DamagedRecord when it cannot be understood.
+
+    UsageError for a user who may not read it.
+    """
     path = slots_folder(state) / RECORD
     try:
         record = Record.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return Record()
     except OSError as error:
-        raise BloodedgeError(
-            f"{path} cannot be read ({error.strerror}); run this as the daemon's user, or change its permissions."
-        ) from error
+        kind = UsageError if isinstance(error, PermissionError) else BloodedgeError
+        raise kind(unreadable(path, error)) from error
     except ValidationError as error:
         raise DamagedRecord(
             f"{path} is damaged; the daemon's next start, or bloodedge device install, sets it aside and begins anew."
@@ -162,24 +162,14 @@ def record_lock(state: Path) -> Iterator[None]:
 def install_lock(state: Path) -> Iterator[None]:
     """Be the only one who changes the slots' files; BloodedgeError when somebody else is at it.
 
-    UsageError for root where the state folder is another user's, whose daemon could then no longer write there.
+    UsageError where the state folder is another user's, also for root: that user's daemon could no longer write there.
     """
-    _refuse_root(state)
+    require_own(state)
     try:
         with _lock(state, "install.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield
     except BlockingIOError as error:
         raise BloodedgeError(f"Another bundle is being installed in {state}; wait until that has ended.") from error
-
-
-def _refuse_root(state: Path) -> None:
-    if os.geteuid() != 0 or not state.is_dir() or (owner := state.stat().st_uid) == 0:
-        return
-    try:
-        name = pwd.getpwuid(owner).pw_name
-    except KeyError:
-        name = f"#{owner}"
-    raise UsageError(f"{state} belongs to {name}, who has to do this: put sudo -u {name} before the command.")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import require_own
 from bloodedge_device.loading import Loaded, load
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slots.record import Slot, read_record, slots_folder
@@ -27,8 +28,9 @@ def started(settings: DeviceSettings) -> Iterator[Loaded]:
     """The network to run, as load gives it; a start counts against it unless the block ends in good order.
 
     An error that is told in a sentence, such as a camera that is not there, is good order. Raises what load does where
-    no slot's bundle is to run.
+    no slot's bundle is to run, and UsageError where the results are another user's.
     """
+    require_own(settings.state)
     if settings.bundle is not None or not slots_folder(settings.state).is_dir():
         yield load(settings)
     else:
