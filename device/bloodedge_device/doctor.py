@@ -40,6 +40,12 @@ SYNC_MS = 50.0
 HOT_C = 80.0
 """A Raspberry Pi's processor slows itself from 80 degrees on (Raspberry Pi documentation, frequency management)."""
 
+CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
+"""Of control groups (kernel documentation, admin-guide/cgroup-v2); a Raspberry Pi's kernel starts without memory."""
+CLOCK_CURE = (
+    "With a network: sudo timedatectl set-ntp true. Without: sudo timedatectl set-ntp false, then set it by hand: sudo"
+    " timedatectl set-time 'YEAR-MONTH-DAY HOUR:MINUTE'."
+)
 MEMORY_MB = 300
 ANSWER_WITHIN_S = 3.0
 COLOURS = {"ok": "green", "warning": "bold yellow", "failed": "bold red"}
@@ -123,8 +129,8 @@ def is_running(state: Path) -> bool:
 def _files(patient: Patient) -> tuple[Level, str, str]:
     missing = missing_files(patient.settings)
     if missing:
-        return "failed", " ".join(missing), "Correct the paths in the settings."
-    return "ok", "Every file that the settings name is there.", ""
+        return "failed", " ".join(missing), "Correct the settings, or let the daemon's user read the files."
+    return "ok", "Every file that the settings name is there, and this user may read it.", ""
 
 
 def _bundle(patient: Patient) -> tuple[Level, str, str]:
@@ -282,7 +288,7 @@ def _clock(_: Patient) -> tuple[Level, str, str]:
     if synchronised is None:
         return "warning", "The system does not tell whether its clock is right.", "Compare it with another clock."
     if not synchronised:
-        return "warning", "The clock is not held to a time source.", "Turn one on: sudo timedatectl set-ntp true"
+        return "warning", "The clock is not held to a time source.", CLOCK_CURE
     return "ok", "The clock is held to a time source.", ""
 
 
@@ -308,6 +314,9 @@ def _memory(_: Patient) -> tuple[Level, str, str]:
     sentence = f"{free_mb:.0f} MB of memory are available."
     if free_mb < MEMORY_MB:
         return "warning", sentence, f"End other programs: the daemon needs about {MEMORY_MB} MB."
+    if CONTROLLERS.exists() and "memory" not in CONTROLLERS.read_text().split():
+        sentence += " The kernel keeps no account of it, so that the service's limit does nothing."
+        return "warning", sentence, "Add cgroup_enable=memory to the kernel's command line, as provisioning a Pi does."
     return "ok", sentence, ""
 
 

@@ -63,6 +63,18 @@ def test_a_bundle_that_fails_its_self_test_fails_with_its_cure(state: Path, monk
 
 
 @pytest.mark.usefixtures("loaded")
+def test_a_kernel_that_keeps_no_account_of_memory_is_told(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controllers = tmp_path / "cgroup.controllers"
+    monkeypatch.setattr(doctor, "CONTROLLERS", controllers)
+    controllers.write_text("cpuset cpu io pids\n")  # a Raspberry Pi's as it comes
+    assert "cgroup_enable=memory" in found(settings(state))["memory"].cure
+    controllers.write_text("cpuset cpu io memory pids\n")
+    assert found(settings(state))["memory"].level == "ok"
+
+
+@pytest.mark.usefixtures("loaded")
 def test_a_check_that_breaks_hides_no_other(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise RuntimeError("adjtimex is odd")

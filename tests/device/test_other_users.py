@@ -52,6 +52,17 @@ def test_a_bundle_in_another_users_folder_says_how_it_can_be_read(theirs: Nobody
     assert said.count("\n") == 1
 
 
+def test_a_certificate_that_the_daemon_may_not_read_is_told_with_its_cure(theirs: Nobody) -> None:
+    """As copied by root from certificates.sh, whose files are 0600."""
+    (theirs.folder / "ca.pem").write_text("")
+    (theirs.folder / "ca.pem").chmod(0o600)
+    (theirs.folder / "tls.toml").write_text('state = "own/state"\n[mqtt]\nhost = "b"\ntls = true\nca = "ca.pem"\n')
+    code, said = theirs.run("device", "config", "--check", "--config", "tls.toml")
+    assert code == 2
+    assert "ca.pem cannot be read by" in said
+    assert "chgrp" in said
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

@@ -1,5 +1,6 @@
 """The daemon's settings: one TOML file, every mistake in it reported at once."""
 
+import getpass
 import logging
 import os
 import tomllib
@@ -184,7 +185,7 @@ def _set(values: dict[str, Any], keys: list[str], text: str) -> None:
 
 
 def missing_files(settings: DeviceSettings) -> list[str]:
-    """What the settings name and is not there, a sentence each."""
+    """What the settings name and is not there, or not for this user to read, a sentence each."""
     found = []
     source = settings.camera.source
     if settings.bundle is not None and not settings.bundle.exists():
@@ -194,9 +195,23 @@ def missing_files(settings: DeviceSettings) -> list[str]:
     for name, table in (("web", settings.web), ("mqtt", settings.mqtt)):
         for key in FILES[name]:
             path: Path | None = getattr(table, key)
-            if path is not None and not path.is_file():
-                found.append(f"{name}.{key}: {path} does not exist; correct the path.")
+            if path is not None and (fault := _fault(path)):
+                found.append(f"{name}.{key}: {path} {fault}.")
     return found
+
+
+def _fault(path: Path) -> str | None:
+    """What keeps this user from reading a file, and what to do; None: nothing."""
+    try:
+        there = path.is_file()
+    except PermissionError:
+        there = True
+    if not there:
+        return "does not exist; correct the path"
+    if not os.access(path, os.R_OK, effective_ids=True):
+        user = getpass.getuser()
+        return f"cannot be read by {user}; let it: sudo chgrp {user} {path}, then sudo chmod g+r {path}"
+    return None
 
 
 FILES = {"web": ("certificate", "key"), "mqtt": ("password_file", "ca", "certificate", "key")}
