@@ -240,7 +240,10 @@ class Fault:
 
 
 def fell(what: str, watch: Watch, end: Callable[[], None], start: Callable[[], None]) -> Fault:
-    """End something, start it again a little later, and wait until nothing is behind."""
+    """End something, start it again a little later, and wait until nothing is behind.
+
+    It is looked at from 3 s after the start on: no fault is over before AWAY_S and these.
+    """
     fault = Fault(what, time())
     end()
     sleep(AWAY_S)

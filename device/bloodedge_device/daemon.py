@@ -318,6 +318,8 @@ class Daemon:
         for name in NEEDS_RESTART:
             if getattr(new, name) != getattr(old, name):
                 log.warning("%s was changed; that takes a restart.", name)
+        if new.update.from_fleet != old.update.from_fleet:
+            log.warning("update.from_fleet was changed; that takes a restart.")
         new = new.model_copy(update={name: getattr(old, name) for name in NEEDS_RESTART})
         switched = active_digest(new) != self.loaded.sha256
         if new == old and not switched:

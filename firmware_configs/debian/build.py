@@ -1,11 +1,14 @@
 """The Debian package of the board's program, with all that it needs inside: no compiler and no network on the board.
 
-    python firmware_configs/debian/build.py [--arch amd64|arm64] [--out DIR] [--wheels DIR] [--openvino]
+    python firmware_configs/debian/build.py [--suite trixie|bookworm] [--arch amd64|arm64] [--out DIR] [--wheels DIR]
+        [--openvino]
 
-For Debian 12 and Raspberry Pi OS 12 (bookworm, Python 3.11). /opt/bloodedge is a virtual environment that also sees the
-system's packages, for picamera2 comes from apt. The package brings the program alone: a board's settings, units and
-boot options are written by `bloodedge device provision`, which an upgrade runs again and a removal undoes. Beside the
-package, and inside it, lies a bill of materials (CycloneDX 1.6). The same sources and wheels give the same bytes.
+For Debian and Raspberry Pi OS: 13 (trixie, Python 3.13) or 12 (bookworm, Python 3.11). /opt/bloodedge is a virtual
+environment that also sees the system's packages, for picamera2 comes from apt. The package brings the program alone: a
+board's settings, units and boot options are written by `bloodedge device provision`, which an upgrade runs again and a
+removal undoes. Beside the package, and inside it, lies a bill of materials (CycloneDX 1.6). Any Python from 3.11 on
+builds it. Bytecode is in it when this runs on the suite's Python; otherwise the board compiles it when it installs. The
+same sources and wheels (and, with bytecode, the same Python) give the same bytes.
 """
 
 import argparse
@@ -18,27 +21,67 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
 from bill import write_bill
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parents[1]
 NAME = "bloodedge-device"
 HOME = "opt/bloodedge"
-SITE = f"{HOME}/lib/python3.11/site-packages"
-PYTHON = "/usr/bin/python3.11"
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
-GLIBC = range(17, 37)
-"""Bookworm has 2.36."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A release of Debian, as far as the package has to know it."""
+
+    name: str
+    number: int
+    python: str
+    glibc_minor: int
+    """Of glibc 2."""
+    gcc: int
+    """Whose libstdc++ and libgomp it has."""
+    for_picamera2: tuple[str, ...] = ()
+    """Distributions without which its picamera2 (arm64) cannot be imported beside this package's."""
+
+    @property
+    def site(self) -> str:
+        """Where Python packages lie, below the root."""
+        return f"{HOME}/lib/python{self.python}/site-packages"
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this very Python is the suite's, so that its bytecode is as well."""
+        return self.python == f"{sys.version_info.major}.{sys.version_info.minor}"
+
+    @property
+    def depends(self) -> str:
+        """The field of the package's control file."""
+        libraries = f"libc6 (>= 2.{self.glibc_minor}), libstdc++6 (>= {self.gcc}), libgomp1 (>= {self.gcc})"
+        return f"python{self.python}, {libraries}"
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite("trixie", 13, "3.13", glibc_minor=41, gcc=14),
+        # Its simplejpeg is built for numpy 1 (raspberrypi/picamera2 issue 1211), and this package brings numpy 2.
+        Suite("bookworm", 12, "3.11", glibc_minor=36, gcc=12, for_picamera2=("simplejpeg",)),
+    )
+}
 
 CONTROL = """Package: {name}
 Version: {version}
 Architecture: {arch}
 Maintainer: bloodedge
 Installed-Size: {kib}
-Depends: python3.11, libstdc++6, libgomp1
+Depends: {depends}
 Recommends: {recommends}
 Section: science
 Priority: optional
@@ -62,27 +105,27 @@ License: other
  folder names them all.
 """
 ENTRY = f"#!/{HOME}/bin/python3\nimport sys\n\nfrom bloodedge.cli import main\n\nsys.exit(main())\n"
-VENV = "home = /usr/bin\ninclude-system-site-packages = true\nversion = 3.11\n"
+VENV = "home = /usr/bin\ninclude-system-site-packages = true\nversion = {python}\n"
 
 
 def main() -> None:
     """Build it and print its path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=SUITES, default="trixie")
     parser.add_argument("--arch", choices=MACHINES, default="amd64")
     parser.add_argument("--out", type=Path, default=Path("dist"))
     parser.add_argument("--wheels", type=Path, help="take wheels from this folder and ask no index")
     parser.add_argument("--openvino", action="store_true", help="with OpenVINO, which boards with x86 processors want")
     parser.add_argument("--version", help="another version than the code's, such as 0.1.0+lab1")
     options = parser.parse_args()
-    if sys.version_info[:2] != (3, 11):
-        sys.exit("build.py: the package is for Python 3.11 and is compiled by it; run this with python3.11.")
+    suite = SUITES[options.suite]
     os.environ.setdefault("SOURCE_DATE_EPOCH", commit_time())
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "root"
-        fill(root, options.arch, options.wheels, openvino=options.openvino)
-        version = options.version or version_of(root)
-        print(pack(root, options.out, options.arch, version))
+        fill(root, suite, options.arch, options.wheels, openvino=options.openvino)
+        version = f"{options.version or version_of(root / suite.site)}+deb{suite.number}"
+        print(pack(root, suite, options.out, options.arch, version))
 
 
 def commit_time() -> str:
@@ -91,40 +134,52 @@ def commit_time() -> str:
     return done.stdout.strip() or "0"
 
 
-def fill(root: Path, arch: str, wheels: Path | None, *, openvino: bool) -> None:
+def fill(root: Path, suite: Suite, arch: str, wheels: Path | None, *, openvino: bool) -> None:
     """Everything but what Debian wants to know about it."""
-    site = root / SITE
-    install(site, arch, wheels, ["device", *(["openvino"] if openvino else [])])
+    site = root / suite.site
+    install(site, suite, arch, wheels, ["device", *(["openvino"] if openvino else [])])
     shutil.rmtree(site / "bin", ignore_errors=True)
     forget_origin(site)
-    compileall.compile_dir(  # what does not compile is a wheel's template of Python
-        site, stripdir=root, prependdir="/", quiet=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH
-    )
+    if suite.runs_here:
+        unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        # What does not compile is a wheel's template of Python.
+        compileall.compile_dir(site, stripdir=root, prependdir="/", quiet=2, invalidation_mode=unchecked)
     binaries = root / HOME / "bin"
     binaries.mkdir(parents=True)
-    (binaries / "python3").symlink_to(PYTHON)
-    (binaries / "python3.11").symlink_to("python3")
+    (binaries / "python3").symlink_to(f"/usr/bin/python{suite.python}")
+    (binaries / f"python{suite.python}").symlink_to("python3")
     write(binaries / "bloodedge", ENTRY, 0o755)
-    write(root / HOME / "pyvenv.cfg", VENV)
+    write(root / HOME / "pyvenv.cfg", VENV.format(python=suite.python))
     command = root / "usr/bin/bloodedge"
     command.parent.mkdir(parents=True)
     command.symlink_to(f"/{HOME}/bin/bloodedge")
 
 
-def install(site: Path, arch: str, wheels: Path | None, extras: list[str]) -> None:
+def install(site: Path, suite: Suite, arch: str, wheels: Path | None, extras: list[str]) -> None:
     """This project's wheel and all that it needs, for another machine if need be."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     with tempfile.TemporaryDirectory() as name:
         run([*pip, "wheel", "--no-deps", "--wheel-dir", name, str(REPO)])
         (wheel,) = Path(name).glob("*.whl")
-        platforms = [f"manylinux_2_{minor}_{MACHINES[arch]}" for minor in GLIBC]
+        platforms = [f"manylinux_2_{minor}_{MACHINES[arch]}" for minor in range(17, suite.glibc_minor + 1)]
         platforms += [f"manylinux2014_{MACHINES[arch]}", f"linux_{MACHINES[arch]}"]
         target = [word for platform in platforms for word in ("--platform", platform)]
-        target += ["--python-version", "3.11", "--implementation", "cp", "--only-binary", ":all:"]
+        target += ["--python-version", suite.python, "--implementation", "cp", "--only-binary", ":all:"]
         source = [] if wheels is None else ["--no-index", "--find-links", str(wheels)]
-        what = f"{wheel}[{','.join(extras)}]"
+        what = [f"{wheel}[{','.join(extras)}]", *(suite.for_picamera2 if arch == "arm64" else ())]
         constraints = ["--constraint", str(REPO / "constraints.txt")]
-        run([*pip, "install", "--no-compile", "--target", str(site), *target, *source, *constraints, what])
+        run([*pip, "install", "--no-compile", "--target", str(site), *target, *source, *constraints, *what])
+    if missing := lacking(site, suite.python):
+        sys.exit(f"build.py: the package lacks {', '.join(missing)}; run this with Python {suite.python}.")
+
+
+def lacking(site: Path, python: str) -> list[str]:
+    """What the distributions in a folder need on a Python and is not there: pip reads conditions for its own Python."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    there = {canonicalize_name(one.name) for one in distributions(path=[str(site)])}
+    stated = [Requirement(text) for one in distributions(path=[str(site)]) for text in one.requires or ()]
+    needed = [one for one in stated if one.marker is None or one.marker.evaluate(environment)]
+    return sorted({one.name for one in needed if canonicalize_name(one.name) not in there})
 
 
 def forget_origin(site: Path) -> None:
@@ -136,26 +191,26 @@ def forget_origin(site: Path) -> None:
     note.unlink()
 
 
-def version_of(root: Path) -> str:
+def version_of(site: Path) -> str:
     """The project's own, as it was installed."""
-    return next(one.version for one in distributions(path=[str(root / SITE)]) if one.name == "bloodedge")
+    return next(one.version for one in distributions(path=[str(site)]) if one.name == "bloodedge")
 
 
-def pack(root: Path, out: Path, arch: str, version: str) -> Path:
+def pack(root: Path, suite: Suite, out: Path, arch: str, version: str) -> Path:
     """The package's file."""
     package = out / f"{NAME}_{version}_{arch}.deb"
     documents = root / "usr/share/doc" / NAME
     bill = documents / "sbom.cdx.json"
-    write_bill(root / SITE, bill, NAME, version, int(os.environ["SOURCE_DATE_EPOCH"]))
-    write(documents / "copyright", COPYRIGHT.format(site=SITE))
-    news = f"{NAME} ({version}) bookworm; urgency=medium\n\n  * See the project's history.\n\n -- bloodedge\n"
+    write_bill(root / suite.site, bill, NAME, version, int(os.environ["SOURCE_DATE_EPOCH"]))
+    write(documents / "copyright", COPYRIGHT.format(site=suite.site))
+    news = f"{NAME} ({version}) {suite.name}; urgency=medium\n\n  * See the project's history.\n\n -- bloodedge\n"
     (documents / "changelog.gz").write_bytes(gzip.compress(news.encode(), mtime=0))
     files = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     kib = sum(path.stat().st_size for path in files) // 1024
     recommends = "python3-picamera2, systemd-zram-generator" if arch == "arm64" else "systemd-zram-generator"
     control = root / "DEBIAN"
     values = {"name": NAME, "version": version, "arch": arch, "kib": kib, "recommends": recommends}
-    write(control / "control", CONTROL.format(**values))
+    write(control / "control", CONTROL.format(depends=suite.depends, **values))
     sums = "".join(f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(root)}\n" for path in files)  # noqa: S324  # Debian's format
     write(control / "md5sums", sums)
     for script in ("postinst", "prerm", "postrm"):

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 
     from bloodedge_fleet.boards.listening import Broker
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
+# What cannot be read is told in a sentence by who opens it.
+FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
+FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
 
 state_option = click.option(
     "--state",
     type=FOLDER,
     envvar="BLOODEDGE_FLEET_STATE",
     metavar="FOLDER",
-    help="Where the server keeps its files; default: bloodedge-fleet below ~/.local/state.",
+    help="Where the server keeps its files; default: /var/lib/bloodedge-fleet where it runs as a service, else"
+    " bloodedge-fleet below ~/.local/state.",
 )
 database_option = click.option(
     "--database",
@@ -69,14 +71,14 @@ def serve_command(
     """Take the boards' reports and serve the page until it is stopped."""
     import logging
 
-    from bloodedge_fleet.database import state_folder
+    from bloodedge_fleet.places import own_state_folder
     from bloodedge_fleet.server import Page, serve
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if (page_certificate is None) != (page_key is None):
         raise UsageError("--page-certificate and --page-key belong together; give both, or neither.")
-    state = state or state_folder()
+    state = own_state_folder(state)
     host, port = _address(listen, "--listen")
     serve(
         _open(database, state),
@@ -112,10 +114,14 @@ def _broker(
 def _first_line(path: Path | None) -> str | None:
     if path is None:
         return None
+    from bloodedge_fleet.places import unreadable
+
     try:
         return path.read_text().partition("\n")[0].rstrip("\r")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read; correct the path or its permissions.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is no text; give a file whose first line is the password.") from error
 
 
 def _address(text: str, option: str) -> tuple[str, int]:
@@ -127,9 +133,10 @@ def _address(text: str, option: str) -> tuple[str, int]:
 
 
 def _open(database: str | None, state: Path | None, *, current: bool = False) -> "Engine":
-    from bloodedge_fleet.database import open_database, require_current, state_folder
+    from bloodedge_fleet.database import open_database, require_current
+    from bloodedge_fleet.places import own_state_folder, state_folder
 
-    engine = open_database(database, state or state_folder())
+    engine = open_database(database, state_folder(state) if database else own_state_folder(state))
     if current:
         require_current(engine)
     return engine
@@ -139,10 +146,10 @@ def _open(database: str | None, state: Path | None, *, current: bool = False) ->
 @state_option
 def token_command(state: Path | None) -> None:
     """Make the page's access token anew and show it this once; needed where other machines look."""
-    from bloodedge_fleet.database import state_folder
+    from bloodedge_fleet.places import own_state_folder
     from bloodedge_fleet.web.access import new_token
 
-    click.echo(new_token(state or state_folder()))
+    click.echo(new_token(own_state_folder(state)))
     click.echo("Give it as the password in the browser; a server that runs takes it at its next start.", err=True)
 
 
@@ -208,21 +215,26 @@ def rollout_command(
 ) -> None:
     """Begin to roll BUNDLE out in stages; the running server moves it on."""
     from bloodedge_fleet.boards.archive import board_names
-    from bloodedge_fleet.database import state_folder
-    from bloodedge_fleet.rollouts.record import begin, offer
+    from bloodedge_fleet.places import command, own_state_folder
+    from bloodedge_fleet.rollouts.record import begin, offer, require_possible, vouch
+    from bloodedge_fleet.rollouts.stages import require_ascending
 
     if (trust is None) != unsigned:
         raise UsageError("Give --trust with the folder of the keys that your boards trust (or --unsigned).")
-    engine = _open(database, state, current=True)
-    names = board_names(engine) if boards is None else [name.strip() for name in boards.split(",") if name.strip()]
     percents = _percents(percent)
-    digest = offer(engine, state or state_folder(), bundle, trust)
-    rollout = begin(
-        engine, digest, list(dict.fromkeys(names)), canary=canary, percents=percents, soak_s=soak_s, halt_on=halt_on
-    )
+    require_ascending(percents)
+    state = own_state_folder(state)
+    engine = _open(database, state, current=True)
+    vouched = vouch(bundle, trust)
+    names = board_names(engine) if boards is None else [name.strip() for name in boards.split(",") if name.strip()]
+    names = list(dict.fromkeys(names))
+    require_possible(engine, names)
+    digest = offer(engine, state, bundle, vouched)
+    rollout = begin(engine, digest, names, canary=canary, percents=percents, soak_s=soak_s, halt_on=halt_on)
     stages = ", ".join(str(count) for count in rollout.stages)
     click.echo(f"Roll-out {rollout.name}: {len(rollout.steps)} boards, asked in stages of {stages}.")
-    click.echo(f"Watch it with: bloodedge fleet rollouts; halt it with: bloodedge fleet halt {rollout.name}")
+    watch, halt = command("rollouts", state), command(f"halt {rollout.name}", state)
+    click.echo(f"Watch it with: {watch}; halt it with: {halt}")
 
 
 def _percents(text: str) -> list[float]:

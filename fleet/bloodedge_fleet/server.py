@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from bloodedge.errors import BloodedgeError, UsageError, disk_errors
+from bloodedge.errors import UsageError, disk_errors
 from bloodedge_fleet.boards.archive import Archive, remove_old_reports
 from bloodedge_fleet.boards.listening import Broker, Listener
 from bloodedge_fleet.database import DatabaseError, migrate
 from bloodedge_fleet.figures import Figures
+from bloodedge_fleet.places import require_readable
 from bloodedge_fleet.rollouts.steering import Steering
 from bloodedge_fleet.web.access import require_token
 from bloodedge_fleet.web.app import Site, make_app
@@ -52,8 +53,9 @@ def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: ti
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    digest = require_token(page.host, state)
+    require_readable(page.certificate, page.key)
     with _alone(state), _listening(page) as listening:
+        digest = require_token(page.host, state)
         url = page.url or _address(page, listening)
         _migrate(engine, stop)
         figures = Figures()
@@ -161,7 +163,7 @@ def _web_server(site: Site, digest: str | None, page: Page) -> "Server":
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise BloodedgeError(
+        raise UsageError(
             f"{page.certificate} and {page.key} cannot be used ({error}); give a PEM certificate and its key."
         ) from error
     return Server(config)

@@ -8,6 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in {"training.py", "broker.py"})
+SCRIPTS += [f"{path.parent.name}/{path.name}" for path in sorted(BENCHMARKS.glob("*/run.py"))]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -7,13 +7,16 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 from time import monotonic, sleep
+from typing import Any
 
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.properties import Properties
 
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs" / "broker"
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
@@ -38,8 +41,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+DEBIAN = Path("/etc/mosquitto/mosquitto.conf")
+AS_DEBIAN_HAS_IT = """\
+pid_file /run/mosquitto/mosquitto.pid
+persistence true
+persistence_location /var/lib/mosquitto/
+log_dest file /var/log/mosquitto/mosquitto.log
+include_dir /etc/mosquitto/conf.d
+"""
+"""Without its comments, for where Mosquitto did not come from Debian (2.0.11-1.2+deb12u2)."""
+
+
 class Broker:
-    """Mosquitto with the configuration as it is, but for its paths and port."""
+    """Mosquitto as Debian configures it with our file in conf.d, as they are but for paths and port."""
 
     def __init__(self, folder: Path, authority: Path) -> None:
         with socket.socket() as probe:
@@ -48,17 +62,34 @@ class Broker:
         text = (CONFIGS / "mosquitto.conf").read_text()
         assert text.count("listener 8883\n") == 1
         text = text.replace("listener 8883\n", f"listener {self.port} 127.0.0.1\n")
-        text = text.replace("/etc/mosquitto/bloodedge", str(authority)).replace("/var/lib/mosquitto/", f"{folder}/")
-        config = folder / "mosquitto.conf"
-        config.write_text(text + ("user root\n" if os.getuid() == 0 else ""))
-        self.log = folder / "log"
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stdout=log, stderr=log)
+        text = text.replace("/etc/mosquitto/bloodedge", str(authority))
+        (folder / "conf.d").mkdir()
+        (folder / "conf.d" / "bloodedge.conf").write_text(text + ("user root\n" if os.getuid() == 0 else ""))
+        main = DEBIAN.read_text() if DEBIAN.is_file() else AS_DEBIAN_HAS_IT
+        for place in ("/run/mosquitto", "/var/lib/mosquitto", "/var/log/mosquitto", "/etc/mosquitto"):
+            main = main.replace(f" {place}/", f" {folder}/")
+        self._folder = folder
+        (folder / "mosquitto.conf").write_text(main)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, for the first time or again."""
+        for log in (self._folder / "said", self._folder / "mosquitto.log"):
+            log.unlink(missing_ok=True)
+        command = [str(MOSQUITTO), "-c", str(self._folder / "mosquitto.conf")]
+        with (self._folder / "said").open("w") as said:
+            self.process = subprocess.Popen(command, stdout=said, stderr=said)
         end = monotonic() + 10
-        while "running" not in self.log.read_text():
-            assert self.process.poll() is None, self.log.read_text()
-            assert monotonic() < end, self.log.read_text()
+        while "running" not in self.log:
+            assert self.process.poll() is None, self.log
+            assert monotonic() < end, self.log
             sleep(0.05)
+
+    @property
+    def log(self) -> str:
+        """All that it has said."""
+        logs = (self._folder / "said", self._folder / "mosquitto.log")
+        return "".join(path.read_text() for path in logs if path.exists())
 
     def stop(self) -> None:
         self.process.terminate()
@@ -81,7 +112,7 @@ class Someone:
         self.client.tls_set(str(authority / "ca.pem"), *files, tls_version=ssl.PROTOCOL_TLS_CLIENT)
         self.heard: list[str] = []
         self.answered, self.subscribed, self.codes = Event(), Event(), {}
-        self.client.on_connect = lambda *_: self.answered.set()
+        self.client.on_connect = self._on_connect
         self.client.on_subscribe = lambda *_: self.subscribed.set()
         self.client.on_message = lambda _client, _data, message: self.heard.append(message.topic)
         self.client.on_publish = lambda _client, _data, number, code, _properties: self.codes.update(
@@ -95,6 +126,12 @@ class Someone:
         if self.answered.wait(3) and hear:
             self.client.subscribe(hear, 1)
             assert self.subscribed.wait(3)
+
+    def _on_connect(
+        self, _client: Client, _data: Any, _flags: Any, _reason: Any, properties: Properties | None
+    ) -> None:
+        self.largest = getattr(properties, "MaximumPacketSize", None)
+        self.answered.set()
 
     def publish(self, topic: str) -> str:
         """What the broker answers."""
@@ -111,6 +148,16 @@ class Someone:
     def __exit__(self, *_: object) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+
+
+def test_mosquitto_takes_the_configuration_without_complaint(broker: Broker) -> None:
+    lines = [line.lower() for line in broker.log.splitlines() if "should not be run as root" not in line]
+    assert [line for line in lines if re.search("error|warning|recommend|deprecat", line)] == []
+
+
+def test_a_board_hears_what_is_too_large_when_it_connects(broker: Broker, authority: Path) -> None:
+    with Someone(broker, authority, "board-a") as board:
+        assert board.largest == 262144
 
 
 def test_a_board_writes_below_its_own_name_and_reads_no_other_s(broker: Broker, authority: Path) -> None:
@@ -184,12 +231,112 @@ def test_a_revoked_board_gets_in_no_more_and_may_have_a_new_certificate(tmp_path
         broker.stop()
 
 
+def test_a_renewed_board_gets_in_and_its_old_certificate_ends_with_the_revocations(
+    tmp_path: Path, authority: Path
+) -> None:
+    folder, old = tmp_path / "authority", tmp_path / "old"
+    shutil.copytree(authority, folder)
+    shutil.copytree(authority, old)
+    done = certificates(folder, "renew", "board-a")
+    assert done.returncode == 0, done.stderr
+    assert f"copy {folder}/crl.pem to the broker's /etc/mosquitto/bloodedge; systemctl restart" in done.stdout
+    assert (folder / "board-a.pem").read_bytes() != (old / "board-a.pem").read_bytes()
+    assert (folder / "board-a.key").read_bytes() != (old / "board-a.key").read_bytes()
+    shutil.copy(folder / "crl.pem", tmp_path / "new.crl")
+    shutil.copy(old / "crl.pem", folder / "crl.pem")
+    (tmp_path / "before").mkdir()
+    broker = Broker(tmp_path / "before", folder)  # the broker has not heard yet: both get in
+    try:
+        with Someone(broker, old, "board-a") as before:
+            assert before.answered.is_set()
+        with Someone(broker, folder, "board-a") as board:
+            assert board.answered.is_set()
+    finally:
+        broker.stop()
+    shutil.copy(tmp_path / "new.crl", folder / "crl.pem")
+    (tmp_path / "after").mkdir()
+    broker = Broker(tmp_path / "after", folder)
+    try:
+        with Someone(broker, old, "board-a") as before, Someone(broker, folder, "board-a") as board:
+            assert not before.answered.is_set()
+            assert board.answered.is_set()
+    finally:
+        broker.stop()
+
+
+def test_a_renewed_broker_keeps_its_name(tmp_path: Path, authority: Path) -> None:
+    folder = tmp_path / "authority"
+    shutil.copytree(authority, folder)
+    before = (folder / "broker.pem").read_bytes()
+    assert certificates(folder, "renew", "broker").returncode == 0
+    assert (folder / "broker.pem").read_bytes() != before
+    broker = Broker(tmp_path, folder)
+    try:
+        with Someone(broker, authority, "board-a") as board:  # checks the broker's address against its certificate
+            assert board.answered.is_set()
+    finally:
+        broker.stop()
+
+
+def test_an_authority_made_with_unique_subjects_can_renew(tmp_path: Path, authority: Path) -> None:
+    folder = tmp_path / "authority"
+    shutil.copytree(authority, folder)
+    config = folder / "openssl.cnf"
+    config.write_text(config.read_text().replace("policy = named\n", "policy = named\nunique_subject = yes\n"))
+    (folder / "index.txt.attr").write_text("unique_subject = yes\n")
+    for _ in range(2):
+        done = certificates(folder, "renew", "board-a")
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_renewal_that_was_cut_off_is_finished_by_the_next(tmp_path: Path, authority: Path) -> None:
+    folder = tmp_path / "authority"
+    shutil.copytree(authority, folder)
+    (folder / "crlnumber").chmod(0o400)
+    (folder / "crlnumber").rename(folder / "away")  # the list of revocations cannot be made
+    assert certificates(folder, "renew", "board-a").returncode == 1
+    assert (folder / "board-a.pem").read_bytes() == (authority / "board-a.pem").read_bytes()
+    (folder / "away").rename(folder / "crlnumber")
+    assert certificates(folder, "renew", "board-a").returncode == 0
+    states = [line.split("\t")[0] for line in (folder / "index.txt").read_text().splitlines() if "board-a" in line]
+    assert states == ["R", "R", "V"]
+    check = ["openssl", "verify", "-crl_check", "-CAfile", "ca.pem", "-CRLfile", "crl.pem", "board-a.pem"]
+    assert subprocess.run(check, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def test_the_broker_s_certificate_is_not_replaced_while_it_counts(tmp_path: Path, authority: Path) -> None:
+    folder = tmp_path / "authority"
+    shutil.copytree(authority, folder)
+    before = (folder / "broker.pem").read_bytes(), (folder / "broker.key").read_bytes()
+    for host in ("other.example", "127.0.0.1"):
+        done = certificates(folder, "broker", host)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert f"or revoke it first: certificates.sh {folder} revoke broker" in done.stderr
+        assert before == ((folder / "broker.pem").read_bytes(), (folder / "broker.key").read_bytes())
+    assert certificates(folder, "revoke", "broker").returncode == 0
+    assert certificates(folder, "broker", "other.example").returncode == 0
+
+
+def test_an_authority_says_when_it_and_its_certificates_end(authority: Path) -> None:
+    done = certificates(authority, "ca")
+    assert done.returncode == 0, done.stderr
+    in_five_years = datetime.now(UTC) + timedelta(days=1825)
+    for name in ("board-a", "board-b", "fleet", "broker"):
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith(f"{name}: ")]
+        assert f"renew {name}" in line
+        assert str(in_five_years.year) in line
+    assert f"{authority}/ca.pem: ends" in done.stdout
+    assert f"{authority}/crl.pem: ends" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
         (("board", "x"), 2, "has no authority; make it with"),
         (("ca", "x"), 2, "usage"),
         (("board", "a/b"), 2, "usage|letters, digits|no authority"),
+        (("renew", "x"), 2, "has no authority; make it with"),
+        (("renew",), 2, "usage|has no authority"),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path, words: tuple[str, ...], code: int, sentence: str) -> None:
@@ -203,3 +350,5 @@ def test_a_name_that_is_no_topic_level_is_refused(authority: Path) -> None:
     assert done.returncode == 2
     assert "letters, digits" in done.stderr
     assert certificates(authority, "board", "broker").returncode == 2
+    assert certificates(authority, "renew", "ca").returncode == 2
+    assert "holds no certificate of nobody" in certificates(authority, "renew", "nobody").stderr

@@ -16,11 +16,18 @@ from typing import Any
 import pytest
 
 from bloodedge.files import sha256
+from bloodedge_device.publish.discovery import DeviceDescription
+from bloodedge_device.publish.mqtt import MqttPublisher
+from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.slots.record import read_record
+from bloodedge_fleet.boards import listening
+from bloodedge_fleet.boards.archive import Archive, Outcome
+from bloodedge_fleet.database import migrate, open_database
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "device"))
 from slot_bundles import Laboratory
 from test_broker_config import CONFIGS, MOSQUITTO, Broker, certificates
+from test_mqtt import STATUS, MemoryOutbox
 
 pytestmark = [
     pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt install mosquitto)"),
@@ -33,7 +40,7 @@ def until(condition: Callable[[], Any], within_s: float, what: str) -> Any:
     give_up_s = monotonic() + within_s
     while not (found := condition()):
         assert monotonic() < give_up_s, what
-        sleep(0.2)
+        sleep(0.1)
     return found
 
 
@@ -117,3 +124,33 @@ def test_a_bundle_reaches_a_board_over_everything_that_is_real(tmp_path: Path, a
     slot = read_record(board).running
     assert slot is not None
     assert (slot.sha256, slot.state) == (sha256(bundle), "good")
+
+
+def test_board_and_server_find_a_broker_that_was_started_anew_at_once(
+    tmp_path: Path, authority: Path, broker: Broker
+) -> None:
+    own = {"certificate": authority / f"{BOARD}.pem", "key": authority / f"{BOARD}.key"}
+    settings = MqttSettings(host="127.0.0.1", port=broker.port, tls=True, board=BOARD, ca=authority / "ca.pem", **own)
+    outbox = MemoryOutbox()
+    board = MqttPublisher(settings, outbox, lambda: DeviceDescription("", "", ""), lambda: STATUS)
+    engine = open_database(None, tmp_path)
+    migrate(engine)
+    files = (authority / name for name in ("ca.pem", "fleet.pem", "fleet.key"))
+    server = listening.Listener(
+        listening.Broker("127.0.0.1", broker.port, "bloodedge", "fleet", True, *files), Archive(engine)
+    )
+    stored: list[Outcome] = []
+    board.start()
+    server.start(stored.append)
+    try:
+        until(lambda: board.state.connected and server.connected, 15, "nobody is connected")
+        broker.stop()
+        until(lambda: not board.state.connected and not server.connected, 5, "nobody notices")
+        sleep(3.5)
+        broker.start()
+        until(lambda: board.state.connected and server.connected, 2.5, "the broker is not found")
+        until(lambda: stored, 5, "what the broker says of the board does not arrive")
+    finally:
+        board.stop(1)
+        server.stop()
+        engine.dispose()

@@ -7,7 +7,10 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from sqlalchemy import Engine
+
 from bloodedge.board import BoardReport
+from bloodedge_fleet.rollouts.record import offer, vouch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import broker as brokers
@@ -55,6 +58,11 @@ def report(sequence: int = 1, **changes: Any) -> BoardReport:
         "messages_lost": 0,
     }
     return BoardReport.model_validate(fields | {k: v for k, v in changes.items() if not k.startswith("bundle_")})
+
+
+def offered(engine: Engine, state: Path, path: Path, trust: Path | None = None) -> str:
+    """The digest of a bundle that was checked and is offered."""
+    return offer(engine, state, path, vouch(path, trust))
 
 
 def until(condition: Callable[[], bool], within_s: float = 15.0) -> bool:

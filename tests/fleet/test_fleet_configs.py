@@ -1,6 +1,8 @@
 """The fleet's alerts ask for what its server tells, and its unit exposes little."""
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from bloodedge_fleet.boards.archive import Archive
 from bloodedge_fleet.boards.listening import Broker, Listener
 from bloodedge_fleet.boards.overview import read_boards
+from bloodedge_fleet.cli import serve_command
 from bloodedge_fleet.database import migrate, open_database, reading
 from bloodedge_fleet.figures import Figures
+from bloodedge_fleet.places import SERVICE_STATE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import report
@@ -81,8 +85,45 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     program.chmod(0o755)
     (tmp_path / "etc/systemd/system").mkdir(parents=True)
     shutil.copy(UNIT, tmp_path / "etc/systemd/system")
-    (tmp_path / "etc/bloodedge-fleet.env").touch()
+    shutil.copy(UNIT.with_suffix(".env"), tmp_path / "etc")
+    for rules, folder in (("sysusers", "sysusers.d"), ("tmpfiles", "tmpfiles.d")):
+        (tmp_path / "etc" / folder).mkdir()
+        shutil.copy(UNIT.with_suffix(f".{rules}"), tmp_path / "etc" / folder / "bloodedge-fleet.conf")
     command = ["systemd-analyze", "verify", "--man=no", "--root", tmp_path, UNIT.name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert [line for line in done.stderr.splitlines() if UNIT.name in line] == []
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
+@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
+def test_certificates_that_were_copied_as_they_were_made_are_the_server_s_alone(tmp_path: Path) -> None:
+    certificates = tmp_path / "etc/bloodedge-fleet"
+    certificates.mkdir(parents=True)
+    for name in ("ca.pem", "fleet.pem", "fleet.key"):
+        (certificates / name).touch(0o600)
+    for tool, words in (("systemd-sysusers", []), ("systemd-tmpfiles", ["--create"])):
+        rules = UNIT.with_suffix(tool.replace("systemd-", "."))
+        done = subprocess.run([tool, *words, f"--root={tmp_path}", rules], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    lines = [line.split(":") for line in (tmp_path / "etc/passwd").read_text().splitlines()]
+    ((uid, gid, shell),) = [(int(line[2]), int(line[3]), line[6]) for line in lines if line[0] == "bloodedge-fleet"]
+    assert shell.endswith("/nologin")
+    for path in certificates.iterdir():
+        told = path.stat()
+        assert (told.st_uid, told.st_gid, told.st_mode & 0o777) == (0, gid, 0o640)
+    told = (tmp_path / str(SERVICE_STATE).lstrip("/")).stat()
+    assert (told.st_uid, told.st_gid, told.st_mode & 0o777) == (uid, gid, 0o700)
+
+
+def test_the_unit_s_user_folder_and_options_belong_together() -> None:
+    unit = UNIT.read_text()
+    assert f"User={UNIT.stem}\n" in unit
+    assert f"StateDirectory={SERVICE_STATE.name}\n" in unit
+    assert f"EnvironmentFile=/etc/{UNIT.stem}.env\n" in unit
+    (line,) = re.findall(r"^FLEET_OPTIONS=(.*)$", UNIT.with_suffix(".env").read_text(), re.MULTILINE)
+    given = serve_command.make_context("serve", shlex.split(line)).params
+    assert (given["listen"], given["url"]) == ("0.0.0.0:8770", "http://FLEET.EXAMPLE:8770")
+    rules = UNIT.with_suffix(".tmpfiles").read_text()
+    for name in ("ca", "certificate", "key"):
+        assert f"z {given[name].parent}/* 0640 root {UNIT.stem}\n" in rules

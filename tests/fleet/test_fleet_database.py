@@ -9,13 +9,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_fleet.database import DatabaseError, migrate, open_database, reading, require_current, writing
+from bloodedge_fleet.database import REVISION, DatabaseError, migrate, open_database, reading, require_current, writing
 from bloodedge_fleet.database.tables import metadata
 
 
 def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
     with reading(engine) as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, metadata) == []
+        assert context.get_current_revision() == REVISION
     require_current(engine)
     migrate(engine)  # a second time changes nothing
 

@@ -19,12 +19,12 @@ from bloodedge_fleet.boards.archive import Archive, Outcome, Received
 from bloodedge_fleet.boards.listening import Broker, Listener
 from bloodedge_fleet.database import migrate, open_database
 from bloodedge_fleet.figures import Figures
-from bloodedge_fleet.rollouts.record import begin, halt, offer
+from bloodedge_fleet.rollouts.record import begin, halt
 from bloodedge_fleet.web.access import new_token, require_token
 from bloodedge_fleet.web.app import Site, make_app
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import report, until
+from fleet_fakes import offered, report, until
 from test_archive import sent
 from test_rollouts import AT_ONCE, RELEASED
 
@@ -55,7 +55,7 @@ def site(engine: Engine, state: Path) -> Site:
     archive.store(sent("pi-2", report(1), report(4, health=wrong, bundle_rendered=True)))
     archive.store([*sent("pi-3", report(1)), Received("pi-3", "availability", b"offline")])
     archive.store([Received("quiet", "availability", b"online"), Received("odd", "report", b"{}")])
-    digest = offer(engine, state, RELEASED, None)
+    digest = offered(engine, state, RELEASED)
     halt(engine, begin(engine, digest, ["pi-1", "pi-2"], **AT_ONCE).name, "pi-2: The key is revoked.")
     begin(engine, digest, ["pi-1", "pi-3"], **AT_ONCE)
     figures = Figures()

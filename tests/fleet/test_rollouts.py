@@ -1,6 +1,9 @@
 """Roll-outs over a real broker, with files that boards can fetch."""
 
 import json
+import os
+import re
+import shutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -23,15 +26,18 @@ from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import trust
 from bloodedge_fleet.boards.archive import Archive, forget
 from bloodedge_fleet.boards.listening import Broker, Listener
-from bloodedge_fleet.database import reading
-from bloodedge_fleet.rollouts.record import begin, bundle_file, halt, offer, read_rollouts, wishes
+from bloodedge_fleet.database import migrate, open_database, reading
+from bloodedge_fleet.rollouts.record import begin, bundle_file, halt, read_rollouts, wishes
 from bloodedge_fleet.rollouts.stages import Rollout
 from bloodedge_fleet.rollouts.steering import Steering
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import Broker as Mosquitto
-from fleet_fakes import report, until
+from fleet_fakes import offered, report, until
 from test_archive import sent
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
+from nobody import NOBODY, nobody_s_place
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 URL = "http://127.0.0.1:8770"
@@ -73,20 +79,20 @@ def steering(engine: Engine, told: list[tuple[str, bytes]]) -> Steering:
 def test_a_signed_bundle_is_offered_whole_and_an_unsigned_one_is_not(
     engine: Engine, state: Path, signed: Path, tmp_path: Path
 ) -> None:
-    digest = offer(engine, state, signed, tmp_path / "trust")
+    digest = offered(engine, state, signed, tmp_path / "trust")
     assert digest == sha256(signed)
     with Bundle(bundle_file(state, digest)) as bundle:
         bundle.verify()
     with pytest.raises(BloodedgeError, match="not signed"):
-        offer(engine, state, RELEASED, tmp_path / "trust")
+        offered(engine, state, RELEASED, tmp_path / "trust")
     with pytest.raises(UsageError, match="does not exist"):
-        offer(engine, state, signed, tmp_path / "mistyped")
+        offered(engine, state, signed, tmp_path / "mistyped")
     with pytest.raises(UsageError, match="is a folder"):
-        offer(engine, state, tmp_path, tmp_path / "trust")
+        offered(engine, state, tmp_path, tmp_path / "trust")
     changed = tmp_path / "changed.bundle"
     changed.write_bytes(signed.read_bytes()[:-40])
     with pytest.raises(BloodedgeError):
-        offer(engine, state, changed, tmp_path / "trust")
+        offered(engine, state, changed, tmp_path / "trust")
     assert [path.name for path in (state / "bundles").iterdir()] == [f"{digest}.bundle"]
 
 
@@ -94,7 +100,7 @@ def test_a_rollout_goes_from_the_canary_to_all_as_boards_report(engine: Engine, 
     archive = Archive(engine)
     for name in ("a", "b", "c"):
         archive.store(sent(name, report(1)))
-    digest = offer(engine, state, RELEASED, None)
+    digest = offered(engine, state, RELEASED)
     begun = begin(engine, digest, ["b", "a", "c"], **AT_ONCE)
     assert begun.stages == (1, 3)
     told: list[tuple[str, bytes]] = []
@@ -124,7 +130,7 @@ def test_a_failure_halts_it_and_withdraws_what_was_asked(engine: Engine, state: 
     archive = Archive(engine)
     for name in ("a", "b", "c", "d"):
         archive.store(sent(name, report(1)))
-    digest = offer(engine, state, RELEASED, None)
+    digest = offered(engine, state, RELEASED)
     begun = begin(engine, digest, ["a", "b", "c", "d"], **AT_ONCE | {"canary": 2})
     told: list[tuple[str, bytes]] = []
     thread = steering(engine, told)
@@ -142,7 +148,7 @@ def test_a_failure_halts_it_and_withdraws_what_was_asked(engine: Engine, state: 
 
 def test_a_person_s_halt_is_not_overtaken(engine: Engine, state: Path) -> None:
     Archive(engine).store(sent("a", report(1)))
-    begun = begin(engine, offer(engine, state, RELEASED, None), ["a"], **AT_ONCE)
+    begun = begin(engine, offered(engine, state, RELEASED), ["a"], **AT_ONCE)
     halt(engine, begun.name, "Halted by a person.")
     with pytest.raises(UsageError, match="is halted; there is nothing to halt"):
         halt(engine, begun.name, "Again.")
@@ -154,7 +160,7 @@ def test_a_person_s_halt_is_not_overtaken(engine: Engine, state: Path) -> None:
 
 def test_a_board_takes_part_in_one_rollout_at_a_time(engine: Engine, state: Path) -> None:
     Archive(engine).store([*sent("a", report(1)), *sent("b", report(1))])
-    digest = offer(engine, state, RELEASED, None)
+    digest = offered(engine, state, RELEASED)
     first = begin(engine, digest, ["a"], **AT_ONCE)
     with pytest.raises(UsageError, match=f"a is part of roll-out {first.name}, which runs"):
         begin(engine, digest, ["b", "a"], **AT_ONCE)
@@ -166,7 +172,7 @@ def test_a_board_takes_part_in_one_rollout_at_a_time(engine: Engine, state: Path
 def test_a_board_forgotten_in_the_middle_does_not_hold_it_up(engine: Engine, state: Path) -> None:
     archive = Archive(engine)
     archive.store([*sent("a", report(1)), *sent("b", report(1))])
-    digest = offer(engine, state, RELEASED, None)
+    digest = offered(engine, state, RELEASED)
     begin(engine, digest, ["a", "b"], **AT_ONCE)
     archive.store(sent("a", report(2, bundle_sha256=digest)))
     forget(engine, "b")
@@ -208,7 +214,7 @@ def test_boards_hear_of_it_over_the_broker_also_later(
     assert until(lambda: listener.connected)
     thread.start()
     try:
-        begun = begin(engine, offer(engine, state, RELEASED, None), ["pi"], **AT_ONCE)
+        begun = begin(engine, offered(engine, state, RELEASED), ["pi"], **AT_ONCE)
         early = Board(broker, "pi")
         assert until(lambda: any(early.heard))
         early.stop()
@@ -261,7 +267,15 @@ def test_the_command_line_begins_shows_and_halts(engine: Engine, state: Path, si
         (("serve", "--broker", "h:1", "--topic", "a/#"), "cannot begin MQTT topics"),
         (("serve", "--broker", "h:1", "--key", "k"), "belong together"),
         (("serve", "--broker", "h:1", "--page-key", "k"), "belong together"),
-        (("serve", "--broker", "h:1", "--listen", "0.0.0.0:0"), "no access token"),
+        (("rollout", "BUNDLE", "--unsigned", "--percent", "50,10"), "ascending shares"),
+        (("rollout", "BUNDLE", "--unsigned", "--boards", "pi"), 'No board "pi"'),
+        (("serve", "--broker", "h:1", "--listen", "0.0.0.0:0"), "bloodedge fleet token --state STATE"),
+        (("serve", "--broker", "h:1", "--listen", "nowhere.invalid:8770"), "nowhere.invalid is not an address"),
+        (("serve", "--broker", "h:1", "--page-certificate", "no", "--page-key", "no"), "no does not exist"),
+        (
+            ("serve", "--broker", "h:1", "--page-certificate", "BUNDLE", "--page-key", "BUNDLE"),
+            "give a PEM certificate",
+        ),
         (("serve", "--broker", "h:1", "--ca", "gone.pem"), "gone.pem does not exist"),
         (("serve", "--broker", "h:1", "--database", "mysql://x"), "must be PostgreSQL"),
     ],
@@ -270,4 +284,33 @@ def test_wrong_usage_is_one_sentence(engine: Engine, state: Path, words: tuple[s
     assert engine is not None
     done = run(*(str(RELEASED) if word == "BUNDLE" else word for word in words), "--state", str(state))
     assert isinstance(done.exception, UsageError), done.output
-    assert sentence in str(done.exception)
+    assert sentence.replace("STATE", str(state)) in str(done.exception)
+    assert not (state / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rollout closed/cells.bundle --unsigned",
+        "rollout own/cells.bundle --trust closed",
+        "serve --broker h:1 --listen 127.0.0.1:0 --ca closed/ca.pem",
+        "serve --broker h:1 --password-file closed/password",
+        "serve --broker h:1 --page-certificate closed/page.pem --page-key closed/page.key",
+        "boards --state closed",
+        "boards --state closed/inside",
+        "token --state closed/inside",
+    ],
+)
+def test_what_another_user_keeps_closed_is_one_sentence(words: str) -> None:
+    with nobody_s_place() as nobody:
+        shutil.copy(RELEASED, nobody.own / "cells.bundle")
+        engine = open_database(None, nobody.own / "state")
+        migrate(engine)
+        engine.dispose()
+        for path in (nobody.own / "state", *(nobody.own / "state").iterdir()):
+            os.chown(path, NOBODY, NOBODY)
+        state = [] if "--state" in words else ["--state", "own/state"]
+        code, said = nobody.run("fleet", *words.split(), *state)
+    assert code in {1, 2}
+    assert said.count("\n") == 1, said
+    assert re.search("let this user read it|put sudo -u root before|may not write there", said)

@@ -17,9 +17,10 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from bloodedge.board import REPORT
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import UsageError
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
 from bloodedge_fleet.database import DatabaseError
+from bloodedge_fleet.places import require_readable
 
 log = logging.getLogger("bloodedge.fleet")
 
@@ -32,6 +33,9 @@ UNDER_WAY = 1000
 
 MOST_AT_ONCE = 1000
 KEEP_ALIVE_S = 15
+RECONNECT_S = 1
+"""Between attempts to reach the broker, always: there is one server only, and every board's reports wait for it."""
+
 RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
 
@@ -71,7 +75,7 @@ class Listener:
     """Takes boards' messages from the broker and stores them, in two threads; its states tell whatever fails."""
 
     def __init__(self, broker: Broker, archive: Archive) -> None:
-        """Raises UsageError or BloodedgeError where the certificates for the broker cannot be used."""
+        """Raises UsageError where the certificates for the broker cannot be used."""
         self._broker, self._archive = broker, archive
         self._stored: Callable[[Outcome], None] = lambda _: None
         self._connected_anew: Callable[[], None] = lambda: None
@@ -127,7 +131,7 @@ class Listener:
         client = Client(
             CallbackAPIVersion.VERSION2, broker.client, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
         )
-        client.reconnect_delay_set(1, 5)
+        client.reconnect_delay_set(RECONNECT_S, RECONNECT_S)
         client.connect_timeout = 5.0
         if broker.user is not None:
             client.username_pw_set(broker.user, broker.password)
@@ -260,15 +264,13 @@ class Listener:
 
 
 def _tls(broker: Broker) -> ssl.SSLContext:
-    for path in (broker.ca, broker.certificate, broker.key):
-        if path is not None and not path.is_file():
-            raise UsageError(f"{path} does not exist; correct the path.")
+    require_readable(broker.ca, broker.certificate, broker.key)
     try:
         context = ssl.create_default_context(cafile=broker.ca)
         if broker.certificate is not None:
             context.load_cert_chain(broker.certificate, broker.key)
     except (OSError, ssl.SSLError) as error:
-        raise BloodedgeError(
+        raise UsageError(
             f"The certificates for {broker.name} cannot be used ({error}); give PEM files, the key without a"
             " passphrase."
         ) from error

@@ -1,13 +1,12 @@
 """Where boards, reports and roll-outs are kept: SQLite beside the server, or PostgreSQL."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -16,14 +15,12 @@ from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 
 MIGRATIONS = "bloodedge_fleet.database:migrations"
 DATABASE = "fleet.sqlite"
+REVISION = "0001"
+"""Of the newest migration."""
+
 ANSWER_WITHIN_S = 5
 
 Values = dict[str, Any]
-
-
-def state_folder() -> Path:
-    """Where the server keeps its files unless told otherwise."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "bloodedge-fleet"
 
 
 def open_database(url: str | None, state: Path) -> Engine:
@@ -85,7 +82,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
 def insert_into(connection: Connection, table: Any) -> Any:
     """The database's own INSERT, which has ON CONFLICT."""
-    return (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(table)
+    return import_module(f"sqlalchemy.dialects.{connection.dialect.name}").insert(table)
 
 
 class DatabaseError(BloodedgeError):
@@ -109,12 +106,14 @@ def _name(engine: Engine) -> str:
 
 def _cure(engine: Engine) -> str:
     if engine.dialect.name == "sqlite":
-        return "check its disk and its permissions"
+        return "check its disk (free some space where it is full) and its permissions"
     return "check that it runs, and the name, the user and the password in its URL"
 
 
 def migrate(engine: Engine) -> None:
     """Make the tables, or bring them up to date; BloodedgeError when a newer bloodedge made them."""
+    if _revision(engine) == REVISION:  # as at all starts but the first: a killed server is back the sooner
+        return
     from alembic import command
     from alembic.util.exc import CommandError
 
@@ -129,19 +128,19 @@ def migrate(engine: Engine) -> None:
 
 def require_current(engine: Engine) -> None:
     """Raise BloodedgeError unless the tables are those of this version: the server alone brings them up to date."""
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-
-    with reading(engine) as connection:
-        now = MigrationContext.configure(connection).get_current_revision() if _has_tables(connection) else None
-        head = ScriptDirectory.from_config(_alembic(connection)).get_current_head()
-    if now != head:
+    now = _revision(engine)
+    if now != REVISION:
         state = "has no tables yet" if now is None else "is of another version"
         raise BloodedgeError(f"{_name(engine)} {state}; start its server once: bloodedge fleet serve")
 
 
-def _has_tables(connection: Connection) -> bool:
-    return bool(inspect(connection).has_table("alembic_version"))
+def _revision(engine: Engine) -> str | None:
+    """Of the tables; None where there are none."""
+    with reading(engine) as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+        return revision
 
 
 def _alembic(connection: Connection) -> Any:

@@ -4,6 +4,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from bloodedge.signing.signature import verify_bundle
 from bloodedge.signing.trust import TrustStore
 from bloodedge_fleet.database import Values, insert_into, reading, writing
 from bloodedge_fleet.database.tables import boards, bundles, rollout_boards, rollouts
-from bloodedge_fleet.rollouts.stages import Rollout, Step, plan
+from bloodedge_fleet.places import require_readable, unreadable
+from bloodedge_fleet.rollouts.stages import Rollout, Step, plan, require_boards
 
 FOLDER = "bundles"
 
@@ -29,35 +31,49 @@ def bundle_file(state: Path, digest: str) -> Path:
     return state / FOLDER / f"{digest}.bundle"
 
 
-def offer(engine: Engine, state: Path, path: Path, trust: Path | None) -> str:
-    """Put a bundle among those that boards can have; gives its file's digest.
+@dataclass(frozen=True)
+class Vouched:
+    """A bundle that was found right."""
+
+    sha256: str
+    """Of its file."""
+    name: str
+    serial: int
+    signer: str
+    """Empty where nobody was asked to have signed it."""
+
+
+def vouch(path: Path, trust: Path | None) -> Vouched:
+    """Check a bundle's file.
 
     trust: the folder of trusted keys; None: whoever signed it, or nobody. Raises UsageError or BloodedgeError when it
     is no bundle that those keys vouch for.
     """
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; roll out the bundle's file.")
+    require_readable(path)
     with Bundle(path) as bundle:
         bundle.verify()
-        manifest = bundle.manifest
         signer = "" if trust is None else _signer(bundle, trust)
-    digest = sha256(path)
-    target = bundle_file(state, digest)
+        return Vouched(sha256(path), bundle.manifest.name, bundle.manifest.serial, signer)
+
+
+def offer(engine: Engine, state: Path, path: Path, vouched: Vouched) -> str:
+    """Put a bundle among those that boards can have; gives its file's digest."""
+    target = bundle_file(state, vouched.sha256)
     write_beside(target, partial(_copy, path))
-    if sha256(target) != digest:
+    if sha256(target) != vouched.sha256:
         target.unlink()
         raise BloodedgeError(f"{path} changed while it was read; give it again.")
-    row = {
-        "sha256": digest,
-        "name": manifest.name,
-        "serial": manifest.serial,
-        "size_bytes": target.stat().st_size,
-        "signer": signer,
-        "added_at": datetime.now(UTC),
-    }
+    row = {**asdict(vouched), "size_bytes": target.stat().st_size, "added_at": datetime.now(UTC)}
     with writing(engine) as connection:
         connection.execute(insert_into(connection, bundles).values(row).on_conflict_do_nothing())
-    return digest
+    return vouched.sha256
+
+
+def require_possible(engine: Engine, names: Sequence[str]) -> None:
+    """UsageError when there is no board, one is not known, or one is part of another roll-out that runs."""
+    require_boards(len(names))
+    with reading(engine) as connection:
+        _require_free(connection, _ids_of(connection, names))
 
 
 def _copy(path: Path, copy: Path) -> None:
@@ -65,8 +81,12 @@ def _copy(path: Path, copy: Path) -> None:
 
 
 def _signer(bundle: Bundle, trust: Path) -> str:
-    if not trust.is_dir():
-        raise UsageError(f"{trust} does not exist; give the folder of the keys that your boards trust.")
+    try:
+        next(trust.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{trust} does not exist; give the folder of the keys that your boards trust.") from error
+    except OSError as error:
+        raise unreadable(trust, error) from error
     signer = verify_bundle(bundle, TrustStore.read(trust))
     return f"{signer.name} ({signer.key_id})"
 

@@ -58,12 +58,22 @@ def plan(boards: int, canary: int, percents: Sequence[float]) -> tuple[int, ...]
 
     Raises UsageError when there is no board, or the shares do not ascend within 0..100.
     """
-    if boards < 1:
-        raise UsageError("There is no board to roll out to; name one that has reported (see: bloodedge fleet boards).")
-    if any(not 0 < percent <= 100 for percent in percents) or sorted(set(percents)) != list(percents):
-        raise UsageError("--percent takes ascending shares of the boards, such as 10,50,100.")
+    require_ascending(percents)
+    require_boards(boards)
     counts = [min(canary, boards), *(math.ceil(boards * percent / 100) for percent in percents), boards]
     return tuple(sorted({count for count in counts if count > 0}))
+
+
+def require_boards(boards: int) -> None:
+    """UsageError when there is no board."""
+    if boards < 1:
+        raise UsageError("There is no board to roll out to; name one that has reported (see: bloodedge fleet boards).")
+
+
+def require_ascending(percents: Sequence[float]) -> None:
+    """UsageError when shares do not ascend within 0..100."""
+    if any(not 0 < percent <= 100 for percent in percents) or sorted(set(percents)) != list(percents):
+        raise UsageError("--percent takes ascending shares of the boards, such as 10,50,100.")
 
 
 def advanced(rollout: Rollout, reports: dict[str, BoardReport], now: datetime) -> Rollout:

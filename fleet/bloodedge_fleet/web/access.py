@@ -12,8 +12,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import UsageError
 from bloodedge.files import write_bytes
+from bloodedge_fleet.places import command
 
 TOKEN = "token.json"  # noqa: S105  # a file's name
 """In the state folder: SHA-256 of the token. It has 256 random bits, so that nothing slower is needed to guard it."""
@@ -42,14 +43,14 @@ def new_token(state: Path) -> str:
 
 
 def token_digest(state: Path) -> str | None:
-    """Of the state folder's token; None where none was made. BloodedgeError when its file is damaged."""
+    """Of the state folder's token; None where none was made. UsageError when its file cannot be read."""
     path = state / TOKEN
     try:
         return str(json.loads(path.read_bytes())["sha256"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BloodedgeError(f"{path} cannot be read; make another token with: bloodedge fleet token") from error
+        raise UsageError(f"{path} cannot be read; make another token with: {command('token', state)}") from error
 
 
 def require_token(host: str, state: Path) -> str | None:
@@ -57,7 +58,8 @@ def require_token(host: str, state: Path) -> str | None:
     digest = token_digest(state)
     if digest is None and host not in LOOPBACK:
         raise UsageError(
-            f"Other machines could look at {host}, and there is no access token; make one with: bloodedge fleet token"
+            f"Other machines could look at {host}, and there is no access token; make one with:"
+            f" {command('token', state)}"
         )
     return digest
 

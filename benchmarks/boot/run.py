@@ -1,0 +1,408 @@
+"""A board from its blank card to years of service, on a virtual machine with a real kernel and a live systemd.
+
+    python benchmarks/boot/run.py [--suite bookworm] [--cuts 20] [--data ../shared/data] [--json FILE]
+
+A Debian is put on a disk as on a card; beside it, on the boot partition, lie firmware_configs/image/user-data, the
+Debian package and a laboratory's public key. The power comes on, there is no network, and nobody touches anything: the
+board installs itself, starts again, and its service classifies what its camera shows. The camera is the kernel's
+virtual one (vivid), an ordinary V4L2 device: real held-out cells in real fields are played into it. Then the board is
+looked at, hurt and repaired: see the checks below, one function each. Each gives what was seen, and whether it is as it
+must be. The processor is emulated: no time here is a board's.
+
+Needs root, QEMU and mmdebstrap (apt install qemu-system-x86 qemu-utils mmdebstrap dosfstools mtools). Writes
+results/boot.json and exits 1 when something does not hold.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import image
+from board import CONFIG, PYTHON, SERVICE, STATE, Board
+from machine import Machine, MachineError, why_not
+from stage import BENCHMARKS, fields
+from supplies import Supplies
+
+from bloodedge.files import write_json
+
+RESULTS = BENCHMARKS / "results" / "boot.json"
+NEW, HOSTILE, NEWER = "/srv/new.bundle", "/srv/hostile.bundle", "/srv/newer.deb"
+"""Where things are put on the board."""
+
+READY_AGAIN_S = 600.0
+"""The emulated processor is some 20 times slower than a board's."""
+
+
+@dataclass
+class Bench:
+    """What the checks share."""
+
+    board: Board
+    supplies: Supplies
+    rng: random.Random
+    cuts: int
+
+    @property
+    def machine(self) -> Machine:
+        """The machine under the board."""
+        return self.board.machine
+
+
+Seen = dict[str, Any]
+"""What a check saw; it raises when it is not as it must be."""
+
+
+def must(condition: object, what: str) -> None:
+    """A check fails, in words."""
+    if not condition:
+        raise MachineError(what)
+
+
+def first_start(bench: Bench) -> Seen:
+    """From power on a blank card to a classified cell, with no network and no hands."""
+    board, machine = bench.board, bench.machine
+    machine.power_on()
+    machine.wait_up()
+    board.wait_ready(1500)
+    cells = board.wait_for_cells(0)
+    done = machine.sh("cloud-init status --wait --long")
+    must("status: done" in done.out, f"cloud-init: {done.out}")
+    frames, cells, _ = board.stored()
+    return {"frames": frames, "cells_classified": cells, "engine": engine_of(board)}
+
+
+def engine_of(board: Board) -> str:
+    """The line of the log that names the network and its engine."""
+    said = board.machine.need(f"journalctl -u {SERVICE} --no-pager -o cat | grep -m1 '^Bundle '")
+    return said.strip()
+
+
+def system(bench: Bench) -> Seen:
+    """No unit of the system has failed; what provisioning set is what the kernel and systemd have."""
+    board, machine = bench.board, bench.machine
+    state = machine.sh("systemctl is-system-running --wait").out.strip()
+    failed = machine.sh("systemctl --failed --no-legend --plain").out.split("\n")
+    must(state == "running", f"the system is {state}: {failed}")
+    seen = {
+        "swappiness": machine.need("cat /proc/sys/vm/swappiness"),
+        "panic_s": machine.need("cat /proc/sys/kernel/panic"),
+        "swap": machine.need("swapon --show=NAME --noheadings"),
+        "log_kept": machine.sh("test -d /var/log/journal/$(cat /etc/machine-id)").code == 0,
+        "hardware_watchdog": machine.need("systemctl show -p RuntimeWatchdogUSec --value"),
+        "memory_max_mb": int(board.show(SERVICE, "MemoryMax")[0]) >> 20,
+        "name": machine.need(f"cat {STATE}/board.env"),
+        "camera_node": machine.need("stat -L -c '%G %a' /dev/v4l/by-id/*-video-index0"),
+    }
+    group = board.show(SERVICE, "ControlGroup")[0]
+    must(int(machine.need(f"cat /sys/fs/cgroup{group}/memory.max")) >> 20 == seen["memory_max_mb"], "no memory limit")
+    must((seen["swappiness"], seen["panic_s"], seen["swap"]) == ("100", "10", "/dev/zram0"), f"not as set: {seen}")
+    must(seen["log_kept"] and seen["hardware_watchdog"] == "1min" and seen["camera_node"] == "video 660", f"{seen}")
+    return seen
+
+
+def confined(bench: Bench) -> Seen:
+    """The running daemon's process has what its unit allows, and systemd judges the live units."""
+    board, machine = bench.board, bench.machine
+    pid = board.show(SERVICE, "MainPID")[0]
+    status = dict(line.split(":", 1) for line in machine.need(f"cat /proc/{pid}/status").splitlines())
+    seen: Seen = {key: status[key].strip() for key in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
+    must(set(seen.values()) == {"0000000000000000", "1", "2"}, f"the process has {seen}")
+    owner = machine.need(f"stat -c %U /proc/{pid}")
+    must(owner == "bloodedge", f"the daemon runs as {owner}")
+    lines = machine.need("systemd-analyze security --no-pager | grep bloodedge").splitlines()
+    exposure = {line.split()[0]: float(line.split()[1]) for line in lines}
+    must(max(exposure.values()) <= 2.5, f"exposed: {exposure}")
+    # Inside its namespace: the system cannot be written, other devices are not there to open.
+    inside = f"nsenter -t {pid} -m -- "
+    must(machine.sh(f"{inside} touch /etc/x /usr/x").code != 0, "the daemon can write the system")
+    return {**seen, "user": owner, "exposure": exposure}
+
+
+def page(bench: Bench) -> Seen:
+    """The page answers, tells of its health, and the socket unit can hold its address."""
+    machine = bench.machine
+    script = 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8765/{}", timeout=60).status)'
+    ask = f"{PYTHON} -c '{script}'"
+    seen = {path or "page": machine.need(ask.format(path)) for path in ("", "healthz", "readyz", "metrics")}
+    must(set(seen.values()) == {"200"}, f"the page says {seen}")
+    machine.need("systemctl enable --now bloodedge-device.socket 2>&1", 300)
+    machine.need(f"systemctl restart {SERVICE}", 400)
+    bench.board.wait_ready()
+    must(machine.need(ask.format("healthz")) == "200", "no answer over the socket")
+    machine.need("systemctl disable --now bloodedge-device.socket 2>&1", 300)
+    machine.need(f"systemctl restart {SERVICE}", 400)
+    bench.board.wait_ready()
+    return {**seen, "over_socket": "200"}
+
+
+def timers(bench: Bench) -> Seen:
+    """The nightly backup and the daily examination do their work when they are started."""
+    machine = bench.machine
+    due = machine.need("systemctl list-timers --no-legend 'bloodedge-*' | grep -o 'bloodedge-[a-z]*.timer'").split()
+    must(sorted(due) == ["bloodedge-backup.timer", "bloodedge-doctor.timer"], f"timers: {due}")
+    machine.need("systemctl start bloodedge-backup.service", 400)
+    machine.need("systemctl start bloodedge-doctor.service", 400)
+    whole = f"{PYTHON} -m zipfile -t /var/lib/bloodedge-backup/day-*.zip"
+    machine.need(whole)
+    return {"due": due, "backup": machine.need("cd /var/lib/bloodedge-backup; ls")}
+
+
+def killed(bench: Bench) -> Seen:
+    """SIGKILL: the service is back by itself, and no row is lost."""
+    board, machine = bench.board, bench.machine
+    before = board.stored()[1]
+    machine.need(f"systemctl kill -s KILL --kill-who=main {SERVICE}")
+    machine.until(lambda: board.show(SERVICE, "NRestarts")[0] != "0", 60, "it was not started again")
+    board.wait_ready()
+    after = board.wait_for_cells(before)
+    must(board.stored()[2] == "ok", "the database is damaged")
+    return {"cells_before": before, "cells_after": after}
+
+
+def hung(bench: Bench) -> Seen:
+    """A daemon that stands still is ended by systemd's watchdog and started again."""
+    board, machine = bench.board, bench.machine
+    pid = board.show(SERVICE, "MainPID")[0]
+    machine.need(f"kill -STOP {pid}")
+    machine.until(lambda: board.show(SERVICE, "MainPID")[0] not in {pid, "0"}, 300, "systemd let it hang")
+    board.wait_ready()
+    said = board.machine.need("journalctl -u bloodedge-device -b -o cat --no-pager | grep -m1 -i 'watchdog timeout'")
+    return {"journal": said}
+
+
+def wrong_settings(bench: Bench) -> Seen:
+    """Wrong settings end the daemon with one sentence and it is not tried again; put right, it runs."""
+    board, machine = bench.board, bench.machine
+    machine.need(f"cp {CONFIG} /root/kept.toml; printf '\\n[camera2]\\nkind = 1\\n' >> {CONFIG}")
+    machine.sh(f"systemctl restart {SERVICE}", 400)
+    machine.until(lambda: board.show(SERVICE, "ActiveState")[0] == "failed", 120, "wrong settings were tried for ever")
+    (code,) = board.show(SERVICE, "ExecMainStatus")
+    said = [line for line in board.journal(lines=8).splitlines() if line.startswith("bloodedge: ")]
+    must(code == "2" and len(said) == 1, f"exit code {code}: {said}")
+    machine.need(f"cp /root/kept.toml {CONFIG}; systemctl reset-failed {SERVICE}; systemctl start {SERVICE}", 400)
+    board.wait_ready()
+    return {"exit_code": code, "sentence": said[0]}
+
+
+def camera_away(bench: Bench) -> Seen:
+    """The camera goes and comes back: the daemon stays, and classifies again."""
+    board, machine = bench.board, bench.machine
+    pid = board.show(SERVICE, "MainPID")[0]
+    machine.need("systemctl stop microscope-stage; echo vivid.0 > /sys/bus/platform/drivers/vivid/unbind")
+    machine.until(lambda: "stopped giving frames" in board.journal() or "not there" in board.journal(), 120, "not told")
+    machine.need("sleep 5; echo vivid.0 > /sys/bus/platform/drivers/vivid/bind; systemctl start microscope-stage")
+    before = board.stored()[1]
+    after = board.wait_for_cells(before, 400)
+    must(board.show(SERVICE, "MainPID")[0] == pid, "the daemon was started again")
+    return {"cells_before": before, "cells_after": after, "daemon": "the same process"}
+
+
+def panic(bench: Bench) -> Seen:
+    """A kernel that panics starts again after ten seconds."""
+    return start_again(bench, "echo c > /proc/sysrq-trigger")
+
+
+def dead_kernel(bench: Bench) -> Seen:
+    """A kernel that stands still is reset by the hardware's watchdog."""
+    return start_again(bench, "echo 0 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger")
+
+
+def start_again(bench: Bench, script: str) -> Seen:
+    """Give a fatal command and wait for the board to be READY in another start of the kernel."""
+    board, machine = bench.board, bench.machine
+    boot = machine.need("cat /proc/sys/kernel/random/boot_id")
+    before = board.stored()[1]
+    machine.send(f"sync; {script}")
+    machine.until(lambda: machine.need("cat /proc/sys/kernel/random/boot_id") != boot, 600, "it did not start again")
+    board.wait_ready()
+    must(board.stored()[2] == "ok", "the database is damaged")
+    return {"cells_before": before, "cells_after": board.wait_for_cells(before)}
+
+
+def updated(bench: Bench) -> Seen:
+    """A signed bundle is installed and taken over by the running daemon; unsigned, changed and older ones are not."""
+    board = bench.board
+    seen: Seen = {"installed": install(bench, bench.supplies.signed(1))}
+    board.machine.until(lambda: running_serial(board) == bench.supplies.serial(1), 300, "it was not taken over")
+    for name, path in bench.supplies.hostile().items():
+        board.put(path, HOSTILE)
+        code, said = board.bloodedge("device", "install", HOSTILE, "--config", CONFIG, within_s=400)
+        must(code == 1 and len(said.splitlines()) == 1 and "Traceback" not in said, f"{name}: {code}: {said}")
+        seen[f"{name}, refused"] = said
+    must(running_serial(board) == bench.supplies.serial(1), "another bundle runs")
+    code, said = board.bloodedge("device", "rollback", "--config", CONFIG)
+    must(code == 0, f"rollback: {said}")
+    seen["rolled back"] = said
+    return seen
+
+
+def install(bench: Bench, bundle: Path) -> str:
+    """Have the board install a bundle; what it said."""
+    bench.board.put(bundle, NEW)
+    code, said = bench.board.bloodedge("device", "install", NEW, "--config", CONFIG, within_s=400)
+    must(code == 0, f"install: {said}")
+    return said
+
+
+def running_serial(board: Board) -> int | None:
+    """The serial of the slot's bundle that runs; None: the one that came with the installation."""
+    record = board.slots()
+    return None if record["active"] is None else int(record["slots"][record["active"]]["serial"])
+
+
+def power_cuts(bench: Bench) -> Seen:
+    """The power goes at any moment, half the times in mid-install: the board comes up by itself, whole."""
+    board, machine = bench.board, bench.machine
+    lost = 0
+    serials: list[int | None] = []
+    for number in range(bench.cuts):
+        allowed = {running_serial(board)}
+        if number % 2:
+            bundle = bench.supplies.signed(10 + number)
+            allowed.add(bench.supplies.serial(10 + number))
+            board.put(bundle, NEW)
+            words = f"sudo -u bloodedge bloodedge device install {NEW} --config {CONFIG}"
+            machine.send(words)
+        before = board.stored()[1]
+        machine.need(f"sleep {bench.rng.uniform(0, 15 if number % 2 else 5):.2f}")
+        machine.cut()
+        machine.power_on()
+        board.wait_ready()
+        _, after, whole = board.stored()
+        must(whole == "ok", f"cut {number}: the database is damaged: {whole}")
+        lost += max(0, before - after)
+        serials.append(running_serial(board))
+        must(serials[-1] in allowed, f"cut {number}: serial {serials[-1]} runs, not one of {allowed}")
+        board.wait_for_cells(after)
+    return {"cuts": bench.cuts, "rows_lost": lost, "serials_that_ran": serials}
+
+
+def upgraded(bench: Bench) -> Seen:
+    """A newer package on the live system: units brought up to date, the service runs again by itself."""
+    board, machine = bench.board, bench.machine
+    pid, before = board.show(SERVICE, "MainPID")[0], board.stored()[1]
+    machine.put(bench.supplies.newer.read_bytes(), NEWER)
+    machine.need(f"dpkg -i {NEWER} 2>&1; rm {NEWER}", 900)
+    board.wait_ready(READY_AGAIN_S)
+    must(board.show(SERVICE, "MainPID")[0] != pid, "the old daemon runs on")
+    must("# version 99" in machine.need(f"cat /etc/systemd/system/{SERVICE}"), "the unit is the old one")
+    return {"cells_before": before, "cells_after": board.wait_for_cells(before)}
+
+
+def read_only(bench: Bench) -> Seen:
+    """With a read-only root: what is written to the system is gone after a power cut, results are not."""
+    board, machine = bench.board, bench.machine
+    machine.need("bloodedge device provision --board auto --read-only-root --yes 2>&1", 300)
+    machine.send("reboot")
+    machine.until(lambda: machine.need("findmnt -n -o FSTYPE /") == "overlay", 900, "the root is not read-only")
+    board.wait_ready(READY_AGAIN_S)
+    before = board.wait_for_cells(0)
+    machine.need("echo hello > /etc/written; sync")
+    machine.cut()
+    machine.power_on()
+    board.wait_ready(READY_AGAIN_S)
+    must(machine.sh("test -e /etc/written").code == 1, "what was written to the root is still there")
+    must(board.stored()[1] >= before, "results were lost")
+    return {"root": "overlay", "results": machine.need(f"findmnt -n -o SOURCE,FSTYPE {STATE}"), "cells": before}
+
+
+def undone(bench: Bench) -> Seen:
+    """The package removed: the service and its units are gone, settings and results stay; purged: results stay."""
+    board, machine = bench.board, bench.machine
+    board.stored()
+    machine.need("dpkg -r bloodedge-device 2>&1", 300)
+    left = machine.sh(f"systemctl cat {SERVICE}; ls /opt/bloodedge").code
+    must(left != 0 and machine.sh(f"test -e {CONFIG}").code == 0, "not removed as it should")
+    said = machine.need("dpkg -P bloodedge-device 2>&1", 300)
+    must(machine.sh(f"test -e {STATE}/device.sqlite").code == 0, "results are gone")
+    must(machine.sh("test -e /etc/bloodedge").code != 0, "settings are still there")
+    return {"said": said.splitlines()[-1]}
+
+
+CHECKS: dict[str, Callable[[Bench], Seen]] = {
+    check.__name__: check
+    for check in (
+        first_start, system, confined, page, timers, killed, hung, wrong_settings, camera_away, panic, dead_kernel,
+        updated, power_cuts, upgraded, read_only, undone,
+    )
+}  # fmt: skip
+
+
+def main() -> int:
+    """Make the card, put it in, and go through the checks."""
+    options = parse()
+    if (reason := why_not()) is not None:
+        print(f"No virtual board can be had here: {reason}.")
+        return 2
+    with tempfile.TemporaryDirectory(prefix="bloodedge-boot-") as name:
+        folder = options.keep or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        bench = prepare(folder, options)
+        rows = [go_through(bench, check) for check in options.only or CHECKS]
+        versions = bench.machine.sh("systemctl --version | head -n 1; uname -r").out.splitlines()
+        bench.machine.cut()
+    result = {
+        "command": f"python benchmarks/boot/run.py --suite {options.suite} --cuts {options.cuts}",
+        "board": {"suite": options.suite, "systemd": versions[0] if versions else "", "kernel": versions[-1:]},
+        "checks": rows,
+    }
+    if options.json is not None:
+        write_json(options.json, result)
+    held = all(row["holds"] for row in rows)
+    print("All holds." if held else "NOT all holds.")
+    return 0 if held else 1
+
+
+def go_through(bench: Bench, name: str) -> dict[str, Any]:
+    """One check, told as it ends."""
+    check = CHECKS[name]
+    try:
+        seen, holds = check(bench), True
+    except (MachineError, ValueError, KeyError, IndexError) as error:
+        seen, holds = {"failed": str(error)}, False
+    print(f"{'holds' if holds else 'FAILS'}  {name}: {check.__doc__}\n       {seen}", flush=True)
+    return {"check": name, "what": " ".join((check.__doc__ or "").split()), "holds": holds, "seen": seen}
+
+
+def prepare(folder: Path, options: argparse.Namespace) -> Bench:
+    """The card, its boot partition, an empty disk for results, and a machine to put them in."""
+    supplies = Supplies(folder / "supplies", options.suite, options.package)
+    root = options.cache / options.suite
+    if not (root / "complete").exists():
+        shutil.rmtree(root, ignore_errors=True)
+        image.make_root(root, options.suite)
+        (root / "complete").touch()
+    kernel, initrd = image.kernel_of(root, folder)
+    card = folder / "card.raw"
+    image.disk(root, card, {"srv/frames.yuyv": fields(options.data)})
+    image.boot_disk(supplies.boot_partition(), folder / "boot.raw")
+    image.state_disk(folder / "state.raw")
+    image.over(card, folder / "card.qcow2")
+    machine = Machine(folder, kernel, initrd, [folder / "card.qcow2", folder / "boot.raw", folder / "state.raw"])
+    return Bench(Board(machine), supplies, random.Random(0), options.cuts)
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", choices=image.SUITES, default="bookworm")
+    parser.add_argument("--package", type=Path, help="an amd64 package with OpenVINO; default: one is built")
+    parser.add_argument("--cuts", type=int, default=20, help="power cuts")
+    repo = BENCHMARKS.parent
+    parser.add_argument("--data", type=Path, default=os.environ.get("BLOODEDGE_DATA", repo.parent / "shared" / "data"))
+    parser.add_argument("--cache", type=Path, default=repo / ".cache" / "boot", help="where roots are kept")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, help="only these; each needs the ones before first_start")
+    parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

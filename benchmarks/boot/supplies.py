@@ -1,0 +1,90 @@
+"""What comes to the virtual board from outside: the package, the card's first-boot text, keys and bundles."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from stage import BENCHMARKS, RELEASED
+
+from bloodedge.bundle import MANIFEST, zip_files
+from bloodedge.signing import read_private_key, sign_bundle
+from bloodedge.signing.keys import new_key
+
+sys.path.insert(0, str(BENCHMARKS))
+import deb
+
+USER_DATA = BENCHMARKS.parent / "firmware_configs" / "image" / "user-data"
+UNIT = "bloodedge_device/firmware_configs/root/etc/systemd/system/bloodedge-device.service"
+
+
+class Supplies:
+    """Made once, in a folder of their own."""
+
+    def __init__(self, folder: Path, suite: str, package: Path | None) -> None:
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self.package = package or deb.build(folder, "--openvino", "--suite", suite)
+        self._key, self._public, _ = new_key("laboratory", folder / "keys")
+        self._stranger, _, _ = new_key("stranger", folder / "strangers")
+
+    def boot_partition(self) -> dict[str, bytes]:
+        """Files by name, as a person copies them there."""
+        files = (USER_DATA, self.package, self._public)
+        return {"meta-data": b"", **{path.name: path.read_bytes() for path in files}}
+
+    @property
+    def newer(self) -> Path:
+        """The package again, of a later version, with one line more in a unit."""
+        folder = self.folder / "newer"
+        made = folder.with_suffix(".deb")
+        if not made.exists():
+            subprocess.run(["dpkg-deb", "-R", self.package, folder], check=True)
+            control = folder / "DEBIAN" / "control"
+            lines = ["Version: 99\n" if line.startswith("Version: ") else line for line in control.open()]
+            control.write_text("".join(lines))
+            (unit,) = folder.glob(f"opt/bloodedge/lib/python3*/site-packages/{UNIT}")
+            unit.write_text(unit.read_text() + "# version 99\n")
+            subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "--build", folder, made], check=True, capture_output=True)
+        return made
+
+    def serial(self, step: int) -> int:
+        """The serial of a newer bundle."""
+        with zipfile.ZipFile(RELEASED) as archive:
+            return int(json.loads(archive.read(MANIFEST))["serial"]) + step
+
+    def signed(self, step: int) -> Path:
+        """The released bundle with a higher serial, signed by the laboratory."""
+        return self._bundle(f"serial-{step}", step, self._key)
+
+    def hostile(self) -> dict[str, Path]:
+        """Bundles that no board may take, by what is wrong with each."""
+        changed = self._bundle("changed", 3, self._key)
+        data = bytearray(changed.read_bytes())
+        with zipfile.ZipFile(changed) as archive:
+            info = next(one for one in archive.infolist() if one.filename.endswith("int8.tflite"))
+        data[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 1
+        changed.write_bytes(data)
+        return {
+            "unsigned": self._bundle("unsigned", 2, None),
+            "a stranger's": self._bundle("stranger", 2, self._stranger),
+            "changed": changed,
+            "older": self._bundle("older", -1, self._key),
+        }
+
+    def _bundle(self, name: str, step: int, key: Path | None) -> Path:
+        with zipfile.ZipFile(RELEASED) as archive:
+            files = {one: archive.read(one) for one in archive.namelist()}
+        manifest = json.loads(files.pop(MANIFEST))
+        manifest["serial"] = self.serial(step)
+        manifest["files"] = {one: hashlib.sha256(data).hexdigest() for one, data in sorted(files.items())}
+        path = self.folder / f"{name}.bundle"
+        zip_files({**files, MANIFEST: json.dumps(manifest).encode()}, path)
+        if key is not None:
+            sign_bundle(path, read_private_key(key), when=datetime(2026, 1, 1, tzinfo=UTC))
+        return path
