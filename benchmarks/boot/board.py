@@ -40,7 +40,7 @@ class Board:
     def wait_ready(self, within_s: float = 400) -> float:
         """Wait until it is; seconds since the power came on, of this emulated processor."""
         self.machine.wait_up(within_s)
-        self.machine.until(self.is_ready, within_s, "the daemon was not READY")
+        self.machine.until(self.is_ready, within_s, "the daemon was not READY", 1.0)
         return monotonic() - self.machine.powered_s
 
     def stored(self) -> tuple[int, int, str]:

@@ -9,7 +9,7 @@ SUITES = {"bookworm": "python3.11", "trixie": "python3.13"}
 """Releases of Debian, and the Python that each has."""
 INCLUDE = (
     "linux-image-amd64", "systemd-sysv", "udev", "dbus", "kmod", "sudo", "initramfs-tools",
-    "systemd-timesyncd", "systemd-zram-generator", "overlayroot", "cloud-init",
+    "systemd-timesyncd", "systemd-zram-generator", "overlayroot", "e2fsprogs", "cloud-init",
     "libstdc++6", "libgomp1", "locales",
     "qemu-guest-agent", "v4l-utils",  # what the board is driven and looked at with
 )  # fmt: skip
@@ -17,8 +17,8 @@ BOOT = "boot/firmware"
 FSTAB = f"/dev/vda / ext4 defaults,noatime 0 1\nLABEL=CIDATA /{BOOT} vfat defaults,nofail 0 2\n"
 DISK_GIB = 4
 
-# The kernel's virtual video driver: frames written to its S-Video output arrive at its S-Video input, 25 a second. The name below by-id is
-# what udev gives to a USB camera.
+# The kernel's virtual video driver: frames written to its S-Video output arrive at its S-Video input, 25 a second. The
+# name below by-id is what udev gives to a USB camera.
 CAMERA_MODULE = "options vivid n_devs=1 node_types=0x101 num_inputs=1 input_types=2 num_outputs=1 output_types=0"
 CAMERA_MODULE += " ccs_cap_mode=0 ccs_out_mode=0 no_error_inj=1\n"
 CAMERA = "/dev/v4l/by-id/usb-Virtual_Microscope-video-index0"
@@ -34,7 +34,8 @@ Before=bloodedge-device.service
 
 [Service]
 ExecStartPre=/usr/bin/v4l2-ctl -d {CAMERA} --set-ctrl=loop_video=1,osd_text_mode=2
-ExecStart=/usr/bin/v4l2-ctl -d /dev/microscope-stage --stream-out-mmap --stream-from=/srv/frames.yuyv --stream-loop
+ExecStartPre=/usr/bin/v4l2-ctl -d /dev/microscope-stage --set-fmt-video-out=pixelformat=BGR3
+ExecStart=/usr/bin/v4l2-ctl -d /dev/microscope-stage --stream-out-mmap --stream-from=/srv/frames.bgr --stream-loop
 StandardOutput=null
 StandardError=null
 Restart=always
