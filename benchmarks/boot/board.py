@@ -64,7 +64,7 @@ class Board:
 
     def slots(self) -> dict[str, Any]:
         """The record of the slots."""
-        code, said = self.bloodedge("device", "slots", "--config", CONFIG, "--json", "-")
+        code, said = self.bloodedge("device", "slots", "--json", "-")
         if code:
             raise MachineError(f"device slots: {said}")
         record: dict[str, Any] = json.loads(said)

@@ -190,11 +190,11 @@ def wrong_settings(bench: Bench) -> Seen:
     machine.sh(f"systemctl restart {SERVICE}", 400)
     machine.until(lambda: board.show(SERVICE, "ActiveState")[0] == "failed", 120, "wrong settings were tried for ever")
     (code,) = board.show(SERVICE, "ExecMainStatus")
-    said = [line for line in board.journal(lines=8).splitlines() if line.startswith("bloodedge: ")]
-    must(code == "2" and len(said) == 1, f"exit code {code}: {said}")
+    said = board.journal(lines=10).partition("bloodedge: ")[2].partition(SERVICE)[0].strip()
+    must(code == "2" and said and "Traceback" not in said, f"exit code {code}: {said}")
     machine.need(f"cp /root/kept.toml {CONFIG}; systemctl reset-failed {SERVICE}; systemctl start {SERVICE}", 400)
     board.wait_ready()
-    return {"exit_code": code, "sentence": said[0]}
+    return {"exit_code": code, "said": said}
 
 
 def camera_away(bench: Bench) -> Seen:
@@ -234,27 +234,33 @@ def start_again(bench: Bench, script: str) -> Seen:
 
 def updated(bench: Bench) -> Seen:
     """A signed bundle is installed and taken over by the running daemon; unsigned, changed and older ones are not."""
-    board = bench.board
-    seen: Seen = {"installed": install(bench, bench.supplies.signed(1))}
-    board.machine.until(lambda: running_serial(board) == bench.supplies.serial(1), 300, "it was not taken over")
-    for name, path in bench.supplies.hostile().items():
-        board.put(path, HOSTILE)
-        code, said = board.bloodedge("device", "install", HOSTILE, "--config", CONFIG, within_s=400)
+    board, supplies = bench.board, bench.supplies
+    seen: Seen = {}
+    code, said = install(board, supplies.signed(1), NEW)
+    if code:  # the profile's limit of latency, which is a board's and not an emulated processor's
+        must("most_latency_ms allows" in said, f"install: {said}")
+        seen["slower than the profile allows, refused"] = said
+        board.machine.need(f"sed -i 's/^most_latency_ms = .*/most_latency_ms = 60000/' {CONFIG}")
+        board.machine.need(f"systemctl reload {SERVICE}")
+        code, said = install(board, supplies.signed(1), NEW)
+    must(code == 0, f"install: {said}")
+    seen["installed"] = said
+    board.machine.until(lambda: running_serial(board) == supplies.serial(1), 300, "it was not taken over", 2.0)
+    for name, path in supplies.hostile().items():
+        code, said = install(board, path, HOSTILE)
         must(code == 1 and len(said.splitlines()) == 1 and "Traceback" not in said, f"{name}: {code}: {said}")
         seen[f"{name}, refused"] = said
-    must(running_serial(board) == bench.supplies.serial(1), "another bundle runs")
-    code, said = board.bloodedge("device", "rollback", "--config", CONFIG)
+    must(running_serial(board) == supplies.serial(1), "another bundle runs")
+    code, said = board.bloodedge("device", "rollback")
     must(code == 0, f"rollback: {said}")
     seen["rolled back"] = said
     return seen
 
 
-def install(bench: Bench, bundle: Path) -> str:
-    """Have the board install a bundle; what it said."""
-    bench.board.put(bundle, NEW)
-    code, said = bench.board.bloodedge("device", "install", NEW, "--config", CONFIG, within_s=400)
-    must(code == 0, f"install: {said}")
-    return said
+def install(board: Board, bundle: Path, path: str) -> tuple[int, str]:
+    """Have the board install a bundle, as a person does; (exit code, what it said)."""
+    board.put(bundle, path)
+    return board.bloodedge("device", "install", path, within_s=400)
 
 
 def running_serial(board: Board) -> int | None:
@@ -274,8 +280,7 @@ def power_cuts(bench: Bench) -> Seen:
             bundle = bench.supplies.signed(10 + number)
             allowed.add(bench.supplies.serial(10 + number))
             board.put(bundle, NEW)
-            words = f"sudo -u bloodedge bloodedge device install {NEW} --config {CONFIG}"
-            machine.send(words)
+            machine.send(f"sudo -u bloodedge bloodedge device install {NEW}")
         before = board.stored()[1]
         machine.need(f"sleep {bench.rng.uniform(0, 15 if number % 2 else 5):.2f}")
         machine.cut()
