@@ -1,4 +1,4 @@
-"""Disks of a virtual board: a Debian 12 as a Raspberry Pi's card has one, with cloud-init and a boot partition."""
+"""Disks of a virtual board: a Debian as a Raspberry Pi's card has one, with cloud-init and a boot partition."""
 
 import os
 import shutil

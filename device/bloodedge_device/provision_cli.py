@@ -109,11 +109,12 @@ def _tell_systemd(root: Path) -> None:
         commands += MAKES_USER
     if Path("/run/systemd/system").is_dir():
         commands += READS_ANEW
+    failed = []
     for command in commands:
         if shutil.which(command[0]) is None:
             continue  # a root without systemd
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BloodedgeError(
-                f"All was written, but {' '.join(command)} failed ({done.stderr.strip()}); see to its cause and run it."
-            )
+            failed.append(f"{' '.join(command)} ({' '.join(done.stderr.split())})")
+    if failed:
+        raise BloodedgeError(f"All was written, but these failed; see to the cause and run them: {'; '.join(failed)}.")

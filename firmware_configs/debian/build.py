@@ -169,16 +169,16 @@ def install(site: Path, suite: Suite, arch: str, wheels: Path | None, extras: li
         what = [f"{wheel}[{','.join(extras)}]", *(suite.for_picamera2 if arch == "arm64" else ())]
         constraints = ["--constraint", str(REPO / "constraints.txt")]
         run([*pip, "install", "--no-compile", "--target", str(site), *target, *source, *constraints, *what])
-    if missing := lacking(site, suite.python):
+    if missing := lacking(site, suite.python, MACHINES[arch]):
         sys.exit(f"build.py: the package lacks {', '.join(missing)}; run this with Python {suite.python}.")
 
 
-def lacking(site: Path, python: str) -> list[str]:
+def lacking(site: Path, python: str, machine: str) -> list[str]:
     """What the distributions in a folder need on a Python and is not there: pip reads conditions for its own Python."""
-    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": machine}
     there = {canonicalize_name(one.name) for one in distributions(path=[str(site)])}
     stated = [Requirement(text) for one in distributions(path=[str(site)]) for text in one.requires or ()]
-    needed = [one for one in stated if one.marker is None or one.marker.evaluate(environment)]
+    needed = [one for one in stated if one.marker is None or one.marker.evaluate({**environment, "extra": ""})]
     return sorted({one.name for one in needed if canonicalize_name(one.name) not in there})
 
 

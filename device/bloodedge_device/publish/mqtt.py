@@ -40,9 +40,9 @@ KEEP_ALIVE_S = 10
 ANSWER_WITHIN_S = 4.0
 """For the broker to take a connection, and again to answer it."""
 
-BACK_OFF_S = (0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 5.0)
+BACK_OFF_S = (0.5, *[1.0] * 20, 2.0, 5.0)
 """Between attempts, less up to half at random, so that many boards do not all come at once. A broker that is started
-anew is away for seconds and found within one more; after a longer absence it is found within 5 s."""
+anew is away for seconds and found within one more; after an absence of half a minute it is found within 5 s."""
 
 STEADY_S = 30.0
 """A connection that held so long did not fail for the reason of the one before."""
