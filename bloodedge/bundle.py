@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from bloodedge.errors import BloodedgeError, UsageError, as_owner
+from bloodedge.files import file_mode
 from bloodedge.manifest import Manifest, parse_record
 
 MANIFEST = "manifest.json"
@@ -139,9 +140,10 @@ def is_bundle(path: Path) -> bool:
 def _opened(path: Path) -> zipfile.ZipFile | None:
     """The zip, None for a folder; raises as Bundle does."""
     try:
-        if path.is_dir():
+        mode = file_mode(path)
+        if stat.S_ISDIR(mode):
             return None
-        if not path.is_file():
+        if not stat.S_ISREG(mode):
             raise UsageError(f"{path} does not exist; make a bundle with: bloodedge convert RUN --int8 -o {path}")
         return _zip(path)
     except PermissionError as error:

@@ -99,7 +99,7 @@ def as_owner(path: Path, command: str = "bloodedge ...") -> str:
         return "change its permissions"
     if owner == 0:
         return f"run the command as root (sudo {command})"
-    return f"run the command as its owner (sudo -u {_name(owner)} {command})"
+    return f"run the command as its owner (sudo -u {user_name(owner)} {command})"
 
 
 def _owner(path: Path) -> int | None:
@@ -114,7 +114,8 @@ def _owner(path: Path) -> int | None:
     return None
 
 
-def _name(user: int) -> str:
+def user_name(user: int) -> str:
+    """A user as ``sudo -u`` takes it from a shell, also one without a name."""
     import pwd
 
     try:

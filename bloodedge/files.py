@@ -1,5 +1,6 @@
 """Writing so that a file is either the old one or the whole new one, whatever happens in between."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bloodedge.errors import UsageError, disk_errors
+from bloodedge.errors import UsageError, disk_errors, user_name
 
 
 def fsync_folder(folder: Path) -> None:
@@ -94,18 +95,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def file_mode(path: Path) -> int:
+    """Kind and permissions of what is there (``stat``), 0 where nothing is.
+
+    Raises PermissionError where this user may not look, which ``Path.is_dir`` calls absent from Python 3.14 on.
+    """
+    try:
+        return path.stat().st_mode
+    except ValueError:  # no path at all
+        return 0
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+            return 0
+        raise
+
+
 def require_own(folder: Path) -> None:
     """UsageError where a folder is another user's: root would leave files that its owner cannot write."""
-    import pwd
-
     try:
         owner = folder.stat().st_uid
     except OSError:  # it is not there, or cannot be reached: whoever writes there says so
         return
     if owner == os.geteuid() or (os.geteuid() != 0 and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         return
-    try:
-        name = pwd.getpwuid(owner).pw_name
-    except KeyError:
-        name = f"#{owner}"
+    name = user_name(owner)
     raise UsageError(f"{folder} belongs to {name}, who has to do this: put sudo -u {name} before the command.")

@@ -33,7 +33,10 @@ Description=What lies under the virtual microscope
 Before=bloodedge-device.service
 
 [Service]
-ExecStartPre=/usr/bin/v4l2-ctl -d {CAMERA} --set-ctrl=loop_video=1,osd_text_mode=2
+ExecStartPre=/usr/bin/v4l2-ctl -d {CAMERA} --set-ctrl=osd_text_mode=2
+# The cable from output to input: up to Linux 6.11, and since.
+ExecStartPre=-/usr/bin/v4l2-ctl -d {CAMERA} --set-ctrl=loop_video=1
+ExecStartPre=-/usr/bin/v4l2-ctl -d {CAMERA} --set-ctrl=s_video_000_0_is_connected_to=2
 ExecStartPre=/usr/bin/v4l2-ctl -d /dev/microscope-stage --set-fmt-video-out=pixelformat=BGR3
 ExecStart=/usr/bin/v4l2-ctl -d /dev/microscope-stage --stream-out-mmap --stream-from=/srv/frames.bgr --stream-loop
 StandardOutput=null

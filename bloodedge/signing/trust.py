@@ -1,5 +1,6 @@
 """The public keys that a board trusts: a folder of ``*.pub`` files, and ``revoked.json`` beside them."""
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, as_owner
-from bloodedge.files import write_text
+from bloodedge.files import file_mode, write_text
 from bloodedge.signing.keys import PublicKey, read_public_key, write_public_key
 
 REVOKED = "revoked.json"
@@ -84,7 +85,7 @@ def revoke(folder: Path, key_id: str, reason: str) -> list[PublicKey]:
 
     Raises UsageError where there is no such folder: a key revoked in a mistyped one would still be trusted.
     """
-    if not folder.is_dir():
+    if not stat.S_ISDIR(file_mode(folder)):
         raise UsageError(f"{folder} does not exist; give the folder of keys that the machine trusts.")
     revoked = _read_revoked(folder)
     try:
@@ -101,7 +102,9 @@ def revoke(folder: Path, key_id: str, reason: str) -> list[PublicKey]:
 
 def _files(folder: Path) -> list[Path]:
     """The files of keys; not by glob, which shows none where it may not look."""
-    return sorted(path for path in folder.iterdir() if path.name.endswith(".pub")) if folder.is_dir() else []
+    if not stat.S_ISDIR(file_mode(folder)):
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.endswith(".pub"))
 
 
 def _closed(path: Path, error: PermissionError) -> str:

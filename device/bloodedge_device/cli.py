@@ -186,7 +186,8 @@ def calibrate_command(
         raise UsageError("The scale is either given or measured; leave out --um-per-px or --micrometer.")
     if out.exists() and not force:
         raise UsageError(f"{out} exists; give another --out, or --force to replace it.")
-    camera = open_camera(with_options(read_settings(None), None, None, source).camera)
+    settings = read_settings(None, profile=False)  # this command makes it
+    camera = open_camera(with_options(settings, None, None, source).camera)
     with progress("Calibrating") as update:
         calibration = calibrate(camera, frames, um_per_px, micrometer, focus_sweep, update)
     write_profile(calibration.profile, out)

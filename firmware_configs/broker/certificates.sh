@@ -3,25 +3,29 @@
 #   certificates.sh FOLDER ca            make the authority, once; keep ca.key on no board and not on the broker.
 #                                        Afterwards: say when it and each certificate end
 #   certificates.sh FOLDER broker HOST   make broker.pem and broker.key for the broker's name or address
+#   certificates.sh FOLDER page HOST     make page.pem and page.key for the fleet server's page
 #   certificates.sh FOLDER board NAME    make NAME.pem and NAME.key; NAME is the board's mqtt.board, or fleet
-#   certificates.sh FOLDER renew NAME    make both anew before they end (5 years); NAME may be broker
+#   certificates.sh FOLDER renew NAME    make both anew before they end (5 years); NAME may be broker or page
 #   certificates.sh FOLDER revoke NAME   NAME's certificate counts no longer: copy crl.pem to the broker
-# After any copy to the broker: systemctl restart mosquitto. Never reload: with a crlfile that breaks new connections.
+# After any copy to the broker: systemctl restart mosquitto, for the list of revocations is read at the start only.
 set -eu
 umask 077
 
 fail() { echo "certificates.sh: $1" >&2; exit "$2"; }
-usage="usage: certificates.sh FOLDER ca | broker HOST | board NAME | renew NAME | revoke NAME"
+usage="usage: certificates.sh FOLDER ca | broker HOST | page HOST | board NAME | renew NAME | revoke NAME"
 [ $# -ge 2 ] || fail "$usage" 2
 folder=$1 what=$2 name=${3:-} again="certificates.sh $1"
 command -v openssl >/dev/null || fail "openssl is not installed; on Debian: apt install openssl" 1
 [ "$what" = ca ] || [ -f "$folder/ca.key" ] || fail "$folder has no authority; make it with: $again ca" 2
 case "$what:$name" in
     ca:) ;;
-    broker:?*) expr "$name" : '[A-Za-z0-9.:-]*$' >/dev/null || fail "\"$name\" is no host name or address." 2 ;;
+    broker:?* | page:?*)
+        expr "$name" : '[A-Za-z0-9.:-]*$' >/dev/null || fail "\"$name\" is no host name or address." 2 ;;
     board:?* | renew:?* | revoke:?*)
         expr "$name" : '[A-Za-z0-9_-]*$' >/dev/null || fail "A name has letters, digits, - and _ only: \"$name\"." 2
-        case "$what:$name" in *:ca | *:crl | board:broker) fail "\"$name\" is taken; choose another name." 2 ;; esac ;;
+        case "$what:$name" in
+            *:ca | *:crl | board:broker | board:page) fail "\"$name\" is taken; choose another name." 2 ;;
+        esac ;;
     *) fail "$usage" 2 ;;
 esac
 mkdir -p "$folder" && cd "$folder"
@@ -29,15 +33,16 @@ mkdir -p "$folder" && cd "$folder"
 said() { "$@" >openssl.log 2>&1 || { cat openssl.log >&2; fail "openssl failed, see above." 1; }; }
 key() { said openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:prime256v1 -out "$1"; }
 crl() { said openssl ca -batch -config openssl.cnf -gencrl -out crl.pem.new && mv crl.pem.new crl.pem; }
-to_broker="to the broker's /etc/mosquitto/bloodedge; systemctl restart mosquitto (never reload)."
+to_broker="to the broker's /etc/mosquitto/bloodedge; systemctl restart mosquitto."
 ends() { openssl x509 -noout -enddate -in "$1" | cut -d= -f2; }
 
-# index.txt: state, end, revoked at, serial number, file, subject. What follows is of certificates that count (V).
-# valid FILE: (serial number, common name) of each that was made as FILE.pem.
-valid() {
-    awk -F '\t' -v name="$1" '{ cn = substr($6, 5); file = cn; if (cn ~ /^broker /) file = "broker" }
-        $1 == "V" && (name == "" || file == name) { print $4, cn }' index.txt
+# index.txt: state, end, revoked at, serial number, file, subject. A certificate counts (V) or was revoked (R).
+# certified STATE FILE: (serial number, common name) of each that was made as FILE.pem.
+certified() {
+    awk -F '\t' -v state="$1" -v name="$2" '{ cn = substr($6, 5); file = cn; sub(/ .*/, "", file) }
+        $1 == state && (name == "" || file == name) { print $4, cn }' index.txt
 }
+valid() { certified V "$1"; }
 common_name() { valid "$1" | tail -n 1 | cut -d ' ' -f 2-; }
 # revoke SERIAL_NUMBERS
 revoke() { for serial in $1; do said openssl ca -batch -config openssl.cnf -revoke "issued/$serial.pem"; done; }
@@ -45,8 +50,8 @@ revoke() { for serial in $1; do said openssl ca -batch -config openssl.cnf -revo
 # make FILE COMMON_NAME: FILE.pem and FILE.key, whole or not at all.
 make() {
     case "$2" in
-        broker\ *)
-            host=${2#broker } kind=DNS
+        *\ *)
+            host=${2#* } kind=DNS
             case "$host" in *:*) kind=IP ;; *[!0-9.]*) ;; *) kind=IP ;; esac
             printf 'extendedKeyUsage = serverAuth\nsubjectAltName = %s:%s\n' "$kind" "$host" >extensions ;;
         *) echo "extendedKeyUsage = clientAuth" >extensions ;;
@@ -97,20 +102,20 @@ CONFIG
     key ca.key.new
     said openssl req -x509 -config openssl.cnf -key ca.key.new -days 7300 -subj "/CN=bloodedge laboratory" -out ca.pem
     mv ca.key.new ca.key
-    crl
-    rm -f openssl.log
 }
 
 case "$what" in
     ca)
         [ -f ca.key ] || make_authority
+        [ -f crl.pem ] || crl
+        rm -f openssl.log
         echo "$folder/ca.pem: ends $(ends ca.pem)"
         until=$(openssl crl -noout -nextupdate -in crl.pem | cut -d= -f2)
         echo "$folder/crl.pem: ends $until; any renew or revoke makes it anew"
         valid "" | while read -r serial common; do
             echo "${common%% *}: ends $(ends "issued/$serial.pem"); before that: $again renew ${common%% *}"
         done ;;
-    broker) issue broker "broker $name" ;;
+    broker | page) issue "$what" "$what $name" ;;
     board) issue "$name" "$name" ;;
     renew)
         common=$(common_name "$name") old=$(valid "$name" | cut -d ' ' -f 1)
@@ -120,15 +125,19 @@ case "$what" in
         crl
         put "$name"
         echo "$folder/$name.pem, $folder/$name.key: end $(ends "$name.pem")"
-        if [ "$name" = broker ]; then
-            echo "Copy both and $folder/crl.pem $to_broker"
-        else
-            echo "First copy both to where $name has the old ones, and restart what runs there."
-            echo "Then, which ends the old certificate, copy $folder/crl.pem $to_broker"
-        fi ;;
+        case "$name" in
+            broker) echo "Copy both and $folder/crl.pem $to_broker" ;;
+            page)
+                echo "Copy both to the fleet server's /etc/bloodedge-fleet;" \
+                    "systemd-tmpfiles --create; systemctl restart bloodedge-fleet." ;;
+            *)
+                echo "First copy both to where $name has the old ones, and restart what runs there."
+                echo "Then, which ends the old certificate, copy $folder/crl.pem $to_broker" ;;
+        esac ;;
     revoke)
         old=$(valid "$name" | cut -d ' ' -f 1)
-        [ -n "$old" ] || fail "$folder holds no certificate of $name." 2
+        # Revoked only: an earlier one that may have broken off before its list was made.
+        [ -n "$old$(certified R "$name")" ] || fail "$folder holds no certificate of $name." 2
         revoke "$old"
         crl
         rm -f openssl.log "$name.pem" "$name.key"

@@ -136,7 +136,7 @@ def test_another_user_is_told_to_run_the_command_as_the_daemon_s_user(nobody: No
     for command in (("audit",), ("backup", "x.zip"), ("slide", "show"), ("token",)):
         assert f"({owner} {command[0]} ...)" in as_nobody_on(board, nobody, *command)
     for command in (("run",), ("rollback",)):
-        assert f"put sudo -u #{NOBODY - 1} before the command" in as_nobody_on(board, nobody, *command)
+        assert f"put sudo -u '#{NOBODY - 1}' before the command" in as_nobody_on(board, nobody, *command)
     board.chmod(0o600)
     assert "device.toml cannot be read (Permission denied); run the command as root" in as_nobody_on(
         board, nobody, "slots"

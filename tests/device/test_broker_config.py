@@ -304,6 +304,49 @@ def test_a_renewal_that_was_cut_off_is_finished_by_the_next(tmp_path: Path, auth
     assert subprocess.run(check, cwd=folder, capture_output=True, check=False).returncode == 0
 
 
+def test_a_revocation_that_was_cut_off_is_finished_by_the_next(tmp_path: Path, authority: Path) -> None:
+    folder = tmp_path / "authority"
+    shutil.copytree(authority, folder)
+    (folder / "crlnumber").rename(folder / "away")  # the list of revocations cannot be made
+    assert certificates(folder, "revoke", "board-a").returncode == 1
+    assert (folder / "crl.pem").read_bytes() == (authority / "crl.pem").read_bytes()
+    (folder / "away").rename(folder / "crlnumber")
+    done = certificates(folder, "revoke", "board-a")
+    assert done.returncode == 0, done.stderr
+    assert f"Copy {folder}/crl.pem to the broker" in done.stdout
+    assert not (folder / "board-a.pem").exists()
+    assert not (folder / "board-a.key").exists()
+    check = ["openssl", "verify", "-crl_check", "-CAfile", "ca.pem", "-CRLfile", "crl.pem", authority / "board-a.pem"]
+    told = subprocess.run(check, cwd=folder, capture_output=True, text=True, check=False)
+    assert "certificate revoked" in told.stderr
+
+
+def test_an_authority_that_was_cut_off_is_finished_by_the_next(tmp_path: Path) -> None:
+    folder = tmp_path / "authority"
+    assert certificates(folder, "ca").returncode == 0
+    (folder / "crl.pem").unlink()
+    done = certificates(folder, "ca")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (folder / "crl.pem").is_file()
+    assert f"{folder}/crl.pem: ends" in done.stdout
+
+
+@pytest.mark.parametrize("host", ["fleet.example", "127.0.0.1"])
+def test_the_page_s_certificate_is_trusted_for_its_host_also_by_a_strict_python(
+    tmp_path: Path, authority: Path, host: str
+) -> None:
+    """As Python from 3.13 on checks a server: a board's that fetches a bundle."""
+    folder = tmp_path / "authority"
+    shutil.copytree(authority, folder)
+    assert certificates(folder, "page", host).returncode == 0
+    assert certificates(folder, "renew", "page").returncode == 0
+    name = "-verify_ip" if host[0].isdigit() else "-verify_hostname"
+    check = ["openssl", "verify", "-x509_strict", "-purpose", "sslserver", name, host, "-CAfile", "ca.pem", "page.pem"]
+    done = subprocess.run(check, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "page: ends" in certificates(folder, "ca").stdout
+
+
 def test_the_broker_s_certificate_is_not_replaced_while_it_counts(tmp_path: Path, authority: Path) -> None:
     folder = tmp_path / "authority"
     shutil.copytree(authority, folder)
@@ -350,5 +393,6 @@ def test_a_name_that_is_no_topic_level_is_refused(authority: Path) -> None:
     assert done.returncode == 2
     assert "letters, digits" in done.stderr
     assert certificates(authority, "board", "broker").returncode == 2
+    assert certificates(authority, "board", "page").returncode == 2
     assert certificates(authority, "renew", "ca").returncode == 2
     assert "holds no certificate of nobody" in certificates(authority, "renew", "nobody").stderr

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import bloodedge_device.settings as settings_module
 from bloodedge.cli import main
 from bloodedge.decision import Reason
 from bloodedge.errors import BloodedgeError, UsageError
@@ -186,6 +187,15 @@ def profile(tmp_path: Path) -> CameraProfile:
 
 def test_a_profile_comes_back_as_it_was_written(tmp_path: Path, profile: CameraProfile) -> None:
     assert read_profile(tmp_path / "camera.toml") == profile
+
+
+def test_a_board_whose_settings_name_a_profile_can_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "device.toml"
+    config.write_text('[camera]\nprofile = "camera.toml"\n')
+    monkeypatch.setattr(settings_module, "BOARD_SETTINGS", config)
+    frames = smear(tmp_path / "frames")
+    assert run(frames, "--out", tmp_path / "camera.toml", "--um-per-px", "0.123") == 0
+    assert read_settings(None).camera.um_per_px == 0.123
 
 
 def test_settings_take_scale_and_gate_from_the_profile(tmp_path: Path, profile: CameraProfile) -> None:

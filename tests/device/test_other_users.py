@@ -1,5 +1,6 @@
 """What belongs to another user is told apart from what is damaged, and neither read nor written by halves."""
 
+import grp
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from bloodedge_device.slots.starting import started
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 AARCH64 = 183
+DAEMON = NOBODY - 1
+"""A user without a name."""
 
 Run = Callable[..., tuple[int, str]]
 
@@ -59,8 +62,23 @@ def test_a_certificate_that_the_daemon_may_not_read_is_told_with_its_cure(theirs
     (theirs.folder / "tls.toml").write_text('state = "own/state"\n[mqtt]\nhost = "b"\ntls = true\nca = "ca.pem"\n')
     code, said = theirs.run("device", "config", "--check", "--config", "tls.toml")
     assert code == 2
-    assert "ca.pem cannot be read by" in said
-    assert "chgrp" in said
+    group = grp.getgrgid(NOBODY).gr_name
+    assert "ca.pem cannot be read by nobody; let it:" in said
+    assert f"sudo chgrp {group} ca.pem, then sudo chmod g+r ca.pem" in said
+
+
+def test_who_is_not_the_daemon_s_user_is_not_told_to_take_its_key_away(theirs: Nobody) -> None:
+    (theirs.folder / "b.key").write_text("")
+    (theirs.folder / "b.key").chmod(0o640)
+    (theirs.folder / "state").mkdir()
+    os.chown(theirs.folder / "state", DAEMON, DAEMON)
+    (theirs.folder / "tls.toml").write_text(
+        'state = "state"\n[mqtt]\nhost = "b"\ntls = true\ncertificate = "tls.toml"\nkey = "b.key"\n'
+    )
+    said = theirs.run("device", "config", "--check", "--config", "tls.toml")[1]
+    assert "b.key cannot be read by nobody, and state is another user's" in said
+    assert f"run the command as its owner (sudo -u '#{DAEMON}' bloodedge ...)" in said
+    assert "chgrp" not in said
 
 
 @pytest.mark.parametrize(
@@ -114,7 +132,6 @@ def test_the_doctor_says_whose_the_results_are(theirs: Nobody) -> None:
 def test_unreadable_keys_are_told_apart_from_damaged_ones(theirs: Nobody) -> None:
     (theirs.folder / "keys.toml").write_text('state = "own/state"\n[trust]\nkeys = "keys"\n')
     (theirs.folder / "keys").mkdir(mode=0o700)
-    shutil.copytree(MODEL.parent, theirs.own / "models")
     bundle = theirs.own / "my.bundle"
     shutil.unpack_archive(MODEL, bundle, "zip")
     text = (bundle / "manifest.json").read_text()

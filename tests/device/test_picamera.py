@@ -198,9 +198,21 @@ def test_a_picamera2_built_for_another_numpy_can_never_work_and_the_cure_is_told
     (tmp_path / "picamera2.py").write_text(f"raise {raised}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "picamera2", raising=False)
-    with pytest.raises(UsageError, match=f"{sys.prefix}/bin/pip install simplejpeg") as error:
+    with pytest.raises(UsageError, match="python3 -m pip install simplejpeg into bloodedge") as error:
         open_with()
     assert "built for another numpy" in str(error.value)
+
+
+@pytest.mark.parametrize("raised", ["ValueError('no such format')", "AttributeError('Transform')"])
+def test_what_else_keeps_picamera2_from_loading_is_not_blamed_on_numpy(
+    raised: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "picamera2.py").write_text(f"raise {raised}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "picamera2", raising=False)
+    with pytest.raises(UsageError, match=r"picamera2 cannot be loaded \((no such format|Transform)\)") as error:
+        open_with()
+    assert "simplejpeg" not in str(error.value)
 
 
 @pytest.mark.timeout(60)

@@ -100,7 +100,7 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
 def test_certificates_that_were_copied_as_they_were_made_are_the_server_s_alone(tmp_path: Path) -> None:
     certificates = tmp_path / "etc/bloodedge-fleet"
     certificates.mkdir(parents=True)
-    for name in ("ca.pem", "fleet.pem", "fleet.key"):
+    for name in ("ca.pem", "fleet.pem", "fleet.key", "page.pem", "page.key"):
         (certificates / name).touch(0o600)
     for tool, words in (("systemd-sysusers", []), ("systemd-tmpfiles", ["--create"])):
         rules = UNIT.with_suffix(tool.replace("systemd-", "."))
@@ -123,7 +123,7 @@ def test_the_unit_s_user_folder_and_options_belong_together() -> None:
     assert f"EnvironmentFile=/etc/{UNIT.stem}.env\n" in unit
     (line,) = re.findall(r"^FLEET_OPTIONS=(.*)$", UNIT.with_suffix(".env").read_text(), re.MULTILINE)
     given = serve_command.make_context("serve", shlex.split(line)).params
-    assert (given["listen"], given["url"]) == ("0.0.0.0:8770", "http://FLEET.EXAMPLE:8770")
+    assert (given["listen"], given["url"]) == ("0.0.0.0:8770", "https://FLEET.EXAMPLE:8770")
     rules = UNIT.with_suffix(".tmpfiles").read_text()
-    for name in ("ca", "certificate", "key"):
+    for name in ("ca", "certificate", "key", "page_certificate", "page_key"):
         assert f"z {given[name].parent}/* 0640 root {UNIT.stem}\n" in rules

@@ -1,10 +1,8 @@
 """A Raspberry Pi camera through picamera2 (libcamera): light measured once and then held."""
 
 import logging
-import sys
 import threading
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -236,16 +234,21 @@ def _picamera2() -> Any:
 
 
 def _why_not_loaded(error: Exception) -> str:
-    if isinstance(error, ImportError) and "numpy" not in str(error):
+    # The system's python3-simplejpeg is built for its own numpy: a ValueError, AttributeError or ImportError.
+    if any(word in str(error) for word in ("numpy", "_ARRAY_API")):
+        return (
+            f"picamera2 cannot be loaded ({error}), for the system's simplejpeg is built for another numpy than "
+            "bloodedge's; install the package for this Debian (firmware_configs/README.md), or "
+            "python3 -m pip install simplejpeg into bloodedge's environment."
+        )
+    if isinstance(error, ImportError):
         return (
             "The camera needs picamera2, which this Python lacks; install it (sudo apt install python3-picamera2) and "
             "make the environment with --system-site-packages."
         )
-    # The system's python3-simplejpeg is built for its own numpy: a ValueError, AttributeError or ImportError.
-    pip = Path(sys.prefix) / "bin" / "pip"
     return (
-        f"picamera2 cannot be loaded ({error}); install simplejpeg into bloodedge's environment: {pip} install "
-        "simplejpeg (the system's is built for another numpy than bloodedge's)."
+        f"picamera2 cannot be loaded ({error}); see whether the system's Python can: /usr/bin/python3 -c "
+        "'import picamera2'."
     )
 
 

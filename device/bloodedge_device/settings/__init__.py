@@ -1,8 +1,8 @@
 """The daemon's settings: one TOML file, every mistake in it reported at once."""
 
-import getpass
 import logging
 import os
+import stat
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bloodedge.config import Model, Strict, read_toml, validate
-from bloodedge.errors import UsageError, as_owner, unreadable
+from bloodedge.errors import UsageError, as_owner, unreadable, user_name
+from bloodedge.files import file_mode
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.gate import GateParameters
@@ -65,7 +66,7 @@ def default_state() -> Path:
 def readable(state: Path, command: str = "...") -> Path:
     """The state folder itself; UsageError for a user who may not look into it, with the ``command`` for its owner."""
     try:
-        closed = state.is_dir() and not os.access(state, os.R_OK | os.X_OK, effective_ids=True)
+        closed = stat.S_ISDIR(file_mode(state)) and not os.access(state, os.R_OK | os.X_OK, effective_ids=True)
     except PermissionError:
         closed = True
     if closed:
@@ -134,11 +135,13 @@ PREFIX = "BLOODEDGE_DEVICE__"
 """Of environment variables that stand for settings: ``BLOODEDGE_DEVICE__CAMERA__RATE=5`` for ``[camera] rate``."""
 
 
-def read_settings(path: Path | None, state: Path | None = None) -> DeviceSettings:
+def read_settings(path: Path | None, state: Path | None = None, *, profile: bool = True) -> DeviceSettings:
     """Settings from a TOML file, or the defaults, with the environment's in their place.
 
     Where neither a file nor a state folder is given, a board's own file is read, if this is a board. Relative paths are
     relative to the file's folder, without a file to the current one. Raises UsageError naming every mistake.
+
+    profile: with what the camera's profile says, which then must be there.
     """
     if path is None and state is None:
         path = _board_settings()
@@ -148,7 +151,9 @@ def read_settings(path: Path | None, state: Path | None = None) -> DeviceSetting
         _set(values, name.removeprefix(PREFIX).lower().split("__"), os.environ[name])
     sources = [str(path)] * (path is not None) + [", ".join(given)] * bool(given)
     here = Path() if path is None else path.parent
-    settings = _with_profile(validate(DeviceSettings, values, " with ".join(sources)), here)
+    settings = validate(DeviceSettings, values, " with ".join(sources))
+    if profile:
+        settings = _with_profile(settings, here)
     return settings.model_copy(
         update={
             "bundle": settings.bundle and here / settings.bundle.expanduser(),
@@ -188,30 +193,50 @@ def missing_files(settings: DeviceSettings) -> list[str]:
     """What the settings name and is not there, or not for this user to read, a sentence each."""
     found = []
     source = settings.camera.source
-    if settings.bundle is not None and not settings.bundle.exists():
+    if settings.bundle is not None and not file_mode(settings.bundle):
         found.append(f"bundle: {settings.bundle} does not exist; correct the path or make it with bloodedge convert.")
-    if settings.camera.kind == "replay" and source and not is_stream(source) and not Path(source).exists():
+    if settings.camera.kind == "replay" and source and not is_stream(source) and not file_mode(Path(source)):
         found.append(f"camera.source: {source} does not exist; correct the path.")
     for name, table in (("web", settings.web), ("mqtt", settings.mqtt)):
         for key in FILES[name]:
             path: Path | None = getattr(table, key)
-            if path is not None and (fault := _fault(path)):
+            if path is not None and (fault := _fault(path, settings.state)):
                 found.append(f"{name}.{key}: {path} {fault}.")
     return found
 
 
-def _fault(path: Path) -> str | None:
+def _fault(path: Path, state: Path) -> str | None:
     """What keeps this user from reading a file, and what to do; None: nothing."""
     try:
-        there = path.is_file()
+        there = stat.S_ISREG(file_mode(path))
     except PermissionError:
         there = True
     if not there:
         return "does not exist; correct the path"
-    if not os.access(path, os.R_OK, effective_ids=True):
-        user = getpass.getuser()
-        return f"cannot be read by {user}; let it: sudo chgrp {user} {path}, then sudo chmod g+r {path}"
-    return None
+    if os.access(path, os.R_OK, effective_ids=True):
+        return None
+    told = f"cannot be read by {user_name(os.geteuid())}"
+    if _is_another_users(state):  # whose daemon needs the file; this user's group may not
+        return f"{told}, and {state} is another user's; {as_owner(state)}"
+    return f"{told}; let it: sudo chgrp {_own_group()} {path}, then sudo chmod g+r {path}"
+
+
+def _is_another_users(folder: Path) -> bool:
+    try:
+        return folder.stat().st_uid != os.geteuid()
+    except PermissionError:
+        return True
+    except OSError:  # not made yet
+        return False
+
+
+def _own_group() -> str:
+    import grp
+
+    try:
+        return grp.getgrgid(os.getegid()).gr_name
+    except KeyError:
+        return str(os.getegid())
 
 
 FILES = {"web": ("certificate", "key"), "mqtt": ("password_file", "ca", "certificate", "key")}

@@ -141,7 +141,7 @@ def _check_not_shipped(settings: DeviceSettings, bundle: Bundle) -> None:
         return
     raise UsageError(
         f"{bundle.path} came with the installation and runs without being installed, wherever no other bundle is"
-        " active; go back to it with: bloodedge device rollback"
+        " active; go back to it with: bloodedge device rollback, and again where that leads to the other slot's bundle"
     )
 
 
