@@ -25,6 +25,7 @@ from rich.table import Table
 from bloodedge import RESEARCH_USE
 from bloodedge.console import console
 from bloodedge.errors import BloodedgeError, UsageError, unreadable
+from bloodedge.files import file_mode
 from bloodedge.host import cpu_temperature_c
 from bloodedge_device.camera import BadFrame, Frame
 from bloodedge_device.settings import DeviceSettings, missing_files, readable
@@ -271,7 +272,7 @@ def _database(patient: Patient) -> tuple[Level, str, str]:
     from bloodedge_device.store import DATABASE, database_errors
 
     path = patient.settings.state / DATABASE
-    if not path.is_file():
+    if not file_mode(path):
         return "ok", "There are no results yet.", ""
     with (
         database_errors(patient.settings.state, "read from"),

@@ -9,7 +9,7 @@ from difflib import unified_diff
 from pathlib import Path
 
 from bloodedge.errors import UsageError, disk_errors
-from bloodedge.files import fsync_folder, write_bytes
+from bloodedge.files import file_mode, fsync_folder, write_bytes
 from bloodedge_device.boards import read_profile
 from bloodedge_device.provision.boards import DEBIAN
 from bloodedge_device.provision.content import (
@@ -88,7 +88,7 @@ class Plan:
 
 def check_root(root: Path, architecture: str | None) -> None:
     """Raises UsageError for what is no root file system, or one of another architecture."""
-    if not ((root / "etc").is_dir() and (root / "usr").is_dir()):
+    if not all(stat.S_ISDIR(file_mode(root / name)) for name in ("etc", "usr")):
         raise UsageError(f"{root} is no root file system: etc and usr are missing; give the folder it is mounted at.")
     found = _architecture(root)
     if architecture and found and found != architecture:

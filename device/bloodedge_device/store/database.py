@@ -8,6 +8,7 @@ from pathlib import Path
 from time import time_ns
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import file_mode
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, SCHEMA_VERSION
 
 DATABASE = "device.sqlite"
@@ -112,7 +113,7 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
     only a daemon's start brings up to date.
     """
     path = state / DATABASE
-    if not path.is_file():
+    if not file_mode(path):
         raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {state}")
     with database_errors(state, "read from"), closing(_read_only(path)) as database:
         database.row_factory = sqlite3.Row
