@@ -138,16 +138,21 @@ def page(bench: Bench) -> Seen:
     machine = bench.machine
     script = 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8765/{}", timeout=60).status)'
     ask = f"{PYTHON} -c '{script}'"
-    seen = {path or "page": machine.need(ask.format(path)) for path in ("", "healthz", "readyz", "metrics")}
-    must(set(seen.values()) == {"200"}, f"the page says {seen}")
+    seen = {path or "page": answer(machine, ask.format(path)) for path in ("", "healthz", "readyz", "metrics")}
     enable = "systemctl enable --now bloodedge-device.socket 2>&1"
     machine.need(f"systemctl stop {SERVICE}; {enable}; systemctl start {SERVICE}", 400)
     bench.board.wait_ready()
-    must(machine.need(ask.format("healthz")) == "200", "no answer over the socket")
+    over_socket = answer(machine, ask.format("healthz"))
     disable = "systemctl disable --now bloodedge-device.socket 2>&1"
     machine.need(f"systemctl stop {SERVICE}; {disable}; systemctl start {SERVICE}", 400)
     bench.board.wait_ready()
-    return {**seen, "over_socket": "200"}
+    return {**seen, "over_socket": over_socket}
+
+
+def answer(machine: Machine, ask: str) -> str:
+    """The page's status once it is 200: without a frame lately it is not, and a frame takes long here."""
+    machine.until(lambda: machine.sh(ask).out.strip() == "200", 300, f"no 200: {ask}", 2.0)
+    return "200"
 
 
 def timers(bench: Bench) -> Seen:
