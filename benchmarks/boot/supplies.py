@@ -57,20 +57,24 @@ class Supplies:
         """The released bundle with a higher serial, signed by the laboratory."""
         return self._bundle(f"serial-{step}", step, self._key)
 
-    def hostile(self) -> dict[str, Path]:
-        """Bundles that no board may take, by what is wrong with each."""
-        changed = self._bundle("changed", 3, self._key)
-        data = bytearray(changed.read_bytes())
-        with zipfile.ZipFile(changed) as archive:
-            info = next(one for one in archive.infolist() if one.filename.endswith("int8.tflite"))
-        data[info.header_offset + 30 + len(info.filename) + info.compress_size // 2] ^= 1
-        changed.write_bytes(data)
+    def hostile(self) -> dict[str, tuple[Path, str]]:
+        """Bundles that no board may take, and what it has to say of each."""
         return {
-            "unsigned": self._bundle("unsigned", 2, None),
-            "a stranger's": self._bundle("stranger", 2, self._stranger),
-            "changed": changed,
-            "older": self._bundle("older", -1, self._key),
+            "unsigned": (self._bundle("unsigned", 2, None), "is not signed"),
+            "a stranger's": (self._bundle("stranger", 2, self._stranger), "which is not trusted here"),
+            "changed": (self._changed(), "was changed after conversion"),
         }
+
+    def _changed(self) -> Path:
+        """Signed, and then one bit of its model turned over."""
+        path = self._bundle("changed", 3, self._key)
+        with zipfile.ZipFile(path) as archive:
+            files = {one: archive.read(one) for one in archive.namelist()}
+        name = next(one for one in files if one.endswith("int8.bin"))
+        middle = len(files[name]) // 2
+        files[name] = files[name][:middle] + bytes([files[name][middle] ^ 1]) + files[name][middle + 1 :]
+        zip_files(files, path)
+        return path
 
     def _bundle(self, name: str, step: int, key: Path | None) -> Path:
         with zipfile.ZipFile(RELEASED) as archive:
