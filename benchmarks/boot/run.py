@@ -240,7 +240,7 @@ def start_again(bench: Bench, script: str) -> Seen:
 
 
 def updated(bench: Bench) -> Seen:
-    """A signed bundle is installed and taken over by the running daemon; unsigned, strangers' and changed ones are not."""
+    """A signed bundle is installed and taken over as the daemon runs; unsigned, strangers' and changed ones are not."""
     board, supplies = bench.board, bench.supplies
     board.bloodedge("device", "rollback")  # from what an earlier check left on probation, if anything
     before = running_serial(board)
@@ -284,6 +284,8 @@ def power_cuts(bench: Bench) -> Seen:
     lost = 0
     serials: list[int | None] = []
     for number in range(bench.cuts):
+        if number % 2:
+            board.bloodedge("device", "rollback")  # what is on probation would refuse the next
         allowed = {running_serial(board)}
         if number % 2:
             bundle = bench.supplies.signed(10 + number)
