@@ -17,7 +17,7 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from bloodedge_device.publish import Message
+from bloodedge_device.publish import Message, mqtt
 from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload
 from bloodedge_device.publish.mqtt import MqttPublisher, Window, why_ended
 from bloodedge_device.settings.sections import MqttSettings
@@ -201,7 +201,10 @@ def test_messages_arrive_in_order_and_leave_the_outbox(broker: Broker, listener:
 
 
 @needs_broker
-def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener: Listener, publish: Publish) -> None:
+def test_a_broker_that_dies_and_returns_misses_nothing(
+    broker: Broker, listener: Listener, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt, "BACK_OFF_S", (12.0,))  # so that who listens is back before the publisher is
     outbox = MemoryOutbox()
     publisher = publish(outbox, broker.port)
 
@@ -219,14 +222,14 @@ def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener:
     assert "was lost" in publisher.state.sentence or "No program listens" in publisher.state.sentence
     listener.stop()
     adding.join()
-    sleep(1)  # the publisher tries meanwhile, and waits longer each time
     assert len(outbox) > 0
     before = listener.ids()
     broker.start()
     back_s = monotonic()
-    after = Listener(broker.port)  # before the publisher, which waits between attempts
-    assert until(lambda: publisher.state.connected)
-    assert monotonic() - back_s < 10
+    after = Listener(broker.port)
+    assert not publisher.state.connected
+    assert until(lambda: publisher.state.connected, 20)
+    assert monotonic() - back_s < 15
     assert until(lambda: len(outbox) == 0)
     assert until(lambda: 3000 in after.ids())
     assert list(dict.fromkeys(before + after.ids())) == list(range(1, 3001))
