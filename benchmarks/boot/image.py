@@ -8,7 +8,7 @@ from pathlib import Path
 SUITES = {"bookworm": "python3.11", "trixie": "python3.13"}
 """Releases of Debian, and the Python that each has."""
 INCLUDE = (
-    "linux-image-amd64", "systemd-sysv", "udev", "dbus", "kmod", "sudo", "initramfs-tools",
+    "linux-image-amd64", "systemd-sysv", "udev", "dbus", "kmod", "sudo", "initramfs-tools", "busybox",
     "systemd-timesyncd", "systemd-zram-generator", "overlayroot", "e2fsprogs", "cloud-init",
     "libstdc++6", "libgomp1", "locales",
     "qemu-guest-agent", "v4l-utils",  # what the board is driven and looked at with
