@@ -121,7 +121,7 @@ def confined(bench: Bench) -> Seen:
     must(max(exposure.values()) <= 2.5, f"exposed: {exposure}")
     # Inside its namespace even root cannot write the system.
     inside = f"nsenter -t {pid} -m -- "
-    for path in ("/etc/x", "/usr/x", "/root/x", "/var/x"):
+    for path in ("/etc/x", "/usr/x", "/srv/x", "/var/x"):
         must(machine.sh(f"{inside} touch {path}").code != 0, f"the daemon can write {path}")
     must(machine.sh(f"{inside} touch {STATE}/x && rm {STATE}/x").code == 0, "nothing at all can be written there")
     return {**seen, "user": owner, "exposure": exposure}
@@ -193,13 +193,13 @@ def hung(bench: Bench) -> Seen:
 def wrong_settings(bench: Bench) -> Seen:
     """Wrong settings end the daemon with one sentence and it is not tried again; put right, it runs."""
     board, machine = bench.board, bench.machine
-    machine.need(f"cp {CONFIG} /root/kept.toml; printf '\\n[camera2]\\nkind = 1\\n' >> {CONFIG}")
+    machine.need(f"cp {CONFIG} /srv/kept.toml; printf '\\n[camera2]\\nkind = 1\\n' >> {CONFIG}")
     machine.sh(f"systemctl restart {SERVICE}", 400)
     machine.until(lambda: board.show(SERVICE, "ActiveState")[0] == "failed", 120, "wrong settings were tried for ever")
     (code,) = board.show(SERVICE, "ExecMainStatus")
     said = board.journal(lines=10).partition("bloodedge: ")[2].partition(SERVICE)[0].strip()
     must(code == "2" and said and "Traceback" not in said, f"exit code {code}: {said}")
-    machine.need(f"cp /root/kept.toml {CONFIG}; systemctl reset-failed {SERVICE}; systemctl start {SERVICE}", 400)
+    machine.need(f"cp /srv/kept.toml {CONFIG}; systemctl reset-failed {SERVICE}; systemctl start {SERVICE}", 400)
     board.wait_ready()
     return {"exit_code": code, "said": said}
 
