@@ -431,7 +431,7 @@ def parse() -> argparse.Namespace:
     repo = BENCHMARKS.parent
     parser.add_argument("--data", type=Path, default=os.environ.get("BLOODEDGE_DATA", repo.parent / "shared" / "data"))
     parser.add_argument("--cache", type=Path, default=repo / ".cache" / "boot", help="where roots are kept")
-    parser.add_argument("--only", nargs="+", choices=CHECKS, help="only these; each needs the ones before first_start")
+    parser.add_argument("--only", nargs="+", choices=CHECKS, help="only these; each needs first_start before it")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     parser.add_argument("--json", type=Path, default=RESULTS)
     return parser.parse_args()
