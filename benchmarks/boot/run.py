@@ -14,6 +14,7 @@ results/boot.json and exits 1 when something does not hold.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -322,18 +323,35 @@ def upgraded(bench: Bench) -> Seen:
 def read_only(bench: Bench) -> Seen:
     """With a read-only root: what is written to the system is gone after a power cut, results are not."""
     board, machine = bench.board, bench.machine
+    stored = board.stored()[1]
+    machine.need(f"systemctl stop {SERVICE}; mount LABEL=bloodedge /mnt && cp -a {STATE}/. /mnt && umount /mnt", 400)
     machine.need("bloodedge device provision --board auto --read-only-root --yes 2>&1", 300)
     machine.send("reboot")
     machine.until(lambda: machine.need("findmnt -n -o FSTYPE /") == "overlay", 900, "the root is not read-only")
     board.wait_ready(READY_AGAIN_S)
-    before = board.wait_for_cells(0)
+    before = board.wait_for_cells(stored)
+    machine.need("systemctl start bloodedge-backup.service", 400)
     machine.need("echo hello > /etc/written; sync")
     machine.cut()
     machine.power_on()
     board.wait_ready(READY_AGAIN_S)
     must(machine.sh("test -e /etc/written").code == 1, "what was written to the root is still there")
     must(board.stored()[1] >= before, "results were lost")
-    return {"root": "overlay", "results": machine.need(f"findmnt -n -o SOURCE,FSTYPE {STATE}"), "cells": before}
+    return {
+        "root": doctors_sentence(board, "root"),
+        "results": machine.need(f"findmnt -n -o SOURCE,FSTYPE {STATE}"),
+        "backup": machine.need(f"cd {STATE}/backup && ls"),
+        "cells_before": stored,
+        "cells_after": board.stored()[1],
+    }
+
+
+def doctors_sentence(board: Board, name: str) -> str:
+    """What the doctor says of one thing, which must be well."""
+    _, said = board.bloodedge("device", "doctor", "--json", "-")
+    (finding,) = (one for one in json.loads(said)["findings"] if one["name"] == name)
+    must(finding["level"] == "ok", f"doctor: {finding}")
+    return str(finding["sentence"])
 
 
 def undone(bench: Bench) -> Seen:

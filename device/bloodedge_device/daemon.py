@@ -169,10 +169,11 @@ class Daemon:
             signals.reload = False
             self._reload(reread)
         if self._next is not None:
-            (settings, loaded), self._next = self._next, None
+            settings, loaded = self._next
             if settings is self.settings:  # else they changed meanwhile, and the network is looked for anew
                 self._go_on_with(settings, loaded, "daemon")
                 log.info("Slot %s runs: %s %d.", loaded.slot or "none", loaded.manifest.name, loaded.manifest.serial)
+            self._next = None  # only now, or the slots' watch would find the old network running and load anew
         if self._renew_camera:
             self._open_camera_again()
 
@@ -348,7 +349,8 @@ class Daemon:
             label = new.slide.label if new.slide != old.slide else self.slide.label if self.slide else ""
             in_work = self.slide is not None
             self.end_slide(actor)
-            self.settings, self.loaded = new, loaded
+            self.loaded = loaded  # before the settings: who sees the new ones sees the network that goes with them
+            self.settings = new
             self._let_idle_go()
             self.store.end_run(self._run)
             if new.camera != old.camera:

@@ -43,6 +43,13 @@ HOT_C = 80.0
 
 CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 """Of control groups (kernel documentation, admin-guide/cgroup-v2); a Raspberry Pi's kernel starts without memory."""
+OVERLAYROOT = Path("/etc/overlayroot.local.conf")
+"""Where a provisioned board asks for a read-only root (Debian's package overlayroot)."""
+MOUNTS = Path("/proc/self/mountinfo")
+ROOT_CURE = (
+    "sudo apt install overlayroot busybox, then start again; `sudo dmesg | grep overlayroot` says why, if it still does"
+    " not."
+)
 CLOCK_CURE = (
     "With a network: sudo timedatectl set-ntp true. Without: sudo timedatectl set-ntp false, then set it by hand: sudo"
     " timedatectl set-time 'YEAR-MONTH-DAY HOUR:MINUTE'."
@@ -244,6 +251,29 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
+def _root(patient: Patient) -> tuple[Level, str, str]:
+    lines = OVERLAYROOT.read_text().splitlines() if OVERLAYROOT.is_file() else []
+    if not any(line.startswith("overlayroot=") for line in lines):
+        return "ok", "The root takes what is written to it, as nobody asked for a read-only one.", ""
+    if _file_system(Path("/")) != "overlay":
+        return "warning", f"{OVERLAYROOT} asks for a read-only root, and the root is not one.", ROOT_CURE
+    if _file_system(patient.settings.state) == "overlay":
+        sentence = f"The root is read-only, and so {patient.settings.state} is gone at the next start."
+        return "failed", sentence, "Name a folder on a partition of its own; its label is bloodedge."
+    return "ok", "The root is read-only, and results go to a partition of their own.", ""
+
+
+def _file_system(path: Path) -> str:
+    """Type of the file system that a path lies on (proc(5), mountinfo); of two at one place the latter counts."""
+    found, deepest = "", -1
+    for line in MOUNTS.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        point = Path(before.split()[4].encode().decode("unicode_escape"))  # a blank is \040
+        if path.absolute().is_relative_to(point) and len(point.parts) >= deepest:
+            found, deepest = after.split()[0], len(point.parts)
+    return found
+
+
 def _sync(patient: Patient) -> tuple[Level, str, str]:
     folder = _existing(patient.settings.state)
     try:
@@ -373,6 +403,7 @@ CHECKS: dict[str, Callable[[Patient], tuple[Level, str, str]]] = {
     "camera": _camera,
     "picture": _picture,
     "disk": _disk,
+    "root": _root,
     "sync": _sync,
     "database": _database,
     "clock": _clock,

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +14,13 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_device import camera, doctor
+from bloodedge_device import camera, doctor, loading
 from bloodedge_device.doctor import Finding, examine, show, to_json
 from bloodedge_device.settings import DeviceSettings
 
 
 def use_load(monkeypatch: pytest.MonkeyPatch, load: Callable[[DeviceSettings], object]) -> None:
-    monkeypatch.setitem(sys.modules, "bloodedge_device.loading", SimpleNamespace(load=load))
+    monkeypatch.setattr(loading, "load", load)
 
 
 @pytest.fixture
@@ -72,6 +71,30 @@ def test_a_kernel_that_keeps_no_account_of_memory_is_told(
     assert "cgroup_enable=memory" in found(settings(state))["memory"].cure
     controllers.write_text("cpuset cpu io memory pids\n")
     assert found(settings(state))["memory"].level == "ok"
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize(
+    ("asked", "mounts", "level", "words"),
+    [
+        ("# overlayroot=", ["/ ext4"], "ok", "nobody asked"),
+        ('overlayroot="tmpfs"', ["/ ext4", "/var/lib ext4"], "warning", "asks for a read-only root"),
+        ('overlayroot="tmpfs"', ["/ ext4", "/ overlay", "/media/root-ro ext4"], "failed", "gone at the next start"),
+        ('overlayroot="tmpfs"', ["/ overlay", "/results\\040here ext4"], "ok", "partition of their own"),
+    ],
+)
+def test_a_read_only_root_that_is_none_or_takes_the_results_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, mounts: list[str], level: str, words: str
+) -> None:
+    wanted, mounted = tmp_path / "overlayroot.local.conf", tmp_path / "mountinfo"
+    wanted.write_text(f"{asked}\n")
+    rows = [mount.split(" ") for mount in mounts]
+    mounted.write_text("".join(f"36 35 98:0 / {point} rw,noatime master:1 - {kind} x rw\n" for point, kind in rows))
+    monkeypatch.setattr(doctor, "OVERLAYROOT", wanted)
+    monkeypatch.setattr(doctor, "MOUNTS", mounted)
+    finding = found(settings(Path("/results here/bloodedge")))["root"]
+    assert finding.level == level
+    assert words in finding.sentence
 
 
 @pytest.mark.usefixtures("loaded")

@@ -341,6 +341,23 @@ def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_ru
 
 
 @pytest.mark.usefixtures("hurried")
+def test_what_takes_long_to_take_over_is_taken_over_once(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    proven(lab, 1)
+    end_slide = Daemon.end_slide
+
+    def slowly(daemon: Daemon, actor: str) -> int | None:
+        sleep(0.5)  # ten looks at the slots
+        return end_slide(daemon, actor)
+
+    monkeypatch.setattr(Daemon, "end_slide", slowly)
+    install_in = threading.Timer(2, lambda: install(lab.settings(), lab.bundle(2), trial=tried))
+    install_in.start()
+    run_device(lab.settings(camera={"rate": 20}), frames=150)
+    install_in.join()
+    assert serials(lab.state) == [1, 2]
+
+
+@pytest.mark.usefixtures("hurried")
 def test_a_network_that_fails_to_load_while_the_daemon_runs_leaves_the_old_one(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,9 +98,9 @@ class SlotWatch:
     def _take_over(self, record: Record) -> None:
         daemon, slot = self._daemon, record.running
         digest = "" if slot is None else slot.sha256
-        if digest == daemon.loaded.sha256 or daemon.has_next or digest == self._given_up:
+        settings = daemon.settings  # looked at in this order, as the daemon changes them in the other one
+        if daemon.has_next or digest in {daemon.loaded.sha256, self._given_up}:
             return
-        settings = daemon.settings
         if slot is not None:
             count_start(daemon.state)
         try:
