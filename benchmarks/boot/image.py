@@ -118,7 +118,7 @@ def boot_disk(files: dict[str, bytes], target: Path, mib: int = 512) -> None:
 def over(base: Path, target: Path) -> None:
     """A disk that begins as another and keeps its own changes."""
     target.unlink(missing_ok=True)
-    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", base.suffix[1:], str(target)])
+    run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base.resolve()), "-F", base.suffix[1:], str(target)])
 
 
 def write(path: Path, text: str) -> None:

@@ -88,9 +88,7 @@ def engine_of(board: Board) -> str:
 def system(bench: Bench) -> Seen:
     """No unit of the system has failed; what provisioning set is what the kernel and systemd have."""
     board, machine = bench.board, bench.machine
-    state = machine.sh("systemctl is-system-running --wait").out.strip()
-    failed = machine.sh("systemctl --failed --no-legend --plain").out.split("\n")
-    must(state == "running", f"the system is {state}: {failed}")
+    no_unit_failed(machine)
     seen = {
         "swappiness": machine.need("cat /proc/sys/vm/swappiness"),
         "panic_s": machine.need("cat /proc/sys/kernel/panic"),
@@ -106,6 +104,13 @@ def system(bench: Bench) -> Seen:
     must((seen["swappiness"], seen["panic_s"], seen["swap"]) == ("100", "10", "/dev/zram0"), f"not as set: {seen}")
     must(seen["log_kept"] and seen["hardware_watchdog"] == "1min" and seen["camera_node"] == "video 660", f"{seen}")
     return seen
+
+
+def no_unit_failed(machine: Machine) -> None:
+    """The system has started whole."""
+    state = machine.sh("systemctl is-system-running --wait", 300).out.strip()
+    failed = machine.sh("systemctl --failed --no-legend --plain").out.split("\n")
+    must(state == "running", f"the system is {state}: {failed}")
 
 
 def confined(bench: Bench) -> Seen:
@@ -336,6 +341,7 @@ def read_only(bench: Bench) -> Seen:
     machine.power_on()
     board.wait_ready(READY_AGAIN_S)
     must(machine.sh("test -e /etc/written").code == 1, "what was written to the root is still there")
+    no_unit_failed(machine)
     must(board.stored()[1] >= before, "results were lost")
     return {
         "root": doctors_sentence(board, "root"),
@@ -352,6 +358,19 @@ def doctors_sentence(board: Board, name: str) -> str:
     (finding,) = (one for one in json.loads(said)["findings"] if one["name"] == name)
     must(finding["level"] == "ok", f"doctor: {finding}")
     return str(finding["sentence"])
+
+
+def writable_again(bench: Bench) -> Seen:
+    """The read-only root is given up again from within, as the handbook says."""
+    board, machine = bench.board, bench.machine
+    machine.need("mount --bind /boot/firmware /media/root-ro/boot/firmware")
+    machine.need("overlayroot-chroot bloodedge device provision --board auto --yes 2>&1", 300)
+    machine.send("reboot")
+    machine.until(lambda: machine.need("findmnt -n -o FSTYPE /") == "ext4", 900, "the root is read-only still")
+    board.wait_ready(READY_AGAIN_S)
+    no_unit_failed(machine)
+    machine.need("touch /etc/written")
+    return {"root": doctors_sentence(board, "root")}
 
 
 def undone(bench: Bench) -> Seen:
@@ -372,7 +391,7 @@ CHECKS: dict[str, Callable[[Bench], Seen]] = {
     check.__name__: check
     for check in (
         first_start, system, confined, page, timers, killed, hung, wrong_settings, camera_away, panic, dead_kernel,
-        updated, power_cuts, upgraded, read_only, undone,
+        updated, power_cuts, upgraded, read_only, writable_again, undone,
     )
 }  # fmt: skip
 

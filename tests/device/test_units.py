@@ -44,7 +44,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_systemd_finds_no_fault_in_any_unit(root: Path) -> None:
-    units = [path.name for path in (root / "etc/systemd/system").iterdir() if path.is_file()]
+    ours = (root / "etc/systemd/system").iterdir()
+    units = [path.name if path.is_file() else path.name.removesuffix(".d") for path in ours]
 
     answer = analyze("verify", "--man=no", "--root", str(root), *units)
 
