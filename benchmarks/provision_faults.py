@@ -2,7 +2,7 @@
 
     python benchmarks/provision_faults.py [--every N] [--out FILE]
 
-A made-up Raspberry Pi root that was provisioned for one board is provisioned for another, and then undone; each run is
+A made-up Raspberry Pi root is provisioned for one board, then for another, and then undone; each run is
 ended with SIGKILL (strace's fault injection) at every system call that writes, one after the other. After each: no file
 is half-written; the next run ends well and keeps nothing back as changed by hand; then `--undo` restores every byte.
 """
@@ -50,6 +50,7 @@ def main() -> None:
         other = copied(first, folder / "other")
         apply(provisioning(other, SECOND, read_only=True))
         outcomes = [
+            *(("the first", *each) for each in killed(folder, original, [FIRST], first, options.every, begun)),
             *(("provision", *each) for each in killed(folder, first, [SECOND], other, options.every, finished)),
             *(("undo", *each) for each in killed(folder, first, [], original, options.every, undone)),
         ]
@@ -119,9 +120,14 @@ def half_written(now: Files, before: Files, after: Files) -> str:
     return next((f"{path} is gone" for path in before if path in after and path not in now), "")
 
 
-def finished(root: Path, end: Path) -> str:
+def begun(root: Path, end: Path) -> str:
+    """As finished, for the run that made the root a board's."""
+    return finished(root, end, FIRST)
+
+
+def finished(root: Path, end: Path, board: str = SECOND) -> str:
     """What is wrong after the next run, and after everything was undone."""
-    plan = provisioning(root, SECOND, read_only=True)
+    plan = provisioning(root, board, read_only=True)
     if plan.kept:
         return f"{next(iter(plan.kept))} counts as changed by hand"
     apply(plan)

@@ -30,7 +30,7 @@ from bloodedge.files import write_json
 from bloodedge.host import hardware_name
 from bloodedge.signing import read_private_key, sign_bundle
 from bloodedge.signing.keys import new_key
-from bloodedge.signing.trust import trust
+from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.loading import load
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slots.installing import install
@@ -46,6 +46,8 @@ CALLS = (
     *("rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "chmod", "link", "symlink"),
 )
 AT_ONCE = 2
+HOSTILE = range(5, 9)
+"""Serials of the bundles that no board may take."""
 
 COMMAND = "from bloodedge.cli import main; main(sys.argv[2:])"
 CALLED = """
@@ -129,24 +131,33 @@ class Bench:
         self.renames = 0
         self.unsynced: list[str] = []
         self.private, _, self.public = new_key("lab", folder / "keys")
-        self.bundles = {serial: self.bundle(serial) for serial in (1, 2, 3, 9)}
-        self.stranger = self.bundle(8, signed=False)
+        self.bundles = {serial: self.bundle(serial, self.private) for serial in (1, 2, 3, 9)}
+        stranger, former = (new_key(name, folder / name) for name in ("stranger", "former"))
+        self.hostile = {
+            "an unsigned one": self.bundle(8, None),
+            "a stranger's": self.bundle(7, stranger[0]),
+            "one by a revoked key": self.bundle(6, former[0]),
+            "a changed one": changed(self.bundle(5, self.private)),
+        }
+        self.former = former[2]
 
-    def bundle(self, serial: int, *, signed: bool = True) -> Path:
-        """A bundle of the laboratory's."""
+    def bundle(self, serial: int, key: Path | None) -> Path:
+        """A bundle, signed with a key or not at all."""
         with zipfile.ZipFile(MODEL) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
         manifest = {**json.loads(files.pop(MANIFEST)), "serial": serial, "name": "lymph"}
         path = self.folder / f"{serial}.bundle"
         zip_files({**files, MANIFEST: json.dumps(manifest).encode()}, path)
-        if signed:
-            sign_bundle(path, read_private_key(self.private))
+        if key is not None:
+            sign_bundle(path, read_private_key(key))
         return path
 
     def board(self, name: str, *serials: int, good: bool = True) -> Path:
         """A board on which these were installed; all of them proved good, or all but the last."""
         state = self.folder / "boards" / name
         trust(state / "trust", self.public)
+        trust(state / "trust", self.former)
+        revoke(state / "trust", self.former.id, "left the laboratory")
         for serial in serials:
             done = install(settings_of(state), self.bundles[serial], trial=tried)
             if good or serial != serials[-1]:
@@ -178,7 +189,11 @@ class Bench:
             Change("install of an older one, allowed", good, ("older", str(self.bundles[1]))),
             Change("install after one that was cut off", self.cut_off(good), ("install", third)),
             Change("install over a damaged record", damaged, ("install", str(self.bundles[2]))),
-            Change("install of an unsigned one", good, ("install", str(self.stranger)), refused=True),
+            *(
+                Change(f"refused: {name}", good, ("install", str(path)), refused=True)
+                for name, path in self.hostile.items()
+            ),
+            Change("refused: an older one", good, ("install", str(self.bundles[1])), refused=True),
             Change("device rollback", trial, ("device", "rollback", *options)),
             Change("device rollback to the shipped one", only, ("device", "rollback", *options)),
             Change("promotion", trial, ("promote",)),
@@ -220,7 +235,8 @@ class Bench:
             before = "damaged" if "damaged" in change.start.name else running(state)
             options = ["-o", "/dev/null", "-e", f"inject={point.call}:signal=KILL:when={point.number}"]
             code = strace(change.command(state), options)
-            trial_ended = code == 1 and "install" in change.name  # strace counts by process: it met the trial's first
+            # strace counts by process: it met the trial's first, which the command survives.
+            trial_ended = code == 1 and change.arguments[:2] == ("device", "install")
             if code not in {-9, 137} and not trial_ended:
                 return point, f"the run was not ended but gave {code}"
             try:
@@ -238,7 +254,8 @@ class Bench:
             slot = record.running
             if (slot is None) != (loaded.slot is None) or (slot and loaded.manifest.serial != slot.serial):
                 return "what was loaded is not what is to run"
-            if slot is not None and (loaded.signer is None or loaded.manifest.serial == 8 or not loaded.golden.passed):
+            trusted = loaded.signer is not None and loaded.manifest.serial not in HOSTILE and loaded.golden.passed
+            if slot is not None and not trusted:
                 return "what runs is not to be trusted"
             if slot is None and "shipped" not in known:
                 return "no slot's bundle runs, though there was a good one"
@@ -267,6 +284,17 @@ class Bench:
                 self.renames += 1
                 if found[1] not in synced:
                     self.unsynced.append(f"{change.name}: {Path(found[2]).name}")
+
+
+def changed(bundle: Path) -> Path:
+    """The bundle with one bit of its model turned over."""
+    with zipfile.ZipFile(bundle) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    name = max(files, key=lambda name: len(files[name]))
+    middle = len(files[name]) // 2
+    files[name] = files[name][:middle] + bytes([files[name][middle] ^ 1]) + files[name][middle + 1 :]
+    zip_files(files, bundle)
+    return bundle
 
 
 def tried(_settings: DeviceSettings, _path: Path) -> Trial:

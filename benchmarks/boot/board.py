@@ -18,6 +18,11 @@ one = lambda question: database.execute(question).fetchone()[0]
 print(one("SELECT count(*) FROM frames"), one("SELECT count(*) FROM cells WHERE blast_probability IS NOT NULL"),
       one("PRAGMA integrity_check"))
 """
+FIRST_RUN = """
+import sqlite3
+database = sqlite3.connect("file:/var/lib/bloodedge/device.sqlite?mode=ro", uri=True)
+print(database.execute("SELECT started FROM runs ORDER BY id").fetchone()[0])
+"""
 
 
 class Board:
@@ -47,6 +52,10 @@ class Board:
         """(frames stored, cells classified, what SQLite says of the database)."""
         frames, cells, whole = self.machine.need(f"{PYTHON} -c '{COUNT}'").split(maxsplit=2)
         return int(frames), int(cells), whole
+
+    def identity(self) -> str:
+        """What the folder of results keeps for good: the board's name, and when its first run began."""
+        return self.machine.need(f"cat {STATE}/board.env; {PYTHON} -c '{FIRST_RUN}'")
 
     def wait_for_cells(self, more_than: int, within_s: float = 300) -> int:
         """Wait until more cells are classified; how many then."""

@@ -37,6 +37,8 @@ RESULTS = BENCHMARKS / "results" / "boot.json"
 NEW, HOSTILE, NEWER = "/srv/new.bundle", "/srv/hostile.bundle", "/srv/newer.deb"
 """Where things are put on the board."""
 
+REST = f"systemctl stop bloodedge-device.socket {SERVICE}"
+
 READY_AGAIN_S = 600.0
 """The emulated processor is some 20 times slower than a board's."""
 
@@ -326,30 +328,39 @@ def upgraded(bench: Bench) -> Seen:
 
 
 def read_only(bench: Bench) -> Seen:
-    """With a read-only root: what is written to the system is gone after a power cut, results are not."""
+    """With a read-only root: what is written to the system is gone after a power cut, results and backups are not."""
     board, machine = bench.board, bench.machine
-    stored = board.stored()[1]
-    machine.need(f"systemctl stop {SERVICE}; mount LABEL=bloodedge /mnt && cp -a {STATE}/. /mnt && umount /mnt", 400)
+    stored, known = board.stored()[1], board.identity()
+    machine.need(f"{REST} && mount LABEL=bloodedge /mnt && cp -a {STATE}/. /mnt && umount /mnt", 400)
     machine.need("bloodedge device provision --board auto --read-only-root --yes 2>&1", 300)
-    machine.send("reboot")
-    machine.until(lambda: machine.need("findmnt -n -o FSTYPE /") == "overlay", 900, "the root is not read-only")
-    board.wait_ready(READY_AGAIN_S)
+    machine.need(f"mv {STATE} {STATE}.before")
+    restart(bench, "overlay")
+    must(board.identity() == known, "the results are others")
     before = board.wait_for_cells(stored)
     machine.need("systemctl start bloodedge-backup.service", 400)
-    machine.need("echo hello > /etc/written; sync")
+    machine.need("echo hello > /etc/written && sync && test -s /etc/written")
     machine.cut()
     machine.power_on()
     board.wait_ready(READY_AGAIN_S)
     must(machine.sh("test -e /etc/written").code == 1, "what was written to the root is still there")
     no_unit_failed(machine)
-    must(board.stored()[1] >= before, "results were lost")
+    after = board.stored()[1]
+    must(after >= before and board.identity() == known, "results were lost")
+    machine.need(f"{PYTHON} -m zipfile -t {STATE}/backup/day-*.zip")
     return {
         "root": doctors_sentence(board, "root"),
         "results": machine.need(f"findmnt -n -o SOURCE,FSTYPE {STATE}"),
-        "backup": machine.need(f"cd {STATE}/backup && ls"),
+        "backup": machine.need(f"ls {STATE}/backup"),
         "cells_before": stored,
-        "cells_after": board.stored()[1],
+        "cells_after": after,
     }
+
+
+def restart(bench: Bench, root: str) -> None:
+    """Have the board start again, with a root of another type."""
+    bench.machine.send("reboot")
+    bench.machine.until(lambda: bench.machine.need("findmnt -n -o FSTYPE /") == root, 900, f"the root is not {root}")
+    bench.board.wait_ready(READY_AGAIN_S)
 
 
 def doctors_sentence(board: Board, name: str) -> str:
@@ -361,16 +372,21 @@ def doctors_sentence(board: Board, name: str) -> str:
 
 
 def writable_again(bench: Bench) -> Seen:
-    """The read-only root is given up again from within, as the handbook says."""
+    """The read-only root is given up again from within, as the handbook says; the results come along."""
     board, machine = bench.board, bench.machine
-    machine.need("mount --bind /boot/firmware /media/root-ro/boot/firmware")
+    stored, known = board.stored()[1], board.identity()
+    machine.need(f"mount --bind /boot/firmware /media/root-ro/boot/firmware && {REST}", 400)
     machine.need("overlayroot-chroot bloodedge device provision --board auto --yes 2>&1", 300)
-    machine.send("reboot")
-    machine.until(lambda: machine.need("findmnt -n -o FSTYPE /") == "ext4", 900, "the root is read-only still")
-    board.wait_ready(READY_AGAIN_S)
+    machine.need(f"mount -o remount,rw /media/root-ro && cp -a {STATE} /media/root-ro/var/lib/")
+    restart(bench, "ext4")
     no_unit_failed(machine)
-    machine.need("touch /etc/written")
-    return {"root": doctors_sentence(board, "root")}
+    must(board.identity() == known and board.stored()[1] >= stored, "the results did not come along")
+    must(machine.sh(f"mountpoint -q {STATE}").code != 0, "the partition is still in use")
+    return {
+        "root": doctors_sentence(board, "root"),
+        "cells_before": stored,
+        "cells_after": board.wait_for_cells(stored),
+    }
 
 
 def undone(bench: Bench) -> Seen:

@@ -130,6 +130,7 @@ class Daemon:
         self._idle: Pipeline | None = None
         self._renew_camera = False
         self._next: tuple[DeviceSettings, Loaded] | None = None
+        self._reloading = False
         self._interrupt = threading.Event()
         self.recorder: Recorder | None = None
 
@@ -158,9 +159,11 @@ class Daemon:
             left = limit
             while True:
                 left = self._look(signals, left)
-                if signals.stop or not (signals.reload or self._renew_camera or self.has_next) or left == 0:
+                woken = signals.interrupt.is_set()  # else the camera has ended
+                signals.interrupt.clear()  # before what it was set for is looked at, or a new wish would be lost
+                wished = signals.reload or self._renew_camera or self._next is not None
+                if signals.stop or left == 0 or not (woken or wished):
                     break
-                signals.interrupt.clear()
                 self._between_looks(signals, reread)
             self.notifier.stopping()
 
@@ -305,6 +308,7 @@ class Daemon:
     def _reload(self, reread: Callable[[], DeviceSettings]) -> None:
         """Read the settings anew; what is wrong with them is told, and the old ones stay in force."""
         self.notifier.reloading()
+        self._reloading = True
         try:
             self._apply(reread())
             self.health.tell("settings", Level.OK, "The settings in force are those of the file.")
@@ -312,6 +316,8 @@ class Daemon:
             sentence = f"A reload was refused, and the old settings stay in force: {error}"
             log.warning("%s", sentence)
             self.health.tell("settings", Level.WARNING, sentence)
+        finally:
+            self._reloading = False
         self.notifier.ready()
 
     def _apply(self, new: DeviceSettings) -> None:
@@ -334,8 +340,8 @@ class Daemon:
 
     @property
     def has_next(self) -> bool:
-        """Whether a network waits to take over between two frames."""
-        return self._next is not None
+        """Whether a network waits to take over between two frames, or a reload may be loading one."""
+        return self._reloading or self._next is not None
 
     def take_over(self, settings: DeviceSettings, loaded: Loaded) -> None:
         """Go on with another network after the frame in hand; from any thread."""

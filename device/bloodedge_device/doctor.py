@@ -5,6 +5,7 @@ import fcntl
 import getpass
 import os
 import queue
+import re
 import shutil
 import socket
 import sqlite3
@@ -46,9 +47,18 @@ CONTROLLERS = Path("/sys/fs/cgroup/cgroup.controllers")
 OVERLAYROOT = Path("/etc/overlayroot.local.conf")
 """Where a provisioned board asks for a read-only root (Debian's package overlayroot)."""
 MOUNTS = Path("/proc/self/mountinfo")
+OVERLAY = ("overlayroot", "overlay")
+"""Source and type of a root that overlayroot has mounted."""
+ASKED = re.compile(r"^overlayroot=(?![\"']?(?:disabled)?[\"']?\s*$)", re.MULTILINE)
+ESCAPED = re.compile(rb"\\([0-7]{3})")
+"""A blank and the like in mountinfo."""
 ROOT_CURE = (
-    "sudo apt install overlayroot busybox, then start again; `sudo dmesg | grep overlayroot` says why, if it still does"
-    " not."
+    "Start again after: sudo apt install overlayroot busybox. If it still is none, sudo cat"
+    " /run/initramfs/overlayroot.log says why; if there is no such file: sudo update-initramfs -u"
+)
+STATE_CURE = (
+    "systemctl status var-lib-bloodedge.mount says why its partition is not there; it is made with: sudo mkfs.ext4 -L"
+    " bloodedge /dev/PARTITION"
 )
 CLOCK_CURE = (
     "With a network: sudo timedatectl set-ntp true. Without: sudo timedatectl set-ntp false, then set it by hand: sudo"
@@ -252,25 +262,25 @@ def _existing(path: Path) -> Path:
 
 
 def _root(patient: Patient) -> tuple[Level, str, str]:
-    lines = OVERLAYROOT.read_text().splitlines() if OVERLAYROOT.is_file() else []
-    if not any(line.startswith("overlayroot=") for line in lines):
-        return "ok", "The root takes what is written to it, as nobody asked for a read-only one.", ""
-    if _file_system(Path("/")) != "overlay":
-        return "warning", f"{OVERLAYROOT} asks for a read-only root, and the root is not one.", ROOT_CURE
-    if _file_system(patient.settings.state) == "overlay":
-        sentence = f"The root is read-only, and so {patient.settings.state} is gone at the next start."
-        return "failed", sentence, "Name a folder on a partition of its own; its label is bloodedge."
+    state = patient.settings.state
+    if _mounted(Path("/")) != OVERLAY:
+        if OVERLAYROOT.is_file() and ASKED.search(OVERLAYROOT.read_text()):
+            return "warning", f"{OVERLAYROOT} asks for a read-only root, and the root is not one.", ROOT_CURE
+        return "ok", "The root is not kept read-only.", ""
+    if _mounted(state) == OVERLAY or _mounted(state)[1] == "tmpfs":
+        return "failed", f"The root is read-only, and what {state} holds is gone at the next start.", STATE_CURE
     return "ok", "The root is read-only, and results go to a partition of their own.", ""
 
 
-def _file_system(path: Path) -> str:
-    """Type of the file system that a path lies on (proc(5), mountinfo); of two at one place the latter counts."""
-    found, deepest = "", -1
-    for line in MOUNTS.read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        point = Path(before.split()[4].encode().decode("unicode_escape"))  # a blank is \040
-        if path.absolute().is_relative_to(point) and len(point.parts) >= deepest:
-            found, deepest = after.split()[0], len(point.parts)
+def _mounted(path: Path) -> tuple[str, str]:
+    """Source and type of the file system that a path lies on (proc(5), mountinfo); of two at one place the latter."""
+    found, deepest = ("", ""), -1
+    for line in MOUNTS.read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        kind, source = after.split()[:2]
+        point = Path(os.fsdecode(ESCAPED.sub(lambda octal: bytes([int(octal[1], 8)]), before.split()[4])))
+        if path.resolve().is_relative_to(point) and len(point.parts) >= deepest:
+            found, deepest = (source.decode(), kind.decode()), len(point.parts)
     return found
 
 

@@ -49,7 +49,10 @@ def provision_command(
         return
     apply(plan)
     _tell_systemd(root)
-    click.echo("Done; restart the board." if plan.changes else "Done.")
+    if root.resolve() == Path("/"):
+        click.echo("Done; restart the board." if plan.changes else "Done.")
+    else:
+        click.echo("Done." if (root / PROGRAM).is_symlink() or not plan.changes or undo else f"Done; {WANTS_PROGRAM}")
 
 
 def _agreed() -> bool:
@@ -87,6 +90,9 @@ def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
     return provisioning(root, board, read_only)
 
 
+PROGRAM = "usr/bin/bloodedge"
+WANTS_PROGRAM = "the card lacks the program: install the package on its board (sudo dpkg -i), then restart it."
+
 MAKES_USER = (
     # A system that has started once makes new users no more by itself (systemd-sysusers.service, ConditionNeedsUpdate).
     ("systemd-sysusers", "bloodedge.conf"),
@@ -96,18 +102,17 @@ READS_ANEW = (("systemctl", "daemon-reload"), ("udevadm", "control", "--reload")
 
 
 def _tell_systemd(root: Path) -> None:
-    """The live system makes the daemon's user and folders, and reads the units and rules anew."""
+    """The system gets the daemon's user and folders; one that runs reads the units and rules anew."""
     import shutil
     import subprocess
 
     from bloodedge.errors import BloodedgeError
 
-    if root.resolve() != Path("/"):
-        return
+    is_live = root.resolve() == Path("/")
     commands: list[tuple[str, ...]] = []
-    if Path("/etc/sysusers.d/bloodedge.conf").exists():  # not after an undo
-        commands += MAKES_USER
-    if Path("/run/systemd/system").is_dir():
+    if (root / "etc/sysusers.d/bloodedge.conf").exists() and (root / "etc/passwd").exists():  # not after an undo
+        commands += [(name, *([] if is_live else [f"--root={root.resolve()}"]), *more) for name, *more in MAKES_USER]
+    if is_live and Path("/run/systemd/system").is_dir():
         commands += READS_ANEW
     failed = []
     for command in commands:

@@ -73,14 +73,22 @@ def test_a_kernel_that_keeps_no_account_of_memory_is_told(
     assert found(settings(state))["memory"].level == "ok"
 
 
+ON_CARD, IN_MEMORY, LOWER = "/ - ext4 /dev/vda", "/ - overlay overlayroot", "/media/root-ro - ext4 /dev/vda"
+
+
 @pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize(
     ("asked", "mounts", "level", "words"),
     [
-        ("# overlayroot=", ["/ ext4"], "ok", "nobody asked"),
-        ('overlayroot="tmpfs"', ["/ ext4", "/var/lib ext4"], "warning", "asks for a read-only root"),
-        ('overlayroot="tmpfs"', ["/ ext4", "/ overlay", "/media/root-ro ext4"], "failed", "gone at the next start"),
-        ('overlayroot="tmpfs"', ["/ overlay", "/results\\040here ext4"], "ok", "partition of their own"),
+        ("# overlayroot=", [ON_CARD], "ok", "not kept read-only"),
+        ('overlayroot=""', [ON_CARD], "ok", "not kept read-only"),
+        ('overlayroot="disabled"', [ON_CARD], "ok", "not kept read-only"),
+        ("", ["/ - overlay overlay"], "ok", "not kept read-only"),  # a container
+        ('overlayroot="tmpfs:recurse=0"', [ON_CARD, "/var/lib - ext4 /dev/vdb"], "warning", "asks for a read-only"),
+        ('overlayroot="tmpfs"', [ON_CARD, IN_MEMORY, LOWER], "failed", "gone at the next start"),
+        ("", [ON_CARD, IN_MEMORY, LOWER], "failed", "gone at the next start"),  # the kernel's command line asked
+        ('overlayroot="tmpfs"', [IN_MEMORY, "/Prüfung\\040hier - tmpfs tmpfs"], "failed", "gone at the next start"),
+        ('overlayroot="tmpfs"', [IN_MEMORY, "/Prüfung\\040hier - ext4 /dev/vdc"], "ok", "partition of their own"),
     ],
 )
 def test_a_read_only_root_that_is_none_or_takes_the_results_is_told(
@@ -88,11 +96,11 @@ def test_a_read_only_root_that_is_none_or_takes_the_results_is_told(
 ) -> None:
     wanted, mounted = tmp_path / "overlayroot.local.conf", tmp_path / "mountinfo"
     wanted.write_text(f"{asked}\n")
-    rows = [mount.split(" ") for mount in mounts]
-    mounted.write_text("".join(f"36 35 98:0 / {point} rw,noatime master:1 - {kind} x rw\n" for point, kind in rows))
+    rows = [mount.split(" - ") for mount in mounts]
+    mounted.write_text("".join(f"36 35 98:0 / {point} rw,noatime master:1 - {kind} rw\n" for point, kind in rows))
     monkeypatch.setattr(doctor, "OVERLAYROOT", wanted)
     monkeypatch.setattr(doctor, "MOUNTS", mounted)
-    finding = found(settings(Path("/results here/bloodedge")))["root"]
+    finding = found(settings(Path("/Prüfung hier/bloodedge")))["root"]
     assert finding.level == level
     assert words in finding.sentence
 

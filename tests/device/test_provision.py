@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -153,6 +154,23 @@ def test_the_services_start_by_themselves(root: Path) -> None:
     link = root / "etc/systemd/system/multi-user.target.wants/bloodedge-device.service"
     assert str(link.readlink()) == "/etc/systemd/system/bloodedge-device.service"
     assert "MemoryMax=1024M" in (root / "etc/systemd/system/bloodedge-device.service.d/50-board.conf").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes users of a root file system")
+def test_a_mounted_card_gets_the_daemons_user_and_folders(root: Path) -> None:
+    for name in ("passwd", "group", "shadow", "gshadow"):
+        (root / "etc" / name).write_text("")
+
+    done = pi(root, "--yes")
+
+    assert "the card lacks the program" in done.output
+    (line,) = (line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("bloodedge:"))
+    stored = (root / "var/lib/bloodedge").stat()
+    assert (stored.st_uid, stored.st_mode & 0o777) == (int(line.split(":")[2]), 0o700)
+    assert (root / "etc/bloodedge/trust").is_dir()
+    (root / "usr/bin/bloodedge").symlink_to("/opt/bloodedge/bin/bloodedge")
+    provision(root, "--undo", "--yes")
+    assert "lacks" not in pi(root, "--yes").output
 
 
 def test_another_board_takes_the_place_of_the_first_and_undo_still_leads_back(root: Path) -> None:

@@ -7,25 +7,32 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from bloodedge.bundle import zip_files
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
+from bloodedge.signing import read_private_key, sign_bundle
+from bloodedge.signing.keys import new_key
+from bloodedge.signing.trust import revoke, trust
 from bloodedge_device import housekeeping, loading
 from bloodedge_device.daemon import Daemon, run_device
 from bloodedge_device.doctor import examine
 from bloodedge_device.loading import Loaded
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.settings.sections import UpdateSettings
+from bloodedge_device.settings.sections import SlideSettings, UpdateSettings
 from bloodedge_device.slots import record as slots_record
 from bloodedge_device.slots import watch
 from bloodedge_device.slots.installing import install
@@ -148,6 +155,76 @@ def test_a_bundle_is_taken_over_while_the_daemon_runs_and_rolled_back(lab: Labor
     assert sum(int(str(dropped)) for _, dropped in frames) == 0
     actions = [action for (action,) in rows(lab.state, "SELECT action FROM audit WHERE actor = 'slots' ORDER BY id")]
     assert actions == ["bundle installed", "bundle rolled back"]
+
+
+def test_a_running_daemon_goes_on_with_its_bundle_whatever_is_offered(lab: Laboratory) -> None:
+    proven(lab, 2)
+    stranger, _, _ = new_key("stranger", lab.folder / "strangers")
+    late, _, ended = new_key("late", lab.folder / "late", days=1)
+    former, _, gone = new_key("former", lab.folder / "former")
+    trust(lab.state / "trust", ended.model_copy(update={"not_after": datetime(2025, 6, 1, tzinfo=UTC)}))
+    trust(lab.state / "trust", gone)
+    revoke(lab.state / "trust", gone.id, "left the laboratory")
+    offered = {
+        "is not signed": lab.bundle(11, signed=False),
+        "which is not trusted here": signed_by(stranger, lab.bundle(12, signed=False)),
+        "after the end of late's key": signed_by(late, lab.bundle(13, signed=False)),
+        "was revoked": signed_by(former, lab.bundle(14, signed=False)),
+        "was changed after": turned_over(lab.bundle(15)),
+        ", older than": lab.bundle(1),
+    }
+    with daemon(lab) as process:
+        wait_until(lambda: running(lab) == (2, "a"), process)
+        for words, path in offered.items():
+            command = [sys.executable, "-m", "bloodedge", "device", "install", str(path), "--state", str(lab.state)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+            assert (done.returncode, words in done.stderr) == (1, True), done.stderr
+            assert len(done.stderr.splitlines()) == 1
+        assert running(lab) == (2, "a")
+        cells = "SELECT count(*) FROM cells WHERE blast_probability IS NOT NULL"
+        before = rows(lab.state, cells)[0][0]
+        wait_until(lambda: rows(lab.state, cells)[0][0] != before, process)
+    assert serials(lab.state) == [2]
+
+
+def signed_by(key: Path, bundle: Path) -> Path:
+    sign_bundle(bundle, read_private_key(key), when=datetime(2026, 1, 1, tzinfo=UTC))
+    return bundle
+
+
+def turned_over(bundle: Path) -> Path:
+    """The bundle with one bit of its largest file turned over."""
+    with zipfile.ZipFile(bundle) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    name = max(files, key=lambda name: len(files[name]))
+    middle = len(files[name]) // 2
+    files[name] = files[name][:middle] + bytes([files[name][middle] ^ 1]) + files[name][middle + 1 :]
+    zip_files(files, bundle)
+    return bundle
+
+
+def test_what_is_wished_for_during_a_reload_does_not_end_the_daemon(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, run = lab.settings(camera={"rate": 20}), Daemon.run
+    daemons: list[Daemon] = []
+
+    def kept(self: Daemon, *values: Any) -> None:
+        daemons.append(self)
+        run(self, *values)
+
+    def reread() -> DeviceSettings:
+        (running,) = daemons
+        running.take_over(running.settings, running.loaded)  # as the slots' watch does from its thread
+        return settings.model_copy(update={"slide": SlideSettings(label="after")})
+
+    monkeypatch.setattr(Daemon, "run", kept)
+    hang_up = threading.Timer(1, os.kill, (os.getpid(), signal.SIGHUP))
+    hang_up.start()
+    run_device(settings, frames=60, reread=reread)
+    hang_up.join()
+    assert rows(lab.state, "SELECT count(*) FROM frames") == [(60,)]
+    assert [label for (label,) in rows(lab.state, "SELECT label FROM slides ORDER BY id")][-1] == "after"
 
 
 def test_what_happened_while_no_daemon_ran_is_in_the_audit_log_once(lab: Laboratory) -> None:
