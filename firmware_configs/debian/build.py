@@ -118,6 +118,8 @@ def main() -> None:
     parser.add_argument("--openvino", action="store_true", help="with OpenVINO, which boards with x86 processors want")
     parser.add_argument("--version", help="another version than the code's, such as 0.1.0+lab1")
     options = parser.parse_args()
+    if shutil.which("dpkg-deb") is None:
+        sys.exit("build.py: dpkg-deb is not here; on Debian and Ubuntu it is, elsewhere install the package dpkg.")
     suite = SUITES[options.suite]
     os.environ.setdefault("SOURCE_DATE_EPOCH", commit_time())
     options.out.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,8 @@ def main() -> None:
 
 def commit_time() -> str:
     """Seconds since 1970 of the newest commit; 0 outside a checkout."""
+    if shutil.which("git") is None:
+        return "0"
     done = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=REPO, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "0"
 

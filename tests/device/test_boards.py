@@ -25,9 +25,7 @@ def test_a_profiles_settings_are_read_back_as_they_stand_in_it(name: str, tmp_pa
     settings = read_settings(path)
     assert settings.camera.model_dump() == profile.device.camera.model_dump()
     assert settings.watch == profile.device.watch
-    assert (
-        settings.update.most_memory_mb == profile.board.memory_max_mb
-    )  # also at an install by hand
+    assert settings.update.most_memory_mb == profile.board.memory_max_mb  # also at an install by hand
     assert settings.update.most_latency_ms is not None
     assert (settings.engine, settings.threads, settings.cores) == (
         profile.device.engine,

@@ -55,6 +55,19 @@ def test_promtool_finds_the_rules_right(words: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_promtool_can_read_what_the_dashboard_s_panels_ask(tmp_path: Path) -> None:
+    targets = [one for panel in json.loads(DASHBOARD.read_text())["panels"] for one in panel["targets"]]
+    asked = [one["expr"].replace("$__rate_interval", "5m").replace("$__range", "1h") for one in targets]
+    assert len(asked) > 10
+    for texts, code in ((asked, 0), (["rate(bloodedge_frames_total[5m]"], 1)):
+        rules = [{"record": "asked", "expr": text, "labels": {"number": str(n)}} for n, text in enumerate(texts)]
+        (tmp_path / "asked.yml").write_text(json.dumps({"groups": [{"name": "asked", "rules": rules}]}))
+        command = ["promtool", "check", "rules", "--lint=none", "asked.yml"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+
+
 def test_each_alert_is_seen_firing_in_the_rules_own_tests() -> None:
     alerts = set(re.findall(r"- alert: (\w+)", RULES.read_text()))
     seen = set(re.findall(r'alertname="(\w+)"', RULES.with_name("bloodedge.rules.test.yml").read_text()))

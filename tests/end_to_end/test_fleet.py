@@ -5,8 +5,11 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,7 +71,7 @@ def fleet(state: Path, *words: str) -> Any:
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
     folder = tmp_path / "authority"
-    for words in (("ca",), ("broker", "127.0.0.1"), ("board", BOARD), ("board", "fleet")):
+    for words in (("ca",), ("broker", "127.0.0.1"), ("board", BOARD), ("board", "fleet"), ("page", "127.0.0.1")):
         assert certificates(folder, *words).returncode == 0
     shutil.copy(CONFIGS / "acl", folder / "acl")
     return folder
@@ -100,11 +103,19 @@ def test_a_bundle_reaches_a_board_over_everything_that_is_real(tmp_path: Path, a
     serve = ["fleet", "serve", "--state", str(server), "--broker", f"127.0.0.1:{broker.port}", "--listen", page]
     serve += ["--ca", f"{authority}/ca.pem", "--certificate", f"{authority}/fleet.pem"]
     serve += ["--key", f"{authority}/fleet.key"]
+    serve += ["--page-certificate", f"{authority}/page.pem", "--page-key", f"{authority}/page.key"]
     logs = [tmp_path / name for name in ("device.log", "server.log")]
     try:
         with running(logs[0], "device", "run", "--config", str(settings)):
             with running(logs[1], *serve) as process:
                 until(lambda: fleet(server, "boards") and fleet(server, "boards")[0]["report"], 90, "no report came")
+                health = f"https://{page}/healthz"
+                with urllib.request.urlopen(
+                    health, context=ssl.create_default_context(cafile=authority / "ca.pem")
+                ) as answer:
+                    assert json.load(answer) == {"ok": True, "troubles": []}
+                with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+                    urllib.request.urlopen(health)
                 command = ["fleet", "rollout", str(bundle), "--trust", str(board / "trust"), "--soak-s", "1"]
                 begun = [sys.executable, "-m", "bloodedge", *command, "--state", str(server)]
                 subprocess.run(begun, check=True, capture_output=True)

@@ -2,12 +2,9 @@
 
 import os
 import shutil
-import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -15,46 +12,31 @@ from sqlalchemy import Engine
 from bloodedge_fleet.database import migrate, open_database
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import Broker, until
+from fleet_fakes import Broker, PostgreSQL
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-NOBODY = "nobody"
-"""PostgreSQL does not run as root."""
-
-
-def _program(name: str) -> str | None:
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, places)]))
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a PostgreSQL server on a Unix socket."""
-    initdb, server = _program("initdb"), _program("postgres")
-    if initdb is None or server is None:
-        pytest.skip("PostgreSQL is not installed (apt install postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
-    options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if os.geteuid() == 0:
-        options |= {"user": NOBODY, "group": "nogroup", "extra_groups": []}
-        shutil.chown(folder, NOBODY)
-        for parent in folder.parents[:2]:  # pytest's own folders are for this user alone
-            parent.chmod(0o755)
-    data = folder / "data"
-    subprocess.run([initdb, "-D", data, "-U", "fleet", "-A", "trust", "--no-sync"], check=True, cwd=folder, **options)
-    command = [server, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
-    process = subprocess.Popen(command, cwd=folder, **options)
+    """URL of a PostgreSQL server."""
+    made = PostgreSQL(tmp_path_factory.mktemp("postgres"))
     try:
-        assert until(lambda: _answers(folder), 30)
-        yield f"postgresql://fleet@/postgres?host={folder}"
+        made.start()
+        yield made.url
     finally:
-        process.terminate()
-        process.wait(20)
+        made.stop()
 
 
-def _answers(folder: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        return (folder / "data" / "postmaster.pid").is_file() and probe.connect_ex(f"{folder}/.s.PGSQL.5432") == 0
+@pytest.fixture
+def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """One that a test may stop and start."""
+    made = PostgreSQL(tmp_path_factory.mktemp("own_postgres"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -66,17 +48,9 @@ def url(request: pytest.FixtureRequest) -> str | None:
 
     base: str = request.getfixturevalue("postgres")
     name = f"t{os.urandom(6).hex()}"
-    assert until(lambda: _made(psycopg, base, name), 20)
+    with psycopg.connect(base, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
     return base.replace("/postgres?", f"/{name}?")
-
-
-def _made(psycopg: Any, base: str, name: str) -> bool:
-    try:
-        with psycopg.connect(base, autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")
-    except psycopg.OperationalError:  # it has just started
-        return False
-    return True
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
-"""Boards that report, and a broker, for the tests of the fleet."""
+"""Boards that report, a broker and a PostgreSQL, for the tests of the fleet."""
 
+import os
+import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -7,6 +11,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine
 
 from bloodedge.board import BoardReport
@@ -96,3 +101,54 @@ class Broker:
     def start(self) -> None:
         """Start it again, on the same port."""
         self._process = brokers.start(self._folder, self.port)
+
+
+NOBODY = "nobody"
+"""PostgreSQL does not run as root."""
+
+
+def _program(name: str) -> str | None:
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, places)]))
+
+
+class PostgreSQL:
+    """A server on a Unix socket in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        initdb, server = _program("initdb"), _program("postgres")
+        if initdb is None or server is None:
+            pytest.skip("PostgreSQL is not installed (apt install postgresql)")
+        self.folder = folder
+        self.url = f"postgresql://fleet@/postgres?host={folder}"
+        self._options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+        if os.geteuid() == 0:
+            self._options |= {"user": NOBODY, "group": "nogroup", "extra_groups": []}
+            shutil.chown(folder, NOBODY)
+            for parent in folder.parents[:2]:  # pytest's own folders are for this user alone
+                parent.chmod(0o755)
+        data = folder / "data"
+        subprocess.run([initdb, "-D", data, "-U", "fleet", "-A", "trust", "--no-sync"], check=True, **self._options)
+        self._command = [server, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._process = subprocess.Popen(self._command, **self._options)
+        assert until(self._answers, 30)
+
+    def stop(self) -> None:
+        """Throw out whoever is connected, and end."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)  # fast shutdown
+            self._process.wait(20)
+            self._process = None
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        try:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:
+            return False
+        return True

@@ -87,6 +87,8 @@ def test_a_board_has_a_page_of_its_own(client: TestClient) -> None:
     assert "Inference, ms" in page
     assert "<polyline" in page
     assert "The stain of these cells is unlike" in page
+    words = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert all(shown in words for shown in ("Hardware Raspberry Pi 5", "bloodedge 1.0", "cells 7"))
     assert "83.3" in page  # Wilson's interval of 108 of 120
     assert "drawn cells" in client.get("/boards/pi-2").text
     assert "has not reported yet" in client.get("/boards/quiet").text
@@ -96,6 +98,7 @@ def test_a_board_has_a_page_of_its_own(client: TestClient) -> None:
 def test_rollouts_are_shown_with_the_reason_they_halted_for(client: TestClient) -> None:
     page = client.get("/rollouts").text
     assert "pi-2: The key is revoked." in page
+    assert re.search(r"Stage \d of \d: \d of 2 boards asked", " ".join(re.sub(r"<[^>]+>", " ", page).split()))
     assert page.index("running") < page.index("halted")  # the newest first
 
 

@@ -1,9 +1,12 @@
 """From a real broker into the database: nothing is lost or doubled, whoever is away."""
 
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 
 import pytest
 from paho.mqtt.client import Client
@@ -17,7 +20,7 @@ from bloodedge_fleet.database.tables import reports
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import Broker as Mosquitto
-from fleet_fakes import report, until
+from fleet_fakes import PostgreSQL, report, until
 
 
 @pytest.fixture
@@ -105,6 +108,41 @@ def test_what_could_not_be_stored_is_not_acknowledged(broker: Mosquitto, engine:
     assert numbers(engine) == []
     with listening(broker, Archive(engine)):
         assert until(lambda: numbers(engine) == [1, 2, 3, 4, 5])
+
+
+def test_a_postgresql_that_is_stopped_under_a_server_gets_everything_when_it_returns(
+    broker: Mosquitto, own_postgres: PostgreSQL, state: Path
+) -> None:
+    command = [sys.executable, "-m", "bloodedge", "fleet", "serve", "--state", str(state)]
+    command += ["--broker", f"127.0.0.1:{broker.port}", "--listen", "127.0.0.1:0", "--database", own_postgres.url]
+    engine = open_database(own_postgres.url, state)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server, Pi(broker) as pi:
+        try:
+            assert until(lambda: migrated(engine), 60)
+            assert until(lambda: pi.report(1, 1) or numbers(engine) == [1], 60)  # once the server listens
+            pi.report(2, 20)
+            assert until(lambda: len(numbers(engine)) == 20, 60)
+            own_postgres.stop()
+            pi.report(21, 40)
+            sleep(3)
+            assert server.poll() is None
+            own_postgres.start()
+            pi.report(41, 45)
+            assert until(lambda: numbers(engine) == list(range(1, 46)), 60)
+        finally:
+            server.send_signal(signal.SIGTERM)
+            told = server.communicate(timeout=20)[1]
+    engine.dispose()
+    assert server.returncode == 0, told
+    assert "Traceback" not in told
+    assert "database" in told  # that it was away
+
+
+def migrated(engine: Engine) -> bool:
+    try:
+        return numbers(engine) == []
+    except DatabaseError:
+        return False
 
 
 def test_a_database_that_returns_gets_everything(broker: Mosquitto, engine: Engine) -> None:
