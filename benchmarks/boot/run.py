@@ -116,7 +116,7 @@ def no_unit_failed(machine: Machine) -> None:
 
 
 def confined(bench: Bench) -> Seen:
-    """The running daemon's process has what its unit allows, and systemd judges the live units."""
+    """The daemon has no rights, no place to write but its own and no device but the camera; systemd judges its units."""
     board, machine = bench.board, bench.machine
     pid = board.show(SERVICE, "MainPID")[0]
     status = dict(line.split(":", 1) for line in machine.need(f"cat /proc/{pid}/status").splitlines())
@@ -132,6 +132,12 @@ def confined(bench: Bench) -> Seen:
     for path in ("/etc/x", "/usr/x", "/srv/x", "/var/x"):
         must(machine.sh(f"{inside} touch {path}").code != 0, f"the daemon can write {path}")
     must(machine.sh(f"{inside} touch {STATE}/x && rm {STATE}/x").code == 0, "nothing at all can be written there")
+    group = board.show(SERVICE, "ControlGroup")[0]
+    as_daemon = f"echo $$ > /sys/fs/cgroup{group}/cgroup.procs || exit 0; exec 3<"
+    for device in ("/dev/vda", "/dev/hwrng", "/dev/ttyS0"):
+        done = machine.sh(f"{as_daemon}{device}")
+        must(done.code != 0 and "not permitted" in done.err, f"its devices include {device}: {done}")
+    must(machine.sh(f"{as_daemon}{image.CAMERA}").code == 0, "the camera is none of its devices")
     return {**seen, "user": owner, "exposure": exposure}
 
 

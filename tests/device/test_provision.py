@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_device.boards import names, read_profile
 from bloodedge_device.provision.record import RECORD
 from bloodedge_device.provision_cli import provision_command
 
@@ -153,7 +154,18 @@ def test_the_services_start_by_themselves(root: Path) -> None:
 
     link = root / "etc/systemd/system/multi-user.target.wants/bloodedge-device.service"
     assert str(link.readlink()) == "/etc/systemd/system/bloodedge-device.service"
-    assert "MemoryMax=1024M" in (root / "etc/systemd/system/bloodedge-device.service.d/50-board.conf").read_text()
+
+
+@pytest.mark.parametrize("board", names())
+def test_the_daemons_memory_is_limited_to_what_its_board_can_spare(root: Path, board: str) -> None:
+    profile = read_profile(board).board
+    machine = {"aarch64": AARCH64, "x86_64": X86_64}[profile.architecture]
+    (root / "usr/bin/dpkg").write_bytes(b"\x7fELF" + bytes(14) + machine.to_bytes(2, "little"))
+
+    assert provision(root, "--board", board, "--yes").exit_code == 0
+
+    limits = (root / "etc/systemd/system/bloodedge-device.service.d/50-board.conf").read_text().splitlines()
+    assert f"MemoryMax={profile.memory_max_mb}M" in limits
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes users of a root file system")

@@ -60,6 +60,24 @@ def test_systemd_would_tell_of_a_setting_that_it_does_not_know(root: Path) -> No
     assert "WatchdogSek" in analyze("verify", "--man=no", "--root", str(root), unit.name).stderr
 
 
+def test_the_daemon_is_confined_watched_and_started_again() -> None:
+    text = (firmware_folder() / "root/etc/systemd/system/bloodedge-device.service").read_text()
+    said: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, is_setting, value = line.partition("=")
+        if is_setting and not line.startswith("#"):
+            said.setdefault(name, []).append(value)
+    assert (said["User"], said["NoNewPrivileges"], said["ProtectSystem"]) == (["bloodedge"], ["yes"], ["strict"])
+    assert (said["DevicePolicy"], said["CapabilityBoundingSet"]) == (["closed"], [""])
+    assert {one.split()[0] for one in said["DeviceAllow"]} == {
+        "char-video4linux", "char-media", "char-dma_heap", "char-drm"
+    }  # fmt: skip
+    assert said["SystemCallFilter"] == ["@system-service", "~@privileged"]
+    assert (said["Type"], said["WatchdogSec"]) == (["notify"], ["120s"])
+    assert (said["Restart"], said["StartLimitIntervalSec"]) == (["always"], ["0"])
+    assert said["RestartPreventExitStatus"] == ["2"]
+
+
 @pytest.mark.parametrize("service", SERVICES, ids=lambda path: path.stem)
 def test_a_service_exposes_little(service: Path) -> None:
     answer = analyze("security", "--offline=true", "--no-pager", str(service))

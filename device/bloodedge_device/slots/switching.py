@@ -30,7 +30,7 @@ from bloodedge_device.store import open_for_reading
 MOST_STARTS = 3
 """Starts on probation that may end in no good order."""
 MOST_STARTS_IN_A_ROW = 5
-"""Starts of a good bundle in a row that may end within a minute; fewer than the unit's StartLimitBurst."""
+"""Starts of a good bundle in a row that may end within a minute."""
 
 BY_HAND = "rolled back by hand"
 
