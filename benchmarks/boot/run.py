@@ -116,7 +116,7 @@ def no_unit_failed(machine: Machine) -> None:
 
 
 def confined(bench: Bench) -> Seen:
-    """The daemon has no rights, no place to write but its own and no device but the camera; systemd judges its units."""
+    """The daemon has no rights, writes nowhere but to its folder and has no device but the camera; systemd agrees."""
     board, machine = bench.board, bench.machine
     pid = board.show(SERVICE, "MainPID")[0]
     status = dict(line.split(":", 1) for line in machine.need(f"cat /proc/{pid}/status").splitlines())
