@@ -71,7 +71,7 @@ class Machine:
         words += ["-smp", "2", "-m", str(self._memory_mb)]
         words += ["-nic", "none", "-display", "none", "-nodefaults", "-device", "virtio-rng-pci"]
         words += ["-kernel", str(self._kernel), "-initrd", str(self._initrd)]
-        words += ["-append", "root=/dev/vda ro console=ttyS0 loglevel=4 panic=0"]
+        words += ["-append", "root=/dev/vda ro console=ttyS0 loglevel=4 panic=5"]
         for disk in self._disks:
             words += ["-drive", f"file={disk},format={disk.suffix[1:]},if=virtio,discard=unmap"]
         words += ["-serial", f"file:{self.log}", "-device", "virtio-serial"]

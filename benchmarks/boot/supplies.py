@@ -24,13 +24,19 @@ USER_DATA = BENCHMARKS.parent / "firmware_configs" / "image" / "user-data"
 class Supplies:
     """Made once, in a folder of their own."""
 
-    def __init__(self, folder: Path, suite: str, package: Path | None) -> None:
+    def __init__(self, folder: Path, suite: str, package: Path | None, *, again: bool = False) -> None:
         self.folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        self.package = package or deb.build(folder, "--openvino", "--suite", suite)
-        self._key, self._public, _ = new_key("laboratory", folder / "keys")
-        self._stranger, _, _ = new_key("stranger", folder / "strangers")
+        keys, strangers = folder / "keys", folder / "strangers"
+        if again:
+            self.package = package or next(folder.glob("*.deb"))
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self.package = package or deb.build(folder, "--openvino", "--suite", suite)
+            new_key("laboratory", keys)
+            new_key("stranger", strangers)
+        self._key, self._public = keys / "laboratory.key", keys / "laboratory.pub"
+        self._stranger = strangers / "stranger.key"
 
     def boot_partition(self) -> dict[str, bytes]:
         """Files by name, as a person copies them there."""

@@ -140,7 +140,7 @@ def test_undo_keeps_what_a_person_added_to_the_boot_files(root: Path) -> None:
         path = root / "boot/firmware" / name
         path.write_text(path.read_text() + more)
     (root / "boot/firmware/cmdline.txt").write_text(
-        f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory usbcore.quirks=1\n"
+        f"{CMDLINE.strip()} quiet logo.nologo panic=10 cgroup_enable=memory usbcore.quirks=1\n"
     )
 
     provision(root, "--undo", "--yes")
