@@ -101,7 +101,7 @@ def test_the_kernel_s_command_stays_one_line_and_config_keeps_what_it_said(root:
 
     assert (
         root / "boot/firmware/cmdline.txt"
-    ).read_text() == f"{CMDLINE.strip()} quiet logo.nologo cgroup_enable=memory\n"
+    ).read_text() == f"{CMDLINE.strip()} quiet logo.nologo panic=10 cgroup_enable=memory\n"
     assert (root / "boot/firmware/config.txt").read_text().startswith(f"{CONFIG}# bloodedge: begin\n[all]\n")
 
 
