@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from hostile import turn_a_bit
+
 from bloodedge.bundle import MANIFEST, zip_files
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
@@ -137,7 +139,7 @@ class Bench:
             "an unsigned one": self.bundle(8, None),
             "a stranger's": self.bundle(7, stranger[0]),
             "one by a revoked key": self.bundle(6, former[0]),
-            "a changed one": changed(self.bundle(5, self.private)),
+            "a changed one": turn_a_bit(self.bundle(5, self.private)),
         }
         self.former = former[2]
 
@@ -284,17 +286,6 @@ class Bench:
                 self.renames += 1
                 if found[1] not in synced:
                     self.unsynced.append(f"{change.name}: {Path(found[2]).name}")
-
-
-def changed(bundle: Path) -> Path:
-    """The bundle with one bit of its model turned over."""
-    with zipfile.ZipFile(bundle) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    name = max(files, key=lambda name: len(files[name]))
-    middle = len(files[name]) // 2
-    files[name] = files[name][:middle] + bytes([files[name][middle] ^ 1]) + files[name][middle + 1 :]
-    zip_files(files, bundle)
-    return bundle
 
 
 def tried(_settings: DeviceSettings, _path: Path) -> Trial:

@@ -17,6 +17,7 @@ from bloodedge.signing.keys import new_key
 
 sys.path.insert(0, str(BENCHMARKS))
 import deb
+from hostile import turn_a_bit
 
 USER_DATA = BENCHMARKS.parent / "firmware_configs" / "image" / "user-data"
 
@@ -68,19 +69,8 @@ class Supplies:
         return {
             "unsigned": (self._bundle("unsigned", 2, None), "is not signed"),
             "a stranger's": (self._bundle("stranger", 2, self._stranger), "which is not trusted here"),
-            "changed": (self._changed(), "was changed after conversion"),
+            "changed": (turn_a_bit(self._bundle("changed", 3, self._key), "int8.bin"), "was changed after conversion"),
         }
-
-    def _changed(self) -> Path:
-        """Signed, and then one bit of its model turned over."""
-        path = self._bundle("changed", 3, self._key)
-        with zipfile.ZipFile(path) as archive:
-            files = {one: archive.read(one) for one in archive.namelist()}
-        name = next(one for one in files if one.endswith("int8.bin"))
-        middle = len(files[name]) // 2
-        files[name] = files[name][:middle] + bytes([files[name][middle] ^ 1]) + files[name][middle + 1 :]
-        zip_files(files, path)
-        return path
 
     def _bundle(self, name: str, step: int, key: Path | None) -> Path:
         with zipfile.ZipFile(RELEASED) as archive:

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.bundle import zip_files
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
 from bloodedge.signing import read_private_key, sign_bundle
@@ -44,6 +42,8 @@ from bloodedge_device.store import DATABASE
 from bloodedge_device.web.client import ask
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from hostile import turn_a_bit
 from slot_bundles import Laboratory, always_uncertain, tried
 
 CRASHES = """
@@ -170,7 +170,7 @@ def test_a_running_daemon_goes_on_with_its_bundle_whatever_is_offered(lab: Labor
         "which is not trusted here": signed_by(stranger, lab.bundle(12, signed=False)),
         "after the end of late's key": signed_by(late, lab.bundle(13, signed=False)),
         "was revoked": signed_by(former, lab.bundle(14, signed=False)),
-        "was changed after": turned_over(lab.bundle(15)),
+        "was changed after": turn_a_bit(lab.bundle(15)),
         ", older than": lab.bundle(1),
     }
     with daemon(lab) as process:
@@ -189,17 +189,6 @@ def test_a_running_daemon_goes_on_with_its_bundle_whatever_is_offered(lab: Labor
 
 def signed_by(key: Path, bundle: Path) -> Path:
     sign_bundle(bundle, read_private_key(key), when=datetime(2026, 1, 1, tzinfo=UTC))
-    return bundle
-
-
-def turned_over(bundle: Path) -> Path:
-    """The bundle with one bit of its largest file turned over."""
-    with zipfile.ZipFile(bundle) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    name = max(files, key=lambda name: len(files[name]))
-    middle = len(files[name]) // 2
-    files[name] = files[name][:middle] + bytes([files[name][middle] ^ 1]) + files[name][middle + 1 :]
-    zip_files(files, bundle)
     return bundle
 
 
