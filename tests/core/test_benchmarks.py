@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if path.name not in {"training.py", "broker.py"})
+# What has no command of its own is imported by others: called, it says nothing.
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 SCRIPTS += [f"{path.parent.name}/{path.name}" for path in sorted(BENCHMARKS.glob("*/run.py"))]
 
 
