@@ -41,6 +41,19 @@ NEW, HOSTILE, NEWER = "/srv/new.bundle", "/srv/hostile.bundle", "/srv/newer.deb"
 
 REST = f"systemctl stop bloodedge-device.socket {SERVICE}"
 
+AGE = """
+import sqlite3
+with sqlite3.connect("/var/lib/bloodedge/device.sqlite") as database:
+    database.execute("UPDATE slides SET started = ?", ("2020-01-01T00:00:00+00:00",))
+    database.execute("UPDATE frames SET captured_at = ?", ("2020-01-01T00:00:00+00:00",))
+"""
+"""Everything stored is from long ago."""
+
+SLOTS = f"cksum < {STATE}/slots.json"
+
+SPANS_S = (5.0, 15.0, 5.0, 2.0)
+"""Within which each of four power cuts comes."""
+
 READY_AGAIN_S = 600.0
 """The emulated processor is some 20 times slower than a board's."""
 
@@ -175,12 +188,30 @@ def timers(bench: Bench) -> Seen:
     """The nightly backup and the daily examination do their work when they are started."""
     machine = bench.machine
     due = machine.need("systemctl list-timers --no-legend 'bloodedge-*' | grep -o 'bloodedge-[a-z]*.timer'").split()
-    must(sorted(due) == ["bloodedge-backup.timer", "bloodedge-doctor.timer"], f"timers: {due}")
+    must(sorted(due) == [f"bloodedge-{name}.timer" for name in ("backup", "doctor", "retention")], f"timers: {due}")
     machine.need("systemctl start bloodedge-backup.service", 400)
     machine.need("systemctl start bloodedge-doctor.service", 400)
     whole = f"{PYTHON} -m zipfile -t /var/lib/bloodedge-backup/day-*.zip"
     machine.need(whole)
     return {"due": due, "backup": machine.need("cd /var/lib/bloodedge-backup; ls")}
+
+
+def retention(bench: Bench) -> Seen:
+    """Images past their time go by the nightly unit while the daemon rests, and no row does."""
+    board, machine = bench.board, bench.machine
+    machine.need(REST, 400)
+    before, count = board.stored(), f"find {STATE}/crops -name '*.jpg' | wc -l"
+    images = int(machine.need(count))
+    machine.need(f"sudo -u bloodedge {PYTHON} -c '{AGE}'")
+    machine.need(f"cp -p {CONFIG} /srv/kept.toml; printf '\n[store]\nkeep_days = 30\n' >> {CONFIG}")
+    machine.need("systemctl start bloodedge-retention.service", 400)
+    left, said = int(machine.need(count)), board.journal("bloodedge-retention.service", 3)
+    machine.need(f"mv /srv/kept.toml {CONFIG}; systemctl start {SERVICE}", 400)
+    board.wait_ready(READY_AGAIN_S)
+    must(images > 0 == left, f"of {images} images {left} are left: {said}")
+    after = board.stored()
+    must(after[1] >= before[1] and after[2] == "ok", f"before {before}, after {after}")
+    return {"images_before": images, "images_after": left, "cells_before": before[1], "cells_after": after[1]}
 
 
 def killed(bench: Bench) -> Seen:
@@ -295,9 +326,13 @@ def running_serial(board: Board) -> int | None:
 
 
 def power_cuts(bench: Bench) -> Seen:
-    """The power goes at any moment, half the times in mid-install: the board comes up by itself, whole."""
+    """The power goes as cells are classified, within an install and at the switch: the board comes up by itself, whole.
+
+    Of four cuts two come at any moment, one within 15 s of the start of an install, and one up to 2 s after the record
+    of the slots changed in an install.
+    """
     board, machine = bench.board, bench.machine
-    lost = panics = 0
+    lost = panics = living = switches = 0
     serials: list[int | None] = []
     for number in range(bench.cuts):
         if number % 2:
@@ -307,9 +342,14 @@ def power_cuts(bench: Bench) -> Seen:
             bundle = bench.supplies.signed(10 + number)
             allowed.add(bench.supplies.serial(10 + number))
             board.put(bundle, NEW)
+            slots = machine.need(SLOTS)
             machine.send(f"sudo -u bloodedge bloodedge device install {NEW}")
         before = board.stored()[1]
-        machine.need(f"sleep {bench.rng.uniform(0, 15 if number % 2 else 5):.2f}")
+        if number % 4 == 3:
+            machine.until(lambda: machine.need(SLOTS) != slots, 600, "the record of the slots stayed as it was")  # noqa: B023
+            switches += 1
+        machine.need(f"sleep {bench.rng.uniform(0, SPANS_S[number % 4]):.2f}")
+        living += number % 2 and machine.sh("pgrep -f '[d]evice install'").code == 0
         machine.cut()
         machine.power_on()
         board.wait_ready()
@@ -322,8 +362,8 @@ def power_cuts(bench: Bench) -> Seen:
         panics += machine.console().count("end Kernel panic")
     must(lost == 0, f"{lost} rows were lost")
     # Now and then the emulator loses a race with a kernel that patches its own code: it panics, and starts again.
-    seen: Seen = {"cuts": bench.cuts, "rows_lost": lost, "serials_that_ran": serials}
-    return {**seen, "panics_of_the_emulated_kernel": panics}
+    seen: Seen = {"cuts": bench.cuts, "as_an_install_ran": living, "after_the_record_of_the_slots_changed": switches}
+    return {**seen, "rows_lost": lost, "serials_that_ran": serials, "panics_of_the_emulated_kernel": panics}
 
 
 def upgraded(bench: Bench) -> Seen:
@@ -417,8 +457,8 @@ def undone(bench: Bench) -> Seen:
 CHECKS: dict[str, Callable[[Bench], Seen]] = {
     check.__name__: check
     for check in (
-        first_start, system, confined, page, timers, killed, hung, wrong_settings, camera_away, panic, dead_kernel,
-        updated, power_cuts, upgraded, read_only, writable_again, undone,
+        first_start, system, confined, page, timers, retention, killed, hung, wrong_settings, camera_away, panic,
+        dead_kernel, updated, power_cuts, upgraded, read_only, writable_again, undone,
     )
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from bloodedge_device.service_cli import (
     audit_command,
     backup_command,
     doctor_command,
+    expire_command,
     slide,
     token_command,
 )
@@ -27,7 +28,7 @@ def device() -> None:
 
 
 for command in (
-    *(slide, doctor_command, backup_command, audit_command, token_command, provision_command),
+    *(slide, doctor_command, backup_command, expire_command, audit_command, token_command, provision_command),
     *(install_command, rollback_command, slots_command),
 ):
     device.add_command(command)

@@ -209,7 +209,10 @@ class Housekeeper:
 
     def _tidy(self) -> None:
         with suppress(DiskFullError):
-            removed = self._daemon.store.tidy()
-            if removed:
+            store = self._daemon.store
+            if expired := store.expire():
+                log.info("%d images of cells past store.keep_days were removed; results are kept.", expired)
+                store.note("daemon", "images expired", {"images": expired})
+            if removed := store.tidy():
                 log.warning("%d oldest images of cells were removed to keep the disk free; results are kept.", removed)
-                self._daemon.store.note("daemon", "images removed", {"images": removed})
+                store.note("daemon", "images removed", {"images": removed})

@@ -114,6 +114,40 @@ def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
     click.echo(f"Backup: {target} (database and {images} images).")
 
 
+@click.command("expire")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
+@_state
+def expire_command(config: Path | None, state: Path | None) -> None:
+    """Remove images older than [store] keep_days, as the running daemon does by itself; results are kept."""
+    from bloodedge.errors import UsageError
+    from bloodedge.files import require_own
+    from bloodedge_device.settings import read_settings, readable
+    from bloodedge_device.store import DATABASE, StateInUseError, Store
+
+    settings = read_settings(config, state, profile=False)
+    folder = readable(state or settings.state, "expire")
+    if settings.store.keep_days is None:
+        click.echo("No image has an age at which it goes: [store] keep_days is not set.")
+        return
+    if not (folder / DATABASE).is_file():
+        raise UsageError(f"Nothing was stored in {folder} yet; check its name.")
+    require_own(folder)
+    try:
+        store = Store(folder, settings.store)
+    except StateInUseError:
+        click.echo("The daemon is running: it removes them by itself.")
+        return
+    try:
+        removed = 0
+        while more := store.expire():
+            removed += more
+        if removed:
+            store.note("daemon", "images expired", {"images": removed})
+    finally:
+        store.close()
+    click.echo(f"{removed} images older than {settings.store.keep_days} days were removed; results are kept.")
+
+
 @click.command("audit")
 @_state
 @click.option(

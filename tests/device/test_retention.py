@@ -1,11 +1,13 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from bloodedge.cli import main
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.store import DATABASE, Store, crops, writer
 
@@ -119,3 +121,101 @@ def test_the_reserve_is_not_set_aside_where_it_would_cost_images(state: Path) ->
     roomy = Store(state, StoreSettings(keep_free_mb=0, reserve_mb=1))
     assert roomy.has_reserve
     roomy.close()
+
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def dated(state: Path, fakes: ModuleType) -> Iterator[Store]:
+    """Slide 1: frames of 40 days ago; slide 2: frames 0 to 4 of 40 days, 5 to 9 of 20 days ago; slide 3: of today."""
+    store = Store(state, StoreSettings(keep_days=30, reserve_mb=0))
+    run = store.begin_run(fakes.run_info(fakes.make_manifest()))
+    ages = [[40] * 10, [40] * 5 + [20] * 5, [0] * 10]
+    for days in ages:
+        slide = store.begin_slide(run, "")
+        store.put_frames(slide, [fakes.result(index, [0.9]) for index in range(len(days))], True)
+        with closing(sqlite3.connect(state / DATABASE)) as database, database:
+            begun = (NOW - timedelta(days=days[0])).isoformat()
+            database.execute("UPDATE slides SET started = ? WHERE id = ?", (begun, slide))
+            for number, age in enumerate(days):
+                taken = (NOW - timedelta(days=age)).isoformat()
+                query = "UPDATE frames SET captured_at = ? WHERE slide = ? AND number = ?"
+                database.execute(query, (taken, slide, number))
+    yield store
+    store.close()
+
+
+def test_images_past_their_time_go_and_no_others_and_no_result(state: Path, dated: Store) -> None:
+    results = rows(state, "SELECT id, label, blast_probability FROM cells")
+    assert dated.expire(NOW) == 15
+    kept = {f"2/0000/{number:07d}-000.jpg" for number in range(5, 10)}
+    kept |= {f"3/0000/{number:07d}-000.jpg" for number in range(10)}
+    assert images(state) == kept
+    assert {name for (name,) in rows(state, "SELECT crop FROM cells WHERE crop IS NOT NULL")} == kept
+    assert rows(state, "SELECT id, label, blast_probability FROM cells") == results
+    assert sorted(path.name for path in (state / "crops").iterdir()) == ["2", "3"]
+    assert dated.expire(NOW) == 0
+
+
+def test_the_slide_in_work_loses_old_images_and_takes_new_ones(state: Path, dated: Store, fakes: ModuleType) -> None:
+    assert dated.expire(NOW + timedelta(days=31)) == 30
+    assert [path.name for path in (state / "crops").iterdir()] == ["3"]  # which the next image may be on its way to
+    dated.put_frames(3, [fakes.result(10, [0.9])], keep_crops=True)
+    assert images(state) == {"3/0000/0000010-000.jpg"}
+
+
+def test_an_image_without_a_row_goes_with_its_slide_and_a_strangers_file_stays(state: Path, dated: Store) -> None:
+    (state / "crops/1/0000/0000077-000.jpg").write_bytes(b"left by a power cut")
+    (state / "crops/1/0000/holiday.jpg").write_bytes(b"")
+    assert dated.expire(NOW) == 16
+    assert "1/0000/holiday.jpg" in images(state)
+
+
+def test_without_an_age_none_goes_for_its_age(dated: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dated, "settings", StoreSettings())
+    assert dated.expire(NOW) == 0
+
+
+def test_expiring_does_a_bounded_amount_of_work(dated: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "REMOVED_AT_ONCE", 6)
+    assert [dated.expire(NOW) for _ in range(4)] == [6, 6, 3, 0]
+
+
+def test_images_beside_a_damaged_database_go_too_once_they_are_old(state: Path, dated: Store) -> None:
+    dated.begin_anew()
+    assert dated.expire() == 0
+    (damaged,) = state.glob("damaged-*")
+    old = damaged.rename(state / f"damaged-{datetime.now(UTC) - timedelta(days=31):%Y%m%dT%H%M%S}_2")
+    assert dated.expire() == 30
+    assert not list(old.rglob("*.jpg"))
+    assert (old / DATABASE).exists()
+
+
+def expire(state: Path, settings: str = "[store]\nkeep_days = 30\n") -> int:
+    config = state.parent / "device.toml"
+    config.write_text(f'state = "{state}"\n{settings}')
+    with pytest.raises(SystemExit) as ended:
+        main(["device", "expire", "--config", str(config)])
+    return int(ended.value.code or 0)
+
+
+def test_a_resting_boards_images_expire_by_command_and_the_log_tells(
+    state: Path, dated: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expire(state) == 0
+    assert capsys.readouterr().out == "The daemon is running: it removes them by itself.\n"
+    dated.close()
+    assert expire(state, "") == 0
+    assert "not set" in capsys.readouterr().out
+    assert len(images(state)) == 30
+    assert expire(state) == 0
+    assert capsys.readouterr().out == "30 images older than 30 days were removed; results are kept.\n"
+    assert images(state) == set()
+    assert rows(state, "SELECT actor, action FROM audit") == [("daemon", "images expired")]
+
+
+def test_where_nothing_was_stored_there_is_nothing_to_expire(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expire(state) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not state.exists()

@@ -20,6 +20,7 @@ ENABLED = {
     "bloodedge-first-boot.service": "multi-user.target",
     "bloodedge-backup.timer": "timers.target",
     "bloodedge-doctor.timer": "timers.target",
+    "bloodedge-retention.timer": "timers.target",
     "var-lib-bloodedge.mount": "local-fs.target",
 }
 """Units that start by themselves, and the target that wants each; as their [Install] sections say."""

@@ -2,7 +2,14 @@
 
 from bloodedge_device.store.database import DATABASE, check_version, database_errors, open_for_reading
 from bloodedge_device.store.schema import SCHEMA_VERSION
-from bloodedge_device.store.writer import DamagedDatabaseError, DiskFullError, RunInfo, Store, read_latency
+from bloodedge_device.store.writer import (
+    DamagedDatabaseError,
+    DiskFullError,
+    RunInfo,
+    StateInUseError,
+    Store,
+    read_latency,
+)
 
 __all__ = [
     "DATABASE",
@@ -10,6 +17,7 @@ __all__ = [
     "DamagedDatabaseError",
     "DiskFullError",
     "RunInfo",
+    "StateInUseError",
     "Store",
     "check_version",
     "database_errors",

@@ -76,6 +76,27 @@ def remove_oldest(root: Path, until_free: int, most: int) -> list[str]:
     return removed
 
 
+def remove_before(folder: Path, frame: int | None, most: int, *, in_use: bool) -> list[Path]:
+    """Remove a slide's images of frames numbered below ``frame`` (None: all), oldest first, at most ``most``.
+
+    Folders left empty go with them; where the slide is ``in_use`` those stay that the next image may be on its way to.
+    Gives the paths removed.
+    """
+    removed: list[Path] = []
+    for path in _oldest_first(folder, newest=in_use):
+        number = path.name.partition("-")[0]
+        if not number.isdecimal():  # somebody else's
+            continue
+        if len(removed) == most or (frame is not None and int(number) >= frame):
+            return removed
+        path.unlink(missing_ok=True)
+        removed.append(path)
+    if not in_use and folder.is_dir():
+        with suppress(OSError):  # something else lies there
+            folder.rmdir()
+    return removed
+
+
 def _oldest_first(folder: Path, *, newest: bool = True) -> Iterator[Path]:
     """Images in the order in which they were taken; folders left empty go, but for the newest, which may be in use."""
     inside = sorted(folder.iterdir(), key=lambda path: (path.is_dir(), len(path.name), path.name))

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
@@ -13,6 +13,9 @@ from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SIN
 
 DATABASE = "device.sqlite"
 CROPS = "crops"
+
+SET_ASIDE, WHEN = "damaged-", "%Y%m%dT%H%M%S"
+"""How folders of damaged databases are named: when that was, in UTC."""
 
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 """SQLite's codes of a file that is no longer a whole database."""
@@ -57,9 +60,19 @@ def is_damaged(state: Path) -> bool:
         return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in DAMAGE
 
 
+def sets_aside(state: Path) -> dict[Path, datetime]:
+    """The folders of what was set aside, and when each was."""
+    found: dict[Path, datetime] = {}
+    for folder in state.glob(f"{SET_ASIDE}*"):
+        with suppress(ValueError):  # a person's own
+            stamp = folder.name.removeprefix(SET_ASIDE).partition("_")[0]
+            found[folder] = datetime.strptime(stamp, WHEN).replace(tzinfo=UTC)
+    return found
+
+
 def set_aside(state: Path) -> Path:
     """Move a damaged database, and the images that belong to it, into a folder of their own; gives that folder."""
-    folder = state / f"damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    folder = state / f"{SET_ASIDE}{datetime.now(UTC):{WHEN}}"
     number = 1
     while folder.exists():
         number += 1

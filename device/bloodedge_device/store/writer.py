@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from os import posix_fallocate
 from pathlib import Path
 from time import monotonic
@@ -26,6 +26,7 @@ from bloodedge_device.specimen.foreign import REMEMBERED
 from bloodedge_device.store import audit
 from bloodedge_device.store.crops import free_bytes, remove_oldest, remove_partial, write_crops
 from bloodedge_device.store.database import CROPS, DAMAGE, database_errors, is_damaged, open_for_writing, set_aside
+from bloodedge_device.store.retention import remove_expired, remove_set_aside
 
 RESERVE = "reserve"
 """A file of zeros that is given up when the disk is full."""
@@ -42,6 +43,10 @@ ROWS_KNOWN = 4000
 """Of recognised cells: as many as may still be seen again."""
 
 MEGABYTE = 1_000_000
+
+
+class StateInUseError(BloodedgeError):
+    """Another process writes to the state folder."""
 
 
 class DiskFullError(BloodedgeError):
@@ -77,8 +82,9 @@ class Store:
     def __init__(self, state: Path, settings: StoreSettings | None = None, most_waiting: int = 200_000) -> None:
         """Open the state folder for writing, making what is missing; a damaged database is set aside.
 
-        most_waiting: messages kept for the broker. Raises BloodedgeError when another daemon writes there, when the
-        folder cannot be written, and when the database is another program's or newer than this version.
+        most_waiting: messages kept for the broker. Raises StateInUseError when another daemon writes there, and
+        BloodedgeError when the folder cannot be written, and when the database is another program's or newer than this
+        version.
         """
         self.state = state
         self.settings = settings or StoreSettings()
@@ -258,14 +264,33 @@ class Store:
         self._reserve()
         return removed
 
+    def expire(self, now: datetime | None = None) -> int:
+        """Remove images past the settings' ``keep_days``, a bounded number; gives how many.
+
+        Each call costs a look at the folders of slides with images, and at the frames of those half past it.
+        """
+        if self.settings.keep_days is None:
+            return 0
+        before = (now or datetime.now(UTC)) - timedelta(days=self.settings.keep_days)
+        with self._writing:
+            with database_errors(self.state):
+                removed = remove_expired(self._database, self.crops, before, REMOVED_AT_ONCE)
+            self._removed += removed
+            self._name_no_more()
+        return len(removed) or remove_set_aside(self.state, before, REMOVED_AT_ONCE)
+
     def _remove_images(self, until_free: int) -> int:
         with self._writing:
             removed = self._remove_files(until_free)
-            if self._removed:
-                with self._transaction() as database:
-                    _name_no_more(database, self._removed)
-                self._removed = []
+            self._name_no_more()
         return removed
+
+    def _name_no_more(self) -> None:
+        """Take what was removed out of the rows that name it."""
+        if self._removed:
+            with self._transaction() as database:
+                _name_no_more(database, self._removed)
+            self._removed = []
 
     def _remove_files(self, until_free: int) -> int:
         with self._writing:
@@ -359,7 +384,7 @@ def _locked(state: Path) -> IO[str]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         handle.close()
-        raise BloodedgeError(
+        raise StateInUseError(
             f"Another bloodedge device writes to {state}; stop it, or choose another folder with --state."
         ) from error
     return handle
