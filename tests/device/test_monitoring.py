@@ -1,4 +1,4 @@
-"""Prometheus' rules and Grafana's dashboard ask for what the daemon really tells."""
+"""Prometheus' rules and Grafana's dashboards ask for what the daemon really tells."""
 
 import json
 import re
@@ -19,6 +19,7 @@ from bloodedge_device.publish.prometheus import Snapshot, exposition
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
 RULES = CONFIGS / "prometheus" / "bloodedge.rules.yml"
 DASHBOARD = CONFIGS / "grafana" / "boards.json"
+DASHBOARDS = sorted(DASHBOARD.parent.glob("*.json"))
 NAME = re.compile(r"bloodedge_\w+")
 
 
@@ -56,8 +57,9 @@ def test_promtool_finds_the_rules_right(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
-def test_promtool_can_read_what_the_dashboard_s_panels_ask(tmp_path: Path) -> None:
-    targets = [one for panel in json.loads(DASHBOARD.read_text())["panels"] for one in panel["targets"]]
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_promtool_can_read_what_a_dashboard_s_panels_ask(dashboard: Path, tmp_path: Path) -> None:
+    targets = [one for panel in json.loads(dashboard.read_text())["panels"] for one in panel["targets"]]
     asked = [one["expr"].replace("$__rate_interval", "5m").replace("$__range", "1h") for one in targets]
     assert len(asked) > 10
     for texts, code in ((asked, 0), (["rate(bloodedge_frames_total[5m]"], 1)):
@@ -79,8 +81,13 @@ def test_outcomes_that_the_rules_name_are_ones_that_the_gate_gives() -> None:
     assert set(names.split("|")) <= set(Reason)
 
 
-def test_the_dashboard_s_panels_have_numbers_of_their_own() -> None:
-    dashboard = json.loads(DASHBOARD.read_text())
+def test_dashboards_have_names_of_their_own() -> None:
+    assert len({json.loads(path.read_text())["uid"] for path in DASHBOARDS}) == len(DASHBOARDS) == 2
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_s_panels_have_numbers_of_their_own(path: Path) -> None:
+    dashboard = json.loads(path.read_text())
     numbers = [panel["id"] for panel in dashboard["panels"]]
     assert len(set(numbers)) == len(numbers) > 10
     assert "For Research Use Only" in dashboard["description"]

@@ -1,5 +1,6 @@
-"""The fleet's alerts ask for what its server tells, and its unit exposes little."""
+"""The fleet's alerts and dashboard ask for what its server tells, and its unit exposes little."""
 
+import json
 import os
 import re
 import shlex
@@ -41,9 +42,12 @@ def test_every_metric_asked_for_is_told(state: Path) -> None:
     text = Figures().exposition(boards, ["done"], Listener(Broker("127.0.0.1", 1), archive)).decode()
     told = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
     lines = [line for line in RULES.read_text().splitlines() if "summary" not in line and "job_name" not in line]
-    asked = {name for line in lines for name in re.findall(r"bloodedge_\w+", line)}
-    assert len(asked) > 5
-    assert asked <= told
+    panels = json.loads((CONFIGS / "grafana" / "fleet.json").read_text())["panels"]
+    shown = [target["expr"] for panel in panels for target in panel["targets"]]
+    for texts in (lines, shown):
+        asked = {name for text in texts for name in re.findall(r"bloodedge_\w+", text)}
+        assert len(asked) > 5
+        assert asked <= told
     engine.dispose()
 
 
