@@ -1,9 +1,17 @@
-"""A software bill of materials: every Python distribution in a folder, as CycloneDX 1.6."""
+"""A software bill of materials: every Python distribution in a folder, as CycloneDX 1.6.
 
+    .venv/bin/python firmware_configs/debian/bill.py /opt/bloodedge-fleet bloodedge-fleet.cdx.json
+
+The package carries its own; this is for what pip has installed into a virtual environment.
+"""
+
+import argparse
 import json
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
+from time import time
 from uuid import NAMESPACE_URL, uuid5
 
 from cyclonedx.factory.license import LicenseFactory
@@ -29,6 +37,20 @@ def write_bill(site: Path, target: Path, name: str, version: str, moment_s: int)
     target.write_text(json.dumps(written, indent=1, sort_keys=True) + "\n")
 
 
+def main() -> int:
+    """The bill of a virtual environment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("environment", type=Path, help="a virtual environment with bloodedge in it")
+    parser.add_argument("target", type=Path, help="where to write the bill")
+    options = parser.parse_args()
+    for site in options.environment.glob("lib/python3*/site-packages"):
+        for one in distributions(path=[str(site)], name="bloodedge"):
+            write_bill(site, options.target, options.environment.resolve().name, one.version, int(time()))
+            return 0
+    print(f"{options.environment} is no virtual environment with bloodedge in it.", file=sys.stderr)
+    return 2
+
+
 def component(one: Distribution) -> Component:
     """One distribution, with its licence as its metadata states it."""
     name = one.name.lower().replace("_", "-")
@@ -46,3 +68,7 @@ def component(one: Distribution) -> Component:
         description=one.metadata.get("Summary"),
         licenses=licences,
     )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

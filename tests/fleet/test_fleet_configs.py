@@ -7,10 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from prometheus_client.parser import text_string_to_metric_families
 
 from bloodedge_fleet.boards.archive import Archive
@@ -131,3 +135,27 @@ def test_the_unit_s_user_folder_and_options_belong_together() -> None:
     rules = UNIT.with_suffix(".tmpfiles").read_text()
     for name in ("ca", "certificate", "key", "page_certificate", "page_key"):
         assert f"z {given[name].parent}/* 0640 root {UNIT.stem}\n" in rules
+
+
+BILL = CONFIGS / "debian" / "bill.py"
+
+
+def bill(environment: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, BILL, environment, target], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_a_server_installed_by_pip_can_have_a_bill_of_materials(tmp_path: Path) -> None:
+    target = tmp_path / "fleet.cdx.json"
+    assert bill(Path(sys.prefix), target).stderr == ""
+    text = target.read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    named = {(one["name"], one["version"]) for one in json.loads(text)["components"]}
+    assert named == {(one.name, one.version) for one in distributions(path=[sysconfig.get_path("purelib")])}
+
+
+def test_a_folder_without_bloodedge_has_none(tmp_path: Path) -> None:
+    done = bill(tmp_path, tmp_path / "bill.json")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not (tmp_path / "bill.json").exists()
