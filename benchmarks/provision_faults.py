@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bloodedge.files import write_json
-from bloodedge_device.provision.plan import apply, provisioning, undoing
+from bloodedge_device.provision.apply import apply
+from bloodedge_device.provision.plan import provisioning, undoing
 from bloodedge_device.provision.record import RECORD
 
 RESULTS = Path(__file__).parent / "results" / "provision_faults.json"
@@ -29,7 +30,8 @@ FIRST, SECOND = "raspberry-pi-5", "generic-arm64"
 RUN = """
 import sys
 from pathlib import Path
-from bloodedge_device.provision.plan import apply, provisioning, undoing
+from bloodedge_device.provision.apply import apply
+from bloodedge_device.provision.plan import provisioning, undoing
 root = Path(sys.argv[1])
 apply(provisioning(root, sys.argv[2], True) if len(sys.argv) > 2 else undoing(root))
 """

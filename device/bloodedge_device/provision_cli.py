@@ -27,8 +27,8 @@ def provision_command(
     board: str | None, root: Path, read_only_root: bool, dry_run: bool, undo: bool, yes: bool
 ) -> None:
     """Write a board's settings, services and boot options into a root file system, after showing the difference."""
-    from bloodedge_device.provision.plan import apply, check_rights
-    from bloodedge_device.provision.record import needs_root
+    from bloodedge_device.provision.apply import apply, check_rights
+    from bloodedge_device.provision.places import needs_root
 
     try:
         plan = _plan(board, root, read_only_root, undo)
@@ -39,8 +39,8 @@ def provision_command(
         check_rights(plan)
     for line in plan.diff():
         click.echo(line)
-    for path in plan.kept:
-        click.echo(f"Kept, because it was changed by hand: {root / path}", err=True)
+    for path, hand in plan.kept.items():
+        click.echo(f"{KEPT[hand]}, because it was {hand} by hand: {root / path}", err=True)
     if dry_run or is_empty:
         click.echo("Nothing to do." if is_empty else "Nothing was written.")
         return
@@ -89,6 +89,8 @@ def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
         board = recognise()
     return provisioning(root, board, read_only)
 
+
+KEPT = {"changed": "Kept", "removed": "Left out"}
 
 PROGRAM = "usr/bin/bloodedge"
 WANTS_PROGRAM = "the card lacks the program: install the package on its board (sudo dpkg -i), then restart it."

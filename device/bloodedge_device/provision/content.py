@@ -8,8 +8,6 @@ from bloodedge.errors import UsageError
 from bloodedge_device.boards import read_profile, settings_text
 from bloodedge_device.provision.boards import firmware_folder
 
-BEGIN, END = "# bloodedge: begin", "# bloodedge: end"
-
 UNITS = Path("etc/systemd/system")
 
 RPI_SWAP, DPHYS_SWAPFILE = "etc/rpi/swap.conf", "etc/dphys-swapfile"
@@ -32,7 +30,7 @@ class Piece:
 
     kind: Literal["file", "link", "block", "words"]
     text: str
-    """The file's text, the link's target, the block's lines or the words."""
+    """The file's text, the link's target, the block's lines (for every model of board: [all]) or the words."""
 
 
 def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
@@ -50,7 +48,7 @@ def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
     if board.startswith("raspberry-pi"):
         folder = boot_folder(root)
         words = _words((source / "boot/pi.cmdline.txt").read_text())
-        pieces[f"{folder}/config.txt"] = Piece("block", (source / "boot/pi.config.txt").read_text())
+        pieces[f"{folder}/config.txt"] = Piece("block", f"[all]\n{(source / 'boot/pi.config.txt').read_text()}")
         pieces[f"{folder}/cmdline.txt"] = Piece("words", " ".join(words))
     return pieces
 
@@ -91,27 +89,3 @@ def _memory(board: str) -> str:
         f"# {profile.title}: {profile.ram_mb} MB of memory; the daemon is slowed, then ended, before the board swaps.\n"
         f"[Service]\nMemoryHigh={profile.memory_max_mb * 3 // 4}M\nMemoryMax={profile.memory_max_mb}M\n"
     )
-
-
-def with_block(text: str, block: str) -> str:
-    """config.txt with the marked block, for every model of board ([all]), in place of one written before."""
-    rest = without_block(text)
-    return f"{rest}{'' if rest.endswith(chr(10)) or not rest else chr(10)}{BEGIN}\n[all]\n{block}{END}\n"
-
-
-def without_block(text: str) -> str:
-    """config.txt without the marked block."""
-    before, begin, after = text.partition(f"{BEGIN}\n")
-    _, end, rest = after.partition(f"{END}\n")
-    return before + rest if begin and end else text
-
-
-def with_words(text: str, words: str) -> str:
-    """cmdline.txt, one line, with those of the words that it lacks."""
-    have = text.split()
-    return " ".join([*have, *(word for word in words.split() if word not in have)]) + "\n"
-
-
-def without_words(text: str, words: list[str]) -> str:
-    """cmdline.txt without those words."""
-    return " ".join(word for word in text.split() if word not in words) + "\n"

@@ -1,0 +1,97 @@
+"""Changing a root as planned; cut off half-way, the next run can finish it or undo it."""
+
+import glob
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from bloodedge.errors import BloodedgeError, disk_errors
+from bloodedge.files import fsync_folder, write_bytes
+from bloodedge_device.provision.places import LINK, mode, needs_root, place
+from bloodedge_device.provision.plan import Change, Plan
+from bloodedge_device.provision.record import RECORD, Record, packed, write_record
+
+
+def check_rights(plan: Plan) -> None:
+    """Raise UsageError, before anything is asked or written, for a user who may not write all of it."""
+    if os.geteuid() == 0:
+        return
+    for path in (*(change.path for change in plan.changes), *plan.beside, RECORD):
+        folder = next(folder for folder in place(plan.root, path).absolute().parents if folder.is_dir())
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+            raise needs_root(plan.root)
+
+
+def apply(plan: Plan) -> None:
+    """Change the root; the record goes first. What frees space goes before what takes it."""
+    root, during = plan.root, _during(plan)
+    try:
+        write_record(root, during)
+    except BloodedgeError:  # a full disk
+        if any(change.entry is not None for change in plan.changes):
+            raise
+    for change in sorted(plan.changes, key=lambda change: change.new is not None):
+        _write(root, change)
+    for path, content in plan.beside.items():
+        if content is None:
+            place(root, path).unlink(missing_ok=True)
+        else:
+            write_bytes(place(root, path), content)
+    _sweep(root, {*during.entries, RECORD})
+    write_record(root, plan.record.model_copy(update={"folders": _folders_left(root, during.folders)}))
+
+
+def _during(plan: Plan) -> Record:
+    """The record that holds before and after: what is being restored or replaced stays listed until it is."""
+    entries = {**(plan.before.entries if plan.before else {}), **plan.record.entries}
+    for change in plan.changes:
+        entry = change.entry or entries.get(change.path)
+        if entry is not None:
+            earlier = None if change.old is None else packed(change.old)
+            entries[change.path] = entry.model_copy(update={"in_change": True, "earlier": earlier})
+    new = [change.path for change in plan.changes if change.new is not None]
+    folders = dict.fromkeys([*plan.record.folders, *_missing_folders(plan.root, new)])
+    return plan.record.model_copy(update={"entries": entries, "folders": tuple(folders)})
+
+
+def _missing_folders(root: Path, paths: Iterable[str]) -> list[str]:
+    folders = {str(folder) for path in paths for folder in Path(path).parents if str(folder) != "."}
+    return sorted(folder for folder in folders if not place(root, f"{folder}/x").parent.is_dir())
+
+
+def _folders_left(root: Path, folders: Iterable[str]) -> tuple[str, ...]:
+    """Remove those of our folders that are empty, and give the others."""
+    left = []
+    for folder in sorted(folders, reverse=True):
+        here = place(root, f"{folder}/x").parent
+        if here.is_dir() and any(here.iterdir()):
+            left.append(folder)
+        elif here.is_dir():
+            with disk_errors(folder):
+                here.rmdir()
+    return tuple(sorted(left))
+
+
+def _sweep(root: Path, paths: Iterable[str]) -> None:
+    """Remove what a run that was cut off left half-written beside the paths."""
+    for found in (place(root, path) for path in paths):
+        for left in found.parent.glob(f".{glob.escape(found.stem)}.*.partial{glob.escape(found.suffix)}"):
+            left.unlink()
+
+
+def _write(root: Path, change: Change) -> None:
+    found = place(root, change.path)
+    rights = (change.entry.mode if change.entry else mode(root, change.path)) or 0o644
+    with disk_errors(change.path):
+        if change.new is None:
+            found.unlink(missing_ok=True)
+        elif change.new.startswith(LINK):
+            found.parent.mkdir(parents=True, exist_ok=True)
+            target = os.fsdecode(change.new[len(LINK) :])
+            temporary = found.with_name(f".{found.stem}.{os.getpid()}.partial{found.suffix}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            temporary.replace(found)
+            fsync_folder(found.parent)
+        else:
+            write_bytes(found, change.new, rights)
