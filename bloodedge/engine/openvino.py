@@ -1,6 +1,7 @@
 """OpenVINO: the engine of x86 machines."""
 
 import importlib.metadata
+import os
 import sys
 from functools import cache
 from typing import Any
@@ -30,7 +31,12 @@ def shared_core() -> Any:
     A core's CPU plugin gives the thread that first compiles a network a signal stack of its own, and puts back the one
     before when the core goes. Where cores go in another order than the reverse of that in which they came, as networks
     do that take over from each other, it puts back one that is freed, and the next signal ends the process.
+
+    It also looks round in the working folder, and where the user may not enter that (``sudo -u`` in a person's home)
+    its exception ends the process; such a folder, in which no relative path leads anywhere, is left.
     """
+    if not os.access(".", os.X_OK, effective_ids=True):
+        os.chdir("/")
     return import_openvino().Core()
 
 

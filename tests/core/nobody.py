@@ -30,9 +30,9 @@ class Nobody:
     def own(self) -> Path:
         return self.folder / "own"
 
-    def run(self, *arguments: object, text: str | None = None) -> tuple[int, str]:
-        """A command's exit code and what it said, with ``text`` on its stdin."""
-        done = _run([*interpreter(), "-m", "bloodedge", *map(str, arguments)], self.folder, text)
+    def run(self, *arguments: object, text: str | None = None, within: Path | None = None) -> tuple[int, str]:
+        """A command's exit code and what it said, with ``text`` on its stdin, given ``within`` a folder."""
+        done = _run([*interpreter(), "-m", "bloodedge", *map(str, arguments)], within or self.folder, text)
         said = done.stdout + done.stderr
         assert "Traceback" not in said, said
         return done.returncode, said

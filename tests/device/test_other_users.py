@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,16 @@ def test_a_bundle_in_another_users_folder_says_how_it_can_be_read(theirs: Nobody
     assert code == 2
     assert "new.bundle cannot be read (Permission denied); copy it to where this user may read it, or run" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_a_command_given_within_a_folder_that_its_user_may_not_enter_works_all_the_same(theirs: Nobody) -> None:
+    """As ``sudo -u bloodedge`` in a person's home: OpenVINO looks round in the working folder, and ends the process."""
+    settings = theirs.folder / "openvino.toml"
+    settings.write_text(f'engine = "openvino"\nbundle = "{MODEL}"\nstate = "own/state"\n[web]\nenabled = false\n')
+    command = ("device", "run", "--config", settings, "--camera", "simulated", "--frames", "1")
+    code, said = theirs.run(*command, within=theirs.closed)
+    assert (code, "1 frames" in said or "1 frame" in said) == (0, True), said
 
 
 def test_a_certificate_that_the_daemon_may_not_read_is_told_with_its_cure(theirs: Nobody) -> None:

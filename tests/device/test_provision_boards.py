@@ -11,7 +11,10 @@ from bloodedge_device.provision.content import wanted
     ("model", "cpu", "machine", "board"),
     [
         ("Raspberry Pi 5 Model B Rev 1.0\0", "", "aarch64", "raspberry-pi-5"),
+        ("Raspberry Pi 500 Rev 1.0\0", "", "aarch64", "raspberry-pi-5"),
         ("Raspberry Pi 4 Model B Rev 1.4\0", "", "aarch64", "raspberry-pi-4"),
+        ("Raspberry Pi 400 Rev 1.0\0", "", "aarch64", "raspberry-pi-4"),
+        ("Raspberry Pi Compute Module 4S Rev 1.0\0", "", "aarch64", "raspberry-pi-4"),
         ("Raspberry Pi Zero 2 W Rev 1.0\0", "", "aarch64", "raspberry-pi-zero-2w"),
         ("Radxa ROCK 5B\0", "", "aarch64", "generic-arm64"),
         (None, "model name\t: Intel(R) N100\n", "x86_64", "intel-n100"),
@@ -28,6 +31,13 @@ def test_a_board_is_recognised_by_what_it_says_of_itself(
     (tmp_path / "proc/cpuinfo").write_text(cpu)
 
     assert recognise(tmp_path, machine) == board
+
+
+def test_a_raspberry_pi_without_a_profile_is_no_board_of_another_make(tmp_path: Path) -> None:
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/device-tree/model").write_text("Raspberry Pi 3 Model B Plus Rev 1.3\0")
+    with pytest.raises(UsageError, match=r"most like it with --board: raspberry-pi-4, .*raspberry-pi-zero-2w\."):
+        recognise(tmp_path, "aarch64")
 
 
 def test_a_processor_that_nothing_fits_is_refused(tmp_path: Path) -> None:

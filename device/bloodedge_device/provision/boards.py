@@ -16,6 +16,9 @@ DEBIAN = {"aarch64": "arm64", "x86_64": "amd64"}
 SAYS_ITSELF = ("proc/device-tree/model", "sys/class/dmi/id/product_name", "proc/cpuinfo")
 """Boards of one processor bear any maker's name: the processor's counts as well."""
 
+PI = "Raspberry Pi"
+"""Its kernel has to be told to limit memory, which no generic profile does."""
+
 
 def firmware_folder() -> Path:
     """Where the system files lie; raises UsageError where this installation has none."""
@@ -33,6 +36,9 @@ def recognise(root: Path = Path("/"), machine: str | None = None) -> str:
     for name, board in boards.items():
         if any(re.search(rf"\b{re.escape(text)}\b", said) for text in board.known_by):
             return name
+    if PI in said:
+        ours = ", ".join(name for name in boards if name.startswith("raspberry-pi"))
+        raise UsageError(f"There is no profile of this {PI}; name the one most like it with --board: {ours}.")
     for name, board in boards.items():
         if not board.known_by:
             return name
