@@ -36,7 +36,7 @@ from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.loading import load
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import RECORD, Record, read_record, slot_file, slots_folder
+from bloodedge_device.slots.record import COPY, RECORD, Record, read_record, slot_file, slots_folder
 from bloodedge_device.slots.starting import started
 from bloodedge_device.slots.switching import MOST_STARTS, count_start, promote, roll_back
 from bloodedge_device.slots.trial import Trial
@@ -55,7 +55,7 @@ COMMAND = "from bloodedge.cli import main; main(sys.argv[2:])"
 CALLED = """
 from pathlib import Path
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.slots import installing, starting, switching
+from bloodedge_device.slots import installing, repairing, starting, switching
 from bloodedge_device.slots.record import read_record
 from bloodedge_device.slots.trial import Trial
 state = Path(sys.argv[1])
@@ -65,7 +65,7 @@ digest = lambda: read_record(state).running.sha256
 """
 ACTIONS = {
     "install": "installing.install(settings, Path(sys.argv[3]), trial=trial)",
-    "repair": "switching.repair(settings)",
+    "repair": "repairing.repair(settings)",
     "promote": "switching.promote(state, digest())",
     "fall back": "switching.fall_back(state, digest(), 'it crashed')",
     "older": "installing.install(settings, Path(sys.argv[3]), allow_older=True, trial=trial)",
@@ -178,8 +178,9 @@ class Bench:
             count_start(crashed)
         broken = self.board("broken", 1, 2)
         slot_file(broken, "b").write_bytes(b"broken")
-        damaged = Path(shutil.copytree(good, self.folder / "boards" / "damaged"))
-        (slots_folder(damaged) / RECORD).write_bytes((slots_folder(good) / RECORD).read_bytes()[:100])
+        damaged = self.damaged(good, "damaged", RECORD)
+        twice = self.damaged(good, "damaged twice", RECORD, COPY)
+        outdated = self.damaged(good, "without a copy", COPY)
         third, options = str(self.bundles[3]), ("--state", "STATE")
         unpacked = self.folder / "unpacked"
         shutil.unpack_archive(third, unpacked, "zip")
@@ -191,6 +192,8 @@ class Bench:
             Change("install of an older one, allowed", good, ("older", str(self.bundles[1]))),
             Change("install after one that was cut off", self.cut_off(good), ("install", third)),
             Change("install over a damaged record", damaged, ("install", str(self.bundles[2]))),
+            Change("install over a damaged slot", broken, ("install", third)),
+            Change("install of what a damaged slot held", broken, ("install", str(self.bundles[2]))),
             *(
                 Change(f"refused: {name}", good, ("install", str(path)), refused=True)
                 for name, path in self.hostile.items()
@@ -206,7 +209,16 @@ class Bench:
             Change("a start with a damaged slot", broken, ("start",)),
             Change("health kept", trial, ("keep health",)),
             Change("a damaged record repaired", damaged, ("repair",)),
+            Change("a damaged record repaired without its copy", twice, ("repair",)),
+            Change("a start with a damaged copy of the record", outdated, ("start",)),
         ]
+
+    def damaged(self, board: Path, name: str, *files: str) -> Path:
+        """A board's copy in whose slots' folder these files are cut short."""
+        state = Path(shutil.copytree(board, self.folder / "boards" / name))
+        for file in files:
+            (slots_folder(state) / file).write_bytes((slots_folder(board) / file).read_bytes()[:100])
+        return state
 
     def cut_off(self, board: Path) -> Path:
         """A board's copy with what an install and a daemon left that were cut off."""

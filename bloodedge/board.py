@@ -17,10 +17,17 @@ LARGEST = 64 * 1024
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """Hex SHA-256 of a bundle's file."""
-Name = Annotated[str, StringConstraints(min_length=1, max_length=100)]
-Sentence = Annotated[str, StringConstraints(max_length=500)]
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL keeps no text with such a character."""
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NO_NUL)]
+Hardware = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)]
+Sentence = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 """A whole number that JSON's readers keep."""
+Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
+"""At most 11 days: sums of them stay numbers."""
+Address = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)]
+"""Of a file, over HTTP."""
 
 
 class Wire(BaseModel):
@@ -36,18 +43,31 @@ class Condition(Wire):
     sentence: Sentence
 
 
+class Percentiles(Wire):
+    """Percentiles of a latency in milliseconds."""
+
+    p50: Milliseconds
+    p95: Milliseconds
+    p99: Milliseconds
+
+    @classmethod
+    def of(cls, latency: LatencyMs) -> "Percentiles":
+        """Those that were measured; raises ValueError when they are no times."""
+        return cls(p50=latency.p50, p95=latency.p95, p99=latency.p99)
+
+
 class Latency(Wire):
     """How long a stage took since the report before."""
 
     count: Count
-    latency_ms: LatencyMs
+    latency_ms: Percentiles
 
 
 class BaselineFigures(Wire):
     """What a board is held against: the float model where it was trained, and this artifact at its conversion."""
 
-    hardware: str = Field(max_length=200)
-    latency_ms: LatencyMs
+    hardware: Hardware
+    latency_ms: Percentiles
     """Of one cell's inference."""
     accuracy: float = Field(ge=0, le=1)
     artifact_accuracy: float = Field(ge=0, le=1)
@@ -115,7 +135,7 @@ class BoardReport(Wire):
     uptime_s: float = Field(ge=0)
     """Of the daemon."""
     version: Name
-    hardware: str = Field(max_length=200)
+    hardware: Hardware
     alive: bool
     """A frame went through the pipeline recently."""
     bundle: RunningBundle
@@ -157,7 +177,7 @@ class Wanted(Wire):
     serial: Count
     sha256: Digest
     size_bytes: int = Field(ge=1, le=2**31)
-    url: Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)]
+    url: Address
 
 
 Message = TypeVar("Message", BoardReport, Wanted)
@@ -167,6 +187,11 @@ def read_message(kind: type[Message], payload: bytes) -> Message:
     """A received message; raises BloodedgeError, with a sentence on the first thing that is wrong with it."""
     if len(payload) > LARGEST:
         raise BloodedgeError(f"The message has {len(payload)} bytes; at most {LARGEST} are read.")
+    return read_stored(kind, payload)
+
+
+def read_stored(kind: type[Message], payload: bytes | str) -> Message:
+    """A message that was read before, and written down since with all that it may leave out; raises as read_message."""
     try:
         return kind.model_validate_json(payload)
     except ValidationError as error:
@@ -176,4 +201,5 @@ def read_message(kind: type[Message], payload: bytes) -> Message:
             why = f"it has schema version {first['input']}, which this bloodedge does not know; upgrade bloodedge."
         else:
             why = f"{where}: {first['msg']}."
-        raise BloodedgeError(f"The message is no {kind.__name__}: {why}"[:500]) from error
+        told = f"The message is no {kind.__name__}: {why}".replace("\0", "\N{REPLACEMENT CHARACTER}")
+        raise BloodedgeError(told[:500]) from error

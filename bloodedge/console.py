@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import category
 
 from bloodedge.dataset import Progress
 from bloodedge.files import write_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -20,6 +22,14 @@ def console(*, stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, highlight=False, width=None if stream.isatty() else 110)
+
+
+def plain(text: str) -> "Text":
+    """Words from elsewhere, as they are: no markup, and nothing that a terminal would obey or that hides a part."""
+    from rich.text import Text
+
+    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, halves of characters, separators of lines
+    return Text("".join("\N{REPLACEMENT CHARACTER}" if category(one) in hidden else one for one in text))
 
 
 @contextmanager

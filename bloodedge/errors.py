@@ -20,6 +20,10 @@ class UsageError(BloodedgeError):
     exit_code = 2
 
 
+class DiskError(BloodedgeError):
+    """A disk did not take what was to be written, which may pass; what was to be written is none the worse for it."""
+
+
 class StoppedError(BloodedgeError):
     """A person stopped the command and the message says how to go on (exit code 130, as shells have it)."""
 
@@ -34,7 +38,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 @contextmanager
 def disk_errors(what: str) -> Iterator[None]:
-    """Turn a full or read-only disk into a sentence; ``what`` is what was being written, e.g. "the checkpoint"."""
+    """Turn a full or read-only disk into a DiskError; ``what`` is what was being written, e.g. "the checkpoint"."""
     try:
         yield
     except OSError as error:
@@ -46,12 +50,16 @@ def disk_errors(what: str) -> Iterator[None]:
             errno.EISDIR: "a folder of that name is in the way; choose another name",
             errno.ENOTDIR: "a file stands where a folder is needed; choose another name",
             errno.EEXIST: "a file stands where a folder is needed; choose another name",
+            errno.EIO: "the disk failed; check it and its cable",
+            errno.EMFILE: "this process has too many files open; raise its limit (ulimit -n)",
+            errno.ENFILE: "the machine has too many files open; end other programs",
+            errno.ENOMEM: "memory is used up; end other programs",
         }
         reason = reasons.get(error.errno or 0)
         if reason is None:
             raise
         place = f" ({error.filename})" if error.filename else ""
-        raise BloodedgeError(f"Could not write {what}{place}: {reason} and run the command again.") from error
+        raise DiskError(f"Could not write {what}{place}: {reason} and run the command again.") from error
 
 
 CURES = {

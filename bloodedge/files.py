@@ -27,17 +27,28 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises BloodedgeError when the disk is full or not writable; ``path`` then still holds what it held before.
     """
+    with disk_errors(path.name), temporary_beside(path) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        put_in_place(temporary, path)
+
+
+@contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` (same suffix); what is there at the end of the block is removed."""
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-    with disk_errors(path.name):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write(temporary)
-            with temporary.open("rb") as handle:
-                os.fsync(handle.fileno())
-            temporary.replace(path)
-            fsync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Sync a file and rename it to ``path``, which a power cut leaves as it was or makes the whole new file."""
+    with temporary.open("rb") as handle:
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)
 
 
 def write_bytes(path: Path, data: bytes, mode: int | None = None) -> None:

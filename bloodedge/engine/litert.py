@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError
 
+_quiet = threading.Lock()
+"""stderr is the whole process': a second load at the same time would put it back to where the first one sent it."""
+
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
@@ -19,14 +23,15 @@ def _without_chatter() -> Iterator[None]:
 
     It has no setting for that, and an "INFO: Created TensorFlow Lite XNNPACK delegate" would tear progress bars.
     """
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    with _quiet:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def load_interpreter(model: bytes, threads: int, *, keep_tensors: bool = False) -> tuple[Any, str]:

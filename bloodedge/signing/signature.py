@@ -67,13 +67,7 @@ def verify_bundle(bundle: Bundle, trust: TrustStore) -> Signer:
     set. Who steals a private key can date signatures back: that is what revoking is for, and it needs no clock.
     """
     signature = _signature_of(bundle)
-    if signature.key_id in trust.revoked:
-        why = trust.revoked[signature.key_id].reason
-        raise Untrusted(
-            "revoked",
-            f"{bundle.path} was signed with key {signature.key_id}, which was revoked{f' ({why})' if why else ''};"
-            " get it signed with another key.",
-        )
+    refuse_revoked(bundle.path, signature.key_id, trust)
     key = trust.keys.get(signature.key_id)
     if key is None:
         raise Untrusted(
@@ -91,6 +85,17 @@ def verify_bundle(bundle: Bundle, trust: TrustStore) -> Signer:
         )
     _check_contents(bundle, signature)
     return Signer(key.id, key.name, signature.signed_at)
+
+
+def refuse_revoked(what: object, key_id: str, trust: TrustStore) -> None:
+    """Raise Untrusted where the key was revoked with which something was signed."""
+    if key_id in trust.revoked:
+        why = trust.revoked[key_id].reason
+        raise Untrusted(
+            "revoked",
+            f"{what} was signed with key {key_id}, which was revoked{f' ({why})' if why else ''};"
+            " get it signed with another key.",
+        )
 
 
 def _signature_of(bundle: Bundle) -> Signature:

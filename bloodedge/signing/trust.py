@@ -1,7 +1,9 @@
 """The public keys that a board trusts: a folder of ``*.pub`` files, and ``revoked.json`` beside them."""
 
+import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
 from bloodedge.config import Strict
-from bloodedge.errors import BloodedgeError, UsageError, as_owner
+from bloodedge.errors import BloodedgeError, UsageError, as_owner, unreadable
 from bloodedge.files import file_mode, write_text
 from bloodedge.signing.keys import PublicKey, read_public_key, write_public_key
 
@@ -50,6 +52,8 @@ class TrustStore:
             keys = [read_public_key(path) for path in _files(folder)]
         except PermissionError as error:
             raise UsageError(_closed(folder, error)) from error
+        except OSError as error:
+            raise BloodedgeError(unreadable(folder, error)) from error
         return cls({key.id: key for key in keys}, _read_revoked(folder).keys)
 
     def endorses(self, key: PublicKey) -> bool:
@@ -87,17 +91,34 @@ def revoke(folder: Path, key_id: str, reason: str) -> list[PublicKey]:
     """
     if not stat.S_ISDIR(file_mode(folder)):
         raise UsageError(f"{folder} does not exist; give the folder of keys that the machine trusts.")
-    revoked = _read_revoked(folder)
-    try:
-        entry = {key_id: Revocation(at=datetime.now(UTC).replace(microsecond=0), reason=reason)}
-        revoked = Revoked(keys={**entry, **revoked.keys})  # the first revocation of a key stands
-    except ValidationError as error:
-        raise UsageError(
-            f'"{key_id}" is no key id (16 hexadecimal digits; see: bloodedge keys list), or the reason is too long.'
-        ) from error
-    store = TrustStore.read(folder)
-    write_text(folder / REVOKED, revoked.model_dump_json(indent=2) + "\n")
+    with _no_other_revokes(folder):
+        revoked = _read_revoked(folder)
+        try:
+            entry = {key_id: Revocation(at=datetime.now(UTC).replace(microsecond=0), reason=reason)}
+            revoked = Revoked(keys={**entry, **revoked.keys})  # the first revocation of a key stands
+        except ValidationError as error:
+            raise UsageError(
+                f'"{key_id}" is no key id (16 hexadecimal digits; see: bloodedge keys list), or the reason is too long.'
+            ) from error
+        store = TrustStore.read(folder)
+        write_text(folder / REVOKED, revoked.model_dump_json(indent=2) + "\n")
     return [key for key in store.keys.values() if key.endorsed_by == key_id]
+
+
+@contextmanager
+def _no_other_revokes(folder: Path) -> Iterator[None]:
+    """Wait until no other process revokes a key; the folder itself is locked, so that nothing is left in it."""
+    import fcntl
+
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except PermissionError as error:
+        raise UsageError(_closed(folder, error)) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _files(folder: Path) -> list[Path]:

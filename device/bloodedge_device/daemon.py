@@ -1,21 +1,18 @@
 """The daemon: takes frames until the camera ends or it is told to stop, and stores what each one shows."""
 
 import logging
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.host import hardware_name
 from bloodedge.imaging import Image
-from bloodedge.manifest import Manifest
+from bloodedge_device.beginnings import store_run, store_slide
 from bloodedge_device.camera import BadFrame, Frame
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.finder import find_cells
@@ -30,16 +27,16 @@ from bloodedge_device.pipeline import Check, Find, Found, FrameResult, Pipeline
 from bloodedge_device.recorder import Recorder
 from bloodedge_device.scale import SlideScale
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.slots.starting import started
-from bloodedge_device.slots.switching import count_start
+from bloodedge_device.slots.revocation import heed_revocation
+from bloodedge_device.slots.starting import load_counted, started
 from bloodedge_device.specimen.inwork import SlideInWork
 from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS
 from bloodedge_device.specimen.sightings import SlideCells
 from bloodedge_device.specimen.statistics import SlideStatistics, Totals, read_statistics
 from bloodedge_device.status import Status
-from bloodedge_device.store import RunInfo, Store, open_for_reading
-from bloodedge_device.supervise.clock import clock_synchronised
+from bloodedge_device.store import Store, open_for_reading
 from bloodedge_device.supervise.notify import Notifier
+from bloodedge_device.supervise.signals import Signals, signals_heard
 from bloodedge_device.supervise.thermal import Pace
 from bloodedge_device.telling import Rate, metrics_of, status_of
 
@@ -62,6 +59,11 @@ NEEDS_RESTART = ("cores", "state", "store", "web", "mqtt")
 NEW_NETWORK = ("bundle", "engine", "precision", "threads", "openvino_device", "trust")
 """Settings whose change loads a network anew."""
 
+RELOAD = "reload"
+"""Who does what a reload brings, in the audit log."""
+
+AS_THE_FILE = "The settings in force are those of the file."
+
 
 def run_device(
     settings: DeviceSettings,
@@ -77,7 +79,7 @@ def run_device(
     """
     began_s = monotonic() if began_s is None else began_s
     keep_freed_memory()
-    with _signals() as signals:
+    with signals_heard() as signals:
         health = Health()
         with closing(SupervisedCamera(settings.camera, partial(health.tell, "camera"))) as camera:
             keep_to_cores(settings.cores)
@@ -94,6 +96,17 @@ def run_device(
     if signals.interrupted:
         raise KeyboardInterrupt
     return statistics
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What to go on with after the frame in hand."""
+
+    settings: DeviceSettings
+    loaded: Loaded
+    instead_of: DeviceSettings
+    """Those in force when it was wished for; where they changed meanwhile, the network is looked for anew."""
+    actor: str
 
 
 class Daemon:
@@ -129,12 +142,16 @@ class Daemon:
         """When the frame was taken that is looked at now, on the monotonic clock; None between two."""
         self._idle: Pipeline | None = None
         self._renew_camera = False
-        self._next: tuple[DeviceSettings, Loaded] | None = None
-        self._reloading = False
+        self.loading = threading.Lock()
+        """Held by who loads a network to go on with: a reload, or the slots' watch."""
+        self._next: Switch | None = None
+        self._next_waits = False
+        """Whether the disk had no room for the run that is to begin next."""
+        self._refusal: BloodedgeError | None = None
         self._interrupt = threading.Event()
         self.recorder: Recorder | None = None
 
-    def run(self, signals: "Signals", limit: int | None, reread: Callable[[], DeviceSettings]) -> None:
+    def run(self, signals: Signals, limit: int | None, reread: Callable[[], DeviceSettings]) -> None:
         """Serve until told to stop, the camera ends, or ``limit`` frames were processed."""
         self._interrupt = signals.interrupt
         publish = self.settings.mqtt.host is not None
@@ -161,22 +178,23 @@ class Daemon:
                 left = self._look(signals, left)
                 woken = signals.interrupt.is_set()  # else the camera has ended
                 signals.interrupt.clear()  # before what it was set for is looked at, or a new wish would be lost
-                wished = signals.reload or self._renew_camera or self._next is not None
+                if self._refusal is not None:
+                    raise self._refusal
+                wished = signals.reload or self._renew_camera or (self._next is not None and not self._next_waits)
                 if signals.stop or left == 0 or not (woken or wished):
                     break
                 self._between_looks(signals, reread)
             self.notifier.stopping()
 
-    def _between_looks(self, signals: "Signals", reread: Callable[[], DeviceSettings]) -> None:
-        if signals.reload:
+    def _between_looks(self, signals: Signals, reread: Callable[[], DeviceSettings]) -> None:
+        reload = signals.reload
+        if reload:
             signals.reload = False
             self._reload(reread)
         if self._next is not None:
-            settings, loaded = self._next
-            if settings is self.settings:  # else they changed meanwhile, and the network is looked for anew
-                self._go_on_with(settings, loaded, "daemon")
-                log.info("Slot %s runs: %s %d.", loaded.slot or "none", loaded.manifest.name, loaded.manifest.serial)
-            self._next = None  # only now, or the slots' watch would find the old network running and load anew
+            self._go_on_with(self._next)
+        if reload:
+            self.notifier.ready()
         if self._renew_camera:
             self._open_camera_again()
 
@@ -184,7 +202,7 @@ class Daemon:
         """Let go of a camera that was opened since the start."""
         self.camera.close()
 
-    def _look(self, signals: "Signals", limit: int | None) -> int | None:
+    def _look(self, signals: Signals, limit: int | None) -> int | None:
         """Process frames until something else is to be done; gives how many of ``limit`` are left."""
         if limit == 0:
             return 0
@@ -242,20 +260,27 @@ class Daemon:
 
     def _begin_run(self) -> None:
         self.ready_s = self.ready_s or monotonic() - self._began_s
-        info = run_info(self.settings, self.loaded, self.camera.name or self.settings.camera.kind, self.ready_s)
-        self._run = self.store.begin_run(info)
-        bundle = {"bundle": info.bundle_name, "serial": info.bundle_serial, "engine": info.engine}
-        if self.loaded.signer is not None:
-            bundle["signed by"] = f"{self.loaded.signer.name} ({self.loaded.signer.key_id})"
-        settings = self.settings.model_dump(mode="json", exclude_defaults=True)
-        self.store.note("daemon", "run began", {"run": self._run, **bundle, "settings": settings})
+        self._run = self.store.at_once(partial(self._store_run, self.settings, self.loaded))
+
+    def _store_run(self, settings: DeviceSettings, loaded: Loaded) -> int:
+        name = self.camera.name if settings.camera == self.settings.camera else ""
+        return store_run(self.store, settings, loaded, name or settings.camera.kind, self.ready_s)
 
     def _begin_slide(self, label: str, actor: str) -> int:
-        number = self.store.begin_slide(self._run, label)
-        self.store.note(actor, "slide began", {"slide": number, "label": label})
-        self.slide, self.last_slide = SlideInWork(number, label, self._new_pipeline()), number
-        self._let_idle_go()
+        number = self.store.at_once(partial(store_slide, self.store, self._run, label, actor))
+        self._lay(SlideInWork(number, label, self._new_pipeline()), actor)
         return number
+
+    def _lay(self, slide: SlideInWork | None, actor: str) -> None:
+        """Put another slide in work, or none; the one before ends in the store after its last frame."""
+        before, self.slide = self.slide, slide
+        if slide is not None:
+            self.last_slide = slide.id
+            self._let_idle_go()
+        if before is not None and self.recorder is not None:
+            self._finished_stages = _together(self._finished_stages, before.times.histograms)
+            before.pipeline.close()
+            self.recorder.end(before, actor)
 
     def _let_idle_go(self) -> None:
         if self._idle is not None:
@@ -308,17 +333,15 @@ class Daemon:
     def _reload(self, reread: Callable[[], DeviceSettings]) -> None:
         """Read the settings anew; what is wrong with them is told, and the old ones stay in force."""
         self.notifier.reloading()
-        self._reloading = True
+        if self._next is not None and self._next.actor == RELOAD:
+            self._forget_next()  # the file has changed again since
         try:
-            self._apply(reread())
-            self.health.tell("settings", Level.OK, "The settings in force are those of the file.")
+            with self.loading:
+                self._apply(reread())
         except BloodedgeError as error:
             sentence = f"A reload was refused, and the old settings stay in force: {error}"
             log.warning("%s", sentence)
             self.health.tell("settings", Level.WARNING, sentence)
-        finally:
-            self._reloading = False
-        self.notifier.ready()
 
     def _apply(self, new: DeviceSettings) -> None:
         old = self.settings
@@ -328,42 +351,89 @@ class Daemon:
         if new.update.from_fleet != old.update.from_fleet:
             log.warning("update.from_fleet was changed; that takes a restart.")
         new = new.model_copy(update={name: getattr(old, name) for name in NEEDS_RESTART})
+        if self.loaded.slot is not None:
+            heed_revocation(new, self.loaded)
         switched = active_digest(new) != self.loaded.sha256
         if new == old and not switched:
+            self.health.tell("settings", Level.OK, AS_THE_FILE)
             log.info("Reloaded: nothing has changed.")
             return
         network = switched or any(getattr(new, name) != getattr(old, name) for name in NEW_NETWORK)
-        if switched:
-            count_start(new.state)
-        self._go_on_with(new, load(new) if network else self.loaded, "reload")
-        log.info("Reloaded: a new run has begun.")
+        loaded = load_counted(new) if switched else load(new) if network else self.loaded
+        self._next = Switch(new, loaded, old, RELOAD)
 
     @property
     def has_next(self) -> bool:
-        """Whether a network waits to take over between two frames, or a reload may be loading one."""
-        return self._reloading or self._next is not None
+        """Whether a network waits to take over between two frames."""
+        return self._next is not None
 
     def take_over(self, settings: DeviceSettings, loaded: Loaded) -> None:
         """Go on with another network after the frame in hand; from any thread."""
-        self._next = (settings, loaded)
+        self._next = Switch(settings, loaded, settings, "daemon")
         self._interrupt.set()
 
-    def _go_on_with(self, new: DeviceSettings, loaded: Loaded, actor: str) -> None:
-        """Begin a new run, and go on with the slide in work in a new one."""
+    def remind(self) -> None:
+        """See whether there is room now for a run that was to begin; from any thread."""
+        if self._next_waits:
+            self._interrupt.set()
+
+    def refuse(self, error: BloodedgeError) -> None:
+        """End after the frame in hand: what runs is to run no longer, and nothing takes its place; from any thread."""
+        self._refusal = error
+        self._interrupt.set()
+
+    def _go_on_with(self, to: Switch) -> None:
+        """Begin a new run, and go on with the slide in work in a new one; where that cannot be stored, all waits."""
+        if to.instead_of is self.settings:
+            with self._looking:
+                label = self._label_after(to.settings)
+                try:
+                    run, slide = self.store.at_once(partial(self._store_switch, to, label))
+                except BloodedgeError as error:
+                    self._let_next_wait(error)
+                    return
+                self._switch(to, run, None if label is None else (slide, label))
+        self._forget_next()  # only now, or the slots' watch would find the old network running and load anew
+
+    def _label_after(self, new: DeviceSettings) -> str | None:
+        """Of the slide that follows the one in work; None where none is."""
+        if self.slide is None:
+            return None
+        return new.slide.label if new.slide != self.settings.slide else self.slide.label
+
+    def _store_switch(self, to: Switch, label: str | None) -> tuple[int, int]:
+        """(the new run, its slide; 0 without a label)."""
+        self.store.end_run(self._run)
+        run = self._store_run(to.settings, to.loaded)
+        return run, 0 if label is None else store_slide(self.store, run, label, to.actor)
+
+    def _switch(self, to: Switch, run: int, slide: tuple[int, str] | None) -> None:
         old = self.settings
-        with self._looking:
-            label = new.slide.label if new.slide != old.slide else self.slide.label if self.slide else ""
-            in_work = self.slide is not None
-            self.end_slide(actor)
-            self.loaded = loaded  # before the settings: who sees the new ones sees the network that goes with them
-            self.settings = new
-            self._let_idle_go()
-            self.store.end_run(self._run)
-            if new.camera != old.camera:
-                self._open_camera_again()
-            self._begin_run()
-            if in_work:
-                self._begin_slide(label, actor)
+        self.loaded = to.loaded  # before the settings: who sees the new ones sees the network that goes with them
+        self.settings = to.settings
+        self._run = run
+        self._let_idle_go()
+        if to.settings.camera != old.camera:
+            self._open_camera_again()
+        self._lay(None if slide is None else SlideInWork(*slide, self._new_pipeline()), to.actor)
+        if to.actor == RELOAD:
+            self.health.tell("settings", Level.OK, AS_THE_FILE)
+            log.info("Reloaded: a new run has begun.")
+        else:
+            manifest = to.loaded.manifest
+            log.info("Slot %s runs: %s %d.", to.loaded.slot or "none", manifest.name, manifest.serial)
+
+    def _let_next_wait(self, error: BloodedgeError) -> None:
+        self._next_waits = True
+        sentence = f"Settings and bundle stay as they are until a new run can be stored. {error}"
+        if self.health.tell("run", Level.FAILED, sentence):
+            log.warning("%s", sentence)
+
+    def _forget_next(self) -> None:
+        self._next = None
+        if self._next_waits:
+            self._next_waits = False
+            self.health.tell("run", Level.OK, "No run waits to be stored.")
 
     def _open_camera_again(self) -> None:
         number = self.camera.given if self._renew_camera else 0
@@ -400,7 +470,6 @@ class Daemon:
         """See Desk."""
         label = _clean(label)
         with self._between_frames():
-            self.end_slide(actor)
             number = self._begin_slide(label, actor)
             if self.settings.camera.kind in {"v4l2", "picamera"}:  # light is measured when a slide begins, then held
                 self._renew_camera = True
@@ -411,14 +480,9 @@ class Daemon:
     def end_slide(self, actor: str) -> int | None:
         """See Desk."""
         with self._between_frames():
-            slide, self.slide = self.slide, None
-            if slide is None or self.recorder is None:
-                return None
-            self._finished_stages = _together(self._finished_stages, slide.times.histograms)
-            slide.pipeline.close()
-            self.recorder.end(slide)
-            self.store.note(actor, "slide ended", {"slide": slide.id})
-            return slide.id
+            slide = self.slide
+            self._lay(None, actor)
+            return None if slide is None else slide.id
 
     @contextmanager
     def _between_frames(self) -> Iterator[None]:
@@ -480,66 +544,3 @@ def finder_of(settings: DeviceSettings) -> Find:
         return find_cells(bgr, um_per_px or scale.of(bgr), settings.finder)
 
     return find
-
-
-def run_info(settings: DeviceSettings, loaded: Loaded, camera: str, ready_s: float) -> RunInfo:
-    """What the store keeps of a run; ready_s: seconds from the process' start to ready."""
-    return RunInfo(
-        started=datetime.now(UTC) - timedelta(seconds=ready_s),
-        ready_ms=ready_s * 1000,
-        bundle_name=loaded.manifest.name,
-        bundle_serial=loaded.manifest.serial,
-        engine=loaded.artifact.engine,
-        engine_reason=loaded.why,
-        runtime=loaded.engine.runtime,
-        precision=loaded.artifact.precision,
-        threads=settings.threads,
-        hardware=hardware_name(),
-        camera=camera,
-        golden=asdict(loaded.golden),
-        manifest=_as_used(settings, loaded.manifest).model_dump_json(),
-        clock_synchronised=clock_synchronised(),
-    )
-
-
-def _as_used(settings: DeviceSettings, manifest: Manifest) -> Manifest:
-    """The manifest, without the domain where the settings leave it aside."""
-    return manifest if settings.domain.known_only else manifest.model_copy(update={"domain": None})
-
-
-@dataclass
-class Signals:
-    """What the signal handlers set."""
-
-    interrupt: threading.Event
-    """Something is to be done before the next frame."""
-    stop: bool = False
-    reload: bool = False
-    interrupted: bool = False
-
-
-@contextmanager
-def _signals() -> Iterator[Signals]:
-    """SIGTERM and the first SIGINT end the work, a second SIGINT the process; SIGHUP reads the settings anew."""
-    signals = Signals(threading.Event())
-
-    def ask_to_stop(number: int, _: FrameType | None) -> None:
-        signals.stop = True
-        signals.interrupt.set()
-        if number == signal.SIGINT:
-            signals.interrupted = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def ask_to_reload(_number: int, _frame: FrameType | None) -> None:
-        signals.reload = True
-        signals.interrupt.set()
-
-    catchable = threading.current_thread() is threading.main_thread()
-    handlers = {signal.SIGTERM: ask_to_stop, signal.SIGINT: ask_to_stop, signal.SIGHUP: ask_to_reload}
-    before = {number: signal.signal(number, handlers[number]) for number in handlers} if catchable else {}
-    try:
-        yield signals
-    finally:
-        signals.interrupt.set()
-        for number, handler in before.items():
-            signal.signal(number, handler)

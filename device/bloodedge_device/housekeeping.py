@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from bloodedge import __version__
-from bloodedge.errors import BloodedgeError
+from bloodedge.errors import BloodedgeError, system_sentence
 from bloodedge.host import cpu_temperature_c, hardware_name
 from bloodedge_device.health import Level
 from bloodedge_device.host import give_freed_memory_back
@@ -52,6 +53,8 @@ class Housekeeper:
         self._slots = SlotWatch(daemon)
         self._reporter: Reporter | None = None
         self._wanted: WantedWorker | None = None
+        self._wrong: dict[str, str] = {}
+        """What went wrong in the latest round, by what was looked after."""
         self._thread = threading.Thread(target=self._look_after, name="housekeeping", daemon=True)
 
     def __enter__(self) -> Self:
@@ -107,8 +110,7 @@ class Housekeeper:
             self._reporter.stop()
         if self._wanted is not None:
             self._wanted.stop()
-        with suppress(BloodedgeError):  # a full disk
-            self._slots.close()
+        self._take("the slots", self._slots.close)
         if self._daemon.publisher is not None:
             self._daemon.publisher.stop(PARTING_S)
         if self._web is not None:
@@ -134,15 +136,32 @@ class Housekeeper:
     def _look_after(self) -> None:
         seldom_at_s = 0.0
         while True:
-            with suppress(BloodedgeError):  # a disk or database in trouble is told by the one who stores results
-                self._spare_the_board()
-                self._often()
-                self._slots.look()
-                if monotonic() >= seldom_at_s:
-                    seldom_at_s = monotonic() + SELDOM_S
-                    self._seldom()
+            self._take("the heat", self._spare_the_board)
+            self._take("the signs of life", self._often)
+            self._take("revoked keys", self._slots.heed_revocation)
+            self._take("the slots", self._slots.look)
+            if monotonic() >= seldom_at_s:
+                seldom_at_s = monotonic() + SELDOM_S
+                self._take("the disk and the clock", self._seldom)
+            self._daemon.remind()
             if self._stop.wait(EVERY_S):
                 return
+
+    def _take(self, what: str, step: Callable[[], None]) -> None:
+        """Look after something; what goes wrong is told, and keeps neither another step nor the next round away."""
+        try:
+            step()
+        except Exception as error:
+            fault = None if isinstance(error, BloodedgeError) else error
+            sentence = str(error) if fault is None else _fault_in(what, fault)
+            if self._wrong.get(what) != sentence:
+                log.warning("%s", sentence, exc_info=fault)
+            self._wrong[what] = sentence
+        else:
+            self._wrong.pop(what, None)
+        wrong = next(iter(self._wrong.values()), "")
+        level = Level.FAILED if wrong else Level.OK
+        self._daemon.health.tell("housekeeping", level, wrong or "What goes on beside the frames is in order.")
 
     def _spare_the_board(self) -> None:
         daemon, watch, temperature = self._daemon, self._daemon.settings.watch, cpu_temperature_c()
@@ -216,3 +235,9 @@ class Housekeeper:
             if removed := store.tidy():
                 log.warning("%d oldest images of cells were removed to keep the disk free; results are kept.", removed)
                 store.note("daemon", "images removed", {"images": removed})
+
+
+def _fault_in(what: str, error: Exception) -> str:
+    """A sentence on what nobody foresaw."""
+    told = system_sentence(error) if isinstance(error, OSError) else None
+    return told or f"Looking after {what} failed ({error!r}) and is tried again; report what the log says of it."

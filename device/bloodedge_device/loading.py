@@ -13,7 +13,7 @@ from bloodedge.manifest import Artifact, Manifest
 from bloodedge.signing.signature import Signer, Untrusted, verify_bundle
 from bloodedge.signing.trust import TrustStore
 from bloodedge_device.settings import DeviceSettings, bundle_path, is_released
-from bloodedge_device.slots.record import Record, Slot, SlotName, read_record, slot_file
+from bloodedge_device.slots.record import Record, Slot, SlotName, now, read_record, slot_file
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,24 @@ class Loaded:
     """Where it lies; None for one that the settings name or that came with the installation."""
     sha256: str = ""
     """Of the slot's file."""
+
+
+class Unjudged(BloodedgeError):  # noqa: N818  # as people say it
+    """Something kept a bundle from being looked at that is not its own and may pass: no verdict on it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def is_verdict(error: BloodedgeError) -> bool:
+    """Whether an error speaks against the bundle that it was raised for, today and on any other day.
+
+    Keys can be missing for a while, and settings that let unsigned bundles run can too.
+    """
+    if isinstance(error, Untrusted):
+        return error.reason not in {"unsigned", "unknown key"}
+    return not isinstance(error, Unjudged)
 
 
 def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artifact, str]:
@@ -68,13 +86,14 @@ def _artifact(settings: DeviceSettings, manifest: Manifest, engine: str) -> Arti
 def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
     """Who signed an open bundle, every file of which is then right; None where the settings ask for nobody.
 
-    Raises Untrusted when no trusted key signed it, and BloodedgeError when a file is not what the manifest says.
+    Raises Untrusted when no trusted key signed it, Unjudged when nobody can tell, and BloodedgeError when a file is not
+    what the manifest says.
     """
     if settings.trust.unsigned or is_released(bundle.path):
         bundle.verify()
         return None
     try:
-        return verify_bundle(bundle, TrustStore.read(settings.trusted_keys))
+        return verify_bundle(bundle, _trusted(settings))
     except Untrusted as error:
         if error.reason not in {"unsigned", "unknown key"}:
             raise
@@ -83,6 +102,13 @@ def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
             " whoever made them."
         )
         raise Untrusted(error.reason, f"{str(error).rstrip('.')}.{way_out}") from error
+
+
+def _trusted(settings: DeviceSettings) -> TrustStore:
+    try:
+        return TrustStore.read(settings.trusted_keys)
+    except BloodedgeError as error:
+        raise Unjudged(str(error), error.exit_code) from error
 
 
 def load(settings: DeviceSettings) -> Loaded:
@@ -106,13 +132,29 @@ def active_digest(settings: DeviceSettings) -> str:
 
 
 def check_slot(path: Path, slot: Slot) -> None:
-    """Raise BloodedgeError unless a slot's file is the one that was installed there."""
+    """Raise BloodedgeError unless a slot's file is the one that was installed there; Unjudged when nobody can tell."""
     try:
         same = sha256(path) == slot.sha256
     except OSError as error:
-        raise BloodedgeError(f"{path} cannot be read ({error.strerror}); install {slot.title} again.") from error
+        kind = BloodedgeError if isinstance(error, FileNotFoundError) else Unjudged
+        raise kind(f"{path} cannot be read ({error.strerror}); install {slot.title} again.") from error
     if not same:
         raise BloodedgeError(f"{path} was changed after {slot.title} was installed; install it again.")
+
+
+def described(settings: DeviceSettings, path: Path) -> Slot:
+    """What a file holds, once it is vouched for; raises as vouched_for does."""
+    with Bundle(path) as bundle:
+        signer = vouched_for(settings, bundle)
+        manifest = bundle.manifest
+    return Slot(
+        name=manifest.name,
+        serial=manifest.serial,
+        sha256=sha256(path),
+        signer="" if signer is None else f"{signer.name} ({signer.key_id})",
+        installed_at=now(),
+        state="on probation",
+    )
 
 
 def load_file(settings: DeviceSettings, path: Path) -> Loaded:

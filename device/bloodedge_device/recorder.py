@@ -40,6 +40,8 @@ class _Work:
 
     slide: SlideInWork
     result: FrameResult | None
+    actor: str = ""
+    """Who ended the slide."""
 
 
 class Recorder:
@@ -92,9 +94,9 @@ class Recorder:
         """Hand over one frame's results; raises what went wrong with an earlier one."""
         self._hand_over(_Work(slide, result))
 
-    def end(self, slide: SlideInWork) -> None:
+    def end(self, slide: SlideInWork, actor: str = "daemon") -> None:
         """Note, after its last frame, that a slide ended in good order."""
-        self._hand_over(_Work(slide, None))
+        self._hand_over(_Work(slide, None, actor))
 
     def _hand_over(self, work: _Work) -> None:
         while True:
@@ -137,7 +139,7 @@ class Recorder:
             self._insist(slide, partial(self._store_batch, slide, results))
             self._insist(slide, partial(self._now_and_then, slide))
         if batch[-1].result is None:
-            self._insist(slide, partial(self._end_slide, slide))
+            self._insist(slide, partial(self._end_slide, slide, batch[-1].actor))
         self._health.tell("store", *_condition(self._store))
         self._stored()
 
@@ -178,9 +180,9 @@ class Recorder:
             self.stored_frames += 1
             self._cells += len(result.cells)
 
-    def _end_slide(self, slide: SlideInWork) -> None:
+    def _end_slide(self, slide: SlideInWork, actor: str) -> None:
         messages: list[Draft] = [slide_message(slide, ended=True)] if self._publish else []
-        self._store.end_slide(slide.id, slide.times, messages)
+        self._store.end_slide(slide.id, slide.times, messages, actor)
 
     def _now_and_then(self, slide: SlideInWork) -> None:
         now = monotonic()

@@ -40,7 +40,8 @@ def install_command(bundle: Path, config: Path | None, state: Path | None, allow
         click.echo(f"Trial on this board ({done.trial.engine} {done.trial.precision}): {done.trial.golden};")
         click.echo(f"{done.trial.latency_ms:.1f} ms per cell{memory}.")
         minutes = settings.update.probation_minutes
-        click.echo(f"{done.what.title} is in slot {done.slot}, on probation for {minutes:g} minutes of good health.")
+        probation = f"on probation for {minutes:g} minutes of good health"
+        click.echo(f"{done.what.title} is in slot {done.slot}, {'good' if done.what.state == 'good' else probation}.")
     click.echo(_what_runs(settings, done.what.sha256))
 
 
@@ -89,25 +90,36 @@ def _what_runs(settings: "DeviceSettings", sha256: str) -> str:
     from bloodedge.errors import BloodedgeError
     from bloodedge_device.doctor import is_running
     from bloodedge_device.slots.record import read_record
-    from bloodedge_device.web.client import ask
 
     state = settings.state
     if settings.bundle is not None:
         return _named(settings)
-    if not is_running(state):
-        return "No daemon runs; its next start takes it."
     end_s = monotonic() + LIVE_WITHIN_S
     while monotonic() < end_s:
+        if not is_running(state):
+            return "No daemon runs; its next start takes it."
         record = read_record(state)
         now = "" if record.running is None else record.running.sha256
         if now != sha256:
             latest = record.history[-1]
             raise BloodedgeError(f"The daemon went back to {latest.bundle}: {latest.why.rstrip('.')}.")
-        bundle = ask(state, "GET", "/api/v1/status")["bundle"]
-        if bundle["slot"] == record.active and (record.running is None or bundle["serial"] == record.running.serial):
+        if _is_taken_over(state, record):
             return "The daemon runs it."
         sleep(0.2)
     return "The daemon has not taken it over yet; see: bloodedge device slots, and the daemon's journal."
+
+
+def _is_taken_over(state: Path, record: "Record") -> bool:
+    """Whether the daemon runs what the record says; one that is starting or ending does not answer."""
+    from bloodedge.errors import BloodedgeError
+    from bloodedge_device.web.client import ask
+
+    try:
+        bundle = ask(state, "GET", "/api/v1/status")["bundle"]
+    except BloodedgeError:
+        return False
+    serial = None if record.running is None else record.running.serial
+    return bundle["slot"] == record.active and serial in {None, bundle["serial"]}
 
 
 def _show(record: "Record") -> None:

@@ -20,6 +20,7 @@ WANTED: dict[str, Any] = {
     "url": "https://fleet.example/bundles/a",
 }
 LATENCY = {"p50": 1.0, "p95": 2.0, "p99": 3.0}
+BASELINE: dict[str, Any] = {"hardware": "a GPU", "latency_ms": LATENCY, "accuracy": 0.9, "artifact_accuracy": 0.9}
 REPORT: dict[str, Any] = {
     "boot": "0" * 32,
     "sequence": 1,
@@ -39,7 +40,7 @@ REPORT: dict[str, Any] = {
         "rendered": False,
         "golden_flips": 0,
         "golden_inputs": 32,
-        "baseline": {"hardware": "a GPU", "latency_ms": LATENCY, "accuracy": 0.9, "artifact_accuracy": 0.9},
+        "baseline": BASELINE,
     },
     "health": {},
     "frames": 0,
@@ -93,6 +94,14 @@ def test_what_is_not_right_is_named(change: dict[str, Any], where: str) -> None:
         {"sent_at": "2026-05-01T00:00:00"},  # without a time zone
         {"frames": 2**60},
         {"uptime_s": float("inf")},
+        {"latency": {"inference": {"count": 1, "latency_ms": LATENCY | {"p50": float("nan")}}}},
+        {"latency": {"inference": {"count": 1, "latency_ms": LATENCY | {"p50": float("inf")}}}},
+        {"latency": {"inference": {"count": 1, "latency_ms": LATENCY | {"p50": 1e300}}}},  # the sum of two is infinite
+        {"latency": {"inference": {"count": 1, "latency_ms": LATENCY | {"p95": -1.0}}}},
+        {"bundle": REPORT["bundle"] | {"baseline": BASELINE | {"latency_ms": LATENCY | {"p99": float("inf")}}}},
+        {"bundle": REPORT["bundle"] | {"name": "a\0b"}},
+        {"hardware": "a\0b"},
+        {"health": {"camera": {"level": "ok", "sentence": "a\0b"}}},
         {"health": {str(n): {"level": "ok", "sentence": ""} for n in range(33)}},
         {"health": {"camera": {"level": "splendid", "sentence": ""}}},
     ],
@@ -100,6 +109,13 @@ def test_what_is_not_right_is_named(change: dict[str, Any], where: str) -> None:
 def test_reports_that_cannot_be_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(BloodedgeError, match="The message is no BoardReport"):
         read(BoardReport, REPORT | change)
+
+
+@pytest.mark.parametrize("change", [{"schema_version": "a\0b"}, {"health": {"a\0b": {"level": "ok", "sentence": 1}}}])
+def test_no_sentence_repeats_what_postgresql_does_not_keep(change: dict[str, Any]) -> None:
+    with pytest.raises(BloodedgeError) as told:
+        read(BoardReport, REPORT | change)
+    assert "\0" not in str(told.value)
 
 
 def test_too_large_a_message_is_not_read() -> None:

@@ -1,10 +1,13 @@
 """Engines run what they are given, say what is wrong with it, and are timed fairly."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from time import sleep
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +15,12 @@ import pytest
 from bloodedge import engine as engine_module
 from bloodedge.bench import interleaved, measure_latency, percentiles
 from bloodedge.engine import load_bytes, require
+from bloodedge.engine.litert import load_interpreter
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.host import hardware_name
+
+STDERR = Path("/proc/self/fd/2")
+"""Where stderr goes, on Linux."""
 
 PACKAGE = {"litert": "ai_edge_litert", "openvino": "openvino", "onnx": "onnxruntime"}
 
@@ -211,3 +218,32 @@ def test_a_signal_finds_its_stack_after_networks_took_over_from_each_other() -> 
     command = [sys.executable, "-c", NETWORKS_THAT_COME_AND_GO, str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+
+
+@pytest.mark.skipif(not STDERR.exists(), reason="there is no /proc")
+def test_stderr_is_back_after_two_loads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[Thread] = []
+
+    class SlowInterpreter:
+        def __init__(self, model_content: bytes, num_threads: int) -> None:
+            pass
+
+        def allocate_tensors(self) -> None:
+            if not loads:  # the second begins before the first has ended, and ends after it
+                loads.append(Thread(target=load_interpreter, args=(b"", 1)))
+                loads[0].start()
+                sleep(0.2)
+            else:
+                sleep(0.4)
+
+    need("ai_edge_litert")
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", SimpleNamespace(Interpreter=SlowInterpreter))
+    before, kept = STDERR.readlink(), os.dup(2)
+    try:
+        load_interpreter(b"", 1)
+        loads[0].join()
+        after = STDERR.readlink()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+    assert after == before

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from bloodedge.errors import BloodedgeError, UsageError, did_you_mean, disk_errors
+from bloodedge.errors import BloodedgeError, DiskError, UsageError, did_you_mean, disk_errors
 
 
 def test_a_misspelt_word_is_answered_with_the_nearest_known_one() -> None:
@@ -25,10 +25,14 @@ def test_no_hint_is_given_when_nothing_is_near() -> None:
         (errno.EACCES, "permissions"),
         (errno.EISDIR, "choose another name"),
         (errno.ENOTDIR, "choose another name"),
+        (errno.EIO, "check it and its cable"),
+        (errno.EMFILE, "raise its limit"),
+        (errno.ENFILE, "end other programs"),
+        (errno.ENOMEM, "end other programs"),
     ],
 )
 def test_a_disk_that_cannot_be_written_is_told_with_its_remedy(number: int, remedy: str) -> None:
-    with pytest.raises(BloodedgeError, match=remedy) as caught, disk_errors("the checkpoint"):
+    with pytest.raises(DiskError, match=remedy) as caught, disk_errors("the checkpoint"):
         raise OSError(number, "said by the kernel", "some/file")
     assert "the checkpoint (some/file)" in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -7,8 +7,10 @@ import subprocess
 import zipfile
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,6 +19,7 @@ from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.signing import Signer, TrustStore, Untrusted, read_private_key, sign_bundle, verify_bundle
+from bloodedge.signing import trust as store
 from bloodedge.signing.keys import PublicKey, id_of, new_key, read_public_key, write_public_key
 from bloodedge.signing.trust import revoke, trust
 
@@ -298,6 +301,22 @@ def test_revoking_in_a_folder_that_is_not_there_makes_none(tmp_path: Path, keys:
     with pytest.raises(UsageError, match=r"trsut does not exist; give the folder of keys"):
         revoke(tmp_path / "trsut", keys[1].id, "lost")
     assert not (tmp_path / "trsut").exists()
+
+
+def test_two_revocations_at_once_both_count(trusted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text = store.write_text
+
+    def slowly(path: Path, text: str) -> None:
+        sleep(0.2)
+        write_text(path, text)
+
+    monkeypatch.setattr(store, "write_text", slowly)
+    ids = ("0" * 16, "1" * 16)
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(revoke, trusted, key_id, "lost") for key_id in ids]:
+            done.result()
+    assert TrustStore.read(trusted).revoked.keys() == set(ids)
+    assert sorted(path.name for path in trusted.iterdir()) == ["lab.pub", "revoked.json"]
 
 
 def test_the_advice_for_a_damaged_list_of_revoked_keys_can_be_followed(

@@ -34,6 +34,7 @@ def _no_log_outlives_its_test() -> Iterator[None]:
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, DeviceHandler)]:
         root.removeHandler(handler)
+        handler.let_go()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import datetime, timedelta, tzinfo
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from bloodedge.board import BoardReport, read_message
 from bloodedge.errors import UsageError
 from bloodedge_device.daemon import run_device
 from bloodedge_device.histogram import LatencyHistogram
+from bloodedge_device.publish import report as module
 from bloodedge_device.publish.report import Reporter
 from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.settings.sections import CameraSettings, MqttSettings, WebSettings
@@ -72,6 +74,24 @@ def test_a_daemon_reports_once_a_second_and_goes_on_counting_after_a_restart(sta
     assert last.latency["find"].latency_ms.p50 > 0
     counted = sum(one.latency["find"].count for one in first)
     assert last.frames - 2 <= counted <= last.frames + 2  # each frame once: what was new since the report before
+
+
+@needs_broker
+def test_how_long_it_runs_is_not_told_by_a_clock_that_the_network_sets(
+    state: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SetMeanwhile(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=400)
+
+    listener = Listener(broker.port)
+    monkeypatch.setattr(module, "datetime", SetMeanwhile)
+    run_device(settings_of(state, broker.port), frames=28)
+    assert until(lambda: len(reports(listener)) >= 2)
+    told = reports(listener)
+    listener.stop()
+    assert 0 < told[0].uptime_s < told[1].uptime_s < 60
 
 
 class FakeDaemon(SimpleNamespace):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs" / "broker"
@@ -55,7 +56,8 @@ include_dir /etc/mosquitto/conf.d
 class Broker:
     """Mosquitto as Debian configures it with our file in conf.d, as they are but for paths and port."""
 
-    def __init__(self, folder: Path, authority: Path) -> None:
+    def __init__(self, folder: Path, authority: Path, *, part: int = 1) -> None:
+        """part: the queue's limits are divided by it."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -63,6 +65,7 @@ class Broker:
         assert text.count("listener 8883\n") == 1
         text = text.replace("listener 8883\n", f"listener {self.port} 127.0.0.1\n")
         text = text.replace("/etc/mosquitto/bloodedge", str(authority))
+        text = re.sub(r"(?m)^(max_queued_\w+) (\d+)$", lambda found: f"{found[1]} {int(found[2]) // part}", text)
         (folder / "conf.d").mkdir()
         (folder / "conf.d" / "bloodedge.conf").write_text(text + ("user root\n" if os.getuid() == 0 else ""))
         main = DEBIAN.read_text() if DEBIAN.is_file() else AS_DEBIAN_HAS_IT
@@ -106,7 +109,10 @@ def broker(tmp_path: Path, authority: Path) -> Iterator[Broker]:
 class Someone:
     """A client with a certificate, or without one."""
 
-    def __init__(self, broker: Broker, authority: Path, name: str | None, hear: str | None = None) -> None:
+    def __init__(
+        self, broker: Broker, authority: Path, name: str | None, hear: str | None = None, *, keep: bool = False
+    ) -> None:
+        """hear: topics to subscribe to; keep: the session, as the fleet's server does."""
         self.client = Client(CallbackAPIVersion.VERSION2, f"test-{name}", protocol=5)
         files = (authority / f"{name}.pem", authority / f"{name}.key") if name else (None, None)
         self.client.tls_set(str(authority / "ca.pem"), *files, tls_version=ssl.PROTOCOL_TLS_CLIENT)
@@ -119,7 +125,9 @@ class Someone:
             {number: str(code)}
         )
         try:
-            self.client.connect("127.0.0.1", broker.port)
+            session = Properties(PacketTypes.CONNECT)
+            session.SessionExpiryInterval = 3600 if keep else 0
+            self.client.connect("127.0.0.1", broker.port, clean_start=not keep, properties=session)
         except (ssl.SSLError, ConnectionError):
             return
         self.client.loop_start()
@@ -133,9 +141,9 @@ class Someone:
         self.largest = getattr(properties, "MaximumPacketSize", None)
         self.answered.set()
 
-    def publish(self, topic: str) -> str:
+    def publish(self, topic: str, payload: bytes = b"{}") -> str:
         """What the broker answers."""
-        sent = self.client.publish(topic, b"{}", 1)
+        sent = self.client.publish(topic, payload, 1)
         end = monotonic() + 5
         while sent.mid not in self.codes:
             assert monotonic() < end, "the broker did not answer"
@@ -196,6 +204,28 @@ def test_the_fleet_alone_asks_boards_for_bundles_and_each_hears_its_own(broker: 
             sleep(0.02)
         sleep(0.3)
         assert board.heard == ["bloodedge/board-a/wanted"]
+
+
+def test_a_server_that_was_away_for_half_a_day_finds_the_reports_of_a_thousand_boards(
+    tmp_path: Path, authority: Path
+) -> None:
+    """One board's reports and a thousandth of the queue."""
+    broker = Broker(tmp_path, authority, part=1000)
+    try:
+        with Someone(broker, authority, "fleet", "bloodedge/#", keep=True):
+            pass
+        with Someone(broker, authority, "board-a") as board:
+            for _ in range(12 * 60):
+                assert "Not authorized" not in board.publish("bloodedge/board-a/report", bytes(2500))
+        broker.stop()
+        broker.start()
+        with Someone(broker, authority, "fleet", keep=True) as fleet:
+            end = monotonic() + 10
+            while len(fleet.heard) < 12 * 60 and monotonic() < end:
+                sleep(0.02)
+            assert len(fleet.heard) == 12 * 60
+    finally:
+        broker.stop()
 
 
 @pytest.mark.parametrize("name", [None, "board-c"])

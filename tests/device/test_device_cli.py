@@ -153,9 +153,9 @@ def stored(state: Path, table: str = "frames") -> int:
         return 0
 
 
-def wait_for_frames(state: Path, frames: int) -> None:
+def wait_for_frames(state: Path, frames: int, table: str = "frames") -> None:
     end = monotonic() + 20
-    while stored(state) < frames:
+    while stored(state, table) < frames:
         assert monotonic() < end, "the daemon stored nothing"
         sleep(0.02)
 
@@ -198,7 +198,7 @@ def test_sighup_with_changed_settings_begins_a_new_run_and_slide(state: Path, tm
     written(tmp_path, '[slide]\nlabel = "after"\n')
     daemon_.send_signal(signal.SIGHUP)
     wait_for_line(daemon_, "a new run has begun")
-    wait_for_frames(state, stored(state) + 3)
+    wait_for_frames(state, 3, "frames WHERE slide = 2")
     daemon_.send_signal(signal.SIGTERM)
     _, err = daemon_.communicate(timeout=10)
     assert daemon_.returncode == 0, err

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -18,11 +19,13 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import sha256
 from bloodedge.signing import Untrusted
 from bloodedge.signing.trust import revoke
+from bloodedge_device import slots_cli
 from bloodedge_device.loading import load
-from bloodedge_device.settings import released_bundle
+from bloodedge_device.settings import DeviceSettings, released_bundle
 from bloodedge_device.slots import trial
 from bloodedge_device.slots.installing import install
 from bloodedge_device.slots.record import (
+    COPY,
     DAMAGED,
     LONGEST_HISTORY,
     RECORD,
@@ -33,10 +36,14 @@ from bloodedge_device.slots.record import (
     slot_file,
     slots_folder,
 )
-from bloodedge_device.slots.switching import fall_back, promote, roll_back
+from bloodedge_device.slots.switching import fall_back, keep_health, promote, roll_back
+from bloodedge_device.slots.trial import Trial
 from bloodedge_device.store import DATABASE
+from bloodedge_device.web import client
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from hostile import turn_a_bit
 from slot_bundles import NAME, Laboratory, only_openvino, tried, wrong_outputs
 
 FAULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "update_faults.py"
@@ -148,6 +155,76 @@ def test_a_bundle_exchanged_while_it_is_copied_is_refused(lab: Laboratory, monke
     with pytest.raises(Untrusted):
         install(lab.settings(), good, trial=tried)
     assert read_record(lab.state).active is None
+
+
+def test_a_bundle_exchanged_for_an_older_one_while_it_is_copied_is_refused(
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proven(lab, 5)
+    newer, older = lab.bundle(6), lab.bundle(2)
+    copyfile = shutil.copyfile
+    monkeypatch.setattr(shutil, "copyfile", lambda _source, target: copyfile(older, target))
+    with pytest.raises(BloodedgeError, match=f"{NAME} 2, older than {NAME} 5"):
+        install(lab.settings(), newer, trial=tried)
+    assert read_record(lab.state).slots.keys() == {"a"}
+
+
+def test_the_bundle_that_came_to_run_during_a_trial_is_not_overwritten(lab: Laboratory) -> None:
+    proven(lab, 1)
+    second = proven(lab, 2).slots["b"]
+    before = sha256(slot_file(lab.state, "a"))
+
+    def falls_back(settings: DeviceSettings, path: Path) -> Trial:
+        fall_back(lab.state, second.sha256, "5 starts with it in a row ended within a minute")
+        return tried(settings, path)
+
+    with pytest.raises(BloodedgeError, match=f"{NAME} 1 came to run while .*3.bundle was tried out.*install it again"):
+        install(lab.settings(), lab.bundle(3), trial=falls_back)
+    record = read_record(lab.state)
+    assert (record.active, record.slots["a"].serial, record.slots["a"].state) == ("a", 1, "good")
+    assert sha256(slot_file(lab.state, "a")) == before
+    assert install(lab.settings(), lab.bundle(3), trial=tried).slot == "b"
+
+
+def test_a_good_bundle_whose_file_was_damaged_is_put_back_where_it_was(
+    lab: Laboratory, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOODEDGE_DEVICE__ENGINE", "litert")
+    proven(lab, 1)
+    before = proven(lab, 2).slots
+    turn_a_bit(slot_file(lab.state, "b"))
+    code, said = run("device", "install", lab.bundle(2), "--state", lab.state)
+    assert code == 0
+    assert "lymph 2 is in slot b, good." in said
+    assert load(lab.settings()).manifest.serial == 2
+    record = read_record(lab.state)
+    assert (record.active, record.slots) == ("b", before)
+
+
+def test_a_newer_bundle_takes_the_place_of_a_damaged_one_and_not_of_the_last_good_one(lab: Laboratory) -> None:
+    proven(lab, 1)
+    proven(lab, 2)
+    slot_file(lab.state, "b").unlink()
+    done = install(lab.settings(), lab.bundle(3), trial=tried)
+    assert (done.slot, done.what.state) == ("b", "on probation")
+    record = fall_back(lab.state, done.what.sha256, "it crashed")
+    assert record.active == "a"
+    assert load(lab.settings()).manifest.serial == 1
+
+
+def test_a_damaged_bundle_on_probation_can_be_put_back(lab: Laboratory) -> None:
+    proven(lab, 1)
+    done = install(lab.settings(), lab.bundle(2), trial=tried)
+    keep_health(lab.state, done.what.sha256, 600.0)
+    turn_a_bit(slot_file(lab.state, "b"))
+    assert install(lab.settings(), lab.bundle(2), trial=tried).what.healthy_s == 600.0
+    assert load(lab.settings()).manifest.serial == 2
+
+
+def test_the_same_bundle_again_is_refused_once_its_key_was_revoked(lab: Laboratory) -> None:
+    revoke(lab.state / "trust", proven(lab, 1).slots["a"].signer.partition("(")[2][:-1], "stolen")
+    with pytest.raises(Untrusted, match="was revoked"):
+        install(lab.settings(), lab.bundle(1), trial=tried)
 
 
 def test_an_older_serial_than_one_that_was_good_needs_a_word(lab: Laboratory) -> None:
@@ -290,7 +367,8 @@ def test_roll_back_does_not_lead_to_what_a_revoked_key_signed(lab: Laboratory) -
 def test_a_damaged_record_is_set_aside_and_begun_anew_from_the_slots(lab: Laboratory, damage: bytes) -> None:
     proven(lab, 1)
     proven(lab, 2)
-    (slots_folder(lab.state) / RECORD).write_bytes(damage)
+    for name in (RECORD, COPY):
+        (slots_folder(lab.state) / name).write_bytes(damage)
     with pytest.raises(BloodedgeError, match=r"is damaged|does not describe"):
         load(lab.settings())
     assert install(lab.settings(), lab.bundle(2), trial=tried).trial is None
@@ -304,7 +382,8 @@ def test_a_damaged_record_is_set_aside_and_begun_anew_from_the_slots(lab: Labora
 def test_only_slots_that_somebody_trusted_signed_are_taken_into_a_new_record(lab: Laboratory) -> None:
     proven(lab, 1)
     shutil.copy(lab.bundle(9, signed=False), slot_file(lab.state, "b"))
-    (slots_folder(lab.state) / RECORD).write_text("{")
+    for name in (RECORD, COPY):
+        (slots_folder(lab.state) / name).write_text("{")
     install(lab.settings(), lab.bundle(1), trial=tried)
     assert set(read_record(lab.state).slots) == {"a"}
 
@@ -361,6 +440,58 @@ def test_a_refused_bundle_is_one_sentence(lab: Laboratory, run: Callable[..., tu
         found, said = run("device", "install", bundle, "--state", lab.state)
         assert found == code
         assert len(said.strip().splitlines()) == 1
+
+
+def test_a_refused_bundle_may_have_any_file_s_name(lab: Laboratory) -> None:
+    odd = lab.folder / os.fsdecode(b"\xff.bundle")
+    lab.bundle(1, signed=False).rename(odd)
+    with pytest.raises(Untrusted, match="is not signed"):
+        install(lab.settings(), odd, trial=tried)
+    assert "\\udcff.bundle is not signed" in read_record(lab.state).history[-1].why
+
+
+def test_a_bundle_that_failed_is_told_of_in_a_state_folder_of_any_name(tmp_path: Path) -> None:
+    lab = Laboratory(tmp_path, tmp_path / os.fsdecode(b"\xff"))
+    done = install(lab.settings(), lab.bundle(1), trial=tried)
+    fall_back(lab.state, done.what.sha256, f"{lab.state} is odd")
+    assert "\\udcff is odd" in read_record(lab.state).slots["a"].why
+
+
+@pytest.fixture
+def starting(lab: Laboratory) -> Iterator[IO[str]]:
+    """The lock of a daemon that does not answer yet; closed, the daemon has ended."""
+    lab.state.mkdir(parents=True, exist_ok=True)
+    with (lab.state / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_daemon_that_does_not_answer_yet_is_waited_for(
+    lab: Laboratory,
+    run: Callable[..., tuple[int, str]],
+    starting: IO[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ends: bool,
+) -> None:
+    monkeypatch.setenv("BLOODEDGE_DEVICE__ENGINE", "litert")
+    monkeypatch.setattr(slots_cli, "LIVE_WITHIN_S", 60.0 if ends else 0.5)
+    bundle = lab.bundle(1)
+    if ends:
+        _ended_when_asked(starting, monkeypatch)
+    code, said = run("device", "install", bundle, "--state", lab.state)
+    assert code == 0
+    assert "lymph 1 is in slot a, on probation" in said
+    assert ("No daemon runs; its next start takes it." if ends else "has not taken it over yet") in said
+
+
+def _ended_when_asked(daemon: IO[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: str) -> object:
+        daemon.close()
+        return ask(*arguments)
+
+    ask: Callable[..., object] = client.ask
+    monkeypatch.setattr(client, "ask", refused)
 
 
 def test_the_lock_of_the_record_is_let_go(lab: Laboratory) -> None:

@@ -38,7 +38,7 @@ from bloodedge_device.slots.probation import Figures, why_failed
 from bloodedge_device.slots.record import RECORD, Record, Slot, read_record, slot_file, slots_folder
 from bloodedge_device.slots.starting import started
 from bloodedge_device.slots.switching import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, promote
-from bloodedge_device.store import DATABASE
+from bloodedge_device.store import DATABASE, RunInfo, Store
 from bloodedge_device.web.client import ask
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -409,13 +409,13 @@ def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_ru
 @pytest.mark.usefixtures("hurried")
 def test_what_takes_long_to_take_over_is_taken_over_once(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     proven(lab, 1)
-    end_slide = Daemon.end_slide
+    begin_run = Store.begin_run
 
-    def slowly(daemon: Daemon, actor: str) -> int | None:
+    def slowly(store: Store, run: RunInfo) -> int:
         sleep(0.5)  # ten looks at the slots
-        return end_slide(daemon, actor)
+        return begin_run(store, run)
 
-    monkeypatch.setattr(Daemon, "end_slide", slowly)
+    monkeypatch.setattr(Store, "begin_run", slowly)
     install_in = threading.Timer(2, lambda: install(lab.settings(), lab.bundle(2), trial=tried))
     install_in.start()
     run_device(lab.settings(camera={"rate": 20}), frames=150)

@@ -256,6 +256,19 @@ def test_a_full_disk_costs_images_first_the_oldest_then_the_reserve_and_never_a_
     store.close()
 
 
+def test_a_new_run_takes_the_reserve_of_a_full_disk_as_results_do(small_disk: Path, fakes: ModuleType) -> None:
+    store = Store(small_disk / "state", StoreSettings(reserve_mb=1, keep_free_mb=0))
+    with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    runs = 0
+    while store.has_reserve:
+        store.at_once(lambda: store.begin_run(fakes.run_info(fakes.make_manifest())))
+        runs += 1
+    assert rows(small_disk / "state", "SELECT count(*) FROM runs") == [(runs,)]
+    store.close()
+
+
 def test_once_space_is_freed_results_images_and_the_reserve_come_back(small_disk: Path, fakes: ModuleType) -> None:
     state = small_disk / "state"
     store = Store(state, StoreSettings(reserve_mb=1, keep_free_mb=0))
@@ -359,6 +372,25 @@ def test_a_review_and_a_label_are_kept_and_say_who_gave_them(
     assert rows(state, "SELECT cell, label, sampling, reviewer FROM reviews") == [(1, "normal", "gallery", "page")]
     assert rows(state, "SELECT label FROM slides") == [("smear 7",)]
     assert rows(state, "SELECT actor, action FROM audit") == [("page", "review"), ("command line", "slide labelled")]
+
+
+def test_steps_taken_at_once_are_all_stored_or_none(state: Path, store: Store, slide: int, fakes: ModuleType) -> None:
+    def begin(fault: str) -> int:
+        store.end_run(1)
+        run = store.begin_run(fakes.run_info(fakes.make_manifest()))
+        store.note("daemon", "run began", {"run": run})
+        if fault:
+            raise BloodedgeError(fault)
+        return run
+
+    runs, notes = "SELECT finished IS NOT NULL FROM runs", "SELECT action FROM audit"
+    with pytest.raises(BloodedgeError, match="cut off"):
+        store.at_once(lambda: begin("cut off"))
+    assert (rows(state, runs), rows(state, notes)) == ([(0,)], [])
+    assert store.at_once(lambda: begin("")) == 2
+    assert (rows(state, runs), rows(state, notes)) == ([(1,), (0,)], [("run began",)])
+    store.put_frames(slide, [fakes.result(0, [0.9])], keep_crops=False)
+    assert rows(state, "SELECT count(*) FROM frames") == [(1,)]
 
 
 def test_a_better_view_of_a_cell_counts_and_the_earlier_one_no_longer(

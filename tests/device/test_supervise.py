@@ -162,6 +162,14 @@ def test_the_journal_gets_priorities_on_every_line(clean_logging: logging.Logger
         assert (tmp_path / "journal").read_text().endswith(">lines\nelsewhere\n")
 
 
+def test_what_is_said_while_stderr_is_silenced_is_in_the_log(clean_logging: logging.Logger, tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w") as stream, Path(os.devnull).open("w") as nowhere:
+        configure_logging(stream, {})
+        os.dup2(nowhere.fileno(), stream.fileno())  # as an engine does with stderr while it loads a network
+        clean_logging.warning("The disk is full.")
+    assert (tmp_path / "journal").read_text() == "Warning: The disk is full.\n"
+
+
 def test_programs_get_json(clean_logging: logging.Logger) -> None:
     stream = io.StringIO()
     configure_logging(stream, {"BLOODEDGE_LOG": "json"})

@@ -1,25 +1,32 @@
 """A bundle that the fleet asks for: fetched whole and trusted, or refused with a sentence."""
 
+import errno
 import http.server
 import json
+import os
 import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
 
 from bloodedge.errors import UsageError
 from bloodedge.files import sha256
+from bloodedge_device.publish import download
 from bloodedge_device.publish import wanted as module
 from bloodedge_device.publish.wanted import DOWNLOAD, FILE, WantedWorker
 from bloodedge_device.settings import DeviceSettings, read_settings
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import Record, read_record
+from bloodedge_device.slots import installing
+from bloodedge_device.slots.installing import TryOut, install
+from bloodedge_device.slots.record import Record, install_lock, read_record
 from bloodedge_device.slots.switching import fall_back, promote, roll_back
+from bloodedge_device.slots.trial import Trial
 
 sys.path.insert(0, str(Path(__file__).parent))
 from slot_bundles import Laboratory, tried
@@ -89,11 +96,12 @@ class Board:
 
     def __init__(self, lab: Laboratory, ca: Path | None = None) -> None:
         self.lab, self.settings = lab, lab.settings()
+        self.trial: TryOut = tried
         self.worker = WantedWorker(lab.state, ca, self._install, self.record)
         self.worker.start()
 
     def _install(self, path: Path) -> str:
-        return install(self.settings, path, trial=tried).what.title
+        return install(self.settings, path, trial=self.trial).what.title
 
     def record(self) -> Record:
         return read_record(self.lab.state)
@@ -287,6 +295,134 @@ def test_a_full_disk_is_waited_for(
     assert until(lambda: "no room for the wanted bundle" in board.state[1]), board.state
     monkeypatch.setattr(module, "SPARE_BYTES", 0)
     board.comes_to("installed")
+
+
+def test_a_disk_that_is_full_for_a_moment_is_no_refusal(board: Board, server: Server, lab: Laboratory) -> None:
+    bundle = lab.bundle(1)
+    server.gives(bundle.read_bytes())
+    (lab.state / DOWNLOAD).symlink_to("/dev/full")  # removed with the first, unfinished download
+    board.want(server, bundle)
+    board.comes_to("installed")
+    assert server.asked == 2
+
+
+@pytest.mark.parametrize("when", ["before the copy", "while it is tried out"])
+def test_nor_is_one_that_is_full_during_the_install(
+    when: str, board: Board, server: Server, lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def try_on_a_full_disk(_settings: DeviceSettings, path: Path) -> Trial:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    if when == "before the copy":
+        monkeypatch.setattr(installing, "ROOM_MB", 2**40)
+    else:
+        board.trial = try_on_a_full_disk
+    bundle = lab.bundle(1)
+    server.gives(bundle.read_bytes())
+    board.want(server, bundle)
+    told = "MB are missing on the disk" if when == "before the copy" else "No space left on device"
+    assert until(lambda: told in board.state[1]), board.state
+    assert board.state[0] == "downloading"
+    assert board.state[1].endswith("; it is tried again.")
+    monkeypatch.setattr(installing, "ROOM_MB", 0)
+    board.trial = tried
+    board.comes_to("installed")
+    assert [event.action for event in board.record().history] == ["installed"]  # nothing was said against the bundle
+
+
+def test_another_install_is_waited_for(board: Board, server: Server, lab: Laboratory) -> None:
+    bundle = lab.bundle(1)
+    server.gives(bundle.read_bytes())
+    with install_lock(lab.state):
+        board.want(server, bundle)
+        assert until(lambda: "Another bundle is being installed" in board.state[1]), board.state
+        assert board.state[0] == "downloading"
+    board.comes_to("installed")
+
+
+def test_trusted_keys_that_cannot_be_read_are_waited_for(board: Board, server: Server, lab: Laboratory) -> None:
+    bundle = lab.bundle(1)
+    server.gives(bundle.read_bytes())
+    odd = board.settings.trusted_keys / "notes.pub"
+    odd.write_text("no key")
+    board.want(server, bundle)
+    assert until(lambda: "notes.pub" in board.state[1]), board.state
+    assert board.state[0] == "downloading"
+    odd.unlink()
+    board.comes_to("installed")
+
+
+@pytest.mark.parametrize("url", ["http://[x/y", f"http://{'a' * 70}.example/y", "http:///y", "https://h:99999/y"])
+def test_what_is_no_address_is_refused_and_the_next_wish_is_heard(
+    board: Board, server: Server, lab: Laboratory, url: str
+) -> None:
+    bundle = lab.bundle(1)
+    server.gives(bundle.read_bytes())
+    assert refusal(board, server, bundle, url=url) == f"{url} is no address of a file; correct --url."
+    board.want(server, bundle, rollout="r2")
+    board.comes_to("installed")
+
+
+def test_what_nobody_foresaw_is_told_and_tried_again(board: Board, server: Server, lab: Laboratory) -> None:
+    def broken(_settings: DeviceSettings, _path: Path) -> Trial:
+        raise RuntimeError("?")
+
+    board.trial = broken
+    bundle = lab.bundle(1)
+    server.gives(bundle.read_bytes())
+    board.want(server, bundle)
+    assert until(lambda: "could not be installed (RuntimeError)" in board.state[1]), board.state
+    board.trial = tried
+    board.comes_to("installed")
+
+
+@pytest.mark.parametrize("where", ["its head", "its body"])
+def test_a_server_that_drips_keeps_nobody_waiting(board: Board, server: Server, lab: Laboratory, where: str) -> None:
+    bundle, hung, let_go = lab.bundle(1), threading.Event(), threading.Event()
+
+    def drips(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"X-Slow: " if where == "its head" else b"\r\nP"))
+        hung.set()
+        let_go.wait(60)
+
+    server.answer = drips
+    board.want(server, bundle)
+    assert hung.wait(10)
+    server.gives(bundle.read_bytes())
+    began_s = monotonic()
+    board.want(server, bundle, rollout="r2")
+    board.comes_to("installed")
+    server.answer = drips
+    hung.clear()
+    promote(lab.state, sha256(bundle))
+    board.want(server, lab.bundle(2), rollout="r3")
+    assert hung.wait(10)
+    board.worker.stop()
+    assert monotonic() - began_s < module.PARTING_S
+    let_go.set()
+
+
+def test_a_server_that_is_too_slow_is_given_up_for_the_time_being(
+    board: Board, server: Server, lab: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go = threading.Event()
+
+    def drips(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.0 200 OK\r\n")
+        while not let_go.wait(0.05):
+            with suppress(OSError):
+                request.wfile.write(b"X")
+
+    monkeypatch.setattr(download, "ANSWER_WITHIN_S", 0.5)
+    monkeypatch.setattr(download, "SLOWEST_BYTES_PER_S", 1e9)
+    server.answer = drips
+    bundle = lab.bundle(1)
+    board.want(server, bundle)
+    assert until(lambda: "too slowly" in board.state[1]), board.state
+    monkeypatch.undo()
+    server.gives(bundle.read_bytes())
+    board.comes_to("installed")
+    let_go.set()
 
 
 @pytest.fixture(scope="module")

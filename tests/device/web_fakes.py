@@ -214,8 +214,7 @@ class FakeDesk:
             for _ in range(20):
                 times.add("inference", 0.0052)
                 times.add("find", 0.046)
-            self.store.end_slide(ended, times)
-            self.store.note(actor, "slide ended", {"slide": ended})
+            self.store.end_slide(ended, times, actor=actor)
         return ended
 
     def label_slide(self, slide: int, label: str, actor: str) -> None:

@@ -18,6 +18,7 @@ from bloodedge.board import (
     Condition,
     Drifted,
     Latency,
+    Percentiles,
     Reviewed,
     RunningBundle,
     WantedState,
@@ -50,7 +51,7 @@ class Reporter:
     def __init__(self, daemon: Daemon, wanted: Callable[[], WantedState | None], posted: Callable[[], None]) -> None:
         """Wanted: what became of the bundle that was asked for; ``posted`` is called after each report."""
         self._daemon, self._wanted, self._posted = daemon, wanted, posted
-        self._boot, self._sequence = uuid4().hex, 0
+        self._boot, self._sequence, self._began_s = uuid4().hex, 0, monotonic()
         self._stages: dict[str, LatencyHistogram] = {}
         self._reviewed: Reviewed | None = None
         self._drifted: Drifted | None = None
@@ -103,7 +104,7 @@ class Reporter:
             sequence=self._sequence + 1,
             sent_at=datetime.now(UTC),
             clock_synchronised=clock_synchronised(),
-            uptime_s=max(0.0, (datetime.now(UTC) - daemon.started).total_seconds()),
+            uptime_s=monotonic() - self._began_s,
             version=__version__,
             hardware=hardware_name()[:200],
             alive=is_alive(daemon),
@@ -127,7 +128,11 @@ class Reporter:
 
     def _latency(self, stages: dict[str, LatencyHistogram]) -> dict[str, Latency]:
         new = {stage: now.since(self._stages.get(stage, LatencyHistogram())) for stage, now in stages.items()}
-        return {stage: Latency(count=one.count, latency_ms=one.summary()) for stage, one in new.items() if one.count}
+        return {
+            stage: Latency(count=one.count, latency_ms=Percentiles.of(one.summary()))
+            for stage, one in new.items()
+            if one.count
+        }
 
     def _ask_database(self) -> None:
         from bloodedge_device.web import reading
@@ -166,7 +171,7 @@ def running_bundle(daemon: Daemon) -> RunningBundle:
         golden_inputs=loaded.golden.inputs,
         baseline=BaselineFigures(
             hardware=baseline.hardware[:200],
-            latency_ms=baseline.latency_ms,
+            latency_ms=Percentiles.of(baseline.latency_ms),
             accuracy=baseline.evaluation.accuracy,
             artifact_accuracy=loaded.artifact.evaluation.accuracy,
         ),

@@ -1,25 +1,21 @@
 """The bundle that the fleet's server asks for: fetched, checked and handed to the installer, which alone decides."""
 
-import hashlib
-import http.client
 import logging
 import shutil
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic
-from typing import IO, Any, Literal
-from urllib.error import HTTPError, URLError
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
+from typing import IO, Literal
 
 from pydantic import ValidationError
 
 from bloodedge.board import Wanted, WantedState, Wire, read_message
-from bloodedge.errors import BloodedgeError, disk_errors
+from bloodedge.errors import BloodedgeError, DiskError, disk_errors
 from bloodedge.files import write_bytes
-from bloodedge_device.slots.record import Record
+from bloodedge_device.loading import Unjudged
+from bloodedge_device.publish.download import Download, Ended, Passing
+from bloodedge_device.slots.record import NotNow, Record
 
 log = logging.getLogger("bloodedge.device")
 
@@ -27,21 +23,12 @@ FILE = "wanted.json"
 DOWNLOAD = "wanted.download"
 """In the state folder."""
 
-ANSWER_WITHIN_S = 20.0
-SLOWEST_BYTES_PER_S = 20_000
-"""A download that would take longer than at this rate is given up and begun anew."""
-
 RETRY_S = (5.0, 15.0, 60.0, 300.0)
+PARTING_S = 10.0
+"""For what is under way when the daemon ends."""
+
 SPARE_BYTES = 64 * 2**20
 """Left free on the disk beside the download and the slot's copy."""
-
-
-class Passing(Exception):  # noqa: N818  # it says what is
-    """Something that may pass; the message is a sentence."""
-
-
-class _Stopped(Exception):  # noqa: N818  # it says what happened
-    """Another bundle is wanted, none is any more, or the daemon stops."""
 
 
 class Note(Wire):
@@ -65,6 +52,7 @@ class WantedWorker:
         """ca: certificates (PEM) that the server's is checked against, default the system's; record: of the slots."""
         self._folder, self._ca, self._install, self._record = state, ca, install, record
         self._note = _read_note(state / FILE)
+        self._under_way: Download | None = None
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
@@ -76,11 +64,11 @@ class WantedWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End a download; an install that has begun is waited for."""
+        """End a download; an install that has begun is waited for, but not for long: cut off it changes nothing."""
         self._stopping.set()
-        self._changed.set()
+        self._wake()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(PARTING_S)
 
     def want(self, payload: bytes) -> None:
         """A message came; empty: nothing is wanted any more. What cannot be read is told in the log."""
@@ -99,7 +87,7 @@ class WantedWorker:
             if wanted is None:
                 with suppress(OSError):
                     (self._folder / FILE).unlink(missing_ok=True)
-            self._changed.set()
+            self._wake()
         log.info("The fleet wants %s.", "no bundle" if wanted is None else f"{wanted.name} {wanted.serial}")
 
     @property
@@ -132,7 +120,7 @@ class WantedWorker:
                 self._changed.clear()
                 self._keep(note, self._done(note.wanted))
                 failures = 0
-            except _Stopped:
+            except Ended:
                 failures = 0
             except Passing as passing:
                 self._keep(note, Note(wanted=note.wanted, state="downloading", sentence=str(passing)))
@@ -148,14 +136,22 @@ class WantedWorker:
                     write_bytes(self._folder / FILE, after.model_dump_json().encode())
 
     def _done(self, wanted: Wanted) -> Note:
-        """What came of a wish; raises Passing or _Stopped."""
+        """What came of a wish; raises Passing or Ended."""
         try:
             title = self._fetched_and_installed(wanted)
+        except (NotNow, Unjudged) as error:
+            raise Passing(f"{str(error).rstrip('.')}; it is tried again.") from error
+        except (DiskError, OSError) as error:
+            why = str(getattr(error.__cause__ or error, "strerror", None) or error).rstrip(".")
+            raise Passing(f"The bundle could not be kept ({why}); it is tried again.") from error
         except BloodedgeError as error:
             log.warning("The bundle that the fleet wants was refused: %s", error)
             return Note(wanted=wanted, state="refused", sentence=str(error))
-        except OSError as error:
-            raise Passing(f"The bundle could not be kept ({error.strerror or error}); it is tried again.") from error
+        except (Passing, Ended):
+            raise
+        except Exception as error:
+            log.exception("The bundle that the fleet wants could not be installed.")
+            raise Passing(f"The bundle could not be installed ({type(error).__name__}); it is tried again.") from error
         finally:
             with suppress(OSError):
                 (self._folder / DOWNLOAD).unlink(missing_ok=True)
@@ -181,56 +177,22 @@ class WantedWorker:
 
     def _download(self, wanted: Wanted, file: IO[bytes]) -> str:
         """Write what the server gives; gives its SHA-256."""
-        digest, left = hashlib.sha256(), wanted.size_bytes
-        give_up_s = monotonic() + ANSWER_WITHIN_S + wanted.size_bytes / SLOWEST_BYTES_PER_S
+        self._under_way = Download(wanted.url, wanted.size_bytes, self._ca)
         try:
-            with self._opener().open(Request(wanted.url), timeout=ANSWER_WITHIN_S) as answer:  # noqa: S310  # http(s)
-                while chunk := answer.read1(min(65536, left + 1)):  # what there is: a slow server is seen to be
-                    left -= len(chunk)
-                    if left < 0:
-                        raise BloodedgeError(f"{wanted.url} gives more than the {wanted.size_bytes} bytes announced.")
-                    digest.update(chunk)
-                    file.write(chunk)
-                    if self._changed.is_set():
-                        raise _Stopped
-                    if monotonic() > give_up_s:
-                        raise Passing(f"{wanted.url} gives the bundle too slowly; it is begun anew.")
-        except HTTPError as error:
-            if error.code in range(300, 400):
-                raise BloodedgeError(f"{wanted.url} points elsewhere, which is not followed; correct --url.") from error
-            raise Passing(f"{wanted.url} answers {error.code}; it is tried again.") from error
-        except (URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
-            raise Passing(why_not_reached(wanted.url, error)) from error
-        if left:
-            raise Passing(f"{wanted.url} broke off before the end; it is begun anew.")
-        return digest.hexdigest()
+            if self._changed.is_set():  # before it was under way
+                raise Ended
+            return self._under_way.into(file)
+        finally:
+            self._under_way = None
 
-    def _opener(self) -> OpenerDirector:
-        """Follows no redirect and asks no proxy. Plain HTTP will do: who changes the bundle breaks its signature."""
-        try:
-            context = ssl.create_default_context(cafile=self._ca)
-        except (OSError, ssl.SSLError) as error:
-            raise Passing(f"mqtt.ca {self._ca} cannot be used ({error}); correct it.") from error
-        return build_opener(ProxyHandler({}), HTTPSHandler(context=context), _NoRedirect())
+    def _wake(self) -> None:
+        self._changed.set()
+        if (under_way := self._under_way) is not None:
+            under_way.end()
 
 
 def _is_same(one: Wanted, other: Wanted) -> bool:
     return (one.rollout, one.sha256) == (other.rollout, other.sha256)
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        """None: the answer counts as an error."""
-
-
-def why_not_reached(url: str, error: Exception) -> str:
-    """A sentence on a server that is not there."""
-    reason = getattr(error, "reason", error)
-    if isinstance(reason, ssl.SSLCertVerificationError):
-        told = f"its certificate is not to be trusted: {reason.verify_message.rstrip('.')}; check mqtt.ca"
-        return f"{url} cannot be reached ({told})."
-    told = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return f"{url} cannot be reached ({told.rstrip('.')}); it is tried again."
 
 
 def _read_note(path: Path) -> Note | None:

@@ -8,23 +8,26 @@ from pathlib import Path
 
 from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.engine import require
-from bloodedge.errors import BloodedgeError, UsageError, disk_errors
-from bloodedge.files import sha256, write_beside
-from bloodedge_device.loading import choose_artifact, vouched_for
+from bloodedge.errors import BloodedgeError, DiskError, UsageError, disk_errors
+from bloodedge.files import put_in_place, temporary_beside
+from bloodedge_device.loading import check_slot, choose_artifact, described, is_verdict, vouched_for
 from bloodedge_device.settings import DeviceSettings, released
 from bloodedge_device.slots.record import (
+    SHIPPED,
+    NotNow,
     Record,
     Slot,
     SlotName,
     change,
     install_lock,
-    now,
     read_record,
     record_lock,
     slot_file,
     slots_folder,
+    write_record,
 )
-from bloodedge_device.slots.switching import repair, switch_to
+from bloodedge_device.slots.repairing import repair
+from bloodedge_device.slots.switching import last_run, switched, why_refused
 from bloodedge_device.slots.trial import Trial, try_out
 
 TryOut = Callable[[DeviceSettings, Path], Trial]
@@ -46,6 +49,7 @@ class Installed:
 def install(settings: DeviceSettings, path: Path, *, allow_older: bool = False, trial: TryOut = try_out) -> Installed:
     """Put a bundle into the idle slot and make it the active one, on probation; the other slot stays as it was.
 
+    Where the active slot's file is damaged it goes there, and the same bundle again stays what it was.
     Raises UsageError or BloodedgeError when it is not to be trusted, older than one that was good, not for this board,
     or fails its trial: then nothing has changed but the history.
     """
@@ -57,10 +61,12 @@ def install(settings: DeviceSettings, path: Path, *, allow_older: bool = False, 
         with Bundle(path) as bundle:
             if record.active is not None and _is_active(settings, record, bundle):
                 return Installed(record.active, record.slots[record.active], None)
+        plan = _Plan(settings, record, _target(settings, record), path, allow_older)
         try:
-            _check_probation(record)
-            _check_serial(record, bundle, allow_older=allow_older)
-            return _into(settings, record.idle, path, trial)
+            plan.check_record(record, bundle.manifest.name, bundle.manifest.serial)
+            return _carry_out(plan, trial)
+        except (DiskError, NotNow):  # says nothing of the bundle
+            raise
         except BloodedgeError as error:
             _note_refusal(state, bundle, str(error))
             raise
@@ -81,51 +87,87 @@ def _sweep(state: Path) -> None:
 
 def _is_active(settings: DeviceSettings, record: Record, bundle: Bundle) -> bool:
     """Whether the active slot holds the same manifest, which has every file's digest, with the same signature."""
-    if record.active is None or bundle.manifest.serial != record.slots[record.active].serial:
+    if record.active is None or why_refused(settings, record.active, record.slots[record.active]):
         return False
     try:
         with Bundle(slot_file(settings.state, record.active)) as active:
             return active.manifest_bytes == bundle.manifest_bytes and active.signature() == bundle.signature()
-    except BloodedgeError:  # a slot that was damaged is installed anew
+    except BloodedgeError:
         return False
 
 
-def _check_probation(record: Record) -> None:
-    slot = record.running
-    if slot is not None and slot.state == "on probation":
-        raise BloodedgeError(
-            f"{slot.title} is on probation, and the bundle before it is kept until that ends; wait, or go back first"
-            " with: bloodedge device rollback"
-        )
+def _target(settings: DeviceSettings, record: Record) -> SlotName:
+    """The slot that does not run; the active one where its file is damaged, for the other may be the last good one."""
+    if record.active is None:
+        return record.idle
+    try:
+        check_slot(slot_file(settings.state, record.active), record.slots[record.active])
+    except BloodedgeError as error:
+        return record.active if is_verdict(error) else record.idle
+    return record.idle
 
 
-def _check_serial(record: Record, bundle: Bundle, *, allow_older: bool) -> None:
-    name, serial = bundle.manifest.name, bundle.manifest.serial
-    highest = record.highest.get(name, serial)
-    if serial < highest and not allow_older:
-        raise BloodedgeError(
-            f"{bundle.path} is {name} {serial}, older than {name} {highest}, which was good here; install a newer one,"
-            " or give --allow-older."
-        )
+@dataclass(frozen=True)
+class _Plan:
+    """Where a bundle is to go, and on what that was decided."""
+
+    settings: DeviceSettings
+    record: Record
+    """As it was when the target was chosen."""
+    target: SlotName
+    path: Path
+    allow_older: bool
+
+    def check_record(self, record: Record, name: str, serial: int) -> None:
+        """Raise BloodedgeError where a record, as it is by now, does not let a bundle of this name and serial in."""
+        self._check_probation(record)
+        if (record.active, _digest(record)) != (self.record.active, _digest(self.record)):
+            raise NotNow(
+                f"{SHIPPED if record.running is None else record.running.title} came to run while {self.path} was tried"
+                " out, so nothing was installed; install it again."
+            )
+        highest = record.highest.get(name, serial)
+        if serial < highest and not self.allow_older:
+            raise BloodedgeError(
+                f"{self.path} is {name} {serial}, older than {name} {highest}, which was good here; install a newer"
+                " one, or give --allow-older."
+            )
+
+    def _check_probation(self, record: Record) -> None:
+        slot = record.running
+        if slot is not None and slot.state == "on probation" and record.active != self.target:
+            raise NotNow(
+                f"{slot.title} is on probation, and the bundle before it is kept until that ends; wait, or go back"
+                " first with: bloodedge device rollback"
+            )
 
 
-def _into(settings: DeviceSettings, name: SlotName, path: Path, trial: TryOut) -> Installed:
+def _digest(record: Record) -> str:
+    return "" if record.running is None else record.running.sha256
+
+
+def _carry_out(plan: _Plan, trial: TryOut) -> Installed:
+    settings, state, path, name = plan.settings, plan.settings.state, plan.path, plan.target
     with Bundle(path) as bundle:
         _check_not_shipped(settings, bundle)
         vouched_for(settings, bundle)
         artifact, _ = choose_artifact(settings, bundle.manifest)
         require(artifact.engine)
-    _check_room(settings.state, path)
-    shown: list[tuple[Slot, Trial]] = []
-
-    def copy_and_try(copy: Path) -> None:
+    _check_room(state, path)
+    file = slot_file(state, name)
+    with disk_errors(file.name), temporary_beside(file) as copy:
         _copy(path, copy)
         with _as_given(path, copy):
-            shown.append((_described(settings, copy), trial(settings, copy)))
-
-    write_beside(slot_file(settings.state, name), copy_and_try)
-    ((slot, result),) = shown
-    record = switch_to(settings.state, name, slot)
+            slot = described(settings, copy)  # what may be exchanged after it was looked at is looked at in the copy
+            plan.check_record(plan.record, slot.name, slot.serial)
+            result = trial(settings, copy)
+        slot = slot.model_copy(update={"after_run": last_run(state)})
+        with record_lock(state):  # from here on nobody else changes what runs, or the last good one could be replaced
+            record = read_record(state)
+            plan.check_record(record, slot.name, slot.serial)
+            put_in_place(copy, file)
+            record = switched(record, name, slot)
+            write_record(state, record)
     return Installed(name, record.slots[name], result)
 
 
@@ -159,7 +201,7 @@ def _check_room(state: Path, path: Path) -> None:
     size = path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*"))
     missing_mb = (size - shutil.disk_usage(slots_folder(state)).free) / 2**20 + ROOM_MB
     if missing_mb > 0:
-        raise BloodedgeError(f"{missing_mb:.0f} MB are missing on the disk of {state}; free some space.")
+        raise DiskError(f"{missing_mb:.0f} MB are missing on the disk of {state}; free some space.")
 
 
 def _copy(path: Path, copy: Path) -> None:
@@ -176,18 +218,3 @@ def _copy(path: Path, copy: Path) -> None:
     if signature is not None:
         files[SIGNATURE] = signature
     zip_files(files, copy)
-
-
-def _described(settings: DeviceSettings, copy: Path) -> Slot:
-    """What the copy holds, once it was verified like the bundle itself."""
-    with Bundle(copy) as bundle:
-        signer = vouched_for(settings, bundle)
-        manifest = bundle.manifest
-    return Slot(
-        name=manifest.name,
-        serial=manifest.serial,
-        sha256=sha256(copy),
-        signer="" if signer is None else f"{signer.name} ({signer.key_id})",
-        installed_at=now(),
-        state="on probation",
-    )

@@ -1,9 +1,9 @@
-"""What is in the two slots, which of them runs, and what happened to them: one small file, replaced whole."""
+"""What is in the two slots, which one runs, and what happened to them: one small file and its copy, replaced whole."""
 
 import fcntl
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,11 @@ from bloodedge.files import require_own, write_text
 
 FOLDER = "slots"
 RECORD = "slots.json"
+COPY = "slots.copy.json"
+"""Written after the record: it is the same, or older by what a power cut or a full disk kept from it."""
 DAMAGED = "slots.damaged.json"
+BEGUN_ANEW = "the daemon's next start, or bloodedge device install, begins anew from its copy or the slots"
+"""What is done about a damaged record."""
 LONGEST_HISTORY = 100
 
 SlotName = Literal["a", "b"]
@@ -90,17 +94,27 @@ class Record(Strict):
 
     def changed(self, slot: SlotName, **values: object) -> "Record":
         """With other values of a slot."""
+        values = {name: _plain(value) if isinstance(value, str) else value for name, value in values.items()}
         return self.model_copy(update={"slots": {**self.slots, slot: self.slots[slot].model_copy(update=values)}})
 
     def noted(self, action: Action, bundle: str, slot: SlotName | None = None, why: str = "") -> "Record":
         """With one event more."""
         number = self.events + 1
-        event = Event(number=number, at=now(), action=action, bundle=bundle, slot=slot, why=why)
+        event = Event(number=number, at=now(), action=action, bundle=bundle, slot=slot, why=_plain(why))
         return self.model_copy(update={"events": number, "history": (*self.history, event)[-LONGEST_HISTORY:]})
 
 
+def _plain(text: str) -> str:
+    r"""With \udcNN for the bytes of a file's name that are no UTF-8, which JSON cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+class NotNow(BloodedgeError):  # noqa: N818  # as people say it
+    """What was asked for is not done for something that passes; it says nothing of the bundle."""
+
+
 class DamagedRecord(BloodedgeError):  # noqa: N818  # as people say it
-    """The record is not as it was written; see slots.repair."""
+    """The record is not as it was written; see repairing."""
 
 
 def slots_folder(state: Path) -> Path:
@@ -114,25 +128,38 @@ def slot_file(state: Path, slot: SlotName) -> Path:
 
 
 def read_record(state: Path) -> Record:
-    """The record, an empty one where there is none; DamagedRecord when it cannot be understood.
+    """The record, an empty one where there is none; DamagedRecord when it cannot be understood or was lost.
 
     UsageError for a user who may not read it.
     """
     path = slots_folder(state) / RECORD
     try:
         record = Record.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return Record()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if read_copy(state) is None:
+            return Record()
+        raise DamagedRecord(f"{path} is gone; {BEGUN_ANEW}.") from error
     except OSError as error:
         kind = UsageError if isinstance(error, PermissionError) else BloodedgeError
         raise kind(unreadable(path, error)) from error
     except ValidationError as error:
-        raise DamagedRecord(
-            f"{path} is damaged; the daemon's next start, or bloodedge device install, sets it aside and begins anew."
-        ) from error
-    if record.active is not None and record.active not in record.slots:
-        raise DamagedRecord(f"{path} names a slot that it does not describe; bloodedge device install begins anew.")
+        raise DamagedRecord(f"{path} is damaged; {BEGUN_ANEW}.") from error
+    if not _is_whole(record):
+        raise DamagedRecord(f"{path} names a slot that it does not describe; {BEGUN_ANEW}.")
     return record
+
+
+def read_copy(state: Path) -> Record | None:
+    """The record's copy; None where there is none to be understood."""
+    try:
+        record = Record.model_validate_json((slots_folder(state) / COPY).read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return record if _is_whole(record) else None
+
+
+def _is_whole(record: Record) -> bool:
+    return record.active is None or record.active in record.slots
 
 
 def change(state: Path, how: Callable[[Record], Record]) -> Record:
@@ -146,9 +173,20 @@ def change(state: Path, how: Callable[[Record], Record]) -> Record:
 
 
 def write_record(state: Path, record: Record) -> None:
-    """Replace the record, whole or not at all; the caller holds the lock."""
-    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
-    write_text(slots_folder(state) / RECORD, text)
+    """Replace the record, whole or not at all, and then its copy; the caller holds the lock."""
+    write_text(slots_folder(state) / RECORD, _as_json(record))
+    keep_copy(state, record)
+
+
+def keep_copy(state: Path, record: Record) -> None:
+    """Have the copy be that of the record on the disk; a full disk leaves it as it was. The caller holds the lock."""
+    if (read_copy(state) or Record()) != record:
+        with suppress(BloodedgeError, OSError):
+            write_text(slots_folder(state) / COPY, _as_json(record))
+
+
+def _as_json(record: Record) -> str:
+    return json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
 @contextmanager
@@ -160,7 +198,7 @@ def record_lock(state: Path) -> Iterator[None]:
 
 @contextmanager
 def install_lock(state: Path) -> Iterator[None]:
-    """Be the only one who changes the slots' files; BloodedgeError when somebody else is at it.
+    """Be the only one who changes the slots' files; NotNow when somebody else is at it.
 
     UsageError where the state folder is another user's, also for root: that user's daemon could no longer write there.
     """
@@ -169,7 +207,7 @@ def install_lock(state: Path) -> Iterator[None]:
         with _lock(state, "install.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield
     except BlockingIOError as error:
-        raise BloodedgeError(f"Another bundle is being installed in {state}; wait until that has ended.") from error
+        raise NotNow(f"Another bundle is being installed in {state}; wait until that has ended.") from error
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from contextlib import contextmanager, suppress
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_own
-from bloodedge_device.loading import Loaded, load
-from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.loading import Loaded, is_verdict, load, load_file
+from bloodedge_device.settings import DeviceSettings, released_bundle
 from bloodedge_device.slots.record import Slot, read_record, slots_folder
+from bloodedge_device.slots.repairing import repair
 from bloodedge_device.slots.switching import (
     MOST_STARTS,
     MOST_STARTS_IN_A_ROW,
@@ -16,7 +17,7 @@ from bloodedge_device.slots.switching import (
     fall_back,
     forget_starts,
     note_kept,
-    repair,
+    take_back_start,
     why_refused,
 )
 
@@ -60,6 +61,9 @@ def _load_what_runs(settings: DeviceSettings) -> Loaded:
         try:
             return _load_slot(settings, slot)
         except BloodedgeError as error:
+            if not is_verdict(error):
+                log.warning("%s", sentence_of_no_verdict(slot, error))
+                return load_file(settings, released_bundle(settings))
             if slot.state == "good" and isinstance(error, UsageError):  # the settings want what no bundle here has
                 raise
             give_way(settings, slot, str(error))
@@ -71,8 +75,18 @@ def _load_slot(settings: DeviceSettings, slot: Slot) -> Loaded:
             raise BloodedgeError(f"{MOST_STARTS} starts with it ended in no good order")
     else:
         _look_back(settings, slot)
+    return load_counted(settings)
+
+
+def load_counted(settings: DeviceSettings) -> Loaded:
+    """As load, with a start counted for the active slot's bundle, unless nobody could tell whether it is good."""
     count_start(settings.state)
-    return load(settings)
+    try:
+        return load(settings)
+    except BloodedgeError as error:
+        if not is_verdict(error):
+            take_back_start(settings.state)
+        raise
 
 
 def _look_back(settings: DeviceSettings, slot: Slot) -> None:
@@ -100,3 +114,8 @@ def give_way(settings: DeviceSettings, slot: Slot, why: str) -> None:
 def sentence_of(to: str, why: str) -> str:
     """That the daemon went back, and why."""
     return f"Went back to {to}. {why.rstrip('.')}."
+
+
+def sentence_of_no_verdict(slot: Slot, error: BloodedgeError) -> str:
+    """That a slot's bundle does not run for now, and why."""
+    return f"{slot.title} does not run until this is put right: {error}"

@@ -1,29 +1,21 @@
 """From one slot to the other: after an install, on probation, and back when a bundle proves bad."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from bloodedge.bundle import Bundle
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.files import sha256, write_bytes
-from bloodedge_device.loading import check_slot, vouched_for
+from bloodedge_device.loading import Unjudged, check_slot, is_verdict, vouched_for
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slots.record import (
-    DAMAGED,
-    RECORD,
     SHIPPED,
-    SLOTS,
-    DamagedRecord,
     Record,
     Slot,
     SlotName,
     change,
     install_lock,
-    now,
     read_record,
-    record_lock,
     slot_file,
-    slots_folder,
-    write_record,
 )
 from bloodedge_device.store import open_for_reading
 
@@ -35,15 +27,13 @@ MOST_STARTS_IN_A_ROW = 5
 BY_HAND = "rolled back by hand"
 
 
-def switch_to(state: Path, name: SlotName, slot: Slot) -> Record:
-    """Make a slot whose file is in place the active one, on probation."""
-    slot = slot.model_copy(update={"after_run": last_run(state)})
-
-    def switched(record: Record) -> Record:
-        after = record.model_copy(update={"active": name, "slots": {**record.slots, name: slot}})
-        return after.noted("installed", slot.title, name)
-
-    return change(state, switched)
+def switched(record: Record, name: SlotName, slot: Slot) -> Record:
+    """With a slot whose file is in place as the active one; as it was before where only its file was put back."""
+    before = record.running
+    if name == record.active and before is not None and before.sha256 == slot.sha256:
+        slot = before
+    after = record.model_copy(update={"active": name, "slots": {**record.slots, name: slot}})
+    return after.noted("installed", slot.title, name)
 
 
 def last_run(state: Path) -> int:
@@ -58,21 +48,30 @@ def last_run(state: Path) -> int:
 def count_start(state: Path) -> None:
     """Count a start before anything of the bundle is loaded, so that a crash in native code counts too.
 
-    Raises BloodedgeError where a full disk keeps one on probation from being counted; a good bundle's then is not.
+    Raises Unjudged where a full disk keeps one on probation from being counted; a good bundle's then is not.
     """
-
-    def counted(record: Record) -> Record:
-        slot = record.running
-        return (
-            record if record.active is None or slot is None else record.changed(record.active, starts=slot.starts + 1)
-        )
-
     try:
-        change(state, counted)
-    except BloodedgeError:
+        _change_starts(state, 1)
+    except BloodedgeError as error:
         slot = read_record(state).running
         if slot is None or slot.state == "on probation":
-            raise
+            raise Unjudged(str(error), error.exit_code) from error
+
+
+def take_back_start(state: Path) -> None:
+    """The start that was counted last came to no verdict on the bundle."""
+    with suppress(BloodedgeError):  # a full disk: the start then counts
+        _change_starts(state, -1)
+
+
+def _change_starts(state: Path, by: int) -> None:
+    def counted(record: Record) -> Record:
+        slot = record.running
+        if record.active is None or slot is None:
+            return record
+        return record.changed(record.active, starts=max(0, slot.starts + by))
+
+    change(state, counted)
 
 
 def forget_starts(state: Path) -> None:
@@ -149,9 +148,8 @@ def roll_back(settings: DeviceSettings) -> Record:
         active, slot, target = record.active, record.running, _good(state, record)
         if active is None or slot is None:
             raise UsageError(f"Nothing to go back from: {SHIPPED} is the one that runs; see: bloodedge device slots")
-        wrong = "" if target is None else why_refused(settings, target, record.slots[target])
-        if target is not None and wrong:
-            record, target = record.changed(target, state="failed", why=wrong), None
+        if target is not None:
+            record, target = _vetted(settings, record, target)
         to = SHIPPED if target is None else record.slots[target].title
         after = record.changed(active, state="failed", why=BY_HAND, starts=0)
         return after.model_copy(update={"active": target}).noted("rolled back", to, target, f"from {slot.title}")
@@ -162,14 +160,27 @@ def roll_back(settings: DeviceSettings) -> Record:
 
 def why_refused(settings: DeviceSettings, name: SlotName, slot: Slot) -> str:
     """Why a slot's bundle is not to be run; empty when it is as it was installed and somebody trusted signed it."""
-    path = slot_file(settings.state, name)
     try:
-        check_slot(path, slot)
-        with Bundle(path) as bundle:
-            vouched_for(settings, bundle)
+        _vet(settings, name, slot)
     except BloodedgeError as error:
         return str(error)
     return ""
+
+
+def _vetted(settings: DeviceSettings, record: Record, target: SlotName) -> tuple[Record, SlotName | None]:
+    """(the record, the slot to go back to); None for one that is not to be run now, failed if it never is again."""
+    try:
+        _vet(settings, target, record.slots[target])
+    except BloodedgeError as error:
+        return (record.changed(target, state="failed", why=str(error)) if is_verdict(error) else record), None
+    return record, target
+
+
+def _vet(settings: DeviceSettings, name: SlotName, slot: Slot) -> None:
+    path = slot_file(settings.state, name)
+    check_slot(path, slot)
+    with Bundle(path) as bundle:
+        vouched_for(settings, bundle)
 
 
 def _good(state: Path, record: Record) -> SlotName | None:
@@ -182,50 +193,3 @@ def _good(state: Path, record: Record) -> SlotName | None:
     except BloodedgeError:
         return None
     return record.idle
-
-
-def repair(settings: DeviceSettings) -> str:
-    """Set a damaged record aside and describe anew what is in the slots; a sentence, empty where all is well.
-
-    Of two bundles that are to be trusted the newer runs, on probation, and the older counts as good.
-    """
-    state = settings.state
-    with record_lock(state):
-        try:
-            read_record(state)
-        except DamagedRecord as error:
-            why = str(error).partition(";")[0]
-        else:
-            return ""
-        found = {name: slot for name in SLOTS if (slot := _described(settings, name)) is not None}
-        order = sorted(found, key=lambda name: found[name].serial)
-        active = order[-1] if order else None
-        older = {name: slot.model_copy(update={"state": "good"}) for name, slot in found.items() if name != active}
-        slots = {**found, **older}
-        highest = {slot.name: slot.serial for slot in older.values()}
-        record = Record(active=active, slots=slots, highest=highest)
-        runs = SHIPPED if active is None else slots[active].title
-        folder = slots_folder(state)
-        write_bytes(folder / DAMAGED, (folder / RECORD).read_bytes())  # the old one stays until the new one is whole
-        write_record(state, record.noted("began anew", runs, active, f"{why}; it was set aside as {DAMAGED}"))
-    return f"{why} and was set aside as {DAMAGED}: {runs} runs."
-
-
-def _described(settings: DeviceSettings, name: SlotName) -> Slot | None:
-    """What is in a slot, found out from its file alone; None where it is not to be trusted."""
-    path = slot_file(settings.state, name)
-    try:
-        with Bundle(path) as bundle:
-            signer = vouched_for(settings, bundle)
-            manifest = bundle.manifest
-    except BloodedgeError:
-        return None
-    return Slot(
-        name=manifest.name,
-        serial=manifest.serial,
-        sha256=sha256(path),
-        signer="" if signer is None else f"{signer.name} ({signer.key_id})",
-        installed_at=now(),
-        state="on probation",
-        after_run=last_run(settings.state),
-    )

@@ -8,18 +8,19 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.signing.signature import Untrusted
 from bloodedge_device.health import Level
-from bloodedge_device.loading import load
+from bloodedge_device.loading import is_verdict, load
 from bloodedge_device.slots.probation import figures_of, is_proven, why_failed
 from bloodedge_device.slots.record import DamagedRecord, Event, Record, Slot, read_record, slots_folder
-from bloodedge_device.slots.starting import give_way, sentence_of
+from bloodedge_device.slots.repairing import repair
+from bloodedge_device.slots.revocation import heed_revocation
+from bloodedge_device.slots.starting import give_way, load_counted, sentence_of, sentence_of_no_verdict
 from bloodedge_device.slots.switching import (
     MOST_STARTS_IN_A_ROW,
-    count_start,
     forget_starts,
     keep_health,
     promote,
-    repair,
 )
 from bloodedge_device.store import open_for_reading
 from bloodedge_device.telling import is_alive
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("bloodedge.device")
 
 JUDGED_EVERY_S = 30.0
+TRIED_EVERY_S = 30.0
+"""How often a bundle is tried again that could not be judged."""
 KEPT_EVERY_S = 60.0
 """How often the time on probation is written down."""
 UNHARMED_S = 60.0
@@ -46,7 +49,8 @@ class SlotWatch:
         self._daemon = daemon
         self._noted: int | None = None
         self._given_up: str | None = None
-        self._judged_s = self._kept_s = self._looked_s = monotonic()
+        self._left_out = ""
+        self._judged_s = self._kept_s = self._looked_s = self._given_up_s = monotonic()
         self._on_probation = ""
         self._healthy_s = self._unharmed_s = 0.0
         self._unharmed = ""
@@ -64,6 +68,14 @@ class SlotWatch:
             self._end_the_row(record, passed_s)
             self._watch(record, passed_s)
             self._tell(read_record(self._daemon.state))
+
+    def heed_revocation(self) -> None:
+        """Have what runs give way once its key was revoked; one that the settings name ends the daemon."""
+        daemon = self._daemon
+        try:
+            heed_revocation(daemon.settings, daemon.loaded)
+        except Untrusted as error:
+            daemon.refuse(error)
 
     def close(self) -> None:
         """Write down how long the bundle on probation has run."""
@@ -96,24 +108,37 @@ class SlotWatch:
         return 0 if row is None else int(json.loads(row[0]).get("event", 0))
 
     def _take_over(self, record: Record) -> None:
+        if record.running is not None and self._looked_s - self._given_up_s >= TRIED_EVERY_S:
+            self._given_up = None
+        with self._daemon.loading:
+            self._load_what_is_to_run(record)
+
+    def _load_what_is_to_run(self, record: Record) -> None:
         daemon, slot = self._daemon, record.running
         digest = "" if slot is None else slot.sha256
         settings = daemon.settings  # looked at in this order, as the daemon changes them in the other one
+        if digest == daemon.loaded.sha256:
+            self._given_up = None
         if daemon.has_next or digest in {daemon.loaded.sha256, self._given_up}:
             return
-        if slot is not None:
-            count_start(daemon.state)
         try:
-            loaded = load(settings)
+            loaded = load(settings) if slot is None else load_counted(settings)
         except BloodedgeError as error:
-            if slot is not None:
+            if slot is not None and is_verdict(error):
                 give_way(settings, slot, str(error))
-                return
-            self._given_up = digest
-            log.warning("The bundle that ran goes on: %s", error)
+            else:
+                self._leave_out(slot, error)
             return
         self._given_up = None
         daemon.take_over(settings, loaded)
+
+    def _leave_out(self, slot: Slot | None, error: BloodedgeError) -> None:
+        """Go on with what runs; a slot's bundle, which the error says nothing of, is tried again after a while."""
+        sentence = str(error) if slot is None else sentence_of_no_verdict(slot, error)
+        if sentence != self._left_out:
+            log.warning("The bundle that ran goes on. %s", sentence)
+        self._left_out = sentence
+        self._given_up, self._given_up_s = "" if slot is None else slot.sha256, self._looked_s
 
     def _end_the_row(self, record: Record, passed_s: float) -> None:
         """Forget earlier starts once none of them can have ended for what runs now.
@@ -176,7 +201,9 @@ class SlotWatch:
         latest = told[-1] if told else None
         level = Level.OK
         crashes = slot is not None and slot.state == "good" and slot.starts > MOST_STARTS_IN_A_ROW
-        if slot is not None and crashes:
+        if slot is not None and slot.sha256 == self._given_up:
+            level, sentence = Level.WARNING, self._left_out
+        elif slot is not None and crashes:
             level = Level.WARNING
             sentence = f"The last {slot.starts - 1} starts with {slot.title} ended within a minute; install another."
         elif latest is not None and latest.action == "went back":

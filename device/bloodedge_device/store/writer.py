@@ -4,14 +4,14 @@ import fcntl
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from os import posix_fallocate
 from pathlib import Path
 from time import monotonic
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,8 @@ ROWS_KNOWN = 4000
 """Of recognised cells: as many as may still be seen again."""
 
 MEGABYTE = 1_000_000
+
+Result = TypeVar("Result")
 
 
 class StateInUseError(BloodedgeError):
@@ -122,7 +124,12 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that is done inside is stored, or nothing; one inside another is part of it."""
         with self._writing, _full_or_damaged(self.state), database_errors(self.state):
+            inside_another = self._database.in_transaction
+            if inside_another:
+                yield self._database
+                return
             self._database.execute("BEGIN IMMEDIATE")
             counts = self._waiting, self.messages_lost
             try:
@@ -133,6 +140,27 @@ class Store:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
+
+    def at_once(self, steps: Callable[[], Result]) -> Result:
+        """Take steps, which are calls of this class, in one transaction: all of them or none; gives what they give.
+
+        On a full disk they are taken again once there is room; raises DiskFullError where none can be made.
+        """
+
+        def together() -> Result:
+            with self._transaction():
+                return steps()
+
+        return self._with_room(together)
+
+    def _with_room(self, step: Callable[[], Result]) -> Result:
+        """Take a step again for as long as a full disk refuses it and something can be given up for it."""
+        while True:
+            try:
+                return step()
+            except DiskFullError:
+                if not self._make_room():
+                    raise
 
     def begin_run(self, run: RunInfo) -> int:
         """Store what runs; gives its id."""
@@ -157,12 +185,13 @@ class Store:
                 raise UsageError(f"There is no slide {slide}.")
             audit.append(database, datetime.now(UTC), actor, "slide labelled", {"slide": slide, "label": label})
 
-    def end_slide(self, slide: int, times: StageTimes, messages: Sequence[Draft] = ()) -> None:
+    def end_slide(self, slide: int, times: StageTimes, messages: Sequence[Draft] = (), actor: str = "daemon") -> None:
         """Note that a slide ended in good order, with its last latencies."""
         with self._transaction() as database:
             _put_latency(database, slide, times)
             self._post(database, messages)
             database.execute("UPDATE slides SET finished = ? WHERE id = ?", (_now(), slide))
+            audit.append(database, datetime.now(UTC), actor, "slide ended", {"slide": slide})
 
     def put_latency(self, slide: int, times: StageTimes) -> None:
         """Replace a slide's stored latency histograms."""
@@ -179,12 +208,7 @@ class Store:
         either, after the oldest images and the reserve were given up.
         """
         kept = keep_crops and self._put_crops(slide, results)
-        while True:
-            try:
-                return self._put_rows(slide, results, kept, messages)
-            except DiskFullError:
-                if not self._make_room():
-                    raise
+        self._with_room(lambda: self._put_rows(slide, results, kept, messages))
 
     def _put_rows(self, slide: int, results: Sequence[FrameResult], kept: bool, messages: Sequence[Draft]) -> None:
         if slide != self._slide:

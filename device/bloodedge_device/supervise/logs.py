@@ -14,7 +14,29 @@ PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging
 
 
 class DeviceHandler(logging.StreamHandler[TextIO]):
-    """The one handler that ``configure_logging`` puts in place."""
+    """The one handler that ``configure_logging`` puts in place.
+
+    It writes to a duplicate of the stream's file, for stderr itself is silenced while an engine loads a network.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(_duplicate(stream) or stream)
+        self._own = self.stream is not stream
+
+    def let_go(self) -> None:
+        """Close the duplicate; nothing may be logged here any more."""
+        if self._own:
+            self.stream.close()
+
+
+def _duplicate(stream: TextIO) -> TextIO | None:
+    """Another stream to the same file; None where there is no file."""
+    try:
+        stream.flush()
+        file = os.dup(stream.fileno())
+    except (OSError, ValueError):  # not a file at all, or closed
+        return None
+    return os.fdopen(file, "w", buffering=1, encoding=stream.encoding, errors=stream.errors)
 
 
 def configure_logging(stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
@@ -28,6 +50,7 @@ def configure_logging(stream: TextIO, environ: Mapping[str, str] = os.environ) -
     root = logging.getLogger()
     for earlier in [old for old in root.handlers if isinstance(old, DeviceHandler)]:
         root.removeHandler(earlier)
+        earlier.let_go()
     root.addHandler(handler)
     logging.getLogger("bloodedge").setLevel(logging.INFO)
 

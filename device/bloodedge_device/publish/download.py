@@ -1,0 +1,151 @@
+"""A file over HTTP: within its announced size and a time, and broken off at once when nobody wants it any more."""
+
+import hashlib
+import http.client
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from bloodedge.errors import BloodedgeError
+
+ANSWER_WITHIN_S = 20.0
+SLOWEST_BYTES_PER_S = 20_000
+"""A download that would take longer than at this rate is given up and begun anew."""
+
+
+class Passing(Exception):  # noqa: N818  # it says what is
+    """Something that may pass; the message is a sentence."""
+
+
+class Ended(Exception):  # noqa: N818  # it says what happened
+    """Nobody wants the file any more."""
+
+
+class Download:
+    """One file; ``end``, from any thread, breaks it off."""
+
+    def __init__(self, url: str, size_bytes: int, ca: Path | None) -> None:
+        """ca: certificates (PEM) that the server's is checked against, default the system's."""
+        self._url, self._size, self._ca = url, size_bytes, ca
+        self._socket: socket.socket | None = None
+        self._lock = threading.Lock()
+        self._ended = self._is_late = False
+
+    def end(self) -> None:
+        """Have ``into`` raise Ended."""
+        self._ended = True
+        self._cut()
+
+    def into(self, file: IO[bytes]) -> str:
+        """Write what the server gives; gives its SHA-256.
+
+        Follows no redirect and asks no proxy. Plain HTTP will do: who changes the bundle breaks its signature. Raises
+        Passing, Ended, BloodedgeError for what will never do, and OSError when the file cannot be written.
+        """
+        late = threading.Timer(ANSWER_WITHIN_S + self._size / SLOWEST_BYTES_PER_S, self._be_late)
+        late.daemon = True
+        late.start()
+        try:
+            with closing(self._connection()) as connection:
+                return self._read(self._answer(connection), file)
+        finally:
+            late.cancel()
+            self._let_go()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        try:
+            split = urlsplit(self._url)
+            host, port = split.hostname or "", split.port
+            (host or self._url).encode("idna")
+        except ValueError as error:
+            raise self._no_address() from error
+        if not host:
+            raise self._no_address()
+        if split.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=ANSWER_WITHIN_S)
+        try:
+            context = ssl.create_default_context(cafile=self._ca)
+        except (OSError, ssl.SSLError) as error:
+            raise Passing(f"mqtt.ca {self._ca} cannot be used ({error}); correct it.") from error
+        return http.client.HTTPSConnection(host, port, timeout=ANSWER_WITHIN_S, context=context)
+
+    def _no_address(self) -> BloodedgeError:
+        return BloodedgeError(f"{self._url} is no address of a file; correct --url.")
+
+    def _answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        with self._failures():
+            connection.connect()
+            with self._lock:
+                # A duplicate: to shut it down ends the connection, whoever reads from it, and its file stays ours.
+                self._socket = socket.socket(fileno=os.dup(connection.sock.fileno()))
+            self._raise_if_cut()
+            connection.request("GET", urlsplit(self._url)._replace(scheme="", netloc="", fragment="").geturl() or "/")
+            answer = connection.getresponse()
+        if answer.status in range(300, 400):
+            raise BloodedgeError(f"{self._url} points elsewhere, which is not followed; correct --url.")
+        if answer.status != http.client.OK:
+            raise Passing(f"{self._url} answers {answer.status}; it is tried again.")
+        return answer
+
+    def _read(self, answer: http.client.HTTPResponse, file: IO[bytes]) -> str:
+        digest, left = hashlib.sha256(), self._size
+        while True:
+            with self._failures():
+                chunk = answer.read1(min(65536, left + 1))  # what there is: a slow server is seen to be
+            if not chunk:
+                break
+            left -= len(chunk)
+            if left < 0:
+                raise BloodedgeError(f"{self._url} gives more than the {self._size} bytes announced.")
+            digest.update(chunk)
+            file.write(chunk)
+        if left:
+            self._raise_if_cut()
+            raise Passing(f"{self._url} broke off before the end; it is begun anew.")
+        return digest.hexdigest()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """What goes wrong on the network may pass, but for what was cut on purpose."""
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            self._raise_if_cut()
+            raise Passing(why_not_reached(self._url, error)) from error
+
+    def _raise_if_cut(self) -> None:
+        if self._ended:
+            raise Ended
+        if self._is_late:
+            raise Passing(f"{self._url} gives the bundle too slowly; it is begun anew.")
+
+    def _be_late(self) -> None:
+        self._is_late = True
+        self._cut()
+
+    def _cut(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                with suppress(OSError):  # it has ended by itself
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _let_go(self) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = None
+
+
+def why_not_reached(url: str, error: Exception) -> str:
+    """A sentence on a server that is not there."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        told = f"its certificate is not to be trusted: {error.verify_message.rstrip('.')}; check mqtt.ca"
+        return f"{url} cannot be reached ({told})."
+    told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{url} cannot be reached ({told.rstrip('.')}); it is tried again."
