@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bloodedge.errors import UsageError
+from bloodedge_fleet.options import LONGEST_DAYS, LONGEST_S, MOST_FAILED, Number, require_words
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -31,6 +32,13 @@ database_option = click.option(
     metavar="URL",
     help="postgresql://USER@HOST/NAME; default: SQLite in the state folder. Also from $BLOODEDGE_FLEET_DATABASE.",
 )
+silent_option = click.option(
+    "--silent-s",
+    type=Number(1, LONGEST_S),
+    default=180.0,
+    show_default=True,
+    help="A board without a report for so long is silent.",
+)
 
 
 @click.group()
@@ -50,13 +58,11 @@ def fleet() -> None:
 @click.option("--user", help="For the broker's own access control.")
 @click.option("--password-file", type=FILE, help="A file whose first line is the password.")
 @click.option("--listen", default="127.0.0.1:8770", show_default=True, metavar="HOST:PORT", help="For the page.")
-@click.option("--url", help="Where boards find the page, for bundles; default: as it is listened on.")
+@click.option("--url", help="Where boards find this server, for bundles; default: as it is listened on.")
 @click.option("--page-certificate", type=FILE, help="Serve the page over TLS (PEM).")
 @click.option("--page-key", type=FILE, help="Its private key (PEM).")
-@click.option(
-    "--silent-s", type=click.FloatRange(1), default=180.0, show_default=True, help="No report for so long: silent."
-)
-@click.option("--keep-days", type=click.FloatRange(1), default=30.0, show_default=True, help="For single reports.")
+@silent_option
+@click.option("--keep-days", type=Number(1, LONGEST_DAYS), default=30.0, show_default=True, help="For single reports.")
 def serve_command(
     database: str | None,
     state: Path | None,
@@ -71,6 +77,7 @@ def serve_command(
     """Take the boards' reports and serve the page until it is stopped."""
     import logging
 
+    from bloodedge_fleet.addresses import host_and_port, require_url
     from bloodedge_fleet.places import own_state_folder
     from bloodedge_fleet.server import Page, serve
 
@@ -79,7 +86,8 @@ def serve_command(
     if (page_certificate is None) != (page_key is None):
         raise UsageError("--page-certificate and --page-key belong together; give both, or neither.")
     state = own_state_folder(state)
-    host, port = _address(listen, "--listen")
+    host, port = host_and_port(listen, "--listen", lowest=0)
+    url = None if url is None else require_url(url)
     serve(
         _open(database, state),
         state,
@@ -100,13 +108,15 @@ def _broker(
     user: str | None,
     password_file: Path | None,
 ) -> "Broker":
+    from bloodedge_fleet.addresses import host_and_port
     from bloodedge_fleet.boards.listening import Broker
 
     if (certificate is None) != (key is None):
         raise UsageError("--certificate and --key belong together; give both, or neither.")
     if not topic or any(mark in topic for mark in "+#\0") or topic.startswith("$") or topic != topic.strip("/"):
         raise UsageError(f'"{topic}" cannot begin MQTT topics: leave out +, #, a leading $ and outer slashes.')
-    host, port = _address(broker, "--broker")
+    require_words(topic=topic, client=client, user=user)
+    host, port = host_and_port(broker, "--broker")
     tls = ca is not None or certificate is not None
     return Broker(host, port, topic, client, tls, ca, certificate, key, user, _first_line(password_file))
 
@@ -122,14 +132,6 @@ def _first_line(path: Path | None) -> str | None:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text; give a file whose first line is the password.") from error
-
-
-def _address(text: str, option: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdigit() or not 0 <= int(port) < 65536:
-        raise UsageError(f'{option} takes HOST:PORT, such as 127.0.0.1:8883, and not "{text}".')
-    return host, int(port)
 
 
 def _open(database: str | None, state: Path | None, *, current: bool = False) -> "Engine":
@@ -156,7 +158,7 @@ def token_command(state: Path | None) -> None:
 @fleet.command("boards")
 @database_option
 @state_option
-@click.option("--silent-s", type=click.FloatRange(1), default=180.0, show_default=True, help="As for serve.")
+@silent_option
 @click.option("--json", "json_out", metavar="FILE", help='Write it as JSON; "-": to stdout.')
 def boards_command(database: str | None, state: Path | None, silent_s: float, json_out: str | None) -> None:
     """Every board, the worst first."""
@@ -197,8 +199,16 @@ def forget_command(board: str, database: str | None, state: Path | None) -> None
 @click.option(
     "--percent", default="10,50,100", show_default=True, help="Shares of the boards asked by each later stage."
 )
-@click.option("--soak-s", type=click.FloatRange(0), default=3600.0, show_default=True, help="A stage must run it well.")
-@click.option("--halt-on", type=click.IntRange(1), default=1, show_default=True, help="So many failed boards halt it.")
+@click.option(
+    "--soak-s", type=Number(0, LONGEST_S), default=3600.0, show_default=True, help="A stage must run it well."
+)
+@click.option(
+    "--halt-on",
+    type=click.IntRange(1, MOST_FAILED),
+    default=1,
+    show_default=True,
+    help="So many failed boards halt it.",
+)
 @database_option
 @state_option
 def rollout_command(
@@ -247,16 +257,17 @@ def _percents(text: str) -> list[float]:
 @fleet.command("rollouts")
 @database_option
 @state_option
+@silent_option
 @click.option("--json", "json_out", metavar="FILE", help='Write them as JSON; "-": to stdout.')
-def rollouts_command(database: str | None, state: Path | None, json_out: str | None) -> None:
+def rollouts_command(database: str | None, state: Path | None, silent_s: float, json_out: str | None) -> None:
     """Every roll-out, the newest first, and how far its boards are."""
     from bloodedge.console import emit_json
     from bloodedge_fleet.database import reading
-    from bloodedge_fleet.rollouts.record import read_rollouts
+    from bloodedge_fleet.rollouts.overview import read_shown
     from bloodedge_fleet.tables import print_rollouts, rollout_rows
 
     with reading(_open(database, state, current=True)) as connection:
-        found = read_rollouts(connection)
+        found = read_shown(connection, timedelta(seconds=silent_s))
     if json_out is not None:
         emit_json(rollout_rows(found), json_out)
     else:

@@ -1,7 +1,7 @@
 """The server's own figures, in Prometheus' text format."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -35,8 +35,8 @@ class Figures:
         for lag_s in outcome.lags_s:
             self._lag.observe(max(0.0, lag_s))
 
-    def exposition(self, boards: Sequence[Board], rollouts: Iterable[str], listener: Listener) -> bytes:
-        """The text that a scrape gets, to be sent as CONTENT_TYPE; rollouts: the state of each."""
+    def exposition(self, boards: Sequence[Board], rollouts: Mapping[str, int], listener: Listener) -> bytes:
+        """The text that a scrape gets, to be sent as CONTENT_TYPE; rollouts: how many by state."""
         with self._lock:
             counts = dict(self._counts)
         registry = CollectorRegistry()
@@ -93,9 +93,8 @@ def _of_boards(boards: Sequence[Board]) -> Iterator[Metric]:
     yield from (age, missing, against, uncertain, drifted)
 
 
-def _of_rollouts(states: Iterable[str]) -> Metric:
+def _of_rollouts(counts: Mapping[str, int]) -> Metric:
     family = GaugeMetricFamily("bloodedge_fleet_rollouts", "Roll-outs by state.", labels=["state"])
-    counts = Counter(states)
     for state in ("running", "done", "halted"):
-        family.add_metric([state], counts[state])
+        family.add_metric([state], counts.get(state, 0))
     return family

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from bloodedge.errors import UsageError, disk_errors
+from bloodedge_fleet.addresses import is_everywhere
 from bloodedge_fleet.boards.archive import Archive, remove_old_reports
 from bloodedge_fleet.boards.listening import Broker, Listener
 from bloodedge_fleet.database import DatabaseError, migrate
@@ -56,18 +58,18 @@ def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: ti
     require_readable(page.certificate, page.key)
     with _alone(state), _listening(page) as listening:
         digest = require_token(page.host, state)
-        url = page.url or _address(page, listening)
+        url = page.url or _own_url(page, listening)
         _migrate(engine, stop)
         figures = Figures()
         archive = Archive(engine)
         listener = Listener(broker, archive)
-        steering = Steering(engine, listener.publish, url)
+        steering = Steering(engine, listener.publish, listener.is_current, url, silent)
         web = _web_server(Site(engine, state, listener, figures, silent), digest, page)
         thread = threading.Thread(target=web.run, args=([listening],), name="web", daemon=True)
         listener.start(figures.note, steering.tell_anew)
         steering.start()
         thread.start()
-        log.info("Page: %s", _address(page, listening))
+        _tell_where(page, listening)
         while not stop.is_set():
             _tidy(engine, keep)
             stop.wait(TIDY_EVERY_S)
@@ -105,7 +107,7 @@ def _listening(page: Page) -> Iterator[socket.socket]:
             page.host, page.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise UsageError(f"--listen {page.host} is not an address of this machine; correct it.") from error
     with listening:
         try:
@@ -122,6 +124,19 @@ def _listening(page: Page) -> Iterator[socket.socket]:
 def _address(page: Page, listening: socket.socket) -> str:
     host = f"[{page.host}]" if ":" in page.host else page.host
     return f"{'https' if page.certificate else 'http'}://{host}:{listening.getsockname()[1]}/"
+
+
+def _own_url(page: Page, listening: socket.socket) -> str:
+    """Where boards find a server of which nobody said it; UsageError where it listens on all of its addresses."""
+    if is_everywhere(listening.getsockname()[0]):
+        raise UsageError(f"{page.host} is no address that boards could ask; give --url, such as https://HOST:8770.")
+    return _address(page, listening)
+
+
+def _tell_where(page: Page, listening: socket.socket) -> None:
+    log.info("Page: %s", _address(page, listening))
+    if page.url is None and ip_address(listening.getsockname()[0]).is_loopback:
+        log.warning("Boards on other machines find no bundles there; to roll out to them, give --listen and --url.")
 
 
 def _migrate(engine: Engine, stop: threading.Event) -> None:

@@ -1,19 +1,20 @@
 """Boards and roll-outs in the terminal, and as JSON for programs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Row
-
-from bloodedge.console import console
+from bloodedge.console import console, plain
 from bloodedge.report import milliseconds, percent
 from bloodedge_fleet.boards.overview import Board
-from bloodedge_fleet.rollouts.stages import BOARD_STATES, Rollout
+from bloodedge_fleet.rollouts.overview import Shown
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+    from rich.text import Text
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "silent": "red", "offline": "red", "new": "dim"}
 
 DASH = "\N{EN DASH}"
-Found = Sequence[tuple[Rollout, Row[Any]]]
 
 
 def board_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
@@ -42,22 +43,24 @@ def print_boards(boards: Sequence[Board]) -> None:
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("board", "state", "bundle", "uncertain", "inference ms", "baseline ms", "reviewed right"):
-        table.add_column(title, justify="left" if title in {"board", "state", "bundle"} else "right")
+        side: JustifyMethod = "left" if title in {"board", "state", "bundle"} else "right"
+        table.add_column(title, justify=side, overflow="fold")
     for board in boards:
-        table.add_row(board.name, f"[{COLOURS[board.state]}]{board.state}[/]", *_cells(board))
+        state = f"[{COLOURS[board.state]}]{board.state}[/]"
+        table.add_row(plain(board.name), state, *_cells(board))
     out.print(table)
     for board in boards:
         if board.sentence:
-            out.print(f"{board.name}: {board.sentence}", markup=False)
+            out.print(plain(f"{board.name}: {board.sentence}"))
 
 
-def _cells(board: Board) -> list[str]:
+def _cells(board: Board) -> list["str | Text"]:
     report = board.report
     if report is None:
         return [DASH] * 5
     reviewed = board.reviewed_accuracy
     return [
-        report.bundle.title,
+        plain(report.bundle.title),
         percent(report.uncertain_share),
         DASH if board.inference_ms is None else milliseconds(board.inference_ms),
         milliseconds(report.bundle.baseline.latency_ms.p50),
@@ -65,7 +68,7 @@ def _cells(board: Board) -> list[str]:
     ]
 
 
-def rollout_rows(found: Found) -> list[dict[str, Any]]:
+def rollout_rows(found: Sequence[Shown]) -> list[dict[str, Any]]:
     """Each roll-out with its boards, ready for JSON."""
     return [
         {
@@ -86,19 +89,19 @@ def rollout_rows(found: Found) -> list[dict[str, Any]]:
                 for step in rollout.steps
             ],
         }
-        for rollout, row in found
+        for rollout, row in ((one.rollout, one.row) for one in found)
     ]
 
 
-def print_rollouts(found: Found) -> None:
+def print_rollouts(found: Sequence[Shown]) -> None:
     """A paragraph for each."""
     out = console()
     if not found:
         out.print("There is no roll-out; begin one with: bloodedge fleet rollout BUNDLE --trust FOLDER")
-    for rollout, row in found:
+    for shown in found:
+        rollout, row = shown.rollout, shown.row
         stage = f"stage {rollout.stage + 1} of {len(rollout.stages)}"
-        counts = ", ".join(f"{number} {state}" for state in BOARD_STATES if (number := rollout.number(state)))
-        out.print(f"{rollout.name}  {row.bundle} {row.serial}  {rollout.state}, {stage}: {counts}", markup=False)
-        for text in [rollout.why, *(f"{step.board}: {step.why}" for step in rollout.steps if step.why)]:
+        out.print(plain(f"{rollout.name}  {row.bundle} {row.serial}  {rollout.state}, {stage}: {shown.counts}"))
+        for text in [rollout.why, *(f"{part.board}: {part.why}" for part in shown.parts if part.why)]:
             if text:
-                out.print(f"  {text}", markup=False)
+                out.print(plain(f"  {text}"))

@@ -216,7 +216,7 @@ def test_a_server_that_was_away_for_half_a_day_finds_the_reports_of_a_thousand_b
             pass
         with Someone(broker, authority, "board-a") as board:
             for _ in range(12 * 60):
-                assert "Not authorized" not in board.publish("bloodedge/board-a/report", bytes(2500))
+                assert "Not authorized" not in board.publish("bloodedge/board-a/report", bytes(2700))
         broker.stop()
         broker.start()
         with Someone(broker, authority, "fleet", keep=True) as fleet:

@@ -1,17 +1,18 @@
 """Reports become rows once each, whatever order and however often they come."""
 
+import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, func, select, update
 
 from bloodedge.board import LARGEST
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received, forget, remove_old_reports
 from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals
-from bloodedge_fleet.database import DatabaseError, reading
-from bloodedge_fleet.database.tables import hours, reports
+from bloodedge_fleet.database import reading, writing
+from bloodedge_fleet.database.tables import boards, hours, reports
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import report
@@ -71,7 +72,7 @@ def test_counts_of_an_hour_are_what_was_new_in_it(engine: Engine) -> None:
     archive.store(sent("pi", *(report(number, sent_at=moment) for number, moment in enumerate(at, 1))))
     archive.store(sent("pi", report(1, boot="f" * 32, sent_at=at[2])))  # the daemon was started anew
     with reading(engine) as connection:
-        first, second = read_hours(connection, "pi", NOON - timedelta(days=1))
+        first, second = read_hours(connection, "pi", NOON - timedelta(days=1), NOON + timedelta(days=1))
         frames = list(connection.execute(select(hours.c.frames).order_by(hours.c.hour)).scalars())
     assert (first.hour, first.reports, first.cells) == (NOON.replace(minute=0), 2, 20)
     assert (second.reports, second.cells) == (2, 20)
@@ -137,7 +138,8 @@ def test_old_reports_go_and_their_hours_stay(engine: Engine) -> None:
     assert rows(engine) == []
     with reading(engine) as connection:
         assert connection.execute(select(func.sum(hours.c.reports))).scalar_one() == 2
-    assert Archive(engine).store(sent("pi", report(3))).stored == 1
+    again = Archive(engine).store(sent("pi", report(2), report(3)))  # not acknowledged before the server was killed
+    assert (again.stored, again.repeated) == (1, 1)
     assert boards_of(engine)["pi"].missing == 0
 
 
@@ -147,7 +149,86 @@ def test_a_board_that_was_forgotten_may_report_again(engine: Engine) -> None:
     assert forget(engine, "pi")
     assert not forget(engine, "pi")
     assert boards_of(engine) == {}
-    with pytest.raises(DatabaseError):  # the running server still thinks that it knows the board
-        archive.store(sent("pi", report(2)))
-    assert archive.store(sent("pi", report(2))).stored == 1  # and does not the next time it tries
+    assert archive.store(sent("pi", report(2))).stored == 1
+    board = boards_of(engine)["pi"]
+    assert (board.missing, rows(engine)) == (0, [2])
+
+
+def test_what_the_broker_keeps_of_a_forgotten_board_does_not_bring_it_back(engine: Engine) -> None:
+    archive = Archive(engine)
+    for word in (b"online", b"offline"):  # a broker that was killed keeps the first for ever
+        kept = [Received("pi", "availability", word)]
+        archive.store([*sent("pi", report(1)), *kept])
+        forget(engine, "pi")
+        archive.store(kept)
+        assert boards_of(engine) == {}
+    archive.store([*sent("pi", report(1)), *kept])
+    assert boards_of(engine)["pi"].state == "offline"
+
+
+def test_a_board_that_is_known_as_offline_alone_is_none(engine: Engine) -> None:
+    archive = Archive(engine)
+    archive.store([Received("pi", "availability", b"offline")])
+    assert boards_of(engine) == {}
+    archive.store([Received("pi", "availability", b"online")])
+    assert boards_of(engine)["pi"].state == "new"
+
+
+def test_a_forgotten_board_and_the_one_that_came_after_it_are_not_taken_for_each_other(engine: Engine) -> None:
+    archive = Archive(engine)
+    archive.store([*sent("pi-1", report(1)), *sent("pi-old", report(1))])
+    forget(engine, "pi-old")  # SQLite then gives its number to the next
+    archive.store(sent("pi-new", report(1, boot="1" * 32)))
+    archive.store([Received("pi-old", "availability", b"offline")])
+    assert {name: board.state for name, board in boards_of(engine).items()} == {"pi-1": "ok", "pi-new": "ok"}
+    archive.store(sent("pi-old", report(5, boot="1" * 32)))
+    found = {name: board.report.sequence for name, board in boards_of(engine).items() if board.report}
+    assert found == {"pi-1": 1, "pi-new": 1, "pi-old": 5}
+    assert {board.missing for board in boards_of(engine).values()} == {0}
+
+
+@pytest.mark.parametrize("figure", ["1e999", "NaN", "-Infinity"])
+def test_figures_that_are_no_numbers_hold_up_nothing(engine: Engine, figure: str) -> None:
+    payload = report(1).model_dump_json().replace('"p50":6.0', f'"p50":{figure}').encode()
+    outcome = Archive(engine).store([Received("odd", "report", payload), *sent("pi", report(1))])
+    assert (outcome.stored, outcome.refused) == (1, 1)
     assert list(boards_of(engine)) == ["pi"]
+
+
+def test_words_and_names_that_a_database_does_not_keep_hold_up_nothing(engine: Engine) -> None:
+    name = report(1).model_dump_json().replace('"name":"cells"', '"name":"ce\\u0000lls"').encode()
+    odd = [Received("odd", "report", payload) for payload in (name, b'{"schema_version": "a\\u0000b"}')]
+    odd += [*sent("x" * 201, report(1)), Received("x" * 201, "availability", b"online")]
+    outcome = Archive(engine).store([*odd, *sent("pi", report(1))])
+    assert (outcome.stored, outcome.refused) == (1, 4)
+    with reading(engine) as connection:
+        told = {refusal.board: refusal.sentence for refusal in read_refusals(connection)}
+    assert told["x" * 200] == "The board's name has more than 200 characters; give it a shorter one."
+    assert list(boards_of(engine)) == ["pi"]
+
+
+def test_a_report_as_large_as_any_is_read_again(engine: Engine) -> None:
+    message = report(1).model_dump(mode="json", exclude_none=True)  # stored, it has what is left out here
+    parts = message["health"] = {f"part {n}": {"level": "ok", "sentence": "\N{MICROSCOPE}" * 500} for n in range(31)}
+    parts["last"] = {"level": "ok", "sentence": ""}
+
+    def payload() -> bytes:
+        return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
+
+    parts["last"]["sentence"] = "\N{MICROSCOPE}" * ((LARGEST - len(payload())) // 4)
+    assert Archive(engine).store([Received("pi", "report", payload())]).stored == 1
+    with reading(engine) as connection:
+        assert len(connection.execute(select(boards.c.report)).scalar_one().encode()) > LARGEST
+    assert boards_of(engine)["pi"].state == "ok"
+
+
+def test_a_stored_report_that_cannot_be_read_is_told_at_its_board_alone(engine: Engine) -> None:
+    archive = Archive(engine)
+    archive.store([*sent("odd", report(1)), *sent("pi", report(1))])
+    with writing(engine) as connection:
+        connection.execute(update(boards).where(boards.c.name == "odd").values(report='{"schema_version": 2}'))
+    found = boards_of(engine)
+    assert {name: board.state for name, board in found.items()} == {"odd": "warning", "pi": "ok"}
+    assert "cannot be read; wait for the next" in found["odd"].sentence
+    archive.store(sent("odd", report(2)))
+    assert boards_of(engine)["odd"].state == "ok"

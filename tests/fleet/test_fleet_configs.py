@@ -33,7 +33,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
 RULES = CONFIGS / "prometheus" / "fleet.rules.yml"
 TESTS = RULES.with_name("fleet.rules.test.yml")
 UNIT = CONFIGS / "fleet" / "bloodedge-fleet.service"
+MOSQUITTO = CONFIGS / "broker" / "mosquitto.conf"
 MOST_EXPOSED = 2.5
+REPORT_BYTES = 2700
+"""Of a board with all its parts: three daemons sent 2,476, 2,620 and, with cells that had drifted, 2,898."""
 
 
 def test_every_metric_asked_for_is_told(state: Path) -> None:
@@ -43,7 +46,7 @@ def test_every_metric_asked_for_is_told(state: Path) -> None:
     archive.store(sent("pi", report(1, drifted={"slide": 1, "cells": 9, "aspects": []})))
     with reading(engine) as connection:
         boards = read_boards(connection, timedelta(minutes=3), datetime.now(UTC))
-    text = Figures().exposition(boards, ["done"], Listener(Broker("127.0.0.1", 1), archive)).decode()
+    text = Figures().exposition(boards, {"done": 1}, Listener(Broker("127.0.0.1", 1), archive)).decode()
     told = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
     lines = [line for line in RULES.read_text().splitlines() if "summary" not in line and "job_name" not in line]
     panels = json.loads((CONFIGS / "grafana" / "fleet.json").read_text())["panels"]
@@ -65,6 +68,18 @@ def test_each_alert_is_seen_firing_in_the_rules_own_tests() -> None:
 def test_promtool_finds_the_rules_right(words: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "text", ["README.md", "firmware_configs/README.md", "firmware_configs/broker/mosquitto.conf", RULES]
+)
+def test_how_long_the_broker_keeps_reports_is_told_as_it_is(text: str | Path) -> None:
+    limits = dict(re.findall(r"^(max_queued_\w+) (\d+)$", MOSQUITTO.read_text(), re.MULTILINE))
+    assert limits["max_queued_messages"] == "0"  # the bytes alone count
+    hours = [int(limits["max_queued_bytes"]) // REPORT_BYTES // boards // 60 for boards in (200, 1000)]
+    told = " ".join((CONFIGS.parent / text).read_text().replace("#", " ").split())
+    assert re.search(rf"200 boards (for |after |in )?{hours[0]} hours|{hours[0]} hours of 200 boards", told)
+    assert re.search(rf"1,000 (for |after |in ){hours[1]}\b|{hours[1]} of 1,000", told)
 
 
 @pytest.mark.skipif(

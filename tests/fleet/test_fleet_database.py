@@ -1,16 +1,39 @@
 """The database: migrated tables are those of the code, and what goes wrong is one sentence."""
 
+import os
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_fleet.database import REVISION, DatabaseError, migrate, open_database, reading, require_current, writing
+from bloodedge_fleet.database import (
+    REVISION,
+    DatabaseError,
+    NotTaken,
+    _alembic,
+    migrate,
+    open_database,
+    reading,
+    require_current,
+    writing,
+)
 from bloodedge_fleet.database.tables import metadata
+from bloodedge_fleet.rollouts.record import read_rollouts
+from bloodedge_fleet.rollouts.stages import Step
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fleet_fakes import PostgreSQL
+
+GUIDE = Path(__file__).resolve().parents[2] / "firmware_configs" / "README.md"
 
 
 def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
@@ -20,6 +43,37 @@ def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
         assert context.get_current_revision() == REVISION
     require_current(engine)
     migrate(engine)  # a second time changes nothing
+
+
+def test_what_the_first_version_kept_is_there_after_a_migration(url: str | None, state: Path) -> None:
+    engine = open_database(url, state)
+    now = datetime.now(UTC)
+    with writing(engine) as connection:
+        command.upgrade(_alembic(connection), "0001")
+        insert = {
+            "boards": {"id": 1, "name": "pi", "first_seen": now},
+            "bundles": {"sha256": "a", "name": "cells", "serial": 7, "size_bytes": 9, "signer": "", "added_at": now},
+            "rollouts": {"name": "r", "sha256": "a", "began": now, "stages": "[1]", "soak_s": 60.0, "halt_on": 1}
+            | {"state": "running", "stage": 0, "why": ""},
+            "rollout_boards": {"rollout": "r", "board": 1, "place": 0, "state": "good", "since": now, "why": ""},
+        }
+        for name, row in insert.items():
+            connection.execute(metadata.tables[name].insert(), row)
+    migrate(engine)
+    with reading(engine) as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        ((rollout, _),) = read_rollouts(connection)
+    assert rollout.steps == (Step("pi", "good", now),)
+    engine.dispose()
+
+
+def test_what_a_database_never_takes_is_told_from_one_that_is_away(engine: Engine) -> None:
+    row = {"board": "a", "messages": None, "last_at": datetime.now(UTC), "sentence": "No."}
+    with pytest.raises(NotTaken), writing(engine) as connection:
+        connection.execute(metadata.tables["refused"].insert(), row)
+    with pytest.raises(DatabaseError) as told, writing(engine) as connection:
+        connection.execute(text("SELECT * FROM gone"))
+    assert not isinstance(told.value, NotTaken)
 
 
 def test_a_database_without_tables_is_told_what_makes_them(url: str | None, state: Path) -> None:
@@ -50,6 +104,34 @@ def test_a_database_that_is_away_is_told_without_its_password(tmp_path: Path) ->
     assert "check that it runs" in str(told.value)
     assert "secret" not in str(told.value)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u@127.0.0.1:1/x?password=secret", "postgresql://u:secret@h:abc/x"])
+def test_a_password_anywhere_in_the_url_is_not_told(url: str, tmp_path: Path) -> None:
+    with pytest.raises(BloodedgeError) as told, reading(open_database(url, tmp_path)):
+        pass
+    assert "secret" not in str(told.value)
+
+
+def test_commands_by_hand_find_the_password_where_the_guide_puts_it(own_postgres: PostgreSQL, tmp_path: Path) -> None:
+    with psycopg.connect(own_postgres.url, autocommit=True) as connection:
+        connection.execute("CREATE USER lab PASSWORD 'of the lab'")
+        connection.execute("CREATE DATABASE bloodedge OWNER lab")
+    (own_postgres.folder / "data" / "pg_hba.conf").write_text("local all fleet trust\nlocal all all scram-sha-256\n")
+    own_postgres.stop()
+    own_postgres.start()
+    (name,) = re.findall(r"`/var/lib/bloodedge-fleet/(\S*pgpass)`", GUIDE.read_text())
+    (tmp_path / name).write_text("localhost:5432:bloodedge:lab:of the lab\n*:*:bloodedge:lab:of the lab\n")
+    (tmp_path / name).chmod(0o600)
+    url = f"postgresql://lab@/bloodedge?host={own_postgres.folder}"
+    done = subprocess.run(
+        [sys.executable, "-m", "bloodedge", "fleet", "boards", "--database", url, "--state", tmp_path],
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},  # as sudo -u makes it
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "has no tables yet" in done.stderr  # it was let in
 
 
 def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:

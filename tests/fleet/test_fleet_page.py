@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from starlette.testclient import TestClient
 
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
 from bloodedge_fleet.boards.listening import Broker, Listener
-from bloodedge_fleet.database import migrate, open_database
+from bloodedge_fleet.database import migrate, open_database, reading
 from bloodedge_fleet.figures import Figures
-from bloodedge_fleet.rollouts.record import begin, halt
+from bloodedge_fleet.rollouts.record import begin, halt, read_rollouts
+from bloodedge_fleet.rollouts.steering import Steering
 from bloodedge_fleet.web.access import new_token, require_token
 from bloodedge_fleet.web.app import Site, make_app
 
@@ -100,6 +102,69 @@ def test_rollouts_are_shown_with_the_reason_they_halted_for(client: TestClient) 
     assert "pi-2: The key is revoked." in page
     assert re.search(r"Stage \d of \d: \d of 2 boards asked", " ".join(re.sub(r"<[^>]+>", " ", page).split()))
     assert page.index("running") < page.index("halted")  # the newest first
+
+
+def test_a_board_that_says_it_is_not_well_is_not_ok(client: TestClient, site: Site) -> None:
+    archive = Archive(site.engine)
+    archive.store(sent("dead", report(1, alive=False)))
+    archive.store(sent("adrift", report(1, clock_synchronised=False)))
+    page = words_of(client.get("/").text)
+    assert "dead warning No frame has gone through it lately; look at its camera." in page
+    assert "adrift warning Its clock is not held to a time source: times may be wrong." in page
+    assert "Frames since the start 10, 0 dropped; none lately" in words_of(client.get("/boards/dead").text)
+    assert "Clock not synchronised: times may be wrong" in words_of(client.get("/boards/adrift").text)
+
+
+def test_a_clock_far_ahead_is_told_and_spoils_no_chart(client: TestClient, site: Site) -> None:
+    now = datetime.now(UTC)
+    before = words_of(client.get("/boards/pi-1").text)
+    Archive(site.engine).store(sent("pi-1", report(26, sent_at=now + timedelta(days=400, minutes=1))))
+    page = words_of(client.get("/boards/pi-1").text)
+    assert "warning Its clock is 400 days ahead of this server's; look which of them is wrong." in page
+    (ends,) = set(re.findall(ENDS, page))
+    assert {ends} == set(re.findall(ENDS, before))
+    assert ends[1] == f"{now.replace(minute=0):%d %b, %H:%M}"
+
+
+ENDS = r"0 (\d\d \w{3}, \d\d:00) (\d\d \w{3}, \d\d:00)"
+"""Of a chart: its first and its last hour, after the scale's zero."""
+
+
+def words_of(page: str) -> str:
+    """What a page says, without its marks."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page)).split())
+
+
+def test_a_running_rollout_says_which_board_holds_it_up_and_a_halted_one_waits_for_none(
+    client: TestClient, site: Site
+) -> None:
+    Steering(site.engine, lambda *_: True, lambda: True, LOCAL, site.silent).look(datetime.now(UTC))
+    with reading(site.engine) as connection:
+        running, halted = (rollout.name for rollout, _ in read_rollouts(connection))
+    page = words_of(client.get(f"/rollouts/{running}").text)
+    assert re.search(r"pi-1 asked \d s pi-3 waiting \d s", page)
+    Archive(site.engine).store([Received("pi-1", "availability", b"offline")])
+    for path in ("/rollouts", f"/rollouts/{running}"):
+        page = words_of(client.get(path).text)
+        assert re.search(r"pi-1 asked \d s It has no connection to the broker\. pi-3 waiting \d s", page)
+    assert "pi-1 not asked 0 s pi-2 not asked 0 s" in words_of(client.get(f"/rollouts/{halted}").text)
+    assert client.get("/rollouts/other").status_code == 404
+
+
+def test_the_newest_rollouts_are_shown_and_all_are_counted(client: TestClient, site: Site) -> None:
+    with reading(site.engine) as connection:
+        (running, digest), (first, _) = ((rollout.name, rollout.sha256) for rollout, _ in read_rollouts(connection))
+    for _ in range(12):
+        halt(site.engine, begin(site.engine, digest, ["pi-2", "quiet"], **AT_ONCE).name, "Halted by a person.")
+    page = client.get("/rollouts").text
+    assert page.count('<section class="rollout">') == 11  # the newest ten, and one that runs
+    assert running in page
+    assert first not in page
+    assert "The newest 11 of 14" in words_of(page)
+    assert page.count("/boards/") == 2  # an ended one has its boards on its own page
+    families = {one.name: one for one in text_string_to_metric_families(client.get("/metrics").text)}
+    states = {sample.labels["state"]: sample.value for sample in families["bloodedge_fleet_rollouts"].samples}
+    assert states == {"running": 1, "done": 0, "halted": 13}
 
 
 def test_a_bundle_is_given_by_its_digest_and_nothing_else_is(client: TestClient, site: Site) -> None:
@@ -200,3 +265,28 @@ def test_every_page_fits_a_phone_and_the_browser_has_no_complaint(address: str) 
                 assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         browser.close()
     assert [text for text in complaints if "404 (Not Found)" not in text] == []
+
+
+LONG = ("W" * 60, "haematology-lab-2nd-floor-bench-0001")
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: apt install chromium")
+def test_long_names_leave_the_state_in_sight_and_charts_can_be_read_on_a_phone(address: str, site: Site) -> None:
+    playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    for name in LONG:
+        Archive(site.engine).store(sent(name, report(1, bundle_name="A bundle with a name of its own " * 3)))
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        for width, last in ((390, ".level"), (1280, "td:last-child")):
+            page = browser.new_page(viewport={"width": width, "height": 800})
+            page.goto(address)
+            for box in page.locator(f".list tbody {last}").all():
+                shown = box.bounding_box()
+                assert shown["x"] + shown["width"] <= width, (width, last)
+            page.goto(f"{address}/boards/pi-1")
+            heights = page.evaluate(
+                "[...document.querySelectorAll('.trend text, .trend span')].map(e => e.getBoundingClientRect().height)"
+            )
+            assert len(heights) == 10  # three of the scale and two hours, twice
+            assert min(heights) >= 11, width
+        browser.close()

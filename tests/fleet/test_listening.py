@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from time import sleep
 
 import pytest
@@ -13,9 +14,10 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from sqlalchemy import Engine, select
 
+from bloodedge_fleet.boards import listening as listening_module
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
 from bloodedge_fleet.boards.listening import Broker, Listener
-from bloodedge_fleet.database import DatabaseError, migrate, open_database, reading
+from bloodedge_fleet.database import DatabaseError, NotTaken, migrate, open_database, reading
 from bloodedge_fleet.database.tables import reports
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -72,6 +74,19 @@ class Trying(Archive):
         if self.failures:
             self.failures -= 1
             raise DatabaseError("The database is away.")
+        return super().store(batch)
+
+
+class Hanging(Archive):
+    """An archive whose database neither answers nor fails."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self.goes_on = Event()
+
+    def store(self, batch: Sequence[Received]) -> Outcome:
+        """Wait, then store."""
+        self.goes_on.wait()
         return super().store(batch)
 
 
@@ -145,6 +160,20 @@ def migrated(engine: Engine) -> bool:
         return False
 
 
+def test_a_database_that_does_not_answer_is_told_before_it_fails(
+    broker: Mosquitto, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening_module, "STUCK_S", 0.5, raising=False)
+    hanging = Hanging(engine)
+    with listening(broker, hanging) as listener, Pi(broker) as pi:
+        pi.report(1, 1)
+        try:
+            assert until(lambda: "The database has not answered for" in listener.database_state)
+        finally:
+            hanging.goes_on.set()
+        assert until(lambda: not listener.database_state)
+
+
 def test_a_database_that_returns_gets_everything(broker: Mosquitto, engine: Engine) -> None:
     with listening(broker, Trying(engine, 2)) as listener, Pi(broker) as pi:
         pi.report(1, 40)
@@ -166,17 +195,59 @@ def test_a_broker_that_is_started_anew_loses_and_doubles_nothing(broker: Mosquit
     assert numbers(engine) == list(range(1, 41))
 
 
-def test_a_message_that_no_code_can_store_holds_up_no_other(broker: Mosquitto, engine: Engine) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError(), NotTaken("The database does not take this.")])
+def test_a_message_that_no_code_can_store_holds_up_no_other(
+    broker: Mosquitto, engine: Engine, error: Exception
+) -> None:
     class Broken(Archive):
         def store(self, batch: Sequence[Received]) -> Outcome:
             if any(b'"sequence":3,' in one.payload for one in batch):
-                raise ZeroDivisionError
+                raise error
             return super().store(batch)
 
     with listening(broker, Broken(engine)), Pi(broker) as pi:
         pi.report(1, 6)
         assert until(lambda: len(numbers(engine)) == 5)
     assert numbers(engine) == [1, 2, 4, 5, 6]
+
+
+class Slow(Archive):
+    """An archive that takes its time."""
+
+    def store(self, batch: Sequence[Received]) -> Outcome:
+        """Wait a little, then store."""
+        sleep(0.3)
+        return super().store(batch)
+
+
+def test_the_server_is_current_only_once_all_that_waited_is_stored(broker: Mosquitto, engine: Engine) -> None:
+    with listening(broker, Archive(engine)) as listener:
+        assert until(listener.is_current)
+    assert not listener.is_current()
+    with Pi(broker) as pi:
+        pi.report(1, 1500)  # more than the broker delivers before the first is acknowledged
+    with listening(broker, Slow(engine)) as listener:
+        assert not listener.is_current()
+        assert until(listener.is_current)
+        assert len(numbers(engine)) == 1500
+
+
+def test_the_server_is_not_current_while_the_broker_or_the_database_is_away(
+    broker: Mosquitto, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening_module, "CURRENT_S", 0.5)
+    archive = Trying(engine, 0)
+    with listening(broker, archive) as listener, Pi(broker) as pi:
+        assert until(listener.is_current)
+        archive.failures = 2
+        pi.report(1, 1)
+        assert until(lambda: not listener.is_current())
+        assert until(lambda: listener.is_current() and numbers(engine) == [1])
+        broker.stop()
+        assert until(lambda: not listener.connected)
+        assert not listener.is_current()
+        broker.start()
+        assert until(listener.is_current)
 
 
 def test_a_broker_that_is_not_there_is_told_and_tried_again(engine: Engine, tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Barrier
+from time import sleep
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from sqlalchemy import Engine
+from sqlalchemy import Engine, update
 
 from bloodedge.board import Wanted, read_message
 from bloodedge.bundle import Bundle
@@ -24,12 +27,15 @@ from bloodedge.files import sha256
 from bloodedge.signing.keys import new_key, read_private_key
 from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import trust
-from bloodedge_fleet.boards.archive import Archive, forget
+from bloodedge_fleet.boards.archive import Archive, Received, forget
 from bloodedge_fleet.boards.listening import Broker, Listener
-from bloodedge_fleet.database import migrate, open_database, reading
+from bloodedge_fleet.database import migrate, open_database, reading, writing
+from bloodedge_fleet.database.tables import boards
+from bloodedge_fleet.rollouts.overview import read_shown
 from bloodedge_fleet.rollouts.record import begin, bundle_file, halt, read_rollouts, wishes
 from bloodedge_fleet.rollouts.stages import Rollout
-from bloodedge_fleet.rollouts.steering import Steering
+from bloodedge_fleet.rollouts.steering import EVERY_S, Steering
+from bloodedge_fleet.server import Page, _listening, _own_url, _tell_where
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import Broker as Mosquitto
@@ -41,6 +47,7 @@ from nobody import NOBODY, nobody_s_place
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 URL = "http://127.0.0.1:8770"
+SILENT = timedelta(minutes=3)
 AT_ONCE: dict[str, Any] = {"canary": 1, "percents": [100], "soak_s": 0.0, "halt_on": 1}
 
 
@@ -67,13 +74,13 @@ def the_rollout(engine: Engine) -> Rollout:
     return rollout
 
 
-def steering(engine: Engine, told: list[tuple[str, bytes]]) -> Steering:
+def steering(engine: Engine, told: list[tuple[str, bytes]], is_current: Callable[[], bool] = lambda: True) -> Steering:
     def publish(board: str, topic: str, payload: bytes) -> bool:
         assert topic == "wanted"
         told.append((board, payload))
         return True
 
-    return Steering(engine, publish, URL)
+    return Steering(engine, publish, is_current, URL, SILENT)
 
 
 def test_a_signed_bundle_is_offered_whole_and_an_unsigned_one_is_not(
@@ -174,11 +181,104 @@ def test_a_board_forgotten_in_the_middle_does_not_hold_it_up(engine: Engine, sta
     archive.store([*sent("a", report(1)), *sent("b", report(1))])
     digest = offered(engine, state, RELEASED)
     begin(engine, digest, ["a", "b"], **AT_ONCE)
-    archive.store(sent("a", report(2, bundle_sha256=digest)))
-    forget(engine, "b")
     thread = steering(engine, [])
     thread.look(datetime.now(UTC))
+    archive.store(sent("a", report(2, bundle_sha256=digest)))
+    forget(engine, "b")
+    thread.look(datetime.now(UTC))
     assert the_rollout(engine).state == "done"
+
+
+def test_two_rollouts_that_begin_at_once_do_not_share_a_board(engine: Engine, state: Path) -> None:
+    Archive(engine).store(sent("a", report(1)))
+    digest = offered(engine, state, RELEASED)
+
+    def attempt(start: Barrier) -> str:
+        start.wait()
+        try:
+            return begin(engine, digest, ["a"], **AT_ONCE).name
+        except UsageError:
+            return ""
+
+    for _ in range(8):
+        start = Barrier(2)
+        with ThreadPoolExecutor(2) as threads:
+            begun = [name for name in threads.map(attempt, [start, start]) if name]
+        assert len(begun) == 1
+        halt(engine, begun[0], "Halted by a person.")
+
+
+def soaking(engine: Engine, state: Path) -> str:
+    """A canary has reported at once that it runs the bundle well, for an hour of soak; the bundle's digest."""
+    archive = Archive(engine)
+    for name in ("a", "b", "c"):
+        archive.store(sent(name, report(1)))
+    digest = offered(engine, state, RELEASED)
+    begin(engine, digest, ["a", "b", "c"], **AT_ONCE | {"soak_s": 3600.0})
+    thread = steering(engine, [])
+    thread.look(datetime.now(UTC))
+    archive.store(sent("a", report(2, bundle_sha256=digest)))
+    thread.look(datetime.now(UTC))
+    assert the_rollout(engine).number("good") == 1
+    return digest
+
+
+@pytest.mark.parametrize("word", [b"online", b"offline", None])
+def test_a_canary_that_is_not_heard_of_again_holds_its_rollout(engine: Engine, state: Path, word: bytes | None) -> None:
+    soaking(engine, state)
+    if word is not None:
+        Archive(engine).store([Received("a", "availability", word)])
+    told: list[tuple[str, bytes]] = []
+    for hours in (1, 24, 720):
+        steering(engine, told).look(datetime.now(UTC) + timedelta(hours=hours))
+    assert the_rollout(engine).stage == 0
+    assert {board for board, payload in told if payload} == {"a"}
+
+
+def test_a_canary_that_reports_well_for_an_hour_moves_it_on_also_over_a_restart(engine: Engine, state: Path) -> None:
+    digest, began = soaking(engine, state), datetime.now(UTC)
+    for number in range(3, 63):
+        at = began + timedelta(minutes=number - 2)
+        assert the_rollout(engine).stage == 0
+        Archive(engine, lambda now=at: now).store(sent("a", report(number, bundle_sha256=digest)))
+        steering(engine, []).look(at)
+    assert the_rollout(engine).stage == 1
+
+
+def test_a_report_that_cannot_be_read_holds_up_its_own_rollout_alone(engine: Engine, state: Path) -> None:
+    archive = Archive(engine)
+    archive.store([*sent("a", report(1)), *sent("b", report(1))])
+    digest = offered(engine, state, RELEASED)
+    for name in ("a", "b"):
+        begin(engine, digest, [name], **AT_ONCE)
+    thread = steering(engine, [])
+    thread.look(datetime.now(UTC))
+    archive.store([*sent("a", report(2, bundle_sha256=digest)), *sent("b", report(2, bundle_sha256=digest))])
+    with writing(engine) as connection:
+        connection.execute(update(boards).where(boards.c.name == "a").values(report="{}"))
+    thread.look(datetime.now(UTC))
+    with reading(engine) as connection:
+        states = {rollout.steps[0].board: rollout.state for rollout, _ in read_rollouts(connection)}
+    assert states == {"a": "running", "b": "done"}
+
+
+def test_nothing_moves_on_before_what_boards_have_said_is_stored(engine: Engine, state: Path) -> None:
+    archive = Archive(engine)
+    archive.store([*sent("a", report(1)), *sent("b", report(1))])
+    digest = offered(engine, state, RELEASED)
+    begun = begin(engine, digest, ["a", "b"], **AT_ONCE)
+    told: list[tuple[str, bytes]] = []
+    steering(engine, told).look(datetime.now(UTC))
+    archive.store(sent("a", report(2, bundle_sha256=digest)))
+    told.clear()
+    with pytest.raises(BloodedgeError, match="may still lie at the broker"):
+        steering(engine, told, lambda: False).look(datetime.now(UTC))
+    assert the_rollout(engine).stage == 0
+    assert {board for board, payload in told if payload} == {"a"}  # what was decided before is told
+    no = {"rollout": begun.name, "state": "went back", "sentence": "It crashed."}
+    archive.store(sent("a", report(3, wanted=no)))
+    steering(engine, told).look(datetime.now(UTC))
+    assert the_rollout(engine).why == "a: It crashed."
 
 
 class Board:
@@ -209,7 +309,7 @@ def test_boards_hear_of_it_over_the_broker_also_later(
     engine: Engine, state: Path, broker: Mosquitto, listener: Listener
 ) -> None:
     Archive(engine).store(sent("pi", report(1)))
-    thread = Steering(engine, listener.publish, URL)
+    thread = Steering(engine, listener.publish, listener.is_current, URL, SILENT)
     listener.start(lambda _: None, thread.tell_anew)
     assert until(lambda: listener.connected)
     thread.start()
@@ -226,6 +326,67 @@ def test_boards_hear_of_it_over_the_broker_also_later(
         late.stop()
     finally:
         thread.stop()
+
+
+@pytest.mark.parametrize("url", [None], ids=["sqlite"])
+def test_what_waited_at_the_broker_is_heard_before_anything_is_decided(
+    engine: Engine, state: Path, broker: Mosquitto
+) -> None:
+    at_broker = Broker("127.0.0.1", broker.port)
+    first = Listener(at_broker, Archive(engine))
+    first.start(lambda _: None)
+    assert until(first.is_current)
+    Archive(engine).store([*sent("a", report(1)), *sent("b", report(1))])
+    digest = offered(engine, state, RELEASED)
+    begun = begin(engine, digest, ["a", "b"], **AT_ONCE)
+    steering(engine, []).look(datetime.now(UTC))
+    Archive(engine).store(sent("a", report(2, bundle_sha256=digest)))
+    first.stop()  # before it has looked at that
+    no = {"rollout": begun.name, "state": "went back", "sentence": "It crashed."}
+    board = Board(broker, "a")
+    board.client.publish("bloodedge/a/report", report(3, wanted=no).model_dump_json(), qos=1).wait_for_publish(10)
+    broker.stop()
+    second = Listener(at_broker, Archive(engine))
+    thread = Steering(engine, second.publish, second.is_current, URL, SILENT)
+    second.start(lambda _: None, thread.tell_anew)
+    thread.start()
+    try:
+        assert until(lambda: "No connection" in second.broker_state)
+        sleep(2 * EVERY_S)
+        assert (the_rollout(engine).state, the_rollout(engine).stage) == ("running", 0)
+        broker.start()
+        assert until(lambda: the_rollout(engine).state == "halted")
+        assert (the_rollout(engine).why, the_rollout(engine).stage) == ("a: It crashed.", 0)
+    finally:
+        thread.stop()
+        second.stop()
+        board.stop()
+
+
+@pytest.mark.parametrize("url", [None], ids=["sqlite"])
+@pytest.mark.parametrize("when", ["while the server runs", "before its next start"])
+def test_what_a_forgotten_board_was_asked_is_withdrawn(
+    engine: Engine, state: Path, broker: Mosquitto, listener: Listener, when: str
+) -> None:
+    Archive(engine).store(sent("pi", report(1)))
+    listener.start(lambda _: None)
+    assert until(lambda: listener.connected)
+    thread = Steering(engine, listener.publish, lambda: True, URL, SILENT)
+    begun = begin(engine, offered(engine, state, RELEASED), ["pi"], **AT_ONCE)
+    thread.look(datetime.now(UTC))
+    asked = Board(broker, "pi")
+    assert until(lambda: any(asked.heard))
+    asked.stop()
+    forget(engine, "pi")
+    halt(engine, begun.name, "Halted by a person.")
+    if when == "before its next start":
+        thread = Steering(engine, listener.publish, lambda: True, URL, SILENT)
+    thread.look(datetime.now(UTC))
+    assert until(listener.is_current)  # the broker has had all that was sent to it
+    back = Board(broker, "pi")
+    sleep(0.5)
+    assert back.heard == []
+    back.stop()
 
 
 def run(*words: str) -> Any:
@@ -263,7 +424,21 @@ def test_the_command_line_begins_shows_and_halts(engine: Engine, state: Path, si
         (("halt", "other"), 'no roll-out "other"'),
         (("forget", "other"), 'No board "other"'),
         (("serve", "--broker", "here"), "--broker takes HOST:PORT"),
+        (("serve", "--broker", "h:0"), "--broker takes HOST:PORT"),
+        (("serve", "--broker", "h:99999"), "--broker takes HOST:PORT"),
+        (("serve", "--broker", "h:²"), "--broker takes HOST:PORT"),
+        (("serve", "--broker", "a..b:1"), "--broker takes HOST:PORT"),
         (("serve", "--broker", "h:1", "--listen", "x"), "--listen takes HOST:PORT"),
+        (("serve", "--broker", "h:1", "--listen", "a..b:0"), "--listen takes HOST:PORT"),
+        (("serve", "--broker", "h:1", "--url", "fleet.example:8770"), "--url takes where boards find this server"),
+        (("serve", "--broker", "h:1", "--url", "https://"), "--url takes"),
+        (("serve", "--broker", "h:1", "--url", "https://h:x"), "--url takes"),
+        (("serve", "--broker", "h:1", "--url", "https://h/?page"), "--url takes"),
+        (("serve", "--broker", "h:1", "--url", "http://0.0.0.0:8770"), "--url takes"),
+        (("serve", "--broker", "h:1", "--client", "\x1b[2J"), "--client has characters that cannot be printed"),
+        (("boards", "--database", "postgresql://u@h:abc/x"), "cannot be read; give one such as postgresql://"),
+        (("boards", "--database", "postgresql://u@a..b/x"), "must be PostgreSQL"),
+        (("boards", "--database", "sqlite:////tmp/x.sqlite?foo=1"), "must be PostgreSQL"),
         (("serve", "--broker", "h:1", "--topic", "a/#"), "cannot begin MQTT topics"),
         (("serve", "--broker", "h:1", "--key", "k"), "belong together"),
         (("serve", "--broker", "h:1", "--page-key", "k"), "belong together"),
@@ -286,6 +461,79 @@ def test_wrong_usage_is_one_sentence(engine: Engine, state: Path, words: tuple[s
     assert isinstance(done.exception, UsageError), done.output
     assert sentence.replace("STATE", str(state)) in str(done.exception)
     assert not (state / "bundles").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "serve --broker h:1 --keep-days 1000000",
+        "serve --broker h:1 --silent-s inf",
+        "boards --silent-s 1e15",
+        "boards --silent-s nan",
+        "rollouts --silent-s nan",
+        "rollout x --unsigned --soak-s inf",
+        "rollout x --unsigned --soak-s 1e15",
+        "rollout x --unsigned --soak-s nan",
+        "rollout x --unsigned --halt-on 99999999999",
+    ],
+)
+def test_numbers_have_limits(words: str, state: Path) -> None:
+    done = run(*words.split(), "--state", str(state))
+    assert done.exit_code == 2
+    assert re.search("Invalid value for .* is not in the range", done.output), done.output
+
+
+@pytest.mark.parametrize("url", [None], ids=["sqlite"])
+def test_a_server_that_listens_everywhere_wants_to_know_where_boards_find_it(engine: Engine, state: Path) -> None:
+    assert engine is not None
+    assert run("token", "--state", str(state)).exit_code == 0
+    done = run("serve", "--broker", "h:1", "--listen", "0.0.0.0:0", "--state", str(state))
+    assert isinstance(done.exception, UsageError), done.output
+    assert "0.0.0.0 is no address that boards could ask; give --url" in str(done.exception)
+
+
+def test_a_server_for_this_machine_alone_says_that_others_find_no_bundles(caplog: pytest.LogCaptureFixture) -> None:
+    page = Page("127.0.0.1", 0)
+    with _listening(page) as listening:
+        assert _own_url(page, listening) == f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        _tell_where(page, listening)
+    assert "Boards on other machines find no bundles there" in caplog.text
+
+
+@pytest.mark.parametrize("url", [None], ids=["sqlite"])
+def test_words_of_boards_are_shown_as_they_are_and_do_nothing_to_the_terminal(engine: Engine, state: Path) -> None:
+    wrong = {"camera": {"level": "failed", "sentence": "Gone. \x1b]0;owned\x07\x1b[2J :smile: \u202eabc"}}
+    archive = Archive(engine)
+    archive.store(sent("a", report(1, bundle_name="cells [/x]", health=wrong)))
+    archive.store(sent("b" * 60, report(1, bundle_name="cells [lab 2]")))
+    at = ("--state", str(state))
+    begin(engine, offered(engine, state, RELEASED), ["a"], **AT_ONCE)
+    halt(engine, the_rollout(engine).name, "Stop \x1b[2J")
+    for words, shown in (("boards", ["cells [/x]", "cells [lab 2]", "Gone. ", ":smile:"]), ("rollouts", ["Stop "])):
+        done = run(words, *at)
+        assert done.exit_code == 0, done.output
+        assert all(text in done.output for text in shown)
+        assert not set("\x1b\x07\u202e") & set(done.output)
+    assert "".join(re.findall("b+", run("boards", *at).output)).count("b" * 60)  # on several lines, and whole
+
+
+@pytest.mark.parametrize("url", [None], ids=["sqlite"])
+def test_nobody_waits_for_boards_of_a_halted_rollout(engine: Engine, state: Path) -> None:
+    archive = Archive(engine)
+    for name in ("a", "b"):
+        archive.store([*sent(name, report(1)), Received(name, "availability", b"offline")])
+    begun = begin(engine, offered(engine, state, RELEASED), ["a", "b"], **AT_ONCE)
+    steering(engine, []).look(datetime.now(UTC))
+    told = run("rollouts", "--state", str(state)).output
+    assert "1 waiting, 1 asked" in told
+    assert "a: It has no connection to the broker." in told
+    assert "b: " not in told
+    halt(engine, begun.name, "Halted by a person.")
+    assert "1 not asked, 1 withdrawn" in run("rollouts", "--state", str(state)).output
+    with reading(engine) as connection:
+        (now,) = read_shown(connection, timedelta(minutes=3))
+        (later,) = read_shown(connection, timedelta(minutes=3), now=datetime.now(UTC) + timedelta(days=9))
+    assert now.parts == later.parts
 
 
 @pytest.mark.parametrize(

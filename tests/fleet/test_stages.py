@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bloodedge.board import BoardReport
 from bloodedge.errors import UsageError
-from bloodedge_fleet.rollouts.stages import Rollout, Step, advanced, plan
+from bloodedge_fleet.rollouts.stages import Heard, Rollout, Step, advanced, plan
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import report
@@ -26,12 +26,29 @@ def rollout(stages: tuple[int, ...] = (1, 5, 10), halt_on: int = 1, soak_s: floa
     return Rollout("r", NEW, stages, soak_s, halt_on, steps)
 
 
-def runs(state: str = "good", **changes: object) -> BoardReport:
-    return report(5, bundle_sha256=NEW, bundle_state=state, **changes)
+def heard(made: BoardReport, after_s: float = 0.0, away: bool = False) -> Heard:
+    """A report that was stored so long after the start."""
+    return Heard(made, START + timedelta(seconds=after_s), away)
 
 
-def says(state: str, sentence: str = "") -> BoardReport:
-    return report(5, bundle_sha256=OLD, wanted={"rollout": "r", "state": state, "sentence": sentence})
+def runs(state: str = "good", after_s: float = 0.0, away: bool = False, **changes: object) -> Heard:
+    """What a board that runs the bundle reports so long after the start."""
+    own = {"uptime_s": 300.0 + after_s, "bundle_sha256": NEW, "bundle_state": state}
+    return heard(report(5, **own | changes), after_s, away)
+
+
+def says(state: str, sentence: str = "") -> Heard:
+    told = {"rollout": "r", "state": state, "sentence": sentence}
+    return heard(report(5, bundle_sha256=OLD, wanted=told))
+
+
+def at(after_s: float) -> datetime:
+    return START + timedelta(seconds=after_s)
+
+
+def good() -> Rollout:
+    """The canary was asked and runs it well."""
+    return advanced(advanced(rollout(), {}, START), {"pi-0": runs()}, START)
 
 
 def test_stages_are_the_canaries_then_shares_then_all() -> None:
@@ -61,28 +78,70 @@ def test_every_plan_ascends_and_ends_with_all(boards: int, canary: int, percents
 
 
 def test_the_next_stage_waits_until_the_canary_has_run_it_well_for_long_enough() -> None:
-    now = START
-    first = advanced(rollout(), {}, now)
+    first = advanced(rollout(), {}, START)
     assert [step.state for step in first.steps] == ["asked", *["waiting"] * 9]
-    tried = advanced(first, {"pi-0": runs("on probation")}, now)
+    tried = advanced(first, {"pi-0": runs("on probation")}, START)
     assert tried.steps[0].state == "installed"
-    good = advanced(tried, {"pi-0": runs()}, now)
+    good = advanced(tried, {"pi-0": runs()}, START)
     assert (good.steps[0].state, good.stage) == ("good", 0)
-    soaking = advanced(good, {"pi-0": runs()}, now + timedelta(seconds=59))
+    soaking = advanced(good, {"pi-0": runs(after_s=59)}, at(59))
     assert soaking.stage == 0
-    second = advanced(soaking, {"pi-0": runs()}, now + timedelta(seconds=60))
+    second = advanced(soaking, {"pi-0": runs(after_s=60)}, at(60))
     assert second.stage == 1
     assert second.number("asked") == 4
     assert second.number("waiting") == 5
 
 
+def test_a_board_that_reports_once_a_minute_soaks_for_an_hour_and_no_longer() -> None:
+    state = advanced(rollout(soak_s=3600), {}, START)
+    for minute in range(62):
+        told = {"pi-0": runs(after_s=20 + 60 * minute + minute % 3 / 10)}  # as punctual as boards are
+        for second in range(60):
+            state = advanced(state, told, at(20 + 60 * minute + second))
+        assert state.stage == (0 if minute < 60 else 1)
+
+
+def test_a_canary_of_which_nothing_is_heard_any_more_never_moves_a_rollout_on() -> None:
+    state = good()
+    for hour in range(48):
+        state = advanced(state, {"pi-0": runs(away=True)}, at(3600 * hour))
+    assert (state.steps[0].state, state.stage) == ("good", 0)
+
+
+def test_a_board_that_has_soaked_and_is_away_then_holds_the_stage_for_the_others() -> None:
+    told = {"pi-0": runs(after_s=600, away=True)}
+    waits = advanced(good(), told, at(600))
+    assert waits.stage == 0
+    assert advanced(waits, told | {"pi-0": runs(after_s=660)}, at(660)).stage == 1
+
+
+def test_reports_that_waited_at_the_broker_do_not_stretch_a_soak() -> None:
+    late = heard(report(6, uptime_s=301.0, bundle_sha256=NEW), after_s=7200)  # of the second after the first
+    assert advanced(good(), {"pi-0": late}, at(7200)).stage == 0
+
+
+def test_a_daemon_that_is_started_anew_soaks_anew() -> None:
+    state = good()
+    for minute in range(1, 20):
+        again = runs(after_s=60 * minute, boot=f"{minute:032x}", uptime_s=59.0)
+        state = advanced(state, {"pi-0": again}, at(60 * minute))
+    assert (state.steps[0].state, state.stage) == ("good", 0)
+    assert state.steps[0].since == at(60 * 19)
+    assert advanced(state, {"pi-0": runs(boot=f"{19:032x}", uptime_s=119.0)}, at(60 * 20)).stage == 1
+
+
+def test_what_was_heard_before_a_board_was_asked_is_no_answer() -> None:
+    asked = advanced(rollout(soak_s=0), {"pi-0": runs(after_s=-1)}, START)
+    assert (asked.steps[0].state, asked.stage) == ("asked", 0)
+    assert advanced(asked, {"pi-0": runs(after_s=1)}, at(1)).stage == 1
+
+
 def test_a_board_that_is_unwell_soaks_anew() -> None:
-    good = advanced(advanced(rollout(), {}, START), {"pi-0": runs()}, START)
-    unwell = advanced(good, {"pi-0": runs(alive=False)}, START + timedelta(seconds=30))
+    unwell = advanced(good(), {"pi-0": runs(after_s=30, alive=False)}, at(30))
     assert unwell.steps[0].state == "installed"
-    again = advanced(unwell, {"pi-0": runs()}, START + timedelta(seconds=50))
-    assert advanced(again, {"pi-0": runs()}, START + timedelta(seconds=70)).stage == 0
-    assert advanced(again, {"pi-0": runs()}, START + timedelta(seconds=110)).stage == 1
+    again = advanced(unwell, {"pi-0": runs(after_s=50)}, at(50))
+    assert advanced(again, {"pi-0": runs(after_s=70)}, at(70)).stage == 0
+    assert advanced(again, {"pi-0": runs(after_s=110)}, at(110)).stage == 1
 
 
 @pytest.mark.parametrize("state", ["refused", "went back"])
@@ -96,8 +155,7 @@ def test_a_board_that_will_not_have_it_halts_the_rollout(state: str) -> None:
 
 
 def test_a_board_that_runs_another_bundle_again_has_failed() -> None:
-    good = advanced(advanced(rollout(), {}, START), {"pi-0": runs()}, START)
-    halted = advanced(good, {"pi-0": report(6, bundle_sha256=OLD)}, START)
+    halted = advanced(good(), {"pi-0": heard(report(6, bundle_sha256=OLD))}, START)
     assert halted.state == "halted"
     assert "another bundle again" in halted.why
 
@@ -116,7 +174,7 @@ def test_failures_below_the_limit_do_not_hold_up_the_others() -> None:
 def test_what_a_board_says_of_another_rollout_does_not_count() -> None:
     first = advanced(rollout(), {}, START)
     other = report(5, bundle_sha256=OLD, wanted={"rollout": "earlier", "state": "refused", "sentence": "No."})
-    assert advanced(first, {"pi-0": other}, START).state == "running"
+    assert advanced(first, {"pi-0": heard(other)}, START).state == "running"
 
 
 def test_a_board_that_downloads_says_what_it_waits_for() -> None:
@@ -127,7 +185,7 @@ def test_a_board_that_downloads_says_what_it_waits_for() -> None:
 
 def test_boards_that_never_answer_hold_a_stage_and_halt_nothing() -> None:
     first = advanced(rollout(), {}, START)
-    assert advanced(first, {"pi-0": report(5, bundle_sha256=OLD)}, START + timedelta(days=9)) == first
+    assert advanced(first, {"pi-0": heard(report(5, bundle_sha256=OLD))}, START + timedelta(days=9)) == first
 
 
 def test_a_board_beyond_the_stage_is_not_judged() -> None:

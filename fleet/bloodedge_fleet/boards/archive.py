@@ -1,7 +1,6 @@
 """From messages to rows: every report once, however often the broker delivers it."""
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -9,14 +8,9 @@ from sqlalchemy import Connection, Engine, bindparam, case, delete, select, upda
 
 from bloodedge.board import BoardReport, read_message
 from bloodedge.errors import BloodedgeError
+from bloodedge_fleet.boards.known import TOTALS, Boot, Content, Known, Start
 from bloodedge_fleet.database import Values, insert_into, reading, writing
-from bloodedge_fleet.database.tables import boards, boots, hours, refused, reports
-
-log = logging.getLogger("bloodedge.fleet")
-
-TOTALS = ("frames", "blasts", "normals", "uncertain")
-Boot = tuple[int, str]
-"""A board's id and its daemon's start."""
+from bloodedge_fleet.database.tables import LONGEST_NAME, boards, boots, forgotten, hours, refused, reports
 
 
 @dataclass(frozen=True)
@@ -43,81 +37,35 @@ class Outcome:
     """From each stored report's sending, by the board's clock, to its storing."""
 
 
-@dataclass
-class _Known:
-    """What the database holds of a daemon's start."""
-
-    first: int
-    """Sequence number that was to come first: 1, but for a board that reported before this server knew it."""
-    highest: int = 0
-    totals: tuple[int, ...] = (0, 0, 0, 0)
-
-
 class Archive:
     """Stores batches of messages; one thread at a time, of one server."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine, self._clock = engine, clock
-        self._ids: dict[str, int] = {}
-        self._boots: dict[Boot, _Known] = {}
 
     def store(self, batch: Sequence[Received]) -> Outcome:
         """Store all of a batch in one transaction, or raise DatabaseError and have stored nothing."""
         outcome = Outcome()
-        read = [*self._read(batch)]
+        read = [(message, _content(message)) for message in batch]
         now = self._clock()
-        try:
-            with writing(self._engine) as connection:
-                work = _Batch(self, connection, now, outcome)
-                for message, content in read:
-                    work.add(message, content)
-                work.write()
-        except BaseException:
-            self._ids.clear()
-            self._boots.clear()
-            raise
+        with writing(self._engine) as connection:
+            work = _Batch(connection, read, now, outcome)
+            for message, content in read:
+                work.add(message, content)
+            work.write()
         done = self._clock()
         outcome.lags_s = [(done - sent).total_seconds() for sent in work.sent]
         return outcome
-
-    @staticmethod
-    def _read(batch: Iterable[Received]) -> Iterable[tuple[Received, BoardReport | bool | BloodedgeError]]:
-        for message in batch:
-            try:
-                content: BoardReport | bool | BloodedgeError = _content(message)
-            except BloodedgeError as error:
-                content = error
-            yield message, content
-
-    def id_of(self, connection: Connection, name: str, now: datetime) -> int:
-        """A board's id; it is made known where it was not."""
-        if name not in self._ids:
-            connection.execute(
-                insert_into(connection, boards).values(name=name, first_seen=now).on_conflict_do_nothing()
-            )
-            query = select(boards.c.id).where(boards.c.name == name)
-            self._ids[name] = connection.execute(query).scalar_one()
-        return self._ids[name]
-
-    def known(self, connection: Connection, key: Boot, sequence: int) -> _Known:
-        """What is stored of a daemon's start; sequence: of the report that has just come."""
-        if key not in self._boots:
-            query = select(boots).where(boots.c.board == key[0], boots.c.boot == key[1])
-            row = connection.execute(query).mappings().one_or_none()
-            if row is not None:
-                totals = tuple(row[name] for name in TOTALS)
-                self._boots[key] = _Known(row["first"], row["highest"], totals)
-            else:
-                query = select(boots.c.boot).where(boots.c.board == key[0]).limit(1)
-                self._boots[key] = _Known(1 if connection.execute(query).first() else sequence)
-        return self._boots[key]
 
 
 class _Batch:
     """The rows that a batch comes to."""
 
-    def __init__(self, archive: Archive, connection: Connection, now: datetime, outcome: Outcome) -> None:
-        self._archive, self._connection, self._now, self._outcome = archive, connection, now, outcome
+    def __init__(
+        self, connection: Connection, read: Sequence[tuple[Received, Content]], now: datetime, outcome: Outcome
+    ) -> None:
+        self._connection, self._now, self._outcome = connection, now, outcome
+        self._known = Known(connection, [(message.board, content) for message, content in read], now)
         self.sent: list[datetime] = []
         self._reports: dict[tuple[int, str, int], Values] = {}
         self._newest: dict[int, str] = {}
@@ -125,18 +73,19 @@ class _Batch:
         self._hours: dict[tuple[int, datetime, str], Values] = {}
         self._refused: dict[str, Values] = {}
 
-    def add(self, message: Received, content: BoardReport | bool | BloodedgeError) -> None:
+    def add(self, message: Received, content: Content) -> None:
         """One message, as it was read."""
         if isinstance(content, BloodedgeError):
-            self._outcome.refused += 1
-            row = self._refused.setdefault(message.board, {"board": message.board, "messages": 0})
-            row |= {"messages": row["messages"] + 1, "last_at": self._now, "sentence": str(content)}
-            return
-        board = self._archive.id_of(self._connection, message.board, self._now)
-        if isinstance(content, bool):
+            self._refuse(message.board[:LONGEST_NAME], str(content))
+        elif isinstance(content, BoardReport):
+            self._add_report(self._known.reporting(message.board), content)
+        elif (board := self._known.connecting(message.board, online=content)) is not None:
             self._note_online(board, content)
-        else:
-            self._add_report(board, content)
+
+    def _refuse(self, board: str, why: str) -> None:
+        self._outcome.refused += 1
+        row = self._refused.setdefault(board, {"board": board, "messages": 0})
+        row |= {"messages": row["messages"] + 1, "last_at": self._now, "sentence": why}
 
     def _note_online(self, board: int, online: bool) -> None:
         changed = boards.c.online.is_distinct_from(online)
@@ -145,12 +94,12 @@ class _Batch:
 
     def _add_report(self, board: int, report: BoardReport) -> None:
         boot, key = (board, report.boot), (board, report.boot, report.sequence)
-        known = self._archive.known(self._connection, boot, report.sequence)
+        known = self._known.start(boot, report.sequence)
         newer = report.sequence > known.highest
-        if key in self._reports or (not newer and self._is_stored(key)):
+        if key in self._reports or known.has(report.sequence) or (not newer and self._is_stored(key)):
             self._outcome.repeated += 1
             return
-        known.first = min(known.first, report.sequence)
+        known.first, known.reports = min(known.first, report.sequence), known.reports + 1
         totals = _totals(report)
         grown = tuple(max(0, now - before) for now, before in zip(totals, known.totals, strict=True))
         if newer:
@@ -169,7 +118,7 @@ class _Batch:
         )
         return self._connection.execute(query).first() is not None
 
-    def _count(self, boot: Boot, known: _Known, report: BoardReport) -> None:
+    def _count(self, boot: Boot, known: Start, report: BoardReport) -> None:
         row = self._boots.setdefault(
             boot, {"board": boot[0], "boot": boot[1], "began": report.sent_at, "reports": 0, "highest": 0}
         )
@@ -238,12 +187,17 @@ ADDED = ("reports", "failed", *TOTALS, "cells_timed", "inference_p50_sum_ms")
 """Columns of ``hours`` that grow by each report's."""
 
 
-def _content(message: Received) -> BoardReport | bool:
+def _content(message: Received) -> Content:
+    if len(message.board) > LONGEST_NAME:
+        return BloodedgeError(f"The board's name has more than {LONGEST_NAME} characters; give it a shorter one.")
     if message.kind == "availability":
-        if message.payload not in {b"online", b"offline"}:
-            raise BloodedgeError('The message of availability is neither "online" nor "offline".')
-        return message.payload == b"online"
-    return read_message(BoardReport, message.payload)
+        if message.payload in {b"online", b"offline"}:
+            return message.payload == b"online"
+        return BloodedgeError('The message of availability is neither "online" nor "offline".')
+    try:
+        return read_message(BoardReport, message.payload)
+    except BloodedgeError as error:
+        return error
 
 
 def _totals(report: BoardReport) -> tuple[int, ...]:
@@ -276,10 +230,13 @@ def remove_old_reports(engine: Engine, before: datetime) -> int:
 
 
 def forget(engine: Engine, name: str) -> bool:
-    """Remove a board with all that is known of it; whether there was one. One that reports again is new."""
+    """Remove all that is known of a board but that name; whether there was one. One that reports again is new."""
     with writing(engine) as connection:
+        was_there = connection.execute(delete(boards).where(boards.c.name == name)).rowcount > 0
         connection.execute(delete(refused).where(refused.c.board == name))
-        return connection.execute(delete(boards).where(boards.c.name == name)).rowcount > 0
+        if was_there:
+            connection.execute(insert_into(connection, forgotten).values(name=name).on_conflict_do_nothing())
+        return was_there
 
 
 def board_names(engine: Engine) -> list[str]:

@@ -1,6 +1,7 @@
 """The fleet's end of the broker: what it delivers is acknowledged once it is stored, and not before."""
 
 import logging
+import math
 import ssl
 import threading
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
+from time import monotonic
 from typing import Any
+from uuid import uuid4
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -16,17 +19,18 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from bloodedge.board import REPORT
+from bloodedge.board import REPORT, WANTED
 from bloodedge.errors import UsageError
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
-from bloodedge_fleet.database import DatabaseError
+from bloodedge_fleet.database import DatabaseError, NotTaken
 from bloodedge_fleet.places import require_readable
 
 log = logging.getLogger("bloodedge.fleet")
 
 KINDS = (REPORT, "availability")
 SESSION_S = 30 * 24 * 3600
-"""So long the broker keeps what boards send while this server is away; its own limit may be shorter."""
+"""So long the broker keeps this server's session, and what boards send meanwhile as far as its queue reaches
+(max_queued_bytes in firmware_configs/broker/mosquitto.conf)."""
 
 UNDER_WAY = 1000
 """Messages that the broker may deliver ahead of their acknowledgement."""
@@ -35,6 +39,15 @@ MOST_AT_ONCE = 1000
 KEEP_ALIVE_S = 15
 RECONNECT_S = 1
 """Between attempts to reach the broker, always: there is one server only, and every board's reports wait for it."""
+
+MARKS = f"bloodedge-fleet/{WANTED}"
+"""Topic of this server's own marks, one that it may write and read as if a board of that name were asked."""
+
+CURRENT_S = 5.0
+"""What came to the broker longer ago is stored where this server is current."""
+
+STUCK_S = 10.0
+"""A database that takes longer for a batch does not answer."""
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
@@ -68,7 +81,10 @@ class _Delivered:
     """Counts the connections: an acknowledgement counts on its own only."""
     packet: int
     qos: int
-    message: Received
+    message: Received | None
+    """None: a mark."""
+    marked_s: float = -math.inf
+    """When a mark of this process was sent (monotonic)."""
 
 
 class Listener:
@@ -84,8 +100,13 @@ class Listener:
         self._connecting = threading.Lock()
         self._stopping = threading.Event()
         self.broker_state = f"Not connected to {broker.name} yet."
-        self.database_state = ""
-        """Why nothing is stored; empty when all is well."""
+        self._run = uuid4().hex
+        """Tells this process's marks from those of one before."""
+        self._current_to_s = -math.inf
+        """All that came to the broker until then is stored (monotonic)."""
+        self._database_state = ""
+        self._storing_since_s: float | None = None
+        """When the batch that is being stored was begun."""
         self._client = self._new_client()
         self._thread = threading.Thread(target=self._store_all, name="store", daemon=True)
 
@@ -98,6 +119,25 @@ class Listener:
     def waiting(self) -> int:
         """Messages delivered and not stored yet."""
         return self._queue.qsize()
+
+    @property
+    def database_state(self) -> str:
+        """Why nothing is stored; empty when all is well."""
+        since_s = self._storing_since_s
+        if self._database_state or since_s is None or monotonic() - since_s < STUCK_S:
+            return self._database_state
+        return f"The database has not answered for {monotonic() - since_s:.0f} s; look whether its machine is well."
+
+    def is_current(self) -> bool:
+        """Whether all that boards said until a moment ago is stored: nothing waits any more that speaks against it.
+
+        Each call sends a mark, which the broker delivers behind all that waits there; what comes of it a later call
+        tells.
+        """
+        now_s = monotonic()
+        if self._connected:
+            self._client.publish(f"{self._broker.topic}/{MARKS}", f"{self._run} {now_s!r}", qos=1)
+        return self._connected and now_s - self._current_to_s < CURRENT_S
 
     def start(self, stored: Callable[[Outcome], None], connected: Callable[[], None] = lambda: None) -> None:
         """Connect and begin to store; a broker that is away is tried for again and again.
@@ -162,7 +202,8 @@ class Listener:
             self._connection += 1
             self._connected = True
         self._tell(f"Connected to {broker.name}.")
-        client.subscribe([(f"{broker.topic}/+/{kind}", 1) for kind in KINDS])
+        topics = (*(f"+/{kind}" for kind in KINDS), MARKS)
+        client.subscribe([(f"{broker.topic}/{topic}", 1) for topic in topics])
         self._connected_anew()
 
     def _on_subscribe(
@@ -171,7 +212,7 @@ class Listener:
         if any(reason.is_failure for reason in reasons):
             self._tell(
                 f"{self._broker.name[0].upper()}{self._broker.name[1:]} does not let this server read"
-                f" {self._broker.topic}/+/{REPORT}; correct its access rules.",
+                f" {self._broker.topic}/#; correct its access rules.",
                 logging.WARNING,
             )
 
@@ -195,19 +236,28 @@ class Listener:
         )
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        of_packet = (self._connection, message.mid, message.qos)
+        if message.topic == f"{self._broker.topic}/{MARKS}":
+            self._queue.put(_Delivered(*of_packet, None, self._marked_s(message.payload)))
+            return
         _, board, kind = message.topic.rsplit("/", 2)
-        received = Received(board, kind, bytes(message.payload))
-        self._queue.put(_Delivered(self._connection, message.mid, message.qos, received))
+        self._queue.put(_Delivered(*of_packet, Received(board, kind, bytes(message.payload))))
+
+    def _marked_s(self, payload: bytes | bytearray) -> float:
+        run, _, sent_s = payload.decode(errors="replace").partition(" ")
+        return float(sent_s) if run == self._run else -math.inf
 
     def _store_all(self) -> None:
         while not (self._stopping.is_set() and self._queue.empty()):
             batch = self._next_batch()
             if not batch:
                 continue
-            outcome = self._insist([one.message for one in batch])
+            messages = [one.message for one in batch if one.message is not None]
+            outcome = self._insist(messages) if messages else Outcome()
             if outcome is None:
                 return
             self._acknowledge(batch)
+            self._current_to_s = max(self._current_to_s, *(one.marked_s for one in batch))
             self._stored(outcome)
 
     def _next_batch(self) -> list[_Delivered]:
@@ -224,7 +274,11 @@ class Listener:
         failures = 0
         while True:
             try:
-                outcome = self._archive.store(batch)
+                outcome = self._store(batch)
+            except NotTaken as error:
+                self._tell_database("")
+                log.warning("Of %d messages, not all can be stored. %s", len(batch), error)
+                return self._one_by_one(batch)
             except DatabaseError as error:
                 self._tell_database(str(error))
             except Exception:  # one bad message must not hold up the others for ever
@@ -236,6 +290,13 @@ class Listener:
             if self._stopping.wait(RETRY_S[min(failures, len(RETRY_S) - 1)]):
                 return None
             failures += 1
+
+    def _store(self, batch: list[Received]) -> Outcome:
+        self._storing_since_s = monotonic()
+        try:
+            return self._archive.store(batch)
+        finally:
+            self._storing_since_s = None
 
     def _one_by_one(self, batch: list[Received]) -> Outcome | None:
         if len(batch) == 1:
@@ -252,8 +313,8 @@ class Listener:
         return total
 
     def _tell_database(self, sentence: str) -> None:
-        if sentence != self.database_state:
-            self.database_state = sentence
+        if sentence != self._database_state:
+            self._database_state = sentence
             log.log(logging.WARNING if sentence else logging.INFO, "%s", sentence or "The database is there again.")
 
     def _acknowledge(self, batch: list[_Delivered]) -> None:

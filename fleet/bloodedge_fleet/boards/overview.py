@@ -6,13 +6,17 @@ from typing import Literal
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from bloodedge.board import BoardReport, read_message
+from bloodedge.board import BoardReport, read_stored
+from bloodedge.errors import BloodedgeError
 from bloodedge.metrics import wilson
 from bloodedge_fleet.database.tables import boards, boots, hours, refused
 
 State = Literal["ok", "warning", "failed", "silent", "offline", "new"]
 ORDER: tuple[State, ...] = ("failed", "silent", "offline", "warning", "new", "ok")
 """Worst first."""
+
+CLOCK_AHEAD = timedelta(minutes=1)
+"""A board's clock that is further ahead of this server's is told."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def read_boards(connection: Connection, silent: timedelta, now: datetime | None 
 
 
 def _board(values: RowMapping, missing: int, silent: timedelta, now: datetime) -> Board:
-    report = None if values["report"] is None else read_message(BoardReport, values["report"].encode())
+    report = None if values["report"] is None else read_newest(values["report"])
     last = values["last_report"]
     state, sentence = _state(report, last, values["online"], silent, now)
     age_s = None if last is None else (now - last).total_seconds()
@@ -81,14 +85,60 @@ def _board(values: RowMapping, missing: int, silent: timedelta, now: datetime) -
 def _state(
     report: BoardReport | None, last: datetime | None, online: bool | None, silent: timedelta, now: datetime
 ) -> tuple[State, str]:
+    away = _away(last, online, silent, now)
+    if away is not None or last is None:
+        return away or NEW
+    return UNREADABLE if report is None else _reported(report, last)
+
+
+NEW: tuple[State, str] = ("new", "It has not reported yet.")
+UNREADABLE: tuple[State, str] = (
+    "warning",
+    "Its newest report, as another version stored it, cannot be read; wait for the next.",
+)
+
+
+def _away(last: datetime | None, online: bool | None, silent: timedelta, now: datetime) -> tuple[State, str] | None:
+    """Why nothing is heard of a board; None where it is heard of."""
     if online is False:
         return "offline", "It has no connection to the broker."
-    if report is None or last is None:
-        return "new", "It has not reported yet."
+    if last is None:
+        return NEW
     if now - last > silent:
         return "silent", f"It has not reported for {told(now - last)}."
+    return None
+
+
+def _reported(report: BoardReport, last: datetime) -> tuple[State, str]:
+    """What a board says of itself, and what can be seen of its clock."""
     wrong = [one.sentence for one in report.health.values() if one.level == report.level]
-    return report.level, wrong[0] if report.level != "ok" and wrong else ""
+    if report.level != "ok":
+        return report.level, wrong[0]
+    if not report.alive:
+        return "warning", "No frame has gone through it lately; look at its camera."
+    if report.clock_synchronised is False:
+        return "warning", "Its clock is not held to a time source: times may be wrong."
+    if report.sent_at - last > CLOCK_AHEAD:
+        return (
+            "warning",
+            f"Its clock is {told(report.sent_at - last)} ahead of this server's; look which of them is wrong.",
+        )
+    return "ok", ""
+
+
+def read_newest(text: str) -> BoardReport | None:
+    """A board's newest report as it is stored; None where this version cannot read it, which says nothing of others."""
+    try:
+        return read_stored(BoardReport, text)
+    except BloodedgeError:
+        return None
+
+
+def read_away(connection: Connection, silent: timedelta, now: datetime) -> dict[str, str]:
+    """Why nothing is heard of a board, by its name, for each of which nothing is; silent: as for read_boards."""
+    query = select(boards.c.name, boards.c.last_report, boards.c.online)
+    found = {name: _away(last, online, silent, now) for name, last, online in connection.execute(query).tuples()}
+    return {name: away[1] for name, away in found.items() if away is not None}
 
 
 def told(age: timedelta) -> str:
@@ -113,13 +163,13 @@ class Hour:
     """Mean of the reports' medians, weighted by their cells."""
 
 
-def read_hours(connection: Connection, board: str, since: datetime) -> list[Hour]:
-    """Every hour with reports, oldest first."""
+def read_hours(connection: Connection, board: str, since: datetime, until: datetime) -> list[Hour]:
+    """Every hour with reports that began between two moments by the board's clock, oldest first."""
     number = select(boards.c.id).where(boards.c.name == board).scalar_subquery()
     names = ("reports", "blasts", "normals", "uncertain", "cells_timed", "inference_p50_sum_ms")
     query = (
         select(hours.c.hour, *(func.sum(hours.c[name]).label(name) for name in names))
-        .where(hours.c.board == number, hours.c.hour >= since)
+        .where(hours.c.board == number, hours.c.hour.between(since, until))
         .group_by(hours.c.hour)
         .order_by(hours.c.hour)
     )

@@ -1,21 +1,22 @@
 """Where boards, reports and roll-outs are kept: SQLite beside the server, or PostgreSQL."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
+from bloodedge_fleet.addresses import is_host
 
 MIGRATIONS = "bloodedge_fleet.database:migrations"
 DATABASE = "fleet.sqlite"
-REVISION = "0001"
+REVISION = "0002"
 """Of the newest migration."""
 
 ANSWER_WITHIN_S = 5
@@ -35,18 +36,18 @@ def open_database(url: str | None, state: Path) -> Engine:
     try:
         parsed = make_url(url)
         kind = parsed.get_backend_name()
-        if kind == "postgresql":
+        if kind == "postgresql" and all(host.startswith("/") or is_host(host) for host in _hosts(parsed)):
             return create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": ANSWER_WITHIN_S},
             )
-        if kind == "sqlite" and parsed.database:
+        if kind == "sqlite" and parsed.database and not parsed.query:
             engine = create_engine(parsed, connect_args={"timeout": ANSWER_WITHIN_S})
             _keep_sqlite_safe(engine)
             return engine
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise UsageError(f'"{url}" is no database URL; give one such as postgresql://USER@HOST/NAME.') from error
+    except (ArgumentError, NoSuchModuleError, ValueError) as error:
+        raise UsageError("The database's URL cannot be read; give one such as postgresql://USER@HOST/NAME.") from error
     raise UsageError("The database must be PostgreSQL (postgresql://USER@HOST/NAME) or a file (sqlite:///FILE).")
 
 
@@ -80,6 +81,12 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def hold(connection: Connection, table: Table) -> None:
+    """Wait for those that change a table, and keep others from it until this transaction ends; they may read."""
+    if connection.dialect.name == "postgresql":  # on SQLite, one writes at a time
+        connection.execute(text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
+
+
 def insert_into(connection: Connection, table: Any) -> Any:
     """The database's own INSERT, which has ON CONFLICT."""
     return import_module(f"sqlalchemy.dialects.{connection.dialect.name}").insert(table)
@@ -87,6 +94,10 @@ def insert_into(connection: Connection, table: Any) -> Any:
 
 class DatabaseError(BloodedgeError):
     """The database does not answer, or not as it should."""
+
+
+class NotTaken(DatabaseError):  # noqa: N818  # as people say it
+    """The database is well, and takes what it was given neither now nor later."""
 
 
 @contextmanager
@@ -97,11 +108,21 @@ def database_errors(engine: Engine) -> Iterator[None]:
     except (DBAPIError, PoolTimeoutError) as error:
         cause = getattr(error, "orig", None) or error
         first = str(cause).strip().partition("\n")[0].rstrip(".")
+        if isinstance(error, DataError | IntegrityError):
+            raise NotTaken(f"{_name(engine)} does not take this ({first}); leave it out, or correct it.") from error
         raise DatabaseError(f"{_name(engine)} does not do what is asked of it ({first}); {_cure(engine)}.") from error
 
 
 def _name(engine: Engine) -> str:
-    return f"The database {engine.url.render_as_string(hide_password=True).replace('+psycopg', '')}"
+    """For sentences, which others may see: without what else its URL says, such as a password."""
+    hosts = ", ".join(_hosts(engine.url))
+    return f"The database {engine.url.database}" + (f" on {hosts}" if hosts else "")
+
+
+def _hosts(url: URL) -> Sequence[str]:
+    """Where a database is; a socket's folder begins with a slash."""
+    hosts = url.host or url.query.get("host", ())
+    return (hosts,) if isinstance(hosts, str) else hosts
 
 
 def _cure(engine: Engine) -> str:

@@ -47,16 +47,25 @@ metadata = MetaData(
     }
 )
 
+LONGEST_NAME = 200
+"""Characters of a board's name."""
+
 boards = Table(
     "boards",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", String(200), nullable=False, unique=True),
+    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
     Column("first_seen", Utc, nullable=False),
     Column("last_report", Utc),  # when the newest report was stored, by this server's clock
     Column("online", Boolean),  # what the broker says of its connection
     Column("online_since", Utc),
     Column("report", Text),  # the newest, JSON of BoardReport
+)
+
+forgotten = Table(  # boards that a person had forgotten, and that have not reported since
+    "forgotten",
+    metadata,
+    Column("name", String(LONGEST_NAME), primary_key=True),
 )
 
 boots = Table(  # a board's daemon from one start to the next
@@ -117,7 +126,7 @@ hours = Table(  # what reports come to by the hour in which they were sent; kept
 refused = Table(  # messages that could not be read
     "refused",
     metadata,
-    Column("board", String(200), primary_key=True),  # as the topic names it; such a board may never have reported
+    Column("board", String(LONGEST_NAME), primary_key=True),  # as the topic names it, known or not
     Column("messages", BigInteger, nullable=False),
     Column("last_at", Utc, nullable=False),
     Column("sentence", Text, nullable=False),
@@ -158,4 +167,6 @@ rollout_boards = Table(
     Column("state", String(10), nullable=False),  # waiting, asked, installed, good, failed
     Column("since", Utc, nullable=False),
     Column("why", Text, nullable=False),
+    Column("boot", String(32), nullable=False, server_default=""),  # daemon's start in which it runs the bundle well
+    Column("uptime_s", Float, nullable=False, server_default="0"),  # and how long that was up when it was seen first
 )

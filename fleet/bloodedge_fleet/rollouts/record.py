@@ -5,23 +5,25 @@ import secrets
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, Select, select, update
+from sqlalchemy import Connection, Engine, Row, Select, select, union, update
 
-from bloodedge.board import BoardReport, Wanted, read_message
+from bloodedge.board import Wanted
 from bloodedge.bundle import Bundle
 from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
 from bloodedge.files import sha256, write_beside
 from bloodedge.signing.signature import verify_bundle
 from bloodedge.signing.trust import TrustStore
-from bloodedge_fleet.database import Values, insert_into, reading, writing
-from bloodedge_fleet.database.tables import boards, bundles, rollout_boards, rollouts
+from bloodedge_fleet.addresses import bundle_url
+from bloodedge_fleet.boards.overview import read_away, read_newest
+from bloodedge_fleet.database import Values, hold, insert_into, reading, writing
+from bloodedge_fleet.database.tables import boards, bundles, forgotten, rollout_boards, rollouts
 from bloodedge_fleet.places import require_readable, unreadable
-from bloodedge_fleet.rollouts.stages import Rollout, Step, plan, require_boards
+from bloodedge_fleet.rollouts.stages import Heard, Rollout, Step, plan, require_boards
 
 FOLDER = "bundles"
 
@@ -111,6 +113,7 @@ def begin(
     steps = tuple(Step(board, "waiting", now) for board in names)
     rollout = Rollout(name, digest, stages, soak_s, halt_on, steps)
     with writing(engine) as connection:
+        hold(connection, rollouts)  # or two could begin at once with the same board
         ids = _ids_of(connection, names)
         _require_free(connection, ids)
         connection.execute(rollouts.insert(), {"name": name, "sha256": digest, "began": now, **_figures(rollout)})
@@ -191,26 +194,31 @@ def _figures(rollout: Rollout) -> Values:
 
 
 def _step_values(step: Step) -> Values:
-    return {"state": step.state, "since": step.since, "why": step.why}
+    own = {"boot": step.boot, "uptime_s": step.uptime_s}
+    return {"state": step.state, "since": step.since, "why": step.why, **own}
 
 
-def read_rollouts(connection: Connection, *, running: bool = False) -> list[tuple[Rollout, Row[Any]]]:
-    """(roll-out, its row with began, ended and its bundle), the newest first."""
+def read_rollouts(
+    connection: Connection, *, running: bool = False, among: Sequence[str] | None = None
+) -> list[tuple[Rollout, Row[Any]]]:
+    """(roll-out, its row with began, ended and its bundle), the newest first; among: names, default of all."""
     of_bundle = (bundles.c.name.label("bundle"), bundles.c.serial, bundles.c.size_bytes, bundles.c.signer)
     query: Select[Any] = (
         select(*rollouts.c, *of_bundle)
         .join(bundles, bundles.c.sha256 == rollouts.c.sha256)
         .order_by(rollouts.c.began.desc())
     )
-    columns = (rollout_boards.c.rollout, boards.c.name, rollout_boards.c.state, rollout_boards.c.since)
+    of_step = (rollout_boards.c[name] for name in ("state", "since", "why", "boot", "uptime_s"))
     of_boards = (
-        select(*columns, rollout_boards.c.why)
+        select(rollout_boards.c.rollout, boards.c.name, *of_step)
         .join(boards, boards.c.id == rollout_boards.c.board)
         .join(rollouts, rollouts.c.name == rollout_boards.c.rollout)
         .order_by(rollout_boards.c.place)
     )
     if running:
         query, of_boards = (one.where(rollouts.c.state == "running") for one in (query, of_boards))
+    if among is not None:
+        query, of_boards = (one.where(rollouts.c.name.in_(among)) for one in (query, of_boards))
     steps: dict[str, list[Step]] = {}
     for rollout, *values in connection.execute(of_boards):
         steps.setdefault(rollout, []).append(Step(*values))
@@ -229,10 +237,12 @@ def _within(stages: tuple[int, ...], boards_left: int) -> tuple[int, ...]:
     return tuple(min(count, boards_left) for count in stages)
 
 
-def newest_reports(connection: Connection) -> dict[str, BoardReport]:
-    """Every board's newest report, by the board's name."""
-    query = select(boards.c.name, boards.c.report).where(boards.c.report.is_not(None))
-    return {name: read_message(BoardReport, text.encode()) for name, text in connection.execute(query).tuples()}
+def newest_reports(connection: Connection, silent: timedelta, now: datetime) -> dict[str, Heard]:
+    """What was heard last of every board whose report can be read, by its name; silent: as for read_boards."""
+    away = read_away(connection, silent, now)
+    query = select(boards.c.name, boards.c.report, boards.c.last_report).where(boards.c.report.is_not(None))
+    read = ((name, read_newest(text), at) for name, text, at in connection.execute(query).tuples())
+    return {name: Heard(report, at, name in away) for name, report, at in read if report is not None}
 
 
 def wanted_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
@@ -243,14 +253,18 @@ def wanted_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
         serial=row.serial,
         sha256=rollout.sha256,
         size_bytes=row.size_bytes,
-        url=f"{url.rstrip('/')}/bundles/{rollout.sha256}",
+        url=bundle_url(url, rollout.sha256),
     )
 
 
 def wishes(engine: Engine, url: str) -> dict[str, bytes]:
-    """What every board shall be told, retained: its wanted bundle while a roll-out asks for it, else nothing."""
+    """What every board shall be told, retained: its wanted bundle while a roll-out asks for it, else nothing.
+
+    Forgotten ones too, or the broker would keep for them what they were asked last.
+    """
     with reading(engine) as connection:
-        told = dict.fromkeys(connection.execute(select(boards.c.name)).scalars(), b"")
+        names = union(select(boards.c.name), select(forgotten.c.name))
+        told = dict.fromkeys(connection.execute(names).scalars(), b"")
         for rollout, row in read_rollouts(connection, running=True):
             payload = wanted_of(rollout, row, url).model_dump_json().encode()
             for step in rollout.in_stage:

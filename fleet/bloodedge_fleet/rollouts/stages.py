@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal, get_args
 
 from bloodedge.board import BoardReport
@@ -23,6 +23,21 @@ class Step:
     since: datetime
     why: str = ""
     """Why it failed, or what it waits for."""
+    boot: str = ""
+    """The start of its daemon in which it runs the bundle well."""
+    uptime_s: float = 0.0
+    """How long that daemon was up by its first report of that."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard last of a board."""
+
+    report: BoardReport
+    at: datetime
+    """When it was stored."""
+    away: bool = False
+    """Nothing is heard of it by now: it has no connection, or is silent."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +91,13 @@ def require_ascending(percents: Sequence[float]) -> None:
         raise UsageError("--percent takes ascending shares of the boards, such as 10,50,100.")
 
 
-def advanced(rollout: Rollout, reports: dict[str, BoardReport], now: datetime) -> Rollout:
-    """The roll-out after the newest reports of its boards; itself where nothing has changed."""
+def advanced(rollout: Rollout, heard: dict[str, Heard], now: datetime) -> Rollout:
+    """The roll-out after what was heard last of its boards; itself where nothing has changed."""
     if rollout.state != "running":
         return rollout
     asked = len(rollout.in_stage)
     steps = tuple(
-        _advanced(step, rollout, reports.get(step.board), now) if place < asked else step
+        _advanced(step, rollout, heard.get(step.board), now) if place < asked else step
         for place, step in enumerate(rollout.steps)
     )
     rollout = replace(rollout, steps=steps)
@@ -90,30 +105,33 @@ def advanced(rollout: Rollout, reports: dict[str, BoardReport], now: datetime) -
     if len(failed) >= rollout.halt_on:
         why = f"{failed[-1].board}: {failed[-1].why}"
         return replace(rollout, state="halted", why=why)
-    if any(not _has_soaked(step, rollout, reports.get(step.board), now) for step in rollout.in_stage):
+    if not all(_has_soaked(step, rollout, heard.get(step.board)) for step in rollout.in_stage):
         return rollout
     if rollout.stage + 1 == len(rollout.stages):
         return replace(rollout, state="done")
-    return advanced(replace(rollout, stage=rollout.stage + 1), reports, now)
+    return advanced(replace(rollout, stage=rollout.stage + 1), heard, now)
 
 
-def _advanced(step: Step, rollout: Rollout, report: BoardReport | None, now: datetime) -> Step:
-    if step.state == "failed":
-        return step
-    state, why = _seen(step, rollout, report)
-    if state == step.state:
+def _advanced(step: Step, rollout: Rollout, heard: Heard | None, now: datetime) -> Step:
+    if step.state == "waiting":
+        step = replace(step, state="asked", since=now)
+    if step.state == "failed" or heard is None or (step.state == "asked" and heard.at < step.since):
+        return step  # what was heard before a board was asked is no answer
+    state, why = _seen(step, rollout, heard.report)
+    boot, uptime_s = (heard.report.boot, heard.report.uptime_s) if state == "good" else ("", 0.0)
+    if (state, boot) == (step.state, step.boot):
         return replace(step, why=why)
-    return replace(step, state=state, since=now, why=why)
+    return replace(step, state=state, since=now, why=why, boot=boot, uptime_s=uptime_s)
 
 
-def _seen(step: Step, rollout: Rollout, report: BoardReport | None) -> tuple[BoardState, str]:
+def _seen(step: Step, rollout: Rollout, report: BoardReport) -> tuple[BoardState, str]:
     """What a board that was asked has come to, and why."""
-    told = None if report is None else report.wanted
+    told = report.wanted
     if told is None or told.rollout != rollout.name:
         told = None
     elif told.state in {"refused", "went back"}:
         return "failed", told.sentence or f"The board says no more than: {told.state}."
-    if report is not None and report.bundle.sha256 == rollout.sha256:
+    if report.bundle.sha256 == rollout.sha256:
         return _running(report)
     if step.state in {"installed", "good"}:
         return "failed", "The board runs another bundle again."
@@ -129,10 +147,12 @@ def _running(report: BoardReport) -> tuple[BoardState, str]:
     return "good", ""
 
 
-def _has_soaked(step: Step, rollout: Rollout, report: BoardReport | None, now: datetime) -> bool:
-    """Whether a board has run the bundle well for long enough and reports it still, or is given up."""
-    if step.state == "failed":
-        return True
-    if step.state != "good" or report is None:
-        return False
-    return now - step.since >= timedelta(seconds=rollout.soak_s)
+def _has_soaked(step: Step, rollout: Rollout, heard: Heard | None) -> bool:
+    """Whether a board has run the bundle well for long enough and reports it still, or is given up.
+
+    Its daemon's own time counts, from one report to another: not that in which nothing came, nor that in which reports
+    waited somewhere.
+    """
+    if step.state != "good" or heard is None or heard.away:
+        return step.state == "failed"
+    return heard.report.uptime_s - step.uptime_s >= rollout.soak_s

@@ -3,13 +3,14 @@
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
 from bloodedge.board import WANTED
 from bloodedge.errors import BloodedgeError
 from bloodedge_fleet.database import reading
+from bloodedge_fleet.rollouts.overview import count_states
 from bloodedge_fleet.rollouts.record import newest_reports, read_rollouts, store, wishes
 from bloodedge_fleet.rollouts.stages import advanced
 
@@ -24,9 +25,15 @@ Publish = Callable[[str, str, bytes], bool]
 class Steering:
     """Looks at every roll-out once a second; ``stop`` ends it."""
 
-    def __init__(self, engine: Engine, publish: Publish, url: str) -> None:
-        """url: where boards find this server."""
-        self._engine, self._publish, self._url = engine, publish, url
+    def __init__(
+        self, engine: Engine, publish: Publish, is_current: Callable[[], bool], url: str, silent: timedelta
+    ) -> None:
+        """is_current: whether all that boards have said by now is stored; url: where they find this server.
+
+        silent: a board without a report for so long is away, and holds its roll-out up.
+        """
+        self._engine, self._publish, self._is_current = engine, publish, is_current
+        self._url, self._silent = url, silent
         self._told: dict[str, bytes] = {}
         self._tell_anew = threading.Event()
         self._stopping = threading.Event()
@@ -59,18 +66,30 @@ class Steering:
                 log.exception("Roll-outs could not be looked at; they are again in a moment.")
 
     def look(self, now: datetime) -> None:
-        """Move every roll-out on as far as the boards' reports allow, and tell boards what has changed for them."""
+        """Move every roll-out on as far as the boards' reports allow, and tell boards what has changed for them.
+
+        Raises BloodedgeError where roll-outs wait.
+        """
+        with reading(self._engine) as connection:
+            are_running = "running" in count_states(connection)
+        must_wait = are_running and not self._is_current()
+        if are_running and not must_wait:
+            self._move_on(now)
+        self._tell()
+        if must_wait:
+            raise BloodedgeError("what boards have said may still lie at the broker; they go on once it is stored.")
+
+    def _move_on(self, now: datetime) -> None:
         with reading(self._engine) as connection:
             running = [rollout for rollout, _ in read_rollouts(connection, running=True)]
-            reports = newest_reports(connection) if running else {}
+            heard = newest_reports(connection, self._silent, now)
         for before in running:
-            after = advanced(before, reports, now)
+            after = advanced(before, heard, now)
             if after != before and store(self._engine, before, after):
                 if after.state != before.state:
                     log.warning("Roll-out %s is %s. %s", after.name, after.state, after.why)
                 elif after.stage != before.stage:
                     log.info("Roll-out %s: stage %d of %d.", after.name, after.stage + 1, len(after.stages))
-        self._tell()
 
     def _tell(self) -> None:
         if self._tell_anew.is_set():

@@ -24,13 +24,18 @@ from bloodedge_fleet.boards.listening import Listener
 from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals, told
 from bloodedge_fleet.database import reading
 from bloodedge_fleet.figures import CONTENT_TYPE, Figures
-from bloodedge_fleet.rollouts.record import bundle_file, read_rollouts
+from bloodedge_fleet.rollouts.overview import count_states, newest_names, read_shown
+from bloodedge_fleet.rollouts.record import bundle_file
 from bloodedge_fleet.web.access import Guard
 from bloodedge_fleet.web.trends import Trend, trends
 
 log = logging.getLogger("bloodedge.fleet")
 
 TREND = timedelta(days=2)
+AHEAD = timedelta(hours=1)
+"""What a board sent later than this from now, by its clock, is in no chart."""
+
+ROLLOUTS_SHOWN = 10
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -64,6 +69,7 @@ def make_app(site: Site, digest: str | None, host: str) -> ASGIApp:
         Route("/", pages.boards),
         Route("/boards/{name}", pages.board),
         Route("/rollouts", pages.rollouts),
+        Route("/rollouts/{name}", pages.rollout),
         Route("/metrics", pages.metrics),
         Route("/healthz", pages.healthz),
         Route("/bundles/{digest}", pages.bundle),
@@ -94,10 +100,10 @@ class _Pages:
         return await run_in_threadpool(self._board, request.path_params["name"])
 
     def _board(self, name: str) -> Response:
-        since = datetime.now(UTC) - TREND
+        now = datetime.now(UTC)
         with reading(self._site.engine) as connection:
             board = next((one for one in read_boards(connection, self._site.silent) if one.name == name), None)
-            hours = read_hours(connection, name, since)
+            hours = read_hours(connection, name, now - TREND, now + AHEAD)
         if board is None:
             raise HTTPException(404, "No board of this name has reported.")
         baseline = None if board.report is None else board.report.bundle.baseline
@@ -109,8 +115,19 @@ class _Pages:
 
     def _rollouts(self) -> Response:
         with reading(self._site.engine) as connection:
-            found = read_rollouts(connection)
-        return self._html("rollouts.html", rollouts=found)
+            number = sum(count_states(connection).values())
+            found = read_shown(connection, self._site.silent, among=newest_names(connection, ROLLOUTS_SHOWN))
+        return self._html("rollouts.html", rollouts=found, number=number)
+
+    async def rollout(self, request: Request) -> Response:
+        return await run_in_threadpool(self._rollout, request.path_params["name"])
+
+    def _rollout(self, name: str) -> Response:
+        with reading(self._site.engine) as connection:
+            found = read_shown(connection, self._site.silent, among=[name])
+        if not found:
+            raise HTTPException(404, "There is no roll-out of this name.")
+        return self._html("rollout.html", shown=found[0])
 
     async def metrics(self, _: Request) -> Response:
         return await run_in_threadpool(self._metrics)
@@ -119,8 +136,8 @@ class _Pages:
         site = self._site
         with reading(site.engine) as connection:
             boards = read_boards(connection, site.silent)
-            states = [rollout.state for rollout, _ in read_rollouts(connection)]
-        return Response(site.figures.exposition(boards, states, site.listener), media_type=CONTENT_TYPE)
+            rollouts = count_states(connection)
+        return Response(site.figures.exposition(boards, rollouts, site.listener), media_type=CONTENT_TYPE)
 
     async def healthz(self, _: Request) -> Response:
         troubles = self._site.troubles

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from bloodedge_fleet.boards.overview import Hour
 
-WIDTH, HEIGHT = 640, 120
-LEFT, BOTTOM = 44, 22
+WIDTH, HEIGHT = 1000, 100
+"""Of the lines alone, which are drawn as wide as the page is; words beside them keep their size."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,24 @@ def _chart(points: Sequence[tuple[datetime, float]], mark: float | None, form: s
     top = max([value for _, value in points] + ([] if mark is None else [mark])) * 1.1 or 1.0
 
     def x_of(moment: datetime) -> float:
-        return LEFT + (moment - first).total_seconds() / span_s * (WIDTH - LEFT - 6)
+        return (moment - first).total_seconds() / span_s * WIDTH
 
     def y_of(value: float) -> float:
-        return 6 + (1 - value / top) * (HEIGHT - BOTTOM - 6)
+        return (1 - value / top) * HEIGHT
 
     dots = " ".join(f"{x_of(moment):.1f},{y_of(value):.1f}" for moment, value in points)
     text = f"From {form.format(min(v for _, v in points))} to {form.format(max(v for _, v in points))}"
-    parts = [f'<svg class="trend" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text}">']
-    for value in (0.0, top / 2, top):
-        y = y_of(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="last" x="{LEFT - 6}" y="{y + 4:.1f}">{form.format(value)}</text>')
-    if mark is not None:
-        parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH}" y1="{y_of(mark):.1f}" y2="{y_of(mark):.1f}"/>')
-    parts.append(f'<polyline class="device" points="{dots}"/>')
-    ends = ((first, "first", LEFT), (last, "last", WIDTH))
-    parts += [f'<text class="{kind}" x="{x}" y="{HEIGHT - 4}">{at:%d %b, %H:%M}</text>' for at, kind, x in ends]
-    return Markup("".join([*parts, "</svg>"]))  # noqa: S704  # numbers and dates only
+    scale = "".join(f"<span>{form.format(value)}</span>" for value in (top, top / 2, 0.0))
+    parts = [
+        f'<div class="trend" role="img" aria-label="{text}"><p class="scale">{scale}</p>',
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none">',
+        *(_across(y_of(value), "grid") for value in (0.0, top / 2, top)),
+        *([] if mark is None else [_across(y_of(mark), "mark")]),
+        f'<polyline class="device" points="{dots}"/></svg>',
+        f'<p class="ends"><span>{first:%d %b, %H:%M}</span><span>{last:%d %b, %H:%M}</span></p></div>',
+    ]
+    return Markup("".join(parts))  # noqa: S704  # numbers and dates only
+
+
+def _across(y: float, kind: str) -> str:
+    return f'<line class="{kind}" x1="0" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'

@@ -1,0 +1,54 @@
+"""Where machines are, as people write it: checked before anything starts."""
+
+import re
+from contextlib import suppress
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter
+
+from bloodedge.board import Address
+from bloodedge.errors import UsageError
+
+
+def host_and_port(text: str, option: str, *, lowest: int = 1) -> tuple[str, int]:
+    """The two of HOST:PORT; UsageError when it is none. lowest: 0 where the system may choose the port."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not is_host(host) or not re.fullmatch(r"[0-9]{1,5}", port) or not lowest <= int(port) < 65536:
+        raise UsageError(f'{option} takes HOST:PORT, such as 127.0.0.1:8883, and not "{text}".')
+    return host, int(port)
+
+
+def is_host(name: str) -> bool:
+    """Whether a name can be looked up at all, be there such a host or not."""
+    try:
+        return bool(name) and name.isprintable() and bool(name.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def bundle_url(url: str, digest: str) -> str:
+    """Where boards fetch an offered bundle; url: where the server is for them."""
+    return f"{url.rstrip('/')}/bundles/{digest}"
+
+
+def require_url(text: str) -> str:
+    """Where boards find the server, as it was given; UsageError when they could not fetch a bundle from there."""
+    try:
+        TypeAdapter(Address).validate_python(bundle_url(text, "0" * 64))
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        usable = is_host(host) and not is_everywhere(host) and parts.port != 0 and not parts.query + parts.fragment
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(f'--url takes where boards find this server, such as https://HOST:8770, and not "{text}".')
+    return text
+
+
+def is_everywhere(host: str) -> bool:
+    """Whether it stands for every address of a machine: one to listen on, and none to ask."""
+    with suppress(ValueError):
+        return ip_address(host).is_unspecified
+    return False
