@@ -49,7 +49,7 @@ with sqlite3.connect("/var/lib/bloodedge/device.sqlite") as database:
 """
 """Everything stored is from long ago."""
 
-SLOTS = f"cksum < {STATE}/slots.json"
+SLOTS = f"cksum < {STATE}/slots/slots.json"
 
 SPANS_S = (5.0, 15.0, 5.0, 2.0)
 """Within which each of four power cuts comes."""
@@ -474,7 +474,8 @@ def main() -> int:
         folder.mkdir(parents=True, exist_ok=True)
         bench = prepare(folder, options)
         result: dict[str, Any] = {
-            "command": f"python benchmarks/boot/run.py --suite {options.suite} --cuts {options.cuts}",
+            "command": f"python benchmarks/boot/run.py --suite {options.suite} --cuts {options.cuts}"
+            + (f" --only {' '.join(options.only)}" if options.only else ""),
             "sittings": 1,
             "board": {},
             "checks": [],
