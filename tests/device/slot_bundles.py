@@ -18,6 +18,9 @@ from bloodedge.signing.keys import new_key
 from bloodedge.signing.trust import trust
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import WebSettings
+from bloodedge_device.slots.installing import install
+from bloodedge_device.slots.record import Record
+from bloodedge_device.slots.switching import promote
 from bloodedge_device.slots.trial import Trial
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
@@ -83,3 +86,9 @@ def always_uncertain(manifest: dict[str, Any], _files: Files) -> None:
 def only_openvino(manifest: dict[str, Any], _files: Files) -> None:
     """Nothing in it runs on LiteRT."""
     manifest["artifacts"] = [one for one in manifest["artifacts"] if one["engine"] == "openvino"]
+
+
+def proven(lab: Laboratory, serial: int) -> Record:
+    """A bundle of this serial installed, and good."""
+    done = install(lab.settings(), lab.bundle(serial), trial=tried)
+    return promote(lab.state, done.what.sha256)

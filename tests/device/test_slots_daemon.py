@@ -35,7 +35,7 @@ from bloodedge_device.slots import record as slots_record
 from bloodedge_device.slots import watch
 from bloodedge_device.slots.installing import install
 from bloodedge_device.slots.probation import Figures, why_failed
-from bloodedge_device.slots.record import RECORD, Record, Slot, read_record, slot_file, slots_folder
+from bloodedge_device.slots.record import RECORD, Slot, read_record, slot_file, slots_folder
 from bloodedge_device.slots.starting import started
 from bloodedge_device.slots.switching import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, promote
 from bloodedge_device.store import DATABASE, RunInfo, Store
@@ -44,7 +44,7 @@ from bloodedge_device.web.client import ask
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from hostile import turn_a_bit
-from slot_bundles import Laboratory, always_uncertain, tried
+from slot_bundles import Laboratory, always_uncertain, proven, tried
 
 CRASHES = """
 import os, signal, sys
@@ -89,11 +89,6 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon looks at the slots all the time."""
     monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
     monkeypatch.setattr(watch, "JUDGED_EVERY_S", 0.1)
-
-
-def proven(lab: Laboratory, serial: int) -> Record:
-    done = install(lab.settings(), lab.bundle(serial), trial=tried)
-    return promote(lab.state, done.what.sha256)
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:

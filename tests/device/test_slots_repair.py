@@ -13,20 +13,15 @@ from bloodedge_device.slots import record as slots_record
 from bloodedge_device.slots.installing import install
 from bloodedge_device.slots.record import COPY, DAMAGED, RECORD, Record, read_copy, read_record, slot_file, slots_folder
 from bloodedge_device.slots.repairing import NOT_THE_LAST, repair
-from bloodedge_device.slots.switching import fall_back, promote, roll_back
+from bloodedge_device.slots.switching import fall_back, roll_back
 
 sys.path.insert(0, str(Path(__file__).parent))
-from slot_bundles import NAME, Laboratory, tried
+from slot_bundles import NAME, Laboratory, proven, tried
 
 
 @pytest.fixture
 def lab(tmp_path: Path, state: Path) -> Laboratory:
     return Laboratory(tmp_path, state)
-
-
-def proven(lab: Laboratory, serial: int) -> Record:
-    done = install(lab.settings(), lab.bundle(serial), trial=tried)
-    return promote(lab.state, done.what.sha256)
 
 
 def zeroed(path: Path) -> None:

@@ -18,20 +18,15 @@ from bloodedge_device.slots import watch
 from bloodedge_device.slots.installing import install
 from bloodedge_device.slots.record import Record, read_record, slot_file
 from bloodedge_device.slots.starting import started
-from bloodedge_device.slots.switching import promote, roll_back
+from bloodedge_device.slots.switching import roll_back
 
 sys.path.insert(0, str(Path(__file__).parent))
-from slot_bundles import Laboratory, tried
+from slot_bundles import Laboratory, proven, tried
 
 
 @pytest.fixture
 def lab(tmp_path: Path, state: Path) -> Laboratory:
     return Laboratory(tmp_path, state)
-
-
-def proven(lab: Laboratory, serial: int) -> Record:
-    done = install(lab.settings(), lab.bundle(serial), trial=tried)
-    return promote(lab.state, done.what.sha256)
 
 
 def served(lab: Laboratory) -> int | None:
