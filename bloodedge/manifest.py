@@ -11,6 +11,7 @@ from bloodedge.domain import Domain
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import write_text
 from bloodedge.imaging import ImagingSpec
+from bloodedge.prevalence import Rates
 from bloodedge.reference import Reference
 from bloodedge.restain import StainBasis
 
@@ -196,6 +197,9 @@ class Artifact(Strict):
     """All of the artifact's files."""
     evaluation: Evaluation
     agreement: Agreement
+    rates: Rates | None = None
+    """What it says of held-out people's cells as a camera shows them, by person; None in bundles made before, and where
+    the split is leaky."""
 
 
 class Baseline(Strict):

@@ -4,12 +4,13 @@ import importlib.util
 import os
 import tempfile
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bloodedge.bundle import zip_folder
+from bloodedge.decision import calibrated
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.evaluate import default_threads
@@ -25,7 +26,6 @@ from bloodedge_convert.judge.gate import Judged, Limits, complaint, enforce, tin
 from bloodedge_convert.judge.measure import GoldenSet, Judge, Measured, Sample, latencies
 from bloodedge_convert.ladder import LADDER, Attempt, climb, told
 from bloodedge_convert.litert.noise import layer_noise, worst_layers
-from bloodedge_convert.reference import unseen_people
 from bloodedge_convert.report import HTML, JSON, examine
 from bloodedge_convert.report.page import page
 
@@ -108,12 +108,9 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         folder = Path(temporary)
         layout = folder / "bundle"
         job = _job(run, record, options)
-        judge, trial = _run_converters(folder, job, record, cells, threads, report)
+        judge, trial, filmed = _run_converters(folder, job, record, cells, threads, report)
         measured, attempts = _through_the_gate(job, judge, trial, options, cells)
-        outputs = np.concatenate([judge.held_out.reference, trial.reference])
-        people = unseen_people(
-            [*cells.test.cells, *cells.trial.cells], outputs, record, partial(report, "Cells of unseen people")
-        )
+        people = cells.filmed.reference(calibrated(filmed, record.temperature)[:, 1])
         manifest = pack.draft(out.stem, record, metrics, measured, cells, people, threads)
         pack.gather(layout, measured)
         manifest = pack.seal(layout, manifest)
@@ -187,12 +184,15 @@ def _job(run: Path, record: RunRecord, options: Options) -> Job:
 
 def _run_converters(
     folder: Path, job: Job, record: RunRecord, cells: Cells, threads: int, report: Report
-) -> tuple[Judge, Sample]:
-    """Make the artifacts in ``folder``; who judges them, and the cells that methods are chosen by."""
+) -> tuple[Judge, Sample, NDArray[np.float32]]:
+    """Make the artifacts in ``folder``.
+
+    Gives who judges them, the cells that methods are chosen by, and the float model's outputs for the filmed cells.
+    """
     golden = golden_inputs(record.imaging, GOLDEN_CELLS, 0)
     np.save(folder / TUNING, cells.tuning.images)
     np.save(folder / TRIAL, cells.trial.images)
-    parts = (cells.test.images, golden, cells.trial.images)
+    parts = (cells.test.images, golden, cells.trial.images, cells.filmed.images)
     reference = run_converters(folder, job, cells.calibration.images, np.concatenate(parts), report)
     outputs = np.split(reference, np.cumsum([len(part) for part in parts])[:-1])
 
@@ -200,7 +200,10 @@ def _run_converters(
         return Sample(what, part.images, part.labels, part.subjects, outputs[index])
 
     held_out, trial = sample("Held-out cells", cells.test, 0), sample("Validation cells", cells.trial, 2)
-    return Judge(folder, record, held_out, GoldenSet(golden, outputs[1]), threads, report), trial
+    judge = Judge(
+        folder, record, held_out, GoldenSet(golden, outputs[1]), threads, report, cells.filmed, cells.look.domain
+    )
+    return judge, trial, outputs[3]
 
 
 def _through_the_gate(

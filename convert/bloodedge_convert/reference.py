@@ -1,4 +1,4 @@
-"""What a run's cells look like, for the device to hold its own cells against: their domain and their dyes."""
+"""What a run's training cells look like: their domain and their dyes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.dataset import CellFile, Progress, in_threads
-from bloodedge.decision import calibrated
-from bloodedge.domain import CELLS, Domain, camera_scale, describe, fit_domain, in_a_field
+from bloodedge.domain import CELLS, Domain, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.manifest import RunRecord
-from bloodedge.reference import Reference, aspects_of, fit_reference
 from bloodedge.restain import CELL_PIXELS, StainBasis, densities, fit_stain
 from bloodedge_convert.calibration import choose_cells
 
@@ -46,25 +43,6 @@ def look(
         domain = domain.model_copy(update={"accepted": float((distances <= domain.limit).mean())})
     pixels = [densities(cell.bgr, cell.mask, cell.light, CELL_PIXELS) for cell in training]
     return Look(domain, fit_stain(np.concatenate(pixels)))
-
-
-def unseen_people(
-    cells: Sequence[CellFile], outputs: NDArray[np.float32], record: RunRecord, progress: Progress | None
-) -> Reference | None:
-    """What a slide is held against: cells of people that the network was not fitted to, as cameras would show them.
-
-    Each person's are seen by a camera of their own, as a slide's are. outputs: the float model's, float32 (N, 2), of
-    the cells' network inputs. None where the people are too few.
-    """
-    shown = in_threads(lambda cell: cell_on_black(read_image(cell.path)), list(cells), progress)
-    people = [cell.subject or cell.name for cell in cells]
-    rng = np.random.default_rng(record.seed)
-    scales = {person: camera_scale(rng) for person in sorted(set(people))}
-    filmed = (in_a_field(cell, rng, scales[person]) for cell, person in zip(shown, people, strict=True))
-    figures = [describe(network_input(cell, record.imaging)) for cell in filmed]
-    blast = calibrated(outputs, record.temperature)[:, 1]
-    areas = [np.count_nonzero(cell.mask) * cell.um_per_px**2 for cell in shown]
-    return fit_reference(aspects_of(figures, blast, areas), people)
 
 
 def _both_ways(cells: Sequence[Cell], spec: ImagingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -8,16 +8,20 @@ from numpy.typing import NDArray
 
 from bloodedge.bench import in_turns, percentiles, run_turn
 from bloodedge.decision import calibrated
+from bloodedge.domain import Domain
 from bloodedge.engine import Engine, load_bytes
 from bloodedge.evaluate import agree, score
 from bloodedge.files import sha256
+from bloodedge.filmed import Filmed
 from bloodedge.golden import Comparison, compare
 from bloodedge.manifest import Agreement, Artifact, Evaluation, LatencyMs, RunRecord
+from bloodedge.prevalence import Rates
 from bloodedge_convert.job import Kind, Method, Report, file_names
 from bloodedge_convert.judge.checks import check, check_answers, ports
 
 ROUNDS = 2
 """Turns of each artifact when its latency is taken; in each, bloodedge.bench times 60 calls."""
+TEST_PART = "the test part of the run's data"
 BLOCK = 32
 """Cells predicted between two progress reports."""
 
@@ -55,6 +59,7 @@ class Measured:
     evaluation: Evaluation
     agreement: Agreement
     golden: Comparison
+    rates: Rates | None
 
     def artifact(self, latency: LatencyMs | None = None) -> Artifact:
         """Its entry in the manifest."""
@@ -69,6 +74,7 @@ class Measured:
             size_bytes=sum(path.stat().st_size for path in self.files),
             evaluation=self.evaluation.model_copy(update={"latency_ms": latency}),
             agreement=self.agreement,
+            rates=self.rates,
         )
 
 
@@ -82,6 +88,9 @@ class Judge:
     golden: GoldenSet
     threads: int
     report: Report
+    filmed: Filmed | None = None
+    """What rates of error are counted on."""
+    domain: Domain | None = None
 
     def files(self, kind: Kind) -> list[Path]:
         """An artifact's files."""
@@ -113,7 +122,18 @@ class Judge:
             evaluation=score(sample.labels, blast, sample.subjects, threshold=threshold, leaky=record.split.leaky),
             agreement=agree(reference, blast, sample.labels, sample.subjects, record.thresholds),
             golden=compare(engine, self.golden.images, self.golden.reference, record.temperature, threshold),
+            rates=self._rates(kind, engine),
         )
+
+    def _rates(self, kind: Kind, engine: Engine) -> Rates | None:
+        """None where nobody was held out."""
+        if self.record.split.leaky or self.filmed is None or not self.filmed.held_out:
+            return None
+        images = self.filmed.images
+        blast = calibrated(
+            self._outputs(f"Cells as filmed: {kind.engine} {kind.precision}", engine, images), self.record.temperature
+        )[:, 1]
+        return self.filmed.rates(blast, self.domain, self.record.thresholds, TEST_PART)
 
     def try_on(self, kind: Kind, sample: Sample) -> tuple[Agreement, float]:
         """An artifact against the float model on other cells; and the mean distance of their blast probabilities."""
@@ -123,15 +143,19 @@ class Judge:
 
     def _blast(self, kind: Kind, engine: Engine, sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Calibrated blast probabilities (N,): the float model's and the artifact's."""
-        parts = []
-        for start in range(0, len(sample.images), BLOCK):
-            parts.append(engine.predict(sample.images[start : start + BLOCK]))
-            done = min(start + BLOCK, len(sample.images))
-            self.report(f"{sample.what}: {kind.engine} {kind.precision}", done, len(sample.images))
-        outputs = (sample.reference, np.concatenate(parts))
+        what = f"{sample.what}: {kind.engine} {kind.precision}"
+        outputs = (sample.reference, self._outputs(what, engine, sample.images))
         check_answers(kind, outputs[1])
         reference, blast = (calibrated(one, self.record.temperature)[:, 1] for one in outputs)
         return reference, blast
+
+    def _outputs(self, what: str, engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Softmax outputs (N, classes)."""
+        parts = []
+        for start in range(0, len(images), BLOCK):
+            parts.append(engine.predict(images[start : start + BLOCK]))
+            self.report(what, min(start + BLOCK, len(images)), len(images))
+        return np.concatenate(parts)
 
 
 def latencies(bundle: Path, kinds: list[Kind], threads: int, report: Report) -> dict[str, LatencyMs]:

@@ -1,0 +1,69 @@
+"""What a slide is held against comes from people that the network was not fitted to, seen by cameras."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from bloodedge.dataset import CellFile, read_dataset
+from bloodedge.decision import Thresholds
+from bloodedge.filmed import MOST_CELLS, Filmed, film
+from bloodedge.imaging import ImagingSpec
+from bloodedge.reference import FEWEST_CELLS, FEWEST_PEOPLE
+from bloodedge.simulation import write_dataset
+
+SPEC = ImagingSpec(size_px=64)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> list[CellFile]:
+    folder = tmp_path_factory.mktemp("people") / "data"
+    write_dataset(folder, subjects=FEWEST_PEOPLE + 1, cells_per_subject=FEWEST_CELLS, seed=3)
+    return list(read_dataset(folder).cells)
+
+
+def filmed(cells: list[CellFile]) -> Filmed:
+    """Patients held out, healthy people validated."""
+    return film([cell for cell in cells if cell.label], [cell for cell in cells if not cell.label], SPEC, seed=0)
+
+
+@pytest.fixture(scope="module")
+def shown(cells: list[CellFile]) -> Filmed:
+    return filmed(cells)
+
+
+def test_every_person_s_cells_are_in_the_reference(shown: Filmed) -> None:
+    reference = shown.reference(np.linspace(0.05, 0.95, len(shown.cells)))
+    assert reference is not None
+    assert (reference.people, reference.cells) == (FEWEST_PEOPLE + 1, len(shown.cells))
+    areas = reference.aspects["area_um2"].quantiles
+    assert 30 < areas[0] < areas[50] < areas[100] < 500  # white cells are 8 to 20 µm across
+    confidence = reference.aspects["confidence"].quantiles
+    assert confidence[0] >= 0.5
+    assert confidence[100] == pytest.approx(0.95, abs=1e-3)
+
+
+def test_too_few_people_make_no_reference(cells: list[CellFile]) -> None:
+    first = sorted({cell.subject for cell in cells})[: FEWEST_PEOPLE - 1]
+    few = filmed([cell for cell in cells if cell.subject in first])
+    assert few.reference(np.full(len(few.cells), 0.9)) is None
+
+
+def test_the_rates_are_those_of_held_out_people_and_count_what_the_device_would_refuse(shown: Filmed) -> None:
+    doubtful = np.arange(len(shown.cells)) % 10 == 0
+    rates = shown.rates(np.where(doubtful, 0.5, 0.9), None, Thresholds(), "drawn cells")
+    assert rates is not None
+    assert rates.data == "drawn cells"
+    assert not rates.normal  # these people validated: they chose
+    assert rates.blast.keys() == {cell.subject for cell in shown.cells if cell.label}
+    total = Counter[str]()
+    for outcomes in rates.blast.values():
+        total.update(outcomes.model_dump())
+        assert outcomes.called + outcomes.refused == FEWEST_CELLS
+    refused = int(doubtful[: shown.held_out].sum())
+    assert total == {"blast": shown.held_out - refused, "normal": 0, "refused": refused}
+
+
+def test_of_a_person_with_many_cells_some_are_filmed(cells: list[CellFile]) -> None:
+    one = [cell for cell in cells if cell.subject == "1"]
+    assert len(film(one * 2, [], SPEC, seed=0).cells) == MOST_CELLS
