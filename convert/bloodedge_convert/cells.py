@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
 from bloodedge.errors import UsageError
+from bloodedge.fitted import FittedPictures
 from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
 from bloodedge_convert.calibration import choose_cells, full_range
@@ -53,6 +54,7 @@ class Cells:
     test: Part
     look: Look
     """What the training cells look like."""
+    fitted: FittedPictures
 
 
 def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning: bool, report: Report) -> Cells:
@@ -81,6 +83,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         tuning=part(choose_cells(parts["train"], TUNING_CELLS if tuning else 0, record.seed), "Cells to fine-tune on"),
         test=test,
         look=look(parts, test.images, record.imaging, record.seed, _step(report, "Domain and stain")),
+        fitted=FittedPictures.of(parts),
     )
 
 
