@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.likeness import cell_hash
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -55,6 +56,8 @@ class CellFile:
     area_px: int
     brightness: float
     """Mean of the cell's pixels over the three channels, 0..255."""
+    look: bytes
+    """Its perceptual hash; see ``bloodedge.likeness``."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ def _read_cell(root: Path, path: Path) -> CellFile | str:
         height_px=image.shape[0],
         area_px=cell.area_px,
         brightness=float(np.mean(cv2.mean(image, cell.mask)[:3])),
+        look=cell_hash(cell),
     )
 
 

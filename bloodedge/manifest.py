@@ -119,6 +119,13 @@ class DataRecord(Strict):
     """True for cells drawn by the simulated microscope."""
 
 
+class FittedRecord(Strict):
+    """Digests of the pictures of the training and validation parts; see ``bloodedge.fitted``."""
+
+    file: str
+    pictures: int
+
+
 class RunRecord(Strict):
     """``run.json``: how a model came to be."""
 
@@ -139,6 +146,8 @@ class RunRecord(Strict):
     seed: int
     data: DataRecord
     split: SplitRecord
+    fitted: FittedRecord | None = None
+    """None in runs made before it was kept."""
     temperature: float
     thresholds: Thresholds
     backend: str
@@ -263,6 +272,8 @@ class Manifest(Strict):
     """Artifacts not in the bundle ("litert/int8") and why."""
     baseline: Baseline
     golden: Golden
+    fitted: FittedRecord | None = None
+    """None in bundles made before it was kept."""
     provenance: Provenance
     files: dict[str, str]
     """SHA-256 of every file but manifest.json and signature.json."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.filmed import Filmed, film
+from bloodedge.fitted import FittedPictures
 from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
 from bloodedge_convert.calibration import choose_cells, full_range
@@ -56,6 +57,7 @@ class Cells:
     """What the training cells look like."""
     filmed: Filmed
     """Of the test part, and of the validation part."""
+    fitted: FittedPictures
 
 
 def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning: bool, report: Report) -> Cells:
@@ -87,6 +89,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         filmed=film(
             parts["test"], parts["validation"], record.imaging, record.seed, _step(report, "Cells of unseen people")
         ),
+        fitted=FittedPictures.of(parts),
     )
 
 

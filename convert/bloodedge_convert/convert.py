@@ -15,6 +15,7 @@ from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.evaluate import default_threads
 from bloodedge.files import write_beside
+from bloodedge.fitted import FITTED_FILE
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
 from bloodedge.manifest import Artifact, EngineName, LatencyMs, Manifest, RunRecord, read_metrics, read_run
 from bloodedge.simulation import golden_inputs
@@ -113,6 +114,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         people = cells.filmed.reference(calibrated(filmed, record.temperature)[:, 1])
         manifest = pack.draft(out.stem, record, metrics, measured, cells, people, threads)
         pack.gather(layout, measured)
+        (layout / FITTED_FILE).write_bytes(cells.fitted.pack())
         manifest = pack.seal(layout, manifest)
         kinds = [one.kind for one in measured]
         times = latencies(layout, kinds, threads, report)

@@ -64,6 +64,7 @@ def draft(
             max_flips={str(one.kind): one.golden.clear_flips for one in measured},
             max_probability_difference={str(one.kind): one.golden.max_probability_difference for one in measured},
         ),
+        fitted=cells.fitted.record(),
         provenance=Provenance(
             run=record.name,
             model=record.model,

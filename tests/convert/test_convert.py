@@ -13,6 +13,7 @@ from bloodedge.cli import main
 from bloodedge.dataset import inputs, read_dataset
 from bloodedge.engine import load_artifact
 from bloodedge.errors import BloodedgeError
+from bloodedge.fitted import read_fitted_of_bundle
 from bloodedge.golden import check_golden
 from bloodedge.manifest import read_run
 from bloodedge.split import recall
@@ -154,7 +155,16 @@ def test_the_zip_holds_the_manifest_and_what_it_lists(conversion):
         names = archive.namelist()
     assert sorted(names) == sorted(["manifest.json", *manifest.files])
     assert "signature.json" not in manifest.files
-    assert {"golden.npz", "MODEL_CARD.md"} < manifest.files.keys()
+    assert {"golden.npz", "fitted.npz", "MODEL_CARD.md"} < manifest.files.keys()
+
+
+def test_the_bundle_knows_the_pictures_that_the_run_was_fitted_to(bundle, rendered_cells):
+    """The run was made before runs kept them: they come from its data."""
+    parts = recall(read_dataset(rendered_cells), bundle.manifest.provenance.split, SPLIT)
+    fitted = read_fitted_of_bundle(bundle)
+    assert bundle.manifest.fitted.pictures == len(fitted) == len(parts["train"]) + len(parts["validation"])
+    same, _ = fitted.copies([cell for part in parts.values() for cell in part])
+    assert same == {cell.name for name in ("train", "validation") for cell in parts[name]}
 
 
 def test_the_card_goes_on_where_the_run_s_ends(bundle):

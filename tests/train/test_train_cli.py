@@ -18,6 +18,7 @@ import bloodedge_train.fit as fitting
 from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
 from bloodedge.evaluate import choose_cells, open_run
+from bloodedge.fitted import read_fitted_of_run
 from bloodedge.manifest import read_metrics, read_run
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
@@ -90,7 +91,8 @@ def weights(out: Path) -> list[bytes]:
 
 def test_a_run_folder_holds_all_that_a_run_must_tell(unbroken: Path, rendered_data: Path) -> None:
     names = {p.name for p in unbroken.iterdir()}
-    assert names == {"model.keras", "run.json", "metrics.json", "MODEL_CARD.md", "figures", "predictions.csv"}
+    records = {"run.json", "metrics.json", "MODEL_CARD.md", "predictions.csv", "fitted.npz"}
+    assert names == {"model.keras", "figures"} | records
     pictures = {p.name for p in (unbroken / "figures").iterdir()}
     assert {"learning_curves.png", "roc.png", "reliability.png", "confusion_test.png", "subjects_test.png"} <= pictures
     record, metrics = read_run(unbroken), read_metrics(unbroken)
@@ -105,6 +107,17 @@ def test_a_run_folder_holds_all_that_a_run_must_tell(unbroken: Path, rendered_da
     cells, _ = choose_cells(open_run(unbroken), _read(rendered_data), "auto")
     assert metrics.parts["test"].cells == len(cells)
     assert set(metrics.parts["test"].per_subject) == set(record.split.parts["test"].subjects)
+
+
+def test_a_run_folder_knows_the_pictures_it_was_fitted_to(unbroken: Path, rendered_data: Path) -> None:
+    record, cells = read_run(unbroken), _read(rendered_data).unique
+    fitted = read_fitted_of_run(unbroken, record)
+    assert fitted is not None
+    assert record.fitted is not None
+    people = {s for part in ("train", "validation") for s in record.split.parts[part].subjects}
+    same, _ = fitted.copies(cells)
+    assert same == {cell.name for cell in cells if cell.subject in people}
+    assert record.fitted.pictures == len(fitted) == len(same)
 
 
 def _read(folder: Path) -> Any:

@@ -20,7 +20,8 @@ from bloodedge.decision import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError
 from bloodedge.evaluate import score
-from bloodedge.files import write_beside, write_text
+from bloodedge.files import write_beside, write_bytes, write_text
+from bloodedge.fitted import FITTED_FILE, FittedPictures
 from bloodedge.host import versions
 from bloodedge.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
 from bloodedge.split import Fold, Parts, split
@@ -209,6 +210,7 @@ def _finish(
     write_beside(options.out / "model.keras", model.save)
     uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
     metrics = _metrics(options, samples, blasts, uncalibrated)
+    fitted = FittedPictures.of(parts)
     record = RunRecord(
         name=options.out.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -224,6 +226,7 @@ def _finish(
         seed=options.seed,
         data=_data_record(options, dataset),
         split=split_record,
+        fitted=fitted.record(),
         temperature=temperature,
         thresholds=THRESHOLDS,
         backend=keras.backend.backend(),
@@ -234,6 +237,7 @@ def _finish(
     )
     watcher.say("Drawing figures")
     figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts, uncalibrated)
+    write_bytes(options.out / FITTED_FILE, fitted.pack())
     write_text(options.out / "predictions.csv", _predictions(parts, blasts, uncalibrated))
     write_record(options.out / "metrics.json", metrics)
     write_text(options.out / "MODEL_CARD.md", card.model_card(record, metrics))
