@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bloodedge.bench import measure_latency
 from bloodedge.bundle import Bundle
 from bloodedge.dataset import CellFile, Dataset, Progress, natural, read_dataset
-from bloodedge.decision import LABELS, Thresholds, calibrated
+from bloodedge.decision import LABELS, Thresholds, calibrated, require_probabilities
 from bloodedge.engine import Engine, load_artifact, require
 from bloodedge.ensemble import Ensemble, predict
 from bloodedge.errors import UsageError
@@ -301,8 +301,13 @@ def as_ensemble(model: Classifier | Ensemble) -> Ensemble:
 
 
 def blast_probabilities(engine: Engine, images: NDArray[np.uint8], temperature: float) -> Floats:
-    """Calibrated blast probabilities (N,) of network inputs uint8 (N, H, W, 3)."""
-    return calibrated(engine.predict(images), temperature)[:, 1]
+    """Calibrated blast probabilities (N,) of network inputs uint8 (N, H, W, 3).
+
+    Raises BloodedgeError when the network gives no probabilities for one.
+    """
+    outputs = engine.predict(images)
+    require_probabilities(outputs, f"The {engine.name} network")
+    return calibrated(outputs, temperature)[:, 1]
 
 
 def default_threads() -> int:

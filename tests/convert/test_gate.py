@@ -7,7 +7,7 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.manifest import Agreement
 from bloodedge_convert.calibration import full_range
 from bloodedge_convert.job import Kind
-from bloodedge_convert.judge.checks import Port, Ports, check
+from bloodedge_convert.judge.checks import Port, Ports, check, check_answers
 from bloodedge_convert.judge.gate import Judged, Limits, complaint, enforce, tiny
 from bloodedge_convert.pack import without_paths
 
@@ -115,3 +115,11 @@ def test_calibration_reaches_the_brightest_byte():
 def test_paths_are_cut_to_names_at_any_depth():
     recipe = {"weights": "/home/someone/w.h5", "fit": {"epochs": 3, "files": ["/a/b", "c/d"]}, "none": None}
     assert without_paths(recipe) == {"weights": "w.h5", "fit": {"epochs": 3, "files": ["b", "c/d"]}, "none": None}
+
+
+@pytest.mark.parametrize("fault", [[np.nan, np.nan], [0.0, 0.0], [-1.0, 2.0], [np.inf, 0.0]])
+def test_a_conversion_whose_outputs_are_no_probabilities_is_broken(fault):
+    kind = Kind(engine="litert", precision="int8")
+    check_answers(kind, np.full((3, 2), 0.5, np.float32))
+    with pytest.raises(BloodedgeError, match="for 1 of 3 cells its outputs are no probabilities"):
+        check_answers(kind, np.array([[0.5, 0.5], fault, [0.1, 0.9]], np.float32))
