@@ -52,8 +52,9 @@ SLACK = 0.02
 
 
 def is_fault(outputs: ArrayLike) -> NDArray[np.bool_]:
-    """Whether each row (N,) of a network's outputs (N, classes) is no probabilities: not finite, out of 0..1, or not
-    summing to one.
+    """Whether each row (N,) of a network's outputs (N, classes) is no probabilities.
+
+    That is: not finite, out of 0..1, or not summing to one.
     """
     p = np.asarray(outputs, np.float64)
     with np.errstate(invalid="ignore"):

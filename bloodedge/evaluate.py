@@ -27,6 +27,7 @@ from bloodedge.manifest import (
     Precision,
     SplitRecord,
     SubjectScore,
+    never_called,
     read_metrics,
     read_run,
 )
@@ -95,7 +96,7 @@ def _per_subject(names: list[str], confusion: Floats) -> dict[str, SubjectScore]
     return rows
 
 
-DROPPED = ("accuracy", "weighted_f1", "auc")
+DROPPED = ("accuracy", "weighted_f1", "auc", "balanced_accuracy")
 
 
 def agree(
@@ -119,11 +120,17 @@ def agree(
         if spread is not None:
             limits[name] = spread
     flips = int(((reference >= thresholds.blast) != (blast >= thresholds.blast)).sum())
+    apart = np.abs(reference - blast)
+    of_subject = np.searchsorted(ours.subjects, subjects)
+    summed, cells = np.bincount(of_subject, apart), ours.confusion.sum(axis=(1, 2))
     return Agreement(
         cells=len(reference),
         flips=flips,
         flip_rate=flips / len(reference),
-        max_probability_difference=float(np.abs(reference - blast).max()),
+        max_probability_difference=float(apart.max()),
+        mean_probability_difference=float(apart.mean()),
+        mean_probability_difference_ci95=interval(weights @ summed / (weights @ cells)),
+        never_called=never_called(theirs.confusion.sum(axis=0).tolist()),
         drop=drop,
         drop_ci95=limits,
     )

@@ -143,7 +143,7 @@ class DeviceReport:
 
 def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]:
     """What must be said before any figure of a bundle, and of a slide that it classified, is believed."""
-    found = []
+    found = list(manifest.caveats)
     if manifest.provenance.rendered:
         found.append(
             "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
