@@ -155,6 +155,12 @@ def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]
             " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
             " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
         )
+    faults = 0 if counts is None else counts.uncertain.get(Reason.MODEL_FAULT, 0)
+    if counts is not None and faults:
+        found.append(
+            f"The network gave no probability for {faults} of {counts.cells_total} cells, which are uncertain (model"
+            " fault). It is not to be trusted with the others either; install another bundle, or convert it again."
+        )
     unlike = 0 if counts is None else counts.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
     if counts is not None and unlike > FOREIGN_SHARE * (judged := counts.called + unlike):
         found.append(
