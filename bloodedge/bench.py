@@ -21,6 +21,7 @@ from pydantic import Field
 from bloodedge.bench_official import TOOLS, official_p50_ms, why_no_tool
 from bloodedge.bundle import Bundle
 from bloodedge.config import Strict
+from bloodedge.decision import require_probabilities
 from bloodedge.engine import Engine, load_artifact, require
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.host import cpu_flags, cpu_temperature_c, hardware_name
@@ -247,14 +248,18 @@ def run_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
 
 
 def take_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
-    """Load and time one artifact in this process, on noise: what an image shows does not matter."""
+    """Load and time one artifact in this process, on noise: what an image shows does not matter.
+
+    Raises BloodedgeError when it gives no probabilities: the time of a network that is at fault says nothing.
+    """
     with Bundle(bundle) as opened:
         artifact, size = opened.manifest.artifact(engine, precision), opened.manifest.input
         image = np.random.default_rng(0).integers(0, 256, (size.height, size.width, 3), np.uint8)
         start = perf_counter()
         loaded = load_artifact(opened, artifact, threads)
-        loaded.predict(image[np.newaxis])
+        outputs = loaded.predict(image[np.newaxis])
         first_ms = (perf_counter() - start) * 1000
+    require_probabilities(outputs, f"{bundle} ({engine} {precision})")
     rss_mb = peak_rss_mb()
     times = interleaved({engine: loaded}, image, CALLS)[engine]
     return Turn(runtime=loaded.runtime, first_ms=first_ms, rss_mb=rss_mb, times_ms=times)

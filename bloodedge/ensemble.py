@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.dataset import CellFile, Progress, in_threads
-from bloodedge.decision import calibrated
+from bloodedge.decision import calibrated, require_probabilities
 from bloodedge.errors import UsageError
 from bloodedge.imaging import (
     CNMC_UM_PER_PX,
@@ -111,7 +111,8 @@ def predict(
 ) -> Predicted:
     """Blast probabilities of cells, each member seeing them as its own imaging spec has it.
 
-    rescale: each cell is resized by it first; views: 8 averages over the flips and quarter turns.
+    rescale: each cell is resized by it first; views: 8 averages over the flips and quarter turns. Raises BloodedgeError
+    when a member gives no probabilities for a cell.
     """
     raw = {}
     example: Image | None = None
@@ -120,13 +121,19 @@ def predict(
         example = images[0] if example is None else example
         for number, member in enumerate(ensemble.members):
             if member.imaging == spec:
-                raw[number] = [member.engine.predict(view) for view in _views(images, views)]
+                raw[number] = [_outputs(member, view) for view in _views(images, views)]
     assert example is not None
     blast, uncalibrated = np.zeros(len(cells)), np.zeros(len(cells))
     for number, (member, weight) in enumerate(zip(ensemble.members, ensemble.weights, strict=True)):
         blast += weight * np.mean([calibrated(p, member.temperature)[:, 1] for p in raw[number]], axis=0)
         uncalibrated += weight * np.mean([p[:, 1] for p in raw[number]], axis=0)
     return Predicted(blast, uncalibrated, example)
+
+
+def _outputs(member: "Classifier", images: Images) -> NDArray[np.float32]:
+    outputs = member.engine.predict(images)
+    require_probabilities(outputs, member.name)
+    return outputs
 
 
 def _inputs(cells: Sequence[CellFile], spec: ImagingSpec, rescale: float, progress: Progress | None) -> Images:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bloodedge.bench import measure_latency
 from bloodedge.bundle import Bundle
 from bloodedge.dataset import CellFile, Dataset, Progress, natural, read_dataset
-from bloodedge.decision import LABELS, Thresholds, calibrated
+from bloodedge.decision import LABELS, Thresholds, calibrated, require_probabilities
 from bloodedge.engine import Engine, load_artifact, require
 from bloodedge.ensemble import Ensemble, predict
 from bloodedge.errors import UsageError
@@ -27,6 +27,7 @@ from bloodedge.manifest import (
     Precision,
     SplitRecord,
     SubjectScore,
+    never_called,
     read_metrics,
     read_run,
 )
@@ -95,7 +96,7 @@ def _per_subject(names: list[str], confusion: Floats) -> dict[str, SubjectScore]
     return rows
 
 
-DROPPED = ("accuracy", "weighted_f1", "auc")
+DROPPED = ("accuracy", "weighted_f1", "auc", "balanced_accuracy")
 
 
 def agree(
@@ -119,11 +120,17 @@ def agree(
         if spread is not None:
             limits[name] = spread
     flips = int(((reference >= thresholds.blast) != (blast >= thresholds.blast)).sum())
+    apart = np.abs(reference - blast)
+    of_subject = np.searchsorted(ours.subjects, subjects)
+    summed, cells = np.bincount(of_subject, apart), ours.confusion.sum(axis=(1, 2))
     return Agreement(
         cells=len(reference),
         flips=flips,
         flip_rate=flips / len(reference),
-        max_probability_difference=float(np.abs(reference - blast).max()),
+        max_probability_difference=float(apart.max()),
+        mean_probability_difference=float(apart.mean()),
+        mean_probability_difference_ci95=interval(weights @ summed / (weights @ cells)),
+        never_called=never_called(theirs.confusion.sum(axis=0).tolist()),
         drop=drop,
         drop_ci95=limits,
     )
@@ -301,8 +308,13 @@ def as_ensemble(model: Classifier | Ensemble) -> Ensemble:
 
 
 def blast_probabilities(engine: Engine, images: NDArray[np.uint8], temperature: float) -> Floats:
-    """Calibrated blast probabilities (N,) of network inputs uint8 (N, H, W, 3)."""
-    return calibrated(engine.predict(images), temperature)[:, 1]
+    """Calibrated blast probabilities (N,) of network inputs uint8 (N, H, W, 3).
+
+    Raises BloodedgeError when the network gives no probabilities for one.
+    """
+    outputs = engine.predict(images)
+    require_probabilities(outputs, f"The {engine.name} network")
+    return calibrated(outputs, temperature)[:, 1]
 
 
 def default_threads() -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import calibrated
+from bloodedge.decision import calibrated, require_probabilities
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
 from bloodedge.manifest import Artifact
@@ -59,9 +59,14 @@ def compare(
     temperature: float,
     threshold: float,
 ) -> Comparison:
-    """Run ``inputs`` uint8 (N, H, W, 3) and hold them against the float model's softmax outputs (N, classes)."""
-    float_blast = calibrated(reference, temperature)[:, 1]
-    blast = calibrated(engine.predict(inputs), temperature)[:, 1]
+    """Run ``inputs`` uint8 (N, H, W, 3) and hold them against the float model's softmax outputs (N, classes).
+
+    Raises BloodedgeError when either gave no probabilities for one of them.
+    """
+    outputs = engine.predict(inputs)
+    require_probabilities(reference, "On the self-test's cells the float model")
+    require_probabilities(outputs, f"On the self-test's cells the {engine.name} network")
+    float_blast, blast = (calibrated(one, temperature)[:, 1] for one in (reference, outputs))
     flipped = (blast >= threshold) != (float_blast >= threshold)
     clear = np.abs(float_blast - threshold) > ROUNDING
     return Comparison(int(flipped.sum()), int((flipped & clear).sum()), float(np.abs(blast - float_blast).max()))
@@ -70,7 +75,8 @@ def compare(
 def check_golden(bundle: "Bundle", artifact: Artifact, engine: Engine) -> GoldenResult:
     """Run the golden inputs through ``engine`` and hold the result against what the artifact showed at conversion.
 
-    Raises BloodedgeError when the golden file was changed or the manifest has no bounds for the artifact.
+    Raises BloodedgeError when the golden file was changed, the manifest has no bounds for the artifact, or the network
+    gives no probabilities.
     """
     golden = bundle.manifest.golden
     key = f"{artifact.engine}/{artifact.precision}"

@@ -1,12 +1,13 @@
 """Schemas of the two things that stages hand to each other: the run folder's ``run.json`` and the bundle's manifest."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
 from bloodedge.config import Strict
-from bloodedge.decision import Thresholds
+from bloodedge.decision import LABELS, Thresholds
 from bloodedge.domain import Domain
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import write_text
@@ -75,9 +76,20 @@ class Evaluation(Strict):
     """True when training and test cells may come from the same subject (a split by image)."""
 
     @property
+    def never_called(self) -> str | None:
+        """The class that cells are of and that none was called; None where both are called."""
+        return never_called(self.confusion)
+
+    @property
     def worst_subject(self) -> str:
         """Whose cells are called worst; of several equally bad ones, the one with most cells."""
         return min(self.per_subject, key=lambda name: (self.per_subject[name].accuracy, -self.per_subject[name].cells))
+
+
+def never_called(confusion: Sequence[Sequence[float]]) -> str | None:
+    """The class of a confusion matrix (true by said) that cells are of and that none was called."""
+    said = [sum(column) for column in zip(*confusion, strict=True)]
+    return next((label for label, row, n in zip(LABELS, confusion, said, strict=True) if sum(row) and not n), None)
 
 
 class PartRecord(Strict):
@@ -186,6 +198,12 @@ class Agreement(Strict):
     flip_rate: float
     """Share of cells whose class changes, 0..1."""
     max_probability_difference: float
+    mean_probability_difference: float | None = None
+    """Of calibrated blast probabilities, 0..1; None in records stored before it was kept."""
+    mean_probability_difference_ci95: tuple[float, float] | None = None
+    """Over subjects."""
+    never_called: str | None = None
+    """The class that the artifact calls no cell, though cells are of it."""
     drop: dict[str, float]
     """Baseline metric minus artifact metric, percentage points."""
     drop_ci95: dict[str, tuple[float, float]]
@@ -267,6 +285,8 @@ class Manifest(Strict):
     """The training cells' dyes."""
     reference: Reference | None = None
     """How the cells of people that the network was not fitted to look and are answered; None where they are too few."""
+    caveats: list[str] = Field(default_factory=list)
+    """Sentences that stand above the model's figures: what the gate was told to let through."""
     artifacts: list[Artifact]
     left_out: dict[str, str] = Field(default_factory=dict)
     """Artifacts not in the bundle ("litert/int8") and why."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bloodedge.errors import BloodedgeError
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
@@ -99,9 +101,16 @@ def subject_sums(
 ) -> Sums:
     """Sums for calibrated blast probabilities ``blast`` (N,), 0..1, called a blast from ``threshold`` on.
 
-    uncalibrated: (N,) blast probabilities before the temperature.
+    uncalibrated: (N,) blast probabilities before the temperature. Raises BloodedgeError when a cell has no probability:
+    it is neither called a blast nor normal, so no figure can count it.
     """
     y, p = np.asarray(labels, np.int64), np.asarray(blast, np.float64)
+    faults = ~((p >= 0) & (p <= 1 + 1e-6))  # float32 rounds
+    if faults.any():
+        raise BloodedgeError(
+            f"{faults.sum()} of {len(p)} cells have no probability from 0 to 1, so there are no figures; train or"
+            " convert the network again."
+        )
     names, index = np.unique(np.asarray(subjects), return_inverse=True)
     said = (p >= threshold).astype(np.int64)
     confusion = np.bincount(4 * index + 2 * y + said, minlength=4 * len(names)).reshape(-1, 2, 2).astype(np.float64)

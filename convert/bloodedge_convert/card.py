@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from bloodedge import RESEARCH_USE
 from bloodedge.domain import ACCEPTANCE, Domain
-from bloodedge.manifest import Artifact, Evaluation, Manifest
+from bloodedge.manifest import Agreement, Artifact, Evaluation, Manifest
+from bloodedge_convert.judge.gate import DROPS, Limits
 
-FIGURES = ("artifact", "weighted F1 [95 %]", "AUC [95 %]", "drop pp", "flips", "max. diff.")
+FIGURES = ("artifact", "weighted F1 [95 %]", "AUC [95 %]")
+GATE = ("lost", "F1 pp", "AUC pp", "bal. pp", "flips", "mean diff", "max diff")
 SPEED = ("artifact", "MB", "p50 ms", "p95 ms", "speed-up")
 
 
@@ -22,20 +24,36 @@ def figure(evaluation: Evaluation, name: str) -> str:
 def figure_rows(manifest: Manifest) -> list[tuple[str, ...]]:
     """One row of FIGURES for the float model and for each artifact."""
     evaluation = manifest.baseline.evaluation
-    first = ("keras float32", figure(evaluation, "weighted_f1"), figure(evaluation, "auc"), "", "", "")
-    return [first, *(_figure_row(artifact) for artifact in manifest.artifacts)]
+    named = [("keras float32", evaluation), *((_name(one), one.evaluation) for one in manifest.artifacts)]
+    return [(name, figure(one, "weighted_f1"), figure(one, "auc")) for name, one in named]
 
 
-def _figure_row(artifact: Artifact) -> tuple[str, ...]:
+def gate_rows(manifest: Manifest, limits: Limits) -> list[tuple[str, ...]]:
+    """What each artifact lost against the float model, one row of GATE for each, and the limits in the last one."""
+    limited = tuple(f"{limit:g}" for limit in limits.drops.values())
+    last = ("limit", *limited, f"{limits.max_flips:g} %", f"{limits.max_probability_error:g}", "")
+    return [*(_gate_row(artifact) for artifact in manifest.artifacts), last]
+
+
+def _gate_row(artifact: Artifact) -> tuple[str, ...]:
     agreement = artifact.agreement
+    mean = agreement.mean_probability_difference
     return (
-        f"{artifact.engine} {artifact.precision}",
-        figure(artifact.evaluation, "weighted_f1"),
-        figure(artifact.evaluation, "auc"),
-        f"{agreement.drop['weighted_f1']:+.2f}",
+        _name(artifact),
+        *(lost(agreement, name) for name in DROPS),
         f"{agreement.flips} ({100 * agreement.flip_rate:.2f} %)",
+        "-" if mean is None else f"{mean:.2g}",
         f"{agreement.max_probability_difference:.1g}",
     )
+
+
+def lost(agreement: Agreement, name: str) -> str:
+    """Points of a figure that an artifact lost, with sign; a dash where it has no such figure."""
+    return f"{agreement.drop[name]:+.2f}" if name in agreement.drop else "-"
+
+
+def _name(artifact: Artifact) -> str:
+    return f"{artifact.engine} {artifact.precision}"
 
 
 def speed_rows(manifest: Manifest) -> list[tuple[str, ...]]:
@@ -47,7 +65,7 @@ def speed_rows(manifest: Manifest) -> list[tuple[str, ...]]:
         assert latency is not None
         rows.append(
             (
-                f"{artifact.engine} {artifact.precision}",
+                _name(artifact),
                 f"{artifact.size_bytes / 1e6:.2f}",
                 f"{latency.p50:.2f}",
                 f"{latency.p95:.2f}",
@@ -62,15 +80,15 @@ def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
     return ["| " + " | ".join(row) + " |" for row in (headers, ["---"] * len(headers), *rows)]
 
 
-def card(run_card: str, manifest: Manifest, note: str | None) -> str:
-    """Markdown: ``run_card`` followed by the conversion; ``note`` is a caveat to print with the table."""
+def card(run_card: str, manifest: Manifest, limits: Limits, notes: Sequence[str]) -> str:
+    """Markdown: ``run_card`` followed by the conversion; ``notes`` are sentences to print above the tables."""
     source = manifest.provenance
     left_out = [f"- {kind.replace('/', ' ')}: {reason}" for kind, reason in manifest.left_out.items()]
     held_out = manifest.artifacts[0].agreement.cells
     latency = manifest.baseline.latency_ms
     what = (
         f"Converted {source.converted} from run `{source.run}`. Figures are over the {held_out} held-out (test) cells "
-        "of that run; drop (points of weighted F1), flips (cells whose class changes) and the largest difference of a "
+        "of that run; points lost, flips (cells whose class changes) and the mean and largest difference of the "
         "calibrated probability are against the float model on the same cells. Latency is of one cell on "
         f"{source.hardware}; the float model took {latency.p50:.2f} ms (p50) in Keras on {manifest.baseline.hardware}, "
         "which trained it."
@@ -83,14 +101,16 @@ def card(run_card: str, manifest: Manifest, note: str | None) -> str:
     lines = [
         "## Conversion",
         "",
+        *(line for note in notes for line in (f"**{note}**", "")),
         what,
         "",
         *markdown(FIGURES, figure_rows(manifest)),
         "",
+        *markdown(GATE, gate_rows(manifest, limits)),
+        "",
         *markdown(SPEED, speed_rows(manifest)),
         "",
         *(["Left out:", "", *left_out, ""] if left_out else []),
-        *([note, ""] if note else []),
         calibration,
         "",
         _domain(manifest.domain),

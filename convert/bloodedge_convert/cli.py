@@ -31,7 +31,7 @@ METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised"
     help="How int8 is made; auto tries them in this order until one passes.",
 )
 @click.option("--qat", is_flag=True, help="Let auto go on to fine-tuning with fake quantisation (minutes).")
-@click.option("--keep-slow", is_flag=True, help="Keep int8 models that are no faster here than float32.")
+@click.option("--keep-slow", is_flag=True, help="Keep int8 models that are slower here than float32.")
 @click.option("--engine", "engines", type=click.Choice(ENGINES), multiple=True, help="Repeatable. [default: all three]")
 @click.option(
     "--max-drop",
@@ -48,6 +48,35 @@ METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised"
     default=1.5,
     show_default=True,
     help="Percent of held-out cells whose class an artifact may change.",
+)
+@click.option(
+    "--max-auc-drop",
+    metavar="PP",
+    type=click.FloatRange(0, 100),
+    default=0.5,
+    show_default=True,
+    help="Points of AUC that an artifact may lose.",
+)
+@click.option(
+    "--max-balanced-drop",
+    metavar="PP",
+    type=click.FloatRange(0, 100),
+    default=1.0,
+    show_default=True,
+    help="Points of balanced accuracy that an artifact may lose.",
+)
+@click.option(
+    "--max-probability-error",
+    metavar="P",
+    type=click.FloatRange(0, 1),
+    default=0.03,
+    show_default=True,
+    help="How far (0 to 1) an artifact's blast probabilities may be from the float model's on average.",
+)
+@click.option(
+    "--allow-worthless",
+    is_flag=True,
+    help="Convert a model that calls one class only or may be no better than chance; the card says so.",
 )
 @click.option(
     "--calibration-cells",
@@ -79,12 +108,17 @@ def convert(
     engines: tuple[str, ...],
     max_drop: float,
     max_flips: float,
+    max_auc_drop: float,
+    max_balanced_drop: float,
+    max_probability_error: float,
+    allow_worthless: bool,
     calibration_cells: int,
     force: bool,
     out: Path,
 ) -> None:
     """Turn the run folder RUN into a bundle, through the gate.
 
+    A run whose float model calls one class only, or may be no better than chance on its validation part, is refused.
     Float32 models are always made; every model is held against the float model on the run's held-out cells. An int8
     model over a limit is made again by other methods; if one is to be had by none, no bundle is written. DATA is where
     the run's data lie, if they have moved since training.
@@ -98,7 +132,9 @@ def convert(
         float16=float16,
         dynamic=dynamic,
         engines=tuple(dict.fromkeys(engines or ENGINES)),  # type: ignore[arg-type]  # click has checked the names
-        limits=Limits(max_drop, max_flips),
+        limits=Limits(
+            max_drop, max_flips, max_auc_drop, max_balanced_drop, max_probability_error, allow_worthless=allow_worthless
+        ),
         calibration_cells=calibration_cells,
         only_int8=only_int8,
         keep_slow=keep_slow,
@@ -141,10 +177,11 @@ def progress() -> Iterator["Report"]:
 def show(converted: "Converted") -> None:
     """The artifacts with their figures as terminal tables."""
     from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
     from rich.table import Table
 
     from bloodedge.console import console
-    from bloodedge_convert.card import FIGURES, SPEED, figure_rows, speed_rows
+    from bloodedge_convert.card import FIGURES, GATE, SPEED, figure_rows, gate_rows, speed_rows
     from bloodedge_convert.ladder import attempt_line
 
     manifest, out = converted.manifest, console()
@@ -153,11 +190,16 @@ def show(converted: "Converted") -> None:
     if source.split.leaky:
         title += " [bold red](leaky: cells of these subjects were seen in training)[/]"
     speed_title = f"One cell on {source.hardware}; speed-up over float32 of the same engine"
-    tables = ((title, FIGURES, figure_rows(manifest)), (speed_title, SPEED, speed_rows(manifest)))
+    lost_title = "Lost against the float model on the same cells, and what the gate lets through"
+    tables = (
+        (title, FIGURES, figure_rows(manifest)),
+        (lost_title, GATE, gate_rows(manifest, converted.limits)),
+        (speed_title, SPEED, speed_rows(manifest)),
+    )
     for heading, headers, rows in tables:
         table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for header in headers:
-            table.add_column(header, justify="left" if header == "artifact" else "right")
+            table.add_column(header, justify="left" if header == headers[0] else "right")
         for row in rows:
             table.add_row(*row)
         out.print(table)
@@ -165,7 +207,7 @@ def show(converted: "Converted") -> None:
         out.print(attempt_line(attempt), soft_wrap=True)
     for kind, reason in manifest.left_out.items():
         out.print(f"Left out: {kind.replace('/', ' ')}. {reason}", soft_wrap=True)
-    if converted.note:
-        out.print(f"[bold]{converted.note}[/]")
+    for note in converted.notes:
+        out.print(f"[bold]{escape(note)}[/]", soft_wrap=True)
     out.print(f"int8 ranges were measured on {source.calibration_cells} cells of training groups.")
     out.print(f"Bundle: [bold]{converted.path}[/] (serial {manifest.serial})", soft_wrap=True)

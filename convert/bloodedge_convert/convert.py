@@ -17,14 +17,14 @@ from bloodedge.evaluate import default_threads
 from bloodedge.files import write_beside
 from bloodedge.fitted import FITTED_FILE
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
-from bloodedge.manifest import Artifact, EngineName, LatencyMs, Manifest, RunRecord, read_metrics, read_run
+from bloodedge.manifest import Artifact, EngineName, Manifest, RunRecord, read_metrics, read_run
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert import pack
 from bloodedge_convert.card import card
 from bloodedge_convert.cells import Cells, Part, read_cells
 from bloodedge_convert.job import TRIAL, TUNING, Job, Kind, Method, Report, file_names, run_again, run_converters
-from bloodedge_convert.judge.gate import Judged, Limits, complaint, enforce, tiny
-from bloodedge_convert.judge.measure import GoldenSet, Judge, Measured, Sample, latencies
+from bloodedge_convert.judge.gate import Judged, Limits, admit, complaint, enforce, tiny
+from bloodedge_convert.judge.measure import GoldenSet, Judge, Measured, Sample, Timed, latencies
 from bloodedge_convert.ladder import LADDER, Attempt, climb, told
 from bloodedge_convert.litert.noise import layer_noise, worst_layers
 from bloodedge_convert.report import HTML, JSON, examine
@@ -51,7 +51,7 @@ class Options:
     only_int8: bool = False
     """Leave the float artifacts out of the bundle once they have been judged."""
     keep_slow: bool = False
-    """Keep an int8 artifact that is no faster here than float32 of the same engine."""
+    """Keep an int8 artifact that is slower here than float32 of the same engine."""
     method: Method | None = None
     """Of int8; None begins with "minmax" and climbs bloodedge_convert.ladder where that loses too much."""
     qat: bool = False
@@ -89,19 +89,22 @@ class Converted:
     """Held out."""
     attempts: list[Attempt]
     """At int8, where the first way lost too much."""
-    note: str | None
-    """A caveat about the held-out part, where it is small."""
+    limits: Limits
+    notes: list[str]
+    """What else is to be known of the figures, the manifest's caveats among it."""
 
 
 def convert(run: Path, out: Path, options: Options, data: Path | None, *, force: bool, report: Report) -> Converted:
     """Convert ``run`` into the bundle ``out``; nothing is written unless every artifact passes the gate.
 
     ``data`` is where the run's data lie now, if not where they lay. Raises UsageError when ``out`` exists (without
-    ``force``), the run or its data are not there, or a package is missing; BloodedgeError when a conversion fails, is
-    broken, or loses more than ``options.limits``.
+    ``force``), the run or its data are not there, or a package is missing; BloodedgeError when the float model is worth
+    nothing, or a conversion fails, is broken, or loses more than ``options.limits``.
     """
     _check(out, options, force=force)
     record, metrics = read_run(run), read_metrics(run)
+    validation = metrics.parts.get("validation")
+    caveats = [] if validation is None else [admit(validation, options.limits)]
     tuning = options.qat or options.method == "qat"
     cells = read_cells(record, data, options.calibration_cells, tuning=tuning, report=report)
     threads = default_threads()
@@ -110,21 +113,26 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         layout = folder / "bundle"
         job = _job(run, record, options)
         judge, trial, filmed = _run_converters(folder, job, record, cells, threads, report)
+        if validation is None:  # a run of a version that did not keep these figures
+            caveats.append(admit(judge.float_model(trial), options.limits))
         measured, attempts = _through_the_gate(job, judge, trial, options, cells)
         people = cells.filmed.reference(calibrated(filmed, record.temperature)[:, 1])
         manifest = pack.draft(out.stem, record, metrics, measured, cells, people, threads)
+        caveats.append(options.limits.wider)
+        manifest = manifest.model_copy(update={"caveats": [caveat for caveat in caveats if caveat is not None]})
         pack.gather(layout, measured)
         (layout / FITTED_FILE).write_bytes(cells.fitted.pack())
         manifest = pack.seal(layout, manifest)
         kinds = [one.kind for one in measured]
-        times = latencies(layout, kinds, threads, report)
+        times = latencies(layout, kinds, [] if options.keep_slow else in_pairs(kinds), threads, report)
         manifest = _timed(manifest, times)
         left_out = why_left_out(kinds, times, options)
         shipped = pack.without(manifest, left_out)
         if not shipped.artifacts:
             raise BloodedgeError(f"No bundle was written, for nothing is left to put in it: {_told(left_out)}")
         subjects = len(set(judge.held_out.subjects))
-        note = tiny(len(cells.test.cells), subjects)
+        small = tiny(len(cells.test.cells), subjects)
+        notes = [*shipped.caveats, *([small] if small else []), *why_undecided(kinds, times, options)]
         report("Writing the report", 0, 1)
         examined = examine(
             folder,
@@ -136,18 +144,19 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
             attempts,
             cells.calibration.images,
             threads,
-            note,
+            notes,
         )
         report("Writing the report", 1, 1)
         run_card = run / "MODEL_CARD.md"
         pack.drop_files(layout, shipped.artifacts)
-        (layout / "MODEL_CARD.md").write_text(card(run_card.read_text() if run_card.is_file() else "", shipped, note))
+        text = card(run_card.read_text() if run_card.is_file() else "", shipped, options.limits, notes)
+        (layout / "MODEL_CARD.md").write_text(text)
         (layout / JSON).write_text(examined.model_dump_json(indent=1))
         (layout / HTML).write_text(page(examined))
         (layout / shipped.golden.file).write_bytes(pack_golden(judge.golden.images, judge.golden.reference))
         shipped = pack.seal(layout, shipped)
         write_beside(out, lambda target: zip_folder(layout, target))
-    return Converted(out, shipped, len(cells.test.cells), subjects, attempts, note)
+    return Converted(out, shipped, len(cells.test.cells), subjects, attempts, options.limits, notes)
 
 
 def _check(out: Path, options: Options, *, force: bool) -> None:
@@ -246,9 +255,9 @@ def _noisiest(folder: Path, cells: Cells) -> str:
     return f"In LiteRT int8 the layers that add most noise are {', '.join(names)}. "
 
 
-def _timed(manifest: Manifest, times: dict[str, LatencyMs]) -> Manifest:
+def _timed(manifest: Manifest, times: dict[str, Timed]) -> Manifest:
     def timed(artifact: Artifact) -> Artifact:
-        latency = times[f"{artifact.engine}/{artifact.precision}"]
+        latency = times[f"{artifact.engine}/{artifact.precision}"].latency
         return artifact.model_copy(
             update={"evaluation": artifact.evaluation.model_copy(update={"latency_ms": latency})}
         )
@@ -256,11 +265,17 @@ def _timed(manifest: Manifest, times: dict[str, LatencyMs]) -> Manifest:
     return manifest.model_copy(update={"artifacts": [timed(one) for one in manifest.artifacts]})
 
 
-def why_left_out(kinds: list[Kind], times: dict[str, LatencyMs], options: Options) -> dict[str, str]:
+def in_pairs(kinds: list[Kind]) -> list[Kind]:
+    """The int8 artifacts and the float32 ones that they have to beat."""
+    engines = {kind.engine for kind in kinds if kind.precision == "int8"}
+    return [kind for kind in kinds if kind.engine in engines and kind.precision in ("float32", "int8")]
+
+
+def why_left_out(kinds: list[Kind], times: dict[str, Timed], options: Options) -> dict[str, str]:
     """What was asked for and does not go into the bundle, by kind, with the reason in a sentence.
 
     kinds: what was made; times: latencies on this machine by kind. An int8 artifact loses accuracy to be fast: one
-    that is not faster than the float32 artifact of its engine has no use.
+    that was slower than the float32 artifact of its engine in every round has no use.
     """
     reasons = {}
     if options.float16 and "onnx" in options.engines:
@@ -269,15 +284,35 @@ def why_left_out(kinds: list[Kind], times: dict[str, LatencyMs], options: Option
         reasons["onnx/int8"] = "ONNX is a cross-check of the float conversion; --engine onnx would make int8 as well."
     for kind in kinds:
         if kind.precision == "int8" and not options.keep_slow:
-            ours, plain = times[str(kind)].p50, times[str(Kind(engine=kind.engine, precision="float32"))].p50
-            if ours >= plain:
+            ratio, low, high = _speed_up(kind, times)
+            if high < 1:
                 reasons[str(kind)] = (
-                    f"No faster than float32 on this machine ({ours:.2f} against {plain:.2f} ms); "
-                    "--keep-slow would keep it."
+                    f"Slower than float32 on this machine in each of {len(times[str(kind)].rounds)} rounds in turns "
+                    f"({ratio:.2f} times as fast, {low:.2f} to {high:.2f}); --keep-slow would keep it."
                 )
         if kind.precision != "int8" and options.only_int8:
             reasons[str(kind)] = "Judged like the others, and left out by --only-int8."
     return reasons
+
+
+def why_undecided(kinds: list[Kind], times: dict[str, Timed], options: Options) -> list[str]:
+    """A sentence on each int8 artifact that was now faster and now slower than float32, and is kept."""
+    sentences = []
+    for kind in kinds:
+        if kind.precision == "int8" and not options.keep_slow:
+            ratio, low, high = _speed_up(kind, times)
+            if low <= 1 <= high:
+                rounds = len(times[str(kind)].rounds)
+                sentences.append(
+                    f"Whether {kind.engine} int8 is faster than float32 on this machine is undecided, so it is kept "
+                    f"({ratio:.2f} times as fast, {low:.2f} to {high:.2f} over {rounds} rounds in turns)."
+                )
+    return sentences
+
+
+def _speed_up(kind: Kind, times: dict[str, Timed]) -> tuple[float, float, float]:
+    """Of an int8 artifact over float32 of its engine, as Timed.speed_up."""
+    return times[str(kind)].speed_up(times[str(Kind(engine=kind.engine, precision="float32"))])
 
 
 def _told(reasons: dict[str, str]) -> str:

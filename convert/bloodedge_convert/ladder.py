@@ -100,7 +100,10 @@ def attempt_line(attempt: Attempt) -> str:
         f"Tried {attempt.kind.engine} int8 {attempt.method}: {100 * trial.flip_rate:.2f} % of validation cells changed"
     )
     if looked is not None:
-        told += f", {100 * looked.flip_rate:.2f} % of held-out cells, {looked.drop['weighted_f1']:+.2f} points lost"
+        lost = f"{looked.drop['weighted_f1']:+.2f} points of weighted F1"
+        if "auc" in looked.drop:
+            lost += f" and {looked.drop['auc']:+.2f} of AUC"
+        told += f", {100 * looked.flip_rate:.2f} % of held-out cells, {lost} lost"
     return f"{told}; {'over a limit' if attempt.complaint else 'taken'}."
 
 

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.decision import require_probabilities
 from bloodedge.engine import load_bytes
 from bloodedge.errors import BloodedgeError
 from bloodedge_convert.job import (
@@ -96,7 +97,9 @@ class Work:
         for start in range(0, len(inputs), BATCH):
             parts.append(engine.predict(inputs[start : start + BATCH]))
             self.report("Float model on held-out cells", min(start + BATCH, len(inputs)), len(inputs))
-        np.save(self.folder / REFERENCE, np.concatenate(parts))
+        outputs = np.concatenate(parts)
+        require_probabilities(outputs, "The float model")
+        np.save(self.folder / REFERENCE, outputs)
 
     def export(self, folder: Path) -> None:
         """Write the graphs that the job's engines start from."""

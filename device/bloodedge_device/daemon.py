@@ -23,6 +23,7 @@ from bloodedge_device.host import keep_freed_memory, keep_to_cores
 from bloodedge_device.housekeeping import Housekeeper
 from bloodedge_device.live import Live
 from bloodedge_device.loading import Loaded, active_digest, load
+from bloodedge_device.model_faults import ModelFaults
 from bloodedge_device.pipeline import Check, Find, Found, FrameResult, Pipeline
 from bloodedge_device.recorder import Recorder
 from bloodedge_device.scale import SlideScale
@@ -126,6 +127,8 @@ class Daemon:
         self.live = Live()
         self.rate = Rate()
         self.totals = Totals()
+        self.faults = ModelFaults()
+        """Of the network in force."""
         self.pace = Pace.FULL
         self.publisher: MqttPublisher | None = None
         self._finished_stages: dict[str, LatencyHistogram] = {}
@@ -229,11 +232,20 @@ class Daemon:
     def _process(self, frame: Frame | BadFrame) -> None:
         pipeline = self._idle_pipeline() if self.slide is None else self.slide.pipeline
         result = pipeline.process(frame)
+        self._count_faults(result)
         if self.slide is not None and self.recorder is not None:
             self.slide.tally.add(result)
             self.totals.add(result)
             self.recorder.put(self.slide, result)
         self._show(frame, result)
+
+    def _count_faults(self, result: FrameResult) -> None:
+        before = self.faults.faults
+        self.faults.add(result)
+        if self.faults.faults != before:
+            level, sentence = self.faults.condition()
+            if self.health.tell("model", level, sentence):
+                log.warning("%s", sentence)
 
     def _show(self, frame: Frame | BadFrame, result: FrameResult) -> None:
         self.rate.note()
@@ -409,6 +421,8 @@ class Daemon:
 
     def _switch(self, to: Switch, run: int, slide: tuple[int, str] | None) -> None:
         old = self.settings
+        if to.loaded is not self.loaded:
+            self.faults = ModelFaults()  # first, or the slots' watch would hold the old network's against the new one
         self.loaded = to.loaded  # before the settings: who sees the new ones sees the network that goes with them
         self.settings = to.settings
         self._run = run

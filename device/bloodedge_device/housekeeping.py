@@ -196,6 +196,8 @@ class Housekeeper:
             tell("frames", Level.OK, "The first frame is awaited.")
         elif tell("frames", Level.FAILED, f"No frame was classified for {daemon.settings.watch.alive_s:g} s."):
             log.warning("No frame was classified for %g s.", daemon.settings.watch.alive_s)
+        if "model" in daemon.health.conditions():
+            tell("model", *daemon.faults.condition())
         jump_s = self._clock.jumped()
         if jump_s is not None:
             log.warning("The clock was set by %+.0f s; durations are not touched by it.", jump_s)

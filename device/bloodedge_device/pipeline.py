@@ -102,7 +102,7 @@ class CellResult:
     label: str
     """blast, normal or uncertain."""
     blast_probability: float | None
-    """Calibrated, 0..1; None when the cell was not classified."""
+    """Calibrated, 0..1; None when the cell was not classified or the network is at fault."""
     reason: Reason | None
     area_um2: float
     crop: Image
@@ -245,7 +245,7 @@ class Pipeline:
             return describe(image)
 
     def _blast_probabilities(self, images: Sequence[Image]) -> list[float]:
-        """Calibrated blast probabilities of network inputs."""
+        """Calibrated blast probabilities of network inputs; NaN where the network gives no probabilities."""
         if not images:
             return []
         start = perf_counter()
@@ -258,9 +258,11 @@ class Pipeline:
     def _decide(self, cell: CellResult, blast: float, figures: Floats | None) -> CellResult:
         with self.times.measure("decision"):
             label, reason = decide(blast, self._manifest.thresholds)
-            if self._is_unknown(figures):
+            fault = reason is Reason.MODEL_FAULT
+            if self._is_unknown(figures) and not fault:
                 label, reason = "uncertain", Reason.OUT_OF_DOMAIN
-        return replace(cell, label=label, blast_probability=blast, reason=reason, figures=figures)
+        probability = None if fault else blast
+        return replace(cell, label=label, blast_probability=probability, reason=reason, figures=figures)
 
     def _is_unknown(self, figures: Floats | None) -> bool:
         """Whether a cell, or the slide that it lies on, is of another kind than the training cells."""

@@ -143,7 +143,7 @@ class DeviceReport:
 
 def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]:
     """What must be said before any figure of a bundle, and of a slide that it classified, is believed."""
-    found = []
+    found = list(manifest.caveats)
     if manifest.provenance.rendered:
         found.append(
             "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
@@ -154,6 +154,12 @@ def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]
             "Whether these cells are of the kind that the network was fitted to is not checked: it calls every"
             " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
             " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
+        )
+    faults = 0 if counts is None else counts.uncertain.get(Reason.MODEL_FAULT, 0)
+    if counts is not None and faults:
+        found.append(
+            f"The network gave no probability for {faults} of {counts.cells_total} cells, which are uncertain (model"
+            " fault). It is not to be trusted with the others either; install another bundle, or convert it again."
         )
     unlike = 0 if counts is None else counts.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
     if counts is not None and unlike > FOREIGN_SHARE * (judged := counts.called + unlike):

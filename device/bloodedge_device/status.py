@@ -14,7 +14,7 @@ class CellStatus(BaseModel):
     outline: list[list[int]] = Field(description="The cell's border as a polygon [[x, y], ...] in pixels of the frame")
     label: str = Field(description="blast, normal or uncertain")
     blast_probability: float | None = Field(description="Calibrated, 0..1; null when the cell was not classified")
-    reason: str | None = Field(description="Why it is uncertain")
+    reason: str | None = Field(description="Why it is uncertain; model_fault: the network gave no probability")
     area_um2: float
     repeated: bool = Field(description="An earlier frame of the slide showed this cell, and it counts there")
 

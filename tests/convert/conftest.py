@@ -142,7 +142,7 @@ def conversion(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Conversio
             pytest.skip(f"{package} is not installed (pip install 'bloodedge[convert]')")
     steps: list[tuple[str, int, int]] = []
     options = Options(
-        float16=True, dynamic=True, onnx_int8=True, limits=Limits(5, 5), calibration_cells=60, keep_slow=True
+        float16=True, dynamic=True, onnx_int8=True, limits=Limits(5, 5, 5, 5, 0.1), calibration_cells=60, keep_slow=True
     )
     out = tmp_path_factory.mktemp("bundles") / "tiny.bundle"
     converted = convert(run, out, options, None, force=False, report=lambda *step: steps.append(step))

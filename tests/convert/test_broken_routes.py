@@ -59,7 +59,7 @@ def test_variables_that_were_not_initialised(model, judge, tmp_path):
     )
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], model)
     (tmp_path / file_names(LITERT)[0]).write_bytes(converter.convert())
-    with pytest.raises(BloodedgeError, match=r"its answers are no numbers"):
+    with pytest.raises(BloodedgeError, match=r"its outputs are no probabilities"):
         judge.measure(LITERT, "minmax")
 
 

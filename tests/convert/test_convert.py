@@ -1,5 +1,6 @@
 """A run folder becomes a bundle that says the same, or no bundle at all."""
 
+import html
 import io
 import shutil
 import zipfile
@@ -14,8 +15,9 @@ from bloodedge.dataset import inputs, read_dataset
 from bloodedge.engine import load_artifact
 from bloodedge.errors import BloodedgeError
 from bloodedge.fitted import read_fitted_of_bundle
+from bloodedge.evaluate import score
 from bloodedge.golden import check_golden
-from bloodedge.manifest import read_run
+from bloodedge.manifest import read_metrics, read_run, write_record
 from bloodedge.split import recall
 from bloodedge_convert import convert as convert_module
 from bloodedge_convert import job
@@ -246,6 +248,58 @@ def test_an_artifact_over_the_limit_leaves_no_bundle(canned, capsys, run, tmp_pa
     assert "limit 1.5 %" in said
     assert "No bundle was written" in said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def one_class_run(run, tmp_path):
+    """A run whose network calls every validation cell normal, as its own metrics say."""
+    folder = tmp_path / "one_class"
+    shutil.copytree(run, folder)
+    metrics = read_metrics(run)
+    people = ["1", "1", "2", "H1", "H2", "H2"]
+    figures = score([1, 1, 1, 0, 0, 0], np.array([0.3, 0.2, 0.1, 0.1, 0.2, 0.1]), people)
+    metrics.parts["validation"] = figures
+    write_record(folder / "metrics.json", metrics)
+    return folder
+
+
+def test_a_model_that_calls_one_class_only_is_refused_before_anything_is_converted(
+    monkeypatch, capsys, one_class_run, tmp_path
+):
+    monkeypatch.setattr(convert_module, "run_converters", lambda *_: pytest.fail("converted"))
+    code, said = convert(capsys, one_class_run, "--int8", "-o", tmp_path / "no.bundle")
+    assert code == 1
+    assert "On its 6 validation cells of 4 subjects it calls no cell blast" in said
+    assert "--allow-worthless" in said
+    assert not (tmp_path / "no.bundle").exists()
+
+
+def test_a_run_without_validation_figures_is_judged_by_what_the_network_says_now(canned, capsys, run, tmp_path):
+    canned["trial"][:] = [0.8, 0.2]
+    code, said = convert(capsys, run, "--int8", "--engine", "litert", "-o", tmp_path / "no.bundle")
+    assert code == 1
+    assert "it calls no cell blast" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("canned")
+def test_a_worthless_model_that_was_let_through_is_called_so_on_card_report_and_terminal(
+    capsys, one_class_run, tmp_path
+):
+    out = tmp_path / "worthless.bundle"
+    wide = ("--max-drop", "3", "--max-flips", "5", "--allow-worthless", "--engine", "litert")
+    with pytest.raises(SystemExit) as stop:
+        main(["convert", str(one_class_run), *wide, "-o", str(out)])
+    assert stop.value.code == 0
+    terminal = capsys.readouterr().out
+    with Bundle(out) as opened:
+        caveats = opened.manifest.caveats
+        card, report = opened.read("MODEL_CARD.md").decode(), html.unescape(opened.read("report.html").decode())
+    assert len(caveats) == 2
+    assert "it calls no cell blast" in caveats[0]
+    assert "3 points of weighted F1 (usual: 0.5)" in caveats[1]
+    for place in (card, report, terminal):
+        assert all(caveat in place for caveat in caveats)
 
 
 def test_a_float_artifact_may_not_move_at_all(canned, capsys, run, tmp_path):

@@ -1,26 +1,44 @@
 """What the gate and the checks before it let through, on made-up artifacts."""
 
+import re
+
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from bloodedge.decision import Thresholds
 from bloodedge.errors import BloodedgeError
+from bloodedge.evaluate import agree, score
 from bloodedge.manifest import Agreement
 from bloodedge_convert.calibration import full_range
 from bloodedge_convert.job import Kind
-from bloodedge_convert.judge.checks import Port, Ports, check
-from bloodedge_convert.judge.gate import Judged, Limits, complaint, enforce, tiny
+from bloodedge_convert.judge.checks import Port, Ports, check, check_answers
+from bloodedge_convert.judge.gate import Judged, Limits, admit, complaint, enforce, tiny, worthless
 from bloodedge_convert.pack import without_paths
 
 GOOD = Ports([Port((1, 64, 64, 3), "uint8")], [Port((1, 2), "float32")])
 
 
-def judged(precision: str = "int8", *, drop: float = 0.0, flips: int = 0, moved: float = 0.0, golden: float = 0.0):
+def judged(
+    precision: str = "int8",
+    *,
+    drop: float = 0.0,
+    auc: float = 0.0,
+    balanced: float = 0.0,
+    mean: float | None = None,
+    never: str | None = None,
+    flips: int = 0,
+    moved: float = 0.0,
+    golden: float = 0.0,
+):
     agreement = Agreement(
         cells=1000,
         flips=flips,
         flip_rate=flips / 1000,
         max_probability_difference=moved,
-        drop={"weighted_f1": drop},
+        mean_probability_difference=mean,
+        never_called=never,
+        drop={"weighted_f1": drop, "auc": auc, "balanced_accuracy": balanced},
         drop_ci95={},
     )
     return Judged(Kind(engine="litert", precision=precision), agreement, golden)
@@ -29,7 +47,7 @@ def judged(precision: str = "int8", *, drop: float = 0.0, flips: int = 0, moved:
 @pytest.mark.parametrize(
     "passing",
     [
-        judged(drop=0.5, flips=15, moved=0.4),
+        judged(drop=0.5, auc=0.5, balanced=1.0, mean=0.03, flips=15, moved=0.4),
         judged(drop=-3.0),
         judged("float32", moved=2e-5, golden=2e-5),
         judged("float16", moved=0.01, flips=1),
@@ -46,6 +64,10 @@ def test_an_artifact_at_its_limits_passes(passing):
         (judged(flips=16), "changed the class of 1.60 % (16 of 1000 cells"),
         (judged("float32", moved=0.002), "moved a probability by 0.002"),
         (judged("float32", golden=0.3), "moved a probability by 0.3"),
+        (judged(auc=0.51), "lost 0.51 points of AUC (limit 0.5)"),
+        (judged(balanced=1.2), "lost 1.20 points of balanced accuracy (limit 1)"),
+        (judged(mean=0.031), "moved the probabilities by 0.031 on average (limit 0.03)"),
+        (judged(never="blast"), "calls no cell blast"),
     ],
 )
 def test_an_artifact_over_a_limit_is_named_with_its_figures(failing, words):
@@ -53,6 +75,77 @@ def test_an_artifact_over_a_limit_is_named_with_its_figures(failing, words):
     assert said is not None
     assert words in said
     assert f"litert {failing.kind.precision}" in said
+
+
+def test_an_artifact_without_a_ranking_is_refused_though_no_class_changes():
+    """All cells are called normal before and after; int8 gives them all one probability."""
+    labels, people = [0] * 40 + [1] * 40, [f"H{n % 4}" for n in range(40)] + [str(n % 4) for n in range(40)]
+    reference = np.concatenate([np.linspace(0.1, 0.3, 40), np.linspace(0.15, 0.4, 40)])
+    agreement = agree(reference, np.full(80, 0.2), labels, people, Thresholds())
+    assert (agreement.flips, agreement.drop["weighted_f1"]) == (0, 0)
+    assert agreement.drop["auc"] == pytest.approx(100 * (roc_auc_score(labels, reference) - 0.5))
+    low, high = agreement.drop_ci95["auc"]
+    assert low < agreement.drop["auc"] < high
+    said = complaint(Judged(Kind(engine="litert", precision="int8"), agreement, 0.0), Limits()) or ""
+    assert "points of AUC" in said
+    assert "calls no cell blast" in said
+    assert "moved the probabilities by" in said
+    wide = Limits(max_auc_drop=100, max_probability_error=1, allow_worthless=True)
+    assert complaint(Judged(Kind(engine="litert", precision="int8"), agreement, 0.0), wide) is None
+
+
+def validation(blasts: list[float], normals: list[float]):
+    """Figures of four patients and four healthy people, each with these probabilities of their cells."""
+    blast = np.array(blasts * 4 + normals * 4)
+    people = [str(n) for n in range(4) for _ in blasts] + [f"H{n}" for n in range(4) for _ in normals]
+    return score([1] * 4 * len(blasts) + [0] * 4 * len(normals), blast, people)
+
+
+def test_a_float_model_that_tells_the_classes_apart_is_admitted_without_a_word():
+    assert admit(validation([0.9, 0.8, 0.4], [0.1, 0.2, 0.6]), Limits()) is None
+
+
+@pytest.mark.parametrize(
+    ("figures", "words"),
+    [
+        (validation([0.3, 0.4], [0.1, 0.2]), "it calls no cell blast"),
+        (validation([0.9, 0.8], [0.7, 0.6]), "it calls no cell normal"),
+        (validation([0.9, 0.2], [0.9, 0.2]), r"its AUC is 0.500 \[0.500, 0.500\], which may be chance"),
+        (validation([0.9, 0.45, 0.44], [0.1, 0.2, 0.95]), r"its balanced accuracy is 0.500"),
+    ],
+)
+def test_a_worthless_float_model_is_refused_unless_it_is_allowed_by_name(figures, words):
+    with pytest.raises(
+        BloodedgeError, match=rf"the float model is worth nothing\. On its .* {words}.*--allow-worthless"
+    ):
+        admit(figures, Limits())
+    caveat = admit(figures, Limits(allow_worthless=True))
+    assert caveat is not None
+    assert re.search(words, caveat)
+    assert "--allow-worthless" in caveat
+
+
+def test_a_model_that_is_better_than_chance_for_some_people_only_is_refused():
+    """The AUC of all cells is well above 0.5; another draw of the people would not show it."""
+    blast = np.array([0.9] * 20 + [0.1] * 20 + [0.45] * 40)
+    people = ["1"] * 20 + ["2"] * 20 + ["H1"] * 20 + ["H2"] * 20
+    figures = score([1] * 40 + [0] * 40, blast, people)
+    assert figures.auc == 0.5
+    assert worthless(figures.model_copy(update={"auc": 0.7, "ci95": {"auc": (0.45, 0.9)}})) is not None
+    assert worthless(figures.model_copy(update={"auc": 0.7, "balanced_accuracy": 0.7, "ci95": {}})) is None
+
+
+def test_a_validation_part_of_one_class_proves_nothing_against_a_model():
+    assert worthless(score([1, 1], np.array([0.9, 0.8]), ["1", "2"])) is None
+
+
+def test_a_gate_set_wider_than_usual_says_what_it_lets_through():
+    assert Limits().wider is None
+    assert Limits(0.1, 0.1, 0.1).wider is None
+    said = Limits(max_drop=3, max_flips=5).wider or ""
+    assert "3 points of weighted F1 (usual: 0.5)" in said
+    assert "5 % of the cells (usual: 1.5 %)" in said
+    assert "AUC" not in said
 
 
 def test_every_failing_artifact_is_named_at_once():
@@ -115,3 +208,11 @@ def test_calibration_reaches_the_brightest_byte():
 def test_paths_are_cut_to_names_at_any_depth():
     recipe = {"weights": "/home/someone/w.h5", "fit": {"epochs": 3, "files": ["/a/b", "c/d"]}, "none": None}
     assert without_paths(recipe) == {"weights": "w.h5", "fit": {"epochs": 3, "files": ["b", "c/d"]}, "none": None}
+
+
+@pytest.mark.parametrize("fault", [[np.nan, np.nan], [0.0, 0.0], [-1.0, 2.0], [np.inf, 0.0]])
+def test_a_conversion_whose_outputs_are_no_probabilities_is_broken(fault):
+    kind = Kind(engine="litert", precision="int8")
+    check_answers(kind, np.full((3, 2), 0.5, np.float32))
+    with pytest.raises(BloodedgeError, match="for 1 of 3 cells its outputs are no probabilities"):
+        check_answers(kind, np.array([[0.5, 0.5], fault, [0.1, 0.9]], np.float32))

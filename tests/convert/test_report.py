@@ -1,14 +1,18 @@
 """What the conversion report says is what was measured, and a slow int8 network does not ship in silence."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bloodedge.bench import Turn
 from bloodedge.bundle import Bundle
-from bloodedge.manifest import LatencyMs
-from bloodedge_convert.convert import Options, why_left_out
+from bloodedge_convert.card import figure
+from bloodedge_convert.convert import Options, in_pairs, why_left_out, why_undecided
 from bloodedge_convert.job import Kind
+from bloodedge_convert.judge import measure
+from bloodedge_convert.judge.measure import Timed
 from bloodedge_convert.litert.noise import LayerNoise, layer_noise
 from bloodedge_convert.report import HTML, JSON, ConversionReport
 from bloodedge_convert.report.page import page, ranking
@@ -16,8 +20,9 @@ from bloodedge_convert.report.page import page, ranking
 PLAIN, INT8 = Kind(engine="litert", precision="float32"), Kind(engine="litert", precision="int8")
 
 
-def times(plain: float, int8: float) -> dict[str, LatencyMs]:
-    return {str(kind): LatencyMs(p50=ms, p95=ms, p99=ms) for kind, ms in ((PLAIN, plain), (INT8, int8))}
+def times(plain: list[float], int8: list[float]) -> dict[str, Timed]:
+    """Milliseconds of each round."""
+    return {str(kind): Timed([[ms, ms] for ms in rounds]) for kind, rounds in ((PLAIN, plain), (INT8, int8))}
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +37,61 @@ def html(conversion):
         return bundle.read(HTML).decode()
 
 
-def test_int8_that_is_no_faster_is_left_out_with_both_times():
-    reasons = why_left_out([PLAIN, INT8], times(39.5, 51.0), Options(engines=("litert",)))
+KINDS, ASKED = [PLAIN, INT8], Options(engines=("litert",))
+SLOW = times([40, 42, 80, 38, 40, 41], [50, 60, 90, 57, 50, 52])
+"""Slower in every round, the one with a busy machine too."""
+
+
+def test_int8_that_is_slower_in_every_round_is_left_out_with_the_range_of_its_speed():
+    reasons = why_left_out(KINDS, SLOW, ASKED)
     assert list(reasons) == ["litert/int8"]
-    assert "51.00" in reasons["litert/int8"]
-    assert "39.50" in reasons["litert/int8"]
+    assert "in each of 6 rounds" in reasons["litert/int8"]
+    assert "0.67 to 0.89" in reasons["litert/int8"]
     assert "--keep-slow" in reasons["litert/int8"]
+    assert why_undecided(KINDS, SLOW, ASKED) == []
 
 
 def test_int8_that_is_faster_stays_and_so_does_a_slow_one_that_was_asked_for():
-    assert why_left_out([PLAIN, INT8], times(2.0, 1.0), Options(engines=("litert",))) == {}
-    assert why_left_out([PLAIN, INT8], times(1.0, 2.0), Options(engines=("litert",), keep_slow=True)) == {}
+    fast = times([2.0] * 6, [1.0, 1.1, 0.9, 1.0, 1.2, 1.0])
+    assert why_left_out(KINDS, fast, ASKED) == {}
+    assert why_undecided(KINDS, fast, ASKED) == []
+    asked = Options(engines=("litert",), keep_slow=True)
+    assert why_left_out(KINDS, SLOW, asked) == {}
+    assert why_undecided(KINDS, SLOW, asked) == []
+
+
+@pytest.mark.parametrize("busy", range(6))
+def test_what_else_the_machine_does_in_one_round_leaves_no_int8_out(busy: int):
+    """By the median of all times int8 would be the slower one."""
+    int8 = [1.02] * 6
+    int8[busy] = 0.5
+    found = times([1.0] * 6, int8)
+    assert found["litert/int8"].latency.p50 > found["litert/float32"].latency.p50
+    assert why_left_out(KINDS, found, ASKED) == {}
+    (sentence,) = why_undecided(KINDS, found, ASKED)
+    assert "litert int8" in sentence
+    assert "undecided" in sentence
+    assert "0.98 to 2.00 over 6 rounds" in sentence
+
+
+def test_int8_takes_turns_with_the_float32_that_it_has_to_beat(monkeypatch):
+    float16 = Kind(engine="litert", precision="float16")
+    order = []
+
+    def turn(_bundle, engine, precision, _threads):
+        order.append(f"{engine}/{precision}")
+        return Turn(runtime="none", first_ms=1, rss_mb=None, times_ms=[1.0, 2.0])
+
+    monkeypatch.setattr(measure, "run_turn", turn)
+    kinds = [PLAIN, float16, INT8]
+    found = measure.latencies(Path("a.bundle"), kinds, in_pairs(kinds), 1, lambda *_: None)
+    assert {name: len(timed.rounds) for name, timed in found.items()} == {
+        "litert/float32": 6,
+        "litert/float16": 2,
+        "litert/int8": 6,
+    }
+    paired = [kind for kind in order if kind != "litert/float16"]
+    assert all({a, b} == {"litert/float32", "litert/int8"} for a, b in zip(paired[::2], paired[1::2], strict=True))
 
 
 def test_every_artifact_is_in_the_report_with_the_manifest_s_figures(report, conversion):
@@ -79,6 +128,7 @@ def test_the_page_stands_alone_and_names_every_artifact_and_layer(html, report):
     assert not re.search(r"(src|href)=[\"']?http", html)
     for verdict in report.verdicts:
         assert f"{verdict.artifact.size_bytes / 1e6:.2f}" in html
+        assert figure(verdict.artifact.evaluation, "auc") in html
     assert all(layer.name in html for layer in ranking(report.layers))
     assert report.manifest.provenance.calibration_digest[:16] in html
 

@@ -308,3 +308,15 @@ def test_the_processor_s_temperature_is_its_own(tmp_path):
     (tmp_path / "hwmon/hwmon1/name").write_text("k10temp\n")
     (tmp_path / "hwmon/hwmon1/temp1_input").write_text("62500\n")
     assert cpu_temperature_c(tmp_path) == 62.5
+
+
+def test_a_network_that_gives_no_probabilities_is_not_timed(monkeypatch):
+    class Faulty:
+        runtime = "none"
+
+        def predict(self, images):
+            return np.full((len(images), 2), np.nan, np.float32)
+
+    monkeypatch.setattr(module, "load_artifact", lambda *_: Faulty())
+    with pytest.raises(BloodedgeError, match=r"litert int8.* gave no probabilities for 1 of 1 cells"):
+        module.take_turn(RELEASED, "litert", "int8", 1)

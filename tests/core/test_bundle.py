@@ -11,7 +11,7 @@ import pytest
 from bloodedge.bundle import Bundle, is_bundle, zip_folder
 from bloodedge.decision import Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.golden import ROUNDING, check_golden, pack_golden
+from bloodedge.golden import ROUNDING, check_golden, compare, pack_golden
 from bloodedge.imaging import ImagingSpec
 from bloodedge.manifest import (
     Agreement,
@@ -271,3 +271,17 @@ def test_a_golden_file_changed_after_conversion_is_refused(folder):
     (folder / "golden.npz").write_bytes(pack_golden(np.zeros((4, 32, 32, 3), np.uint8), softmax(1 - GOLDEN_BLAST)))
     with Bundle(folder) as bundle, pytest.raises(BloodedgeError, match="was changed"):
         check_golden(bundle, bundle.manifest.artifacts[0], Says(GOLDEN_BLAST))
+
+
+def test_the_self_test_names_a_network_that_gives_no_probabilities() -> None:
+    class Faulty:
+        name, runtime = "litert", "none"
+
+        def predict(self, images):
+            outputs = np.full((len(images), 2), 0.5, np.float32)
+            outputs[1] = np.nan
+            return outputs
+
+    inputs, reference = np.zeros((3, 8, 8, 3), np.uint8), np.full((3, 2), 0.5, np.float32)
+    with pytest.raises(BloodedgeError, match="the litert network gave no probabilities for 1 of 3 cells"):
+        compare(Faulty(), inputs, reference, 1.0, 0.5)

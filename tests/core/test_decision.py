@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloodedge.decision import Reason, Thresholds, calibrated, decide
-from bloodedge.errors import UsageError
+from bloodedge.decision import Reason, Thresholds, calibrated, decide, is_fault, require_probabilities
+from bloodedge.errors import BloodedgeError, UsageError
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -57,3 +57,45 @@ def test_thresholds_out_of_order_are_refused() -> None:
 
     with pytest.raises(UsageError, match="uncertain_low <= blast"):
         validate(Thresholds, {"blast": 0.2}, "thresholds")
+
+
+NO_PROBABILITIES = [
+    [np.nan, np.nan],
+    [np.nan, 0.5],
+    [np.inf, -np.inf],
+    [0.0, np.inf],
+    [-0.5, 1.5],
+    [0.9, 0.9],
+    [0.0, 0.0],
+    [3.0, -2.0],
+]
+
+
+@pytest.mark.parametrize("output", NO_PROBABILITIES)
+def test_an_output_that_is_no_probabilities_is_a_fault_and_never_a_class(output: list[float]) -> None:
+    blast = calibrated([output], 1.3)[0, 1]
+    assert decide(blast, Thresholds()) == ("uncertain", Reason.MODEL_FAULT)
+
+
+@pytest.mark.parametrize("probability", [np.nan, np.inf, -np.inf, -0.01, 1.01])
+def test_what_is_no_probability_is_uncertain_whatever_the_band(probability: float) -> None:
+    for thresholds in (Thresholds(), Thresholds(blast=0.3, uncertain_low=0.3, uncertain_high=0.3)):
+        assert decide(probability, thresholds) == ("uncertain", Reason.MODEL_FAULT)
+
+
+def test_a_fault_touches_no_other_cell() -> None:
+    outputs = np.array([[0.2, 0.8], [np.nan, np.nan], [0.7, 0.3]])
+    assert is_fault(outputs).tolist() == [False, True, False]
+    assert np.array_equal(calibrated(outputs, 2)[[0, 2]], calibrated(outputs[[0, 2]], 2))
+
+
+@given(st.integers(0, 256), st.integers(-1, 1))
+def test_int8_steps_are_no_fault(steps: int, rounding: int) -> None:
+    output = [min(steps, 255) / 256, min(max(256 - steps + rounding, 0), 255) / 256]
+    assert not is_fault([output])[0]
+
+
+def test_faults_are_counted_in_the_error() -> None:
+    require_probabilities(np.array([[0.5, 0.5]]), "The network")
+    with pytest.raises(BloodedgeError, match="The network gave no probabilities for 2 of 3 cells"):
+        require_probabilities(np.array([[np.nan, 0.5], [0.5, 0.5], [0.9, 0.9]]), "The network")

@@ -15,8 +15,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from bloodedge.cli import main
 from bloodedge.dataset import read_dataset
 from bloodedge.decision import Thresholds
-from bloodedge.errors import UsageError
-from bloodedge.evaluate import Classifier, agree, choose_cells, evaluate, score
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.evaluate import Classifier, agree, blast_probabilities, choose_cells, evaluate, score
 from bloodedge.imaging import ImagingSpec
 from bloodedge.manifest import Evaluation
 from bloodedge.split import SplitSpec, split
@@ -215,3 +215,31 @@ def test_a_folder_that_is_no_run_is_one_sentence(
         main(["evaluate", str(tmp_path / arguments[0]), *arguments[1:]])
     assert exit_.value.code == 2
     assert words in capsys.readouterr().err
+
+
+FAULTS = {"no numbers": [np.nan, np.nan], "infinite": [-np.inf, np.inf], "out of range": [-1, 2], "sum": [0.9, 0.9]}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_network_that_gives_no_probabilities_gets_no_figures(rendered_data: Path, tmp_path: Path, fault) -> None:
+    class Faulty(RedEngine):
+        def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            outputs = super().predict(images)
+            outputs[:2] = FAULTS[fault]
+            return outputs
+
+    faulty, table = replace(classifier(rendered_data), engine=Faulty()), tmp_path / "predictions.csv"
+    with pytest.raises(BloodedgeError, match=r"red gave no probabilities for 2 of \d+ cells"):
+        evaluate(faulty, rendered_data, predictions=table)
+    assert not table.exists()
+    with pytest.raises(BloodedgeError, match="The red network gave no probabilities"):
+        blast_probabilities(Faulty(), np.ones((4, 32, 32, 3), np.uint8), 1.0)
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -0.5, 1.5])
+def test_a_cell_without_a_probability_is_in_no_figure(fault: float) -> None:
+    blast = np.array([0.9, fault, 0.2, 0.1])
+    with pytest.raises(BloodedgeError, match="1 of 4 cells have no probability"):
+        score([1, 1, 0, 0], blast, ["1", "1", "H1", "H1"])
+    with pytest.raises(BloodedgeError, match="1 of 4 cells have no probability"):
+        agree(np.array([0.9, 0.8, 0.2, 0.1]), blast, [1, 1, 0, 0], ["1", "1", "H1", "H1"], Thresholds())

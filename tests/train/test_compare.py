@@ -362,3 +362,11 @@ def test_charts_differ_between_light_and_dark_and_are_drawn_for_a_single_row_wit
         light, dark = chart.png(LIGHT), chart.png(DARK)
         assert light[:8] == dark[:8] == b"\x89PNG\r\n\x1a\n"
         assert light != dark
+
+
+@pytest.mark.parametrize("probability", ["nan", "inf", "-0.1", "1.1"])
+def test_predictions_that_are_no_probabilities_are_told(run: Path, probability: str) -> None:
+    table = run / "predictions.csv"
+    table.write_text(table.read_text().replace("0.9,0.9", f"0.9,{probability}", 1))
+    with pytest.raises(UsageError, match=rf"predictions.csv is damaged \({probability} is no probability\)"):
+        compare([run])

@@ -14,7 +14,7 @@ import pytest
 
 from bloodedge.cli import main
 from bloodedge.decision import LABELS, Thresholds
-from bloodedge.errors import UsageError
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Cell, ImagingSpec
 from bloodedge.manifest import DataRecord, RunRecord, SplitRecord, write_record
 from bloodedge_train.explain import Network, cut, grad_cam, look, ring, share
@@ -319,3 +319,11 @@ def test_wrong_wishes_are_one_sentence(
 def test_a_folder_that_is_no_run_is_told(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, cells) == 2
     assert "is not a finished run folder (no run.json); make one with: bloodedge train" in capsys.readouterr().err
+
+
+def test_a_network_that_gives_no_probabilities_is_not_explained() -> None:
+    model = small()
+    head = model.layers[-1]
+    head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
+    with pytest.raises(BloodedgeError, match="The run's network gave no probabilities"):
+        look(cut(model), record(SPEC), [disc()])

@@ -180,3 +180,11 @@ def test_a_fit_that_learns_nothing_more_stops_early(tmp_path: Path) -> None:
     _, state = run(tmp_path, recipe(epochs=30, stop_after=2, learning_rate=1e-9))
     assert state.epochs_done < 30
     assert state.stagnant == 2
+
+
+def test_outputs_that_are_no_probabilities_stop_the_fit_with_a_sentence() -> None:
+    model, parts = network(), samples(8, 0)
+    head = model.layers[-1]
+    head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
+    with pytest.raises(BloodedgeError, match="gave no probabilities for 8 of 8 cells"):
+        watch(model, parts)

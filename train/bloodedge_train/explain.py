@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.dataset import IMAGE_SUFFIXES, Progress, natural
-from bloodedge.decision import LABELS, calibrated, decide
+from bloodedge.decision import LABELS, calibrated, decide, require_probabilities
 from bloodedge.engine.keras import load_model
 from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
 from bloodedge.files import write_bytes
@@ -193,7 +193,9 @@ def look(network: Network, record: RunRecord, cells: Sequence[Cell], label: int 
     images = np.stack([network_input(cell, spec) for cell in cells])
     maps, logits = grad_cam(network, images, label)
     labels = logits.argmax(axis=1) if label is None else [label] * len(cells)
-    blasts = calibrated(_softmax(logits), record.temperature)[:, 1]
+    outputs = _softmax(logits)
+    require_probabilities(outputs, "The run's network")
+    blasts = calibrated(outputs, record.temperature)[:, 1]
     side = images.shape[1:3]
     shown = 255 - images if spec.colour == "density" else images
     return [

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.decision import require_probabilities
 from bloodedge.errors import BloodedgeError
 from bloodedge.metrics import auc
 from bloodedge_train.checkpoint import Checkpoints, FitState
@@ -89,7 +90,7 @@ def fit(
 
 
 def watch(model: Any, samples: Samples) -> dict[str, float]:
-    """val_loss (cross-entropy), val_accuracy and val_auc."""
+    """val_loss (cross-entropy), val_accuracy and val_auc; BloodedgeError when the network gives no probabilities."""
     probabilities = predict(model, samples.images)
     likelihood = np.clip(probabilities[np.arange(len(samples.labels)), samples.labels], 1e-7, 1)
     return {
@@ -100,10 +101,12 @@ def watch(model: Any, samples: Samples) -> dict[str, float]:
 
 
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Class probabilities float32 (N, 2) in inference mode."""
+    """Class probabilities float32 (N, 2) in inference mode; BloodedgeError when the network gives none."""
     padding = -len(images) % PREDICT_BATCH  # one batch size only: each other one would be compiled anew
     padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
-    return np.asarray(model.predict(padded, batch_size=PREDICT_BATCH, verbose=0), np.float32)[: len(images)]
+    outputs = np.asarray(model.predict(padded, batch_size=PREDICT_BATCH, verbose=0), np.float32)[: len(images)]
+    require_probabilities(outputs, "The network in training")
+    return outputs
 
 
 def advance(state: FitState, spec: FitSpec, figures: dict[str, float]) -> FitState:

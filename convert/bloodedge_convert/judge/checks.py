@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.decision import is_fault
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.engine.openvino import shared_core
 from bloodedge.errors import BloodedgeError
@@ -76,11 +77,13 @@ def check(kind: Kind, found: Ports, size_bytes: int, *, size_px: int, classes: i
 
 
 def check_answers(kind: Kind, outputs: NDArray[np.float32]) -> None:
-    """Raise BloodedgeError when a converted network gives NaN or infinity; outputs: float32 (N, classes)."""
-    if not np.isfinite(outputs).all():
+    """Raise BloodedgeError when a converted network gives what is no probabilities; outputs: float32 (N, classes)."""
+    faults = is_fault(outputs)
+    if faults.any():
         raise BloodedgeError(
-            f"The {kind.engine} {kind.precision} conversion is broken: its answers are no numbers (variables were not "
-            "initialised, or a layer overflows); leave that engine out with --engine."
+            f"The {kind.engine} {kind.precision} conversion is broken: for {faults.sum()} of {len(outputs)} cells its "
+            "outputs are no probabilities (variables were not initialised, or a layer overflows); leave that engine "
+            "out with --engine."
         )
 
 

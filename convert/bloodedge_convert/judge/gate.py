@@ -1,11 +1,11 @@
-"""The gate: what an artifact may lose against the float model before a bundle is refused."""
+"""The gate: which float model is worth converting, and what an artifact may lose against it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 from bloodedge.errors import BloodedgeError
-from bloodedge.manifest import Agreement
+from bloodedge.manifest import Agreement, Evaluation
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.measure import Measured
 
@@ -16,6 +16,12 @@ below 2e-5 in float32; a swapped colour channel or a lost batch norm is far abov
 TINY_CELLS, TINY_SUBJECTS = 200, 6
 """Below either, one flip is half a percent or more, or one person decides the figure: said beside the table."""
 
+CHANCE = 0.5
+"""AUC and balanced accuracy of a model that guesses."""
+
+DROPS = {"weighted_f1": "weighted F1", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
+"""Figures whose drop is limited, as people call them."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -25,6 +31,41 @@ class Limits:
     """Percentage points of weighted F1."""
     max_flips: float = 1.5
     """Percent of the cells."""
+    max_auc_drop: float = 0.5
+    """Percentage points of AUC."""
+    max_balanced_drop: float = 1.0
+    """Percentage points of balanced accuracy, which a flip moves more where one class has fewer cells."""
+    max_probability_error: float = 0.03
+    """Mean difference of the calibrated blast probability from the float model's, 0..1."""
+    allow_worthless: bool = False
+    """Whether a model may call one class only, or be no better than chance."""
+
+    @property
+    def drops(self) -> dict[str, float]:
+        """Percentage points by figure, as in DROPS."""
+        return {"weighted_f1": self.max_drop, "auc": self.max_auc_drop, "balanced_accuracy": self.max_balanced_drop}
+
+    @property
+    def wider(self) -> str | None:
+        """A sentence on the limits that are above the usual ones; None where none is."""
+        usual = Limits()
+        found = [
+            _LIMIT_WORDS[name].format(ours, theirs)
+            for name in (field.name for field in fields(self) if field.name in _LIMIT_WORDS)
+            if (ours := getattr(self, name)) > (theirs := getattr(usual, name))
+        ]
+        if not found:
+            return None
+        return f"The gate was set wider than usual: an artifact might lose {', '.join(found)}."
+
+
+_LIMIT_WORDS = {
+    "max_drop": "{:g} points of weighted F1 (usual: {:g})",
+    "max_flips": "the class of {:g} % of the cells (usual: {:g} %)",
+    "max_auc_drop": "{:g} points of AUC (usual: {:g})",
+    "max_balanced_drop": "{:g} points of balanced accuracy (usual: {:g})",
+    "max_probability_error": "{:g} of the probability on average (usual: {:g})",
+}
 
 
 @dataclass(frozen=True)
@@ -41,6 +82,40 @@ class Judged:
         return cls(measured.kind, measured.agreement, measured.golden.max_probability_difference)
 
 
+def worthless(validation: Evaluation) -> str | None:
+    """Why a float model with these figures on validation is of no use; None for one that is.
+
+    It is no better than chance where the 95 % interval over people of its AUC or its balanced accuracy reaches 0.5.
+    """
+    if (label := validation.never_called) is not None:
+        return f"it calls no cell {label}"
+    for name in ("auc", "balanced_accuracy"):
+        value = getattr(validation, name)
+        if value is None:
+            continue
+        low, high = validation.ci95.get(name, (value, value))
+        if low <= CHANCE:
+            return f"its {DROPS[name]} is {value:.3f} [{low:.3f}, {high:.3f}], which may be chance (0.5)"
+    return None
+
+
+def admit(validation: Evaluation, limits: Limits) -> str | None:
+    """A caveat on a float model that is worth nothing and converted all the same; None on one that is worth it.
+
+    Raises BloodedgeError for a worthless one that the limits do not allow.
+    """
+    why = worthless(validation)
+    if why is None:
+        return None
+    where = f"On its {validation.cells} validation cells of {validation.subjects} subjects {why}"
+    if not limits.allow_worthless:
+        raise BloodedgeError(
+            f"No bundle was written, for the float model is worth nothing. {where}. Train it for longer, with another "
+            "recipe or on more people; --allow-worthless converts it all the same and says so on the model card."
+        )
+    return f"This model is worth nothing and was converted by --allow-worthless. {where}."
+
+
 def complaint(judged: Judged, limits: Limits) -> str | None:
     """What is over which limit, with the figures; None when the artifact passes."""
     kind, agreement = judged.kind, judged.agreement
@@ -49,9 +124,15 @@ def complaint(judged: Judged, limits: Limits) -> str | None:
     tolerance = FLOAT_TOLERANCE.get(kind.precision)
     if tolerance is not None and difference > tolerance:
         faults.append(f"moved a probability by {difference:.2g} (limit {tolerance:g})")
-    drop = agreement.drop["weighted_f1"]
-    if drop > limits.max_drop:
-        faults.append(f"lost {drop:.2f} points of weighted F1 (limit {limits.max_drop:g})")
+    if agreement.never_called is not None and not limits.allow_worthless:
+        faults.append(f"calls no cell {agreement.never_called}")
+    for name, limit in limits.drops.items():
+        drop = agreement.drop.get(name, 0.0)
+        if drop > limit:
+            faults.append(f"lost {drop:.2f} points of {DROPS[name]} (limit {limit:g})")
+    error = agreement.mean_probability_difference
+    if error is not None and error > limits.max_probability_error:
+        faults.append(f"moved the probabilities by {error:.3f} on average (limit {limits.max_probability_error:g})")
     flips = 100 * agreement.flip_rate
     if flips > limits.max_flips:
         counted = f"{agreement.flips} of {agreement.cells} cells"
@@ -65,7 +146,8 @@ def enforce(judged: list[Judged], limits: Limits, where: Callable[[], str]) -> N
     if faults:
         raise BloodedgeError(
             f"No bundle was written: against the float model, on held-out cells, {'; '.join(faults)}. {where()}"
-            "Calibrate on more cells (--calibration-cells), train another model, or raise --max-drop or --max-flips."
+            "Calibrate on more cells (--calibration-cells), train another model, or raise the limit that was passed "
+            "(--max-drop, --max-auc-drop, --max-balanced-drop, --max-probability-error, --max-flips)."
         )
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from bloodedge_convert.judge.checks import check, check_answers, ports
 ROUNDS = 2
 """Turns of each artifact when its latency is taken; in each, bloodedge.bench times 60 calls."""
 TEST_PART = "the test part of the run's data"
+PAIRED_ROUNDS = 6
+"""Of an int8 artifact and the float32 one that it has to beat. The ratios of six pairs hold the median ratio between
+the smallest and the largest in 31 of 32 cases (sign test), whatever else the machine does."""
 BLOCK = 32
 """Cells predicted between two progress reports."""
 
@@ -135,6 +139,12 @@ class Judge:
         )[:, 1]
         return self.filmed.rates(blast, self.domain, self.record.thresholds, TEST_PART)
 
+    def float_model(self, sample: Sample) -> Evaluation:
+        """The float model's figures on some cells."""
+        blast = calibrated(sample.reference, self.record.temperature)[:, 1]
+        leaky, threshold = self.record.split.leaky, self.record.thresholds.blast
+        return score(sample.labels, blast, sample.subjects, threshold=threshold, leaky=leaky)
+
     def try_on(self, kind: Kind, sample: Sample) -> tuple[Agreement, float]:
         """An artifact against the float model on other cells; and the mean distance of their blast probabilities."""
         reference, blast = self._blast(kind, self.load(kind), sample)
@@ -158,10 +168,33 @@ class Judge:
         return np.concatenate(parts)
 
 
-def latencies(bundle: Path, kinds: list[Kind], threads: int, report: Report) -> dict[str, LatencyMs]:
-    """Latency of one cell for each artifact of ``bundle``, by its kind's name: in turns, each in a fresh process."""
-    times: dict[str, list[float]] = {str(kind): [] for kind in kinds}
-    for done, kind in enumerate(in_turns(kinds, ROUNDS), 1):
-        times[str(kind)] += run_turn(bundle, kind.engine, kind.precision, threads).times_ms
-        report("Latency of one cell", done, ROUNDS * len(kinds))
-    return {name: percentiles(own) for name, own in times.items()}
+@dataclass(frozen=True)
+class Timed:
+    """Latencies of one cell, in milliseconds, by round."""
+
+    rounds: list[list[float]]
+
+    @property
+    def latency(self) -> LatencyMs:
+        """Over all rounds."""
+        return percentiles([time for times in self.rounds for time in times])
+
+    def speed_up(self, other: "Timed") -> tuple[float, float, float]:
+        """(median, smallest, largest) over the rounds of how many times as fast as ``other`` this is."""
+        pairs = zip(self.rounds, other.rounds, strict=False)
+        ratios = [median(theirs) / median(ours) for ours, theirs in pairs]
+        return median(ratios), min(ratios), max(ratios)
+
+
+def latencies(bundle: Path, kinds: list[Kind], paired: list[Kind], threads: int, report: Report) -> dict[str, Timed]:
+    """Latency of one cell for each artifact of ``bundle``, by its kind's name: in turns, each in a fresh process.
+
+    paired: those of ``kinds`` that take PAIRED_ROUNDS turns, the others take ROUNDS.
+    """
+    later = [kind for kind in kinds if kind in paired]
+    turns = [*in_turns(kinds, ROUNDS), *in_turns(later, PAIRED_ROUNDS - ROUNDS)]
+    rounds: dict[str, list[list[float]]] = {str(kind): [] for kind in kinds}
+    for done, kind in enumerate(turns, 1):
+        rounds[str(kind)].append(run_turn(bundle, kind.engine, kind.precision, threads).times_ms)
+        report("Latency of one cell", done, len(turns))
+    return {name: Timed(own) for name, own in rounds.items()}

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.config import Strict
+from bloodedge.decision import is_fault
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
 from bloodedge_convert.job import Report
 from bloodedge_convert.litert.bias import BIASED, correct_biases, spread
@@ -92,14 +93,13 @@ def _distance_from(calibrated: bytes, plain: bytes, images: Images, trial: Image
     images = spread(images)
     images = images[:: max(1, len(images) // BIAS_IMAGES)][:BIAS_IMAGES]
 
-    def blast(model: bytes) -> NDArray[np.float32]:
-        return LiteRTEngine(model, THREADS).predict(trial)[:, 1]
-
-    reference = blast(plain)
+    reference = LiteRTEngine(plain, THREADS).predict(trial)
 
     def distance(float_outputs: Collection[str]) -> float:
         int8 = correct_biases(plain, quantise(calibrated, float_outputs), images, lambda *_: None)
-        return float(np.abs(blast(int8) - reference).mean())
+        outputs = LiteRTEngine(int8, THREADS).predict(trial)
+        apart = np.where(is_fault(outputs), 1.0, np.abs(outputs - reference)[:, 1])
+        return float(apart.mean())
 
     return distance
 

@@ -48,8 +48,8 @@ class ConversionReport(Strict):
     """Of LiteRT int8, in the order in which they are computed."""
     operators: dict[EngineName, list[OperatorTime]]
     """Time by operator of the int8 network, for engines that tell it."""
-    note: str | None
-    """A caveat about the held-out part, where it is small."""
+    notes: list[str]
+    """Sentences that stand above the figures."""
 
 
 def examine(
@@ -62,7 +62,7 @@ def examine(
     attempts: list[Attempt],
     images: NDArray[np.uint8],
     threads: int,
-    note: str | None,
+    notes: list[str],
 ) -> ConversionReport:
     """Look into the artifacts that lie in ``folder``, all of them judged; images: network inputs uint8 (N, H, W, 3).
 
@@ -84,5 +84,5 @@ def examine(
         mixed=Mixed.model_validate_json(mixed.read_bytes()) if (mixed := work / MIXED).is_file() else None,
         layers=layers,
         operators={"openvino": times} if (times := by_operator(folder, images[0], threads)) else {},
-        note=note,
+        notes=notes,
     )

@@ -5,7 +5,7 @@ from markupsafe import Markup
 from bloodedge.manifest import Agreement, Artifact
 from bloodedge.report import milliseconds, render
 from bloodedge.report.charts import Axis, axis_labels, bar_strip, interval_strip
-from bloodedge_convert.card import figure
+from bloodedge_convert.card import figure, lost
 from bloodedge_convert.ladder import TOLD, Attempt
 from bloodedge_convert.litert.noise import LayerNoise
 from bloodedge_convert.report import ConversionReport, Verdict
@@ -58,7 +58,7 @@ def _tiles(report: ConversionReport) -> list[tuple[str, str, str]]:
         tiles.append((f"{name} loses", f"{agreement.drop['weighted_f1']:.2f} points", note))
         if (gain := speed_up(artifact, report.verdicts)) is not None and artifact.evaluation.latency_ms is not None:
             p50 = milliseconds(artifact.evaluation.latency_ms.p50)
-            tiles.append((f"{name} is faster", f"{gain:.2f}x", f"than float32; {p50} ms a cell"))
+            tiles.append((f"{name}, speed", f"{gain:.2f}x", f"of float32's; {p50} ms a cell"))
     return tiles
 
 
@@ -77,20 +77,28 @@ def _row(verdict: Verdict, verdicts: list[Verdict]) -> tuple[str, ...]:
     """The artifact's figures in words, and why it was left out."""
     artifact, latency = verdict.artifact, verdict.artifact.evaluation.latency_ms
     agreement, gain = artifact.agreement, speed_up(artifact, verdicts)
-    low, high = agreement.drop_ci95.get("weighted_f1", (None, None))
-    spread = "" if low is None or high is None else f" [{low:+.2f}, {high:+.2f}]"
+    mean = agreement.mean_probability_difference
     return (
         _name(artifact),
         verdict.left_out or "",
         figure(artifact.evaluation, "weighted_f1"),
-        f"{agreement.drop['weighted_f1']:+.2f}{spread}",
+        _drop(agreement, "weighted_f1"),
+        figure(artifact.evaluation, "auc"),
+        _drop(agreement, "auc"),
+        _drop(agreement, "balanced_accuracy"),
         _flips(agreement),
+        DASH if mean is None else f"{mean:.2g}",
         f"{agreement.max_probability_difference:.1g}",
         f"{artifact.size_bytes / 1e6:.2f}",
         DASH if latency is None else milliseconds(latency.p50),
         DASH if latency is None else milliseconds(latency.p95),
         DASH if gain is None else f"{gain:.2f}x",
     )
+
+
+def _drop(agreement: Agreement, name: str) -> str:
+    limits = agreement.drop_ci95.get(name)
+    return lost(agreement, name) + ("" if limits is None else f" [{limits[0]:+.2f}, {limits[1]:+.2f}]")
 
 
 def _attempt(attempt: Attempt) -> tuple[str, ...]:
@@ -102,7 +110,7 @@ def _attempt(attempt: Attempt) -> tuple[str, ...]:
         f"{attempt.distance:.4f}",
         _flips(attempt.trial),
         DASH if looked is None else _flips(looked),
-        DASH if looked is None else f"{looked.drop['weighted_f1']:+.2f}",
+        *(DASH if looked is None else lost(looked, name) for name in ("weighted_f1", "auc")),
         "over a limit" if attempt.complaint else "taken",
     )
 

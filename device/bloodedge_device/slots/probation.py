@@ -4,6 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from bloodedge.decision import Reason
 from bloodedge.metrics import wilson
 from bloodedge_device.histogram import LatencyHistogram
 from bloodedge_device.settings.sections import UpdateSettings
@@ -16,6 +17,8 @@ ENOUGH_CELLS = 100
 """Of the bundle before, for its figures to count."""
 MORE_UNCERTAIN = 0.2
 """A share of uncertain cells that is higher by so much, beyond chance, is a failure."""
+MOST_FAULTS = 5
+"""Of the latest cells, in a row or not."""
 SLOWER = 2.0
 """A median latency that is so many times as long is a failure."""
 
@@ -30,6 +33,8 @@ class Figures:
     """Of these, those that were given no class."""
     latency_ms: float | None = None
     """Median per cell."""
+    faults: int = 0
+    """Cells that the network gave no probability for."""
 
     @property
     def share(self) -> float:
@@ -63,11 +68,13 @@ def _figures(database: sqlite3.Connection, which: str, values: tuple[int | str, 
     ).fetchall()
     numbers = [int(row[0]) for row in slides]
     marks = ", ".join("?" * len(numbers))
-    cells, uncertain = database.execute(
-        f"SELECT count(*), coalesce(sum(label = 'uncertain'), 0) FROM (SELECT label FROM cells"  # noqa: S608
-        f" JOIN frames ON frames.id = cells.frame WHERE frames.slide IN ({marks}) AND blast_probability IS NOT NULL"
+    cells, uncertain, faults = database.execute(
+        "SELECT count(blast_probability), count(CASE WHEN label = 'uncertain' THEN blast_probability END),"  # noqa: S608
+        " count(*) - count(blast_probability) FROM (SELECT label, blast_probability FROM cells"
+        f" JOIN frames ON frames.id = cells.frame WHERE frames.slide IN ({marks})"
+        " AND (blast_probability IS NOT NULL OR cells.reason = ?)"
         f" AND repeated = 0 ORDER BY cells.id DESC LIMIT {LATEST_CELLS})",
-        numbers,
+        (*numbers, Reason.MODEL_FAULT),
     ).fetchone()
     stored = database.execute(
         f"SELECT histogram FROM latency WHERE stage = 'inference' AND slide IN ({marks})",  # noqa: S608
@@ -76,7 +83,8 @@ def _figures(database: sqlite3.Connection, which: str, values: tuple[int | str, 
     latency = LatencyHistogram()
     for (text,) in stored:
         latency = latency.plus(LatencyHistogram.from_json(text))
-    return Figures(int(cells), int(uncertain), latency.percentile(50) if latency.count else None)
+    median = latency.percentile(50) if latency.count else None
+    return Figures(int(cells), int(uncertain), median, int(faults))
 
 
 def _one(database: sqlite3.Connection, query: str) -> int:
@@ -85,6 +93,8 @@ def _one(database: sqlite3.Connection, query: str) -> int:
 
 def why_failed(update: UpdateSettings, now: Figures, before: Figures) -> str:
     """What is worse than it may be, in words; empty where nothing is, or too few cells were seen to tell."""
+    if now.faults >= MOST_FAULTS:
+        return f"its network gave no probability for {now.faults} of {now.cells + now.faults} cells"
     if now.cells < max(1, update.probation_cells):
         return ""
     return _too_slow(update, now, before) or _too_uncertain(now, before)

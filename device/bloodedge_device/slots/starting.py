@@ -16,9 +16,9 @@ from bloodedge_device.slots.switching import (
     count_start,
     fall_back,
     forget_starts,
+    has_good_alternative,
     note_kept,
     take_back_start,
-    why_refused,
 )
 
 log = logging.getLogger("bloodedge.device")
@@ -93,10 +93,8 @@ def _look_back(settings: DeviceSettings, slot: Slot) -> None:
     """Raise BloodedgeError for a good bundle that has come to crash, where another has proven good."""
     if slot.starts < MOST_STARTS_IN_A_ROW:
         return
-    record = read_record(settings.state)
-    other = record.slots.get(record.idle)
     why = f"{slot.starts} starts with it in a row ended within a minute"
-    if other is not None and other.state == "good" and not why_refused(settings, record.idle, other):
+    if has_good_alternative(settings, read_record(settings.state)):
         raise BloodedgeError(why)
     if slot.starts == MOST_STARTS_IN_A_ROW:  # once, not at each start
         log.warning("%s goes on: %s, but no other bundle has proven good here.", slot.title, why)

@@ -167,6 +167,12 @@ def why_refused(settings: DeviceSettings, name: SlotName, slot: Slot) -> str:
     return ""
 
 
+def has_good_alternative(settings: DeviceSettings, record: Record) -> bool:
+    """Whether the idle slot's bundle has proven good here and may be run."""
+    other = record.slots.get(record.idle)
+    return other is not None and other.state == "good" and not why_refused(settings, record.idle, other)
+
+
 def _vetted(settings: DeviceSettings, record: Record, target: SlotName) -> tuple[Record, SlotName | None]:
     """(the record, the slot to go back to); None for one that is not to be run now, failed if it never is again."""
     try:

@@ -19,7 +19,9 @@ from bloodedge_device.slots.starting import give_way, load_counted, sentence_of,
 from bloodedge_device.slots.switching import (
     MOST_STARTS_IN_A_ROW,
     forget_starts,
+    has_good_alternative,
     keep_health,
+    note_kept,
     promote,
 )
 from bloodedge_device.store import open_for_reading
@@ -54,6 +56,7 @@ class SlotWatch:
         self._on_probation = ""
         self._healthy_s = self._unharmed_s = 0.0
         self._unharmed = ""
+        self._kept = ""
 
     def look(self) -> None:
         """Take over what is to run now; on probation, judge what runs."""
@@ -66,7 +69,8 @@ class SlotWatch:
         if self._daemon.settings.bundle is None:
             self._take_over(record)
             self._end_the_row(record, passed_s)
-            self._watch(record, passed_s)
+            if not self._gave_way_at_fault(record):
+                self._watch(record, passed_s)
             self._tell(read_record(self._daemon.state))
 
     def heed_revocation(self) -> None:
@@ -151,7 +155,7 @@ class SlotWatch:
         if slot.sha256 != self._unharmed:
             self._unharmed, self._unharmed_s = slot.sha256, 0.0
         waits = self._level("camera") is not Level.OK
-        counts = waits or (slot.state == "good" and not self._is_at_fault())
+        counts = waits or (slot.state == "good" and not self._is_at_fault() and not daemon.faults.in_a_row)
         self._unharmed_s = self._unharmed_s + passed_s if counts else 0.0
         if slot.starts and self._unharmed_s >= UNHARMED_S:
             forget_starts(daemon.state)
@@ -179,6 +183,20 @@ class SlotWatch:
         if self._looked_s - self._judged_s >= min(JUDGED_EVERY_S, daemon.settings.update.probation_minutes * 60):
             self._judged_s = self._looked_s
             self._judge(slot.model_copy(update={"healthy_s": self._healthy_s}))
+
+    def _gave_way_at_fault(self, record: Record) -> bool:
+        """Whether a network that gives no probabilities gave way, as one that crashes does; see starting."""
+        daemon, slot = self._daemon, record.running
+        if slot is None or slot.sha256 != daemon.loaded.sha256 or not daemon.faults.at_fault:
+            return False
+        why = f"its network gave no probability for {daemon.faults.in_a_row} cells in a row"
+        if slot.state == "on probation" or has_good_alternative(daemon.settings, record):
+            give_way(daemon.settings, slot, why)
+            return True
+        if slot.sha256 != self._kept:
+            self._kept = slot.sha256
+            note_kept(daemon.state, f"{why}, and no other bundle has proven good here")
+        return False
 
     def _is_at_fault(self) -> bool:
         """Whether a frame that the camera gave is not done with, and nothing but the network holds it up."""

@@ -94,7 +94,7 @@ class CellRow(BaseModel):
     box: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels of the frame")
     label: str = Field(description="blast, normal or uncertain")
     blast_probability: float | None = Field(description="Calibrated, 0..1; null when the cell was not classified")
-    reason: str | None = Field(description="Why it is uncertain")
+    reason: str | None = Field(description="Why it is uncertain; model_fault: the network gave no probability")
     area_um2: float
     repeated: bool = Field(description="Another row shows the same cell, and it counts there")
     review: str | None = Field(description="What a person said of it last")

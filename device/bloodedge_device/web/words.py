@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bloodedge.decision import Reason
 from bloodedge.report import count, percent
 from bloodedge_device.status import FrameStatus, SlideStatus
 
@@ -36,6 +37,8 @@ def verdict(frame: FrameStatus) -> tuple[bool, str]:
     if frame.reason is not None:
         return frame.reason == "no_cell", FRAME_REASONS.get(frame.reason, frame.reason.replace("_", " "))
     number = len(frame.cells)
+    if faults := sum(cell.reason == Reason.MODEL_FAULT for cell in frame.cells):
+        return False, f"The network gave no probability for {faults} of {number} white cells: install another bundle."
     return True, f"Sharp, {number} white {'cell' if number == 1 else 'cells'}."
 
 

@@ -170,11 +170,19 @@ def read_predictions(path: Path, part: str) -> list[Prediction]:
                 Prediction(
                     row["subject"] or row["cell"],
                     int(row["label"]),
-                    float(row["blast"]),
-                    float(row["blast_uncalibrated"]),
+                    _probability(row["blast"]),
+                    _probability(row["blast_uncalibrated"]),
                 )
                 for row in csv.DictReader(lines)
                 if row["part"] == part
             ]
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path} is damaged ({error}); remove it or train again.") from error
+
+
+def _probability(text: str) -> float:
+    """A number from 0 to 1; ValueError for any other, NaN among them."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{text} is no probability")
+    return value
