@@ -12,7 +12,7 @@ import click
 from bloodedge import RESEARCH_USE
 from bloodedge.errors import BloodedgeError, UsageError
 
-SUBJECTS, CELLS_PER_SUBJECT, FRAMES = 24, 50, 60
+SUBJECTS, CELLS_PER_SUBJECT, FRAMES = 40, 50, 60
 
 
 @click.command()
@@ -54,7 +54,7 @@ def run_demo(out: Path) -> None:
 
 
 GATE = ("--max-drop", "3", "--max-balanced-drop", "3", "--max-auc-drop", "2", "--max-flips", "5")
-"""Wider than convert's defaults: a net this small, minutes old, leaves more of its 300 held-out cells near the line."""
+"""Wider than convert's defaults: a net this small, minutes old, leaves more of its 600 held-out cells near the line."""
 WIDER_GATE = (
     "The gate is set wider here than usual, because a network this small, fitted for minutes, leaves many of its cells"
     " near the decision line: int8 may lose 3 points of weighted F1 or balanced accuracy and 2 of AUC, and change the"

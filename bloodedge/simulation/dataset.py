@@ -1,12 +1,13 @@
 """Rendered single cells: a data set in C-NMC's layout, and the golden inputs of a bundle."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, Progress
+from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, Progress, in_threads
 from bloodedge.decision import LABELS
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import folder_beside
@@ -72,26 +73,26 @@ def write_dataset(
     Each subject has its own SubjectStyle; the folds hold whole subjects. ``progress(done, total)`` is called after each
     cell. The folder appears whole or not at all, and replaces an earlier one.
     """
-    with folder_beside(folder) as partial:
-        (partial / RENDERED_MARK).write_text(_MARKER_TEXT)
+    with folder_beside(folder) as unfinished:
+        (unfinished / RENDERED_MARK).write_text(_MARKER_TEXT)
+        drawings = []
         for subject in range(subjects):
             number, label, word = subject // 2 + 1, LABELS[subject % 2], CLASS_NAMES[subject % 2]
             name = str(number) if label == "blast" else f"H{number}"
-            place = partial / f"fold_{(number - 1) % _FOLDS}" / word
+            place = unfinished / f"fold_{(number - 1) % _FOLDS}" / word
             place.mkdir(parents=True, exist_ok=True)
-            for index, cell in enumerate(_cells_of_subject(label, cells_per_subject, [_DATASET, seed, subject])):
+            for index, draw in enumerate(_cells_of_subject(label, cells_per_subject, [_DATASET, seed, subject])):
                 image, in_image = divmod(index, _CELLS_PER_IMAGE)
-                _write_png(place / f"UID_{name}_{image + 1}_{in_image + 1}_{word}.png", cell.bgr)
-                if progress is not None:
-                    progress(subject * cells_per_subject + index + 1, subjects * cells_per_subject)
+                drawings.append((place / f"UID_{name}_{image + 1}_{in_image + 1}_{word}.png", draw))
+        in_threads(lambda drawing: _write_png(drawing[0], drawing[1]().bgr), drawings, progress)
 
 
-def _cells_of_subject(label: str, count: int, seed: list[int]) -> Iterator[Cell]:
-    """``count`` cells in one style."""
+def _cells_of_subject(label: str, count: int, seed: list[int]) -> Iterator[Callable[[], Cell]]:
+    """What draws each of ``count`` cells in one style."""
     style_seed, *cell_seeds = np.random.default_rng(seed).integers(2**62, size=count + 1).tolist()
     style = SubjectStyle.of(style_seed)
     for cell_seed in cell_seeds:
-        yield render_cell(label, cell_seed, style)
+        yield partial(render_cell, label, cell_seed, style)
 
 
 def _write_png(path: Path, bgr: Image) -> None:
@@ -104,5 +105,5 @@ def golden_inputs(spec: ImagingSpec, count: int = 32, seed: int = 0) -> Image:
 
     Normal cells and blasts take turns, and each is of a subject of its own that is in no rendered data set.
     """
-    cells = (next(_cells_of_subject(LABELS[index % 2], 1, [_GOLDEN, seed, index])) for index in range(count))
+    cells = (next(_cells_of_subject(LABELS[index % 2], 1, [_GOLDEN, seed, index]))() for index in range(count))
     return np.stack([network_input(cell, spec) for cell in cells])

@@ -14,8 +14,8 @@ from bloodedge.cli import main
 from bloodedge.dataset import inputs, read_dataset
 from bloodedge.engine import load_artifact
 from bloodedge.errors import BloodedgeError
-from bloodedge.fitted import read_fitted_of_bundle
 from bloodedge.evaluate import score
+from bloodedge.fitted import read_fitted_of_bundle
 from bloodedge.golden import check_golden
 from bloodedge.manifest import read_metrics, read_run, write_record
 from bloodedge.split import recall
