@@ -58,6 +58,7 @@ def run_command(
     """Find and classify white cells in the camera's frames and store the results, until told to stop."""
     import sys
 
+    from bloodedge.errors import BloodedgeError
     from bloodedge_device.daemon import run_device
     from bloodedge_device.host import process_began_s
     from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings, with_options
@@ -69,9 +70,12 @@ def run_command(
 
     configure_logging(sys.stderr)
     settings = read()
-    statistics = run_device(settings, frames, process_began_s(), read)
-    click.echo(statistics.sentence())
-    click.echo(f"Report: bloodedge device report --state {settings.state}")
+    summary = run_device(settings, frames, process_began_s(), read)
+    click.echo("\n".join(summary.lines(settings.state)))
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    if summary.read_nothing:
+        raise BloodedgeError(f"None of the frames could be read: {summary.problem}")
 
 
 @device.command("config")

@@ -32,9 +32,10 @@ from bloodedge_device.slots.starting import load_counted, started
 from bloodedge_device.specimen.inwork import SlideInWork
 from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS
 from bloodedge_device.specimen.sightings import SlideCells
-from bloodedge_device.specimen.statistics import SlideStatistics, Totals, read_statistics
+from bloodedge_device.specimen.statistics import Totals
 from bloodedge_device.status import Status
 from bloodedge_device.store import Store, open_for_reading
+from bloodedge_device.summary import RunSummary, read_summary
 from bloodedge_device.supervise.notify import Notifier
 from bloodedge_device.supervise.signals import Signals, signals_heard
 from bloodedge_device.supervise.thermal import Pace
@@ -70,12 +71,11 @@ def run_device(
     frames: int | None = None,
     began_s: float | None = None,
     reread: Callable[[], DeviceSettings] | None = None,
-) -> SlideStatistics:
+) -> RunSummary:
     """Run until the camera ends, ``frames`` frames were processed, or SIGTERM or SIGINT comes; gives the counts.
 
-    They are those of the slide that was in work last. began_s: when the process began, on the monotonic clock
-    (default: now). reread: gives the settings anew after a SIGHUP. Raises KeyboardInterrupt after a SIGINT, once the
-    frame in hand is stored.
+    began_s: when the process began, on the monotonic clock (default: now). reread: gives the settings anew after a
+    SIGHUP. After a SIGINT the current frame is still stored.
     """
     began_s = monotonic() if began_s is None else began_s
     keep_freed_memory()
@@ -90,12 +90,9 @@ def run_device(
                     daemon = Daemon(settings, loaded, camera, store, health, began_s)
                     with closing(daemon):
                         daemon.run(signals, frames, reread or (lambda: settings))
-                    slide = daemon.last_slide
+                    first, ending = daemon.first_slide, daemon.camera.ending
         with open_for_reading(settings.state) as database:
-            statistics = read_statistics(database, slide)
-    if signals.interrupted:
-        raise KeyboardInterrupt
-    return statistics
+            return read_summary(database, first, ending, interrupted=signals.interrupted)
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Daemon:
         self.started = datetime.now(UTC) - timedelta(seconds=monotonic() - began_s)
         self.notifier = Notifier()
         self.slide: SlideInWork | None = None
-        self.last_slide = 0
+        self.first_slide = self.last_slide = 0
         self.ready_s = 0.0
         self._began_s = began_s
         self._run = 0
@@ -276,6 +273,7 @@ class Daemon:
         before, self.slide = self.slide, slide
         if slide is not None:
             self.last_slide = slide.id
+            self.first_slide = self.first_slide or slide.id
             self._let_idle_go()
         if before is not None and self.recorder is not None:
             self._finished_stages = _together(self._finished_stages, before.times.histograms)
@@ -294,8 +292,10 @@ class Daemon:
         """
         self._begin_run()
         in_work = self.slide
+        self.first_slide = 0
         for slide in (stored,) if in_work is None or in_work is stored else (stored, in_work):
             slide.id = self.last_slide = self.store.begin_slide(self._run, slide.label)
+            self.first_slide = self.first_slide or slide.id
 
     def _finish(self) -> None:
         with self._looking:

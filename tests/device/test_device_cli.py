@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -21,6 +22,9 @@ from bloodedge.golden import GoldenResult
 from bloodedge_device import daemon, loading
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE
+
+sys.path.insert(0, str(Path(__file__).parent))
+from films import cut, film, gap, zeros
 
 FAKE_DEVICE = Path(__file__).with_name("fakes.py")
 
@@ -272,14 +276,55 @@ def test_a_database_that_was_destroyed_while_the_daemon_was_off_costs_one_warnin
     assert "not a bloodedge database" in capsys.readouterr().err
 
 
-def test_ctrl_c_stops_after_the_frame_in_hand(state: Path) -> None:
-    daemon_ = start(state)
-    wait_for_frames(state, 1)
+def test_ctrl_c_ends_with_the_summary_of_every_slide_and_the_report_s_command(tmp_path: Path) -> None:
+    state = tmp_path / "the lab's results"
+    config = written(tmp_path, '[slide]\nlabel = "before"\n')
+    daemon_ = start(state, "--config", str(config))
+    wait_for_frames(state, 3)
+    written(tmp_path, '[slide]\nlabel = "after"\n')
+    daemon_.send_signal(signal.SIGHUP)
+    wait_for_line(daemon_, "a new run has begun")
+    wait_for_frames(state, 3, "frames WHERE slide = 2")
     daemon_.send_signal(signal.SIGINT)
-    _, err = daemon_.communicate(timeout=10)
+    out, err = daemon_.communicate(timeout=10)
     assert daemon_.returncode == 130
     assert "what was finished is kept" in err
     assert "Traceback" not in err
+    whole, before, after, report = out.splitlines()
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        frames, cells = (
+            database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("frames", "cells")
+        )
+    assert whole == f"2 slides, {frames} frames, {cells} cells."
+    assert before.startswith("Slide 1 (before): ")
+    assert after.startswith("Slide 2 (after): ")
+    assert shlex.split(report) == ["Report:", "bloodedge", "device", "report", "--state", str(state)]
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_damaged_film_is_looked_at_to_its_end_which_says_how_much_came(
+    tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = film(tmp_path / "film.avi", 12, {1: cut, 3: zeros})
+    assert run("run", "--camera", str(path), "--state", str(state)) == 0
+    out = capsys.readouterr().out
+    assert "12 frames (0 dropped, 2 rejected)" in out
+    assert "All 12 announced frames came." in out
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        rejected = database.execute("SELECT number, reason FROM frames WHERE detail IS NOT NULL").fetchall()
+    assert rejected == [(1, "bad_frame"), (3, "bad_frame")]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert run("run", "--camera", str(path), "--state", str(state)) == 0
+    assert "of the 12 announced frames came" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_film_of_which_no_frame_can_be_read_is_a_failure(
+    tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = film(tmp_path / "film.avi", 3, dict.fromkeys(range(3), gap))
+    assert run("run", "--camera", str(path), "--state", str(state)) == 1
+    assert "None of the frames could be read: frame 0 is damaged" in capsys.readouterr().err
 
 
 def test_kill_9_loses_no_acknowledged_frame_and_the_next_start_goes_on(state: Path, frames: Path) -> None:

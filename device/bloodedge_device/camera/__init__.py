@@ -62,6 +62,8 @@ class Camera(Protocol):
     """What reports call it."""
     live: bool
     """Whether frames are lost when nobody takes them in time."""
+    ending: str
+    """What is to be said of a source that has ended; empty where nothing is."""
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """Frames in the order of capture, until the source ends or ``stop`` is set."""

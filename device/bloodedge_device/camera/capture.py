@@ -60,7 +60,7 @@ def main() -> None:
         if settings.is_hardware and not stop.is_set():
             sender.fail(f"{camera.name} ended; check that it is on.")
         else:
-            sender.send({"kind": "ended"})
+            sender.send({"kind": "ended", "ending": camera.ending})
     except BloodedgeError as error:
         sender.fail(str(error), usage=isinstance(error, UsageError))
     except Exception as error:  # whatever a driver raises is told, and the daemon tries again

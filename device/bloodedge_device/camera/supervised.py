@@ -42,7 +42,7 @@ class SupervisedCamera:
 
     def __init__(self, settings: CameraSettings, tell: Tell | None = None, number: int = 0) -> None:
         """Start the capture process, its first frame to be ``number``; ``wait_until_open`` says how it went."""
-        self.name, self.live = "", settings.is_hardware
+        self.name, self.live, self.ending = "", settings.is_hardware, ""
         self.restarts = 0
         self._settings, self._tell = settings, tell or (lambda _level, _sentence: None)
         self._memory_file = _shared_memory()
@@ -85,6 +85,7 @@ class SupervisedCamera:
                 self.wait_until_open(stop)
                 continue
             if taken is None:
+                self.ending = self._child.ending
                 return
             self._failures = 0
             frame = self._view(taken) if isinstance(taken, _Slotted) else taken
@@ -158,7 +159,7 @@ class _Child:
                 start_new_session=True,  # a person's Ctrl-C is for the daemon, which then ends this process
             )
         self.pid = self._process.pid
-        self.name, self.live = "", False
+        self.name, self.live, self.ending = "", False, ""
         self._wire = ours
         self._opened = self._ended = False
         self._problem: BloodedgeError | None = None
@@ -191,7 +192,7 @@ class _Child:
             case "frame":
                 self._put(message)
             case "ended":
-                self._ended = True
+                self.ending, self._ended = message["ending"], True
             case "failed":
                 kind = UsageError if message["usage"] else BloodedgeError
                 self._problem = kind(message["sentence"])
