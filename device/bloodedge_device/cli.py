@@ -44,6 +44,7 @@ for command in (
     metavar="SOURCE",
     help='"simulated", "picamera", "v4l2", /dev/videoN, or a folder of frames, a video file or a stream\'s address.',
 )
+@click.option("--watch", is_flag=True, help="Wait for new images in the folder, and take each once, without end.")
 @click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
 @click.option("--no-page", is_flag=True, help="Do not serve the page.")
@@ -51,6 +52,7 @@ def run_command(
     config: Path | None,
     bundle: Path | None,
     camera: str | None,
+    watch: bool,
     frames: int | None,
     state: Path | None,
     no_page: bool,
@@ -65,7 +67,7 @@ def run_command(
     from bloodedge_device.supervise.logs import configure_logging
 
     def read() -> DeviceSettings:
-        settings = with_options(read_settings(config, state), bundle, state, camera)
+        settings = with_options(read_settings(config, state), bundle, state, camera, watch=watch)
         return settings.model_copy(update={"web": WebSettings(enabled=False)}) if no_page else settings
 
     configure_logging(sys.stderr)

@@ -7,13 +7,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image
 from bloodedge_device.beginnings import store_run, store_slide
-from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.camera import BadFrame, Frame, SourceFile
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.finder import find_cells
 from bloodedge_device.gate import check
@@ -35,6 +36,7 @@ from bloodedge_device.specimen.sightings import SlideCells
 from bloodedge_device.specimen.statistics import Totals
 from bloodedge_device.status import Status
 from bloodedge_device.store import Store, open_for_reading
+from bloodedge_device.store.watched import read_watched
 from bloodedge_device.summary import RunSummary, read_summary
 from bloodedge_device.supervise.notify import Notifier
 from bloodedge_device.supervise.signals import Signals, signals_heard
@@ -81,7 +83,7 @@ def run_device(
     keep_freed_memory()
     with signals_heard() as signals:
         health = Health()
-        with closing(SupervisedCamera(settings.camera, partial(health.tell, "camera"))) as camera:
+        with closing(_camera(settings, health)) as camera:
             keep_to_cores(settings.cores)
             with started(settings) as loaded:
                 if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
@@ -230,6 +232,8 @@ class Daemon:
             self.slide.tally.add(result)
             self.totals.add(result)
             self.recorder.put(self.slide, result)
+            if (file := frame.capture.file) is not None:
+                self.camera.done[file.path] = file
         self._show(frame, result)
 
     def _show(self, frame: Frame | BadFrame, result: FrameResult) -> None:
@@ -440,7 +444,7 @@ class Daemon:
         self._renew_camera = False
         self._earlier_restarts += self.camera.restarts
         self.camera.close()
-        self.camera = SupervisedCamera(self.settings.camera, partial(self.health.tell, "camera"), number)
+        self.camera = _camera(self.settings, self.health, number, self.camera.done)
 
     @property
     def stages(self) -> dict[str, LatencyHistogram]:
@@ -471,7 +475,9 @@ class Daemon:
         label = _clean(label)
         with self._between_frames():
             number = self._begin_slide(label, actor)
-            if self.settings.camera.kind in {"v4l2", "picamera"}:  # light is measured when a slide begins, then held
+            camera = self.settings.camera
+            # Light is measured when a slide begins, then held; files that were shown between slides come again.
+            if camera.kind in {"v4l2", "picamera"} or camera.watch:
                 self._renew_camera = True
                 self._interrupt.set()
         log.info("Slide %d began.", number)
@@ -514,6 +520,15 @@ class Daemon:
     def note(self, actor: str, action: str, detail: dict[str, object]) -> None:
         """See Desk."""
         self.store.note(actor, action, detail)
+
+
+def _camera(
+    settings: DeviceSettings, health: Health, number: int = 0, done: Mapping[str, SourceFile] | None = None
+) -> SupervisedCamera:
+    """The settings' camera; done: a watched folder's files that were taken since the start."""
+    folder = settings.camera.source if settings.camera.watch else None
+    stored = {} if folder is None else read_watched(settings.state, Path(folder))
+    return SupervisedCamera(settings.camera, partial(health.tell, "camera"), number, {**stored, **(done or {})})
 
 
 def _together(

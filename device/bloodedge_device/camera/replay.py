@@ -3,7 +3,7 @@
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from time import monotonic
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
-from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace
+from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings, is_stream
 
@@ -35,15 +35,22 @@ OPEN_WITHIN_MS = 10_000
 """For a stream to answer."""
 
 
-def open_replay(settings: CameraSettings, begin: int = 0) -> Camera:
+def open_replay(settings: CameraSettings, begin: int = 0, done: Iterable[SourceFile] = ()) -> Camera:
     """The replay camera for ``settings.source``, from frame number ``begin``.
 
-    Raises UsageError when there is nothing to replay, BloodedgeError when a stream does not answer.
+    done: a watched folder's files that were taken before. Raises UsageError when there is nothing to replay,
+    BloodedgeError when a stream does not answer.
     """
     source = settings.source or ""
     if is_stream(source):
         return VideoCamera(settings, source, live=True)
     path = Path(source)
+    if settings.watch:
+        from bloodedge_device.camera.watch import WatchCamera
+
+        if not path.is_dir():
+            raise UsageError(f"{path} is not a folder; give the folder that images are written into, or make it first.")
+        return WatchCamera(settings, path, begin, done)
     if path.is_dir():
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         if not images:

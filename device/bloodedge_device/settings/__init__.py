@@ -26,6 +26,8 @@ from bloodedge_device.settings.sections import (
     UpdateSettings,
     WatchSettings,
     WebSettings,
+    fault_in_address,
+    fault_in_watching,
     is_stream,
 )
 from bloodedge_device.slots.record import read_record, slot_file
@@ -271,17 +273,24 @@ def _source_beside(folder: Path, camera: CameraSettings) -> str | None:
 
 
 def with_options(
-    settings: DeviceSettings, bundle: Path | None, state: Path | None, camera: str | None
+    settings: DeviceSettings, bundle: Path | None, state: Path | None, camera: str | None, *, watch: bool = False
 ) -> DeviceSettings:
-    """The settings with what was given on the command line in place of what the file says."""
+    """The settings with what was given on the command line in place of what the file says.
+
+    Raises UsageError for a camera that cannot work.
+    """
     update: dict[str, object] = {}
     if bundle is not None:
         update["bundle"] = bundle
     if state is not None:
         update["state"] = state
-    if camera is not None:
-        chosen = camera_named(camera)
-        update["camera"] = settings.camera.model_copy(update=chosen)
+    if camera is not None or watch:
+        named = {} if camera is None else {**camera_named(camera), "watch": False}
+        chosen = settings.camera.model_copy(update={**named, **({"watch": True} if watch else {})})
+        fault = fault_in_watching(chosen) if watch else fault_in_address(chosen.source or "")
+        if fault is not None:
+            raise UsageError(f"{fault[0].upper()}{fault[1:]}.")
+        update["camera"] = chosen
     return settings.model_copy(update=update)
 
 

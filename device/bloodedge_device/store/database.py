@@ -9,7 +9,7 @@ from time import time_ns
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import file_mode
-from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, SCHEMA_VERSION
+from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, READABLE_SINCE, SCHEMA_VERSION
 
 DATABASE = "device.sqlite"
 CROPS = "crops"
@@ -130,7 +130,7 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
         raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {state}")
     with database_errors(state, "read from"), closing(_read_only(path)) as database:
         database.row_factory = sqlite3.Row
-        if check_version(database, state) < SCHEMA_VERSION:
+        if check_version(database, state) < READABLE_SINCE:
             raise BloodedgeError(
                 f"{path} was written by an older bloodedge; start the daemon on it once, which brings it up to date."
             )
