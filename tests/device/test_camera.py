@@ -15,7 +15,7 @@ import pytest
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.camera import BadFrame, Frame, open_camera
 from bloodedge_device.camera.jpeg import decode_jpeg
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
 
 sys.path.insert(0, str(Path(__file__).parent))
 from films import cut, film, gap, zeros
@@ -204,6 +204,83 @@ def test_a_network_stream_is_live_its_damaged_frames_are_found_and_its_password_
     frames = list(islice(camera.frames(threading.Event()), 12))
     assert damaged(frames) == [0, 3, 6, 9]
     assert all(float(f.bgr.mean()) == pytest.approx(77, abs=3) for f in frames if isinstance(f, Frame))
+
+
+def served(data: bytes) -> int:
+    """The port of a server that sends ``data`` to whoever comes, and then hangs up."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with server, server.accept()[0] as connection:
+            connection.sendall(data)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "TCP"])
+def test_jpegs_over_tcp_are_a_stream(scheme: str) -> None:
+    port = served(cv2.imencode(".jpg", picture(77))[1].tobytes() * 20)
+    camera = open_camera(CameraSettings(kind="replay", source=f"{scheme}://127.0.0.1:{port}"))
+    assert camera.live
+    frames = list(camera.frames(threading.Event()))
+    assert [float(f.bgr.mean()) for f in frames if isinstance(f, Frame)] == pytest.approx([77] * 20, abs=3)
+
+
+def test_a_scheme_in_capitals_is_the_same_stream(stream: str) -> None:
+    camera = open_camera(CameraSettings(kind="replay", source=stream.replace("http", "HTTP")))
+    assert len(list(islice(camera.frames(threading.Event()), 5))) == 5
+
+
+def test_a_transport_stream_over_udp_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "film.ts"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
+    for _ in range(50):
+        writer.write(picture(77))
+    writer.release()
+    data = path.read_bytes()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ended = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not ended.is_set():
+                for at in range(0, len(data), 7 * 188):
+                    sender.sendto(data[at : at + 7 * 188], ("127.0.0.1", port))
+                    ended.wait(0.002)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        camera = open_camera(CameraSettings(kind="replay", source=f"udp://127.0.0.1:{port}"))
+        assert len(list(islice(camera.frames(threading.Event()), 5))) == 5
+    finally:
+        ended.set()
+        sending.join()
+
+
+@pytest.mark.parametrize(("scheme", "first"), [("rtsp", b"OPTIONS"), ("RTSP", b"OPTIONS"), ("rtsps", b"\x16\x03")])
+def test_rtsp_is_spoken_plainly_or_within_tls(scheme: str, first: bytes) -> None:
+    heard = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            with server.accept()[0] as connection:
+                heard.extend(connection.recv(64))
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        with pytest.raises(BloodedgeError, match="does not answer"):
+            open_camera(CameraSettings(kind="replay", source=f"{scheme}://127.0.0.1:{server.getsockname()[1]}/1"))
+        listening.join()
+    assert heard.startswith(first)  # 22, 3: a TLS handshake (RFC 8446, 5.1)
+
+
+def test_an_address_of_an_unknown_kind_is_no_path() -> None:
+    with pytest.raises(UsageError, match=r"Streams at ftp:// cannot be read; .*rtsps://"):
+        with_options(DeviceSettings(), None, None, "ftp://microscope/film.avi")
 
 
 def test_a_stream_that_does_not_answer_may_yet_be_switched_on() -> None:
