@@ -73,11 +73,12 @@ def run_device(
     frames: int | None = None,
     began_s: float | None = None,
     reread: Callable[[], DeviceSettings] | None = None,
+    show_page: Callable[[str], None] | None = None,
 ) -> RunSummary:
     """Run until the camera ends, ``frames`` frames were processed, or SIGTERM or SIGINT comes; gives the counts.
 
     began_s: when the process began, on the monotonic clock (default: now). reread: gives the settings anew after a
-    SIGHUP. After a SIGINT the current frame is still stored.
+    SIGHUP. show_page: is given the page's address once it is served. After a SIGINT the current frame is still stored.
     """
     began_s = monotonic() if began_s is None else began_s
     keep_freed_memory()
@@ -91,7 +92,7 @@ def run_device(
                 with closing(Store(settings.state, settings.store, settings.mqtt.most_waiting)) as store:
                     daemon = Daemon(settings, loaded, camera, store, health, began_s)
                     with closing(daemon):
-                        daemon.run(signals, frames, reread or (lambda: settings))
+                        daemon.run(signals, frames, reread or (lambda: settings), show_page)
                     first, ending = daemon.first_slide, daemon.camera.ending
         with open_for_reading(settings.state) as database:
             return read_summary(database, first, ending, interrupted=signals.interrupted)
@@ -150,7 +151,13 @@ class Daemon:
         self._interrupt = threading.Event()
         self.recorder: Recorder | None = None
 
-    def run(self, signals: Signals, limit: int | None, reread: Callable[[], DeviceSettings]) -> None:
+    def run(
+        self,
+        signals: Signals,
+        limit: int | None,
+        reread: Callable[[], DeviceSettings],
+        show_page: Callable[[str], None] | None = None,
+    ) -> None:
         """Serve until told to stop, the camera ends, or ``limit`` frames were processed."""
         self._interrupt = signals.interrupt
         publish = self.settings.mqtt.host is not None
@@ -171,6 +178,8 @@ class Daemon:
             self._begin_slide(self.settings.slide.label, "daemon")
             stack.callback(self._finish)  # before the publisher ends, so that the slide's figures still go out
             self._announce(housekeeper.page)
+            if show_page is not None:
+                show_page(housekeeper.page)
             self.notifier.ready()
             left = limit
             while True:

@@ -1,11 +1,11 @@
 """What a person who ran the daemon at a terminal is told at its end."""
 
-import shlex
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 from bloodedge.decision import Reason
+from bloodedge.errors import quoted
 from bloodedge_device.specimen.statistics import SlideStatistics, read_statistics
 
 
@@ -53,7 +53,7 @@ class RunSummary:
 
 def report_command(state: Path) -> str:
     """The command that shows a state folder's latest slide, as a shell takes it."""
-    return shlex.join(["bloodedge", "device", "report", "--state", str(state)])
+    return f"bloodedge device report --state {quoted(state)}"
 
 
 def read_summary(database: sqlite3.Connection, first: int, ending: str, *, interrupted: bool) -> RunSummary:

@@ -2,6 +2,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from bloodedge.golden import GoldenResult
 from bloodedge_device import daemon, loading
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE
+from bloodedge_device.web import browser
 
 sys.path.insert(0, str(Path(__file__).parent))
 from films import cut, film, gap, zeros
@@ -88,6 +90,63 @@ def test_an_empty_folder_is_refused_before_anything_is_stored(
     assert run("run", "--camera", str(tmp_path / "empty"), "--state", str(state)) == 2
     assert "holds no image" in capsys.readouterr().err
     assert not state.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("report",), ("slide", "show"), ("audit",), ("backup", "a.zip")], ids=lambda words: words[0]
+)
+def test_a_command_to_be_run_names_a_folder_as_a_shell_takes_it(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "the lab's results"
+    assert run(*words, "--state", str(state)) == 2
+    command = capsys.readouterr().err.rpartition("with: ")[2]
+    assert shlex.split(command) == ["bloodedge", "device", "run", "--state", str(state)]
+
+
+@pytest.mark.usefixtures("faked")
+def test_the_page_has_the_port_that_was_asked_for_and_opens_in_a_browser(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BLOODEDGE_DEVICE__WEB__ENABLED")
+    opened = tmp_path / "opened"
+    script = tmp_path / "browser"
+    script.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(script))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    daemon_ = start(state, "--port", str(port), "--open")
+    try:
+        end = monotonic() + 20
+        while not opened.exists():
+            assert monotonic() < end, "no browser was opened"
+            sleep(0.02)
+        assert opened.read_text() == f"http://127.0.0.1:{port}/\n"
+    finally:
+        daemon_.send_signal(signal.SIGTERM)
+        _, err = daemon_.communicate(timeout=20)
+    assert f"http://127.0.0.1:{port}/" in err
+
+
+def test_without_a_browser_the_address_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    browser._open("http://127.0.0.1:8765/")
+    assert "open http://127.0.0.1:8765/ in one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"), [(("--no-page", "--open"), "serves no page"), (("--port", "8765"), "serve no page")]
+)
+def test_a_page_that_is_not_served_has_no_port_and_is_not_opened(
+    words: tuple[str, ...], sentence: str, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", "--state", str(state), *words) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_missing_bundle_is_named(frames: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:

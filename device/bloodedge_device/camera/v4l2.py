@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.imaging import colour_8bit
 from bloodedge_device.camera import BadFrame, Capture, Frame
 from bloodedge_device.camera.jpeg import decode_jpeg
@@ -122,7 +122,7 @@ class V4l2Camera:
         if wanted and got != wanted:
             raise UsageError(
                 f"{self.name} has no pixel format {wanted} and offers {got}; set camera.pixel_format to that, or to "
-                f"another that v4l2-ctl --list-formats-ext --device {self._path} lists."
+                f"another that v4l2-ctl --list-formats-ext --device {quoted(self._path)} lists."
             )
         if got in GREY_FORMATS:
             raise UsageError(
@@ -135,7 +135,7 @@ class V4l2Camera:
         if wanted and got != wanted:
             raise UsageError(
                 f"{self.name} has no size {wanted[0]}x{wanted[1]} and offers {got[0]}x{got[1]}; set camera.size to "
-                f"that, or to another that v4l2-ctl --list-formats-ext --device {self._path} lists."
+                f"that, or to another that v4l2-ctl --list-formats-ext --device {quoted(self._path)} lists."
             )
 
     def _hold_light(self, capture: cv2.VideoCapture) -> None:

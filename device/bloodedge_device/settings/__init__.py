@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import stat
 import tomllib
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bloodedge.config import Model, Strict, read_toml, validate
-from bloodedge.errors import UsageError, as_owner, unreadable, user_name
+from bloodedge.errors import UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
@@ -220,7 +221,7 @@ def _fault(path: Path, state: Path) -> str | None:
     told = f"cannot be read by {user_name(os.geteuid())}"
     if _is_another_users(state):  # whose daemon needs the file; this user's group may not
         return f"{told}, and {state} is another user's; {as_owner(state)}"
-    return f"{told}; let it: sudo chgrp {_own_group()} {path}, then sudo chmod g+r {path}"
+    return f"{told}; let it: sudo chgrp {shlex.quote(_own_group())} {quoted(path)}, then sudo chmod g+r {quoted(path)}"
 
 
 def _is_another_users(folder: Path) -> bool:
@@ -273,7 +274,13 @@ def _source_beside(folder: Path, camera: CameraSettings) -> str | None:
 
 
 def with_options(
-    settings: DeviceSettings, bundle: Path | None, state: Path | None, camera: str | None, *, watch: bool = False
+    settings: DeviceSettings,
+    bundle: Path | None,
+    state: Path | None,
+    camera: str | None,
+    *,
+    watch: bool = False,
+    port: int | None = None,
 ) -> DeviceSettings:
     """The settings with what was given on the command line in place of what the file says.
 
@@ -291,6 +298,8 @@ def with_options(
         if fault is not None:
             raise UsageError(f"{fault[0].upper()}{fault[1:]}.")
         update["camera"] = chosen
+    if port is not None:
+        update["web"] = settings.web.model_copy(update={"port": port})
     return settings.model_copy(update=update)
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import file_mode
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, READABLE_SINCE, SCHEMA_VERSION
 
@@ -127,7 +127,7 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
     """
     path = state / DATABASE
     if not file_mode(path):
-        raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {state}")
+        raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {quoted(state)}")
     with database_errors(state, "read from"), closing(_read_only(path)) as database:
         database.row_factory = sqlite3.Row
         if check_version(database, state) < READABLE_SINCE:
