@@ -51,7 +51,7 @@ def test_wrong_usage_and_failure_have_their_own_exit_codes() -> None:
 
 
 COMMAND_WITH_A_PATH = re.compile(
-    r"(?:--(?:state|trust|out|device|key) |-o |keys trust |bloodedge (?:convert|sign|device report) |ch(?:mod|grp) \S+ )"
+    r"(?:--(?:state|trust|out|device|key) |-o |keys trust |bloodedge (?:convert|sign) |ch(?:mod|grp) \S+ )"
     r"\{(?!(?:shlex\.quote|quoted)\()"
 )
 
