@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
-from bloodedge.errors import BloodedgeError, UsageError, as_owner
+from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted
 from bloodedge.files import file_mode
 from bloodedge.manifest import Manifest, parse_record
 
@@ -144,7 +144,9 @@ def _opened(path: Path) -> zipfile.ZipFile | None:
         if stat.S_ISDIR(mode):
             return None
         if not stat.S_ISREG(mode):
-            raise UsageError(f"{path} does not exist; make a bundle with: bloodedge convert RUN --int8 -o {path}")
+            raise UsageError(
+                f"{path} does not exist; make a bundle with: bloodedge convert RUN --int8 -o {quoted(path)}"
+            )
         return _zip(path)
     except PermissionError as error:
         raise UsageError(_closed(path, error)) from error

@@ -18,9 +18,10 @@ def data() -> None:
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
 def audit_command(folder: Path, json_target: str | None) -> None:
-    """Count cells, classes, subjects and folds of DATA; find unreadable and repeated images and shortcuts.
+    """Count what DATA holds, and find what is wrong with it.
 
-    DATA is laid out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
+    Cells, classes, subjects and folds are counted; unreadable and repeated images and shortcuts are found. DATA is laid
+    out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
     """
     from bloodedge.audit import audit
     from bloodedge.console import emit_json, progress

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -28,6 +29,11 @@ class StoppedError(BloodedgeError):
     """A person stopped the command and the message says how to go on (exit code 130, as shells have it)."""
 
     exit_code = 130
+
+
+def quoted(path: Path) -> str:
+    """A path as a shell takes it, for the commands that people are told to run."""
+    return shlex.quote(str(path))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from bloodedge.errors import UsageError
+from bloodedge.errors import UsageError, quoted
 
 if TYPE_CHECKING:
     from bloodedge.evaluate import Classifier
@@ -111,7 +111,8 @@ def _open(model: Path, engine: str | None, precision: str | None, threads: int |
         return open_bundle(model, engine or "litert", precision or "int8", threads or default_threads())  # type: ignore[arg-type]
     if engine not in {None, "keras"} or precision not in {None, "float32"}:
         raise UsageError(
-            f"{model} is a run folder, which holds a keras float32 model; convert it: bloodedge convert {model} --int8"
+            f"{model} is a run folder, which holds a keras float32 model; convert it:"
+            f" bloodedge convert {quoted(model)} --int8"
         )
     return open_run(model)
 

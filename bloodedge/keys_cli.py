@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bloodedge.errors import UsageError, unreadable
+from bloodedge.errors import UsageError, quoted, unreadable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,12 +32,15 @@ def keys() -> None:
 @click.option("--days", type=click.IntRange(1, 36500), help="How long it may sign; default: until it is revoked.")
 @password_option
 def new(name: str, out: Path, days: int | None, password_file: Path | None) -> None:
-    """Make a key pair: NAME.key, to be kept secret, and NAME.pub, for the boards."""
+    """Make a key pair, NAME.key and NAME.pub.
+
+    NAME.key is to be kept secret; NAME.pub is for the boards.
+    """
     from bloodedge.signing.keys import new_key
 
     private, public, key = new_key(name, out, days=days, password=_password(password_file))
     click.echo(f"{private}: keep it secret{'' if password_file else '; whoever has this file can sign'}.")
-    click.echo(f"{public}: give it to every board, with: bloodedge keys trust {public} --trust FOLDER")
+    click.echo(f"{public}: give it to every board, with: bloodedge keys trust {quoted(public)} --trust FOLDER")
     click.echo(f"Key {key.id}, fingerprint {key.fingerprint}")
 
 
@@ -51,7 +54,10 @@ def new(name: str, out: Path, days: int | None, password_file: Path | None) -> N
 def rotate(
     old: Path, name: str, out: Path, days: int | None, password_file: Path | None, new_password_file: Path | None
 ) -> None:
-    """Make a key NAME that OLD.key vouches for, so that boards that trust OLD can take it unseen."""
+    """Make a key NAME that OLD.key vouches for.
+
+    Boards that trust OLD can take it unseen.
+    """
     from bloodedge.signing.keys import id_of, new_key
 
     endorser = _key_in_use(old, password_file)
@@ -60,7 +66,7 @@ def rotate(
     )
     click.echo(f"{private}: keep it secret.")
     click.echo(f"{public}: boards that trust {key.endorsed_by} take it with:")
-    click.echo(f"bloodedge keys trust {public} --trust FOLDER --endorsed")
+    click.echo(f"bloodedge keys trust {quoted(public)} --trust FOLDER --endorsed")
     click.echo(f"Key {key.id}, fingerprint {key.fingerprint}")
 
 
@@ -69,7 +75,10 @@ def rotate(
 @trust_option
 @click.option("--endorsed", is_flag=True, help="Only when a key that is trusted already vouches for it.")
 def trust_key(public: Path, store: Path, endorsed: bool) -> None:
-    """Trust the public key NAME.pub from now on; compare its fingerprint with its owner's first."""
+    """Trust the public key NAME.pub from now on.
+
+    Compare its fingerprint with its owner's first.
+    """
     from bloodedge.signing.keys import read_public_key
     from bloodedge.signing.trust import trust
 
@@ -102,7 +111,7 @@ def list_keys(store: Path) -> None:
 
     there = TrustStore.read(store)
     if not there.keys and not there.revoked:
-        click.echo(f"No key is trusted in {store}; add one with: bloodedge keys trust NAME.pub --trust {store}")
+        click.echo(f"No key is trusted in {store}; add one with: bloodedge keys trust NAME.pub --trust {quoted(store)}")
     for key in there.keys.values():
         state = "revoked" if key.id in there.revoked else f"until {key.not_after:%Y-%m-%d}" if key.not_after else ""
         click.echo(f"{key.id}  {key.name}  made {key.made_at:%Y-%m-%d}  {state}".rstrip())

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from bloodedge.config import Strict
 from bloodedge.decision import LABELS, Thresholds
 from bloodedge.domain import Domain
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import write_text
 from bloodedge.imaging import ImagingSpec
 from bloodedge.prevalence import Rates
@@ -336,7 +336,9 @@ def read_metrics(run: Path) -> RunMetrics:
     """``metrics.json`` of a run folder."""
     path = run / "metrics.json"
     if not path.is_file():
-        raise UsageError(f"{run} has no metrics.json; finish it with: bloodedge train DATA --out {run} --resume")
+        raise UsageError(
+            f"{run} has no metrics.json; finish it with: bloodedge train DATA --out {quoted(run)} --resume"
+        )
     return parse_record(RunMetrics, path.read_bytes(), str(path))
 
 

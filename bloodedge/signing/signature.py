@@ -11,7 +11,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 
 from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.config import Strict
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import write_beside, write_bytes
 from bloodedge.signing.canonical import statement
 from bloodedge.signing.keys import encoded, id_of
@@ -102,7 +102,8 @@ def _signature_of(bundle: Bundle) -> Signature:
     data = bundle.signature()
     if data is None:
         raise Untrusted(
-            "unsigned", f"{bundle.path} is not signed; sign it with: bloodedge sign {bundle.path} --key NAME.key"
+            "unsigned",
+            f"{bundle.path} is not signed; sign it with: bloodedge sign {quoted(bundle.path)} --key NAME.key",
         )
     try:
         return Signature.model_validate_json(data)

@@ -44,34 +44,53 @@ for command in (
     metavar="SOURCE",
     help='"simulated", "picamera", "v4l2", /dev/videoN, or a folder of frames, a video file or a stream\'s address.',
 )
+@click.option("--watch", is_flag=True, help="Wait for new images in the folder, and take each once, without end.")
 @click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+@click.option("--port", metavar="N", type=click.IntRange(0, 65535), help="Port of the page; 0: any free one.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--no-page", is_flag=True, help="Do not serve the page.")
 def run_command(
     config: Path | None,
     bundle: Path | None,
     camera: str | None,
+    watch: bool,
     frames: int | None,
     state: Path | None,
+    port: int | None,
+    open_page: bool,
     no_page: bool,
 ) -> None:
-    """Find and classify white cells in the camera's frames and store the results, until told to stop."""
+    """Find and classify white cells in the camera's frames.
+
+    Results are stored, until the camera ends or Ctrl-C is pressed.
+    """
     import sys
 
+    from bloodedge.errors import BloodedgeError, UsageError
     from bloodedge_device.daemon import run_device
     from bloodedge_device.host import process_began_s
     from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings, with_options
     from bloodedge_device.supervise.logs import configure_logging
+    from bloodedge_device.web.browser import open_in_browser
+
+    if no_page and (open_page or port is not None):
+        raise UsageError("--no-page serves no page; leave it out, or --open and --port.")
 
     def read() -> DeviceSettings:
-        settings = with_options(read_settings(config, state), bundle, state, camera)
+        settings = with_options(read_settings(config, state), bundle, state, camera, watch=watch, port=port)
         return settings.model_copy(update={"web": WebSettings(enabled=False)}) if no_page else settings
 
     configure_logging(sys.stderr)
     settings = read()
-    statistics = run_device(settings, frames, process_began_s(), read)
-    click.echo(statistics.sentence())
-    click.echo(f"Report: bloodedge device report --state {settings.state}")
+    if (open_page or port is not None) and not (no_page or settings.web.enabled):
+        raise UsageError("The settings serve no page ([web] enabled); change that, or leave out --open and --port.")
+    summary = run_device(settings, frames, process_began_s(), read, open_in_browser if open_page else None)
+    click.echo("\n".join(summary.lines(settings.state)))
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    if summary.read_nothing:
+        raise BloodedgeError(f"None of the frames could be read: {summary.problem}")
 
 
 @device.command("config")
@@ -82,9 +101,10 @@ def run_command(
 @click.option("--reference", is_flag=True, help="Write out every setting, explained, with its default.")
 @click.option("--board", metavar="NAME", help="Write out the settings that suit a board, such as raspberry-pi-5.")
 def config_command(config: Path | None, check: bool, reference: bool, board: str | None) -> None:
-    """Show the settings that a run would have: the file's, the environment's, the profile's and the defaults.
+    """Show the settings that a run would have.
 
-    An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
+    They are the file's, the environment's, the profile's and the defaults. An environment variable stands before the
+    file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
     """
     from bloodedge.config import to_toml
     from bloodedge.errors import UsageError
@@ -117,7 +137,7 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
     "--html", "html_target", metavar="FILE", type=click.Path(path_type=Path), help="Write the report as one HTML file."
 )
 def report_command(state: Path | None, slide: int | None, json_target: str | None, html_target: Path | None) -> None:
-    """What a slide shows, how fast it was, and how far its figures can be trusted."""
+    """Report what a slide shows, and how far to trust it."""
     from bloodedge.console import emit_json
     from bloodedge_device.report import read_report
     from bloodedge_device.settings import default_state
@@ -170,10 +190,11 @@ def calibrate_command(
     focus_sweep: Path | None,
     force: bool,
 ) -> None:
-    """Measure a camera's scale, focus and light, and write them as a camera profile.
+    """Measure a camera's scale, focus and light.
 
-    SOURCE is what run's --camera takes, showing a smear in focus. The scale comes from its red cells, unless it is
-    given or the frames show a stage micrometer. Name the profile in the settings: [camera] profile = "FILE".
+    They are written as a camera profile. SOURCE is what run's --camera takes, showing a smear in focus. The scale comes
+    from its red cells, unless it is given or the frames show a stage micrometer. Name the profile in the settings:
+    [camera] profile = "FILE".
     """
     from bloodedge.console import progress
     from bloodedge.errors import UsageError

@@ -7,13 +7,14 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image
 from bloodedge_device.beginnings import store_run, store_slide
-from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.camera import BadFrame, Frame, SourceFile
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.finder import find_cells
 from bloodedge_device.gate import check
@@ -33,9 +34,11 @@ from bloodedge_device.slots.starting import load_counted, started
 from bloodedge_device.specimen.inwork import SlideInWork
 from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS
 from bloodedge_device.specimen.sightings import SlideCells
-from bloodedge_device.specimen.statistics import SlideStatistics, Totals, read_statistics
+from bloodedge_device.specimen.statistics import Totals
 from bloodedge_device.status import Status
 from bloodedge_device.store import Store, open_for_reading
+from bloodedge_device.store.watched import read_watched
+from bloodedge_device.summary import RunSummary, read_summary
 from bloodedge_device.supervise.notify import Notifier
 from bloodedge_device.supervise.signals import Signals, signals_heard
 from bloodedge_device.supervise.thermal import Pace
@@ -71,18 +74,18 @@ def run_device(
     frames: int | None = None,
     began_s: float | None = None,
     reread: Callable[[], DeviceSettings] | None = None,
-) -> SlideStatistics:
+    show_page: Callable[[str], None] | None = None,
+) -> RunSummary:
     """Run until the camera ends, ``frames`` frames were processed, or SIGTERM or SIGINT comes; gives the counts.
 
-    They are those of the slide that was in work last. began_s: when the process began, on the monotonic clock
-    (default: now). reread: gives the settings anew after a SIGHUP. Raises KeyboardInterrupt after a SIGINT, once the
-    frame in hand is stored.
+    began_s: when the process began, on the monotonic clock (default: now). reread: gives the settings anew after a
+    SIGHUP. show_page: is given the page's address once it is served. After a SIGINT the current frame is still stored.
     """
     began_s = monotonic() if began_s is None else began_s
     keep_freed_memory()
     with signals_heard() as signals:
         health = Health()
-        with closing(SupervisedCamera(settings.camera, partial(health.tell, "camera"))) as camera:
+        with closing(_camera(settings, health)) as camera:
             keep_to_cores(settings.cores)
             with started(settings) as loaded:
                 if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
@@ -90,13 +93,10 @@ def run_device(
                 with closing(Store(settings.state, settings.store, settings.mqtt.most_waiting)) as store:
                     daemon = Daemon(settings, loaded, camera, store, health, began_s)
                     with closing(daemon):
-                        daemon.run(signals, frames, reread or (lambda: settings))
-                    slide = daemon.last_slide
+                        daemon.run(signals, frames, reread or (lambda: settings), show_page)
+                    first, ending = daemon.first_slide, daemon.camera.ending
         with open_for_reading(settings.state) as database:
-            statistics = read_statistics(database, slide)
-    if signals.interrupted:
-        raise KeyboardInterrupt
-    return statistics
+            return read_summary(database, first, ending, interrupted=signals.interrupted)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Daemon:
         self.started = datetime.now(UTC) - timedelta(seconds=monotonic() - began_s)
         self.notifier = Notifier()
         self.slide: SlideInWork | None = None
-        self.last_slide = 0
+        self.first_slide = self.last_slide = 0
         self.ready_s = 0.0
         self._began_s = began_s
         self._run = 0
@@ -154,7 +154,13 @@ class Daemon:
         self._interrupt = threading.Event()
         self.recorder: Recorder | None = None
 
-    def run(self, signals: Signals, limit: int | None, reread: Callable[[], DeviceSettings]) -> None:
+    def run(
+        self,
+        signals: Signals,
+        limit: int | None,
+        reread: Callable[[], DeviceSettings],
+        show_page: Callable[[str], None] | None = None,
+    ) -> None:
         """Serve until told to stop, the camera ends, or ``limit`` frames were processed."""
         self._interrupt = signals.interrupt
         publish = self.settings.mqtt.host is not None
@@ -175,6 +181,8 @@ class Daemon:
             self._begin_slide(self.settings.slide.label, "daemon")
             stack.callback(self._finish)  # before the publisher ends, so that the slide's figures still go out
             self._announce(housekeeper.page)
+            if show_page is not None:
+                show_page(housekeeper.page)
             self.notifier.ready()
             left = limit
             while True:
@@ -237,6 +245,8 @@ class Daemon:
             self.slide.tally.add(result)
             self.totals.add(result)
             self.recorder.put(self.slide, result)
+            if (file := frame.capture.file) is not None:
+                self.camera.done[file.path] = file
         self._show(frame, result)
 
     def _count_faults(self, result: FrameResult) -> None:
@@ -288,6 +298,7 @@ class Daemon:
         before, self.slide = self.slide, slide
         if slide is not None:
             self.last_slide = slide.id
+            self.first_slide = self.first_slide or slide.id
             self._let_idle_go()
         if before is not None and self.recorder is not None:
             self._finished_stages = _together(self._finished_stages, before.times.histograms)
@@ -306,8 +317,10 @@ class Daemon:
         """
         self._begin_run()
         in_work = self.slide
+        self.first_slide = 0
         for slide in (stored,) if in_work is None or in_work is stored else (stored, in_work):
             slide.id = self.last_slide = self.store.begin_slide(self._run, slide.label)
+            self.first_slide = self.first_slide or slide.id
 
     def _finish(self) -> None:
         with self._looking:
@@ -454,7 +467,7 @@ class Daemon:
         self._renew_camera = False
         self._earlier_restarts += self.camera.restarts
         self.camera.close()
-        self.camera = SupervisedCamera(self.settings.camera, partial(self.health.tell, "camera"), number)
+        self.camera = _camera(self.settings, self.health, number, self.camera.done)
 
     @property
     def stages(self) -> dict[str, LatencyHistogram]:
@@ -485,7 +498,9 @@ class Daemon:
         label = _clean(label)
         with self._between_frames():
             number = self._begin_slide(label, actor)
-            if self.settings.camera.kind in {"v4l2", "picamera"}:  # light is measured when a slide begins, then held
+            camera = self.settings.camera
+            # Light is measured when a slide begins, then held; files that were shown between slides come again.
+            if camera.kind in {"v4l2", "picamera"} or camera.watch:
                 self._renew_camera = True
                 self._interrupt.set()
         log.info("Slide %d began.", number)
@@ -528,6 +543,15 @@ class Daemon:
     def note(self, actor: str, action: str, detail: dict[str, object]) -> None:
         """See Desk."""
         self.store.note(actor, action, detail)
+
+
+def _camera(
+    settings: DeviceSettings, health: Health, number: int = 0, done: Mapping[str, SourceFile] | None = None
+) -> SupervisedCamera:
+    """The settings' camera; done: a watched folder's files that were taken since the start."""
+    folder = settings.camera.source if settings.camera.watch else None
+    stored = {} if folder is None else read_watched(settings.state, Path(folder))
+    return SupervisedCamera(settings.camera, partial(health.tell, "camera"), number, {**stored, **(done or {})})
 
 
 def _together(

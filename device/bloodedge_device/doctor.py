@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bloodedge import RESEARCH_USE
 from bloodedge.console import console
-from bloodedge.errors import BloodedgeError, UsageError, unreadable
+from bloodedge.errors import BloodedgeError, UsageError, quoted, unreadable
 from bloodedge.files import file_mode
 from bloodedge.host import cpu_temperature_c
 from bloodedge_device.camera import BadFrame, Frame
@@ -368,7 +368,7 @@ def _permissions(patient: Patient) -> tuple[Level, str, str]:
         cure = f"Let it: sudo usermod -aG video {getpass.getuser()}, then log in again."
         return "failed", f"This user may not use {', '.join(map(str, closed))}.", cure
     if state.exists() and state.stat().st_mode & stat.S_IWOTH:
-        return "warning", f"Every user of this machine may change {state}.", f"Close it: chmod o-w {state}"
+        return "warning", f"Every user of this machine may change {state}.", f"Close it: chmod o-w {quoted(state)}"
     return "ok", "This user may use what the settings name, and others may not change the results.", ""
 
 

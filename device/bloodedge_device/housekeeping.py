@@ -19,7 +19,7 @@ from bloodedge_device.slots.watch import SlotWatch
 from bloodedge_device.store import DiskFullError
 from bloodedge_device.supervise.clock import ClockWatch, clock_synchronised
 from bloodedge_device.supervise.thermal import COOLED_BY_C, Pace, pace_at, read_throttling
-from bloodedge_device.telling import broker_status, is_alive
+from bloodedge_device.telling import awaits_files, broker_status, is_alive
 
 if TYPE_CHECKING:
     from bloodedge_device.daemon import Daemon
@@ -188,7 +188,10 @@ class Housekeeper:
             state = daemon.publisher.state
             lost = f" {daemon.store.messages_lost} messages were given up." if daemon.store.messages_lost else ""
             tell("broker", Level.OK if state.connected and not lost else Level.WARNING, f"{state.sentence}{lost}")
-        if is_alive(daemon):
+        if awaits_files(daemon):
+            tell("frames", Level.OK, "The next image of the watched folder is awaited.")
+            daemon.notifier.watchdog()
+        elif is_alive(daemon):
             tell("frames", Level.OK, f"{daemon.rate.per_second:.1f} frames a second are classified.")
         elif daemon.pace is Pace.STOPPED:
             tell("frames", Level.WARNING, "No frame is looked at until the processor has cooled.")

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 def provision_command(
     board: str | None, root: Path, read_only_root: bool, dry_run: bool, undo: bool, yes: bool
 ) -> None:
-    """Write a board's settings, services and boot options into a root file system, after showing the difference."""
+    """Write a board's settings and services into a root file system.
+
+    Boot options too. What would change is shown first.
+    """
     from bloodedge_device.provision.apply import apply, check_rights
     from bloodedge_device.provision.places import needs_root
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bloodedge import RESEARCH_USE
 from bloodedge.decision import Reason
-from bloodedge.errors import UsageError
+from bloodedge.errors import UsageError, quoted
 from bloodedge.manifest import Artifact, LatencyMs, Manifest, parse_record
 from bloodedge_device.histogram import STAGES
 from bloodedge_device.specimen.foreign import FOREIGN_SHARE
@@ -202,7 +202,7 @@ def read_report(state: Path, slide: int | None = None) -> DeviceReport:
 def _slide_row(database: sqlite3.Connection, state: Path, slide: int | None) -> sqlite3.Row:
     ids = [row["id"] for row in database.execute("SELECT id FROM slides ORDER BY id")]
     if not ids:
-        raise UsageError(f"{state} holds no slide yet; make one with: bloodedge device run --state {state}")
+        raise UsageError(f"{state} holds no slide yet; make one with: bloodedge device run --state {quoted(state)}")
     wanted = ids[-1] if slide is None else slide
     if wanted not in ids:
         raise UsageError(f"{state} has no slide {wanted}; it has {ids[0]} to {ids[-1]}.")

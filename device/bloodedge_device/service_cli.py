@@ -29,7 +29,10 @@ def start_command(label: str, state: Path | None) -> None:
 @slide.command("end")
 @_state
 def end_command(state: Path | None) -> None:
-    """End the slide in work; frames are then shown on the page and not stored."""
+    """End the slide in work.
+
+    Frames are then shown on the page and not stored. Images of a watched folder wait for the next slide.
+    """
     answer = _ask(state, "POST", "/api/v1/slides/current/end")
     click.echo("No slide was in work." if answer.get("slide") is None else f"Slide {answer['slide']} has ended.")
 
@@ -84,7 +87,10 @@ def _folder(state: Path | None, command: str) -> Path:
 )
 @click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
 def doctor_command(config: Path | None, target: str | None) -> None:
-    """Check camera, network, disk, clock, heat and permissions, and say what to do; exit code 1 when a check fails."""
+    """Check the board, and say what to do.
+
+    Camera, network, disk, clock, heat and permissions are checked; exit code 1 when a check fails.
+    """
     from bloodedge.console import emit_json
     from bloodedge_device.doctor import examine, show, to_json
     from bloodedge_device.settings import read_settings
@@ -104,7 +110,10 @@ def doctor_command(config: Path | None, target: str | None) -> None:
 @_state
 @click.option("--no-crops", is_flag=True, help="Leave the cells' images out.")
 def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
-    """Copy all results to FILE.zip, also while the daemon runs; unpacked, it is a state folder."""
+    """Copy all results to FILE.zip.
+
+    The daemon may run meanwhile. Unpacked, the copy is a state folder.
+    """
     from bloodedge.console import progress
     from bloodedge_device.store.backup import back_up
 
@@ -118,7 +127,10 @@ def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
 @_state
 def expire_command(config: Path | None, state: Path | None) -> None:
-    """Remove images older than [store] keep_days, as the running daemon does by itself; results are kept."""
+    """Remove images older than [store] keep_days.
+
+    The running daemon does so by itself. Results are kept.
+    """
     from bloodedge.errors import UsageError
     from bloodedge.files import require_own
     from bloodedge_device.settings import read_settings, readable
@@ -154,7 +166,10 @@ def expire_command(config: Path | None, state: Path | None) -> None:
     "--count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show the latest N."
 )
 def audit_command(state: Path | None, count: int) -> None:
-    """Show who did what, newest first, and whether the log is whole; exit code 1 when somebody changed it."""
+    """Show who did what, and whether the log is whole.
+
+    The newest comes first; exit code 1 when somebody changed the log.
+    """
     from bloodedge.errors import BloodedgeError
     from bloodedge_device.store import audit, open_for_reading
 
@@ -173,7 +188,10 @@ def audit_command(state: Path | None, count: int) -> None:
 @click.command("token")
 @_state
 def token_command(state: Path | None) -> None:
-    """Make an access token for the page, shown this once; an earlier one no longer counts."""
+    """Make an access token for the page.
+
+    It is shown this once; an earlier one no longer counts.
+    """
     from bloodedge.errors import UsageError
     from bloodedge.files import require_own
     from bloodedge_device.settings import home_state

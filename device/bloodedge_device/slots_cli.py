@@ -23,10 +23,11 @@ _state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path),
 @_state
 @click.option("--allow-older", is_flag=True, help="Also when a newer one of that name was good here.")
 def install_command(bundle: Path, config: Path | None, state: Path | None, allow_older: bool) -> None:
-    """Put BUNDLE into the slot that does not run, try it out on this board, and switch to it.
+    """Try BUNDLE out on this board, and switch to it.
 
-    A daemon that runs takes it over between two frames, else its next start does. The bundle is then on probation: when
-    it crashes, or does worse than the one before it, the daemon goes back to that one.
+    It goes into the slot that does not run. A daemon that runs takes it over between two frames, else its next start
+    does. The bundle is then on probation: when it crashes, or does worse than the one before it, the daemon goes back
+    to that one.
     """
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.installing import install
@@ -49,7 +50,10 @@ def install_command(bundle: Path, config: Path | None, state: Path | None, allow
 @_config
 @_state
 def rollback_command(config: Path | None, state: Path | None) -> None:
-    """Go back to the bundle in the other slot, or to the one that came with the installation."""
+    """Go back to the bundle in the other slot.
+
+    Without one there, go back to the bundle that came with the installation.
+    """
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.switching import roll_back
 
@@ -64,7 +68,7 @@ def rollback_command(config: Path | None, state: Path | None) -> None:
 @_state
 @click.option("--json", "target", metavar="FILE|-", help="Write the record as JSON to a file, or to stdout for -.")
 def slots_command(config: Path | None, state: Path | None, target: str | None) -> None:
-    """Show what is in the two slots, which one runs, and what happened to them."""
+    """Show the two slots, which one runs, and their history."""
     from bloodedge.console import emit_json
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.record import read_record

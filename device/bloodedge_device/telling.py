@@ -86,9 +86,16 @@ def status_of(daemon: Daemon) -> Status:
 
 
 def is_alive(daemon: Daemon) -> bool:
-    """Whether a frame went through the pipeline recently."""
+    """Whether a frame went through the pipeline recently, or none is there to go through it."""
+    if awaits_files(daemon):
+        return True
     age_s = daemon.rate.age_s
     return age_s is not None and age_s <= daemon.settings.watch.alive_s
+
+
+def awaits_files(daemon: Daemon) -> bool:
+    """Whether a watched folder holds no new image."""
+    return daemon.settings.camera.watch and daemon.camera.awaits_files
 
 
 def _bundle(daemon: Daemon) -> BundleStatus:

@@ -147,7 +147,10 @@ def _open(database: str | None, state: Path | None, *, current: bool = False) ->
 @fleet.command("token")
 @state_option
 def token_command(state: Path | None) -> None:
-    """Make the page's access token anew and show it this once; needed where other machines look."""
+    """Make the page's access token anew.
+
+    It is shown this once, and needed where other machines look.
+    """
     from bloodedge_fleet.places import own_state_folder
     from bloodedge_fleet.web.access import new_token
 
@@ -180,7 +183,10 @@ def boards_command(database: str | None, state: Path | None, silent_s: float, js
 @database_option
 @state_option
 def forget_command(board: str, database: str | None, state: Path | None) -> None:
-    """Remove BOARD with all that is known of it, for one that is out of service."""
+    """Remove BOARD, which is out of service.
+
+    All that is known of it goes with it.
+    """
     from bloodedge_fleet.boards.archive import board_names, forget
     from bloodedge_fleet.rollouts.record import unknown_board
 
@@ -223,7 +229,10 @@ def rollout_command(
     database: str | None,
     state: Path | None,
 ) -> None:
-    """Begin to roll BUNDLE out in stages; the running server moves it on."""
+    """Begin to roll BUNDLE out in stages.
+
+    The running server moves it on.
+    """
     from bloodedge_fleet.boards.archive import board_names
     from bloodedge_fleet.places import command, own_state_folder
     from bloodedge_fleet.rollouts.record import begin, offer, require_possible, vouch
@@ -279,7 +288,10 @@ def rollouts_command(database: str | None, state: Path | None, silent_s: float, 
 @database_option
 @state_option
 def halt_command(rollout: str, database: str | None, state: Path | None) -> None:
-    """Ask no further board for ROLLOUT; those that run its bundle keep it."""
+    """Ask no further board for ROLLOUT.
+
+    Boards that run its bundle keep it.
+    """
     from bloodedge_fleet.rollouts.record import halt
 
     halt(_open(database, state, current=True), rollout, "Halted by a person.")

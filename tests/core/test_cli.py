@@ -52,6 +52,22 @@ def test_every_command_and_every_option_has_help(path: tuple[str, ...], command:
                 assert word in command.help
 
 
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(command, id=" ".join(path) or "bloodedge")
+        for path, command in walk(cli)
+        if isinstance(command, click.Group)
+    ],
+)
+def test_the_list_of_commands_is_whole_on_a_terminal_of_80_columns(group: click.Group) -> None:
+    context = click.Context(group, terminal_width=80)
+    listed = group.get_help(context).partition("Commands:")[2]
+    for name in group.list_commands(context):
+        assert f"\n  {name} " in listed
+    assert "..." not in listed
+
+
 def test_the_table_of_commands_names_commands_that_exist() -> None:
     for name, (place, text) in COMMANDS.items():
         assert place.count(":") == 1, name

@@ -1,4 +1,5 @@
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC
@@ -13,7 +14,11 @@ import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.camera import BadFrame, Frame, open_camera
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.camera.jpeg import decode_jpeg
+from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
+
+sys.path.insert(0, str(Path(__file__).parent))
+from films import cut, film, gap, zeros
 
 
 def frames_of(**settings: object) -> list[Frame | BadFrame]:
@@ -106,13 +111,76 @@ def test_a_video_in_a_loop_begins_again(video: Path) -> None:
     assert len(list(islice(camera.frames(threading.Event()), 25))) == 25
 
 
+def damaged(frames: list[Frame | BadFrame]) -> list[int]:
+    return [f.capture.index for f in frames if isinstance(f, BadFrame)]
+
+
+def test_a_film_goes_on_after_frames_that_did_not_arrive_whole(tmp_path: Path) -> None:
+    path = film(tmp_path / "film.avi", 9, {2: zeros, 4: cut, 7: gap})
+    camera = open_camera(CameraSettings(kind="replay", source=str(path)))
+    frames = list(camera.frames(threading.Event()))
+    assert [f.capture.index for f in frames] == list(range(9))
+    assert damaged(frames) == [2, 4, 7]
+    assert all("damaged" in f.problem for f in frames if isinstance(f, BadFrame))
+    assert camera.ending == "All 9 announced frames came."
+    whole = list(open_camera(CameraSettings(kind="replay", source=str(film(path, 9)))).frames(threading.Event()))
+    for frame, as_it_was in zip(frames, whole, strict=True):
+        if isinstance(frame, Frame):
+            assert isinstance(as_it_was, Frame)
+            assert np.array_equal(frame.bgr, as_it_was.bgr)
+
+
+def test_a_film_that_ends_early_says_how_many_frames_came(tmp_path: Path) -> None:
+    path = film(tmp_path / "film.avi", 12)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    camera = open_camera(CameraSettings(kind="replay", source=str(path)))
+    came = len(list(camera.frames(threading.Event())))
+    assert 4 <= came <= 8
+    assert camera.ending.startswith(f"Only {came} of the 12 announced frames came")
+
+
+def test_a_film_of_another_codec_goes_on_after_a_frame_that_cannot_be_decoded(tmp_path: Path) -> None:
+    path = tmp_path / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"VP80"), 25, (64, 48))
+    for level in range(0, 100, 5):
+        writer.write(picture(level))
+    writer.release()
+    data = bytearray(path.read_bytes())
+    at = data.index(b"00dc", data.index(b"movi"))
+    for _ in range(6):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    size = int.from_bytes(data[at + 4 : at + 8], "little")
+    data[at + 8 : at + 8 + size] = b"\xff" * size
+    path.write_bytes(data)
+    camera = open_camera(CameraSettings(kind="replay", source=str(path)))
+    frames = list(camera.frames(threading.Event()))
+    assert damaged(frames) == [6]
+    assert len(frames) == 20
+    assert camera.ending == "All 20 announced frames came."
+
+
+def test_a_jpeg_with_bytes_that_some_cameras_put_before_its_end_is_whole() -> None:
+    data = cv2.imencode(".jpg", picture(77))[1].tobytes()
+    for filled in (data + bytes(65), data[:-2] + b"\x11" * 40 + data[-2:]):
+        pixels = decode_jpeg(filled)
+        assert pixels is not None
+        assert np.array_equal(pixels, cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    assert decode_jpeg(data[:-2]) is None
+    assert decode_jpeg(data[: len(data) // 2] + data) is None  # the end of one was lost, and the next follows
+    grey = decode_jpeg(cv2.imencode(".jpg", picture(77)[:, :, 0])[1].tobytes())
+    assert grey is not None
+    assert grey.ndim == 2
+
+
 class _Mjpeg(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
-        data = cv2.imencode(".jpg", picture(77))[1].tobytes()
-        for _ in range(40):
+        whole = cv2.imencode(".jpg", picture(77))[1].tobytes()
+        for number in range(40):
+            data = whole if number % 3 else whole[: len(whole) // 2]
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n".encode()
             self.wfile.write(head + data + b"\r\n")
 
@@ -129,12 +197,90 @@ def stream() -> Iterator[str]:
     server.shutdown()
 
 
-def test_a_network_stream_is_live_and_its_password_is_not_shown(stream: str) -> None:
+def test_a_network_stream_is_live_its_damaged_frames_are_found_and_its_password_is_not_shown(stream: str) -> None:
     camera = open_camera(CameraSettings(kind="replay", source=stream))
     assert camera.live
     assert "secret" not in camera.name
-    frame = next(iter(camera.frames(threading.Event())))
-    assert float(frame.bgr.mean()) == pytest.approx(77, abs=3)
+    frames = list(islice(camera.frames(threading.Event()), 12))
+    assert damaged(frames) == [0, 3, 6, 9]
+    assert all(float(f.bgr.mean()) == pytest.approx(77, abs=3) for f in frames if isinstance(f, Frame))
+
+
+def served(data: bytes) -> int:
+    """The port of a server that sends ``data`` to whoever comes, and then hangs up."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with server, server.accept()[0] as connection:
+            connection.sendall(data)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "TCP"])
+def test_jpegs_over_tcp_are_a_stream(scheme: str) -> None:
+    port = served(cv2.imencode(".jpg", picture(77))[1].tobytes() * 20)
+    camera = open_camera(CameraSettings(kind="replay", source=f"{scheme}://127.0.0.1:{port}"))
+    assert camera.live
+    frames = list(camera.frames(threading.Event()))
+    assert [float(f.bgr.mean()) for f in frames if isinstance(f, Frame)] == pytest.approx([77] * 20, abs=3)
+
+
+def test_a_scheme_in_capitals_is_the_same_stream(stream: str) -> None:
+    camera = open_camera(CameraSettings(kind="replay", source=stream.replace("http", "HTTP")))
+    assert len(list(islice(camera.frames(threading.Event()), 5))) == 5
+
+
+def test_a_transport_stream_over_udp_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "film.ts"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 25, (64, 48))
+    for _ in range(50):
+        writer.write(picture(77))
+    writer.release()
+    data = path.read_bytes()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ended = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not ended.is_set():
+                for at in range(0, len(data), 7 * 188):
+                    sender.sendto(data[at : at + 7 * 188], ("127.0.0.1", port))
+                    ended.wait(0.002)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        camera = open_camera(CameraSettings(kind="replay", source=f"udp://127.0.0.1:{port}"))
+        assert len(list(islice(camera.frames(threading.Event()), 5))) == 5
+    finally:
+        ended.set()
+        sending.join()
+
+
+@pytest.mark.parametrize(("scheme", "first"), [("rtsp", b"OPTIONS"), ("RTSP", b"OPTIONS"), ("rtsps", b"\x16\x03")])
+def test_rtsp_is_spoken_plainly_or_within_tls(scheme: str, first: bytes) -> None:
+    heard = bytearray()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def listen() -> None:
+            with server.accept()[0] as connection:
+                heard.extend(connection.recv(64))
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        with pytest.raises(BloodedgeError, match="does not answer"):
+            open_camera(CameraSettings(kind="replay", source=f"{scheme}://127.0.0.1:{server.getsockname()[1]}/1"))
+        listening.join()
+    assert heard.startswith(first)  # 22, 3: a TLS handshake (RFC 8446, 5.1)
+
+
+def test_an_address_of_an_unknown_kind_is_no_path() -> None:
+    with pytest.raises(UsageError, match=r"Streams at ftp:// cannot be read; .*rtsps://"):
+        with_options(DeviceSettings(), None, None, "ftp://microscope/film.avi")
 
 
 def test_a_stream_that_does_not_answer_may_yet_be_switched_on() -> None:

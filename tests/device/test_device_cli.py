@@ -1,6 +1,8 @@
 import json
 import os
+import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +23,10 @@ from bloodedge.golden import GoldenResult
 from bloodedge_device import daemon, loading
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE
+from bloodedge_device.web import browser
+
+sys.path.insert(0, str(Path(__file__).parent))
+from films import cut, film, gap, zeros
 
 FAKE_DEVICE = Path(__file__).with_name("fakes.py")
 
@@ -84,6 +90,63 @@ def test_an_empty_folder_is_refused_before_anything_is_stored(
     assert run("run", "--camera", str(tmp_path / "empty"), "--state", str(state)) == 2
     assert "holds no image" in capsys.readouterr().err
     assert not state.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [("report",), ("slide", "show"), ("audit",), ("backup", "a.zip")], ids=lambda words: words[0]
+)
+def test_a_command_to_be_run_names_a_folder_as_a_shell_takes_it(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "the lab's results"
+    assert run(*words, "--state", str(state)) == 2
+    command = capsys.readouterr().err.rpartition("with: ")[2]
+    assert shlex.split(command) == ["bloodedge", "device", "run", "--state", str(state)]
+
+
+@pytest.mark.usefixtures("faked")
+def test_the_page_has_the_port_that_was_asked_for_and_opens_in_a_browser(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BLOODEDGE_DEVICE__WEB__ENABLED")
+    opened = tmp_path / "opened"
+    script = tmp_path / "browser"
+    script.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(script))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    daemon_ = start(state, "--port", str(port), "--open")
+    try:
+        end = monotonic() + 20
+        while not opened.exists():
+            assert monotonic() < end, "no browser was opened"
+            sleep(0.02)
+        assert opened.read_text() == f"http://127.0.0.1:{port}/\n"
+    finally:
+        daemon_.send_signal(signal.SIGTERM)
+        _, err = daemon_.communicate(timeout=20)
+    assert f"http://127.0.0.1:{port}/" in err
+
+
+def test_without_a_browser_the_address_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    browser._open("http://127.0.0.1:8765/")
+    assert "open http://127.0.0.1:8765/ in one" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"), [(("--no-page", "--open"), "serves no page"), (("--port", "8765"), "serve no page")]
+)
+def test_a_page_that_is_not_served_has_no_port_and_is_not_opened(
+    words: tuple[str, ...], sentence: str, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", "--state", str(state), *words) == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_missing_bundle_is_named(frames: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,14 +335,55 @@ def test_a_database_that_was_destroyed_while_the_daemon_was_off_costs_one_warnin
     assert "not a bloodedge database" in capsys.readouterr().err
 
 
-def test_ctrl_c_stops_after_the_frame_in_hand(state: Path) -> None:
-    daemon_ = start(state)
-    wait_for_frames(state, 1)
+def test_ctrl_c_ends_with_the_summary_of_every_slide_and_the_report_s_command(tmp_path: Path) -> None:
+    state = tmp_path / "the lab's results"
+    config = written(tmp_path, '[slide]\nlabel = "before"\n')
+    daemon_ = start(state, "--config", str(config))
+    wait_for_frames(state, 3)
+    written(tmp_path, '[slide]\nlabel = "after"\n')
+    daemon_.send_signal(signal.SIGHUP)
+    wait_for_line(daemon_, "a new run has begun")
+    wait_for_frames(state, 3, "frames WHERE slide = 2")
     daemon_.send_signal(signal.SIGINT)
-    _, err = daemon_.communicate(timeout=10)
+    out, err = daemon_.communicate(timeout=10)
     assert daemon_.returncode == 130
     assert "what was finished is kept" in err
     assert "Traceback" not in err
+    whole, before, after, report = out.splitlines()
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        frames, cells = (
+            database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("frames", "cells")
+        )
+    assert whole == f"2 slides, {frames} frames, {cells} cells."
+    assert before.startswith("Slide 1 (before): ")
+    assert after.startswith("Slide 2 (after): ")
+    assert shlex.split(report) == ["Report:", "bloodedge", "device", "report", "--state", str(state)]
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_damaged_film_is_looked_at_to_its_end_which_says_how_much_came(
+    tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = film(tmp_path / "film.avi", 12, {1: cut, 3: zeros})
+    assert run("run", "--camera", str(path), "--state", str(state)) == 0
+    out = capsys.readouterr().out
+    assert "12 frames (0 dropped, 2 rejected)" in out
+    assert "All 12 announced frames came." in out
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        rejected = database.execute("SELECT number, reason FROM frames WHERE detail IS NOT NULL").fetchall()
+    assert rejected == [(1, "bad_frame"), (3, "bad_frame")]
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert run("run", "--camera", str(path), "--state", str(state)) == 0
+    assert "of the 12 announced frames came" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_film_of_which_no_frame_can_be_read_is_a_failure(
+    tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = film(tmp_path / "film.avi", 3, dict.fromkeys(range(3), gap))
+    assert run("run", "--camera", str(path), "--state", str(state)) == 1
+    assert "None of the frames could be read: frame 0 is damaged" in capsys.readouterr().err
 
 
 def test_kill_9_loses_no_acknowledged_frame_and_the_next_start_goes_on(state: Path, frames: Path) -> None:

@@ -72,6 +72,13 @@ def test_an_older_database_is_not_changed_by_reading_it(first_version: Path) -> 
     assert rows(first_version, "PRAGMA user_version") == [(1,)]
 
 
+def test_a_database_of_the_version_before_is_read_as_it_is(first_version: Path) -> None:
+    with closing(sqlite3.connect(first_version / DATABASE)) as database:
+        database.executescript(f"{MIGRATIONS[1]} PRAGMA user_version = 2;")
+    assert read_report(first_version, 1).statistics.cells_total == 3
+    assert rows(first_version, "PRAGMA user_version") == [(2,)]
+
+
 def test_a_migrated_database_is_like_a_new_one(first_version: Path, tmp_path: Path) -> None:
     for state in (first_version, tmp_path / "new"):
         Store(state).close()

@@ -1,7 +1,7 @@
 """Cameras: each gives frames, in a process of its own where the daemon runs them (see ``supervised``)."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -9,6 +9,18 @@ from typing import Protocol
 
 from bloodedge.imaging import Image
 from bloodedge_device.settings import CameraSettings
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a watched folder as it was when it was taken."""
+
+    path: str
+    """Absolute."""
+    size: int
+    modified_ns: int
+    sha256: str
+    """Of its content; empty where it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +39,8 @@ class Capture:
     """The file's name, where frames come from files."""
     dropped_before: int = 0
     """Frames captured since the one before and dropped because a newer one came."""
+    file: SourceFile | None = None
+    """What the frame was read from, where a folder is watched."""
 
     @classmethod
     def now(cls, index: int, start_s: float, source: str = "") -> "Capture":
@@ -62,22 +76,25 @@ class Camera(Protocol):
     """What reports call it."""
     live: bool
     """Whether frames are lost when nobody takes them in time."""
+    ending: str
+    """What is to be said of a source that has ended; empty where nothing is."""
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """Frames in the order of capture, until the source ends or ``stop`` is set."""
         ...
 
 
-def open_camera(settings: CameraSettings, begin: int = 0) -> Camera:
+def open_camera(settings: CameraSettings, begin: int = 0, done: Iterable[SourceFile] = ()) -> Camera:
     """The camera that the settings name; what is replayed or simulated begins with frame number ``begin``.
 
-    Raises UsageError when it can never work, BloodedgeError when it is not there or busy.
+    done: a watched folder's files that were taken before. Raises UsageError when it can never work, BloodedgeError when
+    it is not there or busy.
     """
     match settings.kind:
         case "replay":
             from bloodedge_device.camera.replay import open_replay
 
-            return open_replay(settings, begin)
+            return open_replay(settings, begin, done)
         case "v4l2":
             from bloodedge_device.camera.v4l2 import V4l2Camera
 

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from time import sleep
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.camera import BadFrame, Capture, Frame, open_camera
+from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile, open_camera
 from bloodedge_device.host import use_every_core
 from bloodedge_device.settings.sections import CameraSettings
 
@@ -53,14 +53,14 @@ def main() -> None:
     stop = _Pulse(sender)
     threading.Thread(target=_listen, args=(lines, free, stop), daemon=True).start()
     try:
-        camera = open_camera(settings, order["begin"])
+        camera = open_camera(settings, order["begin"], [SourceFile(**file) for file in order["done"]])
         sender.send({"kind": "opened", "name": camera.name, "live": camera.live})
         for frame in camera.frames(stop):
             _give(frame, memory, free, stop, sender)
         if settings.is_hardware and not stop.is_set():
             sender.fail(f"{camera.name} ended; check that it is on.")
         else:
-            sender.send({"kind": "ended"})
+            sender.send({"kind": "ended", "ending": camera.ending})
     except BloodedgeError as error:
         sender.fail(str(error), usage=isinstance(error, UsageError))
     except Exception as error:  # whatever a driver raises is told, and the daemon tries again
@@ -136,7 +136,7 @@ def _give(frame: Frame | BadFrame, memory: mmap.mmap, free: Queue[int], stop: _P
 
 
 def _told(capture: Capture) -> dict[str, Any]:
-    return {**vars(capture), "captured_at": capture.captured_at.isoformat()}
+    return {**asdict(capture), "captured_at": capture.captured_at.isoformat()}
 
 
 if __name__ == "__main__":

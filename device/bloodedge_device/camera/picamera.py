@@ -52,6 +52,7 @@ class PiCamera:
     """
 
     live = True
+    ending = ""
 
     def __init__(self, settings: CameraSettings) -> None:
         """Open the camera.

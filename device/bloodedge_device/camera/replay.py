@@ -1,30 +1,56 @@
 """Frames from a folder of images, an image, a video file or a network stream."""
 
 import itertools
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from time import monotonic
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
-from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace
+from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
+from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings, is_stream
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
+MOTION_JPEG = {"MJPG", "mjpg", "JPEG", "jpeg"}
+"""FFmpeg's codes of it."""
 
-def open_replay(settings: CameraSettings, begin: int = 0) -> Camera:
+UNDECODED = -1
+"""CAP_PROP_FORMAT for frames as they lie in the file."""
+
+COUNTED = {".avi", ".m4v", ".mov", ".mp4"}
+"""Files that hold the number of their frames."""
+
+MOST_UNREADABLE = 8
+"""More in a row, where nothing says how many frames are to come, are the end."""
+
+OPEN_WITHIN_MS = 10_000
+"""For a stream to answer."""
+
+
+def open_replay(settings: CameraSettings, begin: int = 0, done: Iterable[SourceFile] = ()) -> Camera:
     """The replay camera for ``settings.source``, from frame number ``begin``.
 
-    Raises UsageError when there is nothing to replay, BloodedgeError when a stream does not answer.
+    done: a watched folder's files that were taken before. Raises UsageError when there is nothing to replay,
+    BloodedgeError when a stream does not answer.
     """
     source = settings.source or ""
     if is_stream(source):
         return VideoCamera(settings, source, live=True)
     path = Path(source)
+    if settings.watch:
+        from bloodedge_device.camera.watch import WatchCamera
+
+        if not path.is_dir():
+            raise UsageError(f"{path} is not a folder; give the folder that images are written into, or make it first.")
+        return WatchCamera(settings, path, begin, done)
     if path.is_dir():
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         if not images:
@@ -43,6 +69,7 @@ class FolderCamera:
     def __init__(self, settings: CameraSettings, folder: Path, images: list[Path], begin: int) -> None:
         self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {folder.resolve().name}"
         self.live = settings.realtime
+        self.ending = ""
         self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
@@ -65,7 +92,11 @@ class FolderCamera:
 
 
 class VideoCamera:
-    """A video file, every frame of it; or a stream, which is live."""
+    """A video file, every frame of it; or a stream, which is live.
+
+    Each picture of Motion JPEG, which cameras and microscope software write, is checked to be whole. Of other codecs
+    FFmpeg says when it cannot decode a frame, and not when it filled parts of one from the frames before.
+    """
 
     def __init__(self, settings: CameraSettings, source: str, live: bool, begin: int = 0) -> None:
         """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is away."""
@@ -73,46 +104,110 @@ class VideoCamera:
         self._is_file = not is_stream(source)
         self.name = f"replay of {Path(source).name if self._is_file else _without_password(source)}"
         self.live = live
+        self.ending = ""
         self._capture: cv2.VideoCapture | None = self._open()
 
     def _open(self) -> cv2.VideoCapture:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        capture = cv2.VideoCapture(self._source, cv2.CAP_FFMPEG)
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")  # AV_LOG_FATAL: damaged frames are told of as rejected
+        address = self._source if self._is_file else _lower_scheme(self._source)
+        options = [] if self._is_file else [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_WITHIN_MS]
+        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
             raise BloodedgeError(
                 f"The stream {_without_password(self._source)} does not answer; check its address and that it is on."
             )
+        if _fourcc(capture) in MOTION_JPEG:
+            capture.set(cv2.CAP_PROP_FORMAT, UNDECODED)
         return capture
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
-        """Frames until the file or stream ends; a file begins again when the settings say ``loop``."""
+        """Frames until the file or stream ends; a file begins again when the settings say ``loop``.
+
+        One that cannot be decoded, or is damaged, is a BadFrame and not the end.
+        """
         pace = Pace(self._settings.rate if self._is_file else None, stop)
         index = 0
         while True:
             capture, self._capture = self._capture or self._open(), None
-            first = index
-            while index < self._begin and capture.grab():
-                index += 1
-            while pace.wait() and (frame := self._read(index, capture)) is not None:
-                yield frame
+            first, announced = index, self._announced(capture)
+            for readable, start in _grabbed(capture, announced, pace, self._begin - index):
+                if index >= self._begin:
+                    yield self._frame(index, start, capture if readable else None)
                 index += 1
             capture.release()
-            if stop.is_set() or not (self._is_file and self._settings.loop) or index == first:
+            if stop.is_set():
+                return
+            self.ending = _ending(index - first, announced)
+            if not (self._is_file and self._settings.loop) or index == first:
                 return
 
-    def _read(self, index: int, capture: cv2.VideoCapture) -> Frame | BadFrame | None:
-        start = monotonic()
-        ok, image = capture.read()
-        if not ok:
-            return None
+    def _announced(self, capture: cv2.VideoCapture) -> int:
+        """How many frames the file says it holds; 0 where OpenCV can only guess it, from the duration."""
+        exact = self._is_file and Path(self._source).suffix.lower() in COUNTED
+        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if exact else 0
+
+    def _frame(self, index: int, start: float, capture: cv2.VideoCapture | None) -> Frame | BadFrame:
+        """The frame that was grabbed; without a capture, one that could not be decoded."""
         source = f"frame {index}"
         try:
-            bgr = colour_8bit(image, source)
+            bgr = colour_8bit(self._decoded(capture, source), source)
         except BloodedgeError as error:
             return BadFrame(Capture.now(index, start, source), str(error))
         return Frame(Capture.now(index, start, source), bgr, self._settings.um_per_px)
+
+    def _decoded(self, capture: cv2.VideoCapture | None, source: str) -> NDArray[np.generic]:
+        image: NDArray[np.generic] | None = None if capture is None else capture.retrieve()[1]
+        if capture is not None and image is not None and capture.get(cv2.CAP_PROP_FORMAT) == UNDECODED:
+            image = decode_jpeg(image.tobytes())
+        if capture is None or image is None or image.size == 0:
+            raise BloodedgeError(f"{source} is damaged: it cannot be decoded, or a part of it is missing.")
+        if self._is_file and 2 * image.shape[0] == capture.get(cv2.CAP_PROP_FRAME_HEIGHT):
+            raise BloodedgeError(f"{source} is interlaced, two half pictures; save the video progressive.")
+        return image
+
+
+def _grabbed(capture: cv2.VideoCapture, announced: int, pace: Pace, skipped: int) -> Iterator[tuple[bool, float]]:
+    """(whether a frame could be read, when that began) for each frame, until none follows or the pace says stop.
+
+    Only a frame that follows tells one that cannot be decoded from the end: FFmpeg answers both alike. The pace does
+    not hold for the first ``skipped`` frames.
+    """
+    came = unreadable = 0
+    while True:
+        if came >= skipped and not pace.wait():
+            return
+        start = monotonic()
+        while not capture.grab():
+            unreadable += 1
+            if unreadable > max(MOST_UNREADABLE, announced - came):
+                return
+        for readable in (*[False] * unreadable, True):
+            came += 1
+            yield readable, start
+        unreadable = 0
+
+
+def _ending(came: int, announced: int) -> str:
+    """What is to be said at the end of a file that announced so many frames."""
+    if came < announced:
+        return (
+            f"Only {came} of the {announced} announced frames came: the file was cut short or is damaged; copy it again"
+            " from its source."
+        )
+    return f"All {announced} announced frames came." if announced else ""
+
+
+def _fourcc(capture: cv2.VideoCapture) -> str:
+    return int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
+
+
+def _lower_scheme(address: str) -> str:
+    """A stream's address as FFmpeg knows it."""
+    scheme, mark, rest = address.partition("://")
+    return scheme.lower() + mark + rest
 
 
 def _without_password(address: str) -> str:

@@ -21,6 +21,7 @@ class SimulatedCamera:
     def __init__(self, settings: CameraSettings, begin: int = 0) -> None:
         self.name = f"simulated microscope, specimen {settings.seed}"
         self.live = settings.realtime
+        self.ending = ""
         self._settings, self._begin = settings, begin
         self._spec = FieldSpec(style=SubjectStyle.of(settings.seed), um_per_px=settings.um_per_px or UM_PER_PX)
 

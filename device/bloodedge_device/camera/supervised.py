@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from time import monotonic
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.camera import BadFrame, Capture, Frame
+from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile
 from bloodedge_device.camera.capture import SLOT_BYTES, SLOTS
 from bloodedge_device.health import Level
 from bloodedge_device.settings.sections import CameraSettings
@@ -40,9 +40,20 @@ Tell = Callable[[Level, str], object]
 class SupervisedCamera:
     """The camera that the settings name, kept alive; follows the Camera protocol."""
 
-    def __init__(self, settings: CameraSettings, tell: Tell | None = None, number: int = 0) -> None:
-        """Start the capture process, its first frame to be ``number``; ``wait_until_open`` says how it went."""
-        self.name, self.live = "", settings.is_hardware
+    def __init__(
+        self,
+        settings: CameraSettings,
+        tell: Tell | None = None,
+        number: int = 0,
+        done: dict[str, SourceFile] | None = None,
+    ) -> None:
+        """Start the capture process, its first frame to be ``number``; ``wait_until_open`` says how it went.
+
+        done: by its path each of a watched folder's files that is not to be taken again; whoever takes a frame adds to
+        it.
+        """
+        self.done = {} if done is None else done
+        self.name, self.live, self.ending = "", settings.is_hardware, ""
         self.restarts = 0
         self._settings, self._tell = settings, tell or (lambda _level, _sentence: None)
         self._memory_file = _shared_memory()
@@ -50,11 +61,11 @@ class SupervisedCamera:
         self.given = number
         """The next frame's number."""
         self._failures = 0
-        self._ever_opened = self._closed = False
+        self._ever_opened = self._closed = self._awaits = False
         self._child = self._start()
 
     def _start(self) -> "_Child":
-        return _Child(self._settings, self._memory_file, self.given)
+        return _Child(self._settings, self._memory_file, self.given, list(self.done.values()))
 
     def wait_until_open(self, stop: threading.Event) -> None:
         """Wait until the camera is open, trying again and again where it may yet be plugged in.
@@ -79,12 +90,15 @@ class SupervisedCamera:
         if not self._ever_opened:
             self.wait_until_open(stop)
         while not stop.is_set():
+            self._awaits = True
             taken, dropped, problem = self._child.take(stop, self._settings.timeout_s)
+            self._awaits = False
             if problem is not None:
                 self._fail(problem, stop)
                 self.wait_until_open(stop)
                 continue
             if taken is None:
+                self.ending = self._child.ending
                 return
             self._failures = 0
             frame = self._view(taken) if isinstance(taken, _Slotted) else taken
@@ -118,6 +132,11 @@ class SupervisedCamera:
             self._child = self._start()
 
     @property
+    def awaits_files(self) -> bool:
+        """Whether a watched folder holds nothing new, and its capture process lives."""
+        return self._settings.watch and self._awaits and self._child.silent_s < self._settings.timeout_s
+
+    @property
     def pid(self) -> int:
         """The capture process."""
         return self._child.pid
@@ -147,7 +166,7 @@ class _Slotted:
 class _Child:
     """One capture process and what it has said so far, heard by a thread of its own."""
 
-    def __init__(self, settings: CameraSettings, memory: int, begin: int) -> None:
+    def __init__(self, settings: CameraSettings, memory: int, begin: int, done: list[SourceFile]) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -158,7 +177,7 @@ class _Child:
                 start_new_session=True,  # a person's Ctrl-C is for the daemon, which then ends this process
             )
         self.pid = self._process.pid
-        self.name, self.live = "", False
+        self.name, self.live, self.ending = "", False, ""
         self._wire = ours
         self._opened = self._ended = False
         self._problem: BloodedgeError | None = None
@@ -166,7 +185,7 @@ class _Child:
         self._dropped = 0
         self._changed = threading.Condition()
         self._heard_s = monotonic()
-        order = {"settings": settings.model_dump(mode="json"), "begin": begin}
+        order = {"settings": settings.model_dump(mode="json"), "begin": begin, "done": [asdict(file) for file in done]}
         with suppress(OSError):  # it has ended already; hearing nothing says so
             ours.sendall(json.dumps(order).encode() + b"\n")
         threading.Thread(target=self._hear, name="capture", daemon=True).start()
@@ -191,14 +210,15 @@ class _Child:
             case "frame":
                 self._put(message)
             case "ended":
-                self._ended = True
+                self.ending, self._ended = message["ending"], True
             case "failed":
                 kind = UsageError if message["usage"] else BloodedgeError
                 self._problem = kind(message["sentence"])
 
     def _put(self, message: dict[str, Any]) -> None:
         told = message["capture"]
-        capture = Capture(**{**told, "captured_at": datetime.fromisoformat(told["captured_at"])})
+        file = told["file"] and SourceFile(**told["file"])
+        capture = Capture(**{**told, "captured_at": datetime.fromisoformat(told["captured_at"]), "file": file})
         frame = BadFrame(capture, message["problem"]) if "problem" in message else _Slotted(capture, message)
         if self.live:
             while self._frames:
@@ -228,7 +248,7 @@ class _Child:
                     return None, 0, None
                 if self._problem is not None:
                     return None, 0, self._problem
-                if monotonic() - self._heard_s > timeout_s:
+                if self.silent_s > timeout_s:
                     return (
                         None,
                         0,
@@ -241,6 +261,11 @@ class _Child:
                 return None, 0, None
             dropped, self._dropped = self._dropped, 0
             return self._frames.popleft(), dropped, None
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the process was last heard."""
+        return monotonic() - self._heard_s
 
     def free(self, slot: int) -> None:
         """Let the process fill a slot again."""

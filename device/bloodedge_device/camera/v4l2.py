@@ -12,9 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.imaging import colour_8bit
 from bloodedge_device.camera import BadFrame, Capture, Frame
+from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings
 
 log = logging.getLogger("bloodedge.device")
@@ -63,6 +64,7 @@ class V4l2Camera:
     """A USB camera; exposure, gain and white balance stay as given, or as measured when it is opened."""
 
     live = True
+    ending = ""
 
     def __init__(self, settings: CameraSettings) -> None:
         """Open the camera.
@@ -120,7 +122,7 @@ class V4l2Camera:
         if wanted and got != wanted:
             raise UsageError(
                 f"{self.name} has no pixel format {wanted} and offers {got}; set camera.pixel_format to that, or to "
-                f"another that v4l2-ctl --list-formats-ext --device {self._path} lists."
+                f"another that v4l2-ctl --list-formats-ext --device {quoted(self._path)} lists."
             )
         if got in GREY_FORMATS:
             raise UsageError(
@@ -133,7 +135,7 @@ class V4l2Camera:
         if wanted and got != wanted:
             raise UsageError(
                 f"{self.name} has no size {wanted[0]}x{wanted[1]} and offers {got[0]}x{got[1]}; set camera.size to "
-                f"that, or to another that v4l2-ctl --list-formats-ext --device {self._path} lists."
+                f"that, or to another that v4l2-ctl --list-formats-ext --device {quoted(self._path)} lists."
             )
 
     def _hold_light(self, capture: cv2.VideoCapture) -> None:
@@ -230,7 +232,7 @@ class V4l2Camera:
         source = f"frame {index}"
         image: NDArray[np.generic] | None = capture.retrieve()[1]
         if image is not None and _pixel_format(capture) in JPEG_FORMATS:
-            image = _decode_jpeg(image.tobytes())
+            image = decode_jpeg(image.tobytes())
         if image is None or image.size == 0:
             return BadFrame(Capture.now(index, start_s, source), f"{source} of {self.name} arrived damaged.")
         try:
@@ -289,13 +291,3 @@ def _pixel_format(capture: cv2.VideoCapture) -> str:
 
 def _size(capture: cv2.VideoCapture) -> tuple[int, int]:
     return int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-
-
-def _decode_jpeg(data: bytes) -> NDArray[np.generic] | None:
-    """A camera's JPEG, which may be padded with zeros; None when part of it is missing."""
-    if b"\xff\xd9" not in data.rstrip(b"\0")[-64:]:
-        return None
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None

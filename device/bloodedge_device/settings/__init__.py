@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import stat
 import tomllib
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bloodedge.config import Model, Strict, read_toml, validate
-from bloodedge.errors import UsageError, as_owner, unreadable, user_name
+from bloodedge.errors import UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
@@ -26,6 +27,8 @@ from bloodedge_device.settings.sections import (
     UpdateSettings,
     WatchSettings,
     WebSettings,
+    fault_in_address,
+    fault_in_watching,
     is_stream,
 )
 from bloodedge_device.slots.record import read_record, slot_file
@@ -218,7 +221,7 @@ def _fault(path: Path, state: Path) -> str | None:
     told = f"cannot be read by {user_name(os.geteuid())}"
     if _is_another_users(state):  # whose daemon needs the file; this user's group may not
         return f"{told}, and {state} is another user's; {as_owner(state)}"
-    return f"{told}; let it: sudo chgrp {_own_group()} {path}, then sudo chmod g+r {path}"
+    return f"{told}; let it: sudo chgrp {shlex.quote(_own_group())} {quoted(path)}, then sudo chmod g+r {quoted(path)}"
 
 
 def _is_another_users(folder: Path) -> bool:
@@ -271,17 +274,32 @@ def _source_beside(folder: Path, camera: CameraSettings) -> str | None:
 
 
 def with_options(
-    settings: DeviceSettings, bundle: Path | None, state: Path | None, camera: str | None
+    settings: DeviceSettings,
+    bundle: Path | None,
+    state: Path | None,
+    camera: str | None,
+    *,
+    watch: bool = False,
+    port: int | None = None,
 ) -> DeviceSettings:
-    """The settings with what was given on the command line in place of what the file says."""
+    """The settings with what was given on the command line in place of what the file says.
+
+    Raises UsageError for a camera that cannot work.
+    """
     update: dict[str, object] = {}
     if bundle is not None:
         update["bundle"] = bundle
     if state is not None:
         update["state"] = state
-    if camera is not None:
-        chosen = camera_named(camera)
-        update["camera"] = settings.camera.model_copy(update=chosen)
+    if camera is not None or watch:
+        named = {} if camera is None else {**camera_named(camera), "watch": False}
+        chosen = settings.camera.model_copy(update={**named, **({"watch": True} if watch else {})})
+        fault = fault_in_watching(chosen) if watch else fault_in_address(chosen.source or "")
+        if fault is not None:
+            raise UsageError(f"{fault[0].upper()}{fault[1:]}.")
+        update["camera"] = chosen
+    if port is not None:
+        update["web"] = settings.web.model_copy(update={"port": port})
     return settings.model_copy(update=update)
 
 

@@ -25,9 +25,13 @@ class CameraSettings(Strict):
     kind: Literal["simulated", "replay", "v4l2", "picamera"] = "simulated"
     """simulated; replay of images, a video or a stream; v4l2: a USB microscope; picamera: a Raspberry Pi's camera."""
     source: str | None = None
-    """For replay: a folder of images, an image, a video file, or an http(s):// or rtsp:// stream. For v4l2: a device
-    (/dev/video0), or part of its name below /dev/v4l/by-id; default: the only one there. For picamera: the camera's
-    number; default: 0."""
+    """For replay: a folder of images, an image, a video file, or a stream (http, https, rtsp, rtsps, tcp or udp://…).
+    For v4l2: a device (/dev/video0), or part of its name below /dev/v4l/by-id; default: the only one there. For
+    picamera: the camera's number; default: 0."""
+    watch: bool = False
+    """For a folder that other software writes images into: wait for new ones, without end. Each is taken once, when it
+    is whole, in the order in which they were finished; those that came while no slide was in work belong to the next.
+    """
     um_per_px: float | None = Field(default=None, ge=0.03, le=0.5)
     """Micrometres per pixel of the frames (default: 0.15 when simulated, else measured from red cells)."""
     profile: Path | None = None
@@ -66,6 +70,10 @@ class CameraSettings(Strict):
     def _kind_and_source_agree(self) -> Self:
         if self.kind == "replay" and not self.source:
             raise ValueError('replay needs a source: add source = "FOLDER, VIDEO or rtsp://…"')
+        if self.kind == "replay" and self.source and (fault := fault_in_address(self.source)):
+            raise ValueError(fault)
+        if self.watch and (fault := fault_in_watching(self)):
+            raise ValueError(fault)
         if self.kind == "simulated" and self.source:
             raise ValueError('a simulated camera has no source: remove it, or set kind = "replay"')
         if self.kind == "picamera" and self.source is not None and not self.source.isdigit():
@@ -243,6 +251,29 @@ class WatchSettings(Strict):
         return self
 
 
+STREAMS = ("http", "https", "rtsp", "rtsps", "tcp", "udp")
+"""Schemes of the streams' addresses that can be read."""
+
+
 def is_stream(source: str) -> bool:
     """Whether a replay source is a stream's address rather than a path."""
-    return source.startswith(("http://", "https://", "rtsp://"))
+    scheme, mark, _ = source.partition("://")
+    return bool(mark) and scheme.lower() in STREAMS
+
+
+def fault_in_address(source: str) -> str | None:
+    """What is wrong with a replay source that looks like an address of an unknown kind; None where nothing is."""
+    scheme, mark, _ = source.partition("://")
+    if not mark or not scheme.isalnum() or is_stream(source):
+        return None
+    known = ", ".join(f"{name}://" for name in STREAMS)
+    return f"streams at {scheme}:// cannot be read; give an address that begins with one of {known}, or a file's path"
+
+
+def fault_in_watching(camera: CameraSettings) -> str | None:
+    """What keeps the settings of a camera from being a watched folder's; None where nothing does."""
+    if camera.kind != "replay" or camera.source is None or is_stream(camera.source):
+        return "watch needs a folder that images are written into: name it as the camera's source"
+    if camera.loop or camera.realtime:
+        return "watch takes each image once: leave out loop and realtime"
+    return None

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import time_ns
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import file_mode
-from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, SCHEMA_VERSION
+from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, READABLE_SINCE, SCHEMA_VERSION
 
 DATABASE = "device.sqlite"
 CROPS = "crops"
@@ -127,10 +127,10 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
     """
     path = state / DATABASE
     if not file_mode(path):
-        raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {state}")
+        raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {quoted(state)}")
     with database_errors(state, "read from"), closing(_read_only(path)) as database:
         database.row_factory = sqlite3.Row
-        if check_version(database, state) < SCHEMA_VERSION:
+        if check_version(database, state) < READABLE_SINCE:
             raise BloodedgeError(
                 f"{path} was written by an older bloodedge; start the daemon on it once, which brings it up to date."
             )

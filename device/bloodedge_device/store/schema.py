@@ -102,8 +102,20 @@ CREATE TABLE audit (         -- each entry's digest covers the one before
 ) STRICT;
 """
 
-MIGRATIONS = (_RESULTS, _SERVICE)
+_WATCHED = """
+CREATE TABLE watched (       -- files of watched folders whose frames are stored
+    path BLOB PRIMARY KEY,   -- as the file system has it
+    size INTEGER NOT NULL,
+    modified_ns INTEGER NOT NULL,
+    sha256 TEXT NOT NULL     -- of the content; empty where it could not be read
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED)
 SCHEMA_VERSION = len(MIGRATIONS)
+
+READABLE_SINCE = 2
+"""Databases from this version on hold all that is shown of them."""
 
 OUTBOX_SINCE = 2
 """The version that brought the table of messages."""

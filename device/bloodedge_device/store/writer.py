@@ -27,6 +27,7 @@ from bloodedge_device.store import audit
 from bloodedge_device.store.crops import free_bytes, remove_oldest, remove_partial, write_crops
 from bloodedge_device.store.database import CROPS, DAMAGE, database_errors, is_damaged, open_for_writing, set_aside
 from bloodedge_device.store.retention import remove_expired, remove_set_aside
+from bloodedge_device.store.watched import put_watched
 
 RESERVE = "reserve"
 """A file of zeros that is given up when the disk is full."""
@@ -454,6 +455,8 @@ def _put_frame(
         "brightness": result.brightness,
     }
     frame = _insert(database, "frames", row)
+    if result.capture.file is not None:
+        put_watched(database, result.capture.file)
     for number, cell in enumerate(result.cells):
         _put_cell(database, frame, cell, _crop_name(slide, result, number) if with_crops else None, rows)
     database.executemany(

@@ -14,7 +14,7 @@ from os import stat_result
 from pathlib import Path
 from time import monotonic
 
-from bloodedge.errors import UsageError, disk_errors
+from bloodedge.errors import UsageError, disk_errors, quoted
 from bloodedge_device.settings.sections import LOOPBACK, WebSettings
 
 TOKEN = "token.json"  # noqa: S105  # a file's name
@@ -255,7 +255,7 @@ def require_token(settings: WebSettings, state: Path) -> None:
     if not settings.is_local and not has_token(state):
         raise UsageError(
             f"The page at {settings.host} would be open to other machines without an access token; make one with:"
-            f" bloodedge device token --state {state}"
+            f" bloodedge device token --state {quoted(state)}"
         )
 
 

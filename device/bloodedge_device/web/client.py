@@ -6,7 +6,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge_device.web.socket_path import short_path
 
 TIMEOUT_S = 30.0
@@ -37,7 +37,9 @@ def ask(state: Path, method: str, path: str, json: object = None) -> dict[str, A
         answer = connection.getresponse()
         data = json_module.loads(answer.read())
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as error:
-        raise UsageError(f"No daemon runs on {state}; start it with: bloodedge device run --state {state}") from error
+        raise UsageError(
+            f"No daemon runs on {state}; start it with: bloodedge device run --state {quoted(state)}"
+        ) from error
     except PermissionError as error:
         raise UsageError(f"The daemon on {state} belongs to another user; run this command as that user.") from error
     except (OSError, HTTPException, ValueError) as error:

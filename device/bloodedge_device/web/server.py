@@ -167,8 +167,8 @@ def _tcp_socket(settings: WebSettings) -> socket.socket:
     except OSError as error:
         listening.close()
         reasons = {
-            errno.EADDRINUSE: f"Port {port} of {host} is in use; stop what uses it, or choose another web.port.",
-            errno.EACCES: f"Port {port} of {host} needs more rights; choose a web.port above 1023.",
+            errno.EADDRINUSE: f"Port {port} of {host} is in use; stop what uses it, or choose another with --port.",
+            errno.EACCES: f"Port {port} of {host} needs more rights; choose one above 1023 with --port.",
             errno.EADDRNOTAVAIL: f"web.host {host} is not an address of this machine; correct it in the settings.",
         }
         raise UsageError(

@@ -1,0 +1,38 @@
+"""The JPEG pictures of cameras, films and streams: whole, or not at all."""
+
+import re
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+
+MOST_FILLING = 64
+"""Many USB cameras put some bytes between a picture's last row and its end marker; more are rows that went astray."""
+
+FILLING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+"""libjpeg's warning of them."""
+
+
+def decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """A JPEG's pixels, uint8 (H, W, 3) BGR, a grey one's (H, W); None when libjpeg misses a part of it.
+
+    Bytes after the end are left alone. OpenCV and FFmpeg fill what is missing with grey, or with the frame before, and
+    say nothing. Damage that leaves the bytes readable, such as a single wrong bit, cannot be told from a picture.
+    """
+    try:
+        grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
+        pixels = _decode(data, "GRAY" if grey else "BGR")
+    except ValueError:
+        return None
+    return pixels[:, :, 0] if grey else pixels
+
+
+def _decode(data: bytes, colours: str) -> NDArray[np.uint8]:
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colours, strict=True)
+    except ValueError as error:
+        filling = FILLING.search(str(error))
+        if filling is None or int(filling[1]) > MOST_FILLING:
+            raise
+        pixels = simplejpeg.decode_jpeg(data, colours, strict=False)
+    return pixels
