@@ -33,6 +33,15 @@ class Reason(StrEnum):
     RAGGED = "ragged"
 
 
+WHY_UNCERTAIN: dict[str, str] = {
+    Reason.ABSTAIN_BAND: "too near the line between normal and blast",
+    Reason.OUT_OF_DOMAIN: "unlike the training cells",
+    Reason.MODEL_FAULT: "the network gave no probability",
+    Reason.CUT_BY_BORDER: "cut by the frame's border",
+}
+"""Why a cell is uncertain, for people."""
+
+
 class Thresholds(Strict):
     """Calibrated blast probabilities at which a cell is called; between the uncertain bounds the device abstains."""
 

@@ -34,6 +34,11 @@ _FINEST_UM, _COARSEST_UM = 0.066, 0.2
 """Micrometres per pixel of cameras that are inside the domain: C-NMC's own to a 40x objective's."""
 _EDGE_UM = 0.1
 """Blur of a cell's edge in a field, on the inner side."""
+_RED_CELL_UM = 7.4
+_MOST_NEIGHBOURS = 4
+_DEEPEST_UM = 0.9
+"""How far into a cell a finder takes its neighbour to reach: its masks of drawn cells that lie among red cells have 1 to
+11 % less area than the cells."""
 _GRAIN = 1.5
 """Standard deviation of a camera's noise, in levels."""
 
@@ -121,9 +126,26 @@ def in_a_field(cell: Cell, rng: np.random.Generator, um_per_px: float | None = N
     zoom = cell.um_per_px / um_per_px
     small = cv2.resize(lit, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(cell.mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    changed = _redrawn(mask, rng)
+    changed = _redrawn(_dented(mask, um_per_px, rng), rng)
     bgr = np.clip(np.rint(small + rng.normal(0, _GRAIN, small.shape)), 0, 255).astype(np.uint8)
     return Cell(bgr, changed if changed.any() else as_image(mask), um_per_px)
+
+
+def _dented(mask: Any, um_per_px: float, rng: np.random.Generator) -> Image:
+    """The mask without what a finder gives to the red cells that touch the cell."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return as_image(mask)
+    dented = mask.copy()
+    middle = columns.mean(), rows.mean()
+    radius = _RED_CELL_UM / 2 / um_per_px
+    for _ in range(rng.integers(_MOST_NEIGHBOURS + 1)):
+        angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, _DEEPEST_UM) / um_per_px
+        along = (columns - middle[0]) * np.cos(angle) + (rows - middle[1]) * np.sin(angle)
+        distance = float(along.max()) - depth + radius
+        centre = round(middle[0] + distance * np.cos(angle)), round(middle[1] + distance * np.sin(angle))
+        cv2.circle(dented, centre, round(radius), 0, cv2.FILLED)
+    return as_image(dented)
 
 
 def _redrawn(mask: Any, rng: np.random.Generator) -> Image:

@@ -11,12 +11,12 @@ have no refusals: c1 = c0). Only the ratio of c1 to c0 matters, so a slide on wh
 its stain or its focus, is not taken for one of another share.
 
 The slide is of one person, and people differ: the four chances are those of a new person, drawn from beta distributions
-fitted to held-out people (beta-binomial; flat prior on the mean and on the root of the inverse number of prior cells,
-Gelman et al., Bayesian Data Analysis, 3rd edition 2013, 5.3). The interval holds every share that the count does not
-contradict: both P(at most so many blasts) and P(at least so many) are above 2.5 %, over the count and over people. It
-is Clopper and Pearson's where the classifier never errs (0 of 200: up to 1.8 %), and Lang and Reiczigel's (Preventive
-Veterinary Medicine 113:13, 2014) is the same thought for rates that differ by chance alone. Forman (Data Mining and
-Knowledge Discovery 17:164, 2008) shows why the correction matters most where one class is rare.
+with one mode that are fitted to held-out people (beta-binomial; flat prior on the mean and on the root of the inverse
+number of prior cells, Gelman et al., Bayesian Data Analysis, 3rd edition 2013, 5.3). The interval holds every share
+that the count does not contradict: P(at most so many blasts) and P(at least so many), over the count and over people,
+are both above 2.5 %. It is Clopper and Pearson's where the classifier never errs (0 of 200: up to 1.8 %), and Lang and
+Reiczigel's (Preventive Veterinary Medicine 113:13, 2014) is the same thought for rates that differ by chance alone.
+Forman (Data Mining and Knowledge Discovery 17:164, 2008) shows why the correction matters most where a class is rare.
 """
 
 import math
@@ -38,8 +38,11 @@ TAIL = 0.025
 """Chance on each side that is left outside the interval."""
 TELLS_NOTHING = 0.8
 """An interval longer than this excludes next to nothing: the model cannot tell."""
+EXPLAINED = 0.01
+"""A count with less chance than this at the share that explains it best is unlike all that held-out people show."""
 DRAWS = 2000
 """People drawn; a tail of TAIL then holds 50 of them."""
+MOST_KEPT = 1000
 _SHARES = np.sin(np.linspace(0, math.pi / 2, 181)) ** 2
 """Shares at which the interval is looked for, denser towards 0 and 1."""
 
@@ -122,6 +125,11 @@ class NewPerson:
     """Of a called normal cell, to be called a blast."""
 
     @cached_property
+    def estimates(self) -> dict[tuple[int, int, float], "BlastShare"]:
+        """Estimates made before, by count: a page asks for the same one many times."""
+        return {}
+
+    @cached_property
     def said_blast(self) -> Floats:
         """q(pi) of each person (rows) for each of _SHARES (columns)."""
         blasts = np.outer(self.called_blasts, _SHARES)
@@ -187,18 +195,47 @@ def blast_share(rates: Rates | None, blasts: int, called: int, effective: float 
     if rates is None or not rates.known:
         return BlastShare(share, None, 0.0, 1.0, "classifier", rates_known=False)
     effective = float(called) if effective is None else effective
-    said = rates.new_person.said_blast
+    made = rates.new_person.estimates
+    if len(made) > MOST_KEPT:
+        made.clear()
+    key = blasts, called, effective
+    if key not in made:
+        made[key] = _estimate(rates.new_person, *key)
+    return made[key]
+
+
+def _estimate(new_person: NewPerson, blasts: int, called: int, effective: float) -> BlastShare:
+    share, said = blasts / called, new_person.said_blast
     most, least = _explaining(share * effective, effective, len(said))
-    estimate, low, high = _inverted((said <= most[:, None]).mean(axis=0), (said >= least[:, None]).mean(axis=0))
+    at_most, at_least = (said <= most[:, None]).mean(axis=0), (said >= least[:, None]).mean(axis=0)
+    if explained := min(at_most[0], at_least[-1]) >= EXPLAINED:
+        estimate, low, high = _inverted(at_most, at_least)
+    else:
+        estimate, low, high = _inverted(*_bounds(said, share, effective))
     if estimate == 0:  # fewer than any share explains: these cells may be called better than anybody's before
         high = max(high, float(np.quantile(most, 1 - TAIL)))
     if estimate == 1:
         low = min(low, float(np.quantile(least, TAIL)))
     inside = (blasts + 0.5) / (called + 1)  # no count shows that a chance is 0 or 1
     _, first, last = _inverted((said <= inside).mean(axis=0), (said >= inside).mean(axis=0))
-    endless = max(low, first), min(high, last)
-    limit: Limit = "classifier" if (last - first) ** 2 > (high - low) ** 2 / 2 else "cells"
+    endless = (max(low, first), min(high, last)) if explained else (low, high)
+    limit: Limit = "classifier" if (endless[1] - endless[0]) ** 2 > (high - low) ** 2 / 2 else "cells"
     return BlastShare(share, estimate, low, high, limit, endless)
+
+
+def _bounds(said: Floats, share: float, called: float) -> tuple[Floats, Floats]:
+    """Bounds (shares,) of the two chances, where they are too small to be counted over the people drawn.
+
+    P(at most b of n) is no more than exp(-n D), where D is the divergence of b / n from a larger chance q (Chernoff,
+    Annals of Mathematical Statistics 23:493, 1952); each table is scaled to its largest, which its ratios do not show.
+    """
+    q = said.clip(1e-9, 1 - 1e-9)
+    divergence = -share * np.log(q) - (1 - share) * np.log(1 - q)
+    if 0 < share < 1:
+        divergence += share * math.log(share) + (1 - share) * math.log(1 - share)
+    most = np.where(q > share, -called * divergence, 0.0)
+    least = np.where(q < share, -called * divergence, 0.0)
+    return np.exp(most - most.max()).mean(axis=0), np.exp(least - least.max()).mean(axis=0)
 
 
 def _explaining(blasts: float, called: float, draws: int) -> tuple[Floats, Floats]:
@@ -252,8 +289,10 @@ def _cells(outcomes: Outcomes) -> int:
 def _drawn(successes: Sequence[int], trials: Sequence[int], rng: np.random.Generator) -> Floats:
     """Chances (DRAWS,) of new people, given how often it happened to those seen; see this file's docstring."""
     means = 1 / (1 + np.exp(-np.linspace(-7, 7, 113)))
-    sizes = np.geomspace(1, 10_000, 21)
+    sizes = np.geomspace(2, 20_000, 21)
     mean, size = (axis.ravel() for axis in np.meshgrid(means, sizes, indexing="ij"))
+    one_mode = np.minimum(mean, 1 - mean) * size >= 1
+    mean, size = mean[one_mode], size[one_mode]
     weight = np.log(mean * (1 - mean)) - np.log(size) / 2  # priors, by the grid's even steps of logit and logarithm
     for happened, tried in zip(successes, trials, strict=True):
         if tried:

@@ -49,13 +49,23 @@ def axis_labels(axis: Axis) -> Markup:
     return _svg(16, "", "".join(_tick_label(axis, value, label, 12) for value, label in axis.ticks))
 
 
-def interval_strip(axis: Axis, value: float, interval: tuple[float, float] | None, kind: str, text: str) -> Markup:
-    """A figure as a dot with its interval as a bar."""
+def interval_strip(
+    axis: Axis,
+    value: float | None,
+    interval: tuple[float, float] | None,
+    kind: str,
+    text: str,
+    truth: float | None = None,
+) -> Markup:
+    """A figure as a dot with its interval as a bar; truth: where the figure truly lies, as a line across."""
     body = _grid(axis, 26)
     if interval is not None:
         low, high = axis.at(interval[0]), axis.at(interval[1])
         body += f'<line class="interval {escape(kind)}" x1="{low}%" x2="{high}%" y1="13" y2="13"/>'
-    return _svg(26, text, body + _dot(axis, value, 13, kind))
+    if truth is not None:
+        x = axis.at(truth)
+        body += f'<line class="mark" x1="{x}%" x2="{x}%" y1="1" y2="25"/>'
+    return _svg(26, text, body if value is None else body + _dot(axis, value, 13, kind))
 
 
 def latency_strip(axis: Axis, latency: LatencyMs, kind: str, text: str) -> Markup:

@@ -290,7 +290,7 @@ class Daemon:
 
     def _begin_slide(self, label: str, actor: str) -> int:
         number = self.store.at_once(partial(store_slide, self.store, self._run, label, actor))
-        self._lay(SlideInWork(number, label, self._new_pipeline()), actor)
+        self._lay(SlideInWork(number, label, self._new_pipeline(), self.loaded.artifact.rates), actor)
         return number
 
     def _lay(self, slide: SlideInWork | None, actor: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bloodedge import RESEARCH_USE
-from bloodedge.decision import Reason
+from bloodedge.decision import WHY_UNCERTAIN, Reason
 from bloodedge.errors import UsageError, quoted
 from bloodedge.manifest import Artifact, LatencyMs, Manifest, parse_record
 from bloodedge_device.histogram import STAGES
 from bloodedge_device.specimen.foreign import FOREIGN_SHARE
+from bloodedge_device.specimen.share import SlideShare
 from bloodedge_device.specimen.statistics import SlideStatistics, read_statistics
 from bloodedge_device.store import DATABASE, open_for_reading, read_latency
 
@@ -37,10 +38,15 @@ class StageLatency:
 class ShownCell:
     """A cell of the gallery."""
 
-    frame: str
-    """The frame's file name or number."""
+    frame: int
+    """The frame's number on its slide."""
+    source: str
+    """The frame's file name; empty where it has none."""
     label: str
-    blast_probability: float
+    reason: str
+    """Why it is uncertain, for people; empty for a called cell."""
+    blast_probability: float | None
+    """Calibrated; None where it means nothing, because the cell is outside the domain."""
     area_um2: float
     crop: Path
 
@@ -61,9 +67,13 @@ class DeviceReport:
     statistics: SlideStatistics
     stages: list[StageLatency]
     probabilities: list[int]
-    """Classified cells by calibrated blast probability, PROBABILITY_BINS equal bins over 0..1."""
+    """Cells inside the domain by calibrated blast probability, PROBABILITY_BINS equal bins over 0..1."""
     most_blast_like: list[ShownCell]
+    """Of the called cells."""
     most_uncertain: list[ShownCell]
+    """Of the cells inside the domain."""
+    refused: list[ShownCell]
+    """Cells outside the domain, the latest."""
 
     @property
     def artifact(self) -> Artifact:
@@ -74,6 +84,11 @@ class DeviceReport:
     def name(self) -> str:
         """What to call the slide."""
         return self.label or f"Slide {self.slide}"
+
+    @property
+    def share(self) -> SlideShare:
+        """The slide's share of blasts."""
+        return self.statistics.share(self.artifact.rates)
 
     @property
     def warnings(self) -> list[str]:
@@ -87,7 +102,7 @@ class DeviceReport:
     def to_json(self) -> dict[str, Any]:
         """The report for programs; shares are 0..1 unless a key says per cent."""
         counts, artifact, provenance = self.statistics, self.artifact, self.manifest.provenance
-        share = counts.blast_share
+        called = counts.blast_share
         return {
             "research_use": RESEARCH_USE,
             "warnings": self.warnings,
@@ -121,7 +136,9 @@ class DeviceReport:
                 "not_cells_reasons": counts.not_cells,
                 "probability_histogram": self.probabilities,
             },
-            "blast_percent": None if share is None else 100 * share,
+            "blast_share": self.share.figures.model_dump(),
+            "share_sentences": self.share.sentences,
+            "blast_percent": None if called is None else 100 * called,
             "blast_percent_ci95": [100 * bound for bound in counts.blast_ci95],
             "latency_ms": {s.stage: {"per": s.per, "count": s.count, **s.latency_ms.model_dump()} for s in self.stages},
             "baseline": {
@@ -192,10 +209,13 @@ def read_report(state: Path, slide: int | None = None) -> DeviceReport:
             statistics=read_statistics(database, row["id"]),
             stages=_stages(database, row["id"]),
             probabilities=_probabilities(database, row["id"]),
-            most_blast_like=_gallery(database, state, row["id"], "blast_probability DESC"),
-            most_uncertain=_gallery(
-                database, state, row["id"], f"abs(blast_probability - {manifest.thresholds.blast:f})"
+            most_blast_like=_gallery(
+                database, state, row["id"], f"{_INSIDE} AND label != 'uncertain'", "blast_probability DESC"
             ),
+            most_uncertain=_gallery(
+                database, state, row["id"], _INSIDE, f"abs(blast_probability - {manifest.thresholds.blast:f})"
+            ),
+            refused=_gallery(database, state, row["id"], f"NOT ({_INSIDE})", "frames.number DESC"),
         )
 
 
@@ -223,22 +243,26 @@ _CELLS = (
     "FROM cells JOIN frames ON frames.id = cells.frame"
     " WHERE frames.slide = ? AND blast_probability IS NOT NULL AND NOT repeated"
 )
+_INSIDE = f"cells.reason IS NOT '{Reason.OUT_OF_DOMAIN}'"
 
 
 def _probabilities(database: sqlite3.Connection, slide: int) -> list[int]:
     query = f"SELECT min(CAST(blast_probability * {PROBABILITY_BINS} AS INTEGER), {PROBABILITY_BINS - 1}), count(*)"
-    counts = {row[0]: row[1] for row in database.execute(f"{query} {_CELLS} GROUP BY 1", (slide,))}
+    counts = {row[0]: row[1] for row in database.execute(f"{query} {_CELLS} AND {_INSIDE} GROUP BY 1", (slide,))}
     return [counts.get(index, 0) for index in range(PROBABILITY_BINS)]
 
 
-def _gallery(database: sqlite3.Connection, state: Path, slide: int, order: str) -> list[ShownCell]:
+def _gallery(database: sqlite3.Connection, state: Path, slide: int, which: str, order: str) -> list[ShownCell]:
     """Cells first in ``order`` whose crops are still there."""
-    query = f"SELECT * {_CELLS} AND crop IS NOT NULL ORDER BY {order}, cells.id LIMIT {GALLERY}"
+    columns = "cells.*, frames.number AS frame_number, frames.source"
+    query = f"SELECT {columns} {_CELLS} AND crop IS NOT NULL AND {which} ORDER BY {order}, cells.id LIMIT {GALLERY}"
     shown = [
         ShownCell(
-            frame=row["source"] or f"frame {row['number']}",
+            frame=row["frame_number"],
+            source=row["source"],
             label=row["label"],
-            blast_probability=row["blast_probability"],
+            reason=WHY_UNCERTAIN.get(row["reason"], "") if row["label"] == "uncertain" else "",
+            blast_probability=None if row["reason"] == Reason.OUT_OF_DOMAIN else row["blast_probability"],
             area_um2=row["area_um2"],
             crop=state / "crops" / row["crop"],
         )

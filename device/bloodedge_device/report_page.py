@@ -6,8 +6,10 @@ from typing import Any
 from bloodedge.decision import Thresholds
 from bloodedge.files import write_text
 from bloodedge.manifest import Evaluation, LatencyMs
+from bloodedge.prevalence import TELLS_NOTHING
 from bloodedge.report import charts, count, data_uri, milliseconds, percent, render
 from bloodedge_device.report import PROBABILITY_BINS, DeviceReport, ShownCell
+from bloodedge_device.specimen.share import ShareFigures
 
 FIGURES = {
     "accuracy": "Accuracy",
@@ -60,7 +62,7 @@ def page(report: DeviceReport) -> str:
         trust_rows=trust_rows,
         drop_rows=_drop_rows(report),
         charts={
-            "share": _share(report),
+            "share": share_strip(report.share.figures),
             "share_axis": charts.axis_labels(charts.share_axis()),
             "cells": charts.share_bar(
                 [charts.Part(name, counts.cells[name], name) for name in ("blast", "uncertain", "normal")]
@@ -71,17 +73,22 @@ def page(report: DeviceReport) -> str:
         },
         most_blast_like=[_shown(cell) for cell in report.most_blast_like],
         most_uncertain=[_shown(cell) for cell in report.most_uncertain],
+        refused=[_shown(cell) for cell in report.refused],
         facts=_facts(report),
     )
 
 
-def _share(report: DeviceReport) -> str:
-    counts = report.statistics
-    if counts.blast_share is None:
+def share_strip(share: ShareFigures) -> str:
+    """The corrected share with its interval, and the drawn one where it is known; empty where nothing is to be drawn.
+
+    The share is marked where the interval says something of it.
+    """
+    if share.corrected is None:
         return ""
-    low, high = counts.blast_ci95
-    text = f"Blasts among called cells: {counts.blast_share:.1%}, 95 % interval {low:.1%} to {high:.1%}"
-    return charts.interval_strip(charts.share_axis(), counts.blast_share, (low, high), "blast", text)
+    text = f"Share of blasts: 95 % interval {share.low:.1%} to {share.high:.1%}, corrected for errors and refusals"
+    text += "" if share.truth is None else f"; drawn {share.truth:.1%}"
+    told = share.corrected if share.high - share.low <= TELLS_NOTHING else None
+    return charts.interval_strip(charts.share_axis(), told, (share.low, share.high), "blast", text, share.truth)
 
 
 def _when(report: DeviceReport) -> str:
@@ -188,15 +195,27 @@ def _signed(points: float) -> str:
 
 
 def _shown(cell: ShownCell) -> dict[str, str]:
-    value = percent(cell.blast_probability)
+    value = "" if cell.blast_probability is None else percent(cell.blast_probability)
+    said = f"Cell {'left uncertain, ' + cell.reason if cell.reason else 'called ' + cell.label}"
+    told = f"{said}{', blast probability ' + value if value else ''}, {cell.area_um2:.0f} square micrometres"
     return {
         "uri": data_uri(cell.crop.read_bytes(), "image/jpeg"),
-        "text": f"Cell called {cell.label}, blast probability {value}, {cell.area_um2:.0f} square micrometres",
+        "text": told,
         "kind": cell.label,
         "value": value,
+        "reason": cell.reason,
         "note": f"{cell.area_um2:.0f} µm²",
-        "origin": PurePosixPath(cell.frame).name,
+        "frame": f"frame {cell.frame}" + (f" (…{_end(cell.source)})" if cell.source else ""),
+        "origin": cell.source,
     }
+
+
+END_CHARACTERS = 14
+"""Of a file's name: names of one camera differ at their ends."""
+
+
+def _end(source: str) -> str:
+    return PurePosixPath(source).name[-END_CHARACTERS:]
 
 
 def _facts(report: DeviceReport) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ def show(report: DeviceReport) -> None:
         f"Bundle {run['bundle_name']} (serial {run['bundle_serial']}), {run['engine']} {run['precision']} on"
         f" {run['hardware']}: {run['runtime']}, {run['threads']} threads"
     )
-    out.print(report.statistics.sentence())
+    out.print(report.statistics.sentence(report.artifact.rates))
     for warning in report.warnings:
         out.print(f"[bold yellow]Mind:[/] {warning}")
     for table in (_frames(report), _cells(report), _latency(report), _trust(report)):

@@ -59,10 +59,11 @@ def show_command(state: Path | None) -> None:
     name = now["label"] or f"Slide {now['id']}"
     called = now["blasts"] + now["normals"]
     click.echo(f"{name}: {now['cells_total']} cells, {called} called, {now['uncertain']} uncertain.")
-    if now["blast_share"] is not None:
-        low, high = now["blast_ci95_clustered"] or now["blast_ci95"]
-        click.echo(f"Blasts: {now['blast_share']:.1%} (95 % CI {low:.1%} to {high:.1%}).")
-    click.echo("Enough cells." if now["enough"] else f"About {now['cells_needed']} more called cells are needed.")
+    click.echo(" ".join([f"Blasts: {now['share_headline']}.", *now["share_sentences"]]))
+    if now["enough"]:
+        click.echo("Enough cells.")
+    elif now["cells_needed"] is not None:
+        click.echo(f"About {now['cells_needed']} more called cells are needed.")
 
 
 def _ask(state: Path | None, method: str, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from bloodedge.manifest import LatencyMs
+from bloodedge_device.specimen.share import ShareFigures
 
 
 class CellStatus(BaseModel):
@@ -52,12 +53,17 @@ class SlideStatus(BaseModel):
     uncertain: int
     uncertain_reasons: dict[str, int]
     repeated: int = Field(description="Sightings of cells that had been seen before")
-    blast_share: float | None = Field(description="Among called cells, 0..1")
+    blast_share: float | None = Field(description="Among called cells, as called, 0..1; see corrected_share")
     blast_ci95: tuple[float, float] = Field(description="Wilson's interval: as if cells were independent")
     blast_ci95_clustered: tuple[float, float] | None = Field(description="With cells of a frame resembling each other")
-    half_width: float = Field(description="What the share is to be known within, either way")
+    corrected_share: ShareFigures
+    share_headline: str = Field(description="The corrected share in a word or two")
+    share_sentences: list[str] = Field(description="What is to be said beside it, the most important first")
+    half_width: float = Field(description="What the corrected share is to be known within, either way")
     enough: bool = Field(description="It is")
-    cells_needed: int = Field(description="Further called cells until then, about")
+    cells_needed: int | None = Field(
+        description="Further called cells until then, about; null when more cells would not help"
+    )
 
 
 class StageStatus(BaseModel):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bloodedge.decision import Reason
 from bloodedge.errors import quoted
-from bloodedge_device.specimen.statistics import SlideStatistics, read_statistics
+from bloodedge.prevalence import Rates
+from bloodedge_device.specimen.statistics import SlideStatistics, read_rates, read_statistics
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,18 @@ class SlideSummary:
     id: int
     label: str
     statistics: SlideStatistics
+    rates: Rates | None
+    """Of the artifact that called its cells."""
+
+    @property
+    def figures(self) -> str:
+        """The slide's figures in sentences."""
+        return self.statistics.sentence(self.rates)
 
     @property
     def sentence(self) -> str:
         """The slide's name and figures."""
-        return f"Slide {self.id}{f' ({self.label})' if self.label else ''}: {self.statistics.sentence()}"
+        return f"Slide {self.id}{f' ({self.label})' if self.label else ''}: {self.figures}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class RunSummary:
         counts = [one.statistics for one in self.slides]
         frames, cells = sum(one.frames_seen for one in counts), sum(one.cells_total for one in counts)
         whole = [f"{len(counts)} slides, {frames} frames, {cells} cells."] if len(counts) > 1 else []
-        slides = [one.sentence for one in self.slides] if whole else [one.sentence() for one in counts]
+        slides = [one.sentence for one in self.slides] if whole else [one.figures for one in self.slides]
         return [*whole, *slides, *([self.ending] if self.ending else []), f"Report: {report_command(state)}"]
 
 
@@ -62,5 +70,8 @@ def read_summary(database: sqlite3.Connection, first: int, ending: str, *, inter
     problem = database.execute(
         "SELECT detail FROM frames WHERE slide >= ? AND reason = ? ORDER BY id LIMIT 1", (first, Reason.BAD_FRAME)
     ).fetchone()
-    slides = [SlideSummary(row["id"], row["label"], read_statistics(database, row["id"])) for row in rows]
+    slides = [
+        SlideSummary(row["id"], row["label"], read_statistics(database, row["id"]), read_rates(database, row["id"]))
+        for row in rows
+    ]
     return RunSummary(slides, ending, interrupted, None if problem is None else problem["detail"])

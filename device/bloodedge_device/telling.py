@@ -148,6 +148,7 @@ def _frame(picture: Picture, focus_needed: float) -> FrameStatus:
 
 def _slide(slide: SlideInWork, half_width: float) -> SlideStatus:
     counts = slide.tally.statistics()
+    share = counts.share(slide.rates)
     return SlideStatus(
         id=slide.id,
         label=slide.label,
@@ -165,9 +166,12 @@ def _slide(slide: SlideInWork, half_width: float) -> SlideStatus:
         blast_share=counts.blast_share,
         blast_ci95=counts.blast_ci95,
         blast_ci95_clustered=counts.clustered.clustered_ci95,
+        corrected_share=share.figures,
+        share_headline=share.headline,
+        share_sentences=share.sentences,
         half_width=half_width,
-        enough=counts.clustered.enough(half_width),
-        cells_needed=counts.clustered.cells_needed(half_width),
+        enough=share.enough(half_width),
+        cells_needed=share.cells_needed(half_width),
     )
 
 
@@ -183,11 +187,16 @@ def broker_status(daemon: Daemon) -> StatusPayload:
     """The retained status message."""
     slide, picture = daemon.slide, daemon.live.latest()
     counts = None if slide is None else slide.tally.statistics()
+    share = None if slide is None or counts is None else counts.share(slide.rates).estimate
+    told = share is not None and share.corrected is not None
     conditions = daemon.health.conditions()
     wrong = [one.sentence for one in conditions.values() if one.level]
     camera = conditions.get("camera")
     return {
-        "blast_percent": None if counts is None or counts.blast_share is None else round(100 * counts.blast_share, 2),
+        "blast_percent": _percent(share.corrected) if share is not None else None,
+        "blast_percent_low": _percent(share.low) if share is not None and told else None,
+        "blast_percent_high": _percent(share.high) if share is not None and told else None,
+        "blast_percent_called": _percent(share.called) if share is not None else None,
         "cells_called": 0 if counts is None else counts.called,
         "cells_uncertain": 0 if counts is None else counts.cells["uncertain"],
         "frames_per_second": round(daemon.rate.per_second, 2),
@@ -196,6 +205,10 @@ def broker_status(daemon: Daemon) -> StatusPayload:
         "camera": "" if camera is None else camera.sentence,
         "problem": wrong[0] if wrong else "",
     }
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
 
 
 def metrics_of(daemon: Daemon) -> bytes:

@@ -136,3 +136,14 @@ def test_outcomes_are_counted_by_person_and_true_class() -> None:
         normal={"A": Outcomes(blast=0, normal=1, refused=0), "B": Outcomes(blast=1, normal=1, refused=0)},
     )
     assert rates.people == 2
+
+
+def test_a_count_unlike_all_that_was_seen_is_still_told_with_its_limit() -> None:
+    """No blast of 200 cells, though three in ten normal cells were called blasts of everybody before."""
+    rates = Rates(blast=people(30, 0.9, 0.95), normal=people(30, 0.9, 0.3))
+    found = blast_share(rates, 0, 200)
+    assert (found.corrected, found.low) == (0, 0)
+    assert 0.0175 < found.high < 0.04
+    all_blasts = blast_share(Rates(blast=people(30, 0.9, 0.7), normal=people(30, 0.9, 0.05)), 200, 200)
+    assert (all_blasts.corrected, all_blasts.high) == (1, 1)
+    assert 0.96 < all_blasts.low < 0.9825

@@ -28,6 +28,7 @@ from bloodedge.manifest import (
     SubjectScore,
     write_record,
 )
+from bloodedge.prevalence import Outcomes, Rates
 from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.pipeline import CellResult, FrameResult, Pipeline
 from bloodedge_device.store import RunInfo
@@ -53,6 +54,13 @@ def evaluation(accuracy: float, leaky: bool = False) -> Evaluation:
     )
 
 
+RATES = Rates(
+    data="twelve people of each class",
+    blast={f"A{n}": Outcomes(blast=52 + n % 4, normal=2, refused=5) for n in range(12)},
+    normal={f"H{n}": Outcomes(blast=3 + n % 3, normal=46, refused=9) for n in range(12)},
+)
+
+
 def make_manifest(rendered: bool = False, leaky: bool = False) -> Manifest:
     agreement = Agreement(
         cells=1234,
@@ -71,6 +79,7 @@ def make_manifest(rendered: bool = False, leaky: bool = False) -> Manifest:
             size_bytes=2_700_000,
             evaluation=evaluation(0.892, leaky),
             agreement=agreement,
+            rates=RATES,
         )
         for engine in ("litert", "openvino")
     ]

@@ -28,6 +28,9 @@ needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not in
 
 STATUS = StatusPayload(
     blast_percent=None,
+    blast_percent_low=None,
+    blast_percent_high=None,
+    blast_percent_called=None,
     cells_called=0,
     cells_uncertain=0,
     frames_per_second=2.5,

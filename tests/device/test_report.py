@@ -63,6 +63,10 @@ def test_programs_get_every_figure_of_the_slide(state: Path, fakes: ModuleType) 
         "rejected_reasons": {"bad_frame": 1},
     }
     assert (report["cells"]["blast"], report["cells"]["normal"], report["cells"]["uncertain"]) == (2, 2, 1)
+    assert report["blast_share"].keys() == {"called", "corrected", "low", "high", "limited_by", "truth"}
+    share = report["blast_share"]
+    assert (share["called"], share["limited_by"], share["truth"]) == (0.5, "cells", None)
+    assert 0 <= share["low"] < share["corrected"] < 0.5 < share["high"] <= 1  # normal cells are called blasts oftener
     assert report["blast_percent"] == 50
     # by statsmodels' proportion_confint, method "wilson"
     assert report["blast_percent_ci95"] == pytest.approx([15.0, 85.0], abs=0.01)
@@ -89,8 +93,8 @@ def test_the_page_says_what_matters(state: Path, fakes: ModuleType) -> None:
     for said in (
         "smear 7",
         RESEARCH_USE,
-        "50.0 % blasts",
-        "of 4 called cells, 95 % interval 15.0 % to 85.0 %",
+        "corrected for errors and refusals",
+        "Of 4 called cells, 50.0 % were called blasts",
         "NVIDIA Test GPU",
         "0.892 [0.832, 0.932]",
         "0.894 [0.834, 0.934]",
@@ -99,6 +103,7 @@ def test_the_page_says_what_matters(state: Path, fakes: ModuleType) -> None:
         "1 of 64",
         "bad frame",
         "abstain band",
+        "too near the line between normal and blast",
     ):
         assert said in text, said
 
@@ -110,7 +115,8 @@ def test_the_gallery_shows_the_most_blast_like_and_the_most_uncertain_cells_firs
     report = read_report(state)
     assert [cell.blast_probability for cell in report.most_blast_like][:2] == [0.97, 0.8]
     assert report.most_uncertain[0].blast_probability == 0.5
-    assert Page(page(report)).images == 10
+    assert all(cell.label != "uncertain" for cell in report.most_blast_like)
+    assert Page(page(report)).images == len(report.most_blast_like) + len(report.most_uncertain) == 9
 
 
 def test_a_slide_without_kept_images_has_no_gallery(state: Path, fakes: ModuleType) -> None:
@@ -188,7 +194,7 @@ def test_a_slide_that_saw_nothing_still_has_a_report(state: Path, fakes: ModuleT
     store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
     store.close()
     report = read_report(state)
-    assert "No cell of this slide was called" in Page(page(report)).text
+    assert "No cell was called blast or normal" in Page(page(report)).text
     assert "still running or cut off" in page(report)
     assert report.to_json()["blast_percent"] is None
     show(report)

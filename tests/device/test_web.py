@@ -36,12 +36,14 @@ def test_every_page_says_research_use_and_loads_nothing_from_elsewhere(desk: Fak
     assert re.findall(r"""(?:src|href|action|url)\s*[=(]\s*["']?(?:https?:)?//""", text) == []
 
 
-def test_the_live_page_shows_the_slides_share_with_both_intervals(desk: FakeDesk) -> None:
+def test_the_live_page_shows_the_corrected_share_first_and_that_of_called_cells_second(desk: FakeDesk) -> None:
     text = client_of(desk).get("/").text.replace("\N{NARROW NO-BREAK SPACE}", " ")
-    # 5 of 13 called cells; Wilson's interval by hand: 17.7 % to 64.5 %
-    assert "38.5 %" in text
-    assert "17.7 % to 64.5 %" in text
-    assert "cells of a frame alike" in text
+    slide = desk.status().slide
+    assert slide is not None
+    corrected = f'<p class="figure">{100 * slide.corrected_share.corrected:.1f} % <span>blasts</span>'
+    called = "Of 13 called cells, 38.5 % were called blasts"  # 5 of 13
+    figure = text.index(corrected)
+    assert figure < text.index("corrected for errors and refusals", figure) < text.index(called)
     assert "more cells needed" in text
 
 

@@ -20,6 +20,7 @@ from bloodedge_device.live import Live
 from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.settings import DeviceSettings, WebSettings
 from bloodedge_device.specimen.interval import ClusteredShare
+from bloodedge_device.specimen.share import SlideShare
 from bloodedge_device.status import (
     BundleStatus,
     CellStatus,
@@ -137,6 +138,7 @@ class FakeDesk:
         if self.slide is None:
             return None
         share = ClusteredShare([part for part, _ in self._clusters], [whole for _, whole in self._clusters])
+        corrected = SlideShare.of(share, fakes.RATES)
         with open_for_reading(self.state) as database:
             query = "SELECT cells.label FROM cells JOIN frames ON frames.id = cells.frame WHERE slide = ?"
             labels = [row[0] for row in database.execute(query, (self.slide,))]
@@ -157,9 +159,12 @@ class FakeDesk:
             blast_share=share.share,
             blast_ci95=share.ci95,
             blast_ci95_clustered=share.clustered_ci95,
+            corrected_share=corrected.figures,
+            share_headline=corrected.headline,
+            share_sentences=corrected.sentences,
             half_width=0.05,
-            enough=share.enough(0.05),
-            cells_needed=share.cells_needed(0.05),
+            enough=corrected.enough(0.05),
+            cells_needed=corrected.cells_needed(0.05),
         )
 
     def status(self) -> Status:

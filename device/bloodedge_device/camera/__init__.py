@@ -41,6 +41,8 @@ class Capture:
     """Frames captured since the one before and dropped because a newer one came."""
     file: SourceFile | None = None
     """What the frame was read from, where a folder is watched."""
+    truth: tuple[int, int] | None = None
+    """Blasts and normal cells that the frame shows, where a simulated microscope knows them."""
 
     @classmethod
     def now(cls, index: int, start_s: float, source: str = "") -> "Capture":

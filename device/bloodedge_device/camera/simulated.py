@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from time import monotonic
 
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
@@ -32,5 +33,7 @@ class SimulatedCamera:
         while pace.wait():
             start = monotonic()
             field = render_field(self._settings.seed * FIELDS_PER_SPECIMEN + index, self._spec)
-            yield Frame(Capture.now(index, start), field.bgr, field.um_per_px)
+            blasts = sum(cell.label == "blast" for cell in field.cells)
+            capture = replace(Capture.now(index, start), truth=(blasts, len(field.cells) - blasts))
+            yield Frame(capture, field.bgr, field.um_per_px)
             index += 1

@@ -218,7 +218,9 @@ class _Child:
     def _put(self, message: dict[str, Any]) -> None:
         told = message["capture"]
         file = told["file"] and SourceFile(**told["file"])
-        capture = Capture(**{**told, "captured_at": datetime.fromisoformat(told["captured_at"]), "file": file})
+        truth = told["truth"] and tuple(told["truth"])
+        captured_at = datetime.fromisoformat(told["captured_at"])
+        capture = Capture(**{**told, "captured_at": captured_at, "file": file, "truth": truth})
         frame = BadFrame(capture, message["problem"]) if "problem" in message else _Slotted(capture, message)
         if self.live:
             while self._frames:

@@ -15,7 +15,13 @@ class StatusPayload(TypedDict):
     """The retained status message, ``TOPIC/BOARD/status``; figures are of the slide in hand."""
 
     blast_percent: float | None
-    """Of called cells; None before the first."""
+    """Corrected for what the classifier gets wrong and refuses; None before the first called cell, and where the bundle
+    does not say how often it errs."""
+    blast_percent_low: float | None
+    blast_percent_high: float | None
+    """Ends of its 95 % interval."""
+    blast_percent_called: float | None
+    """Of called cells, as called; None before the first."""
     cells_called: int
     cells_uncertain: int
     frames_per_second: float
@@ -49,6 +55,25 @@ SENSORS: dict[str, dict[str, Any]] = {
         "name": "Blast share",
         "unit_of_measurement": "%",
         "suggested_display_precision": 1,
+        **_MEASURED,
+    },
+    "blast_percent_low": {
+        "name": "Blast share, at least",
+        "unit_of_measurement": "%",
+        "suggested_display_precision": 1,
+        **_MEASURED,
+    },
+    "blast_percent_high": {
+        "name": "Blast share, at most",
+        "unit_of_measurement": "%",
+        "suggested_display_precision": 1,
+        **_MEASURED,
+    },
+    "blast_percent_called": {
+        "name": "Blast share of called cells, uncorrected",
+        "unit_of_measurement": "%",
+        "suggested_display_precision": 1,
+        "entity_category": "diagnostic",
         **_MEASURED,
     },
     "cells_called": {"name": "Cells called", "unit_of_measurement": "cells", **_MEASURED},

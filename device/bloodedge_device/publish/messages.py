@@ -48,6 +48,7 @@ def frame_message(slide: SlideInWork, result: FrameResult) -> Draft:
 def slide_message(slide: SlideInWork, *, ended: bool) -> Draft:
     """``slides/ID``, kept by the broker: a slide's figures."""
     counts = slide.tally.statistics()
+    share = counts.share(slide.rates)
     clustered = counts.clustered.clustered_ci95
     return _draft(
         f"slides/{slide.id}",
@@ -62,6 +63,8 @@ def slide_message(slide: SlideInWork, *, ended: bool) -> Draft:
             "blast_share": counts.blast_share,
             "blast_ci95": counts.blast_ci95,
             "blast_ci95_clustered": clustered,
+            "corrected_share": share.figures.model_dump(),
+            "share_sentences": share.sentences,
             "research_use": RESEARCH_USE,
         },
         retain=True,

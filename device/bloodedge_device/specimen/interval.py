@@ -82,6 +82,15 @@ class ClusteredShare:
         return None if self.design_effect is None else self.trials / self.design_effect
 
     @property
+    def equivalent_trials(self) -> float | None:
+        """Independent cells that would give as long an interval, Student's t included; None for fewer than 2 clusters.
+
+        Korn and Graubard's effective sample size.
+        """
+        effective = self.effective_trials
+        return None if effective is None else effective * (Z / student(self.clusters - 1)) ** 2
+
+    @property
     def clustered_ci95(self) -> tuple[float, float] | None:
         """The interval to report, 0..1; None for fewer than 2 clusters."""
         effect = self.design_effect

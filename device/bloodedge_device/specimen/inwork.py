@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from bloodedge.prevalence import Rates
 from bloodedge_device.histogram import StageTimes
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.specimen.statistics import Tally
@@ -16,6 +17,8 @@ class SlideInWork:
     """Of its row in the store; another one when a new database had to be begun."""
     label: str
     pipeline: Pipeline
+    rates: Rates | None = None
+    """How often the artifact that calls its cells errs; None where its bundle does not say."""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     tally: Tally = field(default_factory=Tally)
 

@@ -1,14 +1,18 @@
 """What one slide shows: counts, the share of blasts with its interval, and everything that was not classified."""
 
+import json
 import sqlite3
 from collections import Counter, deque
 from dataclasses import dataclass
+from functools import lru_cache
 
 from bloodedge.decision import LABELS, Reason
 from bloodedge.metrics import wilson
+from bloodedge.prevalence import Rates
 from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.specimen.foreign import REMEMBERED
 from bloodedge_device.specimen.interval import ClusteredShare
+from bloodedge_device.specimen.share import SlideShare
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class SlideStatistics:
     """Sightings of cells that count elsewhere: an earlier or better view of them does."""
     clustered: ClusteredShare
     """Blasts among called cells, frame by frame."""
+    drawn: tuple[int, int] | None = None
+    """Blasts and normal cells that the simulated microscope drew in the frames looked at; None of a real camera."""
 
     @property
     def frames_seen(self) -> int:
@@ -62,17 +68,16 @@ class SlideStatistics:
         """Uncertain ones among the found cells, 0..1; None before the first."""
         return self.cells["uncertain"] / self.cells_total if self.cells_total else None
 
-    def sentence(self) -> str:
-        """The slide in one sentence."""
-        if self.blast_share is None:
-            share = "no cell was called"
-        else:
-            low, high = self.blast_ci95
-            share = f"{self.blast_share:.1%} of {self.called} called cells are blasts (95 % CI {low:.1%} to {high:.1%})"
+    def share(self, rates: Rates | None) -> SlideShare:
+        """The slide's share of blasts; rates: of the artifact that called its cells."""
+        return SlideShare.of(self.clustered, rates, self.drawn)
+
+    def sentence(self, rates: Rates | None) -> str:
+        """The slide in a few sentences."""
         rejected = sum(self.frames_rejected.values())
         return (
             f"{self.frames_seen} frames ({self.frames_dropped} dropped, {rejected} rejected), "
-            f"{self.cells_total} cells: {share}, {self.cells['uncertain']} uncertain."
+            f"{self.cells_total} cells, {self.cells['uncertain']} uncertain. {self.share(rates).sentence}"
         )
 
 
@@ -88,6 +93,7 @@ class Tally:
         self._frame_counts: Counter[tuple[int, int]] = Counter()
         self._standing: dict[int, _Counted] = {}
         self._latest: deque[_Counted] = deque(maxlen=REMEMBERED)
+        self._drawn: tuple[int, int] | None = None
 
     def add(self, result: FrameResult) -> None:
         """Count a frame."""
@@ -95,6 +101,9 @@ class Tally:
         self._dropped += result.capture.dropped_before
         self._reasons.update([] if result.reason is None else [str(result.reason)])
         self._not_cells.update({str(reason): things for reason, things in result.rejected.items()})
+        if result.capture.truth is not None and result.reason in LOOKED_AT:
+            before, now = self._drawn or (0, 0), result.capture.truth
+            self._drawn = before[0] + now[0], before[1] + now[1]
         if not result.cells:
             return
         frame = _Frame()
@@ -160,7 +169,12 @@ class Tally:
             not_cells=_most_first(self._not_cells),
             repeated=self._repeated,
             clustered=_by_frame(self._frame_counts),
+            drawn=self._drawn,
         )
+
+
+LOOKED_AT = (None, Reason.NO_CELL)
+"""Reasons of frames whose cells were looked for."""
 
 
 STANDING = 4000
@@ -250,7 +264,36 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
         ),
         repeated=repeated,
         clustered=_by_frame(Counter((row[0], row[1]) for row in by_frame)),
+        drawn=read_drawn(database, slide, slide)[slide],
     )
+
+
+def read_drawn(database: sqlite3.Connection, first: int, last: int) -> dict[int, tuple[int, int] | None]:
+    """Drawn blasts and normal cells in the frames looked at, by slide; None of real cameras' slides."""
+    found: dict[int, tuple[int, int] | None] = dict.fromkeys(range(first, last + 1))
+    if any(column["name"] == "drawn_blasts" for column in database.execute("PRAGMA table_info(frames)")):
+        query = (
+            "SELECT slide, sum(drawn_blasts), sum(drawn_normals) FROM frames WHERE slide BETWEEN ? AND ?"
+            " AND drawn_blasts IS NOT NULL AND (reason IS NULL OR reason = ?) GROUP BY slide"
+        )
+        found |= {row[0]: (row[1], row[2]) for row in database.execute(query, (first, last, Reason.NO_CELL))}
+    return found
+
+
+def read_rates(database: sqlite3.Connection, slide: int) -> Rates | None:
+    """The rates of error of the artifact that called a slide's cells; None where its bundle does not say."""
+    row = database.execute(
+        "SELECT manifest, engine, precision FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?", (slide,)
+    ).fetchone()
+    return _rates(row["manifest"], row["engine"], row["precision"])
+
+
+@lru_cache(maxsize=16)
+def _rates(manifest: str, engine: str, precision: str) -> Rates | None:
+    for artifact in json.loads(manifest)["artifacts"]:
+        if (artifact["engine"], artifact["precision"]) == (engine, precision):
+            return None if artifact.get("rates") is None else Rates.model_validate(artifact["rates"])
+    return None
 
 
 def _counts(database: sqlite3.Connection, query: str, slide: int) -> dict[str, int]:

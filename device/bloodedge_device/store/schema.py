@@ -111,7 +111,12 @@ CREATE TABLE watched (       -- files of watched folders whose frames are stored
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED)
+_DRAWN = """
+ALTER TABLE frames ADD COLUMN drawn_blasts INTEGER;   -- that a simulated microscope drew; NULL: a real camera
+ALTER TABLE frames ADD COLUMN drawn_normals INTEGER;
+"""
+
+MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 READABLE_SINCE = 2

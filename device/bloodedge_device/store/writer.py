@@ -440,6 +440,7 @@ def _put_frame(
 ) -> None:
     """One frame's rows; ``rows``: which row stands for each of the slide's recognised cells, kept up to date."""
     width, height = result.size or (None, None)
+    drawn_blasts, drawn_normals = result.capture.truth or (None, None)
     row = {
         "slide": slide,
         "number": result.capture.index,
@@ -453,6 +454,8 @@ def _put_frame(
         "detail": result.problem,
         "focus": result.focus,
         "brightness": result.brightness,
+        "drawn_blasts": drawn_blasts,
+        "drawn_normals": drawn_normals,
     }
     frame = _insert(database, "frames", row)
     if result.capture.file is not None:

@@ -42,7 +42,7 @@ def export(state: Path, slide: int, kind: str) -> tuple[bytes, str]:
         return json.dumps(report.to_json(), indent=2).encode(), KINDS[kind]
     if kind == "html":
         return page(report).encode(), KINDS[kind]
-    return report_pdf(report, state), KINDS["pdf"]
+    return report_pdf(report), KINDS["pdf"]
 
 
 def cells_csv(state: Path, slide: int) -> str:
@@ -74,7 +74,7 @@ def _harmless(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def report_pdf(report: DeviceReport, state: Path) -> bytes:
+def report_pdf(report: DeviceReport) -> bytes:
     """A slide's figures, warnings and cells worth a look as a PDF (A4) of one or two pages."""
     from reportlab.lib.pagesizes import A4
     from reportlab.lib.units import mm
@@ -85,7 +85,7 @@ def report_pdf(report: DeviceReport, state: Path) -> bytes:
         data, pagesize=A4, leftMargin=20 * mm, rightMargin=20 * mm, topMargin=18 * mm, bottomMargin=20 * mm,
         title=report.name, author=f"bloodedge {__version__}", subject=RESEARCH_USE,
     )  # fmt: skip
-    story = [*_head(report), *_answer(report, state), *_figures(report), *_galleries(report)]
+    story = [*_head(report), *_answer(report), *_figures(report), *_galleries(report)]
     document.build(story, onFirstPage=_foot, onLaterPages=_foot)
     return data.getvalue()
 
@@ -134,18 +134,13 @@ def _head(report: DeviceReport) -> list[Any]:
     ]
 
 
-def _answer(report: DeviceReport, state: Path) -> list[Any]:
-    slide = reading.find_slide(state, report.slide)
-    assert slide is not None
-    called = slide.blasts + slide.normals
-    if slide.blast_share is None:
-        return [_text("No cell was called", 18, bold=True, after=8)]
-    clustered, plain = slide.blast_ci95_clustered, slide.blast_ci95
-    told = f"of {count(called)} called cells; 95 % interval {percent(plain[0])} to {percent(plain[1])} as if cells were"
-    told += " independent"
-    if clustered is not None:
-        told += f", {percent(clustered[0])} to {percent(clustered[1])} with cells of a frame resembling each other"
-    return [_text(f"{percent(slide.blast_share)} blasts", 24, bold=True, after=2), _text(f"{told}.", after=8)]
+def _answer(report: DeviceReport) -> list[Any]:
+    share = report.share
+    return [
+        _text(f"Share of blasts: {share.headline}", 20, bold=True, after=2),
+        *(_text(sentence) for sentence in share.sentences[:-1]),
+        _text(share.sentences[-1], after=8),
+    ]
 
 
 def _figures(report: DeviceReport) -> list[Any]:
@@ -193,11 +188,19 @@ def _table(rows: list[Any], header: bool = True) -> Any:
     return Table(body, widths, hAlign="LEFT", style=style, spaceAfter=8)
 
 
+_GALLERIES = {
+    "Most blast-like": "most_blast_like",
+    "Most uncertain": "most_uncertain",
+    "Unlike the training cells, and not called": "refused",
+}
+
+
 def _galleries(report: DeviceReport) -> list[Any]:
     from reportlab.platypus import KeepTogether
 
     made: list[Any] = []
-    for name, cells in (("Most blast-like", report.most_blast_like), ("Most uncertain", report.most_uncertain)):
+    for name, attribute in _GALLERIES.items():
+        cells: list[ShownCell] = getattr(report, attribute)
         if cells:
             made.append(KeepTogether([_text(name, 11, bold=True), _gallery(cells[:GALLERY_SHOWN])]))
     return made
@@ -208,10 +211,16 @@ def _gallery(cells: list[ShownCell]) -> Any:
     from reportlab.platypus import Image, Table
 
     images = [Image(str(cell.crop), 24 * mm, 24 * mm, kind="proportional") for cell in cells]
-    captions = [_text(f"{cell.label} {percent(cell.blast_probability)}", 7.5, colour=SOFT) for cell in cells]
+    captions = [_text(_caption(cell), 7.5, colour=SOFT) for cell in cells]
     return Table(
         [images, captions], [28 * mm] * len(cells), hAlign="LEFT", style=[("LEFTPADDING", (0, 0), (-1, -1), 0)]
     )
+
+
+def _caption(cell: ShownCell) -> str:
+    value = "" if cell.blast_probability is None else f" {percent(cell.blast_probability)}"
+    why = f", {cell.reason}" if cell.reason else ""
+    return f"{cell.label}{value}{why}, frame {cell.frame}"
 
 
 def _foot(canvas: Any, document: Any) -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from bloodedge.config import Strict
 from bloodedge_device.specimen.reviewed import ReviewLabel, Sampling
+from bloodedge_device.specimen.share import ShareFigures
 
 MOST = 2**53
 """Ids that every program can hold exactly; far more than a database ever has."""
@@ -72,9 +73,12 @@ class SlideRow(BaseModel):
     cells: int
     blasts: int
     normals: int
-    blast_share: float | None = Field(description="Among called cells, 0..1")
+    blast_share: float | None = Field(description="Among called cells, as called, 0..1; see corrected_share")
     blast_ci95: tuple[float, float] = Field(description="Wilson's interval: as if cells were independent")
     blast_ci95_clustered: tuple[float, float] | None = Field(description="With cells of a frame resembling each other")
+    corrected_share: ShareFigures
+    share_headline: str = Field(description="The corrected share in a word or two")
+    share_sentences: list[str] = Field(description="What is to be said beside it, the most important first")
     reviewed: int = Field(description="Cells that a person looked at")
 
 

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from collections import Counter
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -12,9 +13,10 @@ from starlette.responses import HTMLResponse, Response
 from bloodedge.report import charts
 from bloodedge_device.desk import Desk
 from bloodedge_device.report import read_report
-from bloodedge_device.report_page import FIGURES, STAGE_NAMES, page
+from bloodedge_device.report_page import FIGURES, STAGE_NAMES, page, share_strip
 from bloodedge_device.specimen.drift import Drift
 from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
+from bloodedge_device.status import FrameStatus
 from bloodedge_device.store import audit, open_for_reading
 from bloodedge_device.web import export, reading, words
 from bloodedge_device.web.access import session_cookie
@@ -42,16 +44,16 @@ def _view(desk: Desk) -> dict[str, object]:
         "progress": words.progress(slide) if slide else None,
         "said": words.said(slide),
         "stage_names": STAGE_NAMES,
-        "share_strip": _share_strip(slide.blast_share, slide.blast_ci95_clustered or slide.blast_ci95) if slide else "",
+        "share_strip": share_strip(slide.corrected_share) if slide else "",
+        "reasons": words.why_uncertain(slide.uncertain_reasons) if slide else {},
+        "frame_reasons": _frame_reasons(frame) if frame else {},
+        "why": words.why,
         "share_axis": charts.axis_labels(charts.share_axis()),
     }
 
 
-def _share_strip(share: float | None, interval: tuple[float, float]) -> str:
-    if share is None:
-        return ""
-    text = f"Blasts among called cells: {share:.1%}, 95 % interval {interval[0]:.1%} to {interval[1]:.1%}"
-    return charts.interval_strip(charts.share_axis(), share, interval, "blast", text)
+def _frame_reasons(frame: FrameStatus) -> dict[str, int]:
+    return words.why_uncertain(Counter(cell.reason for cell in frame.cells if cell.reason))
 
 
 def live(desk: Desk, request: Request) -> Response:
@@ -85,7 +87,8 @@ def slide(desk: Desk, request: Request) -> Response:
         "slide.html",
         slide=found,
         report=report,
-        strip=_share_strip(found.blast_share, found.blast_ci95_clustered or found.blast_ci95),
+        strip=share_strip(found.corrected_share),
+        reasons=words.why_uncertain(report.statistics.uncertain),
         axis=charts.axis_labels(charts.share_axis()),
         drift=drift_rows(desk, found.id),
     )

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from bloodedge.prevalence import Rates
 from bloodedge_device.report import GALLERY, read_report
 from bloodedge_device.specimen.drift import Drift, drift
 from bloodedge_device.specimen.interval import ClusteredShare
 from bloodedge_device.specimen.reviewed import ReviewedCell, Sampling
+from bloodedge_device.specimen.share import SlideShare
+from bloodedge_device.specimen.statistics import read_drawn, read_rates
 from bloodedge_device.store import open_for_reading
 from bloodedge_device.store.database import CROPS
 from bloodedge_device.web.models import CellRow, SlideRow
@@ -30,8 +33,12 @@ def slides(state: Path, before: int, limit: int) -> list[SlideRow]:
         if not rows:
             return []
         span = (rows[-1]["id"], rows[0]["id"])
-        counts, reviewed = _counts(database, span), _reviewed(database, span)
-        return [_slide(row, counts[row["id"]], reviewed.get(row["id"], 0)) for row in rows]
+        counts, reviewed, drawn = _counts(database, span), _reviewed(database, span), read_drawn(database, *span)
+        rates = {row["id"]: read_rates(database, row["id"]) for row in rows}
+        return [
+            _slide(row, counts[row["id"]], reviewed.get(row["id"], 0), rates[row["id"]], drawn[row["id"]])
+            for row in rows
+        ]
 
 
 def find_slide(state: Path, slide: int) -> SlideRow | None:
@@ -60,8 +67,15 @@ def _reviewed(database: sqlite3.Connection, span: tuple[int, int]) -> dict[int, 
     return {row[0]: row[1] for row in database.execute(query, span)}
 
 
-def _slide(row: sqlite3.Row, frames: list[tuple[int, int, int]], reviewed: int) -> SlideRow:
+def _slide(
+    row: sqlite3.Row,
+    frames: list[tuple[int, int, int]],
+    reviewed: int,
+    rates: Rates | None,
+    drawn: tuple[int, int] | None,
+) -> SlideRow:
     share = ClusteredShare([blasts for _, blasts, _ in frames], [blasts + normals for _, blasts, normals in frames])
+    corrected = SlideShare.of(share, rates, drawn)
     return SlideRow(
         id=row["id"],
         label=row["label"],
@@ -73,6 +87,9 @@ def _slide(row: sqlite3.Row, frames: list[tuple[int, int, int]], reviewed: int) 
         blast_share=share.share,
         blast_ci95=share.ci95,
         blast_ci95_clustered=share.clustered_ci95,
+        corrected_share=corrected.figures,
+        share_headline=corrected.headline,
+        share_sentences=corrected.sentences,
         reviewed=reviewed,
     )
 

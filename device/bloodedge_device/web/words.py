@@ -1,8 +1,9 @@
 """What the live page says in words, and where its marks stand."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bloodedge.decision import Reason
+from bloodedge.decision import WHY_UNCERTAIN, Reason
 from bloodedge.report import count, percent
 from bloodedge_device.status import FrameStatus, SlideStatus
 
@@ -53,11 +54,23 @@ def focus(frame: FrameStatus) -> Focus | None:
     )
 
 
+def why(reason: str) -> str:
+    """Why a cell is uncertain."""
+    return WHY_UNCERTAIN.get(reason, reason.replace("_", " "))
+
+
+def why_uncertain(reasons: Mapping[str, int]) -> dict[str, int]:
+    """Uncertain cells by reason, in words."""
+    return {why(reason): cells for reason, cells in reasons.items()}
+
+
 def progress(slide: SlideStatus) -> tuple[int, str]:
     """How far a slide is to enough cells, 0..100, and in words."""
     called = slide.blasts + slide.normals
     if slide.enough:
         return 100, f"Enough cells: the share is known within {percent(slide.half_width, 0)} either way."
+    if slide.cells_needed is None:
+        return 100, f"More cells will not bring the share within {percent(slide.half_width, 0)} either way."
     return round(100 * called / (called + slide.cells_needed)), f"About {count(slide.cells_needed)} more cells needed."
 
 
@@ -67,4 +80,4 @@ def said(slide: SlideStatus | None) -> str:
         return "No slide is in work."
     if slide.blast_share is None:
         return "No cell was called yet."
-    return f"{slide.blast_share:.1%} blasts of {slide.blasts + slide.normals} called cells. {progress(slide)[1]}"
+    return f"Blasts: {slide.share_headline}. {slide.share_sentences[0]} {progress(slide)[1]}"
