@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,21 @@ def folder_beside(final: Path) -> Iterator[Path]:
             fsync_folder(final.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(folder: Path, names: Iterable[str]) -> None:
+    """UsageError where something lies in ``folder`` under one of the names that a command is about to write."""
+    there = next((name for name in names if os.path.lexists(folder / name)), None)
+    if there is not None:
+        raise UsageError(
+            f"{folder} holds {there}, which was not made by this command; choose another folder with --out."
+        )
+
+
+def require_apart(folder: Path, inputs: Iterable[Path], option: str) -> None:
+    """UsageError where a folder for pictures is one that an input lies in: a picture could take an input's place."""
+    if folder.resolve() in {path.resolve().parent for path in inputs}:
+        raise UsageError(f"{option} {folder} holds the images themselves, which could be overwritten; choose another.")
 
 
 def sha256(path: Path) -> str:

@@ -172,6 +172,34 @@ def test_an_image_without_a_row_goes_with_its_slide_and_a_strangers_file_stays(s
     assert "1/0000/holiday.jpg" in images(state)
 
 
+def test_a_full_disk_costs_no_file_that_the_daemon_did_not_write(state: Path, store: Store, disk: list[int]) -> None:
+    mine = [state / "crops" / name for name in ("holiday.jpg", "2024/beach.jpg", "1/thesis.partial")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    disk[0] = 100
+    store.tidy()
+    store.close()
+    Store(state, StoreSettings(reserve_mb=0)).close()
+    assert images(state) == {"holiday.jpg", "2024/beach.jpg"}
+    assert all(path.exists() for path in mine)
+
+
+def test_a_file_called_reserve_that_is_none_is_never_given_up(state: Path, disk: list[int], fakes: ModuleType) -> None:
+    state.mkdir(exist_ok=True)
+    (state / "reserve").write_bytes(b"a thesis")
+    (state / "lock").write_bytes(b"a note")
+    (state / "device.sqlite.mine").write_bytes(b"a copy")
+    store = Store(state, StoreSettings(keep_free_mb=0, reserve_mb=1))
+    disk[0] = 100
+    assert not store._make_room()
+    store.begin_anew()
+    store.close()
+    assert (state / "reserve").read_bytes() == b"a thesis"
+    assert (state / "lock").read_bytes() == b"a note"
+    assert (state / "device.sqlite.mine").read_bytes() == b"a copy"
+
+
 def test_without_an_age_none_goes_for_its_age(dated: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dated, "settings", StoreSettings())
     assert dated.expire(NOW) == 0

@@ -316,6 +316,15 @@ def test_wrong_wishes_are_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+def test_pictures_never_take_the_place_of_the_images(
+    tiny_run: Path, cells: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (cells / "a" / "two.png").read_bytes()
+    assert run(tiny_run, cells / "a" / "two.png", "--out", cells / "a") == 2
+    assert "holds the images themselves, which could be overwritten" in capsys.readouterr().err
+    assert (cells / "a" / "two.png").read_bytes() == before
+
+
 def test_a_folder_that_is_no_run_is_told(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, cells) == 2
     assert "is not a finished run folder (no run.json); make one with: bloodedge train" in capsys.readouterr().err

@@ -383,6 +383,12 @@ def test_folders_are_not_mixed_up(
     assert "holds no sweep to resume" in capsys.readouterr().err
     assert run(rendered_data, "--space", file, "--out", out, "--resume") == 2
     assert "was begun with another" in capsys.readouterr().err
+    mine = tmp_path / "mine" / "ray" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert run(rendered_data, "--space", file, "--out", tmp_path / "mine") == 2
+    assert "holds ray, which was not made by this command" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
 
 
 @pytest.fixture(scope="module")

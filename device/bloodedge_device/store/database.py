@@ -14,6 +14,9 @@ from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SIN
 DATABASE = "device.sqlite"
 CROPS = "crops"
 
+FILES = (DATABASE, *(f"{DATABASE}-{part}" for part in ("wal", "shm", "journal")))
+"""The database's files: SQLite's own are beside it while it is in use."""
+
 SET_ASIDE, WHEN = "damaged-", "%Y%m%dT%H%M%S"
 """How folders of damaged databases are named: when that was, in UTC."""
 
@@ -78,9 +81,9 @@ def set_aside(state: Path) -> Path:
         number += 1
         folder = folder.with_name(f"{folder.name.partition('_')[0]}_{number}")
     folder.mkdir()
-    for path in [*state.glob(f"{DATABASE}*"), state / CROPS]:
-        if path.exists():
-            path.rename(folder / path.name)
+    for name in (*FILES, CROPS):
+        if (state / name).exists():
+            (state / name).rename(folder / name)
     return folder
 
 

@@ -327,7 +327,7 @@ class Store:
         reserve = self.state / RESERVE
         if self._remove_files(max(2, self.settings.reserve_mb) * MEGABYTE):
             return True
-        if reserve.exists():
+        if _is_reserve(reserve):
             reserve.unlink()
             return True
         return False
@@ -377,6 +377,14 @@ class Store:
         self._lock.close()
 
 
+def _is_reserve(path: Path) -> bool:
+    """Whether a file is one of zeros, whole megabytes of them: another's file of that name is never given up."""
+    if not path.is_file() or not path.stat().st_size or path.stat().st_size % MEGABYTE:
+        return False
+    with path.open("rb") as handle:
+        return not any(handle.read(MEGABYTE))
+
+
 class DamagedDatabaseError(BloodedgeError):
     """The database turned out to be damaged; ``Store.begin_anew`` sets it aside."""
 
@@ -399,7 +407,7 @@ def _locked(state: Path) -> IO[str]:
     """The state folder's lock, held until it is closed; BloodedgeError when another process holds it."""
     try:
         state.mkdir(parents=True, exist_ok=True)
-        handle = (state / "lock").open("w")
+        handle = (state / "lock").open("a")
     except OSError as error:
         raise BloodedgeError(
             f"Results cannot be written to {state} ({error.strerror}); choose another folder with --state."
