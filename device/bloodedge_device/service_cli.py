@@ -123,6 +123,7 @@ def expire_command(config: Path | None, state: Path | None) -> None:
     from bloodedge.files import require_own
     from bloodedge_device.settings import read_settings, readable
     from bloodedge_device.store import DATABASE, StateInUseError, Store
+    from bloodedge_device.supervise.clock import clock_synchronised
 
     settings = read_settings(config, state, profile=False)
     folder = readable(state or settings.state, "expire")
@@ -139,7 +140,7 @@ def expire_command(config: Path | None, state: Path | None) -> None:
         return
     try:
         removed = 0
-        while more := store.expire():
+        while more := store.expire(clock_held=clock_synchronised()):
             removed += more
         if removed:
             store.note("daemon", "images expired", {"images": removed})

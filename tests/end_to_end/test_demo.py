@@ -29,7 +29,7 @@ def test_the_demo_ends_with_a_report_of_a_device_that_classified_cells(tmp_path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Stands in for the steps of a demo, which take minutes; what it is called with is what the next demo's run holds."""
+    """In place of a demo's steps, which take minutes; called with what the next demo's files hold."""
     content = ["first"]
 
     def make(work: Path, _out: Path) -> None:

@@ -134,7 +134,7 @@ class StoreSettings(Strict):
     """Oldest images are removed until so many megabytes are free on the disk; results never are."""
     keep_days: int | None = Field(default=None, ge=1, le=36_500)
     """Images older than so many days, by the board's clock, are removed; results never are. Without it none is for its
-    age."""
+    age. Images taken before the clock was right are spared until it is, and count as taken then."""
     reserve_mb: int = Field(default=16, ge=0, le=1024)
     """Set aside, so that results can still be stored for a while when something else fills the disk."""
 

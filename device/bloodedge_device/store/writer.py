@@ -26,7 +26,14 @@ from bloodedge_device.specimen.foreign import REMEMBERED
 from bloodedge_device.store import audit
 from bloodedge_device.store.crops import free_bytes, remove_oldest, remove_partial, write_crops
 from bloodedge_device.store.database import CROPS, DAMAGE, database_errors, is_damaged, open_for_writing, set_aside
-from bloodedge_device.store.retention import remove_expired, remove_set_aside
+from bloodedge_device.store.retention import (
+    SET,
+    TRUSTED,
+    newest_doubtful,
+    remove_expired,
+    remove_set_aside,
+    run_clocks,
+)
 
 RESERVE = "reserve"
 """A file of zeros that is given up when the disk is full."""
@@ -279,6 +286,12 @@ class Store:
         with self._transaction() as database:
             audit.append(database, datetime.now(UTC), actor, action, detail)
 
+    def note_clock_set(self, by_s: float) -> None:
+        """Add to the audit log that the wall clock was set forward (negative: back) during the newest run."""
+        with self._transaction() as database:
+            run = database.execute("SELECT max(id) FROM runs").fetchone()[0]
+            audit.append(database, datetime.now(UTC), "daemon", SET, {"by_s": round(by_s, 1), "run": run})
+
     def tidy(self) -> int:
         """Remove oldest images while less than the settings' space is free, and restore the reserve; gives how many.
 
@@ -288,9 +301,11 @@ class Store:
         self._reserve()
         return removed
 
-    def expire(self, now: datetime | None = None) -> int:
+    def expire(self, now: datetime | None = None, *, clock_held: bool | None = None) -> int:
         """Remove images past the settings' ``keep_days``, a bounded number; gives how many.
 
+        clock_held: whether the wall clock is held to a time source; None: not known. Images of a run whose clock was
+        not are spared until they can be dated; see ``retention``.
         Each call costs a look at the folders of slides with images, and at the frames of those half past it.
         """
         if self.settings.keep_days is None:
@@ -298,10 +313,14 @@ class Store:
         before = (now or datetime.now(UTC)) - timedelta(days=self.settings.keep_days)
         with self._writing:
             with database_errors(self.state):
-                removed = remove_expired(self._database, self.crops, before, REMOVED_AT_ONCE)
+                clocks = run_clocks(self._database, clock_held=clock_held)
+            if clock_held is not False and (run := newest_doubtful(clocks)) is not None:
+                self.note("daemon", TRUSTED, {"run": run})
+            with database_errors(self.state):
+                removed = remove_expired(self._database, self.crops, clocks, before, REMOVED_AT_ONCE)
             self._removed += removed
             self._name_no_more()
-        return len(removed) or remove_set_aside(self.state, before, REMOVED_AT_ONCE)
+        return len(removed) or remove_set_aside(self.state, before, REMOVED_AT_ONCE, clock_held=clock_held)
 
     def _remove_images(self, until_free: int) -> int:
         with self._writing:
