@@ -8,13 +8,13 @@ from pathlib import Path
 from time import time_ns
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.files import file_mode
+from bloodedge.files import SQLITE_ENDINGS, file_mode
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, SCHEMA_VERSION
 
 DATABASE = "device.sqlite"
 CROPS = "crops"
 
-FILES = (DATABASE, *(f"{DATABASE}-{part}" for part in ("wal", "shm", "journal")))
+FILES = (DATABASE, *(f"{DATABASE}{ending}" for ending in SQLITE_ENDINGS))
 """The database's files: SQLite's own are beside it while it is in use."""
 
 SET_ASIDE, WHEN = "damaged-", "%Y%m%dT%H%M%S"

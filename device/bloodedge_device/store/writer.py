@@ -17,6 +17,8 @@ import numpy as np
 
 from bloodedge.decision import Reason
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import make_private
+from bloodedge.redact import redacted
 from bloodedge_device.histogram import LatencyHistogram, StageTimes
 from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.publish import Message
@@ -25,7 +27,15 @@ from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.specimen.foreign import REMEMBERED
 from bloodedge_device.store import audit
 from bloodedge_device.store.crops import free_bytes, remove_oldest, remove_partial, write_crops
-from bloodedge_device.store.database import CROPS, DAMAGE, database_errors, is_damaged, open_for_writing, set_aside
+from bloodedge_device.store.database import (
+    CROPS,
+    DAMAGE,
+    DATABASE,
+    database_errors,
+    is_damaged,
+    open_for_writing,
+    set_aside,
+)
 from bloodedge_device.store.retention import (
     SET,
     TRUSTED,
@@ -109,6 +119,7 @@ class Store:
         self._lock = _locked(state)
         try:
             with database_errors(state):
+                make_private(state / DATABASE)
                 if is_damaged(state):
                     self.damaged = set_aside(state)
                 self._database = open_for_writing(state)
@@ -172,6 +183,7 @@ class Store:
     def begin_run(self, run: RunInfo) -> int:
         """Store what runs; gives its id."""
         values = {**vars(run), "started": run.started.isoformat(), "golden": json.dumps(run.golden)}
+        values["camera"] = redacted(run.camera)
         with self._transaction() as database:
             return _insert(database, "runs", values)
 
@@ -385,6 +397,7 @@ class Store:
         with self._writing, database_errors(self.state):
             self._database.close()
             self.damaged = set_aside(self.state)
+            make_private(self.state / DATABASE)
             self._database = open_for_writing(self.state)
             self._waiting, self._slide, self._rows, self._removed = 0, 0, {}, []
         self.note("daemon", "damaged database set aside", {"folder": self.damaged.name})
@@ -470,13 +483,13 @@ def _put_frame(
         "slide": slide,
         "number": result.capture.index,
         "captured_at": result.capture.captured_at.isoformat(),
-        "source": result.capture.source,
+        "source": redacted(result.capture.source),
         "dropped_before": result.capture.dropped_before,
         "width": width,
         "height": height,
         "um_per_px": result.um_per_px,
         "reason": result.reason,
-        "detail": result.problem,
+        "detail": None if result.problem is None else redacted(result.problem),
         "focus": result.focus,
         "brightness": result.brightness,
     }
