@@ -273,7 +273,7 @@ def test_an_out_that_is_a_file_is_one_sentence(
 
 def test_evaluate_takes_the_back_end_that_is_installed(unbroken: Path, rendered_data: Path) -> None:
     """A GPU host has Keras with JAX; Keras' own default, TensorFlow, is not there."""
-    pytest.importorskip("jax", reason="JAX is not installed (pip install 'bloodedge[train]')")
+    pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     hidden = """
 import sys
 from importlib.machinery import PathFinder
