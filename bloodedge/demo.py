@@ -13,7 +13,6 @@ import click
 from bloodedge import RESEARCH_USE
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside, sha256, write_json
-from bloodedge.manifest import read_run, write_record
 
 SUBJECTS, CELLS_PER_SUBJECT, FRAMES = 24, 50, 60
 
@@ -82,6 +81,8 @@ def _make(work: Path, out: Path) -> None:
 
 def _move_data(run: Path, cells: Path) -> None:
     """Note in a run's record where its cells will lie."""
+    from bloodedge.manifest import read_run, write_record
+
     record = read_run(run)
     data = record.data.model_copy(update={"root": str(cells)})
     write_record(run / "run.json", record.model_copy(update={"data": data}))

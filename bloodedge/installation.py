@@ -1,6 +1,5 @@
 """How this copy was installed, and so by what command it gets what it lacks: no package index has bloodedge."""
 
-import importlib.metadata
 import json
 import shlex
 import shutil
@@ -65,6 +64,8 @@ def _is_debian() -> bool:
 
 def _origin() -> dict[str, object]:
     """What pip noted of where it had the package from (PEP 610); empty where it noted nothing."""
+    import importlib.metadata
+
     try:
         text = importlib.metadata.distribution("bloodedge").read_text("direct_url.json")
         noted = json.loads(text or "{}")

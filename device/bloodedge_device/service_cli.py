@@ -82,14 +82,15 @@ def _folder(state: Path | None, command: str) -> Path:
     type=click.Path(path_type=Path),
     help=f"Settings (TOML; default: {BOARD_HELP}).",
 )
+@_state
 @click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
-def doctor_command(config: Path | None, target: str | None) -> None:
+def doctor_command(config: Path | None, state: Path | None, target: str | None) -> None:
     """Check camera, network, disk, clock, heat and permissions, and say what to do; exit code 1 when a check fails."""
     from bloodedge.console import emit_json
     from bloodedge_device.doctor import examine, show, to_json
-    from bloodedge_device.settings import read_settings
+    from bloodedge_device.settings import read_settings, with_options
 
-    findings = examine(read_settings(config))
+    findings = examine(with_options(read_settings(config, state), None, state, None))
     report = to_json(findings)
     if target:
         emit_json(report, target)

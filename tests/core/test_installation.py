@@ -1,5 +1,6 @@
 """A hint's command is one that works for this copy: no package index has bloodedge."""
 
+import importlib.metadata
 import json
 import re
 from pathlib import Path
@@ -36,7 +37,7 @@ def noted(monkeypatch: pytest.MonkeyPatch, origin: dict[str, Any] | None) -> Non
         def read_text(self, _name: str) -> str | None:
             return None if origin is None else json.dumps(origin)
 
-    monkeypatch.setattr(installation.importlib.metadata, "distribution", lambda _: Distribution())
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: Distribution())
 
 
 def test_a_checkout_is_installed_again_in_its_folder() -> None:
