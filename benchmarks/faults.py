@@ -406,6 +406,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--broker-down-s", type=float, default=60)
     options = parser.parse_args()
+    for name in ("mosquitto", "mount", "pgrep"):  # before hours of work
+        program(name)
     recorded = json.loads(RESULTS.read_text())["faults"] if RESULTS.exists() else {}
     for name in options.only:
         with tempfile.TemporaryDirectory(prefix="faults.", ignore_cleanup_errors=True) as folder:

@@ -1,6 +1,7 @@
 """The process keeps to the cores that it is given."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
