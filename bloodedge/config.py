@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bloodedge.errors import UsageError, did_you_mean
+from bloodedge.redact import redacted_values
 
 
 class Strict(BaseModel):
@@ -68,7 +69,7 @@ def _sentence(model: type[BaseModel], detail: Any) -> str:
         return f"{where}: this key is missing; add it."
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
-    return f"{where}: {detail['msg']} (it is {detail['input']!r})."
+    return f"{where}: {detail['msg']} (it is {redacted_values(detail['input'])!r})."
 
 
 def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

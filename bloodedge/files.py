@@ -5,8 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,38 @@ def folder_beside(final: Path) -> Iterator[Path]:
             fsync_folder(final.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(folder: Path, names: Iterable[str]) -> None:
+    """UsageError where something lies in ``folder`` under one of the names that a command is about to write."""
+    there = next((name for name in names if os.path.lexists(folder / name)), None)
+    if there is not None:
+        raise UsageError(
+            f"{folder} holds {there}, which was not made by this command; choose another folder with --out."
+        )
+
+
+def require_apart(folder: Path, inputs: Iterable[Path], option: str) -> None:
+    """UsageError where a folder for pictures is one that an input lies in: a picture could take an input's place."""
+    if folder.resolve() in {path.resolve().parent for path in inputs}:
+        raise UsageError(f"{option} {folder} holds the images themselves, which could be overwritten; choose another.")
+
+
+SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
+"""Of the files that SQLite keeps beside a database."""
+
+
+def make_private(database: Path) -> None:
+    """Keep a SQLite database from everybody but its user (0600), making an empty one where there is none.
+
+    SQLite gives the files that it makes beside it the same permissions. What cannot be changed is left to SQLite, which
+    says better what is wrong.
+    """
+    with suppress(OSError):
+        database.touch(0o600)
+        for path in (database, *(database.with_name(database.name + ending) for ending in SQLITE_ENDINGS)):
+            if path.exists():
+                path.chmod(0o600)
 
 
 def sha256(path: Path) -> str:

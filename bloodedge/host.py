@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 INT8_FLAGS = (
@@ -11,6 +12,9 @@ INT8_FLAGS = (
     *("asimd", "asimddp", "i8mm", "svei8mm"),
 )
 """Instruction sets that int8 kernels are chosen by, as Linux names them: x86's, then ARM's."""
+
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""No machine ran this program before: an earlier time is that of a clock that nobody had set."""
 
 CPU_SENSORS = re.compile("cpu|x86_pkg_temp|coretemp|k10temp|zenpower|^soc", re.IGNORECASE)
 """How kernels name the processor's own sensor, among those of disks, batteries and radios."""

@@ -17,6 +17,7 @@ from bloodedge.evaluate import default_threads
 from bloodedge.files import write_beside
 from bloodedge.fitted import FITTED_FILE
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
+from bloodedge.installation import install_hint
 from bloodedge.manifest import Artifact, EngineName, Manifest, RunRecord, read_metrics, read_run
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert import pack
@@ -177,8 +178,7 @@ def _check(out: Path, options: Options, *, force: bool) -> None:
         for package in NEEDS[engine]:
             if importlib.util.find_spec(package) is None:
                 raise UsageError(
-                    f"Converting for {engine} needs {package}, which is not installed here; "
-                    "install it with: pip install 'bloodedge[convert]'"
+                    f"Converting for {engine} needs {package}, which is not installed here; {install_hint('convert')}"
                 )
 
 

@@ -103,11 +103,14 @@ def run_command(
 def config_command(config: Path | None, check: bool, reference: bool, board: str | None) -> None:
     """Show the settings that a run would have.
 
-    They are the file's, the environment's, the profile's and the defaults. An environment variable stands before the
-    file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
+    They are the file's, the environment's, the profile's and the defaults. Of addresses, users, passwords and
+    parameters are left out (***).
+
+    An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
     """
     from bloodedge.config import to_toml
     from bloodedge.errors import UsageError
+    from bloodedge.redact import redacted_values
     from bloodedge_device.settings import missing_files, read_settings
 
     if reference:
@@ -122,7 +125,7 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
         return
     settings = read_settings(config)
     if not check:
-        click.echo(to_toml(settings.model_dump(mode="json", exclude_none=True)), nl=False)
+        click.echo(to_toml(redacted_values(settings.model_dump(mode="json", exclude_none=True))), nl=False)
     elif missing := missing_files(settings):
         raise UsageError("\n  ".join(["The settings name what is not there:", *missing]))
     else:

@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from bloodedge.console import console
 from bloodedge.errors import BloodedgeError, UsageError, quoted, unreadable
 from bloodedge.files import file_mode
 from bloodedge.host import cpu_temperature_c
+from bloodedge.redact import redacted
 from bloodedge_device.camera import BadFrame, Frame
 from bloodedge_device.settings import DeviceSettings, missing_files, readable
 from bloodedge_device.supervise.clock import clock_synchronised
@@ -93,7 +94,8 @@ class Patient:
 def examine(settings: DeviceSettings) -> list[Finding]:
     """Every check's finding; a check that breaks is a failed finding."""
     patient = Patient(settings)
-    return [_finding(name, check, patient) for name, check in CHECKS.items()]
+    found = [_finding(name, check, patient) for name, check in CHECKS.items()]
+    return [replace(one, sentence=redacted(one.sentence), cure=redacted(one.cure)) for one in found]
 
 
 def _finding(name: str, check: Callable[[Patient], tuple[Level, str, str]], patient: Patient) -> Finding:

@@ -52,11 +52,15 @@ def find(
     IMAGE is an image file, or a folder whose images are all taken. An image that cannot be read is named and left out.
     """
     from bloodedge.console import emit_json
+    from bloodedge.files import require_apart
 
     found: dict[Path, Found] = {}
     shown: list[ShownFrame] | None = [] if gallery else None
     failures: list[str] = []
-    for path in _files(images):
+    files = _files(images)
+    if outlines:
+        require_apart(outlines, files, "--outlines")
+    for path in files:
         try:
             found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
         except BloodedgeError as error:

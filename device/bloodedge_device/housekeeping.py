@@ -204,7 +204,7 @@ class Housekeeper:
         jump_s = self._clock.jumped()
         if jump_s is not None:
             log.warning("The clock was set by %+.0f s; durations are not touched by it.", jump_s)
-            daemon.store.note("daemon", "clock set", {"by_s": round(jump_s, 1)})
+            daemon.store.note_clock_set(jump_s)
         slide = "no slide" if daemon.slide is None else f"slide {daemon.slide.id}"
         daemon.notifier.status(f"{daemon.rate.per_second:.1f} frames/s, {slide}, camera {daemon.camera.name}")
 
@@ -234,7 +234,7 @@ class Housekeeper:
     def _tidy(self) -> None:
         with suppress(DiskFullError):
             store = self._daemon.store
-            if expired := store.expire():
+            if expired := store.expire(clock_held=clock_synchronised()):
                 log.info("%d images of cells past store.keep_days were removed; results are kept.", expired)
                 store.note("daemon", "images expired", {"images": expired})
             if removed := store.tidy():

@@ -395,7 +395,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch, capsys, run, tmp
     code, said = convert(capsys, run, "-o", tmp_path / "no.bundle")
     assert code == 2
     assert "no_such_converter" in said
-    assert "bloodedge[convert]" in said
+    assert "pip install -e '.[convert]'" in " ".join(said.split())
 
 
 IMAGES = np.zeros((1, 64, 64, 3), np.uint8)
@@ -433,7 +433,7 @@ def test_a_converter_killed_for_memory_says_so(monkeypatch, tmp_path):
 
 
 def test_bias_correction_undoes_shifted_biases(bundle, held_out):
-    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
     from bloodedge.engine import load_bytes
     from bloodedge_convert.litert.bias import _bias_arrays, _layers, correct_biases
 
@@ -453,7 +453,7 @@ def test_bias_correction_undoes_shifted_biases(bundle, held_out):
 
 def test_layers_that_cost_most_are_found(bundle, held_out):
     """A layer whose bias was ruined is the first one named."""
-    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
     from bloodedge_convert.litert.bias import _bias_arrays, _layers
     from bloodedge_convert.litert.noise import layer_noise, load_interpreter, short, worst_layers
 

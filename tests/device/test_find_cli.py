@@ -77,6 +77,15 @@ def test_outlines_are_drawn_into_a_copy_of_each_frame(frame: Path, tmp_path: Pat
     assert not np.array_equal(drawn, plain)
 
 
+def test_outlines_never_take_the_place_of_the_frames(
+    frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = frame.read_bytes()
+    assert run([frame, "--outlines", tmp_path / "." / "b" / ".."]) == 2
+    assert "holds the images themselves" in capsys.readouterr().err
+    assert frame.read_bytes() == before
+
+
 def test_unreadable_images_are_named_and_the_others_still_done(
     frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

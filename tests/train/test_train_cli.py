@@ -218,6 +218,18 @@ def test_a_full_disk_and_ctrl_c_lose_no_epoch(
     assert weights(out) == weights(unbroken)
 
 
+@pytest.mark.parametrize("mine", ["model.keras", "fitted.npz", "figures/roc.png", "checkpoint/epoch_0003/weights.h5"])
+def test_a_users_files_in_the_folder_are_neither_replaced_nor_removed(
+    asked: list[str], tmp_path: Path, mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine" / mine
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert run(*asked, "--out", tmp_path / "mine") == 2
+    assert "which was not made by this command; choose another folder with --out" in capsys.readouterr().err
+    assert [p for p in (tmp_path / "mine").rglob("*") if p.is_file()] == [path]
+
+
 def test_a_finished_run_is_never_written_over(
     unbroken: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,7 +286,7 @@ def test_an_out_that_is_a_file_is_one_sentence(
 
 def test_evaluate_takes_the_back_end_that_is_installed(unbroken: Path, rendered_data: Path) -> None:
     """A GPU host has Keras with JAX; Keras' own default, TensorFlow, is not there."""
-    pytest.importorskip("jax", reason="JAX is not installed (pip install 'bloodedge[train]')")
+    pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     hidden = """
 import sys
 from importlib.machinery import PathFinder

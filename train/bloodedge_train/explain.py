@@ -21,7 +21,7 @@ from bloodedge.dataset import IMAGE_SUFFIXES, Progress, natural
 from bloodedge.decision import LABELS, calibrated, decide, require_probabilities
 from bloodedge.engine.keras import load_model
 from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
-from bloodedge.files import write_bytes
+from bloodedge.files import require_apart, write_bytes
 from bloodedge.imaging import Cell, Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
 from bloodedge.manifest import RunRecord, read_run
 
@@ -271,6 +271,7 @@ def explain(request: Request, say: Callable[[str], None], progress: Progress | N
     """
     record = read_run(request.run)
     paths = image_paths(request.images)
+    require_apart(request.out, paths, "--out")
     cells = _readable(paths, say)
     first = next(cells)  # before Keras, which takes seconds to load
     cells = chain([first], cells)

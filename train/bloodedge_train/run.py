@@ -20,7 +20,7 @@ from bloodedge.decision import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError
 from bloodedge.evaluate import score
-from bloodedge.files import write_beside, write_bytes, write_text
+from bloodedge.files import require_free, write_beside, write_bytes, write_text
 from bloodedge.fitted import FITTED_FILE, FittedPictures
 from bloodedge.host import versions
 from bloodedge.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SCORED = ("validation", "test", "shift")
 THRESHOLDS = Thresholds()
+MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
+"""What a finished run leaves in its folder, beside run.json."""
 Floats = NDArray[np.float64]
 
 
@@ -97,6 +99,9 @@ def _check_folder(options: TrainOptions) -> None:
         raise UsageError(f"{options.out} holds an unfinished run; continue it with --resume or choose another --out.")
     if options.resume and not begun:
         raise UsageError(f"{options.out} holds no unfinished run to resume; leave out --resume to begin one.")
+    if not begun:
+        epochs = [path.relative_to(options.out).as_posix() for path in Checkpoints(options.out).epochs()]
+        require_free(options.out, [*MADE, *epochs])
 
 
 def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: Progress) -> "Samples":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.redact import redacted
 from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile, open_camera
 from bloodedge_device.host import use_every_core
 from bloodedge_device.settings.sections import CameraSettings
@@ -81,7 +82,7 @@ class _Sender:
 
     def fail(self, sentence: str, *, usage: bool = False) -> None:
         """Tell what is wrong; ``usage``: the settings can never work."""
-        self.send({"kind": "failed", "usage": usage, "sentence": sentence})
+        self.send({"kind": "failed", "usage": usage, "sentence": redacted(sentence)})
 
 
 class _Pulse(threading.Event):
@@ -115,7 +116,7 @@ def _listen(lines: socket.SocketIO, free: Queue[int], stop: _Pulse) -> None:
 def _give(frame: Frame | BadFrame, memory: mmap.mmap, free: Queue[int], stop: _Pulse, sender: _Sender) -> None:
     message: dict[str, Any] = {"kind": "frame", "capture": _told(frame.capture)}
     if isinstance(frame, BadFrame):
-        sender.send({**message, "problem": frame.problem})
+        sender.send({**message, "problem": redacted(frame.problem)})
         return
     if frame.bgr.nbytes > SLOT_BYTES:
         sender.send({**message, "problem": f"The frame has {frame.bgr.size // 3:,} pixels; 33 million are the most."})

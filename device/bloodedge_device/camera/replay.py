@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
+from bloodedge.redact import PERCENT, address_fault, redacted
 from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings, is_stream
@@ -43,6 +44,8 @@ def open_replay(settings: CameraSettings, begin: int = 0, done: Iterable[SourceF
     """
     source = settings.source or ""
     if is_stream(source):
+        if fault := address_fault(source):
+            raise UsageError(fault)
         return VideoCamera(settings, source, live=True)
     path = Path(source)
     if settings.watch:
@@ -102,7 +105,7 @@ class VideoCamera:
         """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is away."""
         self._settings, self._source, self._begin = settings, source, begin
         self._is_file = not is_stream(source)
-        self.name = f"replay of {Path(source).name if self._is_file else _without_password(source)}"
+        self.name = f"replay of {Path(source).name if self._is_file else redacted(source)}"
         self.live = live
         self.ending = ""
         self._capture: cv2.VideoCapture | None = self._open()
@@ -116,8 +119,9 @@ class VideoCamera:
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
+            hint = f" If its password holds special characters, {PERCENT}." if "@" in self._source else ""
             raise BloodedgeError(
-                f"The stream {_without_password(self._source)} does not answer; check its address and that it is on."
+                f"The stream {redacted(self._source)} does not answer; check its address and that it is on.{hint}"
             )
         if _fourcc(capture) in MOTION_JPEG:
             capture.set(cv2.CAP_PROP_FORMAT, UNDECODED)
@@ -208,10 +212,3 @@ def _lower_scheme(address: str) -> str:
     """A stream's address as FFmpeg knows it."""
     scheme, mark, rest = address.partition("://")
     return scheme.lower() + mark + rest
-
-
-def _without_password(address: str) -> str:
-    """A stream's address as it may be shown: without the user and password that it may hold."""
-    scheme, _, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"

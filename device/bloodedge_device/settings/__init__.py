@@ -5,13 +5,15 @@ import os
 import shlex
 import stat
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from bloodedge.bundle import Bundle
 from bloodedge.config import Model, Strict, read_toml, validate
-from bloodedge.errors import UsageError, as_owner, quoted, unreadable, user_name
+from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
@@ -42,7 +44,9 @@ __all__ = [
     "UpdateSettings",
     "WebSettings",
     "bundle_path",
+    "came_with_installation",
     "default_state",
+    "default_trust",
     "home_state",
     "is_released",
     "is_stream",
@@ -64,6 +68,11 @@ BOARD_SETTINGS = Path("/etc/bloodedge/device.toml")
 def default_state() -> Path:
     """Where results are unless a folder is given: where the settings that are read then say."""
     return read_settings(None).state
+
+
+def default_trust() -> Path:
+    """Where the public keys lie that a board here trusts, unless a folder is given."""
+    return read_settings(None, profile=False).trusted_keys
 
 
 def readable(state: Path, command: str = "...") -> Path:
@@ -335,6 +344,15 @@ def released() -> list[Path]:
         for name in (DEFAULT_BUNDLE, SIMULATED_BUNDLE)
         if (folder / name).exists()
     ]
+
+
+def came_with_installation(bundle: Bundle) -> bool:
+    """Whether an open bundle is one of those that came with the installation, or a copy; its files may differ."""
+    for path in released():
+        with suppress(BloodedgeError), Bundle(path) as ours:
+            if ours.manifest_bytes == bundle.manifest_bytes:
+                return True
+    return False
 
 
 def released_bundle(settings: DeviceSettings) -> Path:

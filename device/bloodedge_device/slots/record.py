@@ -215,7 +215,7 @@ def _lock(state: Path, name: str, how: int) -> Iterator[None]:
     folder = slots_folder(state)
     with disk_errors("the slots' lock"):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / name).open("w")
+        handle = (folder / name).open("a")
     with handle:
         fcntl.flock(handle, how)
         yield

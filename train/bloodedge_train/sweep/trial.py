@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bloodedge_train.fit import BatchDone, EpochDone
 
 PLAN = "sweep.json"
-LOCKS = "locks"
+LOCKS, TRIALS = "locks", "trials"
 EPOCH, WATCHED, MISTAKE = "epoch", "validation_auc", "mistake"
 """What a trial reports to Ray."""
 State = Literal["running", "finished", "pruned", "failed"]
@@ -63,11 +63,11 @@ def read_plan(out: Path) -> Plan | None:
 
 def run_folder(out: Path, trial: Trial) -> Path:
     """Where a trial trains."""
-    return out / "trials" / trial.id
+    return out / TRIALS / trial.id
 
 
 def _record_path(out: Path, trial: Trial) -> Path:
-    return out / "trials" / f"{trial.id}.json"
+    return out / TRIALS / f"{trial.id}.json"
 
 
 def read_trial(out: Path, trial: Trial) -> TrialRecord | None:
