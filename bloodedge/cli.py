@@ -1,6 +1,7 @@
 """The ``bloodedge`` command: a thin skin that loads a stage's commands only when they are called."""
 
 import importlib
+import io
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ import click
 
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, did_you_mean, system_sentence
+from bloodedge.text import PLAIN_OUTPUT
 
 COMMANDS = {
     "data": ("bloodedge.data_cli:data", "Look at a data set before trusting a figure made from it."),
@@ -87,6 +89,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    _take_any_text()
     try:
         cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
         sys.stdout.flush()
@@ -123,6 +126,13 @@ def _told(error: OSError) -> int:
     if error.filename is None:  # perhaps the output itself, whose rest would fail again at the end
         _drop_output()
     return BloodedgeError.exit_code
+
+
+def _take_any_text() -> None:
+    """Have the output spell in ASCII what its encoding lacks, where Python would end with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN_OUTPUT)
 
 
 def _drop_output() -> None:

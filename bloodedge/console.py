@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unicodedata import category
 
 from bloodedge.dataset import Progress
 from bloodedge.files import write_json
+from bloodedge.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +28,7 @@ def plain(text: str) -> "Text":
     """Words from elsewhere, as they are: no markup, and nothing that a terminal would obey or that hides a part."""
     from rich.text import Text
 
-    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, halves of characters, separators of lines
-    return Text("".join("\N{REPLACEMENT CHARACTER}" if category(one) in hidden else one for one in text))
+    return Text(shown(text))
 
 
 @contextmanager

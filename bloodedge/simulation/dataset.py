@@ -73,7 +73,7 @@ def write_dataset(
     cell. The folder appears whole or not at all, and replaces an earlier one.
     """
     with folder_beside(folder) as partial:
-        (partial / RENDERED_MARK).write_text(_MARKER_TEXT)
+        (partial / RENDERED_MARK).write_text(_MARKER_TEXT, encoding="utf-8")
         for subject in range(subjects):
             number, label, word = subject // 2 + 1, LABELS[subject % 2], CLASS_NAMES[subject % 2]
             name = str(number) if label == "blast" else f"H{number}"

@@ -13,7 +13,7 @@ from bloodedge.bundle import zip_folder
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.evaluate import default_threads
-from bloodedge.files import write_beside
+from bloodedge.files import read_text, write_beside, write_text
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
 from bloodedge.manifest import Artifact, EngineName, LatencyMs, Manifest, RunRecord, read_metrics, read_run
 from bloodedge.simulation import golden_inputs
@@ -142,9 +142,10 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         report("Writing the report", 1, 1)
         run_card = run / "MODEL_CARD.md"
         pack.drop_files(layout, shipped.artifacts)
-        (layout / "MODEL_CARD.md").write_text(card(run_card.read_text() if run_card.is_file() else "", shipped, note))
-        (layout / JSON).write_text(examined.model_dump_json(indent=1))
-        (layout / HTML).write_text(page(examined))
+        own_card = read_text(run_card) if run_card.is_file() else ""
+        write_text(layout / "MODEL_CARD.md", card(own_card, shipped, note))
+        write_text(layout / JSON, examined.model_dump_json(indent=1))
+        write_text(layout / HTML, page(examined))
         (layout / shipped.golden.file).write_bytes(pack_golden(judge.golden.images, judge.golden.reference))
         shipped = pack.seal(layout, shipped)
         write_beside(out, lambda target: zip_folder(layout, target))

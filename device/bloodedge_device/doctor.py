@@ -264,7 +264,7 @@ def _existing(path: Path) -> Path:
 def _root(patient: Patient) -> tuple[Level, str, str]:
     state = patient.settings.state
     if _mounted(Path("/")) != OVERLAY:
-        if OVERLAYROOT.is_file() and ASKED.search(OVERLAYROOT.read_text()):
+        if OVERLAYROOT.is_file() and ASKED.search(OVERLAYROOT.read_text(errors="replace")):
             return "warning", f"{OVERLAYROOT} asks for a read-only root, and the root is not one.", ROOT_CURE
         return "ok", "The root is not kept read-only.", ""
     if _mounted(state) == OVERLAY or _mounted(state)[1] == "tmpfs":

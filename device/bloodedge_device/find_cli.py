@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.text import as_text
 
 if TYPE_CHECKING:
     from bloodedge_device.find_gallery import ShownFrame
@@ -91,7 +92,7 @@ def to_json(path: Path, found: "Found") -> dict[str, Any]:
         for cell in found.cells
     ]
     rejected = [{"box": list(thing.box), "reason": thing.reason.value} for thing in found.rejected]
-    return {"image": str(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
+    return {"image": as_text(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
 
 
 def _files(images: Iterable[Path]) -> list[Path]:
@@ -139,7 +140,7 @@ def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Pa
 def _show(found: "dict[Path, Found]") -> None:
     from rich.table import Table
 
-    from bloodedge.console import console
+    from bloodedge.console import console, plain
 
     table = Table("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
     for path, result in found.items():
@@ -148,7 +149,7 @@ def _show(found: "dict[Path, Found]") -> None:
         reasons = Counter(thing.reason.value.replace("_", " ") for thing in result.rejected)
         refused = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         scale = f"{result.um_per_px:.3f}"
-        table.add_row(path.name, str(len(result.cells) or ""), str(cut or ""), areas, refused, scale)
+        table.add_row(plain(as_text(path.name)), str(len(result.cells) or ""), str(cut or ""), areas, refused, scale)
     out = console()
     out.print(table)
     cells = sum(len(result.cells) for result in found.values())

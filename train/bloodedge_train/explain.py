@@ -24,6 +24,7 @@ from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
 from bloodedge.files import write_bytes
 from bloodedge.imaging import Cell, Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
 from bloodedge.manifest import RunRecord, read_run
+from bloodedge.text import as_text
 
 Floats = NDArray[np.float32]
 
@@ -322,8 +323,8 @@ def _picture_names(paths: Sequence[Path]) -> dict[Path, str]:
 def _explained(found: Look, record: RunRecord, path: Path, picture: Path) -> Explained:
     border = ring(found.mask)
     return Explained(
-        image=str(path),
-        picture=str(picture),
+        image=as_text(path),
+        picture=as_text(picture),
         said=decide(found.blast, record.thresholds)[0],
         blast=found.blast,
         explained=LABELS[found.label],

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -10,6 +11,7 @@ import cv2
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
+from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace
 from bloodedge_device.settings import CameraSettings, is_stream
 
@@ -41,7 +43,7 @@ class FolderCamera:
     """Images in the order of their paths; one that cannot be read is a BadFrame, not the end."""
 
     def __init__(self, settings: CameraSettings, folder: Path, images: list[Path], begin: int) -> None:
-        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {folder.resolve().name}"
+        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {as_text(folder.resolve().name)}"
         self.live = settings.realtime
         self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
 
@@ -56,7 +58,7 @@ class FolderCamera:
 
     def _read(self, index: int, path: Path) -> Frame | BadFrame:
         start = monotonic()
-        name = path.relative_to(self._folder).as_posix()
+        name = as_text(path.relative_to(self._folder).as_posix())
         try:
             bgr = read_image(path)
         except BloodedgeError as error:
@@ -71,13 +73,14 @@ class VideoCamera:
         """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is away."""
         self._settings, self._source, self._begin = settings, source, begin
         self._is_file = not is_stream(source)
-        self.name = f"replay of {Path(source).name if self._is_file else _without_password(source)}"
+        self.name = f"replay of {as_text(Path(source).name) if self._is_file else _without_password(source)}"
         self.live = live
         self._capture: cv2.VideoCapture | None = self._open()
 
     def _open(self) -> cv2.VideoCapture:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        capture = cv2.VideoCapture(self._source, cv2.CAP_FFMPEG)
+        with _name_in_utf8(self._source) as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
@@ -113,6 +116,16 @@ class VideoCamera:
         except BloodedgeError as error:
             return BadFrame(Capture.now(index, start, source), str(error))
         return Frame(Capture.now(index, start, source), bgr, self._settings.um_per_px)
+
+
+@contextmanager
+def _name_in_utf8(source: str) -> Iterator[str]:
+    """What OpenCV can open ``source`` by: it crashes on a file's name that is not UTF-8."""
+    if as_text(source) == source:
+        yield source
+        return
+    with Path(source).open("rb") as file:
+        yield f"/dev/fd/{file.fileno()}"
 
 
 def _without_password(address: str) -> str:
