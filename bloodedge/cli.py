@@ -5,12 +5,14 @@ import io
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bloodedge import RESEARCH_USE, __version__
+from bloodedge.console import runtimes_aside
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, did_you_mean, system_sentence
 from bloodedge.text import PLAIN_OUTPUT
 
@@ -38,6 +40,10 @@ COMMANDS = {
     "fleet": ("bloodedge_fleet.cli:fleet", "Many boards: their reports, their page, and roll-outs of bundles."),
     "demo": ("bloodedge.demo:demo", "Everything end to end on rendered cells, offline, in minutes."),
 }
+
+
+LOGGING = {"device", "fleet", "demo"}
+"""Commands whose stderr is a log, of daemons or of commands that they start: what runtimes print belongs there."""
 
 
 class LazyGroup(click.Group):
@@ -91,7 +97,9 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     _take_any_text()
     try:
-        cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
+        logs = not LOGGING.isdisjoint((arguments or sys.argv[1:])[:1])
+        with nullcontext() if logs else runtimes_aside():
+            cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has gone; what is still buffered has nowhere to go
         _drop_output()

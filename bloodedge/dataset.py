@@ -18,12 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.text import as_text
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 CLASS_FOLDERS = {"hem": 0, "all": 1}
 CLASS_NAMES = ("hem", "all")

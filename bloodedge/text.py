@@ -45,10 +45,10 @@ _SPELT = str.maketrans(
 
 
 def as_text(name: str | os.PathLike[str]) -> str:
-    """A file's name as text that every file, database and output takes: bytes that are not UTF-8
-    become an x with two digits after a backslash.
+    """A file's name as text that every file, database and output takes.
 
-    Different names stay different. ``as_path`` gives the file again.
+    Bytes that are not UTF-8 become an x with two digits after a backslash. Different names stay different.
+    ``as_path`` gives the file again.
     """
     return "".join(map(_storable, os.fspath(name)))
 

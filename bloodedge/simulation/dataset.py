@@ -6,7 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, Progress
+from bloodedge.console import Progress
+from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK
 from bloodedge.decision import LABELS
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import folder_beside

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, inputs, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall

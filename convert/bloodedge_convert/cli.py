@@ -1,7 +1,5 @@
 """``bloodedge convert``: a run folder becomes a bundle."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +7,6 @@ import click
 
 if TYPE_CHECKING:
     from bloodedge_convert.convert import Converted
-    from bloodedge_convert.job import Report
 
 ENGINES = ("litert", "openvino", "onnx")
 METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat")
@@ -89,6 +86,7 @@ def convert(
     model over a limit is made again by other methods; if one is to be had by none, no bundle is written. DATA is where
     the run's data lie, if they have moved since training.
     """
+    from bloodedge.console import steps
     from bloodedge_convert.convert import Options
     from bloodedge_convert.convert import convert as run_conversion
     from bloodedge_convert.judge.gate import Limits
@@ -106,36 +104,9 @@ def convert(
         method=None if method == "auto" else method,  # type: ignore[arg-type]  # click has checked the name
         qat=qat,
     )
-    with progress() as report:
+    with steps() as report:
         converted = run_conversion(run, out, options, data, force=force, report=report)
     show(converted)
-
-
-@contextmanager
-def progress() -> Iterator["Report"]:
-    """A bar on stderr for the step at hand; yields the callback to feed it with (what, done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from bloodedge.console import console
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                for earlier in tasks.values():
-                    bar.update(earlier, visible=False)  # type: ignore[arg-type]
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
-
-        yield report
 
 
 def show(converted: "Converted") -> None:

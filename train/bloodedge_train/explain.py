@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import IMAGE_SUFFIXES, Progress, natural
+from bloodedge.console import Progress
+from bloodedge.dataset import IMAGE_SUFFIXES, natural
 from bloodedge.decision import LABELS, calibrated, decide
 from bloodedge.engine.keras import load_model
 from bloodedge.errors import BloodedgeError, UsageError, did_you_mean

@@ -44,7 +44,7 @@ def explain(
     Each IMAGE is one cell cut out onto black, as in C-NMC, or a folder of them. A picture of each shows the cell, the
     evidence on it and over the whole frame; the shares of it on the cell and on the cell's border are told.
     """
-    from bloodedge.console import console, emit_json, progress
+    from bloodedge.console import emit_json, progress, say
     from bloodedge_train.explain import Request
     from bloodedge_train.explain import explain as run_explanation
 
@@ -54,7 +54,7 @@ def explain(
     chosen = None if label is None else CLASSES.index(label)
     request = Request(run=run, images=images, out=target, montage=montage, layer=layer, label=chosen)
     with progress("Explaining cells") as update:
-        found = run_explanation(request, console(stderr=True).print, update)
+        found = run_explanation(request, say, update)
     if json_target:
         emit_json([asdict(each) for each in found], json_target)
     if json_target != "-":

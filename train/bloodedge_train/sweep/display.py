@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bloodedge.console import console, progress
+from bloodedge.console import console, progress, say, steps
 from bloodedge_train.sweep.results import Table, auc_shown, shown
 from bloodedge_train.sweep.search import SweepWatcher
 from bloodedge_train.sweep.trial import TrialRecord
@@ -18,15 +18,14 @@ def watcher() -> SweepWatcher:
 
 @contextmanager
 def _trials(count: int) -> Iterator[Callable[[TrialRecord], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("Trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Trials", total=count)
+    ends: list[TrialRecord] = []
+    with steps() as report:
+        report("Trials", 0, count)
 
         def ended(record: TrialRecord) -> None:
-            bar.advance(task)
-            bar.console.print(line(record), markup=False, highlight=False, soft_wrap=True)
+            ends.append(record)
+            report("Trials", len(ends), count)
+            say(line(record))
 
         yield ended
 
