@@ -85,7 +85,7 @@ def evaluate(
     from bloodedge.evaluate import evaluate as run_evaluation
 
     ensemble = Ensemble.of([_open(model, engine, precision, threads) for model in models], weigh)  # type: ignore[arg-type]
-    with progress("Reading cells") as update:
+    with progress("Reading and scoring cells") as update:
         evaluation, which = run_evaluation(
             ensemble,
             data,

@@ -52,17 +52,20 @@ def find(
 
     IMAGE is an image file, or a folder whose images are all taken. An image that cannot be read is named and left out.
     """
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress, say
 
     found: dict[Path, Found] = {}
     shown: list[ShownFrame] | None = [] if gallery else None
     failures: list[str] = []
-    for path in _files(images):
-        try:
-            found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
-        except BloodedgeError as error:
-            failures.append(str(error))
-            click.echo(f"bloodedge: {error}", err=True)
+    files = _files(images)
+    with progress("Finding cells") as update:
+        for number, path in enumerate(files, 1):
+            try:
+                found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
+            except BloodedgeError as error:
+                failures.append(str(error))
+                say(f"bloodedge: {error}")
+            update(number, len(files))
     if gallery and shown:
         from bloodedge_device.find_gallery import write_gallery
 

@@ -85,11 +85,13 @@ def _folder(state: Path | None, command: str) -> Path:
 @click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
 def doctor_command(config: Path | None, target: str | None) -> None:
     """Check camera, network, disk, clock, heat and permissions, and say what to do; exit code 1 when a check fails."""
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress
     from bloodedge_device.doctor import examine, show, to_json
     from bloodedge_device.settings import read_settings
 
-    findings = examine(read_settings(config))
+    settings = read_settings(config)
+    with progress("Checking this board"):
+        findings = examine(settings)
     report = to_json(findings)
     if target:
         emit_json(report, target)

@@ -28,11 +28,13 @@ def install_command(bundle: Path, config: Path | None, state: Path | None, allow
     A daemon that runs takes it over between two frames, else its next start does. The bundle is then on probation: when
     it crashes, or does worse than the one before it, the daemon goes back to that one.
     """
+    from bloodedge.console import progress
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.installing import install
 
     settings = with_options(read_settings(config, state), None, state, None)
-    done = install(settings, bundle, allow_older=allow_older)
+    with progress("Trying the bundle on this board"):
+        done = install(settings, bundle, allow_older=allow_older)
     if done.trial is None:
         click.echo(f"{done.what.title} is already active, in slot {done.slot}.")
     else:

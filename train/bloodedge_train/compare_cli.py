@@ -46,10 +46,11 @@ def compare(paths: tuple[Path, ...], out: Path | None, json_target: str | None, 
     """
     if not paths:
         raise UsageError("Name the run folders and bundles to compare, for instance: bloodedge compare runs/*")
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress
     from bloodedge_train.compare import compare as run_comparison
 
-    comparison = run_comparison(paths, part=part, paper=paper)  # type: ignore[arg-type]
+    with progress("Reading runs and timing networks"):
+        comparison = run_comparison(paths, part=part, paper=paper)  # type: ignore[arg-type]
     if out:
         from bloodedge_train.compare.pages import write
 
