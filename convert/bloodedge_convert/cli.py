@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from bloodedge.manifest import Evaluation, Manifest
     from bloodedge_convert.convert import Converted
 
 ENGINES = ("litert", "openvino", "onnx")
@@ -111,27 +112,25 @@ def convert(
 
 def show(converted: "Converted") -> None:
     """The artifacts with their figures as terminal tables."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    from rich.text import Text
 
     from bloodedge.console import console
-    from bloodedge_convert.card import FIGURES, SPEED, figure_rows, speed_rows
+    from bloodedge.tables import print_table
+    from bloodedge_convert.card import SPEED, speed_rows
     from bloodedge_convert.ladder import attempt_line
 
     manifest, out = converted.manifest, console()
     source = manifest.provenance
-    title = f"{converted.cells} held-out cells of {converted.subjects} subjects"
+    title = Text(f"Weighted F1 and AUC on {converted.cells} held-out cells of {converted.subjects} subjects", "italic")
     if source.split.leaky:
-        title += " [bold red](leaky: cells of these subjects were seen in training)[/]"
-    speed_title = f"One cell on {source.hardware}; speed-up over float32 of the same engine"
-    tables = ((title, FIGURES, figure_rows(manifest)), (speed_title, SPEED, speed_rows(manifest)))
-    for heading, headers, rows in tables:
-        table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for header in headers:
-            table.add_column(header, justify="left" if header == "artifact" else "right")
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
+        title.append(" (leaky: cells of these subjects were seen in training)", "bold red")
+    print_table(FIGURES, figure_rows(manifest), title=title)
+    print_table(
+        SPEED,
+        speed_rows(manifest),
+        title=f"One cell on {source.hardware}; speed-up over float32 of the same engine",
+    )
+    out.print()
     for attempt in converted.attempts:
         out.print(attempt_line(attempt), soft_wrap=True)
     for kind, reason in manifest.left_out.items():
@@ -140,3 +139,36 @@ def show(converted: "Converted") -> None:
         out.print(f"[bold]{converted.note}[/]")
     out.print(f"int8 ranges were measured on {source.calibration_cells} cells of training groups.")
     out.print(f"Bundle: [bold]{converted.path}[/] (serial {manifest.serial})", soft_wrap=True)
+
+
+FIGURES = ("artifact", "F1", "95 % interval", "AUC", "95 % interval", "drop pp", "flips %", "max. diff.")
+"""Narrower than the card's columns of the same figures: 80 columns of a terminal hold them."""
+
+
+def figure_rows(manifest: "Manifest") -> list[tuple[str, ...]]:
+    """One row of FIGURES for the float model and for each artifact."""
+    rows: list[tuple[str, ...]] = [("keras float32", *_figures(manifest.baseline.evaluation), "", "", "")]
+    for artifact in manifest.artifacts:
+        agreement = artifact.agreement
+        rows.append(
+            (
+                f"{artifact.engine} {artifact.precision}",
+                *_figures(artifact.evaluation),
+                f"{agreement.drop['weighted_f1']:+.2f}",
+                f"{100 * agreement.flip_rate:.2f}",
+                f"{agreement.max_probability_difference:.1g}",
+            )
+        )
+    return rows
+
+
+def _figures(evaluation: "Evaluation") -> tuple[str, str, str, str]:
+    f1, f1_ends = _figure(evaluation, "weighted_f1")
+    auc, auc_ends = _figure(evaluation, "auc")
+    return f1, f1_ends, auc, auc_ends
+
+
+def _figure(evaluation: "Evaluation", name: str) -> tuple[str, str]:
+    """A figure and its interval; a dash where there is none."""
+    value, ends = getattr(evaluation, name), evaluation.ci95.get(name)
+    return "-" if value is None else f"{value:.3f}", f"{ends[0]:.3f}-{ends[1]:.3f}" if ends else "-"

@@ -141,19 +141,19 @@ def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Pa
 
 
 def _show(found: "dict[Path, Found]") -> None:
-    from rich.table import Table
+    from bloodedge.console import console
+    from bloodedge.tables import print_table
 
-    from bloodedge.console import console, plain
-
-    table = Table("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    rows = []
     for path, result in found.items():
         areas = ", ".join(f"{cell.area_um2:.0f}" for cell in result.cells)
         cut = sum(cell.touches_border for cell in result.cells)
         reasons = Counter(thing.reason.value.replace("_", " ") for thing in result.rejected)
         refused = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         scale = f"{result.um_per_px:.3f}"
-        table.add_row(plain(as_text(path.name)), str(len(result.cells) or ""), str(cut or ""), areas, refused, scale)
-    out = console()
-    out.print(table)
+        rows.append((as_text(path.name), str(len(result.cells) or ""), str(cut or ""), areas, refused, scale))
+    columns = ("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    texts = {"area µm²", "turned down"}
+    print_table(columns, rows, left={"frame", *texts}, sentences=texts)
     cells = sum(len(result.cells) for result in found.values())
-    out.print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")
+    console().print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")
