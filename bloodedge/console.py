@@ -7,8 +7,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from threading import Timer
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -42,6 +42,9 @@ def plain(text: str) -> "Text":
     return Text(shown(text))
 
 
+SHORT_S = 0.5
+"""A step that tells nothing is named after so long."""
+
 LINE_EVERY_S = 30.0
 """Where the output is no terminal, a step that goes on says so this often."""
 
@@ -55,8 +58,18 @@ def say(sentence: str) -> None:
 def progress(title: str) -> Iterator[Progress]:
     """How far one step is, as ``steps`` shows it; yields the callback to feed it with (done, total)."""
     with steps() as report:
-        report(title, 0, 0)
-        yield partial(report, title)
+        begun = Timer(SHORT_S, report, (title, 0, 0))  # whatever is refused at once needs no line before the reason
+        begun.daemon = True
+        begun.start()
+
+        def update(done: int, total: int) -> None:
+            begun.cancel()
+            report(title, done, total)
+
+        try:
+            yield update
+        finally:
+            begun.cancel()
 
 
 @contextmanager
