@@ -114,6 +114,24 @@ def test_keys_and_passwords_with_a_byte_order_mark_are_read(tmp_path: Path, enco
     assert read_private_key(private, _password(tmp_path / "password")).public_key().public_bytes_raw()
 
 
+@pytest.mark.parametrize("encoding", MARKED.values(), ids=MARKED)
+def test_passwords_for_brokers_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
+    from bloodedge_device.publish.mqtt import _password
+    from bloodedge_fleet.cli import _first_line
+
+    path = tmp_path / "password"
+    path.write_bytes("wört\r\n".encode(encoding))
+    assert _password(path) == _first_line(path) == "wört"
+
+
+def test_a_label_of_the_settings_and_of_a_person_may_hold_joiners() -> None:
+    from bloodedge_device.daemon import _clean
+
+    assert _clean(" می\u200cخواهم ") == "می\u200cخواهم"
+    with pytest.raises(UsageError, match="leave out controls and marks"):
+        _clean("a\u202eb")
+
+
 def _bloodedge(*arguments: str | Path, encoding: str) -> "subprocess.CompletedProcess[bytes]":
     environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     return subprocess.run(
