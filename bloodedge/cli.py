@@ -1,18 +1,22 @@
 """The ``bloodedge`` command: a thin skin that loads a stage's commands only when they are called."""
 
 import importlib
+import io
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bloodedge import RESEARCH_USE, __version__
+from bloodedge.console import runtimes_aside
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, did_you_mean, system_sentence
 from bloodedge.installation import install_hint
 from bloodedge.redact import redacted
+from bloodedge.text import PLAIN_OUTPUT
 
 COMMANDS = {
     "data": ("bloodedge.data_cli:data", "Look at a data set before trusting a figure made from it."),
@@ -39,6 +43,10 @@ COMMANDS = {
     "fleet": ("bloodedge_fleet.cli:fleet", "Many boards: their reports, their page, and roll-outs of bundles."),
     "demo": ("bloodedge.demo:demo", "Everything end to end on rendered cells, offline, in minutes."),
 }
+
+
+LOGGING = {"device", "fleet", "demo"}
+"""Commands whose stderr is a log, of daemons or of commands that they start: what runtimes print belongs there."""
 
 
 class LazyGroup(click.Group):
@@ -96,8 +104,11 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    _take_any_text()
     try:
-        cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
+        logs = not LOGGING.isdisjoint((arguments or sys.argv[1:])[:1])
+        with nullcontext() if logs else runtimes_aside():
+            cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has gone; what is still buffered has nowhere to go
         _drop_output()
@@ -134,6 +145,13 @@ def _told(error: OSError) -> int:
     if error.filename is None:  # perhaps the output itself, whose rest would fail again at the end
         _drop_output()
     return BloodedgeError.exit_code
+
+
+def _take_any_text() -> None:
+    """Have the output spell in ASCII what its encoding lacks, where Python would end with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN_OUTPUT)
 
 
 def _drop_output() -> None:

@@ -18,12 +18,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.likeness import cell_hash
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+from bloodedge.text import as_text
 
 CLASS_FOLDERS = {"hem": 0, "all": 1}
 CLASS_NAMES = ("hem", "all")
@@ -118,7 +117,7 @@ def read_dataset(root: Path, progress: Progress | None = None) -> Dataset:
         if isinstance(result, CellFile):
             cells.append(result)
         else:
-            unreadable[path.relative_to(root).as_posix()] = result
+            unreadable[as_text(path.relative_to(root).as_posix())] = as_text(result)
     if not cells:
         name, reason = next(iter(unreadable.items()))
         raise UsageError(f"None of the {len(paths)} images under {root} can be used; the first, {name}: {reason}")
@@ -157,10 +156,10 @@ def _read_cell(root: Path, path: Path) -> CellFile | str:
         return f"{path} lies in {path.parent.name}/ but its name says {match['label']}; move or rename it."
     fold = next((part.lower() for part in name.parts if _FOLD.fullmatch(part)), "")
     return CellFile(
-        name=name.as_posix(),
+        name=as_text(name.as_posix()),
         path=path,
         label=label,
-        subject=match["subject"].upper() if match else "",
+        subject=as_text(match["subject"]).upper() if match else "",
         fold=fold,
         bytes_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         pixels_digest=hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest(),
@@ -177,7 +176,7 @@ def _one_size(cells: list[CellFile]) -> tuple[list[CellFile], dict[str, str]]:
     sizes = Counter((c.width_px, c.height_px) for c in cells)
     width, height = sizes.most_common(1)[0][0]
     odd = {
-        c.name: f"{c.path} is {c.width_px}x{c.height_px} pixels where the others have {width}x{height}, "
+        c.name: f"{as_text(c.path)} is {c.width_px}x{c.height_px} pixels where the others have {width}x{height}, "
         "so its scale is unknown; export it again at the data set's size."
         for c in cells
         if (c.width_px, c.height_px) != (width, height)

@@ -13,6 +13,7 @@ import click
 from bloodedge import RESEARCH_USE
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside, sha256, write_json
+from bloodedge.text import as_text
 
 SUBJECTS, CELLS_PER_SUBJECT, FRAMES = 40, 50, 60
 
@@ -90,7 +91,7 @@ def _move_data(run: Path, cells: Path) -> None:
     from bloodedge.manifest import read_run, write_record
 
     record = read_run(run)
-    data = record.data.model_copy(update={"root": str(cells)})
+    data = record.data.model_copy(update={"root": as_text(cells)})
     write_record(run / "run.json", record.model_copy(update={"data": data}))
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bloodedge.bench import measure_latency
 from bloodedge.bundle import Bundle
-from bloodedge.dataset import CellFile, Dataset, Progress, natural, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, Dataset, natural, read_dataset
 from bloodedge.decision import LABELS, Thresholds, calibrated, require_probabilities
 from bloodedge.engine import Engine, load_artifact, require
 from bloodedge.ensemble import Ensemble, predict

@@ -85,7 +85,7 @@ def evaluate(
     from bloodedge.evaluate import evaluate as run_evaluation
 
     ensemble = Ensemble.of([_open(model, engine, precision, threads) for model in models], weigh)  # type: ignore[arg-type]
-    with progress("Reading cells") as update:
+    with progress("Reading and scoring cells") as update:
         evaluation, which = run_evaluation(
             ensemble,
             data,
@@ -119,15 +119,16 @@ def _open(model: Path, engine: str | None, precision: str | None, threads: int |
 
 def show_evaluation(evaluation: "Evaluation", title: str) -> None:
     """The figures, the confusion matrix and the subjects as terminal tables."""
-    from rich.table import Table
+    from rich.text import Text
 
     from bloodedge.console import console
     from bloodedge.manifest import Evaluation
+    from bloodedge.tables import print_table
 
-    out = console()
+    out, heading = console(), Text(title, "italic")
     if evaluation.leaky:
-        title += " [bold red](leaky: cells of these subjects were seen in training)[/]"
-    table = Table("figure", "value", "95 % interval", title=title, title_justify="left")
+        heading.append(" (leaky: cells of these subjects were seen in training)", "bold red")
+    rows = []
     names = [
         name
         for name, field in Evaluation.model_fields.items()
@@ -137,19 +138,14 @@ def show_evaluation(evaluation: "Evaluation", title: str) -> None:
         value = getattr(evaluation, name)
         limits = evaluation.ci95.get(name)
         shown = "-" if value is None else f"{value:.3f}"
-        table.add_row(name.replace("_", " "), shown, f"{limits[0]:.3f} .. {limits[1]:.3f}" if limits else "-")
-    out.print(table)
+        rows.append((name.replace("_", " "), shown, f"{limits[0]:.3f} .. {limits[1]:.3f}" if limits else "-"))
+    print_table(("figure", "value", "95 % interval"), rows, title=heading)
     (tn, fp), (fn, tp) = evaluation.confusion
-    matrix = Table("true \\ said", "normal", "blast")
-    matrix.add_row("normal", str(tn), str(fp))
-    matrix.add_row("blast", str(fn), str(tp))
-    out.print(matrix)
-    people = Table(
-        "subject", "true class", "cells", "accuracy", title=f"{evaluation.subjects} subjects", title_justify="left"
-    )
-    for name, row in evaluation.per_subject.items():
-        people.add_row(name, row.label, str(row.cells), f"{row.accuracy:.3f}")
-    out.print(people)
+    matrix = [("normal", str(tn), str(fp)), ("blast", str(fn), str(tp))]
+    print_table(("true \\ said", "normal", "blast"), matrix, title="Cells by class")
+    people = [(name, r.label, str(r.cells), f"{r.accuracy:.3f}") for name, r in evaluation.per_subject.items()]
+    columns = ("subject", "true class", "cells", "accuracy")
+    print_table(columns, people, title=f"{evaluation.subjects} subjects", left=columns[:2])
     worst = evaluation.worst_subject
     out.print(f"Worst subject: {worst}, accuracy {evaluation.per_subject[worst].accuracy:.3f}")
     if evaluation.latency_ms:

@@ -1,5 +1,6 @@
-"""Writing so that a file is either the old one or the whole new one, whatever happens in between."""
+"""Reading what people edit, and writing so that a file is either the old one or the whole new one."""
 
+import codecs
 import errno
 import hashlib
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bloodedge.errors import UsageError, disk_errors, user_name
+from bloodedge.text import as_text
 
 
 def fsync_folder(folder: Path) -> None:
@@ -63,8 +65,8 @@ def write_bytes(path: Path, data: bytes, mode: int | None = None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` with UTF-8 ``text``, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Replace ``path`` with ``text`` in UTF-8, whole or not at all; for names in it see ``as_text``."""
+    write_bytes(path, as_text(text).encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -130,6 +132,24 @@ def make_private(database: Path) -> None:
         for path in (database, *(database.with_name(database.name + ending) for ending in SQLITE_ENDINGS)):
             if path.exists():
                 path.chmod(0o600)
+
+
+MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+"""Byte-order marks, which editors and shells, above all of Windows, put before a text, and what follows them."""
+
+
+def read_edited(path: Path) -> bytes:
+    """A file that people edit, as it is, but for a byte-order mark: what follows one is given in UTF-8, without it."""
+    data = path.read_bytes()
+    for mark, encoding in MARKS.items():
+        if data.startswith(mark):
+            return data.removeprefix(mark).decode(encoding, "replace").encode()
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A text file that people edit, with or without a byte-order mark; UnicodeDecodeError when it is no UTF-8."""
+    return read_edited(path).decode()
 
 
 def sha256(path: Path) -> str:

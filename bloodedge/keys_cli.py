@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted, unreadable
+from bloodedge.files import read_edited
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -189,7 +190,7 @@ def _password(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        password = path.read_bytes().splitlines()[0].strip()
+        password = read_edited(path).splitlines()[0].strip()
     except OSError as error:
         raise UsageError(unreadable(path, error)) from error
     except IndexError:

@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, Progress, in_threads
+from bloodedge.console import Progress
+from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, in_threads
 from bloodedge.decision import LABELS
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside
@@ -77,7 +78,7 @@ def write_dataset(
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RENDERED_MARK).is_file():
         raise UsageError(f"{folder} holds files that were not drawn here; choose another folder.")
     with folder_beside(folder) as unfinished:
-        (unfinished / RENDERED_MARK).write_text(_MARKER_TEXT)
+        (unfinished / RENDERED_MARK).write_text(_MARKER_TEXT, encoding="utf-8")
         drawings = []
         for subject in range(subjects):
             number, label, word = subject // 2 + 1, LABELS[subject % 2], CLASS_NAMES[subject % 2]

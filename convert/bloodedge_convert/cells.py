@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, inputs, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.filmed import Filmed, film
 from bloodedge.fitted import FittedPictures
 from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
+from bloodedge.text import as_path
 from bloodedge_convert.calibration import choose_cells, full_range
 from bloodedge_convert.job import Report
 from bloodedge_convert.reference import Look, look
@@ -65,7 +67,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
 
     Raises UsageError when the data are not there or not the same.
     """
-    root = data or Path(record.data.root)
+    root = data or as_path(record.data.root)
     if not root.is_dir() and data is None:
         raise UsageError(f"The run's data are no longer at {root}; give the folder: bloodedge convert RUN DATA ...")
     dataset = read_dataset(root, _step(report, "Reading cells"))

@@ -14,7 +14,7 @@ from bloodedge.decision import calibrated
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.evaluate import default_threads
-from bloodedge.files import write_beside
+from bloodedge.files import read_text, write_beside, write_text
 from bloodedge.fitted import FITTED_FILE
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
 from bloodedge.installation import install_hint
@@ -150,10 +150,10 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         report("Writing the report", 1, 1)
         run_card = run / "MODEL_CARD.md"
         pack.drop_files(layout, shipped.artifacts)
-        text = card(run_card.read_text() if run_card.is_file() else "", shipped, options.limits, notes)
-        (layout / "MODEL_CARD.md").write_text(text)
-        (layout / JSON).write_text(examined.model_dump_json(indent=1))
-        (layout / HTML).write_text(page(examined))
+        own_card = read_text(run_card) if run_card.is_file() else ""
+        write_text(layout / "MODEL_CARD.md", card(own_card, shipped, options.limits, notes))
+        write_text(layout / JSON, examined.model_dump_json(indent=1))
+        write_text(layout / HTML, page(examined))
         (layout / shipped.golden.file).write_bytes(pack_golden(judge.golden.images, judge.golden.reference))
         shipped = pack.seal(layout, shipped)
         write_beside(out, lambda target: zip_folder(layout, target))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image
+from bloodedge.text import is_one_line, shown
 from bloodedge_device.beginnings import store_run, store_slide
 from bloodedge_device.camera import BadFrame, Frame, SourceFile
 from bloodedge_device.camera.supervised import SupervisedCamera
@@ -178,7 +179,7 @@ class Daemon:
             self.recorder = stack.enter_context(recorder)
             self._begin_run()
             stack.enter_context(housekeeper)
-            self._begin_slide(self.settings.slide.label, "daemon")
+            self._begin_slide(shown(self.settings.slide.label), "daemon")
             stack.callback(self._finish)  # before the publisher ends, so that the slide's figures still go out
             self._announce(housekeeper.page)
             if show_page is not None:
@@ -564,8 +565,11 @@ def _together(
 def _clean(label: str) -> str:
     """A slide's label as it may be stored; UsageError when it is too long or not one line."""
     label = label.strip()
-    if len(label) > LONGEST_LABEL or not label.isprintable():
-        raise UsageError(f"A slide's label is one line of at most {LONGEST_LABEL} characters.")
+    if len(label) > LONGEST_LABEL or not is_one_line(label):
+        raise UsageError(
+            f"A slide's label is one line of at most {LONGEST_LABEL} characters; leave out controls and marks that"
+            " turn the direction of writing."
+        )
     return label
 
 

@@ -20,15 +20,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from bloodedge import RESEARCH_USE
-from bloodedge.console import console
 from bloodedge.errors import BloodedgeError, UsageError, quoted, unreadable
 from bloodedge.files import file_mode
 from bloodedge.host import cpu_temperature_c
 from bloodedge.redact import redacted
+from bloodedge.tables import print_table
 from bloodedge_device.camera import BadFrame, Frame
 from bloodedge_device.settings import DeviceSettings, missing_files, readable
 from bloodedge_device.supervise.clock import clock_synchronised
@@ -126,12 +125,16 @@ def to_json(findings: list[Finding]) -> dict[str, Any]:
 
 def show(findings: list[Finding]) -> None:
     """Print the findings as a table."""
-    table = Table("check", "", "finding")
-    for finding in findings:
-        colour = COLOURS[finding.level]
-        cure = f"\n[bold]{escape(finding.cure)}[/]" if finding.cure else ""
-        table.add_row(finding.name, f"[{colour}]{finding.level}[/]", f"{escape(finding.sentence)}{cure}")
-    console().print(table)
+    columns = ("check", "", "finding")
+    rows = [
+        (
+            finding.name,
+            Text(finding.level, COLOURS[finding.level]),
+            Text(finding.sentence).append(f"\n{finding.cure}" if finding.cure else "", "bold"),
+        )
+        for finding in findings
+    ]
+    print_table(columns, rows, left=columns, sentences={"finding"})
 
 
 def is_running(state: Path) -> bool:
@@ -266,7 +269,7 @@ def _existing(path: Path) -> Path:
 def _root(patient: Patient) -> tuple[Level, str, str]:
     state = patient.settings.state
     if _mounted(Path("/")) != OVERLAY:
-        if OVERLAYROOT.is_file() and ASKED.search(OVERLAYROOT.read_text()):
+        if OVERLAYROOT.is_file() and ASKED.search(OVERLAYROOT.read_text(errors="replace")):
             return "warning", f"{OVERLAYROOT} asks for a read-only root, and the root is not one.", ROOT_CURE
         return "ok", "The root is not kept read-only.", ""
     if _mounted(state) == OVERLAY or _mounted(state)[1] == "tmpfs":

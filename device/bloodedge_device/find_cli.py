@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.text import as_text
 
 if TYPE_CHECKING:
     from bloodedge_device.find_gallery import ShownFrame
@@ -51,7 +52,7 @@ def find(
 
     IMAGE is an image file, or a folder whose images are all taken. An image that cannot be read is named and left out.
     """
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress, say
     from bloodedge.files import require_apart
 
     found: dict[Path, Found] = {}
@@ -60,12 +61,14 @@ def find(
     files = _files(images)
     if outlines:
         require_apart(outlines, files, "--outlines")
-    for path in files:
-        try:
-            found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
-        except BloodedgeError as error:
-            failures.append(str(error))
-            click.echo(f"bloodedge: {error}", err=True)
+    with progress("Finding cells") as update:
+        for number, path in enumerate(files, 1):
+            try:
+                found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
+            except BloodedgeError as error:
+                failures.append(str(error))
+                say(f"bloodedge: {error}")
+            update(number, len(files))
     if gallery and shown:
         from bloodedge_device.find_gallery import write_gallery
 
@@ -95,7 +98,7 @@ def to_json(path: Path, found: "Found") -> dict[str, Any]:
         for cell in found.cells
     ]
     rejected = [{"box": list(thing.box), "reason": thing.reason.value} for thing in found.rejected]
-    return {"image": str(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
+    return {"image": as_text(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
 
 
 def _files(images: Iterable[Path]) -> list[Path]:
@@ -141,19 +144,19 @@ def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Pa
 
 
 def _show(found: "dict[Path, Found]") -> None:
-    from rich.table import Table
-
     from bloodedge.console import console
+    from bloodedge.tables import print_table
 
-    table = Table("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    rows = []
     for path, result in found.items():
         areas = ", ".join(f"{cell.area_um2:.0f}" for cell in result.cells)
         cut = sum(cell.touches_border for cell in result.cells)
         reasons = Counter(thing.reason.value.replace("_", " ") for thing in result.rejected)
         refused = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         scale = f"{result.um_per_px:.3f}"
-        table.add_row(path.name, str(len(result.cells) or ""), str(cut or ""), areas, refused, scale)
-    out = console()
-    out.print(table)
+        rows.append((as_text(path.name), str(len(result.cells) or ""), str(cut or ""), areas, refused, scale))
+    columns = ("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    texts = {"area µm²", "turned down"}
+    print_table(columns, rows, left={"frame", *texts}, sentences=texts)
     cells = sum(len(result.cells) for result in found.values())
-    out.print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")
+    console().print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")

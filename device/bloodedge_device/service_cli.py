@@ -92,11 +92,13 @@ def doctor_command(config: Path | None, state: Path | None, target: str | None) 
 
     Camera, network, disk, clock, heat and permissions are checked; exit code 1 when a check fails.
     """
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress
     from bloodedge_device.doctor import examine, show, to_json
     from bloodedge_device.settings import read_settings, with_options
 
-    findings = examine(with_options(read_settings(config, state), None, state, None))
+    settings = with_options(read_settings(config, state), None, state, None)
+    with progress("Checking this board"):
+        findings = examine(settings)
     report = to_json(findings)
     if target:
         emit_json(report, target)

@@ -1,3 +1,4 @@
+import os
 import socket
 import sys
 import threading
@@ -49,6 +50,29 @@ def test_a_folder_is_replayed_whole_in_the_order_of_its_names(folder: Path) -> N
 
 def test_a_single_image_is_a_folder_of_one(folder: Path) -> None:
     assert [f.capture.source for f in frames_of(kind="replay", source=str(folder / "b.png"))] == ["b.png"]
+
+
+def test_names_that_are_not_utf8_are_text_and_the_right_file_is_opened(folder: Path) -> None:
+    odd = folder / os.fsdecode(b"Pr\xe4parat.png")
+    (folder / "b.png").rename(odd)
+    (frame,) = frames_of(kind="replay", source=str(odd))
+    assert (frame.capture.source, int(frame.bgr[0, 0, 0])) == (r"Pr\xe4parat.png", 20)
+    odd.write_bytes(b"")
+    (bad,) = frames_of(kind="replay", source=str(odd))
+    assert isinstance(bad, BadFrame)
+    assert r"Pr\xe4parat.png is empty" in bad.problem.encode().decode()
+
+
+def test_a_video_whose_name_is_not_utf8_is_replayed(tmp_path: Path) -> None:
+    plain, odd = tmp_path / "film.avi", tmp_path / os.fsdecode(b"Pr\xe4parat.avi")
+    writer = cv2.VideoWriter(str(plain), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for level in (40, 80, 120):
+        writer.write(picture(level))
+    writer.release()
+    plain.rename(odd)
+    camera = open_camera(CameraSettings(kind="replay", source=str(odd)))
+    assert camera.name == r"replay of Pr\xe4parat.avi"
+    assert len(list(camera.frames(threading.Event()))) == 3
 
 
 def test_a_folder_in_a_loop_begins_again(folder: Path) -> None:

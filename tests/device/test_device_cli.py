@@ -22,7 +22,7 @@ from bloodedge.errors import UsageError
 from bloodedge.golden import GoldenResult
 from bloodedge_device import daemon, loading
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.store import DATABASE
+from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.web import browser
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -74,6 +74,40 @@ def test_a_folder_of_frames_becomes_a_report(
     assert report["cells"]["total"] == 4
     assert report["cells"]["uncertain_reasons"]["cut_by_border"] == 2
     assert html.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("faked")
+def test_frames_and_folders_whose_names_are_not_utf8_become_a_report(
+    frames: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b"Pr\xe4parate")
+    frames.rename(folder)
+    for name in ("0", "4"):  # one of them broken
+        (folder / f"{name}.png").rename(folder / os.fsdecode(name.encode() + b"\xe4.png"))
+    assert run("run", "--camera", str(folder), "--state", str(state)) == 0
+    html = tmp_path / "report.html"
+    assert run("report", "--state", str(state), "--html", str(html)) == 0
+    assert r"replay of 5 images in Pr\xe4parate" in html.read_text("utf-8")
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        rows = dict(database.execute("SELECT source, detail FROM frames").fetchall())
+    assert {"1.png", r"0\xe4.png", r"4\xe4.png"} <= rows.keys()
+    assert r"Pr\xe4parate/4\xe4.png" in rows[r"4\xe4.png"]
+    assert r"Pr\xe4parate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_a_report_is_printed_on_an_output_that_is_not_utf8(fakes: ModuleType, state: Path, encoding: str) -> None:
+    store = Store(state)
+    slide = store.begin_slide(
+        store.begin_run(fakes.run_info(fakes.make_manifest())), "سلول \N{GREATER-THAN OR EQUAL TO} 3"
+    )
+    store.put_frames(slide, [fakes.result(0, [0.97, 0.1])], keep_crops=False)
+    store.close()
+    command = [sys.executable, "-m", "bloodedge", "device", "report", "--state", str(state)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "???? >= 3," in done.stdout.decode(encoding)
 
 
 @pytest.mark.usefixtures("faked")

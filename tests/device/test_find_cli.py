@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +19,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
 from bloodedge.imaging import read_image
 from bloodedge.simulation import render_field
+from bloodedge.text import as_path
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def test_unreadable_images_are_named_and_the_others_still_done(
     assert run([truncated, grey, deep, frame, "--json", "-"]) == 1
     output = capsys.readouterr()
     assert [entry["image"] for entry in json.loads(output.out)] == [str(frame)]
-    lines = output.err.splitlines()
+    lines = [line for line in output.err.splitlines() if line.startswith("bloodedge: ")]
     assert len(lines) == 3
     for path, line, what in zip((truncated, grey, deep), lines, ("truncated", "grey", "16 bits"), strict=True):
         assert path.name in line
@@ -236,3 +240,21 @@ def test_a_gallery_that_cannot_be_written_is_said_in_a_sentence(
     error = capsys.readouterr().err
     assert "Could not write g.html" in error
     assert "Traceback" not in error
+
+
+def test_frames_whose_names_are_not_utf8_are_found_in_and_told_on_any_output(frame: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"Pr\xe4parat.png")
+    frame.rename(odd)
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    page, pictures = tmp_path / "page.html", tmp_path / "outlines"
+    command = [sys.executable, "-m", "bloodedge", "find", odd, "--gallery", page, "--outlines", pictures]
+    done = subprocess.run(
+        [*command, "--json", tmp_path / "found.json"], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"Pr\xe4parat.png" in done.stdout
+    (entry,) = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert as_path(entry["image"]) == odd
+    assert entry["cells"]
+    assert r"Pr\xe4parat.png" in page.read_text("utf-8")
+    assert len(list(pictures.iterdir())) == 1

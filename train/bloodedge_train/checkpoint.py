@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from bloodedge.config import Strict
+from bloodedge.config import FileName, Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import folder_beside, write_text
 from bloodedge_train.recipe import Recipe
@@ -22,12 +22,12 @@ class Request(Strict):
 
     model: str
     recipe: Recipe
-    weights: str
+    weights: FileName
     folds: int | None
     fold: int | None
     seed: int
     data_fingerprint: str
-    teachers: list[str] = Field(default_factory=list)
+    teachers: list[FileName] = Field(default_factory=list)
 
 
 class FitState(Strict):
@@ -92,7 +92,7 @@ class Checkpoints:
                 shutil.copy2(older[-1] / BEST, folder / BEST)
             if averaged > 0:
                 _save_average(weights, older[-1] / AVERAGE if averaged > 1 else None, averaged, folder / AVERAGE)
-            (folder / "state.json").write_text(state.model_dump_json(indent=2))
+            (folder / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8")
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 

@@ -17,13 +17,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import IMAGE_SUFFIXES, Progress, natural
+from bloodedge.console import Progress
+from bloodedge.dataset import IMAGE_SUFFIXES, natural
 from bloodedge.decision import LABELS, calibrated, decide, require_probabilities
 from bloodedge.engine.keras import load_model
 from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
 from bloodedge.files import require_apart, write_bytes
 from bloodedge.imaging import Cell, Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
 from bloodedge.manifest import RunRecord, read_run
+from bloodedge.text import as_text
 
 Floats = NDArray[np.float32]
 
@@ -325,8 +327,8 @@ def _picture_names(paths: Sequence[Path]) -> dict[Path, str]:
 def _explained(found: Look, record: RunRecord, path: Path, picture: Path) -> Explained:
     border = ring(found.mask)
     return Explained(
-        image=str(path),
-        picture=str(picture),
+        image=as_text(path),
+        picture=as_text(picture),
         said=decide(found.blast, record.thresholds)[0],
         blast=found.blast,
         explained=LABELS[found.label],

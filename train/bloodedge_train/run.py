@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bloodedge import __version__
 from bloodedge.bench import measure_latency
-from bloodedge.dataset import CellFile, Dataset, Progress, inputs, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, Dataset, inputs, read_dataset
 from bloodedge.decision import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bloodedge.dataset import CellFile, Progress, in_threads, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, in_threads, read_dataset
 from bloodedge.ensemble import rescaled
 from bloodedge.evaluate import Classifier, agree, blast_probabilities, score
 from bloodedge.imaging import (

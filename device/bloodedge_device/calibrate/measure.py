@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from bloodedge.dataset import Progress
+from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image, read_image
 from bloodedge_device.calibrate.micrometer import period_px

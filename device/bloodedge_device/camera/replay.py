@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
 from bloodedge.redact import PERCENT, address_fault, redacted
+from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings, is_stream
@@ -70,7 +72,7 @@ class FolderCamera:
     """Images in the order of their paths; one that cannot be read is a BadFrame, not the end."""
 
     def __init__(self, settings: CameraSettings, folder: Path, images: list[Path], begin: int) -> None:
-        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {folder.resolve().name}"
+        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {as_text(folder.resolve().name)}"
         self.live = settings.realtime
         self.ending = ""
         self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
@@ -86,7 +88,7 @@ class FolderCamera:
 
     def _read(self, index: int, path: Path) -> Frame | BadFrame:
         start = monotonic()
-        name = path.relative_to(self._folder).as_posix()
+        name = as_text(path.relative_to(self._folder).as_posix())
         try:
             bgr = read_image(path)
         except BloodedgeError as error:
@@ -105,7 +107,7 @@ class VideoCamera:
         """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is away."""
         self._settings, self._source, self._begin = settings, source, begin
         self._is_file = not is_stream(source)
-        self.name = f"replay of {Path(source).name if self._is_file else redacted(source)}"
+        self.name = f"replay of {as_text(Path(source).name) if self._is_file else redacted(source)}"
         self.live = live
         self.ending = ""
         self._capture: cv2.VideoCapture | None = self._open()
@@ -115,7 +117,8 @@ class VideoCamera:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")  # AV_LOG_FATAL: damaged frames are told of as rejected
         address = self._source if self._is_file else _lower_scheme(self._source)
         options = [] if self._is_file else [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_WITHIN_MS]
-        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
+        with _name_in_utf8(address) as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, options)
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
@@ -212,3 +215,13 @@ def _lower_scheme(address: str) -> str:
     """A stream's address as FFmpeg knows it."""
     scheme, mark, rest = address.partition("://")
     return scheme.lower() + mark + rest
+
+
+@contextmanager
+def _name_in_utf8(source: str) -> Iterator[str]:
+    """What OpenCV can open ``source`` by: it crashes on a file's name that is not UTF-8."""
+    if as_text(source) == source:
+        yield source
+        return
+    with Path(source).open("rb") as file:
+        yield f"/dev/fd/{file.fileno()}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Frame, Pace, SourceFile
 from bloodedge_device.camera.replay import IMAGE_SUFFIXES, FolderCamera
 from bloodedge_device.settings import CameraSettings
@@ -49,7 +50,7 @@ class WatchCamera(FolderCamera):
     def __init__(self, settings: CameraSettings, folder: Path, begin: int, done: Iterable[SourceFile]) -> None:
         """done: the files that were taken before."""
         super().__init__(settings, folder.resolve(), [], begin)
-        self.name = f"images written to {self._folder.name}"
+        self.name = f"images written to {as_text(self._folder.name)}"
         self._done = {file.path: file for file in done}
         self._seen: dict[str, _Seen] = {}
 

@@ -23,6 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from bloodedge.board import WANTED
+from bloodedge.files import read_text
 from bloodedge_device.publish import Message, Outbox, PublisherState
 from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload, discovery
 from bloodedge_device.settings.sections import MqttSettings
@@ -541,7 +542,7 @@ def _password(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text().partition("\n")[0].rstrip("\r")
+        return read_text(path).partition("\n")[0].rstrip("\r")
     except (OSError, UnicodeDecodeError) as error:
         raise _Lost(
             f"mqtt.password_file: {path} cannot be read ({_short(error)}); correct the path or its mode."

@@ -10,6 +10,7 @@ from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, DiskError, UsageError, disk_errors
 from bloodedge.files import put_in_place, temporary_beside
+from bloodedge.text import as_text
 from bloodedge_device.loading import check_slot, choose_artifact, described, is_verdict, vouched_for
 from bloodedge_device.settings import DeviceSettings, came_with_installation
 from bloodedge_device.slots.record import (
@@ -189,7 +190,7 @@ def _as_given(path: Path, copy: Path) -> Iterator[None]:
     try:
         yield
     except BloodedgeError as error:
-        error.args = (str(error).replace(str(copy), str(path)),)
+        error.args = (str(error).replace(as_text(copy), as_text(path)),)
         raise
 
 

@@ -165,7 +165,7 @@ def read_predictions(path: Path, part: str) -> list[Prediction]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
             return [
                 Prediction(
                     row["subject"] or row["cell"],

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import cv2
 
-from bloodedge.dataset import Dataset, Progress, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import Dataset, read_dataset
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_free
 from bloodedge.manifest import write_record

@@ -17,6 +17,7 @@ from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_text
 from bloodedge.manifest import write_record
+from bloodedge.text import as_path
 from bloodedge_train.checkpoint import Checkpoints
 from bloodedge_train.recipe import Recipe
 from bloodedge_train.run import TrainOptions, Watcher, train
@@ -97,7 +98,7 @@ def run_trial(config: dict[str, Any]) -> None:
     _take_no_more_than(config["cpus"], config["gpus"])
     out = Path(config["out"])
     plan = read_plan(out)
-    if plan is None or not Path(plan.data).is_dir():
+    if plan is None or not as_path(plan.data).is_dir():
         missing = out if plan is None else plan.data
         tune.report({MISTAKE: f"{missing} is not there on {platform.node()}; give DATA and --out on a shared disk."})
         return
@@ -148,7 +149,7 @@ def _alone(out: Path, trial: Trial) -> Iterator[None]:
 def _options(plan: Plan, trial: Trial, out: Path) -> TrainOptions:
     run = run_folder(out, trial)
     return TrainOptions(
-        data=Path(plan.data),
+        data=as_path(plan.data),
         model=trial.model,
         recipe=plan.recipe_of(trial),
         weights=plan.weights,
