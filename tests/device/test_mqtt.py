@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -18,7 +20,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from bloodedge_device.publish import Message, mqtt
-from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload
+from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload, discovery
 from bloodedge_device.publish.mqtt import MqttPublisher, Window, why_ended
 from bloodedge_device.settings.sections import MqttSettings
 
@@ -292,6 +294,19 @@ def test_home_assistant_learns_of_the_board_and_its_status(
         assert f"value_json.{key}" in component["value_template"]
 
 
+def test_boards_of_names_that_look_alike_to_home_assistant_are_told_apart() -> None:
+    boards = ["bench-1", "bench 1", "bench/1", "Bänch-1", "Bönch-1"]
+    description = DeviceDescription("b", "0", "m")
+    told = [discovery(MqttSettings(board=board), description) for board in boards]
+    topics = [topic for topic, _ in told]
+    assert topics[0] == "homeassistant/device/bloodedge-bench-1/config"
+    assert all(re.fullmatch(r"homeassistant/device/[A-Za-z0-9_-]+/config", topic) for topic in topics)
+    assert len(set(topics)) == len(boards)
+    ids = [component["unique_id"] for _, payload in told for component in payload["components"].values()]
+    assert len(set(ids)) == len(ids)
+    assert len({payload["device"]["identifiers"][0] for _, payload in told}) == len(boards)
+
+
 @needs_broker
 def test_no_discovery_where_the_settings_say_so(broker: Broker, listener: Listener, publish: Publish) -> None:
     publish(MemoryOutbox(), broker.port, discovery="")
@@ -342,6 +357,104 @@ def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publ
         assert until(lambda: publisher.state.connected)
     finally:
         broker.kill()
+
+
+class OlderBroker:
+    """What stands for a broker that knows MQTT 3.1.1 only: it passes all but newer clients on to a mosquitto."""
+
+    def __init__(self, broker: Broker, answer: bytes) -> None:
+        """answer: to a CONNECT of MQTT 5, before it hangs up."""
+        self._broker, self._answer = broker, answer
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._server.getsockname()[1])
+        self.newest = 4
+        self.levels: list[int] = []
+        """Protocol levels of the clients that came (MQTT 3.1.1, 3.1.2.2)."""
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._take, daemon=True).start()
+
+    def _take(self) -> None:
+        with suppress(OSError):
+            while True:
+                client = self._server.accept()[0]
+                hello = client.recv(4096)
+                self.levels.append(hello[hello.index(b"MQTT") + 4])
+                if self.levels[-1] > self.newest:
+                    client.sendall(self._answer)
+                    client.close()
+                    continue
+                broker = socket.create_connection(("127.0.0.1", self._broker.port))
+                broker.sendall(hello)
+                self._open += [client, broker]
+                for source, target in ((client, broker), (broker, client)):
+                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        with suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Lose every connection."""
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+    def close(self) -> None:
+        self.cut()
+        self._server.close()
+
+
+@needs_broker
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b""], ids=["refuses version 5", "hangs up"])
+def test_a_broker_of_mqtt_3_1_1_gets_every_message_in_order(
+    answer: bytes, broker: Broker, listener: Listener, publish: Publish
+) -> None:
+    older = OlderBroker(broker, answer)
+    outbox = MemoryOutbox()
+    outbox.add(200)
+    try:
+        publisher = publish(outbox, older.port)
+        assert until(lambda: len(outbox) == 0)
+        assert publisher.state.sentence == f"Connected to the broker 127.0.0.1:{older.port}."
+        outbox.add(400)
+        publisher.wake()
+        assert until(lambda: len(outbox) < 400)
+        older.cut()
+        assert until(lambda: len(outbox) == 0)
+        assert until(lambda: len(set(numbers(listener))) == 600)
+        assert list(dict.fromkeys(numbers(listener))) == list(range(1, 601))  # perhaps again, and never out of order
+        publisher.stop(5)
+        assert until(lambda: listener.payloads("bloodedge/bench-1/availability")[-1:] == [b"offline"])
+    finally:
+        older.close()
+    assert older.levels[:2] == [5, 4]
+    if answer:
+        assert set(older.levels[1:]) == {4}  # what was said is not asked again
+
+
+def numbers(listener: Listener) -> list[int]:
+    """Of the outbox's messages, in the order of arrival, also where no property tells them."""
+    return [int(json.loads(message.payload)["n"]) for message in listener.heard if "/frames/" in message.topic]
+
+
+@needs_broker
+def test_a_broker_that_hung_up_once_is_spoken_to_by_mqtt_5_again(broker: Broker, publish: Publish) -> None:
+    older = OlderBroker(broker, b"")
+    try:
+        publisher = publish(MemoryOutbox(), older.port)
+        assert until(lambda: publisher.state.connected)
+        older.newest = 5
+        older.cut()
+        assert until(lambda: len(older.levels) == 3)
+        assert until(lambda: publisher.state.connected)
+    finally:
+        older.close()
+    assert older.levels == [5, 4, 5]
 
 
 @dataclass(frozen=True)
