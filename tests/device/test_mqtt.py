@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
@@ -23,6 +22,9 @@ from bloodedge_device.publish import Message, mqtt
 from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload, discovery
 from bloodedge_device.publish.mqtt import MqttPublisher, Window, why_ended
 from bloodedge_device.settings.sections import MqttSettings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+from older_broker import REFUSES_VERSION, OlderBroker
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 
@@ -359,62 +361,12 @@ def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publ
         broker.kill()
 
 
-class OlderBroker:
-    """What stands for a broker that knows MQTT 3.1.1 only: it passes all but newer clients on to a mosquitto."""
-
-    def __init__(self, broker: Broker, answer: bytes) -> None:
-        """answer: to a CONNECT of MQTT 5, before it hangs up."""
-        self._broker, self._answer = broker, answer
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._server.getsockname()[1])
-        self.newest = 4
-        self.levels: list[int] = []
-        """Protocol levels of the clients that came (MQTT 3.1.1, 3.1.2.2)."""
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._take, daemon=True).start()
-
-    def _take(self) -> None:
-        with suppress(OSError):
-            while True:
-                client = self._server.accept()[0]
-                hello = client.recv(4096)
-                self.levels.append(hello[hello.index(b"MQTT") + 4])
-                if self.levels[-1] > self.newest:
-                    client.sendall(self._answer)
-                    client.close()
-                    continue
-                broker = socket.create_connection(("127.0.0.1", self._broker.port))
-                broker.sendall(hello)
-                self._open += [client, broker]
-                for source, target in ((client, broker), (broker, client)):
-                    threading.Thread(target=self._pass_on, args=(source, target), daemon=True).start()
-
-    @staticmethod
-    def _pass_on(source: socket.socket, target: socket.socket) -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                target.sendall(data)
-        with suppress(OSError):
-            target.shutdown(socket.SHUT_RDWR)
-
-    def cut(self) -> None:
-        """Lose every connection."""
-        for connection in self._open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self._open.clear()
-
-    def close(self) -> None:
-        self.cut()
-        self._server.close()
-
-
 @needs_broker
-@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b""], ids=["refuses version 5", "hangs up"])
+@pytest.mark.parametrize("answer", [REFUSES_VERSION, b""], ids=["refuses version 5", "hangs up"])
 def test_a_broker_of_mqtt_3_1_1_gets_every_message_in_order(
     answer: bytes, broker: Broker, listener: Listener, publish: Publish
 ) -> None:
-    older = OlderBroker(broker, answer)
+    older = OlderBroker(broker.port, answer)
     outbox = MemoryOutbox()
     outbox.add(200)
     try:
@@ -444,7 +396,7 @@ def numbers(listener: Listener) -> list[int]:
 
 @needs_broker
 def test_a_broker_that_hung_up_once_is_spoken_to_by_mqtt_5_again(broker: Broker, publish: Publish) -> None:
-    older = OlderBroker(broker, b"")
+    older = OlderBroker(broker.port, b"")
     try:
         publisher = publish(MemoryOutbox(), older.port)
         assert until(lambda: publisher.state.connected)
