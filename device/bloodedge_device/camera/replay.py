@@ -194,8 +194,8 @@ def _ending(came: int, announced: int) -> str:
     """What is to be said at the end of a file that announced so many frames."""
     if came < announced:
         return (
-            f"Only {came} of the {announced} announced frames came: the file was cut short or damaged, or its recorder left"
-            " frames out; compare it with its source."
+            f"Only {came} of the {announced} announced frames came: the file was cut short or damaged, or its recorder"
+            " left frames out; compare it with its source."
         )
     return f"All {announced} announced frames came." if announced else ""
 
