@@ -185,8 +185,8 @@ def _slots(patient: Patient) -> tuple[Level, str, str]:
     return "ok", sentence, ""
 
 
-def first_frame(settings: DeviceSettings) -> Frame | BadFrame:
-    """One frame of the camera; BloodedgeError when it gives none in time."""
+def first_frame(settings: DeviceSettings) -> Frame | BadFrame | None:
+    """One frame of the camera; None where a watched folder holds no whole image, BloodedgeError when none comes."""
     from bloodedge_device.camera import open_camera
 
     camera, stop = open_camera(settings.camera), threading.Event()
@@ -202,6 +202,8 @@ def first_frame(settings: DeviceSettings) -> Frame | BadFrame:
     try:
         frame = taken.get(timeout=settings.camera.timeout_s)
     except queue.Empty:
+        if settings.camera.watch:
+            return None
         raise BloodedgeError(
             f"{camera.name} gave no frame within {settings.camera.timeout_s:g} s; check its cable and power."
         ) from None
@@ -218,6 +220,8 @@ def _camera(patient: Patient) -> tuple[Level, str, str]:
     if patient.running and patient.settings.camera.is_hardware:
         return "ok", "The camera is in use by the daemon, which runs.", ""
     frame = first_frame(patient.settings)
+    if frame is None:
+        return "ok", f"{patient.settings.camera.source} holds no image yet; new ones are awaited.", ""
     if isinstance(frame, BadFrame):
         return "failed", frame.problem, "Check the camera or its source."
     patient.frame = frame

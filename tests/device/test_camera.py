@@ -184,6 +184,17 @@ def test_a_film_of_another_codec_goes_on_after_a_frame_that_cannot_be_decoded(tm
     assert camera.ending == "All 20 announced frames came."
 
 
+def test_interlaced_frames_are_rejected_for_what_they_are(tmp_path: Path) -> None:
+    def interlace(frame: bytes) -> bytes:
+        fields = 2 * cv2.imencode(".jpg", np.full((120, 320, 3), 77, np.uint8))[1].tobytes()
+        return fields + bytes(len(frame) - len(fields))
+
+    path = film(tmp_path / "film.avi", 4, dict.fromkeys(range(4), interlace))
+    frames = frames_of(kind="replay", source=str(path))
+    assert damaged(frames) == [0, 1, 2, 3]
+    assert all("interlaced" in f.problem for f in frames if isinstance(f, BadFrame))
+
+
 def test_a_jpeg_with_bytes_that_some_cameras_put_before_its_end_is_whole() -> None:
     data = cv2.imencode(".jpg", picture(77))[1].tobytes()
     for filled in (data + bytes(65), data[:-2] + b"\x11" * 40 + data[-2:]):

@@ -132,6 +132,14 @@ def test_a_camera_that_hangs_is_told_in_time(state: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("loaded")
+def test_a_watched_folder_without_images_is_well(state: Path, tmp_path: Path) -> None:
+    watched = {"kind": "replay", "source": str(tmp_path), "watch": True, "timeout_s": 2}
+    finding = found(settings(state, camera=watched))["camera"]
+    assert finding.level == "ok"
+    assert "new ones are awaited" in finding.sentence
+
+
+@pytest.mark.usefixtures("loaded")
 def test_a_dark_frame_is_told(state: Path, tmp_path: Path) -> None:
     path = tmp_path / "dark.png"
     cv2.imwrite(str(path), np.full((200, 300, 3), 5, np.uint8))

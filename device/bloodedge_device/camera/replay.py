@@ -31,8 +31,8 @@ UNDECODED = -1
 COUNTED = {".avi", ".m4v", ".mov", ".mp4"}
 """Files that hold the number of their frames."""
 
-MOST_UNREADABLE = 8
-"""More in a row, where nothing says how many frames are to come, are the end."""
+MOST_UNREADABLE, MOST_OF_ANNOUNCED = 8, 1000
+"""More in a row are the end; the second where a file announced that so many frames are still to come."""
 
 OPEN_WITHIN_MS = 10_000
 """For a stream to answer."""
@@ -189,7 +189,7 @@ def _grabbed(capture: cv2.VideoCapture, announced: int, pace: Pace, skipped: int
         start = monotonic()
         while not capture.grab():
             unreadable += 1
-            if unreadable > max(MOST_UNREADABLE, announced - came):
+            if unreadable > max(MOST_UNREADABLE, min(announced - came, MOST_OF_ANNOUNCED)):
                 return
         for readable in (*[False] * unreadable, True):
             came += 1
@@ -201,8 +201,8 @@ def _ending(came: int, announced: int) -> str:
     """What is to be said at the end of a file that announced so many frames."""
     if came < announced:
         return (
-            f"Only {came} of the {announced} announced frames came: the file was cut short or is damaged; copy it again"
-            " from its source."
+            f"Only {came} of the {announced} announced frames came: the file was cut short or damaged, or its recorder"
+            " left frames out; compare it with its source."
         )
     return f"All {announced} announced frames came." if announced else ""
 
