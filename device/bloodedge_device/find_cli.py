@@ -53,6 +53,7 @@ def find(
     """
     from bloodedge.console import emit_json
     from bloodedge.files import require_apart
+    from bloodedge.redact import redacted
 
     found: dict[Path, Found] = {}
     shown: list[ShownFrame] | None = [] if gallery else None
@@ -64,8 +65,8 @@ def find(
         try:
             found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
         except BloodedgeError as error:
-            failures.append(str(error))
-            click.echo(f"bloodedge: {error}", err=True)
+            failures.append(redacted(str(error)))
+            click.echo(f"bloodedge: {failures[-1]}", err=True)
     if gallery and shown:
         from bloodedge_device.find_gallery import write_gallery
 

@@ -14,6 +14,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.config import Model, Strict, read_toml, validate
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, unreadable, user_name
 from bloodedge.files import file_mode
+from bloodedge.redact import address_fault
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.gate import GateParameters
@@ -290,6 +291,8 @@ def with_options(
         update["state"] = state
     if camera is not None:
         chosen = camera_named(camera)
+        if is_stream(camera) and (fault := address_fault(camera)):
+            raise UsageError(f"--camera: {fault}")
         update["camera"] = settings.camera.model_copy(update=chosen)
     return settings.model_copy(update=update)
 
