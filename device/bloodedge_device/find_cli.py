@@ -58,6 +58,8 @@ def find(
     found: dict[Path, Found] = {}
     shown: list[ShownFrame] | None = [] if gallery else None
     failures: list[str] = []
+    if gallery and gallery.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"--gallery {gallery} must end in .html; a picture could be overwritten.")
     files = _files(images)
     if outlines:
         require_apart(outlines, files, "--outlines")
