@@ -14,7 +14,6 @@ import click
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.console import runtimes_aside
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, did_you_mean, system_sentence
-from bloodedge.installation import install_hint
 from bloodedge.redact import redacted
 from bloodedge.text import PLAIN_OUTPUT
 
@@ -86,6 +85,8 @@ EXTRAS = {"bloodedge_train": "train", "bloodedge_convert": "convert", "bloodedge
 
 
 def _not_installed(what: str, name: str, error: ModuleNotFoundError) -> str:
+    from bloodedge.installation import install_hint
+
     package = (error.name or "").split(".")[0]
     stage = COMMANDS[name][0].partition(".")[0] if name in COMMANDS else ""
     extra = "sweep" if name == "sweep" else EXTRAS.get(stage, "device")
@@ -125,8 +126,9 @@ def main(arguments: list[str] | None = None) -> Any:
     except OSError as error:
         sys.exit(_told(error))
     except click.ClickException as error:
-        error.message = redacted(error.message)
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         if cure := _way_in(error.message):
             click.echo(cure, err=True)
         sys.exit(error.exit_code)

@@ -15,9 +15,9 @@ from bloodedge.text import as_text
 
 
 class Strict(BaseModel):
-    """A frozen settings model that refuses unknown keys."""
+    """A frozen settings model that refuses unknown keys; a traceback through it shows no value, which may be secret."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
 FileName = Annotated[str, AfterValidator(as_text)]

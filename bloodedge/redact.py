@@ -2,7 +2,6 @@
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 HIDDEN = "***"
 
@@ -14,7 +13,7 @@ PERCENT = (
 
 WITH_HOST = {"http", "https", "rtsp", "rtsps"}
 
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>\S*?)(?P<end>[.,;:]?(?=\s|$))")
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,3})(?P<rest>\S*?)(?P<end>[.,;:]?(?=\s|$))")
 _BARE_LOGIN = re.compile(r"[^\s:/@\"']+:[^\s:/@][^\s/@]*@(?=\S)")
 """``user:word@host`` of an address whose scheme was left out."""
 _VALUE = re.compile(r"=[^&;/?#]+")
@@ -25,14 +24,17 @@ _TOKEN = re.compile(r"(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9-]{1
 def redacted(text: str) -> str:
     """``text`` with every address in it as it may be shown: no user, password, token or value of a parameter.
 
-    An address ends at white space. What comes before its last ``@`` is hidden, so that a password with odd characters
-    is as well; a host that stands before an ``@`` in a path goes with it.
+    An address ends at white space; one of whose slashes a path has left one (``rtsp:/``) is one as well. What comes
+    before its last ``@`` is hidden, so that a password with odd characters is as well; a host that stands before an
+    ``@`` in a path goes with it.
     """
     return _BARE_LOGIN.sub(f"{HIDDEN}@", _ADDRESS.sub(_hidden, text))
 
 
 def address_fault(address: str) -> str | None:
     """Why no program can read an address, in a sentence that does not give it away; None where one can."""
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(address)
         has_host = bool(parts.hostname) or parts.scheme not in WITH_HOST

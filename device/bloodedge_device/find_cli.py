@@ -54,10 +54,13 @@ def find(
     """
     from bloodedge.console import emit_json, progress, say
     from bloodedge.files import require_apart
+    from bloodedge.redact import redacted
 
     found: dict[Path, Found] = {}
     shown: list[ShownFrame] | None = [] if gallery else None
     failures: list[str] = []
+    if gallery and gallery.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"--gallery {gallery} must end in .html; a picture could be overwritten.")
     files = _files(images)
     if outlines:
         require_apart(outlines, files, "--outlines")
@@ -66,8 +69,8 @@ def find(
             try:
                 found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
             except BloodedgeError as error:
-                failures.append(str(error))
-                say(f"bloodedge: {error}")
+                failures.append(redacted(str(error)))
+                say(f"bloodedge: {failures[-1]}")
             update(number, len(files))
     if gallery and shown:
         from bloodedge_device.find_gallery import write_gallery

@@ -24,6 +24,7 @@ SECRETS = ("hunter2", "hun", "admin", "s3cr3t", "aB3dE6gH9jK2mN5p")
         ("rtsp://[fe80::1]:554/live", "rtsp://[fe80::1]:554/live"),
         ("tcp://cam:5000", "tcp://cam:5000"),
         ("admin:hunter2@cam/live", "***@cam/live"),
+        ("rtsp:/admin:hunter2@cam/live?pwd=hunter2", "rtsp:/***@cam/live?pwd=***"),
     ],
 )
 def test_an_address_is_shown_without_what_opens_it(address: str, shown: str) -> None:

@@ -417,3 +417,13 @@ def test_a_released_bundle_is_called_so_and_a_changed_copy_is_not(run: Run, tmp_
     (tmp_path / "changed" / MANIFEST).write_text(text + "\n")
     code, said = run("verify", tmp_path / "changed")
     assert (code, "as it was released" in said) == (1, False)
+
+
+def test_a_signed_copy_takes_the_place_of_no_key(tmp_path: Path, run: Run) -> None:
+    assert run("keys", "new", "lab", "-o", tmp_path)[0] == 0
+    before = (tmp_path / "lab.key").read_bytes()
+    code, said = run("sign", MODEL, "--key", tmp_path / "lab.key", "-o", tmp_path / "lab.key")
+    assert (code, "lab.key exists and is no bundle" in said) == (2, True)
+    assert (tmp_path / "lab.key").read_bytes() == before
+    for _ in range(2):  # a signed copy of before is replaced
+        assert run("sign", MODEL, "--key", tmp_path / "lab.key", "-o", tmp_path / "my.bundle")[0] == 0

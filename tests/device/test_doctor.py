@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError
 from bloodedge_device import camera, doctor, loading
 from bloodedge_device.doctor import Finding, examine, show, to_json
@@ -224,3 +225,16 @@ def test_a_board_whose_camera_is_not_plugged_in_is_told_so(
     monkeypatch.setattr(camera.v4l2, "BY_ID", tmp_path)
     assert found(settings(state, camera={"kind": "v4l2", "timeout_s": 0.5}))["cameras"].level == "failed"
     assert found(settings(state))["cameras"].level == "ok"
+
+
+def test_the_doctor_looks_at_the_results_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[DeviceSettings] = []
+    monkeypatch.setattr(doctor, "examine", lambda given: seen.append(given) or [])
+    config = tmp_path / "device.toml"
+    config.write_text('state = "theirs"\nthreads = 3\n')
+    with pytest.raises(SystemExit) as ended:
+        main(["device", "doctor", "--state", str(tmp_path / "mine"), "--config", str(config)])
+    assert ended.value.code == 0
+    with pytest.raises(SystemExit):
+        main(["device", "doctor", "--state", str(tmp_path / "mine")])
+    assert [(one.state, one.threads) for one in seen] == [(tmp_path / "mine", 3), (tmp_path / "mine", 2)]

@@ -90,6 +90,13 @@ def test_outlines_never_take_the_place_of_the_frames(
     assert frame.read_bytes() == before
 
 
+def test_a_gallery_takes_no_pictures_place(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = frame.read_bytes()
+    assert run([frame, "--gallery", frame]) == 2
+    assert "must end in .html" in capsys.readouterr().err
+    assert frame.read_bytes() == before
+
+
 def test_unreadable_images_are_named_and_the_others_still_done(
     frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,12 +14,13 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
 from bloodedge_device.camera import open_camera
 from bloodedge_device.health import Health, Level
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
 from bloodedge_device.store import DATABASE, Store, audit, open_for_reading
 
 FAKE_DEVICE = Path(__file__).with_name("fakes.py")
@@ -132,6 +133,8 @@ def test_an_address_that_cannot_be_read_says_how_to_write_its_password(
     said = capsys.readouterr().err
     assert "camera.source: The address rtsp://***@cam/1 cannot be read; write special characters" in said
     assert "%2F for /" in said
+    with pytest.raises(UsageError, match="--camera: The address rtsp://\\*\\*\\*@cam/1 cannot be read"):
+        with_options(DeviceSettings(), None, None, address)
     with pytest.raises(UsageError, match="cannot be read; write special characters of its user and password"):
         open_camera(
             CameraSettings.model_construct(**{**CameraSettings().model_dump(), "kind": "replay", "source": address})
@@ -143,4 +146,20 @@ def test_an_address_in_a_mistaken_table_is_not_printed(tmp_path: Path, capsys: p
     path.write_text('[camera]\nkind = "replay"\nsource = ["rtsp://op:hunter2@cam/1"]\n')
     with pytest.raises(SystemExit):
         main(["device", "config", "--config", str(path)])
+    assert "hunter2" not in capsys.readouterr().err
+
+
+def test_no_traceback_through_the_settings_shows_an_address() -> None:
+    with pytest.raises(ValidationError) as told:
+        CameraSettings.model_validate({"kind": "replay", "source": ["rtsp://op:hunter2@cam/1"]})
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_path_that_is_an_address_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["find", "rtsp://op:hunter2@cam/1"])
+    with pytest.raises(SystemExit):
+        main(["evaluate", "rtsp://op:hunter2@cam/1"])
+    with pytest.raises(SystemExit):
+        main(["device", "run", "--config", "rtsp://op:hunter2@cam/1"])
     assert "hunter2" not in capsys.readouterr().err

@@ -349,6 +349,13 @@ def test_out_writes_pages_data_and_charts_and_the_page_needs_no_other_file(tmp_p
     for line in text.splitlines():
         assert not line.startswith("|") or line.count("|") > 5
     assert len(json.loads((out / "compare.json").read_text())["rows"]) == 2
+    assert command(*runs, "--out", out).exit_code == 0  # an earlier comparison is replaced
+    (out / "compare.json").unlink()
+    (out / "cost.png").write_text("mine")
+    refused = command(*runs, "--out", out)
+    assert isinstance(refused.exception, UsageError)
+    assert "which was not made by this command" in str(refused.exception)
+    assert (out / "cost.png").read_text() == "mine"
 
 
 def test_json_on_stdout_is_json_alone(run: Path) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from bloodedge.config import validate
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.redact import redacted
 from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile, open_camera
@@ -46,7 +47,6 @@ def main() -> None:
     wire, memory = socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), SLOTS * SLOT_BYTES)
     lines = wire.makefile("rwb", buffering=0)
     order = json.loads(lines.readline())
-    settings = CameraSettings.model_validate(order["settings"])
     sender = _Sender(lines)
     free: Queue[int] = Queue()
     for slot in range(SLOTS):
@@ -54,6 +54,7 @@ def main() -> None:
     stop = _Pulse(sender)
     threading.Thread(target=_listen, args=(lines, free, stop), daemon=True).start()
     try:
+        settings = validate(CameraSettings, order["settings"], "The camera's table")
         camera = open_camera(settings, order["begin"], [SourceFile(**file) for file in order["done"]])
         sender.send({"kind": "opened", "name": camera.name, "live": camera.live})
         for frame in camera.frames(stop):

@@ -15,6 +15,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.config import Model, Strict, read_toml, validate
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
+from bloodedge.redact import address_fault
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.gate import GateParameters
@@ -303,6 +304,8 @@ def with_options(
     if camera is not None or watch:
         named = {} if camera is None else {**camera_named(camera), "watch": False}
         chosen = settings.camera.model_copy(update={**named, **({"watch": True} if watch else {})})
+        if camera is not None and is_stream(camera) and (unreadable_address := address_fault(camera)):
+            raise UsageError(f"--camera: {unreadable_address}")
         fault = fault_in_watching(chosen) if watch else fault_in_address(chosen.source or "")
         if fault is not None:
             raise UsageError(f"{fault[0].upper()}{fault[1:]}.")

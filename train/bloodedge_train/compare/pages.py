@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bloodedge import RESEARCH_USE
-from bloodedge.files import write_bytes, write_text
+from bloodedge.files import require_free, write_bytes, write_text
 from bloodedge.manifest import write_record
 from bloodedge.report import data_uri, percent, render
 from bloodedge_train.compare import Comparison
@@ -24,8 +24,13 @@ class Picture:
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """Write compare.md, compare.html, compare.json and the charts as PNG into ``folder``."""
+    """Write compare.md, compare.html, compare.json and the charts as PNG into ``folder``.
+
+    Those of an earlier comparison, which compare.json tells, are replaced; UsageError where other files have the names.
+    """
     pictures = [Picture(chart, chart.png(LIGHT), chart.png(DARK)) for chart in all_charts(comparison.rows)]
+    if not (folder / "compare.json").is_file():
+        require_free(folder, ["compare.md", "compare.html", *(picture.chart.file for picture in pictures)])
     for picture in pictures:
         write_bytes(folder / picture.chart.file, picture.light)
     write_text(folder / "compare.md", markdown_page(comparison, [picture.chart for picture in pictures]))
