@@ -194,9 +194,9 @@ def test_outputs_that_are_no_probabilities_stop_the_fit_with_a_sentence() -> Non
 
 
 def test_the_watched_auc_is_the_one_that_is_reported_at_the_end_also_of_a_network_that_is_very_sure() -> None:
-    """Below 1/1024 all probabilities count alike, so cells that only raw outputs rank are ties."""
+    """Two cells of 1e-9 and 3e-9 are both a normal one of 1.0 in float32: ties, where raw outputs would rank them."""
     parts = samples(40, 0)
-    blast = np.where(parts.labels == 1, 3e-4, 1e-4)
+    blast = np.where(parts.labels == 1, 3e-9, 1e-9)
     blast[1:10:2] = 0.8  # of blasts
 
     class Sure:

@@ -92,8 +92,8 @@ def fit(
 def watch(model: Any, samples: Samples) -> dict[str, float]:
     """val_loss (cross-entropy), val_accuracy and val_auc; BloodedgeError when the network gives no probabilities.
 
-    The AUC is of calibrated probabilities, as every later figure is: their floor of 1/1024 ties cells that a network
-    is very sure of. Which temperature makes no difference to it.
+    The AUC is of calibrated probabilities, as every later figure is: they tie cells of which a network is so sure that
+    float32 has no room for the difference. Which temperature makes no difference to it.
     """
     probabilities = predict(model, samples.images)
     likelihood = np.clip(probabilities[np.arange(len(samples.labels)), samples.labels], 1e-7, 1)
