@@ -105,7 +105,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     _check(out, options, force=force)
     record, metrics = read_run(run), read_metrics(run)
     validation = metrics.parts.get("validation")
-    caveats = [] if validation is None else [admit(validation, options.limits)]
+    caveats = [] if validation is None else [admit(validation, metrics.parts["test"], options.limits)]
     tuning = options.qat or options.method == "qat"
     cells = read_cells(record, data, options.calibration_cells, tuning=tuning, report=report)
     threads = default_threads()
@@ -115,7 +115,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         job = _job(run, record, options)
         judge, trial, filmed = _run_converters(folder, job, record, cells, threads, report)
         if validation is None:  # a run of a version that did not keep these figures
-            caveats.append(admit(judge.float_model(trial), options.limits))
+            caveats.append(admit(judge.float_model(trial), judge.float_model(judge.held_out), options.limits))
         measured, attempts = _through_the_gate(job, judge, trial, options, cells)
         people = cells.filmed.reference(calibrated(filmed, record.temperature)[:, 1])
         manifest = pack.draft(out.stem, record, metrics, measured, cells, people, threads)

@@ -32,9 +32,10 @@ from bloodedge.manifest import (
     SplitRecord,
     write_record,
 )
-from bloodedge_train.compare import compare
+from bloodedge_train.compare import Comparison, compare, pages
 from bloodedge_train.compare.charts import all_charts
 from bloodedge_train.compare.paper import read_paper
+from bloodedge_train.compare.tables import all_tables
 from bloodedge_train.compare.theme import DARK, LIGHT
 from bloodedge_train.recipe import Recipe
 from bloodedge_train.zoo import ZOO
@@ -377,3 +378,67 @@ def test_predictions_that_are_no_probabilities_are_told(run: Path, probability: 
     table.write_text(table.read_text().replace("0.9,0.9", f"0.9,{probability}", 1))
     with pytest.raises(UsageError, match=rf"predictions.csv is damaged \({probability} is no probability\)"):
         compare([run])
+
+
+def tiles(comparison: Comparison) -> list[str]:
+    """What is crowned."""
+    return [what for what, _, _ in pages._tiles(comparison.rows)]
+
+
+def test_the_best_is_named_where_all_were_scored_on_the_same_cells(tmp_path: Path) -> None:
+    comparison = compare([make_run(tmp_path / "poor", wrong=3), make_run(tmp_path / "good", wrong=1)])
+    ((what, value, note),) = pages._tiles(comparison.rows)
+    assert what == "Best weighted F1 by group"
+    assert value.startswith("90.0")
+    assert "edgenet (good)" in note
+    assert not comparison.warnings
+
+
+@pytest.mark.parametrize("changed", [{"data": "0" * 64}, {"digest": "1"}])
+def test_none_is_called_the_best_across_different_test_data(tmp_path: Path, changed: dict[str, Any]) -> None:
+    comparison = compare([make_run(tmp_path / "poor", wrong=3), make_run(tmp_path / "good", wrong=1, **changed)])
+    assert tiles(comparison) == []
+    assert "none is called the best" in comparison.warnings[0]
+    out = tmp_path / "out"
+    pages.write(comparison, out)
+    assert "Best" not in (out / "compare.html").read_text() + (out / "compare.md").read_text()
+
+
+def test_a_leak_is_drawn_of_one_data_set_only(tmp_path: Path) -> None:
+    group = make_run(tmp_path / "group", wrong=3)
+    image = make_run(tmp_path / "image", kind="image", wrong=0, data="0" * 64)
+    assert "leak.png" not in {chart.file for chart in all_charts(compare([group, image]).rows)}
+
+
+def test_none_is_called_the_fastest_of_networks_timed_on_several_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodedge_train.compare.latency.installed", lambda _: False)
+    bundles = [make_bundle(tmp_path / f"{n}.bundle", make_run(tmp_path / n)) for n in ("a", "b")]
+    assert "Fastest int8 network" in tiles(compare(bundles))
+    manifest = bundles[1] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("the converting machine", "another machine"))
+    assert "Fastest int8 network" not in tiles(compare(bundles))
+
+
+def test_rows_of_one_network_are_told_apart_in_every_table(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "first", parameters=500_000),
+        make_run(tmp_path / "second", parameters=600_000),
+        make_run(tmp_path / "here" / "third", parameters=700_000),
+        make_run(tmp_path / "there" / "third", parameters=800_000, kind="image"),
+        *five_folds(tmp_path / "folded"),
+        make_run(tmp_path / "other", model="vgg19"),
+    ]
+    rows = compare(runs).rows
+    assert sorted(row.label for row in rows if row.network == "edgenet") == sorted(
+        ["first", "second", str(tmp_path / "here" / "third"), str(tmp_path / "there" / "third"), "fold0 to fold4"]
+    )
+    assert [row.label for row in rows if row.network == "vgg19"] == [""]
+    for table in all_tables(rows):
+        if table.columns[0] == "network":
+            named = [(line[0].main, *line[0].notes) for line in table.rows]
+            assert len(set(named)) == len(named), table.title
+    assert "Folds of edgenet (fold0 to fold4), by group, 5 folds, recipe paper" in {t.title for t in all_tables(rows)}
+    for chart in all_charts(rows):
+        chart.png(LIGHT)

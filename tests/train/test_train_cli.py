@@ -17,7 +17,7 @@ import pytest
 import bloodedge_train.fit as fitting
 from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
-from bloodedge.evaluate import choose_cells, open_run
+from bloodedge.evaluate import choose_cells, open_run, score
 from bloodedge.fitted import read_fitted_of_run
 from bloodedge.manifest import read_metrics, read_run
 
@@ -302,3 +302,29 @@ main(sys.argv[1:])
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert json.loads(ran.stdout)["confusion"] == read_metrics(unbroken).parts["test"].confusion
+
+
+def test_the_last_line_of_the_fit_gives_the_cards_validation_auc_and_says_whose_it_is(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(*asked, "--epochs", "2", "--out", out) == 0
+    auc = read_metrics(out).parts["validation"].auc
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"Kept: the weights of epoch 2, the last one. Its validation AUC is {auc:.4f}, as on the model card" in said
+
+
+def test_a_network_that_calls_one_class_only_is_called_so_at_the_end(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = read_metrics(unbroken)
+    people = ["1", "2", "H1", "H2"]
+    parts = {
+        "validation": score([1, 1, 0, 0], np.array([0.2, 0.3, 0.1, 0.2]), people),
+        "test": score([1, 1, 0, 0], np.array([0.9, 0.3, 0.1, 0.2]), people),
+    }
+    monkeypatch.setattr("bloodedge_train.run.train", lambda *_: metrics.model_copy(update={"parts": parts}))
+    assert run("data", "--model", "edgenet", "--out", tmp_path / "one") == 0
+    said = capsys.readouterr().out
+    assert "one called none of the 4 validation cells blast." in said
+    assert "test cells" not in said

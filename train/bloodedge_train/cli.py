@@ -8,6 +8,11 @@ import click
 from bloodedge.errors import StoppedError, UsageError
 from bloodedge_train.zoo import ZOO, check_model
 
+WORTHLESS = (
+    "A network that calls one class only is worth nothing: train for more epochs (--epochs), with another recipe, or on"
+    " more people."
+)
+
 
 @click.command()
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
@@ -106,4 +111,9 @@ def train(
     for name in ("test", "shift"):
         if name in metrics.parts:
             show_evaluation(metrics.parts[name], f"{target.name}: {name} part")
+    for name, evaluation in metrics.parts.items():
+        if (label := evaluation.never_called) is not None:
+            click.secho(
+                f"{target.name} called none of the {evaluation.cells} {name} cells {label}. {WORTHLESS}", bold=True
+            )
     click.echo(f"Run folder: {target}")

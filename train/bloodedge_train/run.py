@@ -206,7 +206,7 @@ def _finish(
     import keras
 
     from bloodedge_train import figures
-    from bloodedge_train.fit import predict
+    from bloodedge_train.fit import kept_weights, predict
     from bloodedge_train.macs import count_macs
 
     raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
@@ -241,6 +241,12 @@ def _finish(
         history=state.history,
         best_epoch=state.best_epoch,
     )
+    auc = metrics.parts["validation"].auc
+    if auc is not None:
+        kept = kept_weights(state, options.recipe.fit)
+        watcher.say(
+            f"Kept: {kept}. Its validation AUC is {auc:.4f}, as on the model card; the lines above are of epochs."
+        )
     watcher.say("Drawing figures")
     figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts, uncalibrated)
     write_bytes(options.out / FITTED_FILE, fitted.pack())

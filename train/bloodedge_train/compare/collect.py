@@ -30,6 +30,8 @@ class Prediction:
 class Entry:
     """One network, fitted once."""
 
+    path: Path
+    """The run folder, or the bundle where that was given alone."""
     name: str
     model: str
     parameters: int
@@ -90,6 +92,7 @@ def _add_run(entries: list[Entry], left_out: list[str], path: Path, part: PartNa
         return
     model = path / "model.keras"
     entry = Entry(
+        path=path,
         name=record.name,
         model=record.model,
         parameters=record.parameters,
@@ -134,6 +137,7 @@ def _add_bundle(entries: list[Entry], left_out: list[str], path: Path, part: Par
 def _from_manifest(path: Path, manifest: Manifest) -> Entry:
     source, baseline = manifest.provenance, manifest.baseline
     return Entry(
+        path=path,
         name=source.run,
         model=source.model,
         parameters=source.parameters,
