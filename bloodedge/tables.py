@@ -76,10 +76,11 @@ def _upright(
 
 
 def _empty(*, spaced: bool) -> "Table":
-    from rich.box import SIMPLE_HEAD
+    from rich.box import SIMPLE_HEAD, Box
     from rich.table import Table
 
-    return Table(box=SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False, leading=int(spaced))
+    rule = Box(str(SIMPLE_HEAD), ascii=True)  # one line below the heads, which any output can show
+    return Table(box=rule, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False, leading=int(spaced))
 
 
 def _turned(

@@ -30,6 +30,7 @@ _SPELT = str.maketrans(
         "\N{BULLET}": "*",
         "\N{EN DASH}": "-",
         "\N{EM DASH}": "-",
+        "\N{BOX DRAWINGS LIGHT HORIZONTAL}": "-",
         "\N{MINUS SIGN}": "-",
         "\N{DEGREE SIGN}": "deg ",
         "\N{PLUS-MINUS SIGN}": "+/-",
