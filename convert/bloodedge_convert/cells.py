@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
+from bloodedge.dataset import CellFile, Progress, inputs, owners, read_dataset
 from bloodedge.errors import UsageError
-from bloodedge.fitted import FittedPictures
+from bloodedge.fitted import FittedPictures, held_out
 from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
 from bloodedge_convert.calibration import choose_cells, full_range
@@ -38,8 +38,8 @@ class Part:
 
     @property
     def subjects(self) -> list[str]:
-        """Whose they are; a cell of nobody known is a subject of its own."""
-        return [cell.subject or cell.name for cell in self.cells]
+        """Whose they are."""
+        return owners(self.cells)
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,10 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
     parts = recall(dataset, record.split, SplitSpec.model_validate(record.recipe.get("split", {})))
 
+    fitted = FittedPictures.of(parts)
+    if not record.split.leaky:
+        parts = held_out(parts, fitted)
+
     def part(cells: list[CellFile], what: str) -> Part:
         return Part(cells, inputs(cells, record.imaging, _step(report, what)))
 
@@ -83,7 +87,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         tuning=part(choose_cells(parts["train"], TUNING_CELLS if tuning else 0, record.seed), "Cells to fine-tune on"),
         test=test,
         look=look(parts, test.images, record.imaging, record.seed, _step(report, "Domain and stain")),
-        fitted=FittedPictures.of(parts),
+        fitted=fitted,
     )
 
 
