@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.likeness import cell_hash
+from bloodedge.pictures import IMAGE_SUFFIXES
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -35,7 +36,6 @@ MOST_UNREADABLE = 0.1
 
 CLASS_FOLDERS = {"hem": 0, "all": 1}
 CLASS_NAMES = ("hem", "all")
-IMAGE_SUFFIXES = {".bmp", ".png", ".jpg", ".jpeg", ".webp"}
 RENDERED_MARK = "RENDERED.txt"
 _NAME = re.compile(r"uid_(?P<subject>[^_]+)_(?P<image>[^_]+)_(?P<cell>[^_]+)_(?P<label>all|hem)", re.IGNORECASE)
 _FOLD = re.compile(r"fold_\w+", re.IGNORECASE)

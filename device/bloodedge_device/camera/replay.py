@@ -10,10 +10,9 @@ import cv2
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
+from bloodedge.pictures import IMAGE_SUFFIXES
 from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace
 from bloodedge_device.settings import CameraSettings, is_stream
-
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def open_replay(settings: CameraSettings, begin: int = 0) -> Camera:
