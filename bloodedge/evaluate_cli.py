@@ -54,6 +54,14 @@ VIEWS = ("1", "8")
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engine (default: all cores).")
 @click.option(
+    "--subject",
+    "subject_rule",
+    metavar="RULE",
+    help='Whose a cell is, where its name does not say: the group of a regular expression, as "(patient[0-9]+)".',
+)
+@click.option("--one-person", is_flag=True, help="All cells whose names do not say whose they are are one person's.")
+@click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
+@click.option(
     "--predictions",
     type=click.Path(path_type=Path),
     metavar="FILE.csv",
@@ -72,21 +80,30 @@ def evaluate(
     rescale: float,
     views: str,
     threads: int | None,
+    subject_rule: str | None,
+    one_person: bool,
+    allow_unreadable: bool,
     predictions: Path | None,
     json_target: str | None,
 ) -> None:
     """Score the run folder RUN, or the bundle BUNDLE, on cells of DATA that it never saw.
 
     Several are scored as one: an ensemble that says the weighted mean of their calibrated probabilities. A blast
-    (C-NMC's all) is the positive class. Intervals are 95 %, bootstrapped over subjects.
+    (C-NMC's all) is the positive class. Intervals are 95 %, bootstrapped over subjects. Pictures that it was fitted to
+    are left out, whatever they are called in DATA; what is left out is counted, and named with --json.
     """
     from bloodedge.console import emit_json, progress
+    from bloodedge.dataset import subject_pattern
     from bloodedge.ensemble import Ensemble
     from bloodedge.evaluate import evaluate as run_evaluation
 
+    if subject_rule and one_person:
+        raise UsageError("--subject and --one-person exclude each other; give one of them.")
+    rule = subject_pattern(subject_rule) if subject_rule else None
+
     ensemble = Ensemble.of([_open(model, engine, precision, threads) for model in models], weigh)  # type: ignore[arg-type]
     with progress("Reading and scoring cells") as update:
-        evaluation, which = run_evaluation(
+        evaluation, which, left_out, notes = run_evaluation(
             ensemble,
             data,
             part,  # type: ignore[arg-type]
@@ -94,11 +111,39 @@ def evaluate(
             rescale=rescale,
             views=8 if views == "8" else 1,
             predictions=predictions,
+            subject_rule=rule,
+            one_person=one_person,
+            allow_unreadable=allow_unreadable,
         )
     if json_target:
-        emit_json(evaluation.model_dump(), json_target)
+        emit_json(evaluation.model_dump() | {"left_out": left_out, "notes": notes}, json_target)
     if json_target != "-":
         show_evaluation(evaluation, f"{ensemble.name} on {which} of {data.name or data}")
+        _show_left_out(left_out, notes)
+
+
+NAMED = 3
+"""Pictures of each reason that the terminal names."""
+
+
+def _show_left_out(left_out: dict[str, str], notes: list[str]) -> None:
+    """What is not scored, by reason, and what limits the figures."""
+    from rich.markup import escape
+
+    from bloodedge.console import console, plain
+
+    out = console()
+    for note in notes:
+        out.print(f"[bold yellow]Mind:[/] {escape(note)}", soft_wrap=True)
+    if not left_out:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason.replace(name, "it"), []).append(name)
+    out.print(f"[bold]Left out: {len(left_out)} pictures[/] (--json FILE names them all)")
+    for reason, names in sorted(by_reason.items(), key=lambda row: -len(row[1])):
+        some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        out.print(plain(f"  {len(names)}: {reason.rstrip('.')} ({some})"), soft_wrap=True)
 
 
 def _open(model: Path, engine: str | None, precision: str | None, threads: int | None) -> "Classifier":

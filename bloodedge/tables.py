@@ -67,7 +67,7 @@ def _upright(
     """The table as it was given; heads go over several lines where they are wider than their columns."""
     table = _empty(spaced=spaced)
     for name, width in zip(columns, widths, strict=True):
-        head = Text("\n".join(fold(name, width)), "bold")
+        head = Text("\n".join(fold(name, max(1, width))), "bold")
         side: JustifyMethod = "left" if name in left else "right"
         table.add_column(head, justify=side, min_width=width, no_wrap=name not in sentences)
     for row in cells:

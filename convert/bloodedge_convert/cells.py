@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
-from bloodedge.dataset import CellFile, inputs, read_dataset
+from bloodedge.dataset import CellFile, inputs, owners, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.filmed import Filmed, film
-from bloodedge.fitted import FittedPictures
+from bloodedge.fitted import FittedPictures, held_out
 from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
 from bloodedge.text import as_path
@@ -41,8 +41,8 @@ class Part:
 
     @property
     def subjects(self) -> list[str]:
-        """Whose they are; a cell of nobody known is a subject of its own."""
-        return [cell.subject or cell.name for cell in self.cells]
+        """Whose they are."""
+        return owners(self.cells)
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
     parts = recall(dataset, record.split, SplitSpec.model_validate(record.recipe.get("split", {})))
 
+    fitted = FittedPictures.of(parts)
+    if not record.split.leaky:
+        parts = held_out(parts, fitted)
+
     def part(cells: list[CellFile], what: str) -> Part:
         return Part(cells, inputs(cells, record.imaging, _step(report, what)))
 
@@ -91,7 +95,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         filmed=film(
             parts["test"], parts["validation"], record.imaging, record.seed, _step(report, "Cells of unseen people")
         ),
-        fitted=FittedPictures.of(parts),
+        fitted=fitted,
     )
 
 

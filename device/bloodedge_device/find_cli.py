@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.pictures import IMAGE_SUFFIXES
 from bloodedge.text import as_text
 
 if TYPE_CHECKING:
+    from bloodedge.imaging import Image
     from bloodedge_device.find_gallery import ShownFrame
     from bloodedge_device.finder import Found
-
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @click.command()
@@ -50,10 +50,12 @@ def find(
 ) -> None:
     """Find white cells in full-field frames of a stained smear.
 
-    IMAGE is an image file, or a folder whose images are all taken. An image that cannot be read is named and left out.
+    IMAGE is an image file, or a folder whose images are all taken; every page of a TIFF file is a frame. An image that
+    cannot be read is named and left out.
     """
-    from bloodedge.console import emit_json, progress, say
+    from bloodedge.console import emit_json, progress
     from bloodedge.files import require_apart
+    from bloodedge.imaging import read_images
     from bloodedge.redact import redacted
 
     found: dict[Path, Found] = {}
@@ -65,13 +67,16 @@ def find(
     if outlines:
         require_apart(outlines, files, "--outlines")
     with progress("Finding cells") as update:
-        for number, path in enumerate(files, 1):
+        for done, path in enumerate(files, 1):
             try:
-                found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
+                pages = read_images(path)
+                for number, frame in enumerate(pages, 1):
+                    place = path if len(pages) == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}")
+                    found[place] = _find_in(place, frame, um_per_px, _picture_path(place, outlines, found), shown)
             except BloodedgeError as error:
                 failures.append(redacted(str(error)))
-                say(f"bloodedge: {failures[-1]}")
-            update(number, len(files))
+            update(done, len(files))
+    _show_failures(failures)
     if gallery and shown:
         from bloodedge_device.find_gallery import write_gallery
 
@@ -81,7 +86,7 @@ def find(
     if json_target != "-" and found:
         _show(found)
     if failures:
-        sys.exit(BloodedgeError.exit_code if found else UsageError.exit_code)
+        sys.exit((BloodedgeError if any(path.exists() for path in files) else UsageError).exit_code)
 
 
 def to_json(path: Path, found: "Found") -> dict[str, Any]:
@@ -111,23 +116,34 @@ def _files(images: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             files[path] = None
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         if not inside:
-            raise UsageError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}); name a folder that does.")
+            raise UsageError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder that does.")
         files.update(dict.fromkeys(inside))
     return list(files)
 
 
-def _find_in(path: Path, um_per_px: float | None, picture: Path | None, shown: "list[ShownFrame] | None") -> "Found":
+SHOWN_FAILURES = 5
+
+
+def _show_failures(failures: list[str]) -> None:
+    """What was left out, the first of many by name."""
+    for failure in failures[:SHOWN_FAILURES]:
+        click.echo(f"bloodedge: {failure}", err=True)
+    if len(failures) > SHOWN_FAILURES:
+        click.echo(f"bloodedge: {len(failures) - SHOWN_FAILURES} more images cannot be used.", err=True)
+
+
+def _find_in(
+    path: Path, frame: "Image", um_per_px: float | None, picture: Path | None, shown: "list[ShownFrame] | None"
+) -> "Found":
     """What is in one frame; ``picture``: where to draw its outlines; ``shown``: the gallery's frames, or None."""
     import cv2
 
     from bloodedge.files import write_bytes
-    from bloodedge.imaging import read_image
     from bloodedge_device.finder import find_cells
     from bloodedge_device.finder.picture import outlined
 
-    frame = read_image(path)
     found = find_cells(frame, um_per_px)
     if picture:
         write_bytes(picture, cv2.imencode(".png", outlined(frame, found))[1].tobytes())

@@ -81,21 +81,35 @@ def test_a_folder_in_a_loop_begins_again(folder: Path) -> None:
     assert names == ["a.PNG", "b.png", "c.bmp", "a.PNG", "b.png"]
 
 
-def test_broken_16_bit_and_grey_images_are_bad_frames_and_the_rest_is_replayed(folder: Path) -> None:
+def test_broken_float_and_grey_images_are_bad_frames_and_the_rest_is_replayed(folder: Path) -> None:
     (folder / "d_truncated.png").write_bytes((folder / "b.png").read_bytes()[:60])
     (folder / "e_empty.jpg").write_bytes(b"")
-    cv2.imwrite(str(folder / "f_deep.png"), picture(9).astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "f_deep.tif"), picture(9).astype(np.float32))
     cv2.imwrite(str(folder / "g_grey.png"), picture(9)[:, :, 0])
     cv2.imwrite(str(folder / "h_fine.png"), picture(9))
     frames = frames_of(kind="replay", source=str(folder))
     problems = {f.capture.source: f.problem for f in frames if isinstance(f, BadFrame)}
     assert "truncated" in problems["d_truncated.png"]
     assert "empty" in problems["e_empty.jpg"]
-    assert "16 bits" in problems["f_deep.png"]
+    assert "32 bits" in problems["f_deep.tif"]
     assert "grey" in problems["g_grey.png"]
     assert len(problems) == 4
     assert frames[-1].capture.source == "h_fine.png"
     assert isinstance(frames[-1], Frame)
+
+
+def test_an_image_of_16_bits_is_replayed_in_8(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), picture(90).astype(np.uint16) * 257)
+    (frame,) = frames_of(kind="replay", source=str(tmp_path))
+    assert isinstance(frame, Frame)
+    assert np.array_equal(frame.bgr, picture(90))
+
+
+def test_a_stack_of_pictures_is_refused_by_their_count_instead_of_its_first_taken(tmp_path: Path) -> None:
+    assert cv2.imwritemulti(str(tmp_path / "stack.tif"), [picture(level) for level in (9, 99)])
+    (frame,) = frames_of(kind="replay", source=str(tmp_path))
+    assert isinstance(frame, BadFrame)
+    assert "holds 2 pictures; save each as a file of its own" in frame.problem
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:

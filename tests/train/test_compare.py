@@ -21,6 +21,7 @@ from bloodedge.manifest import (
     Baseline,
     DataRecord,
     Evaluation,
+    FittedRecord,
     Golden,
     InputSpec,
     LatencyMs,
@@ -71,6 +72,7 @@ def make_run(  # a run has many sides
     keep_predictions: bool = True,
     parameters: int = 500_000,
     macs: int | None = 90_000_000,
+    fitted: bool = True,
 ) -> Path:
     evaluation, rows = scored(list(subjects), wrong, cells)
     evaluation = evaluation.model_copy(update={"leaky": kind == "image"})
@@ -90,6 +92,7 @@ def make_run(  # a run has many sides
         seed=0,
         data=DataRecord(root="data", fingerprint=data, cells=80, subjects=8),
         split=SplitRecord.model_validate(split),
+        fitted=FittedRecord(file="fitted.npz", pictures=80) if fitted else None,
         temperature=1.0,
         thresholds=Thresholds(),
         backend="tensorflow",
@@ -153,6 +156,7 @@ def make_bundle(folder: Path, run: Path) -> Path:
             hardware="the converting machine",
             versions={},
         ),
+        fitted=record.fitted,
         files={},
     )
     write_record(folder / "manifest.json", manifest)
@@ -295,6 +299,14 @@ def test_the_same_run_given_twice_counts_once(run: Path, tmp_path: Path) -> None
     comparison = compare([run, again])
     assert len(comparison.rows) == 1
     assert "is the same run as another" in comparison.warnings[0]
+
+
+def test_runs_made_before_training_pictures_were_kept_are_named(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, fitted=name == "new") for name in ("new", "old")]
+    (warning,) = [each for each in compare(runs).warnings if "under other names" in each]
+    assert "Of old, made by an older bloodedge" in warning
+    leaky = compare([make_run(tmp_path / "leaky", kind="image", fitted=False)])
+    assert not [each for each in leaky.warnings if "under other names" in each]
 
 
 def test_runs_on_other_data_are_warned_of_and_still_compared(run: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_run_folder_holds_all_that_a_run_must_tell(unbroken: Path, rendered_da
     assert not record.split.leaky
     parts = [set(part.subjects) for part in record.split.parts.values()]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 12
-    cells, _ = choose_cells(open_run(unbroken), _read(rendered_data), "auto")
+    cells, *_ = choose_cells(open_run(unbroken), _read(rendered_data), "auto")
     assert metrics.parts["test"].cells == len(cells)
     assert set(metrics.parts["test"].per_subject) == set(record.split.parts["test"].subjects)
 

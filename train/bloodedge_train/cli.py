@@ -52,6 +52,7 @@ WORTHLESS = (
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
+@click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
 def train(
@@ -65,6 +66,7 @@ def train(
     teachers: tuple[Path, ...],
     epochs: int | None,
     out: Path | None,
+    allow_unreadable: bool,
     resume: bool,
     seed: int,
 ) -> None:
@@ -99,6 +101,7 @@ def train(
         out=target,
         resume=resume,
         teachers=teachers,
+        allow_unreadable=allow_unreadable,
     )
     try:
         metrics = run_training(options, watcher())

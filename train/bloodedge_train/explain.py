@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
-from bloodedge.dataset import IMAGE_SUFFIXES, natural
+from bloodedge.dataset import natural
 from bloodedge.decision import LABELS, calibrated, decide, require_probabilities
 from bloodedge.engine.keras import load_model
 from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
 from bloodedge.files import require_apart, write_bytes
 from bloodedge.imaging import Cell, Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
 from bloodedge.manifest import RunRecord, read_run
+from bloodedge.pictures import IMAGE_SUFFIXES
 from bloodedge.text import as_text
 
 Floats = NDArray[np.float32]
@@ -305,9 +306,10 @@ def _readable(paths: Sequence[Path], say: Callable[[str], None]) -> Iterator[tup
         try:
             yield path, cell_on_black(read_image(path))
         except BloodedgeError as error:
-            reasons.append(str(error))
+            reason = str(error).replace(as_text(path), "The picture")
+            reasons.append(f"{path}: {reason}")
             if len(paths) > 1:
-                say(f"left out {path}: {error}")
+                say(f"left out {path}: {reason}")
     if len(reasons) == len(paths):
         which = "" if len(paths) == 1 else f"None of the {len(paths)} images can be used; the first: "
         raise BloodedgeError(which + reasons[0])

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from bloodedge import __version__
 from bloodedge.bench import measure_latency
 from bloodedge.console import Progress
-from bloodedge.dataset import CellFile, Dataset, inputs, read_dataset
+from bloodedge.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
 from bloodedge.decision import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError
 from bloodedge.evaluate import score
 from bloodedge.files import require_free, write_beside, write_bytes, write_text
-from bloodedge.fitted import FITTED_FILE, FittedPictures
+from bloodedge.fitted import FITTED_FILE, FittedPictures, held_out
 from bloodedge.host import versions
 from bloodedge.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
 from bloodedge.split import Fold, Parts, split
@@ -56,6 +56,8 @@ class TrainOptions:
     resume: bool
     teachers: tuple[Path, ...] = ()
     """Run folders whose networks the student learns from."""
+    allow_unreadable: bool = False
+    """Go on where more than a tenth of the pictures cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,11 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
         dataset = read_dataset(options.data, progress)
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
+    check_readable(dataset, allow=options.allow_unreadable)
     parts, split_record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
+    fitted = FittedPictures.of(parts)
+    if not split_record.leaky:
+        parts = held_out(parts, fitted, watcher.say)
     with watcher.step("Loading Keras"):
         load_keras()
     samples = {}
@@ -89,7 +95,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
             with watcher.step(f"Preparing {name} cells") as progress:
                 samples[name] = _samples(dataset, parts[name], options.recipe, progress)
     model, state = _fit(options, watcher, dataset, split_record, samples)
-    return _finish(options, dataset, split_record, parts, samples, model, state, watcher)
+    return _finish(options, dataset, split_record, fitted, parts, samples, model, state, watcher)
 
 
 def _check_folder(options: TrainOptions) -> None:
@@ -112,7 +118,7 @@ def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: 
         images=inputs(cells, recipe.imaging, progress),
         labels=np.array([c.label for c in cells], np.int64),
         groups=[dataset.group(c) for c in cells],
-        subjects=[c.subject or c.name for c in cells],
+        subjects=owners(cells),
     )
 
 
@@ -196,6 +202,7 @@ def _finish(
     options: TrainOptions,
     dataset: Dataset,
     split_record: SplitRecord,
+    fitted: FittedPictures,
     parts: Parts,
     samples: dict[str, "Samples"],
     model: Any,
@@ -216,7 +223,6 @@ def _finish(
     write_beside(options.out / "model.keras", model.save)
     uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
     metrics = _metrics(options, samples, blasts, uncalibrated)
-    fitted = FittedPictures.of(parts)
     record = RunRecord(
         name=options.out.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

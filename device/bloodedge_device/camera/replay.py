@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
+from bloodedge.pictures import IMAGE_SUFFIXES
 from bloodedge.redact import PERCENT, address_fault, redacted
 from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings, is_stream
-
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 MOTION_JPEG = {"MJPG", "mjpg", "JPEG", "jpeg"}
 """FFmpeg's codes of it."""

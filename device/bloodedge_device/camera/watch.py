@@ -11,9 +11,10 @@ from pathlib import Path
 from time import monotonic
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.pictures import IMAGE_SUFFIXES
 from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Frame, Pace, SourceFile
-from bloodedge_device.camera.replay import IMAGE_SUFFIXES, FolderCamera
+from bloodedge_device.camera.replay import FolderCamera
 from bloodedge_device.settings import CameraSettings
 
 LOOK_EVERY_S = 0.5

@@ -51,6 +51,7 @@ def compare(paths: Sequence[Path], *, part: PartName = "test", paper: Path | Non
     measured, failed = _measure([e.bundle for e in entries if e.bundle])
     groups = gather(entries)
     warnings += [*failed, *_other_data(entries), *_other_cells(groups, part), *_incomplete(groups)]
+    warnings += _fitted_to(entries, part)
     rows = labelled([make_row(group, part, figures, measured) for group in groups], [group[0].path for group in groups])
     order = list(figures.networks)
     given = list(dict.fromkeys(row.network for row in rows))
@@ -66,6 +67,20 @@ def _measure(bundles: Sequence[Path]) -> tuple[dict[str, Measured], list[str]]:
         return measure(bundles), []
     except BloodedgeError as error:
         return {}, [f"Latencies are those stored at conversion: {error}"]
+
+
+def _fitted_to(entries: Sequence[Entry], part: PartName) -> list[str]:
+    """Where figures may be of pictures that a network was fitted to."""
+    found = []
+    if part == "validation":
+        found.append("The validation part chose each network's epoch and temperature, so its figures flatter.")
+    unchecked = [entry.name for entry in entries if not entry.copies_left_out and not entry.split.leaky]
+    if unchecked:
+        found.append(
+            f"Of {_few(unchecked)}, made by an older bloodedge, nobody looked for training pictures under other names "
+            "among the held-out ones; train again to leave them out."
+        )
+    return found
 
 
 def _other_data(entries: Sequence[Entry]) -> list[str]:
