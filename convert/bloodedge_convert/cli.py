@@ -114,8 +114,9 @@ def show(converted: "Converted") -> None:
     """The artifacts with their figures as terminal tables."""
     from rich.text import Text
 
-    from bloodedge.console import console
+    from bloodedge.console import console, plain
     from bloodedge.tables import print_table
+    from bloodedge.text import as_text
     from bloodedge_convert.card import SPEED, speed_rows
     from bloodedge_convert.ladder import attempt_line
 
@@ -134,11 +135,11 @@ def show(converted: "Converted") -> None:
     for attempt in converted.attempts:
         out.print(attempt_line(attempt), soft_wrap=True)
     for kind, reason in manifest.left_out.items():
-        out.print(f"Left out: {kind.replace('/', ' ')}. {reason}", soft_wrap=True)
+        out.print(plain(f"Left out: {kind.replace('/', ' ')}. {reason}"), soft_wrap=True)
     if converted.note:
-        out.print(f"[bold]{converted.note}[/]")
+        out.print(plain(converted.note), style="bold")
     out.print(f"int8 ranges were measured on {source.calibration_cells} cells of training groups.")
-    out.print(f"Bundle: [bold]{converted.path}[/] (serial {manifest.serial})", soft_wrap=True)
+    out.print(plain(f"Bundle: {as_text(converted.path)} (serial {manifest.serial})"), style="bold", soft_wrap=True)
 
 
 FIGURES = ("artifact", "F1", "95 % interval", "AUC", "95 % interval", "drop pp", "flips %", "max. diff.")
