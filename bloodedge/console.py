@@ -16,7 +16,7 @@ import click
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
-from bloodedge.text import shown
+from bloodedge.text import as_text, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -165,6 +165,11 @@ def _is_file(stream: TextIO | None, number: int) -> bool:
         return stream is not None and stream.fileno() == number
     except (OSError, ValueError):
         return False
+
+
+def emit_toml(text: str) -> None:
+    """Print what a settings file holds: on a terminal in its encoding, elsewhere in UTF-8, as TOML has to be."""
+    click.echo(text if sys.stdout.isatty() else as_text(text).encode(), nl=False)
 
 
 def emit_json(value: Any, target: str) -> None:

@@ -166,7 +166,7 @@ def show_evaluation(evaluation: "Evaluation", title: str) -> None:
     """The figures, the confusion matrix and the subjects as terminal tables."""
     from rich.text import Text
 
-    from bloodedge.console import console
+    from bloodedge.console import console, plain
     from bloodedge.manifest import Evaluation
     from bloodedge.tables import print_table
 
@@ -192,7 +192,7 @@ def show_evaluation(evaluation: "Evaluation", title: str) -> None:
     columns = ("subject", "true class", "cells", "accuracy")
     print_table(columns, people, title=f"{evaluation.subjects} subjects", left=columns[:2])
     worst = evaluation.worst_subject
-    out.print(f"Worst subject: {worst}, accuracy {evaluation.per_subject[worst].accuracy:.3f}")
+    out.print(plain(f"Worst subject: {worst}, accuracy {evaluation.per_subject[worst].accuracy:.3f}"))
     if evaluation.latency_ms:
         latency = evaluation.latency_ms
         out.print(f"Latency of one cell: p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms, p99 {latency.p99:.2f} ms")

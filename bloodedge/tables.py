@@ -19,8 +19,8 @@ Cell: TypeAlias = str | Text
 GAP = 2
 """Columns between columns."""
 
-NARROWEST = 24
-"""A column of sentences is given this much, else the table is turned."""
+WIDE, NARROW = 24, 13
+"""A column of sentences is given so much, or if need be so little, before the table is turned."""
 
 
 def print_table(
@@ -41,10 +41,12 @@ def print_table(
     if title:
         out.print(Text("\n").append_text(_text(title, "italic")))
     cells = [[_text(cell) for cell in row] for row in rows]
-    least = [_width([row[number] for row in cells]) for number in range(len(columns))]
-    least = [min(width, NARROWEST) if name in sentences else width for name, width in zip(columns, least, strict=True)]
-    for head_width in (len, _longest_word):
-        widths = [max(width, head_width(name)) for name, width in zip(columns, least, strict=True)]
+    full = [_width([row[number] for row in cells]) for number in range(len(columns))]
+    for head_width, narrowest in ((len, WIDE), (_longest_word, WIDE), (_longest_word, NARROW)):
+        widths = [
+            max(min(width, narrowest) if name in sentences else width, head_width(name))
+            for name, width in zip(columns, full, strict=True)
+        ]
         if sum(widths) + GAP * (len(columns) - 1) <= out.width:
             out.print(_upright(columns, widths, cells, columns[:1] if left is None else left, sentences, spaced=spaced))
             return
@@ -69,7 +71,7 @@ def _upright(
     for name, width in zip(columns, widths, strict=True):
         head = Text("\n".join(fold(name, max(1, width))), "bold")
         side: JustifyMethod = "left" if name in left else "right"
-        table.add_column(head, justify=side, min_width=width, no_wrap=name not in sentences)
+        table.add_column(head, justify=side, min_width=width, no_wrap=name not in sentences, overflow="fold")
     for row in cells:
         table.add_row(*row)
     return table
@@ -92,7 +94,9 @@ def _turned(
         table = _empty(spaced=False)
         table.add_column(heads[0], min_width=names, no_wrap=True)
         for row in part:
-            table.add_column(row[0].copy(), min_width=min(_needed(row, sentences), width - names - GAP))
+            table.add_column(
+                row[0].copy(), min_width=min(_needed(row, sentences), width - names - GAP), overflow="fold"
+            )
         for number, head in enumerate(heads[1:], 1):
             table.add_row(head, *(row[number] for row in part))
         yield table
@@ -115,7 +119,7 @@ def _side_by_side(
 
 def _needed(row: Sequence[Text], sentences: Collection[int]) -> int:
     figures = [cell for number, cell in enumerate(row) if number not in sentences]
-    return max(_width(figures), min(_width([row[number] for number in sentences]), NARROWEST))
+    return max(_width(figures), min(_width([row[number] for number in sentences]), WIDE))
 
 
 def _text(cell: Cell, style: str = "") -> Text:

@@ -149,8 +149,9 @@ def show(converted: "Converted") -> None:
     """The artifacts with their figures as terminal tables."""
     from rich.text import Text
 
-    from bloodedge.console import console
+    from bloodedge.console import console, plain
     from bloodedge.tables import print_table
+    from bloodedge.text import as_text
     from bloodedge_convert.card import FIGURES, GATE, SPEED, figure_rows, gate_rows, speed_rows
     from bloodedge_convert.ladder import attempt_line
 
@@ -168,8 +169,8 @@ def show(converted: "Converted") -> None:
     for attempt in converted.attempts:
         out.print(attempt_line(attempt), soft_wrap=True)
     for kind, reason in manifest.left_out.items():
-        out.print(f"Left out: {kind.replace('/', ' ')}. {reason}", soft_wrap=True)
+        out.print(plain(f"Left out: {kind.replace('/', ' ')}. {reason}"), soft_wrap=True)
     for note in converted.notes:
-        out.print(Text(note, "bold"), soft_wrap=True)
+        out.print(plain(note), style="bold", soft_wrap=True)
     out.print(f"int8 ranges were measured on {source.calibration_cells} cells of training groups.")
-    out.print(f"Bundle: [bold]{converted.path}[/] (serial {manifest.serial})", soft_wrap=True)
+    out.print(plain(f"Bundle: {as_text(converted.path)} (serial {manifest.serial})"), style="bold", soft_wrap=True)

@@ -109,6 +109,7 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
     An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
     """
     from bloodedge.config import to_toml
+    from bloodedge.console import emit_toml
     from bloodedge.errors import UsageError
     from bloodedge.redact import redacted_values
     from bloodedge_device.settings import missing_files, read_settings
@@ -116,16 +117,16 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
     if reference:
         from bloodedge_device.settings.reference import reference as written_out
 
-        click.echo(written_out(), nl=False)
+        emit_toml(written_out())
         return
     if board is not None:
         from bloodedge_device.boards import settings_text
 
-        click.echo(settings_text(board), nl=False)
+        emit_toml(settings_text(board))
         return
     settings = read_settings(config)
     if not check:
-        click.echo(to_toml(redacted_values(settings.model_dump(mode="json", exclude_none=True))), nl=False)
+        emit_toml(to_toml(redacted_values(settings.model_dump(mode="json", exclude_none=True))))
     elif missing := missing_files(settings):
         raise UsageError("\n  ".join(["The settings name what is not there:", *missing]))
     else:

@@ -43,7 +43,7 @@ def print_boards(boards: Sequence[Board]) -> None:
         return
     columns = ("board", "state", "bundle", "uncertain", "inference ms", "baseline ms", "reviewed right")
     rows = [(plain(board.name), Text(board.state, COLOURS[board.state]), *_cells(board)) for board in boards]
-    print_table(columns, rows, left=columns[:3])
+    print_table(columns, rows, left=columns[:3], sentences={"board", "bundle"})
     for board in boards:
         if board.sentence:
             out.print(plain(f"{board.name}: {board.sentence}"))

@@ -1,5 +1,7 @@
 """Tables are read at any width: nothing is cut, no figure is broken over two lines."""
 
+from collections import Counter
+
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
@@ -9,7 +11,13 @@ from bloodedge.tables import print_table
 
 COLUMNS = ("artifact", "weighted F1", "95 % interval", "drop pp", "finding")
 ROWS = [
-    ("openvino float32", "0.871", "0.802 .. 0.923", "+0.00", "Every file that the settings name is there to be read."),
+    (
+        "openvino float32",
+        "0.871",
+        "0.802 .. 0.923",
+        "+0.00",
+        "The file /var/lib/bloodedge/trust/a-key-with-a-very-long-name.pub is there to be read.",
+    ),
     ("litert int8", "0.869", "0.801 .. 0.921", "-12.25", "None."),
 ]
 
@@ -30,12 +38,14 @@ def test_every_word_and_figure_is_whole_and_no_line_is_wider_than_the_terminal(
     text = "\n".join(lines)
     for row in ROWS:
         assert all(cell in text for cell in row[:4])
-        assert set(row[4].split()) <= set(text.split())
+        assert all(word in text for word in row[4].split() if len(word) < 13)
+    written = Counter("".join(cell for row in ROWS for cell in row if cell))
+    assert all(Counter(text)[one] >= number for one, number in written.items() if one != " ")
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
 
 
 def test_a_row_is_a_line_where_there_is_room_and_a_column_where_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = (line for line in printed(110, monkeypatch) if "0.871" in line)
+    (line,) = (line for line in printed(200, monkeypatch) if "0.871" in line)
     assert line.split() == [*["openvino", "float32", "0.871", "0.802", "..", "0.923", "+0.00"], *ROWS[0][4].split()]
     (line,) = (line for line in printed(60, monkeypatch) if "0.871" in line)
     assert line.split() == ["weighted", "F1", "0.871", "0.869"]

@@ -95,6 +95,23 @@ def test_settings_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str)
     assert read_text(path).startswith("name")
 
 
+@pytest.mark.parametrize("encoding", MARKED.values(), ids=MARKED)
+def test_recipes_and_runs_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
+    from bloodedge.manifest import read_metrics
+    from bloodedge_train.recipe import load_recipe
+
+    (tmp_path / "mine.toml").write_bytes('about = "Zählkammer"\n[fit]\nepochs = 3\n'.encode(encoding))
+    assert load_recipe(str(tmp_path / "mine.toml")).fit.epochs == 3
+    metrics = {
+        "parts": {},
+        "ece_before_temperature": 0.1,
+        "latency_ms": {"p50": 1, "p95": 2, "p99": 3},
+        "hardware": "ä",
+    }
+    (tmp_path / "metrics.json").write_bytes(json.dumps(metrics, ensure_ascii=False).encode(encoding))
+    assert read_metrics(tmp_path).hardware == "ä"
+
+
 def test_a_file_in_another_encoding_is_told_what_to_be(tmp_path: Path) -> None:
     path = tmp_path / "device.toml"
     path.write_bytes('name = "Zählkammer"\n'.encode("latin-1"))

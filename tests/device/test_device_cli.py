@@ -21,7 +21,7 @@ from bloodedge.cli import main
 from bloodedge.errors import UsageError
 from bloodedge.golden import GoldenResult
 from bloodedge_device import daemon, loading
-from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.web import browser
 
@@ -450,3 +450,13 @@ def test_the_engine_follows_the_machine(fakes: ModuleType, monkeypatch: pytest.M
     assert named[0].engine == "litert"
     with pytest.raises(UsageError, match="has no litert float32 model"):
         loading.choose_artifact(DeviceSettings(engine="litert", precision="float32"), manifest)
+
+
+def test_settings_are_written_out_in_utf8_whatever_the_terminal_takes(tmp_path: Path) -> None:
+    path = tmp_path / "device.toml"
+    path.write_text('[slide]\nlabel = "Zählkammer ≥ 3 سلول"\n', "utf-8")
+    command = [sys.executable, "-m", "bloodedge", "device", "config", "--config", str(path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    path.write_bytes(done.stdout)
+    assert read_settings(path).slide.label == "Zählkammer ≥ 3 سلول"
