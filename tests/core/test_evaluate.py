@@ -243,3 +243,15 @@ def test_a_cell_without_a_probability_is_in_no_figure(fault: float) -> None:
         score([1, 1, 0, 0], blast, ["1", "1", "H1", "H1"])
     with pytest.raises(BloodedgeError, match="1 of 4 cells have no probability"):
         agree(np.array([0.9, 0.8, 0.2, 0.1]), blast, [1, 1, 0, 0], ["1", "1", "H1", "H1"], Thresholds())
+
+
+def test_the_command_says_when_a_class_is_never_called(
+    rendered_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sure = Thresholds(blast=0.99, uncertain_low=0.99, uncertain_high=0.99)
+    for thresholds, said in ((sure, True), (classifier(rendered_data).thresholds, False)):
+        red = replace(classifier(rendered_data), thresholds=thresholds)
+        monkeypatch.setattr("bloodedge.evaluate.open_run", lambda _, red=red: red)
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(rendered_data), str(rendered_data)])
+        assert ("No cell was called blast" in capsys.readouterr().out) is said
