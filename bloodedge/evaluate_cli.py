@@ -119,6 +119,8 @@ def evaluate(
         emit_json(evaluation.model_dump() | {"left_out": left_out, "notes": notes}, json_target)
     if json_target != "-":
         show_evaluation(evaluation, f"{ensemble.name} on {which} of {data.name or data}")
+        if evaluation.never_called is not None:
+            click.secho(f"No cell was called {evaluation.never_called}: this network calls one class only.", bold=True)
         _show_left_out(left_out, notes)
 
 

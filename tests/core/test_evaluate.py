@@ -412,3 +412,15 @@ def test_the_command_line_names_what_is_left_out(
     shown = capsys.readouterr().out
     assert "Left out: 2 pictures" in shown
     assert "hem/UID_H80_1_1_hem.png" in shown
+
+
+def test_the_command_says_when_a_class_is_never_called(
+    rendered_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sure = Thresholds(blast=0.99, uncertain_low=0.99, uncertain_high=0.99)
+    for thresholds, said in ((sure, True), (classifier(rendered_data).thresholds, False)):
+        red = replace(classifier(rendered_data), thresholds=thresholds)
+        monkeypatch.setattr("bloodedge.evaluate.open_run", lambda _, red=red: red)
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(rendered_data), str(rendered_data)])
+        assert ("No cell was called blast" in capsys.readouterr().out) is said

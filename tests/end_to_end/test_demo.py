@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bloodedge import RESEARCH_USE, demo
-from bloodedge.demo import run_demo
+from bloodedge.demo import WIDER_GATE, run_demo
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.manifest import read_run
 
@@ -21,6 +21,10 @@ def test_the_demo_ends_with_a_report_of_a_device_that_classified_cells(tmp_path:
     page = report.read_text()
     assert RESEARCH_USE in page
     assert "drawn by the simulated microscope" in page
+    assert WIDER_GATE in done.stdout
+    said = "The gate was set wider than usual: an artifact might lose 3 points of weighted F1 (usual: 0.5)"
+    assert said in done.stdout
+    assert said in page
     assert "60 frames (0 dropped, 0 rejected)" in done.stdout
     assert Path(read_run(tmp_path / "demo" / "run").data.root) == tmp_path / "demo" / "cells"
     everything = "".join(path.read_text() for path in (tmp_path / "demo" / "run").glob("*.[jm][sd]*"))

@@ -454,3 +454,15 @@ def test_rows_of_one_network_are_told_apart_in_every_table(tmp_path: Path) -> No
     assert "Folds of edgenet (fold0 to fold4), by group, 5 folds, recipe paper" in {t.title for t in all_tables(rows)}
     for chart in all_charts(rows):
         chart.png(LIGHT)
+
+
+def test_a_network_that_calls_one_class_only_is_called_so(tmp_path: Path) -> None:
+    healthy_and_ill = make_run(tmp_path / "usual")
+    all_wrong = make_run(tmp_path / "normal_only", subjects=("1", "H1"))
+    metrics = json.loads((all_wrong / "metrics.json").read_text())
+    metrics["parts"]["test"]["confusion"] = [[10, 0], [10, 0]]
+    (all_wrong / "metrics.json").write_text(json.dumps(metrics))
+    warnings = compare([healthy_and_ill, all_wrong]).warnings
+    assert [w for w in warnings if "worth nothing" in w] == [
+        "edgenet (normal_only) (by group) calls no cell blast, so it is worth nothing."
+    ]

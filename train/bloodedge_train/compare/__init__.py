@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
+from bloodedge.manifest import never_called
 from bloodedge_train.compare.collect import Entry, PartName, collect
 from bloodedge_train.compare.latency import Measured, measure
 from bloodedge_train.compare.paper import Paper, read_paper
@@ -53,6 +54,7 @@ def compare(paths: Sequence[Path], *, part: PartName = "test", paper: Path | Non
     warnings += [*failed, *_other_data(entries), *_other_cells(groups, part), *_incomplete(groups)]
     warnings += _fitted_to(entries, part)
     rows = labelled([make_row(group, part, figures, measured) for group in groups], [group[0].path for group in groups])
+    warnings += _one_class(rows)
     order = list(figures.networks)
     given = list(dict.fromkeys(row.network for row in rows))
     place = {
@@ -107,6 +109,14 @@ def _other_cells(groups: Sequence[Sequence[Entry]], part: PartName) -> list[str]
         "none is called the best."
         for (_, kind), cells in scored.items()
         if len(cells) > 1
+    ]
+
+
+def _one_class(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{row.name} ({row.split_label}) calls no cell {label}, so it is worth nothing."
+        for row in rows
+        if (label := never_called(row.confusion)) is not None
     ]
 
 
