@@ -48,8 +48,9 @@ class WatchCamera(FolderCamera):
     """
 
     def __init__(self, settings: CameraSettings, folder: Path, begin: int, done: Iterable[SourceFile]) -> None:
-        """done: the files that were taken before."""
+        """done: the files that were taken before. Raises BloodedgeError when the folder is not there."""
         super().__init__(settings, folder.resolve(), [], begin)
+        self._require_folder()
         self.name = f"images written to {self._folder.name}"
         self._done = {file.path: file for file in done}
         self._seen: dict[str, _Seen] = {}
@@ -97,8 +98,7 @@ class WatchCamera(FolderCamera):
         return sorted(seen, key=lambda path: (seen[path].modified_ns, _natural(path)))
 
     def _files(self, thorough: bool) -> Iterator[tuple[str, os.stat_result]]:
-        if not self._folder.is_dir():
-            raise BloodedgeError(f"{self._folder} is not there any more; connect its disk, or make it again.")
+        self._require_folder()
         for entry in _entries(str(self._folder)):
             if not thorough and entry.path in self._done and entry.path not in self._seen:
                 continue
@@ -106,6 +106,10 @@ class WatchCamera(FolderCamera):
             if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 with suppress(OSError):  # taken away since
                     yield entry.path, entry.stat()
+
+    def _require_folder(self) -> None:
+        if not self._folder.is_dir():
+            raise BloodedgeError(f"The folder {self._folder} is not there; make it, or connect its disk.")
 
     def _is_settled(self, path: str) -> bool:
         shows_its_end = Path(path).suffix.lower() in SHOWS_ITS_END
