@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from bloodedge.decision import Reason
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image
 from bloodedge_device.beginnings import store_run, store_slide
@@ -140,6 +141,8 @@ class Daemon:
         self._looking = threading.RLock()
         self.in_hand_since_s: float | None = None
         """When the frame was taken that is looked at now, on the monotonic clock; None between two."""
+        self.unreadable_in_a_row = 0
+        """Frames that could not be read, up to the newest."""
         self._idle: Pipeline | None = None
         self._renew_camera = False
         self.loading = threading.Lock()
@@ -237,6 +240,7 @@ class Daemon:
     def _process(self, frame: Frame | BadFrame) -> None:
         pipeline = self._idle_pipeline() if self.slide is None else self.slide.pipeline
         result = pipeline.process(frame)
+        self.unreadable_in_a_row = self.unreadable_in_a_row + 1 if result.reason is Reason.BAD_FRAME else 0
         if self.slide is not None and self.recorder is not None:
             self.slide.tally.add(result)
             self.totals.add(result)
