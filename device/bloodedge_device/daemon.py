@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from bloodedge.decision import Reason
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image
 from bloodedge.text import is_one_line, shown
@@ -144,6 +145,8 @@ class Daemon:
         self._looking = threading.RLock()
         self.in_hand_since_s: float | None = None
         """When the frame was taken that is looked at now, on the monotonic clock; None between two."""
+        self.unreadable_in_a_row = 0
+        """Frames that could not be read, up to the newest."""
         self._idle: Pipeline | None = None
         self._renew_camera = False
         self.loading = threading.Lock()
@@ -242,6 +245,7 @@ class Daemon:
         pipeline = self._idle_pipeline() if self.slide is None else self.slide.pipeline
         result = pipeline.process(frame)
         self._count_faults(result)
+        self.unreadable_in_a_row = self.unreadable_in_a_row + 1 if result.reason is Reason.BAD_FRAME else 0
         if self.slide is not None and self.recorder is not None:
             self.slide.tally.add(result)
             self.totals.add(result)

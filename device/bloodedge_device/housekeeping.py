@@ -37,6 +37,9 @@ SELDOM_S = 30.0
 HOT_C = 80.0
 """Raspberry Pis slow down from here on (Raspberry Pi documentation, frequency management)."""
 
+UNREADABLE_IN_A_ROW = 10
+"""So many frames without one that can be read are more than a disturbance."""
+
 PARTING_S = 3.0
 """For messages that wait when the daemon ends; what remains is sent at its next start."""
 
@@ -191,6 +194,11 @@ class Housekeeper:
         if awaits_files(daemon):
             tell("frames", Level.OK, "The next image of the watched folder is awaited.")
             daemon.notifier.watchdog()
+        elif is_alive(daemon) and daemon.unreadable_in_a_row >= UNREADABLE_IN_A_ROW:
+            sentence = (
+                f"None of the last {daemon.unreadable_in_a_row} frames could be read; check the camera's connection."
+            )
+            tell("frames", Level.FAILED, sentence)
         elif is_alive(daemon):
             tell("frames", Level.OK, f"{daemon.rate.per_second:.1f} frames a second are classified.")
         elif daemon.pace is Pace.STOPPED:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from types import ModuleType
@@ -24,6 +24,7 @@ from bloodedge_device import daemon, loading
 from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.web import browser
+from bloodedge_device.web.client import ask
 
 sys.path.insert(0, str(Path(__file__).parent))
 from films import cut, film, gap, zeros
@@ -409,6 +410,24 @@ def test_a_damaged_film_is_looked_at_to_its_end_which_says_how_much_came(
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert run("run", "--camera", str(path), "--state", str(state)) == 0
     assert "of the 12 announced frames came" in capsys.readouterr().out
+
+
+def test_a_camera_that_gives_damaged_frames_only_is_not_well(tmp_path: Path, state: Path) -> None:
+    path = film(tmp_path / "film.avi", 3, dict.fromkeys(range(3), zeros))
+    config = written(tmp_path, f'[camera]\nkind = "replay"\nsource = "{path}"\nloop = true\nrate = 20\n')
+    daemon_ = start(state, "--config", str(config))
+    try:
+        end = monotonic() + 20
+        frames: dict[str, str] = {}
+        while frames.get("level") != "failed":
+            assert monotonic() < end, frames
+            sleep(0.1)
+            with suppress(UsageError):  # it is starting
+                frames = ask(state, "GET", "/api/v1/status")["health"].get("frames", {})
+        assert "frames could be read" in frames["sentence"]
+    finally:
+        daemon_.send_signal(signal.SIGTERM)
+        daemon_.communicate(timeout=20)
 
 
 @pytest.mark.usefixtures("faked")

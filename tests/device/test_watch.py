@@ -170,7 +170,7 @@ def test_a_folder_that_goes_away_is_told(folder: Path, watched: Watched) -> None
     end_s = monotonic() + 5
     while watched.error is None and monotonic() < end_s:
         sleep(0.01)
-    assert "is not there any more" in str(watched.error)
+    assert "is not there" in str(watched.error)
 
 
 def test_the_store_keeps_a_file_with_its_frame_or_not_at_all(
@@ -209,9 +209,23 @@ def test_settings_that_watch_and_repeat_are_refused(tmp_path: Path) -> None:
         read_settings(config)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a folder"):
-        open_camera(CameraSettings(kind="replay", source=str(tmp_path / "nothing"), watch=True))
+def test_a_file_cannot_be_watched(folder: Path) -> None:
+    (folder / "a.png").write_bytes(image(1))
+    with pytest.raises(UsageError, match="is a file"):
+        open_camera(CameraSettings(kind="replay", source=str(folder / "a.png"), watch=True))
+
+
+def test_a_folder_that_is_not_there_yet_is_awaited(folder: Path, state: Path) -> None:
+    running = daemon(folder / "share", state)
+    try:
+        assert running.stderr is not None
+        assert any("share is not there" in line for line in running.stderr)
+        (folder / "share").mkdir()
+        (folder / "share" / "a.png").write_bytes(image(100))
+        wait_for_sources(state, 1)
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=20)
 
 
 def daemon(folder: Path, state: Path) -> subprocess.Popen[str]:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from time import sleep
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -45,14 +45,14 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     use_every_core()
     wire, memory = socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), SLOTS * SLOT_BYTES)
-    lines = wire.makefile("rwb", buffering=0)
-    order = json.loads(lines.readline())
-    sender = _Sender(lines)
+    heard, told = wire.makefile("rb"), wire.makefile("wb", buffering=0)
+    order = json.loads(heard.readline())
+    sender = _Sender(told)
     free: Queue[int] = Queue()
     for slot in range(SLOTS):
         free.put(slot)
     stop = _Pulse(sender)
-    threading.Thread(target=_listen, args=(lines, free, stop), daemon=True).start()
+    threading.Thread(target=_listen, args=(heard, free, stop), daemon=True).start()
     try:
         settings = validate(CameraSettings, order["settings"], "The camera's table")
         camera = open_camera(settings, order["begin"], [SourceFile(**file) for file in order["done"]])
@@ -104,7 +104,7 @@ class _Pulse(threading.Event):
         return super().wait(left_s)
 
 
-def _listen(lines: socket.SocketIO, free: Queue[int], stop: _Pulse) -> None:
+def _listen(lines: BinaryIO, free: Queue[int], stop: _Pulse) -> None:
     """Slots that the daemon is done with; when it hangs up, end, by force where the driver does not answer."""
     with suppress(OSError, ValueError):  # a daemon that was killed resets the connection, perhaps in mid-line
         while line := lines.readline():

@@ -52,8 +52,8 @@ def open_replay(settings: CameraSettings, begin: int = 0, done: Iterable[SourceF
     if settings.watch:
         from bloodedge_device.camera.watch import WatchCamera
 
-        if not path.is_dir():
-            raise UsageError(f"{path} is not a folder; give the folder that images are written into, or make it first.")
+        if path.is_file():
+            raise UsageError(f"{path} is a file; give the folder that images are written into.")
         return WatchCamera(settings, path, begin, done)
     if path.is_dir():
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))

@@ -64,8 +64,8 @@ class CameraSettings(Strict):
 
     @property
     def is_hardware(self) -> bool:
-        """Whether frames come from a device or a network that may go away and come back."""
-        return self.kind in {"v4l2", "picamera"} or (self.source is not None and is_stream(self.source))
+        """Whether frames come from a device, a network or a shared folder that may go away and come back."""
+        return self.kind in {"v4l2", "picamera"} or self.watch or (self.source is not None and is_stream(self.source))
 
     @field_validator("source")
     @classmethod
