@@ -1,12 +1,13 @@
 """A Mosquitto broker on a free port of this machine, for benchmarks."""
 
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
+
+from programs import program
 
 
 def free_port() -> int:
@@ -17,19 +18,19 @@ def free_port() -> int:
 
 def start(folder: Path, port: int) -> "subprocess.Popen[bytes]":
     """A broker that keeps what it has in ``folder``, answering."""
-    program = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
+    mosquitto = program("mosquitto")
     config = folder / "mosquitto.conf"
     config.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
         "max_queued_messages 100000\nmax_inflight_messages 1000\nuser root\n"
     )
-    process = subprocess.Popen([program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([mosquitto, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end_s = monotonic() + 10
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
         except OSError:
-            assert monotonic() < end_s, "the broker does not answer; install it: apt install mosquitto"
+            assert monotonic() < end_s, "the broker does not answer"
             sleep(0.05)
         else:
             return process

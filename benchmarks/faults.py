@@ -31,6 +31,7 @@ import broker
 import cv2
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from programs import program
 
 from bloodedge.files import write_json
 from bloodedge.host import hardware_name
@@ -69,7 +70,9 @@ class Service:
 
     def capture_pid(self) -> int:
         """The capture process."""
-        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            [program("pgrep"), "-P", str(self.process.pid)], capture_output=True, text=True, check=True
+        )
         return int(found.stdout.split()[0])
 
     def query(self, text: str) -> list[tuple[object, ...]]:
@@ -226,7 +229,7 @@ def daemon_killed(folder: Path, times: int, _: argparse.Namespace) -> Iterator[O
 
 def disk_full(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outcome]:
     """A file system of 64 MB filled by something else for 3 s, then freed."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
+    subprocess.run([program("mount"), "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
     try:
         with service(folder, "rate = 10", "[store]\nkeep_free_mb = 1\nreserve_mb = 2\n") as daemon:
             for _ in range(times):
@@ -356,7 +359,9 @@ def bundle_corrupted(folder: Path, times: int, _: argparse.Namespace) -> Iterato
 
 def clock_jumped(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outcome]:
     """The wall clock set forward and back by a year, as libfaketime shows it to the daemon."""
-    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if library is None:
+        sys.exit("faults.py: libfaketime is not installed; install it with: apt install faketime")
     stamp = folder / "faketime"
     stamp.write_text("+0")
     fake = {
@@ -401,6 +406,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--broker-down-s", type=float, default=60)
     options = parser.parse_args()
+    for name in ("mosquitto", "mount", "pgrep"):  # before hours of work
+        program(name)
     recorded = json.loads(RESULTS.read_text())["faults"] if RESULTS.exists() else {}
     for name in options.only:
         with tempfile.TemporaryDirectory(prefix="faults.", ignore_cleanup_errors=True) as folder:

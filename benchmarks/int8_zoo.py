@@ -36,7 +36,18 @@ RESULTS = Path(__file__).parent / "results" / "int8_zoo.json"
 THREADS = 2
 ENGINES = ("litert", "openvino")
 ASKED = (
-    *("--int8", "--int8-method", "minmax", "--keep-slow", "--max-drop", "100", "--max-flips", "100"),
+    *(
+        "--int8",
+        "--int8-method",
+        "minmax",
+        "--keep-slow",
+        "--allow-worthless",
+        "--max-drop",
+        "100",
+        "--max-flips",
+        "100",
+    ),
+    *("--max-auc-drop", "100", "--max-balanced-drop", "100", "--max-probability-error", "1"),
     *("--engine", "litert", "--engine", "openvino"),
 )
 PLAIN_CELLS, PLAIN_ROUNDS = 16, 40

@@ -19,6 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from programs import program
+
 from bloodedge.files import write_json
 from bloodedge_device.provision.apply import apply
 from bloodedge_device.provision.plan import provisioning, undoing
@@ -108,7 +110,7 @@ def killed(
 
 
 def strace(root: Path, arguments: list[str], options: list[str]) -> int:
-    command = ["strace", "-f", "-qq", *options, sys.executable, "-c", RUN, str(root), *arguments]
+    command = [program("strace"), "-f", "-qq", *options, sys.executable, "-c", RUN, str(root), *arguments]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.run(command, env=environment, check=False, stdout=subprocess.DEVNULL).returncode
 

@@ -28,6 +28,7 @@ from broker import free_port, mosquitto
 from device_loop import VISITOR
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from programs import program
 
 from bloodedge.files import write_json
 from bloodedge.host import hardware_name
@@ -122,7 +123,9 @@ def watch(pid: int, page: str, seconds: float) -> list[dict[str, float]]:
     samples = []
     start_s = monotonic()
     while monotonic() - start_s < seconds:
-        children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
+        children = subprocess.run(
+            [program("pgrep"), "-P", str(pid)], capture_output=True, text=True, check=False
+        ).stdout.split()
         metrics = answer(f"{page}/metrics", 10)
         samples.append(
             {

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from hostile import turn_a_bit
+from programs import program
 
 from bloodedge.bundle import MANIFEST, zip_files
 from bloodedge.errors import BloodedgeError
@@ -323,7 +324,7 @@ def strace(command: list[str], options: list[str]) -> int:
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "BLOODEDGE_DEVICE__ENGINE": "litert"}
     silent = subprocess.DEVNULL
     return subprocess.run(
-        ["strace", "-f", "-qq", *options, *command], env=environment, check=False, stdout=silent, stderr=silent
+        [program("strace"), "-f", "-qq", *options, *command], env=environment, check=False, stdout=silent, stderr=silent
     ).returncode
 
 

@@ -26,6 +26,7 @@ from bloodedge.engine import Engine, load_artifact, require
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.host import cpu_flags, cpu_temperature_c, hardware_name
 from bloodedge.manifest import Artifact, EngineName, LatencyMs, Precision
+from bloodedge.text import utf8_environment
 
 WARM_UP = 5
 CALLS = 60
@@ -235,7 +236,7 @@ def _contenders(bundles: Sequence[Path], threads: Sequence[int]) -> tuple[list[C
 def run_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
     """One turn in a fresh process; BloodedgeError with the process's own sentence, or with how it died."""
     command = [sys.executable, "-m", "bloodedge.bench", str(bundle), engine, precision, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", env=utf8_environment(), check=False)
     if done.returncode == 0:
         return Turn.model_validate_json(done.stdout.splitlines()[-1])
     if done.returncode == FAILED and done.stdout:

@@ -8,8 +8,6 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.table import Table
-
     from bloodedge.bench import Bench, Row
 
 
@@ -61,30 +59,20 @@ def _show(found: "Bench") -> None:
     from rich.markup import escape
 
     from bloodedge.console import console
+    from bloodedge.tables import print_table
 
     out = console()
     flags = " ".join(found.rows[0].cpu_flags)
     hottest = max((row.temperature for row in found.rows if row.temperature is not None), default=None)
     heat = "" if hottest is None else f", {hottest:.0f} °C"
     out.print(escape(f"{found.machine}{heat} ({flags}): {found.rounds} rounds of {found.calls} calls; ms, MiB"))
-    out.print(_table(found))
+    columns = _columns(found)
+    rows = [[show(row) for show in columns.values()] for row in found.rows]
+    print_table(list(columns), rows, left={"bundle", "artifact"})
     for name, reason in found.left_out.items():
         out.print(f"[bold]Left out:[/] {escape(f'{name}: {reason}')}", soft_wrap=True)
     for reason in found.no_tool.values():
         out.print(escape(reason), soft_wrap=True)
-
-
-def _table(found: "Bench") -> "Table":
-    from rich.table import Table
-
-    columns = _columns(found)
-    table = Table()
-    for name in columns:
-        text = name in {"bundle", "artifact"}
-        table.add_column(name, justify="left" if text else "right", no_wrap=name == "artifact", overflow="fold")
-    for row in found.rows:
-        table.add_row(*(show(row) for show in columns.values()))
-    return table
 
 
 def _columns(found: "Bench") -> "dict[str, Callable[[Row], str]]":

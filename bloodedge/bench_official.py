@@ -9,6 +9,7 @@ from pathlib import Path
 from bloodedge.bundle import Bundle
 from bloodedge.engine import EXTRA
 from bloodedge.errors import BloodedgeError, disk_errors
+from bloodedge.installation import install_hint
 from bloodedge.manifest import Artifact
 
 TOOLS = {"litert": "litert-benchmark", "openvino": "benchmark_app"}
@@ -22,7 +23,7 @@ def why_no_tool(engine: str) -> str | None:
     if engine not in TOOLS:
         return f"The package of {engine} comes without a latency tool."
     if not _program(engine).is_file():
-        return f"{TOOLS[engine]} is not installed; install it with: pip install -U 'bloodedge[{EXTRA[engine]}]'"
+        return f"{TOOLS[engine]} is not installed; {install_hint(EXTRA[engine])}"
     return None
 
 

@@ -17,6 +17,9 @@ from bloodedge.manifest import Manifest, parse_record
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
+REPORT = "report.html"
+"""Of the conversion; other files are named by the manifest."""
+
 LARGEST_FILE = 512 * 2**20
 LARGEST_BUNDLE = 2 * LARGEST_FILE
 LARGEST_RECORD = 16 * 2**20

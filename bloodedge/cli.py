@@ -1,22 +1,28 @@
 """The ``bloodedge`` command: a thin skin that loads a stage's commands only when they are called."""
 
 import importlib
+import io
 import os
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bloodedge import RESEARCH_USE, __version__
+from bloodedge.console import runtimes_aside
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, did_you_mean, system_sentence
+from bloodedge.redact import redacted
+from bloodedge.text import PLAIN_OUTPUT
 
 COMMANDS = {
     "data": ("bloodedge.data_cli:data", "Look at a data set before trusting a figure made from it."),
     "train": ("bloodedge_train.cli:train", "Fit a network to a folder of cells; writes a run folder."),
     "sweep": ("bloodedge_train.sweep_cli:sweep", "Train with many settings on Ray Tune and rank them by validation."),
     "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 models that passed the gate."),
+    "report": ("bloodedge.report_cli:report", "Open a bundle's conversion report in the browser."),
     "keys": ("bloodedge.keys_cli:keys", "Keys that sign bundles, and those that a board trusts."),
     "sign": ("bloodedge.keys_cli:sign", "Sign a bundle."),
     "verify": ("bloodedge.keys_cli:verify", "Say who signed a bundle, or why it is not to be trusted."),
@@ -38,6 +44,10 @@ COMMANDS = {
 }
 
 
+LOGGING = {"device", "fleet", "demo"}
+"""Commands whose stderr is a log, of daemons or of commands that they start: what runtimes print belongs there."""
+
+
 class LazyGroup(click.Group):
     """Subcommands named in a table and imported when called, so that ``--help`` loads no runtime."""
 
@@ -53,7 +63,7 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
-            raise UsageError(_not_installed(f'"bloodedge {name}"', error)) from error
+            raise UsageError(_not_installed(f'"bloodedge {name}"', name, error)) from error
         return command
 
     def resolve_command(
@@ -70,9 +80,17 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-def _not_installed(what: str, error: ModuleNotFoundError) -> str:
+EXTRAS = {"bloodedge_train": "train", "bloodedge_convert": "convert", "bloodedge_fleet": "fleet"}
+"""By a command's package; the core's commands need an engine, which the device's has."""
+
+
+def _not_installed(what: str, name: str, error: ModuleNotFoundError) -> str:
+    from bloodedge.installation import install_hint
+
     package = (error.name or "").split(".")[0]
-    return f"{what} needs {package}, which is not installed; the README names its extra."
+    stage = COMMANDS[name][0].partition(".")[0] if name in COMMANDS else ""
+    extra = "sweep" if name == "sweep" else EXTRAS.get(stage, "device")
+    return f"{what} needs {package}, which is not installed; {install_hint(extra)}"
 
 
 @click.group(
@@ -87,24 +105,30 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    _take_any_text()
     try:
-        cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
+        logs = not LOGGING.isdisjoint((arguments or sys.argv[1:])[:1])
+        with nullcontext() if logs else runtimes_aside():
+            cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has gone; what is still buffered has nowhere to go
         _drop_output()
         sys.exit(1)
     except BloodedgeError as error:
-        click.echo(f"bloodedge: {error}", err=True)
+        click.echo(f"bloodedge: {redacted(str(error))}", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("bloodedge"):
             raise
-        click.echo(f"bloodedge: {_not_installed('this command', error)}", err=True)
+        name = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+        click.echo(f"bloodedge: {_not_installed('this command', name, error)}", err=True)
         sys.exit(UsageError.exit_code)
     except OSError as error:
         sys.exit(_told(error))
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(redacted(shown.getvalue()), err=True, nl=False)
         if cure := _way_in(error.message):
             click.echo(cure, err=True)
         sys.exit(error.exit_code)
@@ -119,10 +143,17 @@ def _told(error: OSError) -> int:
     sentence = system_sentence(error)
     if sentence is None:
         raise error
-    click.echo(f"bloodedge: {sentence}", err=True)
+    click.echo(f"bloodedge: {redacted(sentence)}", err=True)
     if error.filename is None:  # perhaps the output itself, whose rest would fail again at the end
         _drop_output()
     return BloodedgeError.exit_code
+
+
+def _take_any_text() -> None:
+    """Have the output spell in ASCII what its encoding lacks, where Python would end with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN_OUTPUT)
 
 
 def _drop_output() -> None:

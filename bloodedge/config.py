@@ -4,18 +4,24 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from bloodedge.errors import UsageError, did_you_mean
+from bloodedge.files import read_text
+from bloodedge.redact import redacted_values
+from bloodedge.text import as_text
 
 
 class Strict(BaseModel):
-    """A frozen settings model that refuses unknown keys."""
+    """A frozen settings model that refuses unknown keys; a traceback through it shows no value, which may be secret."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
+
+FileName = Annotated[str, AfterValidator(as_text)]
+"""A file's or folder's name or path in a stored record; ``as_path`` gives the file."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -23,11 +29,12 @@ Model = TypeVar("Model", bound=BaseModel)
 def read_toml(path: Path) -> dict[str, Any]:
     """The file's tables; raises UsageError when it is missing or not TOML."""
     try:
-        with path.open("rb") as handle:
-            return tomllib.load(handle)
+        return tomllib.loads(read_text(path))
     except FileNotFoundError as error:
         raise UsageError(f"{path} does not exist; check its name.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text (see byte {error.start + 1}); save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}; correct that line.") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
@@ -68,7 +75,7 @@ def _sentence(model: type[BaseModel], detail: Any) -> str:
         return f"{where}: this key is missing; add it."
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
-    return f"{where}: {detail['msg']} (it is {detail['input']!r})."
+    return f"{where}: {detail['msg']} (it is {redacted_values(detail['input'])!r})."
 
 
 def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

@@ -1,19 +1,30 @@
 """What people see in the terminal: progress on stderr, tables, and JSON for programs on stdout."""
 
+import faulthandler
 import json
+import os
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from unicodedata import category
+from threading import Timer
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TextIO
 
-from bloodedge.dataset import Progress
+import click
+
+from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
+from bloodedge.text import as_text, shown
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
     from rich.text import Text
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -28,24 +39,137 @@ def plain(text: str) -> "Text":
     """Words from elsewhere, as they are: no markup, and nothing that a terminal would obey or that hides a part."""
     from rich.text import Text
 
-    hidden = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, halves of characters, separators of lines
-    return Text("".join("\N{REPLACEMENT CHARACTER}" if category(one) in hidden else one for one in text))
+    return Text(shown(text))
+
+
+SHORT_S = 0.5
+"""A step that tells nothing is named after so long."""
+
+LINE_EVERY_S = 30.0
+"""Where the output is no terminal, a step that goes on says so this often."""
+
+
+def say(sentence: str) -> None:
+    """A line on stderr, above the progress bar where there is one."""
+    click.echo(sentence, err=True)
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """A progress bar on stderr with the time left; yields the callback to feed it with (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+    """How far one step is, as ``steps`` shows it; yields the callback to feed it with (done, total)."""
+    with steps() as report:
+        begun = Timer(SHORT_S, report, (title, 0, 0))  # whatever is refused at once needs no line before the reason
+        begun.daemon = True
+        begun.start()
 
         def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+            begun.cancel()
+            report(title, done, total)
 
-        yield update
+        try:
+            yield update
+        finally:
+            begun.cancel()
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """How far a piece of work is, on stderr: a bar for the step at hand on a terminal, else a line for each step.
+
+    Yields the callback to feed it with (the step's name, done, total).
+    """
+    out = console(stderr=True)
+    if not out.is_interactive:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[count]}"))
+    with Bar(*columns, TimeRemainingColumn(), console=out, transient=True, speed_estimate_period=600) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                for earlier in tasks.values():
+                    bar.update(earlier, visible=False)
+                tasks[what] = bar.add_task(what, total=None, count="")
+            count = f"{done}/{total}" if total > 1 else ""
+            bar.update(tasks[what], completed=done, total=total or None, count=count)
+
+        yield report
+
+
+class _Lines:
+    """The steps of a piece of work as lines, for a file or another program."""
+
+    def __init__(self) -> None:
+        self._begun: set[str] = set()
+        self._told_s = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Name a step when it begins; tell how far a long one is."""
+        now_s = monotonic()
+        if what not in self._begun:
+            self._begun.add(what)
+            line = what
+        elif done < total and now_s - self._told_s >= LINE_EVERY_S:
+            line = f"{what}: {done} of {total}"
+        else:
+            return
+        self._told_s = now_s
+        click.echo(line, err=True)
+
+
+@contextmanager
+def runtimes_aside() -> Iterator[None]:
+    """Keep what the runtimes' native code prints to stderr out of the terminal, where it would tear progress bars.
+
+    It goes to a file. The file's end is shown where the command fails in a way that nobody foresaw; where the process
+    crashes, the file stays in the folder for temporary files (bloodedge-runtimes-*.log).
+    """
+    python = sys.stderr
+    if not _is_file(python, STDERR):
+        yield
+        return
+    handle, name = tempfile.mkstemp(prefix="bloodedge-runtimes-", suffix=".log")
+    log = Path(name)
+    python.flush()
+    terminal = os.dup(STDERR)
+    os.dup2(handle, STDERR)
+    os.close(handle)
+    with os.fdopen(terminal, "w", buffering=1, encoding=python.encoding, errors=python.errors) as own:
+        sys.stderr = own
+        faulthandler.enable(own)
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, BloodedgeError | click.ClickException | click.Abort | OSError):
+                click.echo(log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:], err=True)
+            raise
+        finally:
+            faulthandler.disable()
+            os.dup2(terminal, STDERR)
+            sys.stderr = python
+            log.unlink(missing_ok=True)
+
+
+STDERR = 2
+LOG_TAIL = 4000
+"""Characters of the runtimes' log that are shown."""
+
+
+def _is_file(stream: TextIO | None, number: int) -> bool:
+    """Whether a stream writes to the file descriptor ``number``: not one that a test or a program put in its place."""
+    try:
+        return stream is not None and stream.fileno() == number
+    except (OSError, ValueError):
+        return False
+
+
+def emit_toml(text: str) -> None:
+    """Print what a settings file holds: on a terminal in its encoding, elsewhere in UTF-8, as TOML has to be."""
+    click.echo(text if sys.stdout.isatty() else as_text(text).encode(), nl=False)
 
 
 def emit_json(value: Any, target: str) -> None:

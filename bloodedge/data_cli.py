@@ -37,49 +37,51 @@ def audit_command(folder: Path, json_target: str | None) -> None:
 
 
 def _show(result: "Audit") -> None:
-    from rich.table import Table
-
     from bloodedge.console import console
+    from bloodedge.tables import print_table
 
-    out = console()
-    out.print(
+    console().print(
         f"[bold]{result.cells}[/] cells ({result.unique_cells} unique) of [bold]{len(result.subjects)}[/] subjects in "
         f"[bold]{len(result.groups)}[/] groups" + ("; drawn by the simulated microscope" if result.rendered else "")
     )
-    counts = Table("", "all (blast)", "hem (normal)", title="Cells by class", title_justify="left")
-    for name, classes in {"every fold": result.classes, **result.folds}.items():
-        counts.add_row(name, str(classes["all"]), str(classes["hem"]))
-    out.print(counts)
-    people = Table("subject", "group", "folds", "all", "hem", "median area px", title="Subjects", title_justify="left")
-    for row in result.subjects:
-        merged = row.group if row.group != row.subject else ""
-        area = f"{row.median_area_px:.0f}"
-        people.add_row(row.subject, merged, ", ".join(row.folds), str(row.all or ""), str(row.hem or ""), area)
-    out.print(people)
+    counts = {"every fold": result.classes, **result.folds}
+    rows = [(name, str(classes["all"]), str(classes["hem"])) for name, classes in counts.items()]
+    print_table(("", "all (blast)", "hem (normal)"), rows, title="Cells by class")
+    people = [
+        (
+            row.subject,
+            row.group if row.group != row.subject else "",
+            ", ".join(row.folds),
+            str(row.all or ""),
+            str(row.hem or ""),
+            f"{row.median_area_px:.0f}",
+        )
+        for row in result.subjects
+    ]
+    columns = ("subject", "group", "folds", "all", "hem", "median area px")
+    print_table(columns, people, title="Subjects", left=columns[:3])
     _show_faults(result)
 
 
 def _show_faults(result: "Audit") -> None:
-    from rich.table import Table
-
-    from bloodedge.console import console
+    from bloodedge.console import console, plain
 
     out = console()
     out.print(
-        f"[bold]{len(result.duplicates)}[/] pictures stand more than once: {result.across_subjects} under more than "
+        f"\n[bold]{len(result.duplicates)}[/] pictures stand more than once: {result.across_subjects} under more than "
         f"one subject, {result.across_folds} in more than one fold, {result.across_classes} under both classes."
     )
-    if result.duplicates:
-        table = Table("same picture", "subjects", "folds", "identical")
-        for same in result.duplicates:
-            kind = "bytes" if same.bytes_identical else "pixels"
-            table.add_row("\n".join(same.files), ", ".join(same.subjects), ", ".join(same.folds), kind)
-        out.print(table)
+    for same in result.duplicates:
+        kind = "the same bytes" if same.bytes_identical else "the same pixels"
+        whose = ", ".join(filter(None, same.subjects)) or "subject not known"
+        out.print(plain(", ".join(filter(None, [whose, *same.folds, kind]))), style="bold")
+        for name in same.files:
+            out.print(plain(f"  {name}"), soft_wrap=True)
     merged = [" + ".join(subjects) for subjects in result.groups.values() if len(subjects) > 1]
     if merged:
-        out.print(f"Subjects that share pictures and count as one group: [bold]{'; '.join(merged)}[/]")
+        out.print(plain(f"Subjects that share pictures and count as one group: {'; '.join(merged)}"))
     for name, reason in result.unreadable.items():
-        out.print(f"[bold]unreadable[/] {name}: {reason}", soft_wrap=True)
+        out.print(plain(f"unreadable {name}: {reason}"), soft_wrap=True)
     out.print("Unreadable images: " + (str(len(result.unreadable)) if result.unreadable else "none"))
     if result.without_subject:
         out.print(f"{result.without_subject} cells do not say whose they are (expected UID_<subject>_...).")

@@ -7,7 +7,7 @@ with or without the fold folders; names are compared without case. ``all`` is a 
 import hashlib
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,16 +18,23 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.likeness import cell_hash
+from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.text import as_text
 
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+SubjectRule = Callable[[str], str]
+"""Gives the subject of a cell whose name does not say it, from its path inside the data folder; empty: not known."""
+
+UNNAMED = "unnamed"
+"""Stands for whoever the cells are of that do not say whose they are."""
+ONE_PERSON = "ONE PERSON"
+MOST_UNREADABLE = 0.1
 
 CLASS_FOLDERS = {"hem": 0, "all": 1}
 CLASS_NAMES = ("hem", "all")
-IMAGE_SUFFIXES = {".bmp", ".png", ".jpg", ".jpeg", ".webp"}
 RENDERED_MARK = "RENDERED.txt"
 _NAME = re.compile(r"uid_(?P<subject>[^_]+)_(?P<image>[^_]+)_(?P<cell>[^_]+)_(?P<label>all|hem)", re.IGNORECASE)
 _FOLD = re.compile(r"fold_\w+", re.IGNORECASE)
@@ -99,7 +106,43 @@ def digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
-def read_dataset(root: Path, progress: Progress | None = None) -> Dataset:
+def owners(cells: Iterable[CellFile]) -> list[str]:
+    """Whose each cell is; UNNAMED where that is not known."""
+    return [cell.subject or UNNAMED for cell in cells]
+
+
+def subject_pattern(rule: str) -> SubjectRule:
+    """The rule that a subject is what the first group of a regular expression finds in a cell's path.
+
+    Raises UsageError when it is no regular expression with a group.
+    """
+    try:
+        pattern = re.compile(rule)
+    except re.error as error:
+        raise UsageError(f'The subject rule "{rule}" is no regular expression ({error}).') from error
+    if not pattern.groups:
+        raise UsageError(f'The subject rule "{rule}" needs a group in brackets, such as "(patient[0-9]+)".')
+
+    def subject(name: str) -> str:
+        match = pattern.search(name)
+        return (match[1] or "").upper() if match else ""
+
+    return subject
+
+
+def check_readable(dataset: Dataset, *, allow: bool) -> None:
+    """Raise UsageError when more than a tenth of the pictures cannot be used, unless that is allowed."""
+    total = len(dataset.cells) + len(dataset.unreadable)
+    if allow or len(dataset.unreadable) <= MOST_UNREADABLE * total:
+        return
+    first, reason = next(iter(dataset.unreadable.items()))
+    raise UsageError(
+        f"{len(dataset.unreadable)} of the {total} pictures under {dataset.root} cannot be used; the first, {first}: "
+        f"{reason} Mend or remove them, or use the others with --allow-unreadable."
+    )
+
+
+def read_dataset(root: Path, progress: Progress | None = None, subject_rule: SubjectRule | None = None) -> Dataset:
     """Read and check every image under ``root``.
 
     Raises UsageError when the folder is missing or holds no ``all`` or ``hem`` folder with a readable image.
@@ -114,16 +157,15 @@ def read_dataset(root: Path, progress: Progress | None = None) -> Dataset:
         )
     unreadable: dict[str, str] = {}
     cells = []
-    for path, result in zip(paths, in_threads(lambda p: _read_cell(root, p), paths, progress), strict=True):
+    found = in_threads(lambda path: _read_cell(root, path, subject_rule), paths, progress)
+    for path, result in zip(paths, found, strict=True):
         if isinstance(result, CellFile):
             cells.append(result)
         else:
-            unreadable[path.relative_to(root).as_posix()] = result
+            unreadable[as_text(path.relative_to(root).as_posix())] = as_text(result)
     if not cells:
         name, reason = next(iter(unreadable.items()))
         raise UsageError(f"None of the {len(paths)} images under {root} can be used; the first, {name}: {reason}")
-    cells, odd = _one_size(cells)
-    unreadable.update(odd)
     cells.sort(key=lambda c: c.name)
     rendered = (root / RENDERED_MARK).is_file()
     return Dataset(root, tuple(cells), dict(sorted(unreadable.items())), rendered, _merge_subjects(cells))
@@ -143,24 +185,26 @@ def _image_paths(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _read_cell(root: Path, path: Path) -> CellFile | str:
+def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> CellFile | str:
     """The cell, or the sentence that says why it cannot be used."""
-    name = path.relative_to(root)
+    relative = path.relative_to(root)
+    name = as_text(relative.as_posix())
     try:
         image = read_image(path)
         cell = cell_on_black(image)
     except BloodedgeError as error:
-        return str(error)
+        return str(error).replace(as_text(path), "The picture")
     label = CLASS_FOLDERS[path.parent.name.lower()]
     match = _NAME.fullmatch(path.stem)
     if match and CLASS_FOLDERS[match["label"].lower()] != label:
-        return f"{path} lies in {path.parent.name}/ but its name says {match['label']}; move or rename it."
-    fold = next((part.lower() for part in name.parts if _FOLD.fullmatch(part)), "")
+        return f"It lies in {path.parent.name}/ but its name says {match['label']}; move or rename it."
+    subject = as_text(match["subject"]).upper() if match else subject_rule(name) if subject_rule else ""
+    fold = next((part.lower() for part in relative.parts if _FOLD.fullmatch(part)), "")
     return CellFile(
-        name=name.as_posix(),
+        name=name,
         path=path,
         label=label,
-        subject=match["subject"].upper() if match else "",
+        subject=subject,
         fold=fold,
         bytes_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         pixels_digest=hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest(),
@@ -170,19 +214,6 @@ def _read_cell(root: Path, path: Path) -> CellFile | str:
         brightness=float(np.mean(cv2.mean(image, cell.mask)[:3])),
         look=cell_hash(cell),
     )
-
-
-def _one_size(cells: list[CellFile]) -> tuple[list[CellFile], dict[str, str]]:
-    """Cells of the commonest image size, and what is wrong with the others: their scale cannot be known."""
-    sizes = Counter((c.width_px, c.height_px) for c in cells)
-    width, height = sizes.most_common(1)[0][0]
-    odd = {
-        c.name: f"{c.path} is {c.width_px}x{c.height_px} pixels where the others have {width}x{height}, "
-        "so its scale is unknown; export it again at the data set's size."
-        for c in cells
-        if (c.width_px, c.height_px) != (width, height)
-    }
-    return [c for c in cells if c.name not in odd], odd
 
 
 def _merge_subjects(cells: Sequence[CellFile]) -> dict[str, str]:

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile, Progress, in_threads
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, in_threads
 from bloodedge.decision import calibrated, require_probabilities
 from bloodedge.errors import UsageError
 from bloodedge.imaging import (

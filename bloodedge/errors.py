@@ -8,11 +8,17 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
+from bloodedge.text import as_text
+
 
 class BloodedgeError(Exception):
     """Something failed and the message says what to do about it (exit code 1)."""
 
     exit_code = 1
+
+    def __init__(self, sentence: str = "") -> None:
+        """The sentence may hold a file's name as the system gives it; what is kept of it can be stored and sent."""
+        super().__init__(as_text(sentence))
 
 
 class UsageError(BloodedgeError):

@@ -1,16 +1,18 @@
-"""Writing so that a file is either the old one or the whole new one, whatever happens in between."""
+"""Reading what people edit, and writing so that a file is either the old one or the whole new one."""
 
+import codecs
 import errno
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bloodedge.errors import UsageError, disk_errors, user_name
+from bloodedge.text import as_text
 
 
 def fsync_folder(folder: Path) -> None:
@@ -63,8 +65,8 @@ def write_bytes(path: Path, data: bytes, mode: int | None = None) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` with UTF-8 ``text``, whole or not at all."""
-    write_bytes(path, text.encode())
+    """Replace ``path`` with ``text`` in UTF-8, whole or not at all; for names in it see ``as_text``."""
+    write_bytes(path, as_text(text).encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -98,6 +100,56 @@ def folder_beside(final: Path) -> Iterator[Path]:
             fsync_folder(final.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def require_free(folder: Path, names: Iterable[str]) -> None:
+    """UsageError where something lies in ``folder`` under one of the names that a command is about to write."""
+    there = next((name for name in names if os.path.lexists(folder / name)), None)
+    if there is not None:
+        raise UsageError(
+            f"{folder} holds {there}, which was not made by this command; choose another folder with --out."
+        )
+
+
+def require_apart(folder: Path, inputs: Iterable[Path], option: str) -> None:
+    """UsageError where a folder for pictures is one that an input lies in: a picture could take an input's place."""
+    if folder.resolve() in {path.resolve().parent for path in inputs}:
+        raise UsageError(f"{option} {folder} holds the images themselves, which could be overwritten; choose another.")
+
+
+SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
+"""Of the files that SQLite keeps beside a database."""
+
+
+def make_private(database: Path) -> None:
+    """Keep a SQLite database from everybody but its user (0600), making an empty one where there is none.
+
+    SQLite gives the files that it makes beside it the same permissions. What cannot be changed is left to SQLite, which
+    says better what is wrong.
+    """
+    with suppress(OSError):
+        database.touch(0o600)
+        for path in (database, *(database.with_name(database.name + ending) for ending in SQLITE_ENDINGS)):
+            if path.exists():
+                path.chmod(0o600)
+
+
+MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+"""Byte-order marks, which editors and shells, above all of Windows, put before a text, and what follows them."""
+
+
+def read_edited(path: Path) -> bytes:
+    """A file that people edit, as it is, but for a byte-order mark: what follows one is given in UTF-8, without it."""
+    data = path.read_bytes()
+    for mark, encoding in MARKS.items():
+        if data.startswith(mark):
+            return data.removeprefix(mark).decode(encoding, "replace").encode()
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A text file that people edit, with or without a byte-order mark; UnicodeDecodeError when it is no UTF-8."""
+    return read_edited(path).decode()
 
 
 def sha256(path: Path) -> str:

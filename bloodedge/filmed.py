@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile, Progress, in_threads
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, in_threads
 from bloodedge.decision import Thresholds, decide
 from bloodedge.domain import Domain, camera_scale, describe, in_a_field
 from bloodedge.imaging import ImagingSpec, cell_on_black, network_input, read_image

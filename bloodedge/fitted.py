@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -81,6 +81,25 @@ def _digests(cells: Sequence[CellFile]) -> Bytes:
 
 def _hashes(cells: Sequence[CellFile]) -> Bytes:
     return np.frombuffer(b"".join(cell.look for cell in cells), np.uint8).reshape(-1, HASH_BYTES)
+
+
+def held_out(
+    parts: dict[str, list[CellFile]], fitted: FittedPictures, say: Callable[[str], None] = lambda _: None
+) -> dict[str, list[CellFile]]:
+    """A split's parts without the held-out pictures of cells that were fitted to: data sets hold some cells twice.
+
+    ``say`` is told which they are.
+    """
+    kept = dict(parts)
+    for name in parts.keys() - set(FITTED_PARTS):
+        same, like = fitted.copies(parts[name])
+        kept[name] = [cell for cell in parts[name] if cell.name not in same | like]
+        if same or like:
+            say(
+                f"left out {len(same | like)} of {len(parts[name])} {name} cells, for training pictures show the same "
+                f"cells: {', '.join(sorted(same | like))}"
+            )
+    return kept
 
 
 def read_fitted_of_run(run: Path, record: RunRecord) -> FittedPictures | None:

@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 
 INT8_FLAGS = (
@@ -12,6 +13,9 @@ INT8_FLAGS = (
 )
 """Instruction sets that int8 kernels are chosen by, as Linux names them: x86's, then ARM's."""
 
+EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+"""No machine ran this program before: an earlier time is that of a clock that nobody had set."""
+
 CPU_SENSORS = re.compile("cpu|x86_pkg_temp|coretemp|k10temp|zenpower|^soc", re.IGNORECASE)
 """How kernels name the processor's own sensor, among those of disks, batteries and radios."""
 
@@ -19,11 +23,11 @@ CPU_SENSORS = re.compile("cpu|x86_pkg_temp|coretemp|k10temp|zenpower|^soc", re.I
 def hardware_name() -> str:
     """The board's or the processor's name."""
     try:
-        return Path("/proc/device-tree/model").read_text().strip("\0\n ")
+        return Path("/proc/device-tree/model").read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
         pass
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
@@ -32,7 +36,7 @@ def hardware_name() -> str:
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
     """Those of INT8_FLAGS that this processor has; none where the system does not tell."""
     try:
-        lines = cpuinfo.read_text().splitlines()
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     has = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}

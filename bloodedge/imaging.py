@@ -19,6 +19,7 @@ from pydantic import Field
 from bloodedge.config import Strict
 from bloodedge.denoise import denoise
 from bloodedge.errors import BloodedgeError
+from bloodedge.pictures import is_truncated, tiff_pages
 from bloodedge.restain import SOURCE_LIGHT, Light, StainBasis, densities, fit_stain, restained
 from bloodedge.stain import density_table
 
@@ -88,41 +89,74 @@ def as_image(array: NDArray[Any]) -> Image:
 
 
 def read_image(path: Path) -> Image:
-    """An 8-bit colour image file as uint8 (H, W, 3) BGR.
+    """A colour image file as uint8 (H, W, 3) BGR; see decode_image for what becomes of alpha and of 16 bits.
 
-    Raises BloodedgeError when the file is missing, truncated, grey, 16-bit or of an impossible size.
+    Raises BloodedgeError when the file is missing, truncated, grey, of several pictures or of an impossible size.
     """
+    return decode_image(_read(path), str(path))
+
+
+def read_images(path: Path) -> list[Image]:
+    """Every picture of a file, as read_image gives the one; a TIFF file may hold many. Raises as read_image."""
+    data, name = _read(path), str(path)
+    if len(tiff_pages(data)) < 2:
+        return [decode_image(data, name)]
+    _check_file(data, name)
+    _, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if len(pages) != len(tiff_pages(data)):
+        raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+    return [_decoded(page, f"{name}, page {number}") for number, page in enumerate(pages, 1)]
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BloodedgeError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
-    return decode_image(data, str(path))
 
 
 def decode_image(data: bytes, name: str) -> Image:
-    """Encoded image bytes as uint8 (H, W, 3) BGR; ``name`` is used in errors. Raises BloodedgeError as read_image."""
-    if not data:
-        raise BloodedgeError(f"{name} is empty; copy it again from its source.")
+    """Encoded image bytes as uint8 (H, W, 3) BGR; ``name`` is used in errors. Raises BloodedgeError as read_image.
+
+    Transparent pixels become black. 16-bit values are divided by 257, so that 65535 becomes 255; where none is above
+    4095, as cameras of 12 bits store them, by 16.
+    """
+    _check_file(data, name)
+    pages = len(tiff_pages(data))
+    if pages > 1:
+        raise BloodedgeError(f"{name} holds {pages} pictures; save each as a file of its own.")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         image = None
-    if image is None or _is_truncated(data):
+    if image is None:
         raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
-    return colour_8bit(image, name)
+    return _decoded(image, name)
 
 
-def _is_truncated(data: bytes) -> bool:
-    """Whether a file ends before its format says it does: OpenCV fills the missing rows with grey and says nothing."""
-    if data[:2] == b"BM":
-        return len(data) < int.from_bytes(data[2:6], "little")
-    if data[:2] == b"\xff\xd8":
-        return b"\xff\xd9" not in data[-64:]
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return b"IEND" not in data[-16:]
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return len(data) < int.from_bytes(data[4:8], "little") + 8
-    return False
+def _check_file(data: bytes, name: str) -> None:
+    """Raise BloodedgeError for what OpenCV would read wrongly without a word."""
+    if not data:
+        raise BloodedgeError(f"{name} is empty; copy it again from its source.")
+    if is_truncated(data):
+        raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+    if any(page.lab for page in tiff_pages(data)):
+        raise BloodedgeError(f"{name} stores its colours as CIELAB; save it as RGB.")
+
+
+HALF_OPAQUE = 128
+TWELVE_BITS = 4095
+
+
+def _decoded(image: NDArray[np.generic], name: str) -> Image:
+    """What OpenCV read of a file as 8-bit colour, as decode_image says; raises BloodedgeError as colour_8bit."""
+    if image.dtype == np.uint16:
+        deep = np.asarray(image, np.uint16)
+        image = as_image(deep // (16 if int(deep.max(initial=0)) <= TWELVE_BITS else 257))
+    bgr = colour_8bit(image, name)
+    if image.shape[2] == 4:
+        bgr[as_image(image[:, :, 3]) < HALF_OPAQUE] = 0
+    return bgr
 
 
 def colour_8bit(image: NDArray[np.generic], name: str) -> Image:
@@ -140,20 +174,61 @@ def colour_8bit(image: NDArray[np.generic], name: str) -> Image:
     return as_image(np.ascontiguousarray(image[:, :, :3]))
 
 
-def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
-    """The cell of a crop that was already cut out onto black, as C-NMC's are: its largest lit part, holes filled.
+EVEN_BORDER = 0.8
+"""A cell that was cut out has its background's colour along at least so much of the crop's border, or lies on black."""
+CLIPPED_BORDER = 0.4
+"""A part that touches all four borders along more of them than this is no whole cell. A cell that was cropped closely
+touches them along less."""
+NOT_ONE_CELL = (
+    "It shows no single cell cut out onto an even background; cells of a whole field are found with: "
+    "bloodedge find IMAGE"
+)
 
-    bgr: uint8 (h, w, 3). Raises BloodedgeError when nothing in the crop is lit.
+
+def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
+    """The cell of a crop that was already cut out: its largest part that is not background, holes filled.
+
+    A part of more than half its area beside it says that the crop holds several.
+
+    bgr: uint8 (h, w, 3), onto black as C-NMC's are, or onto another even colour, which the border tells. Raises
+    BloodedgeError when nothing in the crop stands out, or when it is a whole field or a piece of one.
     """
-    blue, green, red = cv2.split(bgr)
+    blue, green, red = cv2.split(as_image(bgr if _on_black(bgr) else cv2.absdiff(bgr, _background(bgr))))
     _, lit = cv2.threshold(cv2.max(cv2.max(blue, green), red), BACKGROUND_LEVEL, 255, cv2.THRESH_BINARY)
     contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
-        raise BloodedgeError("The image holds no cell: it is black everywhere; remove it from the folder.")
+        raise BloodedgeError("The image holds no cell: it has one colour everywhere; remove it from the folder.")
+    areas = [cv2.contourArea(contour) for contour in contours]
+    largest = int(np.argmax(areas))
+    if any(area > areas[largest] / 2 for i, area in enumerate(areas) if i != largest):
+        raise BloodedgeError(NOT_ONE_CELL)
     mask = np.zeros(lit.shape, np.uint8)
-    largest = max(range(len(contours)), key=lambda i: cv2.contourArea(contours[i]))
     cv2.drawContours(mask, contours, largest, 255, cv2.FILLED)
+    sides = mask[0], mask[-1], mask[:, 0], mask[:, -1]
+    if all(side.any() for side in sides) and np.count_nonzero(border(mask)) > CLIPPED_BORDER * len(border(mask)):
+        raise BloodedgeError(NOT_ONE_CELL)
     return Cell(bgr, mask, um_per_px)
+
+
+def border(image: Image) -> Image:
+    """The outermost pixels of an image (H, W) or (H, W, C), in a row: (N,) or (N, C)."""
+    return np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
+
+
+def _on_black(bgr: Image) -> bool:
+    """Whether most of the border is black."""
+    brightest = border(bgr).max(axis=1)
+    return 2 * int(np.count_nonzero(brightest <= BACKGROUND_LEVEL)) > len(brightest)
+
+
+def _background(bgr: Image) -> Image:
+    """An image like ``bgr`` of the colour that its border has; raises BloodedgeError where that is not even."""
+    edge = border(bgr)
+    colour = np.sort(edge, axis=0)[len(edge) // 2]
+    even = (cv2.absdiff(edge, np.broadcast_to(colour, edge.shape)) <= BACKGROUND_LEVEL).all(axis=1)
+    if np.count_nonzero(even) < EVEN_BORDER * len(edge):
+        raise BloodedgeError(NOT_ONE_CELL)
+    return as_image(np.broadcast_to(colour, bgr.shape))
 
 
 def network_input(cell: Cell, spec: ImagingSpec) -> Image:

@@ -1,11 +1,13 @@
 """``bloodedge keys``, ``sign`` and ``verify``: who made a bundle, and whom a board believes."""
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bloodedge.errors import UsageError, quoted, unreadable
+from bloodedge.errors import BloodedgeError, UsageError, quoted, unreadable
+from bloodedge.files import read_edited
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,6 +17,13 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 trust_option = click.option(
     "--trust", "store", type=FOLDER, required=True, metavar="FOLDER", help="The folder of trusted public keys."
+)
+default_trust_option = click.option(
+    "--trust",
+    "store",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="The folder of trusted public keys; default: the one that a board's settings name, else that of its results.",
 )
 password_option = click.option(
     "--password-file", type=FILE, metavar="FILE", help="A file whose first line is the private key's password."
@@ -104,11 +113,12 @@ def revoke_key(key_id: str, store: Path, reason: str) -> None:
 
 
 @keys.command("list")
-@trust_option
-def list_keys(store: Path) -> None:
+@default_trust_option
+def list_keys(store: Path | None) -> None:
     """The keys of a trust store."""
     from bloodedge.signing.trust import TrustStore
 
+    store = store or _of_the_device("default_trust")()
     there = TrustStore.read(store)
     if not there.keys and not there.revoked:
         click.echo(f"No key is trusted in {store}; add one with: bloodedge keys trust NAME.pub --trust {quoted(store)}")
@@ -135,18 +145,27 @@ def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@trust_option
-def verify(bundle: Path, store: Path) -> None:
-    """Say who signed BUNDLE, or why it is not to be trusted (exit code 1)."""
+@default_trust_option
+def verify(bundle: Path, store: Path | None) -> None:
+    """Say who signed BUNDLE, or that it came with this installation, or why it is not to be trusted (exit code 1)."""
     from bloodedge.bundle import Bundle
     from bloodedge.signing import TrustStore, verify_bundle
 
     with Bundle(bundle) as opened:
-        signer = verify_bundle(opened, TrustStore.read(store))
-        name, serial = opened.manifest.name, opened.manifest.serial
-    click.echo(
-        f'"{name}" (serial {serial}) is as {signer.name} ({signer.key_id}) signed it, {signer.signed_at:%F %R} UTC.'
-    )
+        what = f'"{opened.manifest.name}" (serial {opened.manifest.serial})'
+        if opened.signature() is None and _of_the_device("came_with_installation")(opened):
+            opened.verify()
+            if unlisted := opened.unlisted():
+                raise BloodedgeError(f"{bundle} holds {unlisted[0]}, which was not released with it; copy it again.")
+            click.echo(f"{what} is as it was released with this installation, which boards run without a signature.")
+            return
+        signer = verify_bundle(opened, TrustStore.read(store or _of_the_device("default_trust")()))
+    click.echo(f"{what} is as {signer.name} ({signer.key_id}) signed it, {signer.signed_at:%F %R} UTC.")
+
+
+def _of_the_device(name: str) -> Any:
+    """A function of the device's settings, looked up by its name as commands are: the core imports no stage."""
+    return getattr(importlib.import_module("bloodedge_device.settings"), name)
 
 
 def _key_in_use(path: Path, password_file: Path | None) -> "Ed25519PrivateKey":
@@ -171,7 +190,7 @@ def _password(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        password = path.read_bytes().splitlines()[0].strip()
+        password = read_edited(path).splitlines()[0].strip()
     except OSError as error:
         raise UsageError(unreadable(path, error)) from error
     except IndexError:

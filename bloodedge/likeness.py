@@ -41,7 +41,7 @@ def cell_hash(cell: Cell) -> bytes:
     ninths = cv2.resize(mask.astype(np.float32), (3, 3), interpolation=cv2.INTER_AREA).ravel()
     proportions = 128 + 128 * np.log2(width / height)
     outline = np.array([proportions, *ninths[:4], *ninths[5:]])
-    return np.packbits(signs).tobytes() + np.rint(outline.clip(0, 255)).astype(np.uint8).tobytes()
+    return bytes(np.packbits(signs)) + bytes(np.rint(outline.clip(0, 255)).astype(np.uint8))
 
 
 def alike(hashes: Bytes, others: Bytes) -> NDArray[np.bool_]:

@@ -6,11 +6,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from bloodedge.config import Strict
+from bloodedge.config import FileName, Strict
 from bloodedge.decision import LABELS, Thresholds
 from bloodedge.domain import Domain
 from bloodedge.errors import BloodedgeError, UsageError, quoted
-from bloodedge.files import write_text
+from bloodedge.files import read_edited, write_text
 from bloodedge.imaging import ImagingSpec
 from bloodedge.prevalence import Rates
 from bloodedge.reference import Reference
@@ -121,7 +121,7 @@ class SplitRecord(Strict):
 class DataRecord(Strict):
     """The data a run was fitted to."""
 
-    root: str
+    root: FileName
     """Where it lay; ``convert`` and ``evaluate`` take another place as an argument."""
     fingerprint: str
     """SHA-256 over the sorted (name, file digest) of every cell."""
@@ -142,7 +142,7 @@ class RunRecord(Strict):
     """``run.json``: how a model came to be."""
 
     schema_version: Literal[1] = RUN_SCHEMA
-    name: str
+    name: FileName
     created: str
     bloodedge: str
     model: str
@@ -150,8 +150,8 @@ class RunRecord(Strict):
     labels: list[str]
     macs: int | None = None
     """Multiply-accumulates of one image."""
-    weights: str
-    teachers: list[str] = Field(default_factory=list)
+    weights: FileName
+    teachers: list[FileName] = Field(default_factory=list)
     """Run folders that this network was distilled from."""
     recipe: dict[str, Any]
     imaging: ImagingSpec
@@ -252,7 +252,7 @@ class Golden(Strict):
 class Provenance(Strict):
     """Where the bundle comes from."""
 
-    run: str
+    run: FileName
     model: str
     parameters: int
     recipe: dict[str, Any]
@@ -273,7 +273,7 @@ class Manifest(Strict):
     schema_version: Literal[1] = BUNDLE_SCHEMA
     serial: int = Field(ge=0)
     """Seconds since 1970 at conversion: a later conversion has the larger serial."""
-    name: str
+    name: FileName
     labels: list[str]
     input: InputSpec
     imaging: ImagingSpec
@@ -329,7 +329,7 @@ def read_run(run: Path) -> RunRecord:
     path = run / "run.json"
     if not path.is_file():
         raise UsageError(f"{run} is not a finished run folder (no run.json); make one with: bloodedge train")
-    return parse_record(RunRecord, path.read_bytes(), str(path))
+    return parse_record(RunRecord, read_edited(path), str(path))
 
 
 def read_metrics(run: Path) -> RunMetrics:
@@ -339,7 +339,7 @@ def read_metrics(run: Path) -> RunMetrics:
         raise UsageError(
             f"{run} has no metrics.json; finish it with: bloodedge train DATA --out {quoted(run)} --resume"
         )
-    return parse_record(RunMetrics, path.read_bytes(), str(path))
+    return parse_record(RunMetrics, read_edited(path), str(path))
 
 
 def write_record(path: Path, record: Strict) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.errors import UsageError
+from bloodedge.installation import install_hint
 from bloodedge.manifest import Artifact
 
 if TYPE_CHECKING:
@@ -72,6 +73,4 @@ def load_bytes(engine: str, model: bytes, weights: bytes | None, threads: int, o
 def require(engine: str) -> None:
     """Raise UsageError, naming the extra to install, when an engine's runtime is missing."""
     if not installed(engine):
-        raise UsageError(
-            f"The {engine} engine is not installed here; install it with: pip install 'bloodedge[{EXTRA[engine]}]'"
-        )
+        raise UsageError(f"The {engine} engine is not installed here; {install_hint(EXTRA[engine])}")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.installation import install_hint, pip
 
 BATCH = 64
 ON_GPU, ON_CPU = ("jax", "torch", "tensorflow"), ("tensorflow", "torch", "jax")
@@ -24,14 +25,14 @@ BACKEND_PACKAGES = {"jax": ("jax",), "torch": ("torch",), "tensorflow": ("tensor
 def load_keras() -> str:
     """Import Keras on the back end that KERAS_BACKEND names, or else on the best one installed; returns its name."""
     if importlib.util.find_spec("keras") is None:
-        raise UsageError("Keras is not installed here; install it with: pip install 'bloodedge[train]'")
+        raise UsageError(f"Keras is not installed here; {install_hint('train')}")
     order = ON_GPU if Path("/dev/nvidia0").exists() else ON_CPU
     installed = [name for name in order if importlib.util.find_spec(name) is not None]
     named = os.environ.get("KERAS_BACKEND")
     if named and named not in installed:
         raise UsageError(f"KERAS_BACKEND is {named}, which is not installed here; unset it or install {named}.")
     if not installed:
-        raise UsageError("Keras needs jax, tensorflow or torch; install one, for instance: pip install jax")
+        raise UsageError(f"Keras needs jax, tensorflow or torch; install one, for instance: {pip()} install jax")
     os.environ["KERAS_BACKEND"] = named or installed[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only
     with _quiet():

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, f
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors, unreadable
-from bloodedge.files import fsync_folder, write_text
+from bloodedge.files import fsync_folder, read_edited, write_text
 from bloodedge.signing.canonical import statement
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def read_public_key(path: Path) -> PublicKey:
     try:
         if path.stat().st_size > LARGEST_KEY_FILE:
             raise BloodedgeError(f"{path} is no public key (too large); give a .pub file of: bloodedge keys new")
-        return PublicKey.model_validate_json(path.read_bytes())
+        return PublicKey.model_validate_json(read_edited(path))
     except OSError as error:
         raise UsageError(unreadable(path, error)) from error
     except ValidationError as error:
@@ -186,7 +186,7 @@ def read_private_key(path: Path, password: bytes | None = None) -> "Ed25519Priva
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        key = load_pem_private_key(path.read_bytes(), password)
+        key = load_pem_private_key(read_edited(path), password)
     except OSError as error:
         raise UsageError(unreadable(path, error)) from error
     except TypeError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,6 +125,10 @@ def _check_contents(bundle: Bundle, signature: Signature) -> None:
         raise Untrusted("changed", str(error)) from error
 
 
+def _is_zip(path: Path) -> bool:
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
 def sign_bundle(
     path: Path, private_key: "Ed25519PrivateKey", out: Path | None = None, when: datetime | None = None
 ) -> Signature:
@@ -133,6 +138,8 @@ def sign_bundle(
     """
     if out is not None and path.is_dir():
         raise UsageError(f"{path} is a folder, which is signed in place; leave --out away.")
+    if out is not None and out.exists() and not _is_zip(out):
+        raise UsageError(f"{out} exists and is no bundle; choose another name for the signed copy.")
     with Bundle(path) as bundle:
         if unlisted := bundle.unlisted():
             raise BloodedgeError(f"{path} holds {unlisted[0]}, which its manifest does not list; remove it first.")

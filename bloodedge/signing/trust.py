@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, unreadable
-from bloodedge.files import file_mode, write_text
+from bloodedge.files import file_mode, read_edited, write_text
 from bloodedge.signing.keys import PublicKey, read_public_key, write_public_key
 
 REVOKED = "revoked.json"
@@ -135,7 +135,7 @@ def _closed(path: Path, error: PermissionError) -> str:
 def _read_revoked(folder: Path) -> Revoked:
     path = folder / REVOKED
     try:
-        return Revoked.model_validate_json(path.read_bytes())
+        return Revoked.model_validate_json(read_edited(path))
     except FileNotFoundError:
         return Revoked()
     except PermissionError as error:

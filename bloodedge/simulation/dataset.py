@@ -7,9 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, Progress, in_threads
+from bloodedge.console import Progress
+from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, in_threads
 from bloodedge.decision import LABELS
-from bloodedge.errors import BloodedgeError
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, Image, ImagingSpec, network_input
 from bloodedge.simulation.cells import white_cell
@@ -71,10 +72,13 @@ def write_dataset(
     """Write a data set in C-NMC's layout: half of the subjects healthy (``H1``...), half patients (``1``...).
 
     Each subject has its own SubjectStyle; the folds hold whole subjects. ``progress(done, total)`` is called after each
-    cell. The folder appears whole or not at all, and replaces an earlier one.
+    cell. The folder appears whole or not at all, and replaces an earlier one. Raises UsageError when it holds anything
+    else.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RENDERED_MARK).is_file():
+        raise UsageError(f"{folder} holds files that were not drawn here; choose another folder.")
     with folder_beside(folder) as unfinished:
-        (unfinished / RENDERED_MARK).write_text(_MARKER_TEXT)
+        (unfinished / RENDERED_MARK).write_text(_MARKER_TEXT, encoding="utf-8")
         drawings = []
         for subject in range(subjects):
             number, label, word = subject // 2 + 1, LABELS[subject % 2], CLASS_NAMES[subject % 2]

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile, Progress, inputs, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, inputs, owners, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.filmed import Filmed, film
-from bloodedge.fitted import FittedPictures
+from bloodedge.fitted import FittedPictures, held_out
 from bloodedge.manifest import RunRecord
 from bloodedge.split import SplitSpec, recall
+from bloodedge.text import as_path
 from bloodedge_convert.calibration import choose_cells, full_range
 from bloodedge_convert.job import Report
 from bloodedge_convert.reference import Look, look
@@ -39,8 +41,8 @@ class Part:
 
     @property
     def subjects(self) -> list[str]:
-        """Whose they are; a cell of nobody known is a subject of its own."""
-        return [cell.subject or cell.name for cell in self.cells]
+        """Whose they are."""
+        return owners(self.cells)
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,17 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
 
     Raises UsageError when the data are not there or not the same.
     """
-    root = data or Path(record.data.root)
+    root = data or as_path(record.data.root)
     if not root.is_dir() and data is None:
         raise UsageError(f"The run's data are no longer at {root}; give the folder: bloodedge convert RUN DATA ...")
     dataset = read_dataset(root, _step(report, "Reading cells"))
     if dataset.fingerprint != record.data.fingerprint:
         raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
     parts = recall(dataset, record.split, SplitSpec.model_validate(record.recipe.get("split", {})))
+
+    fitted = FittedPictures.of(parts)
+    if not record.split.leaky:
+        parts = held_out(parts, fitted)
 
     def part(cells: list[CellFile], what: str) -> Part:
         return Part(cells, inputs(cells, record.imaging, _step(report, what)))
@@ -89,7 +95,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         filmed=film(
             parts["test"], parts["validation"], record.imaging, record.seed, _step(report, "Cells of unseen people")
         ),
-        fitted=FittedPictures.of(parts),
+        fitted=fitted,
     )
 
 

@@ -1,7 +1,5 @@
 """``bloodedge convert``: a run folder becomes a bundle."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +7,6 @@ import click
 
 if TYPE_CHECKING:
     from bloodedge_convert.convert import Converted
-    from bloodedge_convert.job import Report
 
 ENGINES = ("litert", "openvino", "onnx")
 METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat")
@@ -123,6 +120,7 @@ def convert(
     model over a limit is made again by other methods; if one is to be had by none, no bundle is written. DATA is where
     the run's data lie, if they have moved since training.
     """
+    from bloodedge.console import steps
     from bloodedge_convert.convert import Options
     from bloodedge_convert.convert import convert as run_conversion
     from bloodedge_convert.judge.gate import Limits
@@ -142,72 +140,37 @@ def convert(
         method=None if method == "auto" else method,  # type: ignore[arg-type]  # click has checked the name
         qat=qat,
     )
-    with progress() as report:
+    with steps() as report:
         converted = run_conversion(run, out, options, data, force=force, report=report)
     show(converted)
 
 
-@contextmanager
-def progress() -> Iterator["Report"]:
-    """A bar on stderr for the step at hand; yields the callback to feed it with (what, done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    from bloodedge.console import console
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                for earlier in tasks.values():
-                    bar.update(earlier, visible=False)  # type: ignore[arg-type]
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done, total=total)  # type: ignore[arg-type]
-
-        yield report
-
-
 def show(converted: "Converted") -> None:
     """The artifacts with their figures as terminal tables."""
-    from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
-    from bloodedge.console import console
+    from bloodedge.console import console, plain
+    from bloodedge.tables import print_table
+    from bloodedge.text import as_text
     from bloodedge_convert.card import FIGURES, GATE, SPEED, figure_rows, gate_rows, speed_rows
     from bloodedge_convert.ladder import attempt_line
 
     manifest, out = converted.manifest, console()
     source = manifest.provenance
-    title = f"{converted.cells} held-out cells of {converted.subjects} subjects"
+    title = Text(f"{converted.cells} held-out cells of {converted.subjects} subjects", "italic")
     if source.split.leaky:
-        title += " [bold red](leaky: cells of these subjects were seen in training)[/]"
-    speed_title = f"One cell on {source.hardware}; speed-up over float32 of the same engine"
+        title.append(" (leaky: cells of these subjects were seen in training)", "bold red")
     lost_title = "Lost against the float model on the same cells, and what the gate lets through"
-    tables = (
-        (title, FIGURES, figure_rows(manifest)),
-        (lost_title, GATE, gate_rows(manifest, converted.limits)),
-        (speed_title, SPEED, speed_rows(manifest)),
-    )
-    for heading, headers, rows in tables:
-        table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for header in headers:
-            table.add_column(header, justify="left" if header == headers[0] else "right")
-        for row in rows:
-            table.add_row(*row)
-        out.print(table)
+    speed_title = f"One cell on {source.hardware}; speed-up over float32 of the same engine"
+    print_table(FIGURES, figure_rows(manifest), title=title)
+    print_table(GATE, gate_rows(manifest, converted.limits), title=lost_title)
+    print_table(SPEED, speed_rows(manifest), title=speed_title)
+    out.print()
     for attempt in converted.attempts:
         out.print(attempt_line(attempt), soft_wrap=True)
     for kind, reason in manifest.left_out.items():
-        out.print(f"Left out: {kind.replace('/', ' ')}. {reason}", soft_wrap=True)
+        out.print(plain(f"Left out: {kind.replace('/', ' ')}. {reason}"), soft_wrap=True)
     for note in converted.notes:
-        out.print(f"[bold]{escape(note)}[/]", soft_wrap=True)
+        out.print(plain(note), style="bold", soft_wrap=True)
     out.print(f"int8 ranges were measured on {source.calibration_cells} cells of training groups.")
-    out.print(f"Bundle: [bold]{converted.path}[/] (serial {manifest.serial})", soft_wrap=True)
+    out.print(plain(f"Bundle: {as_text(converted.path)} (serial {manifest.serial})"), style="bold", soft_wrap=True)

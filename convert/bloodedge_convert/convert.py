@@ -14,9 +14,10 @@ from bloodedge.decision import calibrated
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.evaluate import default_threads
-from bloodedge.files import write_beside
+from bloodedge.files import read_text, write_beside, write_text
 from bloodedge.fitted import FITTED_FILE
 from bloodedge.golden import GOLDEN_CELLS, pack_golden
+from bloodedge.installation import install_hint
 from bloodedge.manifest import Artifact, EngineName, Manifest, RunRecord, read_metrics, read_run
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert import pack
@@ -104,7 +105,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     _check(out, options, force=force)
     record, metrics = read_run(run), read_metrics(run)
     validation = metrics.parts.get("validation")
-    caveats = [] if validation is None else [admit(validation, options.limits)]
+    caveats = [] if validation is None else [admit(validation, metrics.parts["test"], options.limits)]
     tuning = options.qat or options.method == "qat"
     cells = read_cells(record, data, options.calibration_cells, tuning=tuning, report=report)
     threads = default_threads()
@@ -114,7 +115,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         job = _job(run, record, options)
         judge, trial, filmed = _run_converters(folder, job, record, cells, threads, report)
         if validation is None:  # a run of a version that did not keep these figures
-            caveats.append(admit(judge.float_model(trial), options.limits))
+            caveats.append(admit(judge.float_model(trial), judge.float_model(judge.held_out), options.limits))
         measured, attempts = _through_the_gate(job, judge, trial, options, cells)
         people = cells.filmed.reference(calibrated(filmed, record.temperature)[:, 1])
         manifest = pack.draft(out.stem, record, metrics, measured, cells, people, threads)
@@ -149,10 +150,10 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
         report("Writing the report", 1, 1)
         run_card = run / "MODEL_CARD.md"
         pack.drop_files(layout, shipped.artifacts)
-        text = card(run_card.read_text() if run_card.is_file() else "", shipped, options.limits, notes)
-        (layout / "MODEL_CARD.md").write_text(text)
-        (layout / JSON).write_text(examined.model_dump_json(indent=1))
-        (layout / HTML).write_text(page(examined))
+        own_card = read_text(run_card) if run_card.is_file() else ""
+        write_text(layout / "MODEL_CARD.md", card(own_card, shipped, options.limits, notes))
+        write_text(layout / JSON, examined.model_dump_json(indent=1))
+        write_text(layout / HTML, page(examined))
         (layout / shipped.golden.file).write_bytes(pack_golden(judge.golden.images, judge.golden.reference))
         shipped = pack.seal(layout, shipped)
         write_beside(out, lambda target: zip_folder(layout, target))
@@ -177,8 +178,7 @@ def _check(out: Path, options: Options, *, force: bool) -> None:
         for package in NEEDS[engine]:
             if importlib.util.find_spec(package) is None:
                 raise UsageError(
-                    f"Converting for {engine} needs {package}, which is not installed here; "
-                    "install it with: pip install 'bloodedge[convert]'"
+                    f"Converting for {engine} needs {package}, which is not installed here; {install_hint('convert')}"
                 )
 
 

@@ -13,7 +13,7 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.config import Strict
+from bloodedge.config import FileName, Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.manifest import EngineName, Precision
 
@@ -44,7 +44,7 @@ class Kind(Strict):
 class Job(Strict):
     """``job.json``."""
 
-    run: str
+    run: FileName
     size_px: int
     kinds: list[Kind]
     engines: list[EngineName]
@@ -123,7 +123,7 @@ def run_converters(
 def run_again(folder: Path, job: Job, report: Report) -> None:
     """Make another job's artifacts in the ``folder`` of an earlier one, from the same graphs and images."""
     for part in _parts(folder, job):
-        (folder / "job.json").write_text(part.model_dump_json())
+        (folder / "job.json").write_text(part.model_dump_json(), encoding="utf-8")
         with tempfile.TemporaryFile() as log:
             _run(folder, log, report)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile, Progress, in_threads
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, in_threads
 from bloodedge.domain import CELLS, Domain, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.restain import CELL_PIXELS, StainBasis, densities, fit_stain

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from bloodedge.decision import require_probabilities
 from bloodedge.engine import load_bytes
 from bloodedge.errors import BloodedgeError
+from bloodedge.text import as_path
 from bloodedge_convert.job import (
     CALIBRATION,
     FINE_TUNING,
@@ -84,7 +85,7 @@ class Work:
         from bloodedge.engine.keras import KerasEngine
 
         self.report("Loading the float model", 0, 1)
-        engine = KerasEngine(Path(self.job.run))
+        engine = KerasEngine(as_path(self.job.run))
         check_weights(engine.model)
         self.report("Loading the float model", 1, 1)
         return engine
@@ -134,7 +135,7 @@ class Work:
 
         images, steps = np.load(self.folder / TUNING), self.job.fine_tuning_steps
         done = finetune(self.network().model, images, self.calibration, steps, self.job.seed, told)
-        (self.folder / FINE_TUNING).write_text(done.model_dump_json())
+        (self.folder / FINE_TUNING).write_text(done.model_dump_json(), encoding="utf-8")
 
     def make(self, kind: Kind, graphs: Path) -> None:
         """Write one artifact; ``graphs``: the folder that int8 starts from."""
@@ -166,7 +167,7 @@ class Work:
             limit = self.job.max_distance
             found = find_float_layers(calibrated, plain, images, self.trial(), limit, report)
             float_layers = found.layers
-            (self.folder / MIXED).write_text(found.model_dump_json())
+            (self.folder / MIXED).write_text(found.model_dump_json(), encoding="utf-8")
         int8 = litert.quantise(calibrated, float_layers)
         target.write_bytes(correct_biases(plain, int8, images, self.steps("Correcting biases: litert int8")))
 

@@ -103,26 +103,30 @@ def run_command(
 def config_command(config: Path | None, check: bool, reference: bool, board: str | None) -> None:
     """Show the settings that a run would have.
 
-    They are the file's, the environment's, the profile's and the defaults. An environment variable stands before the
-    file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
+    They are the file's, the environment's, the profile's and the defaults. Of addresses, users, passwords and
+    parameters are left out (***).
+
+    An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
     """
     from bloodedge.config import to_toml
+    from bloodedge.console import emit_toml
     from bloodedge.errors import UsageError
+    from bloodedge.redact import redacted_values
     from bloodedge_device.settings import missing_files, read_settings
 
     if reference:
         from bloodedge_device.settings.reference import reference as written_out
 
-        click.echo(written_out(), nl=False)
+        emit_toml(written_out())
         return
     if board is not None:
         from bloodedge_device.boards import settings_text
 
-        click.echo(settings_text(board), nl=False)
+        emit_toml(settings_text(board))
         return
     settings = read_settings(config)
     if not check:
-        click.echo(to_toml(settings.model_dump(mode="json", exclude_none=True)), nl=False)
+        emit_toml(to_toml(redacted_values(settings.model_dump(mode="json", exclude_none=True))))
     elif missing := missing_files(settings):
         raise UsageError("\n  ".join(["The settings name what is not there:", *missing]))
     else:

@@ -11,8 +11,10 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from bloodedge.decision import Reason
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image
+from bloodedge.text import is_one_line, shown
 from bloodedge_device.beginnings import store_run, store_slide
 from bloodedge_device.camera import BadFrame, Frame, SourceFile
 from bloodedge_device.camera.supervised import SupervisedCamera
@@ -143,6 +145,8 @@ class Daemon:
         self._looking = threading.RLock()
         self.in_hand_since_s: float | None = None
         """When the frame was taken that is looked at now, on the monotonic clock; None between two."""
+        self.unreadable_in_a_row = 0
+        """Frames that could not be read, up to the newest."""
         self._idle: Pipeline | None = None
         self._renew_camera = False
         self.loading = threading.Lock()
@@ -178,7 +182,7 @@ class Daemon:
             self.recorder = stack.enter_context(recorder)
             self._begin_run()
             stack.enter_context(housekeeper)
-            self._begin_slide(self.settings.slide.label, "daemon")
+            self._begin_slide(shown(self.settings.slide.label), "daemon")
             stack.callback(self._finish)  # before the publisher ends, so that the slide's figures still go out
             self._announce(housekeeper.page)
             if show_page is not None:
@@ -241,6 +245,7 @@ class Daemon:
         pipeline = self._idle_pipeline() if self.slide is None else self.slide.pipeline
         result = pipeline.process(frame)
         self._count_faults(result)
+        self.unreadable_in_a_row = self.unreadable_in_a_row + 1 if result.reason is Reason.BAD_FRAME else 0
         if self.slide is not None and self.recorder is not None:
             self.slide.tally.add(result)
             self.totals.add(result)
@@ -564,8 +569,11 @@ def _together(
 def _clean(label: str) -> str:
     """A slide's label as it may be stored; UsageError when it is too long or not one line."""
     label = label.strip()
-    if len(label) > LONGEST_LABEL or not label.isprintable():
-        raise UsageError(f"A slide's label is one line of at most {LONGEST_LABEL} characters.")
+    if len(label) > LONGEST_LABEL or not is_one_line(label):
+        raise UsageError(
+            f"A slide's label is one line of at most {LONGEST_LABEL} characters; leave out controls and marks that"
+            " turn the direction of writing."
+        )
     return label
 
 

@@ -15,19 +15,19 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from bloodedge import RESEARCH_USE
-from bloodedge.console import console
 from bloodedge.errors import BloodedgeError, UsageError, quoted, unreadable
 from bloodedge.files import file_mode
 from bloodedge.host import cpu_temperature_c
+from bloodedge.redact import redacted
+from bloodedge.tables import print_table
 from bloodedge_device.camera import BadFrame, Frame
 from bloodedge_device.settings import DeviceSettings, missing_files, readable
 from bloodedge_device.supervise.clock import clock_synchronised
@@ -93,7 +93,8 @@ class Patient:
 def examine(settings: DeviceSettings) -> list[Finding]:
     """Every check's finding; a check that breaks is a failed finding."""
     patient = Patient(settings)
-    return [_finding(name, check, patient) for name, check in CHECKS.items()]
+    found = [_finding(name, check, patient) for name, check in CHECKS.items()]
+    return [replace(one, sentence=redacted(one.sentence), cure=redacted(one.cure)) for one in found]
 
 
 def _finding(name: str, check: Callable[[Patient], tuple[Level, str, str]], patient: Patient) -> Finding:
@@ -124,12 +125,16 @@ def to_json(findings: list[Finding]) -> dict[str, Any]:
 
 def show(findings: list[Finding]) -> None:
     """Print the findings as a table."""
-    table = Table("check", "", "finding")
-    for finding in findings:
-        colour = COLOURS[finding.level]
-        cure = f"\n[bold]{escape(finding.cure)}[/]" if finding.cure else ""
-        table.add_row(finding.name, f"[{colour}]{finding.level}[/]", f"{escape(finding.sentence)}{cure}")
-    console().print(table)
+    columns = ("check", "", "finding")
+    rows = [
+        (
+            finding.name,
+            Text(finding.level, COLOURS[finding.level]),
+            Text(finding.sentence).append(f"\n{finding.cure}" if finding.cure else "", "bold"),
+        )
+        for finding in findings
+    ]
+    print_table(columns, rows, left=columns, sentences={"finding"})
 
 
 def is_running(state: Path) -> bool:
@@ -180,8 +185,8 @@ def _slots(patient: Patient) -> tuple[Level, str, str]:
     return "ok", sentence, ""
 
 
-def first_frame(settings: DeviceSettings) -> Frame | BadFrame:
-    """One frame of the camera; BloodedgeError when it gives none in time."""
+def first_frame(settings: DeviceSettings) -> Frame | BadFrame | None:
+    """One frame of the camera; None where a watched folder holds no whole image, BloodedgeError when none comes."""
     from bloodedge_device.camera import open_camera
 
     camera, stop = open_camera(settings.camera), threading.Event()
@@ -197,6 +202,8 @@ def first_frame(settings: DeviceSettings) -> Frame | BadFrame:
     try:
         frame = taken.get(timeout=settings.camera.timeout_s)
     except queue.Empty:
+        if settings.camera.watch:
+            return None
         raise BloodedgeError(
             f"{camera.name} gave no frame within {settings.camera.timeout_s:g} s; check its cable and power."
         ) from None
@@ -213,6 +220,8 @@ def _camera(patient: Patient) -> tuple[Level, str, str]:
     if patient.running and patient.settings.camera.is_hardware:
         return "ok", "The camera is in use by the daemon, which runs.", ""
     frame = first_frame(patient.settings)
+    if frame is None:
+        return "ok", f"{patient.settings.camera.source} holds no image yet; new ones are awaited.", ""
     if isinstance(frame, BadFrame):
         return "failed", frame.problem, "Check the camera or its source."
     patient.frame = frame
@@ -264,7 +273,7 @@ def _existing(path: Path) -> Path:
 def _root(patient: Patient) -> tuple[Level, str, str]:
     state = patient.settings.state
     if _mounted(Path("/")) != OVERLAY:
-        if OVERLAYROOT.is_file() and ASKED.search(OVERLAYROOT.read_text()):
+        if OVERLAYROOT.is_file() and ASKED.search(OVERLAYROOT.read_text(errors="replace")):
             return "warning", f"{OVERLAYROOT} asks for a read-only root, and the root is not one.", ROOT_CURE
         return "ok", "The root is not kept read-only.", ""
     if _mounted(state) == OVERLAY or _mounted(state)[1] == "tmpfs":

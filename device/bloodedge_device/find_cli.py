@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.text import as_text
 
 if TYPE_CHECKING:
+    from bloodedge.imaging import Image
     from bloodedge_device.find_gallery import ShownFrame
     from bloodedge_device.finder import Found
-
-SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 @click.command()
@@ -49,19 +50,33 @@ def find(
 ) -> None:
     """Find white cells in full-field frames of a stained smear.
 
-    IMAGE is an image file, or a folder whose images are all taken. An image that cannot be read is named and left out.
+    IMAGE is an image file, or a folder whose images are all taken; every page of a TIFF file is a frame. An image that
+    cannot be read is named and left out.
     """
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress
+    from bloodedge.files import require_apart
+    from bloodedge.imaging import read_images
+    from bloodedge.redact import redacted
 
     found: dict[Path, Found] = {}
     shown: list[ShownFrame] | None = [] if gallery else None
     failures: list[str] = []
-    for path in _files(images):
-        try:
-            found[path] = _find_in(path, um_per_px, _picture_path(path, outlines, found), shown)
-        except BloodedgeError as error:
-            failures.append(str(error))
-            click.echo(f"bloodedge: {error}", err=True)
+    if gallery and gallery.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"--gallery {gallery} must end in .html; a picture could be overwritten.")
+    files = _files(images)
+    if outlines:
+        require_apart(outlines, files, "--outlines")
+    with progress("Finding cells") as update:
+        for done, path in enumerate(files, 1):
+            try:
+                pages = read_images(path)
+                for number, frame in enumerate(pages, 1):
+                    place = path if len(pages) == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}")
+                    found[place] = _find_in(place, frame, um_per_px, _picture_path(place, outlines, found), shown)
+            except BloodedgeError as error:
+                failures.append(redacted(str(error)))
+            update(done, len(files))
+    _show_failures(failures)
     if gallery and shown:
         from bloodedge_device.find_gallery import write_gallery
 
@@ -71,7 +86,7 @@ def find(
     if json_target != "-" and found:
         _show(found)
     if failures:
-        sys.exit(BloodedgeError.exit_code if found else UsageError.exit_code)
+        sys.exit((BloodedgeError if any(path.exists() for path in files) else UsageError).exit_code)
 
 
 def to_json(path: Path, found: "Found") -> dict[str, Any]:
@@ -91,7 +106,7 @@ def to_json(path: Path, found: "Found") -> dict[str, Any]:
         for cell in found.cells
     ]
     rejected = [{"box": list(thing.box), "reason": thing.reason.value} for thing in found.rejected]
-    return {"image": str(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
+    return {"image": as_text(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
 
 
 def _files(images: Iterable[Path]) -> list[Path]:
@@ -101,23 +116,34 @@ def _files(images: Iterable[Path]) -> list[Path]:
         if not path.is_dir():
             files[path] = None
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         if not inside:
-            raise UsageError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))}); name a folder that does.")
+            raise UsageError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder that does.")
         files.update(dict.fromkeys(inside))
     return list(files)
 
 
-def _find_in(path: Path, um_per_px: float | None, picture: Path | None, shown: "list[ShownFrame] | None") -> "Found":
+SHOWN_FAILURES = 5
+
+
+def _show_failures(failures: list[str]) -> None:
+    """What was left out, the first of many by name."""
+    for failure in failures[:SHOWN_FAILURES]:
+        click.echo(f"bloodedge: {failure}", err=True)
+    if len(failures) > SHOWN_FAILURES:
+        click.echo(f"bloodedge: {len(failures) - SHOWN_FAILURES} more images cannot be used.", err=True)
+
+
+def _find_in(
+    path: Path, frame: "Image", um_per_px: float | None, picture: Path | None, shown: "list[ShownFrame] | None"
+) -> "Found":
     """What is in one frame; ``picture``: where to draw its outlines; ``shown``: the gallery's frames, or None."""
     import cv2
 
     from bloodedge.files import write_bytes
-    from bloodedge.imaging import read_image
     from bloodedge_device.finder import find_cells
     from bloodedge_device.finder.picture import outlined
 
-    frame = read_image(path)
     found = find_cells(frame, um_per_px)
     if picture:
         write_bytes(picture, cv2.imencode(".png", outlined(frame, found))[1].tobytes())
@@ -137,19 +163,19 @@ def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Pa
 
 
 def _show(found: "dict[Path, Found]") -> None:
-    from rich.table import Table
-
     from bloodedge.console import console
+    from bloodedge.tables import print_table
 
-    table = Table("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    rows = []
     for path, result in found.items():
         areas = ", ".join(f"{cell.area_um2:.0f}" for cell in result.cells)
         cut = sum(cell.touches_border for cell in result.cells)
         reasons = Counter(thing.reason.value.replace("_", " ") for thing in result.rejected)
         refused = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         scale = f"{result.um_per_px:.3f}"
-        table.add_row(path.name, str(len(result.cells) or ""), str(cut or ""), areas, refused, scale)
-    out = console()
-    out.print(table)
+        rows.append((as_text(path.name), str(len(result.cells) or ""), str(cut or ""), areas, refused, scale))
+    columns = ("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    texts = {"area µm²", "turned down"}
+    print_table(columns, rows, left={"frame", *texts}, sentences=texts)
     cells = sum(len(result.cells) for result in found.values())
-    out.print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")
+    console().print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")

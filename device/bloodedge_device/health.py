@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 
+from bloodedge.redact import redacted
+
 
 class Level(IntEnum):
     """How well a part is."""
@@ -33,12 +35,12 @@ class Health:
         self._lock = threading.Lock()
 
     def tell(self, part: str, level: Level, sentence: str) -> bool:
-        """Note how a part is; whether its level is another than before."""
+        """Note how a part is, addresses in the sentence redacted; whether its level is another than before."""
         with self._lock:
             before = self._conditions.get(part)
             changed = before is None or before.level is not level
             since = datetime.now(UTC) if changed or before is None else before.since
-            self._conditions[part] = Condition(level, sentence, since)
+            self._conditions[part] = Condition(level, redacted(sentence), since)
             return changed
 
     def conditions(self) -> dict[str, Condition]:

@@ -37,6 +37,9 @@ SELDOM_S = 30.0
 HOT_C = 80.0
 """Raspberry Pis slow down from here on (Raspberry Pi documentation, frequency management)."""
 
+UNREADABLE_IN_A_ROW = 10
+"""So many frames without one that can be read are more than a disturbance."""
+
 PARTING_S = 3.0
 """For messages that wait when the daemon ends; what remains is sent at its next start."""
 
@@ -191,6 +194,11 @@ class Housekeeper:
         if awaits_files(daemon):
             tell("frames", Level.OK, "The next image of the watched folder is awaited.")
             daemon.notifier.watchdog()
+        elif is_alive(daemon) and daemon.unreadable_in_a_row >= UNREADABLE_IN_A_ROW:
+            sentence = (
+                f"None of the last {daemon.unreadable_in_a_row} frames could be read; check the camera's connection."
+            )
+            tell("frames", Level.FAILED, sentence)
         elif is_alive(daemon):
             tell("frames", Level.OK, f"{daemon.rate.per_second:.1f} frames a second are classified.")
         elif daemon.pace is Pace.STOPPED:
@@ -204,7 +212,7 @@ class Housekeeper:
         jump_s = self._clock.jumped()
         if jump_s is not None:
             log.warning("The clock was set by %+.0f s; durations are not touched by it.", jump_s)
-            daemon.store.note("daemon", "clock set", {"by_s": round(jump_s, 1)})
+            daemon.store.note_clock_set(jump_s)
         slide = "no slide" if daemon.slide is None else f"slide {daemon.slide.id}"
         daemon.notifier.status(f"{daemon.rate.per_second:.1f} frames/s, {slide}, camera {daemon.camera.name}")
 
@@ -234,7 +242,7 @@ class Housekeeper:
     def _tidy(self) -> None:
         with suppress(DiskFullError):
             store = self._daemon.store
-            if expired := store.expire():
+            if expired := store.expire(clock_held=clock_synchronised()):
                 log.info("%d images of cells past store.keep_days were removed; results are kept.", expired)
                 store.note("daemon", "images expired", {"images": expired})
             if removed := store.tidy():

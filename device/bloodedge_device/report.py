@@ -11,6 +11,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.decision import WHY_UNCERTAIN, Reason
 from bloodedge.errors import UsageError, quoted
 from bloodedge.manifest import Artifact, LatencyMs, Manifest, parse_record
+from bloodedge.redact import redacted
 from bloodedge_device.histogram import STAGES
 from bloodedge_device.specimen.foreign import FOREIGN_SHARE
 from bloodedge_device.specimen.share import SlideShare
@@ -197,6 +198,7 @@ def read_report(state: Path, slide: int | None = None) -> DeviceReport:
     with open_for_reading(state) as database:
         row = _slide_row(database, state, slide)
         run = dict(database.execute("SELECT * FROM runs WHERE id = ?", (row["run"],)).fetchone())
+        run["camera"] = redacted(run["camera"])  # an earlier version may have stored it
         manifest = parse_record(Manifest, run.pop("manifest"), str(state / DATABASE))
         return DeviceReport(
             slide=row["id"],

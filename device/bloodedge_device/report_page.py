@@ -5,6 +5,7 @@ from typing import Any
 
 from bloodedge.decision import Thresholds
 from bloodedge.files import write_text
+from bloodedge.host import EARLIEST
 from bloodedge.manifest import Evaluation, LatencyMs
 from bloodedge.prevalence import TELLS_NOTHING
 from bloodedge.report import charts, count, data_uri, milliseconds, percent, render
@@ -96,6 +97,8 @@ def _when(report: DeviceReport) -> str:
     if report.finished is None:
         return f"{start} UTC, still running or cut off"
     seconds = (report.finished - report.started).total_seconds()
+    if seconds < 0 or report.started < EARLIEST:  # the clock was set in between
+        return f"{start} UTC by a clock that was not set"
     took = (
         f"{seconds:.0f} s"
         if seconds < 120

@@ -1,12 +1,14 @@
 """The report as tables in a terminal."""
 
+from dataclasses import dataclass, field
+
 from rich.markup import escape
-from rich.table import Table
 
 from bloodedge import RESEARCH_USE
 from bloodedge.console import console
 from bloodedge.manifest import Evaluation, LatencyMs
 from bloodedge.report import milliseconds, percent, words
+from bloodedge.tables import print_table
 from bloodedge_device.report import DeviceReport
 
 DASH = "\N{EN DASH}"
@@ -20,23 +22,33 @@ def show(report: DeviceReport) -> None:
     run = report.run
     out.print(f"[bold]{escape(report.name)}[/], {report.started:%Y-%m-%d %H:%M} UTC, {escape(run['camera'])}")
     out.print(
-        f"Bundle {run['bundle_name']} (serial {run['bundle_serial']}), {run['engine']} {run['precision']} on"
+        f"Bundle {escape(run['bundle_name'])} (serial {run['bundle_serial']}), {run['engine']} {run['precision']} on"
         f" {run['hardware']}: {run['runtime']}, {run['threads']} threads"
     )
     out.print(report.statistics.sentence(report.artifact.rates))
     for warning in report.warnings:
-        out.print(f"[bold yellow]Mind:[/] {warning}")
+        out.print(f"[bold yellow]Mind:[/] {escape(warning)}")
     for table in (_frames(report), _cells(report), _latency(report), _trust(report)):
-        out.print(table)
-    out.print(_agreement(report))
+        print_table(table.columns, table.rows, title=table.title)
+    out.print(f"\n{_agreement(report)}")
     out.print(RESEARCH_USE, style="italic")
 
 
+@dataclass
+class Table:
+    """A table before it is laid out; its first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add_row(self, *cells: str) -> None:
+        """Add a row."""
+        self.rows.append(cells)
+
+
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
-    return table
+    return Table(title, columns)
 
 
 def _frames(report: DeviceReport) -> Table:
@@ -67,7 +79,6 @@ def _latency(report: DeviceReport) -> Table:
     for stage in report.stages:
         table.add_row(stage.stage, stage.per, str(stage.count), *_percentiles(stage.latency_ms))
     baseline = report.manifest.baseline
-    table.add_section()
     table.add_row(f"baseline inference, {baseline.hardware}", "cell", "", *_percentiles(baseline.latency_ms))
     return table
 
@@ -99,7 +110,7 @@ def _with_interval(evaluation: Evaluation, key: str) -> str:
     if value is None:
         return DASH
     interval = evaluation.ci95.get(key)
-    return f"{value:.3f}" + (f" \\[{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _agreement(report: DeviceReport) -> str:

@@ -86,17 +86,20 @@ def _folder(state: Path | None, command: str) -> Path:
     type=click.Path(path_type=Path),
     help=f"Settings (TOML; default: {BOARD_HELP}).",
 )
+@_state
 @click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
-def doctor_command(config: Path | None, target: str | None) -> None:
+def doctor_command(config: Path | None, state: Path | None, target: str | None) -> None:
     """Check the board, and say what to do.
 
     Camera, network, disk, clock, heat and permissions are checked; exit code 1 when a check fails.
     """
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress
     from bloodedge_device.doctor import examine, show, to_json
-    from bloodedge_device.settings import read_settings
+    from bloodedge_device.settings import read_settings, with_options
 
-    findings = examine(read_settings(config))
+    settings = with_options(read_settings(config, state), None, state, None)
+    with progress("Checking this board"):
+        findings = examine(settings)
     report = to_json(findings)
     if target:
         emit_json(report, target)
@@ -136,6 +139,7 @@ def expire_command(config: Path | None, state: Path | None) -> None:
     from bloodedge.files import require_own
     from bloodedge_device.settings import read_settings, readable
     from bloodedge_device.store import DATABASE, StateInUseError, Store
+    from bloodedge_device.supervise.clock import clock_synchronised
 
     settings = read_settings(config, state, profile=False)
     folder = readable(state or settings.state, "expire")
@@ -152,7 +156,7 @@ def expire_command(config: Path | None, state: Path | None) -> None:
         return
     try:
         removed = 0
-        while more := store.expire():
+        while more := store.expire(clock_held=clock_synchronised()):
             removed += more
         if removed:
             store.note("daemon", "images expired", {"images": removed})

@@ -29,11 +29,13 @@ def install_command(bundle: Path, config: Path | None, state: Path | None, allow
     does. The bundle is then on probation: when it crashes, or does worse than the one before it, the daemon goes back
     to that one.
     """
+    from bloodedge.console import progress
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.slots.installing import install
 
     settings = with_options(read_settings(config, state), None, state, None)
-    done = install(settings, bundle, allow_older=allow_older)
+    with progress("Trying the bundle on this board"):
+        done = install(settings, bundle, allow_older=allow_older)
     if done.trial is None:
         click.echo(f"{done.what.title} is already active, in slot {done.slot}.")
     else:
@@ -127,23 +129,20 @@ def _is_taken_over(state: Path, record: "Record") -> bool:
 
 
 def _show(record: "Record") -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from bloodedge.console import console
+    from bloodedge.tables import print_table
     from bloodedge_device.slots.record import SHIPPED, SLOTS
 
-    table = Table("slot", "bundle", "state", "installed", "signed by")
+    columns, rows = ("slot", "bundle", "state", "installed", "signed by"), []
     for name in SLOTS:
         slot = record.slots.get(name)
         if slot is None:
-            table.add_row(name, "empty", "", "", "")
+            rows.append((name, "empty", "", "", ""))
             continue
         runs = "runs, " if name == record.active else ""
         why = f": {slot.why}" if slot.why else ""
         installed = f"{slot.installed_at:%Y-%m-%d %H:%M}"
-        table.add_row(name, escape(slot.title), escape(f"{runs}{slot.state}{why}"), installed, escape(slot.signer))
-    console().print(table)
+        rows.append((name, slot.title, f"{runs}{slot.state}{why}", installed, slot.signer))
+    print_table(columns, rows, left=columns, sentences={"bundle", "state", "signed by"})
     if record.active is None:
         click.echo(f"{SHIPPED[0].upper()}{SHIPPED[1:]} runs.")
     for event in reversed(record.history):

@@ -47,8 +47,6 @@ class Suite:
     """Of glibc 2."""
     gcc: int
     """Whose libstdc++ and libgomp it has."""
-    for_picamera2: tuple[str, ...] = ()
-    """Distributions without which its picamera2 (arm64) cannot be imported beside this package's."""
 
     @property
     def site(self) -> str:
@@ -71,8 +69,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite("trixie", 13, "3.13", glibc_minor=41, gcc=14),
-        # Its simplejpeg is built for numpy 1 (raspberrypi/picamera2 issue 1211), and this package brings numpy 2.
-        Suite("bookworm", 12, "3.11", glibc_minor=36, gcc=12, for_picamera2=("simplejpeg",)),
+        Suite("bookworm", 12, "3.11", glibc_minor=36, gcc=12),
     )
 }
 
@@ -170,9 +167,9 @@ def install(site: Path, suite: Suite, arch: str, wheels: Path | None, extras: li
         target = [word for platform in platforms for word in ("--platform", platform)]
         target += ["--python-version", suite.python, "--implementation", "cp", "--only-binary", ":all:"]
         source = [] if wheels is None else ["--no-index", "--find-links", str(wheels)]
-        what = [f"{wheel}[{','.join(extras)}]", *(suite.for_picamera2 if arch == "arm64" else ())]
+        what = f"{wheel}[{','.join(extras)}]"
         constraints = ["--constraint", str(REPO / "constraints.txt")]
-        run([*pip, "install", "--no-compile", "--target", str(site), *target, *source, *constraints, *what])
+        run([*pip, "install", "--no-compile", "--target", str(site), *target, *source, *constraints, what])
     if missing := lacking(site, suite.python, MACHINES[arch]):
         sys.exit(f"build.py: the package lacks {', '.join(missing)}; run this with Python {suite.python}.")
 

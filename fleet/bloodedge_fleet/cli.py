@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from bloodedge.errors import UsageError
+from bloodedge.files import read_text
 from bloodedge_fleet.options import LONGEST_DAYS, LONGEST_S, MOST_FAILED, Number, require_words
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _first_line(path: Path | None) -> str | None:
     from bloodedge_fleet.places import unreadable
 
     try:
-        return path.read_text().partition("\n")[0].rstrip("\r")
+        return read_text(path).partition("\n")[0].rstrip("\r")
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:

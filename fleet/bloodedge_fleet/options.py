@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from bloodedge.errors import UsageError
+from bloodedge.text import is_one_line
 
 LONGEST_S = 30 * 24 * 3600.0
 """Of every span in seconds: 30 days."""
@@ -31,5 +32,5 @@ class Number(click.FloatRange):
 def require_words(**words: str | None) -> None:
     """UsageError when what is sent to the broker as text is none."""
     for option, word in words.items():
-        if word is not None and not word.isprintable():
-            raise UsageError(f"--{option} has characters that cannot be printed; leave them out.")
+        if word is not None and not is_one_line(word):
+            raise UsageError(f"--{option} has controls, or marks that turn the direction of writing; leave them out.")

@@ -91,7 +91,7 @@ def _tidy(engine: Engine, keep: timedelta) -> None:
 def _alone(state: Path) -> Iterator[None]:
     with disk_errors("the server's folder"):
         state.mkdir(parents=True, exist_ok=True)
-        lock = (state / LOCK).open("w")
+        lock = (state / LOCK).open("a")
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from bloodedge.console import console, plain
 from bloodedge.report import milliseconds, percent
+from bloodedge.tables import print_table
 from bloodedge_fleet.boards.overview import Board
 from bloodedge_fleet.rollouts.overview import Shown
 
 if TYPE_CHECKING:
-    from rich.console import JustifyMethod
     from rich.text import Text
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "silent": "red", "offline": "red", "new": "dim"}
@@ -35,20 +35,15 @@ def board_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
 
 def print_boards(boards: Sequence[Board]) -> None:
     """A table, and below it what is wrong with which board."""
-    from rich.table import Table
+    from rich.text import Text
 
     out = console()
     if not boards:
         out.print("No board has reported yet; set mqtt.host on each, and see firmware_configs/README.md.")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("board", "state", "bundle", "uncertain", "inference ms", "baseline ms", "reviewed right"):
-        side: JustifyMethod = "left" if title in {"board", "state", "bundle"} else "right"
-        table.add_column(title, justify=side, overflow="fold")
-    for board in boards:
-        state = f"[{COLOURS[board.state]}]{board.state}[/]"
-        table.add_row(plain(board.name), state, *_cells(board))
-    out.print(table)
+    columns = ("board", "state", "bundle", "uncertain", "inference ms", "baseline ms", "reviewed right")
+    rows = [(plain(board.name), Text(board.state, COLOURS[board.state]), *_cells(board)) for board in boards]
+    print_table(columns, rows, left=columns[:3], sentences={"board", "bundle"})
     for board in boards:
         if board.sentence:
             out.print(plain(f"{board.name}: {board.sentence}"))

@@ -120,7 +120,7 @@ def rendered_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, rendered_cells: Path) -> Path:
-    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
+    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
     keras.utils.set_random_seed(1)
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     save_run(folder, network(features(IMAGING.size_px), IMAGING.size_px), rendered_cells, IMAGING, SPLIT)
@@ -139,7 +139,7 @@ class Conversion:
 def conversion(tmp_path_factory: pytest.TempPathFactory, run: Path) -> Conversion:
     for package in ("tensorflow", "nncf", "tf2onnx", "openvino", "ai_edge_litert", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed (pip install 'bloodedge[convert]')")
+            pytest.skip(f"{package} is not installed (pip install -e '.[convert]')")
     steps: list[tuple[str, int, int]] = []
     options = Options(
         float16=True, dynamic=True, onnx_int8=True, limits=Limits(5, 5, 5, 5, 0.1), calibration_cells=60, keep_slow=True

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
 
 from bloodedge.engine.keras import load_model
 from bloodedge.engine.openvino import import_openvino

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
-pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
+keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
 
 from keras import layers  # noqa: E402
 

@@ -15,8 +15,8 @@ from bloodedge_convert.network.program import trace
 
 from .conftest import features, fit, network
 
-keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
-pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
+keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
+pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
 
 SIZE = 64
 

@@ -25,7 +25,7 @@ LIMITS = Limits(max_drop=2, max_flips=2)
 @pytest.fixture(scope="module")
 def files(conversion):
     """A sound int8 network, and one whose every answer is off."""
-    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
     from bloodedge_convert.litert.bias import _bias_arrays, _layers
 
     with Bundle(conversion.converted.path) as bundle:

@@ -18,7 +18,7 @@ METHODS = ("percentile", "mse", "entropy", "equalised", "mixed", "qat")
 @pytest.fixture(scope="module")
 def converted(run, rendered_cells, tmp_path_factory):
     """A folder with the first job done, its images, what the float model and the converted networks say."""
-    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install 'bloodedge[convert]')")
+    pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
     images = inputs(read_dataset(rendered_cells).cells[::3], IMAGING)
     folder = tmp_path_factory.mktemp("job")
     for name in (TUNING, TRIAL):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 for package in ("keras", "tensorflow", "ai_edge_litert"):
-    pytest.importorskip(package, reason=f"{package} is not installed (pip install 'bloodedge[convert]')")
+    pytest.importorskip(package, reason=f"{package} is not installed (pip install -e '.[convert]')")
 
 import keras  # noqa: E402
 from keras import layers  # noqa: E402

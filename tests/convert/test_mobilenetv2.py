@@ -36,7 +36,7 @@ def artifacts(real_data, cells, tmp_path_factory):
     weights = real_data / WEIGHTS
     if not weights.is_file():
         pytest.skip(f"no {WEIGHTS} in the real data")
-    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
+    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
     keras.utils.set_random_seed(0)
     body = keras.applications.MobileNetV2(input_shape=(SIZE, SIZE, 3), include_top=False, weights=None)
     body.load_weights(weights)

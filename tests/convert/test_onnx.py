@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 for package in ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"):
-    pytest.importorskip(package, reason=f"{package} is not installed (pip install 'bloodedge[convert]')")
+    pytest.importorskip(package, reason=f"{package} is not installed (pip install -e '.[convert]')")
 
 import keras  # noqa: E402
 import onnx  # noqa: E402

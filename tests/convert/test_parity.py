@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("nncf", reason="nncf is not installed (pip install 'bloodedge[convert]')")
-pytest.importorskip("tf2onnx", reason="tf2onnx is not installed (pip install 'bloodedge[convert]')")
+pytest.importorskip("nncf", reason="nncf is not installed (pip install -e '.[convert]')")
+pytest.importorskip("tf2onnx", reason="tf2onnx is not installed (pip install -e '.[convert]')")
 
 import keras
 

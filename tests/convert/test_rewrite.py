@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 keras = pytest.importorskip(
-    "keras", reason="Keras is not installed (pip install 'bloodedge[train]')"
+    "keras", reason="Keras is not installed (pip install -e '.[train]')"
 )  # which the rewrites import
 
 from keras import layers  # noqa: E402
@@ -172,7 +172,7 @@ def test_a_rewrite_that_changes_the_outputs_is_left_out(monkeypatch):
 def int8(tmp_path_factory):
     """(LiteRT float32, int8) of a network with all that int8 finds hard: pools, ReLU after a shared sum, ConvNeXt."""
     for package in ("tensorflow", "ai_edge_litert"):
-        pytest.importorskip(package, reason=f"{package} is not installed (pip install 'bloodedge[convert]')")
+        pytest.importorskip(package, reason=f"{package} is not installed (pip install -e '.[convert]')")
     from bloodedge_convert.litert.write import calibrate, quantise, to_litert
     from bloodedge_convert.network.export import export_graphs, saved_model_for
 

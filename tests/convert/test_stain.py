@@ -26,7 +26,7 @@ def images(rendered_cells):
 @pytest.fixture(scope="module")
 def converted(images, tmp_path_factory):
     """(folder of the artifacts, the float model's outputs); its head tells apart what its features tell apart most."""
-    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
+    keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
     keras.utils.set_random_seed(1)
     image = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="image")
     x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(stain.layer("learned")(image))

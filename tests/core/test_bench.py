@@ -27,7 +27,7 @@ RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 
 def need(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed (pip install 'bloodedge[device,openvino]')")
+        pytest.skip(f"{package} is not installed (pip install -e '.[device,openvino]')")
 
 
 def ignore(_done: int, _total: int) -> None:
@@ -131,14 +131,14 @@ def test_an_artifact_without_its_runtime_is_left_out_with_the_extra_to_install(m
     assert ended.value.code == 0
     told = capsys.readouterr().out
     assert "cells.bundle/openvino/int8: The openvino engine is not installed here" in told
-    assert "pip install 'bloodedge[openvino]'" in told
+    assert "pip install -e '.[openvino]'" in told
     assert log == [f"our litert {default_threads()}"]
 
 
 def test_no_runtime_at_all_is_a_sentence(monkeypatch):
     for name in ("litert", "openvino"):
         monkeypatch.setitem(engine_module.PACKAGES, name, ("no_such_package",))
-    with pytest.raises(UsageError, match=r"bloodedge\[device\].*bloodedge\[openvino\]"):
+    with pytest.raises(UsageError, match=r"'\.\[device\]'.*'\.\[openvino\]'"):
         module.bench([RELEASED], [1], 1, ignore)
 
 
@@ -146,7 +146,7 @@ def test_a_missing_tool_is_a_sentence_and_ours_still_runs(monkeypatch, log, tmp_
     monkeypatch.setattr(module, "why_no_tool", bench_official.why_no_tool)
     monkeypatch.setattr(bench_official.sysconfig, "get_path", lambda _name: str(tmp_path))
     found = module.bench([RELEASED], [1], 1, ignore, against_official=True)
-    assert found.no_tool["litert"].startswith("litert-benchmark is not installed; install it with: pip install")
+    assert found.no_tool["litert"].startswith("litert-benchmark is not installed; install it with: cd ")
     assert "benchmark_app is not installed" in found.no_tool["openvino"]
     assert log == ["our litert 1", "our openvino 1"]
     assert bench_official.why_no_tool("onnx")

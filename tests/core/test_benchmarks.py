@@ -1,8 +1,10 @@
 """The commands that the figures name can be given."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -19,3 +21,35 @@ def test_a_benchmark_says_how_it_is_called(name: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert f"python benchmarks/{name}" in done.stdout
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
+    """benchmarks/programs.py on a machine that has no program at all."""
+    spec = importlib.util.spec_from_file_location("programs", BENCHMARKS / "programs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "SYSTEM", ())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["benchmarks/fleet.py"])
+    monkeypatch.setitem(sys.modules, "programs", module)
+    return module
+
+
+def test_a_program_that_is_missing_is_told_with_its_package(programs: ModuleType) -> None:
+    with pytest.raises(SystemExit) as ended:
+        programs.program("pgrep")
+    assert ended.value.code == "fleet.py: pgrep is not installed; install it with: apt install procps"
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_benchmark_without_its_broker_ends_with_a_sentence(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("broker", BENCHMARKS / "broker.py")
+    assert spec is not None
+    assert spec.loader is not None
+    broker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(broker)
+    with pytest.raises(SystemExit, match="mosquitto is not installed; install it with: apt install mosquitto"):
+        broker.start(tmp_path, 1)

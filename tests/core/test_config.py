@@ -55,5 +55,5 @@ def test_a_missing_file_a_folder_and_broken_toml_are_told_apart(tmp_path: Path) 
     with pytest.raises(UsageError, match=r"not valid TOML.*line 2"):
         read_toml(broken)
     broken.write_bytes(b"a = '\xff'")
-    with pytest.raises(UsageError, match="not valid TOML"):
+    with pytest.raises(UsageError, match="not UTF-8 text"):
         read_toml(broken)

@@ -84,18 +84,36 @@ def test_unusable_files_are_named_with_what_is_wrong_and_the_rest_is_read(
     whole = (root / "all/UID_1_0_1_all.png").read_bytes()
     (root / "all/UID_2_1_1_all.png").write_bytes(whole[: len(whole) // 2])
     (root / "all/UID_2_2_1_all.png").touch()
-    cv2.imwrite(str(root / "all/UID_2_3_1_all.png"), draw(1).astype(np.uint16) * 200)
+    cv2.imwrite(str(root / "all/UID_2_3_1_all.png"), cv2.resize(draw(1), (8, 8)))
     cv2.imwrite(str(root / "all/UID_2_4_1_all.png"), draw(1)[:, :, 0])
-    cv2.imwrite(str(root / "all/UID_2_5_1_all.png"), draw(1)[:50])
-    cv2.imwrite(str(root / "all/UID_2_6_1_all.png"), np.zeros((64, 64, 3), np.uint8))
-    cv2.imwrite(str(root / "all/UID_H2_7_1_hem.png"), draw(2))
+    cv2.imwrite(str(root / "all/UID_2_5_1_all.png"), np.zeros((64, 64, 3), np.uint8))
+    cv2.imwrite(str(root / "all/UID_H2_6_1_hem.png"), draw(2))
     data = read_dataset(root)
     assert len(data.cells) == 4
     told = {name.split("_")[2]: reason for name, reason in data.unreadable.items()}
-    expected = ["truncated", "is empty", "16 bits", "grey", "64x50 pixels where the others have 64x64", "no cell"]
+    expected = ["truncated", "is empty", "8x8 pixels", "grey", "no cell"]
     for number, words in enumerate([*expected, "its name says hem; move or rename it"], start=1):
         assert words in told[str(number)]
     assert all("\n" not in reason for reason in told.values())
+
+
+def test_crops_of_differing_sizes_are_read(tmp_path: Path, draw: Draw) -> None:
+    (tmp_path / "hem").mkdir()
+    for number, cut in enumerate((64, 63, 61, 60)):
+        cv2.imwrite(str(tmp_path / f"hem/UID_H1_{number}_1_hem.png"), draw(number)[:cut, 64 - cut :])
+    data = read_dataset(tmp_path)
+    assert [cell.height_px for cell in data.cells] == [64, 63, 61, 60]
+    assert not data.unreadable
+
+
+def test_tiff_and_sixteen_bits_are_read_like_any_other(tmp_path: Path, draw: Draw) -> None:
+    (tmp_path / "hem").mkdir()
+    cv2.imwrite(str(tmp_path / "hem/UID_H1_1_1_hem.tif"), draw(1))
+    cv2.imwrite(str(tmp_path / "hem/UID_H1_2_1_hem.TIFF"), draw(1).astype(np.uint16) * 257)
+    cv2.imwrite(str(tmp_path / "hem/UID_H1_3_1_hem.png"), draw(1))
+    data = read_dataset(tmp_path)
+    assert len(data.cells) == 3
+    assert len(data.unique) == 1
 
 
 @pytest.mark.parametrize(("make", "words"), [(False, "is not a folder"), (True, "holds no cell images")])

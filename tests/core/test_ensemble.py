@@ -135,7 +135,7 @@ def test_members_with_other_labels_are_refused_with_both_named(rendered_data: Pa
 
 def test_runs_split_alike_are_scored_on_their_common_test_part(rendered_data: Path) -> None:
     both = Ensemble.of([member(rendered_data), member(rendered_data, engine=Share(2))])
-    cells, which = choose_cells(both, read_dataset(rendered_data), "auto")
+    cells, which, _ = choose_cells(both, read_dataset(rendered_data), "auto")
     assert {c.subject for c in cells} == set(both.members[0].split.parts["test"].subjects)
     assert which == "the test part"
 

@@ -1,5 +1,6 @@
 """Scores are made of cells never seen, the same way for every network."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
 from bloodedge.cli import main
-from bloodedge.dataset import read_dataset
+from bloodedge.dataset import digest, read_dataset, subject_pattern
 from bloodedge.decision import Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.evaluate import Classifier, agree, blast_probabilities, choose_cells, evaluate, score
+from bloodedge.fitted import FittedPictures, held_out
 from bloodedge.imaging import ImagingSpec
 from bloodedge.manifest import Evaluation
-from bloodedge.split import SplitSpec, split
+from bloodedge.split import SplitSpec, recall, split
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
 
@@ -45,7 +47,7 @@ def classifier(data: Path, kind="group") -> Classifier:
 
 def test_of_the_runs_own_data_the_test_part_is_scored(rendered_data: Path) -> None:
     red, dataset = classifier(rendered_data), read_dataset(rendered_data)
-    cells, which = choose_cells(red, dataset, "auto")
+    cells, which, _ = choose_cells(red, dataset, "auto")
     assert {c.subject for c in cells} == set(red.split.parts["test"].subjects)
     assert which == "the test part"
     for part in ("train", "validation", "shift"):
@@ -61,7 +63,7 @@ def test_of_other_data_people_seen_in_training_are_left_out(
     one = min(s for s in seen if s.startswith("H"))
     names = [f"hem/UID_{s}_1_1_hem.png" for s in (one.lower(), "H77")]
     other = read_dataset(write_cells(tmp_path, [*names, "all/UID_88_1_1_all.png"]))
-    cells, which = choose_cells(red, other, "auto")
+    cells, which, _ = choose_cells(red, other, "auto")
     assert [c.subject for c in cells] == ["88", "H77"]
     assert "not seen in training" in which
     only_seen = replace(other, cells=tuple(c for c in other.cells if c.subject == one))
@@ -84,7 +86,7 @@ def test_a_part_of_other_data_is_refused(rendered_data: Path, tmp_path: Path, wr
 
 def test_an_evaluation_holds_every_figure_with_its_interval(rendered_data: Path) -> None:
     red = classifier(rendered_data)
-    figures, _ = evaluate(red, rendered_data, "all")
+    figures = evaluate(red, rendered_data, "all").evaluation
     assert (figures.cells, figures.subjects) == (144, 12)
     assert sum(map(sum, figures.confusion)) == 144
     assert set(figures.per_subject) == {*"123456", *(f"H{n}" for n in range(1, 7))}
@@ -243,3 +245,182 @@ def test_a_cell_without_a_probability_is_in_no_figure(fault: float) -> None:
         score([1, 1, 0, 0], blast, ["1", "1", "H1", "H1"])
     with pytest.raises(BloodedgeError, match="1 of 4 cells have no probability"):
         agree(np.array([0.9, 0.8, 0.2, 0.1]), blast, [1, 1, 0, 0], ["1", "1", "H1", "H1"], Thresholds())
+
+
+def fitted_classifier(data: Path, kind="group") -> Classifier:
+    """As made by today's bloodedge: it carries its training pictures."""
+    red, dataset = classifier(data, kind), read_dataset(data)
+    return replace(red, fitted=FittedPictures.of(recall(dataset, red.split, red.split_spec)))
+
+
+def renamed(data: Path, subjects: Iterable[str], folder: Path, suffix: str = "") -> dict[str, str]:
+    """Copies of people's pictures under other people's names, encoded anew where a suffix is given: new name to old."""
+    names = {}
+    for number, subject in enumerate(sorted(subjects)):
+        for cell in (c for c in read_dataset(data).unique if c.subject == subject):
+            label = Path(cell.name).parent.name
+            name = Path(label) / f"UID_N{number}_{len(names)}_1_{label}{suffix or cell.path.suffix}"
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if suffix:
+                assert cv2.imwrite(str(folder / name), cv2.imread(str(cell.path)), [cv2.IMWRITE_WEBP_QUALITY, 90])
+            else:
+                shutil.copy(cell.path, folder / name)
+            names[name.as_posix()] = cell.name
+    return names
+
+
+@pytest.mark.parametrize("suffix", ["", ".webp"])
+def test_training_pictures_under_other_peoples_names_are_left_out(
+    suffix: str, rendered_data: Path, tmp_path: Path
+) -> None:
+    red = fitted_classifier(rendered_data)
+    parts = red.split.parts
+    seen = {*parts["train"].subjects, *parts["validation"].subjects}
+    names = renamed(rendered_data, seen | set(parts["test"].subjects), tmp_path, suffix)
+    tests = {name for name, old in names.items() if Path(old).name.split("_")[1] in parts["test"].subjects}
+    cells, _, left_out = choose_cells(red, read_dataset(tmp_path), "auto")
+    assert {c.name for c in cells} == tests
+    assert left_out.keys() == names.keys() - tests
+    words = "shows the same cell" if suffix else "the same picture was used in training"
+    assert any(words in reason for reason in left_out.values())
+    assert not evaluate(red, tmp_path).evaluation.leaky
+    assert evaluate(red, tmp_path, "all").evaluation.leaky
+
+
+def test_data_of_training_pictures_alone_are_refused_by_count(rendered_data: Path, tmp_path: Path) -> None:
+    red = fitted_classifier(rendered_data)
+    names = renamed(rendered_data, red.split.parts["train"].subjects, tmp_path)
+    with pytest.raises(UsageError, match=rf"\({len(names)} of {len(names)} pictures are training pictures\)"):
+        evaluate(red, tmp_path)
+
+
+def test_other_cells_of_a_person_whose_training_pictures_came_along_are_left_out(
+    rendered_data: Path, tmp_path: Path, write_cells: WriteCells
+) -> None:
+    """Whoever the pictures are of was seen in training, by whatever name."""
+    red = fitted_classifier(rendered_data)
+    subject = next(s for s in red.split.parts["train"].subjects if s.startswith("H"))
+    renamed(rendered_data, [subject], tmp_path)
+    write_cells(tmp_path, ["hem/UID_N0_900_1_hem.png", "hem/UID_H77_1_1_hem.png", "all/UID_88_1_1_all.png"])
+    cells, _, left_out = choose_cells(red, read_dataset(tmp_path), "auto")
+    assert [c.subject for c in cells] == ["88", "H77"]
+    assert left_out["hem/UID_N0_900_1_hem.png"] == "subject N0 was seen in training"
+
+
+def test_a_test_part_loses_the_cells_that_training_pictures_show(rendered_data: Path, tmp_path: Path) -> None:
+    """The data set itself may hold a cell twice, encoded otherwise and under another name, as C-NMC does."""
+    data = tmp_path / "data"
+    shutil.copytree(rendered_data, data)
+    red = classifier(rendered_data)
+    train, test = (min(s for s in red.split.parts[part].subjects if s.startswith("H")) for part in ("train", "test"))
+    source = next(c for c in read_dataset(data).unique if c.subject == train)
+    copy = source.path.parent / f"UID_{test}_900_1_hem.webp"
+    assert cv2.imwrite(str(copy), cv2.imread(str(source.path)), [cv2.IMWRITE_WEBP_QUALITY, 90])
+    dataset = read_dataset(data)
+    parts = {name: [c for c in dataset.unique if c.subject in part.subjects] for name, part in red.split.parts.items()}
+    records = {
+        name: part.model_copy(update={"digest": digest(c.name for c in parts[name])})
+        for name, part in red.split.parts.items()
+    }
+    record = red.split.model_copy(update={"parts": records})
+    both = replace(red, split=record, fingerprint=dataset.fingerprint, fitted=FittedPictures.of(parts))
+    cells, which, left_out = choose_cells(both, dataset, "auto")
+    assert which == "the test part"
+    assert [Path(name).name for name in left_out] == [copy.name]
+    assert len(cells) == len(parts["test"]) - 1
+    told: list[str] = []
+    assert held_out(parts, FittedPictures.of(parts), told.append)["test"] == cells
+    assert "left out 1 of" in told[0]
+    assert copy.name in told[0]
+
+
+def test_a_classifier_that_does_not_know_its_pictures_says_so(rendered_data: Path) -> None:
+    assert "made before training pictures were kept" in evaluate(classifier(rendered_data), rendered_data).notes[0]
+    notes = evaluate(fitted_classifier(rendered_data), rendered_data).notes
+    assert not [note for note in notes if "training pictures" in note]
+
+
+@pytest.fixture
+def unnamed(tmp_path: Path, write_cells: WriteCells) -> Path:
+    """Forty cells of four people whose files are named by another rule."""
+    names = [f"{kind}/patient{n % 2}{kind}-{n}.png" for kind in ("all", "hem") for n in range(20)]
+    return write_cells(tmp_path / "unnamed", names)
+
+
+def test_cells_of_nobody_known_give_figures_without_intervals(unnamed: Path, rendered_data: Path) -> None:
+    figures, _, _, notes = evaluate(fitted_classifier(rendered_data), unnamed)
+    assert (figures.cells, figures.ci95) == (40, {})
+    assert list(figures.per_subject) == ["unnamed"]
+    assert "40 of 40 cells do not say whose they are" in notes[0]
+    assert "--one-person" in notes[0]
+
+
+def test_a_rule_says_whose_cells_are(unnamed: Path, rendered_data: Path) -> None:
+    rule = subject_pattern("(patient[0-9]+[a-z]+)-")
+    figures, _, _, notes = evaluate(fitted_classifier(rendered_data), unnamed, subject_rule=rule)
+    assert set(figures.per_subject) == {"PATIENT0ALL", "PATIENT1ALL", "PATIENT0HEM", "PATIENT1HEM"}
+    assert "accuracy" in figures.ci95
+    assert not notes
+    for wrong, words in (("(", "is no regular expression"), ("patient", "needs a group in brackets")):
+        with pytest.raises(UsageError, match=words):
+            subject_pattern(wrong)
+
+
+def test_cells_of_one_person_have_intervals_over_cells_and_say_so(unnamed: Path, rendered_data: Path) -> None:
+    figures, _, _, notes = evaluate(fitted_classifier(rendered_data), unnamed, one_person=True)
+    assert list(figures.per_subject) == ["ONE PERSON"]
+    low, high = figures.ci95["auc"]
+    assert low < figures.auc < high
+    assert "say nothing of other people" in notes[0]
+
+
+def test_one_person_of_each_class_gives_no_interval() -> None:
+    figures = score([1, 1, 0, 0], np.array([0.9, 0.4, 0.2, 0.6]), ["1", "1", "H2", "H2"])
+    assert figures.ci95 == {}
+
+
+def test_what_cannot_be_read_is_counted_named_and_an_error_when_it_is_much(
+    tmp_path: Path, rendered_data: Path, write_cells: WriteCells
+) -> None:
+    data = write_cells(tmp_path, [f"hem/UID_H7{n}_1_1_hem.png" for n in range(18)])
+    for n in range(6):
+        (data / "hem" / f"UID_H8{n}_1_1_hem.png").write_bytes(b"no picture")
+    red = fitted_classifier(rendered_data)
+    with pytest.raises(UsageError, match=r"6 of the 24 pictures .* first, hem/UID_H80.*--allow-unreadable"):
+        evaluate(red, data)
+    figures, _, left_out, _ = evaluate(red, data, allow_unreadable=True)
+    assert figures.cells == 18
+    assert sorted(left_out) == [f"hem/UID_H8{n}_1_1_hem.png" for n in range(6)]
+    assert all("truncated or not an image" in reason for reason in left_out.values())
+
+
+def test_the_command_line_names_what_is_left_out(
+    tmp_path: Path, rendered_data: Path, write_cells: WriteCells, monkeypatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_cells(tmp_path, [f"hem/UID_H7{n}_1_1_hem.png" for n in range(18)])
+    shutil.copy(data / "hem/UID_H70_1_1_hem.png", data / "hem/UID_H70_2_1_hem.png")
+    (data / "hem/UID_H80_1_1_hem.png").touch()
+    monkeypatch.setattr("bloodedge.evaluate_cli._open", lambda *_: fitted_classifier(rendered_data))
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", "run", str(data), "--json", "-"])
+    assert exit_.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["left_out"]["hem/UID_H70_2_1_hem.png"] == "it is the same picture as hem/UID_H70_1_1_hem.png"
+    assert "is empty" in told["left_out"]["hem/UID_H80_1_1_hem.png"]
+    with pytest.raises(SystemExit):
+        main(["evaluate", "run", str(data)])
+    shown = capsys.readouterr().out
+    assert "Left out: 2 pictures" in shown
+    assert "hem/UID_H80_1_1_hem.png" in shown
+
+
+def test_the_command_says_when_a_class_is_never_called(
+    rendered_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sure = Thresholds(blast=0.99, uncertain_low=0.99, uncertain_high=0.99)
+    for thresholds, said in ((sure, True), (classifier(rendered_data).thresholds, False)):
+        red = replace(classifier(rendered_data), thresholds=thresholds)
+        monkeypatch.setattr("bloodedge.evaluate.open_run", lambda _, red=red: red)
+        with pytest.raises(SystemExit):
+            main(["evaluate", str(rendered_data), str(rendered_data)])
+        assert ("No cell was called blast" in capsys.readouterr().out) is said

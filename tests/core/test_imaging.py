@@ -1,6 +1,8 @@
 """The one preprocessing: the same bytes everywhere, physical scale kept, bad images refused with a sentence."""
 
 import hashlib
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,7 +11,17 @@ import pytest
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError
-from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, decode_image, network_input, read_image
+from bloodedge.imaging import (
+    CNMC_UM_PER_PX,
+    Cell,
+    ImagingSpec,
+    cell_on_black,
+    decode_image,
+    network_input,
+    read_image,
+    read_images,
+)
+from bloodedge.simulation import render_field
 
 Pixels = NDArray[np.uint8]
 
@@ -189,7 +201,7 @@ def test_a_flat_cell_can_be_relit() -> None:
 def test_a_cell_without_a_pixel_is_refused() -> None:
     with pytest.raises(BloodedgeError, match="mask is empty"):
         network_input(Cell(pattern(20, 20), np.zeros((20, 20), np.uint8), 0.1), ImagingSpec())
-    with pytest.raises(BloodedgeError, match="black everywhere"):
+    with pytest.raises(BloodedgeError, match="one colour everywhere"):
         cell_on_black(np.full((64, 64, 3), 3, np.uint8))
 
 
@@ -221,7 +233,7 @@ def test_an_image_cut_off_anywhere_is_refused(suffix: str) -> None:
 @pytest.mark.parametrize(
     ("picture", "suffix", "sentence"),
     [
-        (pattern(32, 32).astype(np.uint16) * 200, ".png", "has 16 bits per channel; save it as an 8-bit colour image"),
+        (pattern(32, 32).astype(np.float32), ".tif", "has 32 bits per channel; save it as an 8-bit colour image"),
         (pattern(32, 32)[:, :, 0], ".png", "is a grey image; stained cells need colour"),
         (pattern(32, 32)[:, :, 0], ".jpg", "is a grey image; stained cells need colour"),
         (pattern(32, 32)[:, :, 0], ".bmp", "is a grey image; stained cells need colour"),
@@ -253,8 +265,158 @@ def test_empty_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_an_alpha_channel_is_dropped(tmp_path: Path) -> None:
+def test_transparent_pixels_are_black() -> None:
+    colour, alpha = pattern(32, 32), np.full((32, 32), 255, np.uint8)
+    alpha[:8], alpha[8:16] = 0, 100
+    image = decode_image(encoded(".png", np.dstack([colour, alpha])), "cell")
+    assert not image[:16].any()
+    assert np.array_equal(image[16:], colour[16:])
+
+
+@pytest.mark.parametrize(("bits", "factor"), [(12, 16), (16, 257)])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_read_by_the_range_that_they_fill(suffix: str, bits: int, factor: int) -> None:
+    """A camera of 12 bits stores values up to 4095 in 16."""
     colour = pattern(32, 32)
-    path = tmp_path / "cell.png"
-    path.write_bytes(encoded(".png", np.dstack([colour, np.full((32, 32), 128, np.uint8)])))
-    assert np.array_equal(read_image(path), colour)
+    deep = np.minimum(colour.astype(np.uint16) * factor, 2**bits - 1)
+    assert np.array_equal(decode_image(encoded(suffix, deep), "cell"), colour)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
+@pytest.mark.parametrize("after", [1, 65, 5000])
+def test_bytes_after_a_pictures_end_do_no_harm(suffix: str, after: int) -> None:
+    data = encoded(suffix, pattern(96, 96))
+    assert np.array_equal(decode_image(data + bytes(after), "cell"), decode_image(data, "cell"))
+
+
+def test_a_jpeg_whose_trailer_looks_like_its_end_is_still_seen_to_be_cut() -> None:
+    """A thumbnail inside it has an end marker of its own, and so may what follows a picture that was cut."""
+    data = encoded(".jpg", pattern(96, 96))
+    thumbnail = b"\xff\xe1" + (len(data) + 2).to_bytes(2, "big") + data
+    whole = data[:2] + thumbnail + data[2:]
+    assert decode_image(whole, "cell").shape == (96, 96, 3)
+    with pytest.raises(BloodedgeError, match="truncated"):
+        decode_image(whole[: len(whole) - len(data) // 2], "cell")
+
+
+def test_a_progressive_jpeg_is_whole_after_its_last_scan() -> None:
+    data = cv2.imencode(".jpg", pattern(96, 96), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    assert decode_image(data, "cell").shape == (96, 96, 3)
+    with pytest.raises(BloodedgeError, match="truncated"):
+        decode_image(data[: len(data) * 3 // 4], "cell")
+
+
+@pytest.mark.parametrize("off", [-2, 2])
+def test_a_bmp_whose_header_is_two_bytes_off_is_read(off: int) -> None:
+    data = bytearray(encoded(".bmp", pattern(96, 96)))
+    data[2:6] = (len(data) + off).to_bytes(4, "little")
+    assert np.array_equal(decode_image(bytes(data), "cell"), pattern(96, 96))
+
+
+def tagged(data: bytes, tag: int, value: int) -> bytes:
+    """A little-endian TIFF with another value of a tag of its first directory."""
+    (at,), changed = struct.unpack_from("<I", data, 4), bytearray(data)
+    (entries,) = struct.unpack_from("<H", data, at)
+    places = (at + 2 + 12 * entry for entry in range(entries))
+    place = next(place for place in places if struct.unpack_from("<H", data, place)[0] == tag)
+    struct.pack_into("<H", changed, place + 8, value)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("photometric", [8, 9])
+def test_cielab_is_refused_instead_of_read_in_wrong_colours(photometric: int) -> None:
+    data = tagged(encoded(".tif", pattern(96, 96)), 262, photometric)
+    with pytest.raises(BloodedgeError, match="cell stores its colours as CIELAB; save it as RGB"):
+        decode_image(data, "cell")
+
+
+def test_every_page_of_a_tiff_is_read_or_its_pages_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "stack.tif"
+    pages = [pattern(64, 64) // divisor for divisor in (1, 2, 3, 4)]
+    assert cv2.imwritemulti(str(path), pages)
+    assert all(np.array_equal(ours, page) for ours, page in zip(read_images(path), pages, strict=True))
+    with pytest.raises(BloodedgeError, match=r"stack\.tif holds 4 pictures; save each as a file of its own"):
+        read_image(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BloodedgeError, match="truncated"):
+        read_images(path)
+
+
+def test_a_tiff_of_one_page_is_one_picture(tmp_path: Path) -> None:
+    (tmp_path / "one.tif").write_bytes(encoded(".tif", pattern(64, 64)))
+    (one,) = read_images(tmp_path / "one.tif")
+    assert np.array_equal(one, pattern(64, 64))
+
+
+def cut_out(background: int | tuple[int, int, int], side: int = 120) -> Pixels:
+    """The pattern's ellipse in the middle of another colour."""
+    picture = np.full((side, side, 3), background, np.uint8)
+    inside = ellipse(80, 60) > 0
+    picture[20:100, 30:90][inside] = pattern(80, 60)[inside] // 2 + 40
+    return picture
+
+
+@pytest.mark.parametrize("background", [255, 190, (230, 240, 250), (250, 20, 10)])
+def test_a_cell_on_another_even_background_is_what_it_is_on_black(background: int | tuple[int, int, int]) -> None:
+    black, other = cell_on_black(cut_out(0)), cell_on_black(cut_out(background))
+    assert np.array_equal(other.mask, black.mask)
+    spec = ImagingSpec(size_px=64, light="levelled")
+    assert np.array_equal(network_input(other, spec), network_input(black, spec))
+
+
+def test_a_cell_on_a_background_with_the_noise_of_compression_keeps_its_area() -> None:
+    data = cv2.imencode(".jpg", cv2.GaussianBlur(cut_out(255), (5, 5), 0), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+    assert cell_on_black(decode_image(data, "cell")).area_px == pytest.approx(
+        cell_on_black(cut_out(0)).area_px, rel=0.2
+    )
+
+
+def test_a_closely_cropped_cell_is_read_on_black_and_on_white() -> None:
+    close = (slice(20, 100), slice(30, 90))
+    whole = cell_on_black(cut_out(0))
+    for background in (0, 255):
+        assert cell_on_black(np.ascontiguousarray(cut_out(background)[close])).area_px == whole.area_px
+
+
+def clipped() -> Pixels:
+    """A cell that all four borders cut."""
+    return np.ascontiguousarray(cut_out(0)[35:85, 42:78])
+
+
+def several() -> Pixels:
+    return np.hstack([cut_out(255), cut_out(255)])
+
+
+@pytest.mark.parametrize("make", [clipped, several, lambda: render_field(0).bgr, lambda: pattern(200, 300)])
+def test_a_field_or_a_piece_of_one_is_no_cell(make: Callable[[], Pixels]) -> None:
+    with pytest.raises(BloodedgeError, match="found with: bloodedge find IMAGE"):
+        cell_on_black(make())
+
+
+def test_real_fields_are_no_cells(real_data: Path) -> None:
+    paths = [
+        path for name in ("bccd/JPEGImages", "chula", "leukaemia_fields") for path in (real_data / name).rglob("*")
+    ]
+    fields = [path for path in sorted(paths) if path.suffix in {".jpg", ".png", ".webp"}][::8]
+    assert len(fields) > 20
+    for path in fields:
+        with pytest.raises(BloodedgeError, match="bloodedge find IMAGE"):
+            cell_on_black(read_image(path))
+
+
+def test_real_cells_have_the_masks_and_inputs_that_they_had_when_only_black_was_known(real_data: Path) -> None:
+    """What was cut out onto black, as every network's cells were, must not move by a byte."""
+
+    def masked(picture: Pixels) -> Pixels:
+        _, lit = cv2.threshold(picture.max(axis=2), 10, 255, cv2.THRESH_BINARY)
+        contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        return cv2.drawContours(np.zeros_like(lit), [max(contours, key=cv2.contourArea)], 0, 255, cv2.FILLED)
+
+    paths = [*sorted((real_data / "cnmc").rglob("*.webp"))[::40], *(real_data / "cnmc_bmp").rglob("*.bmp")]
+    for path in paths:
+        picture = cv2.imread(str(path))
+        cell, spec = cell_on_black(read_image(path)), ImagingSpec(scale="canonical", light="levelled")
+        assert np.array_equal(cell.bgr, picture)
+        assert np.array_equal(cell.mask, masked(picture))
+        before = Cell(picture, masked(picture), CNMC_UM_PER_PX)
+        assert np.array_equal(network_input(cell, spec), network_input(before, spec))

@@ -256,7 +256,11 @@ def test_two_keys_of_one_name_do_not_replace_each_other(trusted: Path, tmp_path:
 
 def test_the_commands_lead_from_a_new_key_to_a_verified_bundle_and_back(run: Run, tmp_path: Path) -> None:
     store, bundle = tmp_path / "store", tmp_path / "my.bundle"
-    shutil.copy(MODEL, bundle)
+    with Bundle(MODEL) as released:  # and with another manifest, for what was released is told from others
+        zip_files(
+            {**{n: released.read(n) for n in released.manifest.files}, MANIFEST: released.manifest_bytes + b"\n"},
+            bundle,
+        )
     code, said = run("keys", "new", "lab", "-o", tmp_path)
     assert code == 0
     key_id = said.split("Key ")[1].split(",")[0]
@@ -382,3 +386,44 @@ def test_a_public_key_in_a_private_one_s_place_is_told_in_a_sentence_that_can_be
     code, said = run("sign", MODEL, "--key", public)
     assert code == 2
     assert said == f"bloodedge: {public} is no private key; give the .key file that bloodedge keys new made.\n"
+
+
+def test_verify_and_list_know_the_folder_of_keys_that_a_board_trusts(
+    signed: Path, keys: tuple[Ed25519PrivateKey, PublicKey], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    code, said = run("verify", signed)
+    assert (code, "not trusted here" in said) == (1, True)
+    trust(tmp_path / "bloodedge" / "trust", keys[1])
+    code, said = run("verify", signed)
+    assert (code, "lab" in said) == (0, True)
+    assert keys[1].id in run("keys", "list")[1]
+    monkeypatch.setenv("BLOODEDGE_DEVICE__TRUST__KEYS", str(tmp_path / "others"))
+    assert run("verify", signed)[0] == 1
+    assert f"No key is trusted in {tmp_path / 'others'}" in run("keys", "list")[1]
+
+
+def test_a_released_bundle_is_called_so_and_a_changed_copy_is_not(run: Run, tmp_path: Path) -> None:
+    copy = shutil.copy(MODEL, tmp_path / "mine.bundle")
+    for path in (MODEL, copy):
+        code, said = run("verify", path)
+        assert (code, "is as it was released with this installation" in said) == (0, True)
+    with zipfile.ZipFile(MODEL) as archive:
+        archive.extractall(tmp_path / "changed")
+    (tmp_path / "changed" / "MODEL_CARD.md").write_text("It is perfect.")
+    code, said = run("verify", tmp_path / "changed")
+    assert (code, "wrong digest" in said) == (1, True)
+    text = (tmp_path / "changed" / MANIFEST).read_text()
+    (tmp_path / "changed" / MANIFEST).write_text(text + "\n")
+    code, said = run("verify", tmp_path / "changed")
+    assert (code, "as it was released" in said) == (1, False)
+
+
+def test_a_signed_copy_takes_the_place_of_no_key(tmp_path: Path, run: Run) -> None:
+    assert run("keys", "new", "lab", "-o", tmp_path)[0] == 0
+    before = (tmp_path / "lab.key").read_bytes()
+    code, said = run("sign", MODEL, "--key", tmp_path / "lab.key", "-o", tmp_path / "lab.key")
+    assert (code, "lab.key exists and is no bundle" in said) == (2, True)
+    assert (tmp_path / "lab.key").read_bytes() == before
+    for _ in range(2):  # a signed copy of before is replaced
+        assert run("sign", MODEL, "--key", tmp_path / "lab.key", "-o", tmp_path / "my.bundle")[0] == 0

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from bloodedge.dataset import read_dataset
-from bloodedge.errors import BloodedgeError
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.simulation import (
     FieldSpec,
@@ -279,6 +279,14 @@ def test_an_interrupted_rendering_leaves_no_half_data_set(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "data", subjects=2, cells_per_subject=4, progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_other_files_is_never_replaced_by_rendered_cells(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "patient.png").write_text("a real cell")
+    with pytest.raises(UsageError, match="holds files that were not drawn here"):
+        write_dataset(tmp_path / "mine", subjects=2, cells_per_subject=2)
+    assert (tmp_path / "mine" / "patient.png").read_text() == "a real cell"
 
 
 def test_golden_inputs_are_network_inputs_of_different_cells():

@@ -1,3 +1,4 @@
+import os
 import socket
 import sys
 import threading
@@ -51,27 +52,64 @@ def test_a_single_image_is_a_folder_of_one(folder: Path) -> None:
     assert [f.capture.source for f in frames_of(kind="replay", source=str(folder / "b.png"))] == ["b.png"]
 
 
+def test_names_that_are_not_utf8_are_text_and_the_right_file_is_opened(folder: Path) -> None:
+    odd = folder / os.fsdecode(b"Pr\xe4parat.png")
+    (folder / "b.png").rename(odd)
+    (frame,) = frames_of(kind="replay", source=str(odd))
+    assert (frame.capture.source, int(frame.bgr[0, 0, 0])) == (r"Pr\xe4parat.png", 20)
+    odd.write_bytes(b"")
+    (bad,) = frames_of(kind="replay", source=str(odd))
+    assert isinstance(bad, BadFrame)
+    assert r"Pr\xe4parat.png is empty" in bad.problem.encode().decode()
+
+
+def test_a_video_whose_name_is_not_utf8_is_replayed(tmp_path: Path) -> None:
+    plain, odd = tmp_path / "film.avi", tmp_path / os.fsdecode(b"Pr\xe4parat.avi")
+    writer = cv2.VideoWriter(str(plain), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for level in (40, 80, 120):
+        writer.write(picture(level))
+    writer.release()
+    plain.rename(odd)
+    camera = open_camera(CameraSettings(kind="replay", source=str(odd)))
+    assert camera.name == r"replay of Pr\xe4parat.avi"
+    assert len(list(camera.frames(threading.Event()))) == 3
+
+
 def test_a_folder_in_a_loop_begins_again(folder: Path) -> None:
     camera = open_camera(CameraSettings(kind="replay", source=str(folder), loop=True))
     names = [f.capture.source for f in islice(camera.frames(threading.Event()), 5)]
     assert names == ["a.PNG", "b.png", "c.bmp", "a.PNG", "b.png"]
 
 
-def test_broken_16_bit_and_grey_images_are_bad_frames_and_the_rest_is_replayed(folder: Path) -> None:
+def test_broken_float_and_grey_images_are_bad_frames_and_the_rest_is_replayed(folder: Path) -> None:
     (folder / "d_truncated.png").write_bytes((folder / "b.png").read_bytes()[:60])
     (folder / "e_empty.jpg").write_bytes(b"")
-    cv2.imwrite(str(folder / "f_deep.png"), picture(9).astype(np.uint16) * 257)
+    cv2.imwrite(str(folder / "f_deep.tif"), picture(9).astype(np.float32))
     cv2.imwrite(str(folder / "g_grey.png"), picture(9)[:, :, 0])
     cv2.imwrite(str(folder / "h_fine.png"), picture(9))
     frames = frames_of(kind="replay", source=str(folder))
     problems = {f.capture.source: f.problem for f in frames if isinstance(f, BadFrame)}
     assert "truncated" in problems["d_truncated.png"]
     assert "empty" in problems["e_empty.jpg"]
-    assert "16 bits" in problems["f_deep.png"]
+    assert "32 bits" in problems["f_deep.tif"]
     assert "grey" in problems["g_grey.png"]
     assert len(problems) == 4
     assert frames[-1].capture.source == "h_fine.png"
     assert isinstance(frames[-1], Frame)
+
+
+def test_an_image_of_16_bits_is_replayed_in_8(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "deep.png"), picture(90).astype(np.uint16) * 257)
+    (frame,) = frames_of(kind="replay", source=str(tmp_path))
+    assert isinstance(frame, Frame)
+    assert np.array_equal(frame.bgr, picture(90))
+
+
+def test_a_stack_of_pictures_is_refused_by_their_count_instead_of_its_first_taken(tmp_path: Path) -> None:
+    assert cv2.imwritemulti(str(tmp_path / "stack.tif"), [picture(level) for level in (9, 99)])
+    (frame,) = frames_of(kind="replay", source=str(tmp_path))
+    assert isinstance(frame, BadFrame)
+    assert "holds 2 pictures; save each as a file of its own" in frame.problem
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
@@ -158,6 +196,17 @@ def test_a_film_of_another_codec_goes_on_after_a_frame_that_cannot_be_decoded(tm
     assert damaged(frames) == [6]
     assert len(frames) == 20
     assert camera.ending == "All 20 announced frames came."
+
+
+def test_interlaced_frames_are_rejected_for_what_they_are(tmp_path: Path) -> None:
+    def interlace(frame: bytes) -> bytes:
+        fields = 2 * cv2.imencode(".jpg", np.full((120, 320, 3), 77, np.uint8))[1].tobytes()
+        return fields + bytes(len(frame) - len(fields))
+
+    path = film(tmp_path / "film.avi", 4, dict.fromkeys(range(4), interlace))
+    frames = frames_of(kind="replay", source=str(path))
+    assert damaged(frames) == [0, 1, 2, 3]
+    assert all("interlaced" in f.problem for f in frames if isinstance(f, BadFrame))
 
 
 def test_a_jpeg_with_bytes_that_some_cameras_put_before_its_end_is_whole() -> None:

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from types import ModuleType
@@ -21,9 +21,10 @@ from bloodedge.cli import main
 from bloodedge.errors import UsageError
 from bloodedge.golden import GoldenResult
 from bloodedge_device import daemon, loading
-from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.store import DATABASE
+from bloodedge_device.settings import DeviceSettings, read_settings
+from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.web import browser
+from bloodedge_device.web.client import ask
 
 sys.path.insert(0, str(Path(__file__).parent))
 from films import cut, film, gap, zeros
@@ -74,6 +75,40 @@ def test_a_folder_of_frames_becomes_a_report(
     assert report["cells"]["total"] == 4
     assert report["cells"]["uncertain_reasons"]["cut_by_border"] == 2
     assert html.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.usefixtures("faked")
+def test_frames_and_folders_whose_names_are_not_utf8_become_a_report(
+    frames: Path, state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / os.fsdecode(b"Pr\xe4parate")
+    frames.rename(folder)
+    for name in ("0", "4"):  # one of them broken
+        (folder / f"{name}.png").rename(folder / os.fsdecode(name.encode() + b"\xe4.png"))
+    assert run("run", "--camera", str(folder), "--state", str(state)) == 0
+    html = tmp_path / "report.html"
+    assert run("report", "--state", str(state), "--html", str(html)) == 0
+    assert r"replay of 5 images in Pr\xe4parate" in html.read_text("utf-8")
+    with closing(sqlite3.connect(state / DATABASE)) as database:
+        rows = dict(database.execute("SELECT source, detail FROM frames").fetchall())
+    assert {"1.png", r"0\xe4.png", r"4\xe4.png"} <= rows.keys()
+    assert r"Pr\xe4parate/4\xe4.png" in rows[r"4\xe4.png"]
+    assert r"Pr\xe4parate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+def test_a_report_is_printed_on_an_output_that_is_not_utf8(fakes: ModuleType, state: Path, encoding: str) -> None:
+    store = Store(state)
+    slide = store.begin_slide(
+        store.begin_run(fakes.run_info(fakes.make_manifest())), "سلول \N{GREATER-THAN OR EQUAL TO} 3"
+    )
+    store.put_frames(slide, [fakes.result(0, [0.97, 0.1])], keep_crops=False)
+    store.close()
+    command = [sys.executable, "-m", "bloodedge", "device", "report", "--state", str(state)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert "???? >= 3," in done.stdout.decode(encoding)
 
 
 @pytest.mark.usefixtures("faked")
@@ -377,6 +412,24 @@ def test_a_damaged_film_is_looked_at_to_its_end_which_says_how_much_came(
     assert "of the 12 announced frames came" in capsys.readouterr().out
 
 
+def test_a_camera_that_gives_damaged_frames_only_is_not_well(tmp_path: Path, state: Path) -> None:
+    path = film(tmp_path / "film.avi", 3, dict.fromkeys(range(3), zeros))
+    config = written(tmp_path, f'[camera]\nkind = "replay"\nsource = "{path}"\nloop = true\nrate = 20\n')
+    daemon_ = start(state, "--config", str(config))
+    try:
+        end = monotonic() + 20
+        frames: dict[str, str] = {}
+        while frames.get("level") != "failed":
+            assert monotonic() < end, frames
+            sleep(0.1)
+            with suppress(UsageError):  # it is starting
+                frames = ask(state, "GET", "/api/v1/status")["health"].get("frames", {})
+        assert "frames could be read" in frames["sentence"]
+    finally:
+        daemon_.send_signal(signal.SIGTERM)
+        daemon_.communicate(timeout=20)
+
+
 @pytest.mark.usefixtures("faked")
 def test_a_film_of_which_no_frame_can_be_read_is_a_failure(
     tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
@@ -416,3 +469,13 @@ def test_the_engine_follows_the_machine(fakes: ModuleType, monkeypatch: pytest.M
     assert named[0].engine == "litert"
     with pytest.raises(UsageError, match="has no litert float32 model"):
         loading.choose_artifact(DeviceSettings(engine="litert", precision="float32"), manifest)
+
+
+def test_settings_are_written_out_in_utf8_whatever_the_terminal_takes(tmp_path: Path) -> None:
+    path = tmp_path / "device.toml"
+    path.write_text('[slide]\nlabel = "Zählkammer ≥ 3 سلول"\n', "utf-8")
+    command = [sys.executable, "-m", "bloodedge", "device", "config", "--config", str(path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    path.write_bytes(done.stdout)
+    assert read_settings(path).slide.label == "Zählkammer ≥ 3 سلول"

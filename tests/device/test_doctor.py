@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError
 from bloodedge_device import camera, doctor, loading
 from bloodedge_device.doctor import Finding, examine, show, to_json
@@ -132,6 +133,14 @@ def test_a_camera_that_hangs_is_told_in_time(state: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("loaded")
+def test_a_watched_folder_without_images_is_well(state: Path, tmp_path: Path) -> None:
+    watched = {"kind": "replay", "source": str(tmp_path), "watch": True, "timeout_s": 2}
+    finding = found(settings(state, camera=watched))["camera"]
+    assert finding.level == "ok"
+    assert "new ones are awaited" in finding.sentence
+
+
+@pytest.mark.usefixtures("loaded")
 def test_a_dark_frame_is_told(state: Path, tmp_path: Path) -> None:
     path = tmp_path / "dark.png"
     cv2.imwrite(str(path), np.full((200, 300, 3), 5, np.uint8))
@@ -216,3 +225,16 @@ def test_a_board_whose_camera_is_not_plugged_in_is_told_so(
     monkeypatch.setattr(camera.v4l2, "BY_ID", tmp_path)
     assert found(settings(state, camera={"kind": "v4l2", "timeout_s": 0.5}))["cameras"].level == "failed"
     assert found(settings(state))["cameras"].level == "ok"
+
+
+def test_the_doctor_looks_at_the_results_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[DeviceSettings] = []
+    monkeypatch.setattr(doctor, "examine", lambda given: seen.append(given) or [])
+    config = tmp_path / "device.toml"
+    config.write_text('state = "theirs"\nthreads = 3\n')
+    with pytest.raises(SystemExit) as ended:
+        main(["device", "doctor", "--state", str(tmp_path / "mine"), "--config", str(config)])
+    assert ended.value.code == 0
+    with pytest.raises(SystemExit):
+        main(["device", "doctor", "--state", str(tmp_path / "mine")])
+    assert [(one.state, one.threads) for one in seen] == [(tmp_path / "mine", 3), (tmp_path / "mine", 2)]

@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +19,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
 from bloodedge.imaging import read_image
 from bloodedge.simulation import render_field
+from bloodedge.text import as_path
 
 
 @pytest.fixture
@@ -77,21 +81,57 @@ def test_outlines_are_drawn_into_a_copy_of_each_frame(frame: Path, tmp_path: Pat
     assert not np.array_equal(drawn, plain)
 
 
+def test_outlines_never_take_the_place_of_the_frames(
+    frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = frame.read_bytes()
+    assert run([frame, "--outlines", tmp_path / "." / "b" / ".."]) == 2
+    assert "holds the images themselves" in capsys.readouterr().err
+    assert frame.read_bytes() == before
+
+
+def test_a_gallery_takes_no_pictures_place(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = frame.read_bytes()
+    assert run([frame, "--gallery", frame]) == 2
+    assert "must end in .html" in capsys.readouterr().err
+    assert frame.read_bytes() == before
+
+
 def test_unreadable_images_are_named_and_the_others_still_done(
     frame: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    truncated, grey, deep = (tmp_path / name for name in ("truncated.png", "grey.png", "deep.png"))
+    truncated, grey, deep = (tmp_path / name for name in ("truncated.png", "grey.png", "deep.tif"))
     truncated.write_bytes(frame.read_bytes()[:2000])
     cv2.imwrite(str(grey), np.full((100, 100), 90, np.uint8))
-    cv2.imwrite(str(deep), np.full((100, 100, 3), 9000, np.uint16))
+    cv2.imwrite(str(deep), np.full((100, 100, 3), 0.5, np.float32))
     assert run([truncated, grey, deep, frame, "--json", "-"]) == 1
     output = capsys.readouterr()
     assert [entry["image"] for entry in json.loads(output.out)] == [str(frame)]
-    lines = output.err.splitlines()
+    lines = [line for line in output.err.splitlines() if line.startswith("bloodedge: ")]
     assert len(lines) == 3
-    for path, line, what in zip((truncated, grey, deep), lines, ("truncated", "grey", "16 bits"), strict=True):
+    for path, line, what in zip((truncated, grey, deep), lines, ("truncated", "grey", "32 bits"), strict=True):
         assert path.name in line
         assert what in line
+
+
+def test_every_page_of_a_tiff_is_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stack = tmp_path / "stack.tif"
+    fields = [render_field(seed) for seed in range(3)]
+    assert cv2.imwritemulti(str(stack), [field.bgr for field in fields])
+    assert run([stack, "--um-per-px", "0.1", "--json", "-"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [Path(entry["image"]).name for entry in entries] == [f"stack-page{n}.tif" for n in (1, 2, 3)]
+    assert [len(entry["cells"]) for entry in entries] == [len(field.cells) for field in fields]
+
+
+def test_many_grey_images_are_refused_in_few_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(30):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((100, 100), 90, np.uint8))
+    assert run([tmp_path]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) < 10
+    assert "is a grey image" in lines[1]  # below the name of the step
+    assert "25 more images cannot be used" in lines[-1]
 
 
 def test_no_readable_image_at_all_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,3 +267,21 @@ def test_a_gallery_that_cannot_be_written_is_said_in_a_sentence(
     error = capsys.readouterr().err
     assert "Could not write g.html" in error
     assert "Traceback" not in error
+
+
+def test_frames_whose_names_are_not_utf8_are_found_in_and_told_on_any_output(frame: Path, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"Pr\xe4parat.png")
+    frame.rename(odd)
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    page, pictures = tmp_path / "page.html", tmp_path / "outlines"
+    command = [sys.executable, "-m", "bloodedge", "find", odd, "--gallery", page, "--outlines", pictures]
+    done = subprocess.run(
+        [*command, "--json", tmp_path / "found.json"], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"Pr\xe4parat.png" in done.stdout
+    (entry,) = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert as_path(entry["image"]) == odd
+    assert entry["cells"]
+    assert r"Pr\xe4parat.png" in page.read_text("utf-8")
+    assert len(list(pictures.iterdir())) == 1

@@ -226,13 +226,15 @@ def test_a_network_that_gives_no_probabilities_does_not_pass_its_self_test(
 
 
 def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide(fakes: ModuleType) -> None:
-    from bloodedge_device.specimen.statistics import Tally
+    from bloodedge_device.specimen.statistics import Tally, Totals
     from bloodedge_device.status import CellStatus, FrameStatus
 
     pipeline = Pipeline(Faulty(FAULTS["nan"]), fakes.make_manifest(), fakes.check, fakes.find_cells)
-    result, tally = pipeline.process(fakes.frame()), Tally()
+    result, tally, totals = pipeline.process(fakes.frame()), Tally(), Totals()
     tally.add(result)
-    assert tally.statistics().uncertain["model_fault"] == 1
+    totals.add(result)
+    assert tally.statistics().uncertain["model_fault"] == totals.uncertain["model_fault"] == 1
+    assert totals.cells == {"normal": 0, "blast": 0, "uncertain": 2}  # what Prometheus and the fleet are told
     (said,) = [one for one in warnings_of(fakes.make_manifest(rendered=True), tally.statistics()) if "fault" in one]
     assert "no probability for 1 of 2 cells" in said
     cells = [

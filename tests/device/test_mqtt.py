@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -18,9 +19,12 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from bloodedge_device.publish import Message, mqtt
-from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload
+from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload, discovery
 from bloodedge_device.publish.mqtt import MqttPublisher, Window, why_ended
 from bloodedge_device.settings.sections import MqttSettings
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
+from older_broker import REFUSES_VERSION, OlderBroker
 
 MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 
@@ -295,6 +299,19 @@ def test_home_assistant_learns_of_the_board_and_its_status(
         assert f"value_json.{key}" in component["value_template"]
 
 
+def test_boards_of_names_that_look_alike_to_home_assistant_are_told_apart() -> None:
+    boards = ["bench-1", "bench 1", "bench/1", "Bänch-1", "Bönch-1"]
+    description = DeviceDescription("b", "0", "m")
+    told = [discovery(MqttSettings(board=board), description) for board in boards]
+    topics = [topic for topic, _ in told]
+    assert topics[0] == "homeassistant/device/bloodedge-bench-1/config"
+    assert all(re.fullmatch(r"homeassistant/device/[A-Za-z0-9_-]+/config", topic) for topic in topics)
+    assert len(set(topics)) == len(boards)
+    ids = [component["unique_id"] for _, payload in told for component in payload["components"].values()]
+    assert len(set(ids)) == len(ids)
+    assert len({payload["device"]["identifiers"][0] for _, payload in told}) == len(boards)
+
+
 @needs_broker
 def test_no_discovery_where_the_settings_say_so(broker: Broker, listener: Listener, publish: Publish) -> None:
     publish(MemoryOutbox(), broker.port, discovery="")
@@ -345,6 +362,54 @@ def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publ
         assert until(lambda: publisher.state.connected)
     finally:
         broker.kill()
+
+
+@needs_broker
+@pytest.mark.parametrize("answer", [REFUSES_VERSION, b""], ids=["refuses version 5", "hangs up"])
+def test_a_broker_of_mqtt_3_1_1_gets_every_message_in_order(
+    answer: bytes, broker: Broker, listener: Listener, publish: Publish
+) -> None:
+    older = OlderBroker(broker.port, answer)
+    outbox = MemoryOutbox()
+    outbox.add(200)
+    try:
+        publisher = publish(outbox, older.port)
+        assert until(lambda: len(outbox) == 0)
+        assert publisher.state.sentence == f"Connected to the broker 127.0.0.1:{older.port}."
+        outbox.add(400)
+        publisher.wake()
+        assert until(lambda: len(outbox) < 400)
+        older.cut()
+        assert until(lambda: len(outbox) == 0)
+        assert until(lambda: len(set(numbers(listener))) == 600)
+        assert list(dict.fromkeys(numbers(listener))) == list(range(1, 601))  # perhaps again, and never out of order
+        publisher.stop(5)
+        assert until(lambda: listener.payloads("bloodedge/bench-1/availability")[-1:] == [b"offline"])
+    finally:
+        older.close()
+    assert older.levels[:2] == [5, 4]
+    if answer:
+        assert set(older.levels[1:]) == {4}  # what was said is not asked again
+
+
+def numbers(listener: Listener) -> list[int]:
+    """Of the outbox's messages, in the order of arrival, also where no property tells them."""
+    return [int(json.loads(message.payload)["n"]) for message in listener.heard if "/frames/" in message.topic]
+
+
+@needs_broker
+def test_a_broker_that_hung_up_once_is_spoken_to_by_mqtt_5_again(broker: Broker, publish: Publish) -> None:
+    older = OlderBroker(broker.port, b"")
+    try:
+        publisher = publish(MemoryOutbox(), older.port)
+        assert until(lambda: publisher.state.connected)
+        older.newest = 5
+        older.cut()
+        assert until(lambda: len(older.levels) == 3)
+        assert until(lambda: publisher.state.connected)
+    finally:
+        older.close()
+    assert older.levels == [5, 4, 5]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +32,14 @@ def fill(state: Path, fakes: ModuleType, label: str = "smear 7", keep_crops: boo
     store.end_slide(slide, times)
     store.end_run(run)
     store.close()
+
+
+def test_a_slide_during_which_the_clock_was_set_is_given_no_duration_of_decades(state: Path, fakes: ModuleType) -> None:
+    fill(state, fakes)
+    report = replace(read_report(state), started=datetime(1970, 1, 1, 0, 1, tzinfo=UTC))
+    text = Page(page(report)).text
+    assert "01 January 1970, 00:01 UTC by a clock that was not set" in text
+    assert not re.search(r"UTC, [\d.]+ h", text)
 
 
 class Page(HTMLParser):

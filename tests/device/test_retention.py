@@ -172,6 +172,122 @@ def test_an_image_without_a_row_goes_with_its_slide_and_a_strangers_file_stays(s
     assert "1/0000/holiday.jpg" in images(state)
 
 
+def test_a_full_disk_costs_no_file_that_the_daemon_did_not_write(state: Path, store: Store, disk: list[int]) -> None:
+    mine = [state / "crops" / name for name in ("holiday.jpg", "2024/beach.jpg", "1/thesis.partial")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"mine")
+    disk[0] = 100
+    store.tidy()
+    store.close()
+    Store(state, StoreSettings(reserve_mb=0)).close()
+    assert images(state) == {"holiday.jpg", "2024/beach.jpg"}
+    assert all(path.exists() for path in mine)
+
+
+def test_a_file_called_reserve_that_is_none_is_never_given_up(state: Path, disk: list[int]) -> None:
+    state.mkdir(exist_ok=True)
+    (state / "reserve").write_bytes(b"a thesis")
+    (state / "lock").write_bytes(b"a note")
+    (state / "device.sqlite.mine").write_bytes(b"a copy")
+    store = Store(state, StoreSettings(keep_free_mb=0, reserve_mb=1))
+    disk[0] = 100
+    assert not store._make_room()
+    store.begin_anew()
+    store.close()
+    assert (state / "reserve").read_bytes() == b"a thesis"
+    assert (state / "lock").read_bytes() == b"a note"
+    assert (state / "device.sqlite.mine").read_bytes() == b"a copy"
+
+
+def put_back(state: Path, when: datetime, run: int = 1, held: int | None = 0) -> None:
+    """Store all of a run's times as a clock at ``when`` would have."""
+    with closing(sqlite3.connect(state / DATABASE)) as database, database:
+        database.execute("UPDATE runs SET started = ?, clock_synchronised = ? WHERE id = ?", (str(when), held, run))
+        database.execute("UPDATE slides SET started = ? WHERE run = ?", (when.isoformat(), run))
+        of_run = "slide IN (SELECT id FROM slides WHERE run = ?)"
+        database.execute(f"UPDATE frames SET captured_at = ? WHERE {of_run}", (when.isoformat(), run))
+
+
+YEAR_1970 = datetime(1970, 1, 1, 0, 1, tzinfo=UTC)
+DAYS = timedelta(days=1)
+
+
+@pytest.mark.parametrize("clock_held", [True, None, False])
+@pytest.mark.parametrize("held", [0, 1, None])
+def test_images_minutes_old_survive_rows_of_1970(
+    state: Path, dated: Store, clock_held: bool | None, held: int | None
+) -> None:
+    put_back(state, YEAR_1970, held=held)
+    assert dated.expire(clock_held=clock_held) == 0
+    assert len(images(state)) == 30
+
+
+def test_they_go_once_they_are_past_their_time_by_the_clock_that_was_right(state: Path, dated: Store) -> None:
+    """Counted from the first moment at which the clock was held."""
+    put_back(state, YEAR_1970)
+    dated.expire(clock_held=True)
+    assert rows(state, "SELECT action, detail FROM audit") == [("clock trusted", '{"run": 1}')]
+    today = datetime.now(UTC)
+    assert dated.expire(today + 29 * DAYS, clock_held=True) == 0
+    assert dated.expire(today + 31 * DAYS, clock_held=True) == 30
+    assert rows(state, "SELECT count(*) FROM audit") == [(1,)]
+
+
+def test_a_recorded_jump_of_the_clock_dates_what_was_taken_before_it(state: Path, dated: Store) -> None:
+    """A clock 60 days late, as a board has it that was off so long: set right in the run, a minute after it began."""
+    today = datetime.now(UTC)
+    put_back(state, today - 60 * DAYS - timedelta(minutes=1))
+    dated.note_clock_set(60 * DAYS.total_seconds())
+    assert dated.expire(today, clock_held=True) == 0
+    assert dated.expire(today + 29 * DAYS, clock_held=True) == 0
+    assert dated.expire(today + 31 * DAYS, clock_held=True) == 30
+
+
+def test_a_jump_dates_nothing_of_other_runs_and_nothing_after_it(state: Path, dated: Store, fakes: ModuleType) -> None:
+    today = datetime.now(UTC)
+    put_back(state, today - 40 * DAYS)
+    dated.note_clock_set(5.0)  # set right early in the first run, whose images therefore are 40 days old
+    run = dated.begin_run(fakes.run_info(fakes.make_manifest()))
+    dated.begin_slide(run, "")
+    put_back(state, today - 60 * DAYS, run=run)
+    dated.note_clock_set(60 * DAYS.total_seconds())
+    assert dated.expire(today, clock_held=True) == 30
+
+
+def test_an_entry_of_an_earlier_version_dates_the_run_that_it_was_made_in(state: Path, dated: Store) -> None:
+    today = datetime.now(UTC)
+    put_back(state, today - 60 * DAYS)
+    dated.note("daemon", "clock set", {"by_s": 60 * DAYS.total_seconds()})
+    assert dated.expire(today, clock_held=False) == 0
+
+
+def test_a_later_run_with_a_held_clock_dates_one_without(state: Path, dated: Store, fakes: ModuleType) -> None:
+    put_back(state, YEAR_1970)
+    run = dated.begin_run(fakes.run_info(fakes.make_manifest()))
+    today = datetime.now(UTC)
+    put_back(state, today - 31 * DAYS, run=run, held=1)
+    assert dated.expire(today, clock_held=False) == 30
+
+
+def test_where_no_time_source_is_to_be_had_the_boards_own_clock_counts(state: Path, dated: Store) -> None:
+    put_back(state, datetime.now(UTC) - 31 * DAYS)
+    assert dated.expire(clock_held=False) == 30
+
+
+def test_what_was_set_aside_in_1970_is_dated_by_the_first_right_clock(state: Path, dated: Store) -> None:
+    dated.begin_anew()
+    (damaged,) = state.glob("damaged-*")
+    damaged.rename(state / "damaged-19700101T000100")
+    assert dated.expire(clock_held=False) == 0
+    assert (state / "damaged-19700101T000100").is_dir()
+    assert dated.expire(clock_held=True) == 0
+    (damaged,) = state.glob("damaged-*")
+    assert damaged.name.startswith(f"damaged-{datetime.now(UTC):%Y%m%d}")
+    assert len(list(damaged.rglob("*.jpg"))) == 30
+    assert dated.expire(datetime.now(UTC) + 31 * DAYS, clock_held=True) == 30
+
+
 def test_without_an_age_none_goes_for_its_age(dated: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dated, "settings", StoreSettings())
     assert dated.expire(NOW) == 0

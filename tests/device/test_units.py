@@ -86,7 +86,9 @@ def test_a_service_exposes_little(service: Path) -> None:
     assert float(exposure[1]) <= MOST_EXPOSED
 
 
-@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
+@pytest.mark.skipif(
+    shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed (apt install systemd)"
+)
 def test_the_daemons_user_is_made_in_a_fresh_root(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     rules = firmware_folder() / "root/etc/sysusers.d/bloodedge.conf"

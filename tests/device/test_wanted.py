@@ -4,6 +4,7 @@ import errno
 import http.server
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import sys
@@ -428,6 +429,8 @@ def test_a_server_that_is_too_slow_is_given_up_for_the_time_being(
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates for 127.0.0.1 by the script for the broker."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed (apt install openssl)")
     folder = tmp_path_factory.mktemp("authority")
     script = Path(__file__).resolve().parents[2] / "firmware_configs" / "broker" / "certificates.sh"
     for words in (("ca",), ("broker", "127.0.0.1")):

@@ -100,6 +100,9 @@ def test_a_slides_report_is_the_reports_json(desk: FakeDesk) -> None:
 def test_a_program_starts_labels_reviews_and_ends(desk: FakeDesk, bearer: dict[str, str]) -> None:
     client = client_of(desk, headers=bearer)
     assert client.post("/api/v1/slides", json={"label": "Робот"}).json() == {"slide": 2}
+    joined = "نمی\u200cبینم 👩\u200d🔬"
+    assert client.patch("/api/v1/slides/2", json={"label": joined}).json() == {"slide": 2}
+    assert client.get("/api/v1/slides").json()["slides"][0]["label"] == joined
     assert client.patch("/api/v1/slides/2", json={"label": "R2"}).json() == {"slide": 2}
     answer = client.post("/api/v1/cells/1/review", json={"label": "normal", "sampling": "gallery"})
     assert (answer.status_code, answer.json()) == (201, {"cell": 1, "label": "normal"})
@@ -114,7 +117,7 @@ def test_a_program_starts_labels_reviews_and_ends(desk: FakeDesk, bearer: dict[s
 @pytest.mark.parametrize(
     "body",
     [b"", b"null", b"[]", b"{", b'{"label": 5}', b'{"label": "x", "more": 1}', b'{"label": "\\ud800"}', b"\xff\xfe",
-     b'{"label": "a\\nb"}', b'{"label": "' + b"x" * 201 + b'"}', b"[" * 30000],
+     b'{"label": "a\\nb"}', b'{"label": "a\\u202eb"}', b'{"label": "' + b"x" * 201 + b'"}', b"[" * 30000],
 )  # fmt: skip
 def test_a_body_that_is_not_as_it_must_be_is_refused(desk: FakeDesk, bearer: dict[str, str], body: bytes) -> None:
     answer = client_of(desk, headers=bearer).post("/api/v1/slides", content=body)

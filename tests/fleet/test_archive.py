@@ -143,6 +143,12 @@ def test_old_reports_go_and_their_hours_stay(engine: Engine) -> None:
     assert boards_of(engine)["pi"].missing == 0
 
 
+def test_reports_stored_before_the_server_s_clock_was_set_count_from_when_it_is(engine: Engine) -> None:
+    Archive(engine, lambda: datetime(1970, 1, 1, 0, 1, tzinfo=UTC)).store(sent("pi", report(1)))
+    assert remove_old_reports(engine, datetime.now(UTC) - timedelta(days=90)) == 0
+    assert remove_old_reports(engine, datetime.now(UTC) + timedelta(hours=1)) == 1
+
+
 def test_a_board_that_was_forgotten_may_report_again(engine: Engine) -> None:
     archive = Archive(engine)
     archive.store(sent("pi", report(1)))

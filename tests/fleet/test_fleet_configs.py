@@ -119,7 +119,9 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
-@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
+@pytest.mark.skipif(
+    shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed (apt install systemd)"
+)
 def test_certificates_that_were_copied_as_they_were_made_are_the_server_s_alone(tmp_path: Path) -> None:
     certificates = tmp_path / "etc/bloodedge-fleet"
     certificates.mkdir(parents=True)

@@ -134,6 +134,17 @@ def test_commands_by_hand_find_the_password_where_the_guide_puts_it(own_postgres
     assert "has no tables yet" in done.stderr  # it was let in
 
 
+def test_nobody_else_reads_a_database_in_a_file(state: Path) -> None:
+    engine = open_database(None, state)
+    migrate(engine)
+    with writing(engine) as connection:
+        connection.execute(text("SELECT 1"))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in state.glob("*.sqlite*")}
+    engine.dispose()
+    assert modes
+    assert set(modes.values()) == {0o600}
+
+
 def test_a_transaction_that_fails_leaves_nothing(engine: Engine) -> None:
     row = {"board": "a", "messages": 1, "last_at": datetime.now(UTC), "sentence": "No."}
 

@@ -21,8 +21,10 @@ from bloodedge_fleet.database import DatabaseError, NotTaken, migrate, open_data
 from bloodedge_fleet.database.tables import reports
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 from fleet_fakes import Broker as Mosquitto
 from fleet_fakes import PostgreSQL, report, until
+from older_broker import REFUSES_VERSION, OlderBroker
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def numbers(engine: Engine) -> list[int]:
 
 
 @contextmanager
-def listening(broker: Mosquitto, archive: Archive) -> Iterator[Listener]:
+def listening(broker: Mosquitto | OlderBroker, archive: Archive) -> Iterator[Listener]:
     listener = Listener(Broker("127.0.0.1", broker.port), archive)
     listener.start(lambda _: None)
     assert until(lambda: listener.connected)
@@ -113,6 +115,29 @@ def test_reports_arrive_and_those_sent_meanwhile_are_not_lost(broker: Mosquitto,
     with listening(broker, Archive(engine)):
         assert until(lambda: len(numbers(engine)) == 60)
     assert numbers(engine) == list(range(1, 61))
+
+
+@pytest.mark.parametrize("answer", [REFUSES_VERSION, b""], ids=["refuses version 5", "hangs up"])
+def test_a_broker_of_mqtt_3_1_1_keeps_what_is_sent_while_the_server_is_away(
+    answer: bytes, broker: Mosquitto, engine: Engine
+) -> None:
+    older = OlderBroker(broker.port, answer)
+    try:
+        with listening(older, Archive(engine)) as listener, Pi(broker) as pi:
+            pi.report(1, 10)
+            assert until(lambda: len(numbers(engine)) == 10)
+            assert listener.publish("pi", "wanted", b"{}")
+            older.cut()
+            pi.report(11, 20)
+            assert until(lambda: len(numbers(engine)) == 20)
+        with Pi(broker) as pi:
+            pi.report(21, 30)
+        with listening(older, Archive(engine)):
+            assert until(lambda: len(numbers(engine)) == 30)
+    finally:
+        older.close()
+    assert numbers(engine) == list(range(1, 31))
+    assert older.levels[:2] == [5, 4]
 
 
 def test_what_could_not_be_stored_is_not_acknowledged(broker: Mosquitto, engine: Engine) -> None:

@@ -435,7 +435,10 @@ def test_the_command_line_begins_shows_and_halts(engine: Engine, state: Path, si
         (("serve", "--broker", "h:1", "--url", "https://h:x"), "--url takes"),
         (("serve", "--broker", "h:1", "--url", "https://h/?page"), "--url takes"),
         (("serve", "--broker", "h:1", "--url", "http://0.0.0.0:8770"), "--url takes"),
-        (("serve", "--broker", "h:1", "--client", "\x1b[2J"), "--client has characters that cannot be printed"),
+        (
+            ("serve", "--broker", "h:1", "--client", "\x1b[2J"),
+            "--client has controls",
+        ),
         (("boards", "--database", "postgresql://u@h:abc/x"), "cannot be read; give one such as postgresql://"),
         (("boards", "--database", "postgresql://u@a..b/x"), "must be PostgreSQL"),
         (("boards", "--database", "sqlite:////tmp/x.sqlite?foo=1"), "must be PostgreSQL"),

@@ -135,7 +135,7 @@ print(json.dumps(changed(disc(), EVERYTHING, 4).tolist()))
 
 
 def test_jax_changes_cells_as_tensorflow_does() -> None:
-    pytest.importorskip("jax", reason="JAX is not installed (pip install 'bloodedge[train]')")
+    pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     done = subprocess.run(
         [sys.executable, "-c", OTHER_BACK_END],
         env=os.environ | {"KERAS_BACKEND": "jax"},

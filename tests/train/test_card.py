@@ -25,7 +25,7 @@ def evaluation(subjects: list[str], *, leaky: bool) -> Evaluation:
     return score(labels, blast, [s for s in subjects for _ in range(4)], leaky=leaky, uncalibrated=before)
 
 
-def card(kind: str = "group", *, rendered: bool = False, **changes: Any) -> str:
+def card(kind: str = "group", *, rendered: bool = False, one_class: bool = False, **changes: Any) -> str:
     parts = {name: PartRecord(cells=8, groups=who, subjects=who, digest="0") for name, who in PARTS.items()}
     record = RunRecord(
         name="a-run",
@@ -50,6 +50,8 @@ def card(kind: str = "group", *, rendered: bool = False, **changes: Any) -> str:
     )
     record = record.model_copy(update=changes)
     scored = {name: evaluation(PARTS[name], leaky=kind == "image") for name in PARTS if name != "train"}
+    if one_class:
+        scored["test"] = score([1, 0], np.array([0.9, 0.8]), PARTS["test"])
     latency = LatencyMs(p50=1, p95=2, p99=3)
     return model_card(
         record, RunMetrics(parts=scored, ece_before_temperature=0.1, latency_ms=latency, hardware="a test")
@@ -104,3 +106,8 @@ def test_teachers_and_the_cost_of_a_cell_are_told_where_they_are_known() -> None
     assert "123,456 parameters, 12.3 million multiply-accumulates a cell" in text
     assert "taught by" not in card()
     assert "multiply-accumulates" not in card()
+
+
+def test_a_class_that_is_never_called_is_told() -> None:
+    assert "- **None of the 2 cells of the test part was called normal.**\n" in card(one_class=True)
+    assert "None of the" not in card()

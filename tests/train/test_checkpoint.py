@@ -13,6 +13,18 @@ from bloodedge_train.checkpoint import Checkpoints, FitState, Request
 from bloodedge_train.recipe import Recipe
 
 
+def test_a_finished_run_removes_its_checkpoint_and_leaves_what_others_put_there(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for name in ("request.json", "epoch_0001/state.json", ".epoch_0002.77.partial/state.json", "mine.pt"):
+        (checkpoints.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkpoints.folder / name).write_text("{}")
+    checkpoints.remove()
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["mine.pt"]
+    (checkpoints.folder / "mine.pt").unlink()
+    checkpoints.remove()
+    assert not checkpoints.folder.exists()
+
+
 def network(value: float) -> Any:
     image = keras.Input((4,))
     model = keras.Model(image, keras.layers.Dense(3)(keras.layers.BatchNormalization()(image)))

@@ -21,6 +21,7 @@ from bloodedge.manifest import (
     Baseline,
     DataRecord,
     Evaluation,
+    FittedRecord,
     Golden,
     InputSpec,
     LatencyMs,
@@ -32,9 +33,10 @@ from bloodedge.manifest import (
     SplitRecord,
     write_record,
 )
-from bloodedge_train.compare import compare
+from bloodedge_train.compare import Comparison, compare, pages
 from bloodedge_train.compare.charts import all_charts
 from bloodedge_train.compare.paper import read_paper
+from bloodedge_train.compare.tables import all_tables
 from bloodedge_train.compare.theme import DARK, LIGHT
 from bloodedge_train.recipe import Recipe
 from bloodedge_train.zoo import ZOO
@@ -70,6 +72,7 @@ def make_run(  # a run has many sides
     keep_predictions: bool = True,
     parameters: int = 500_000,
     macs: int | None = 90_000_000,
+    fitted: bool = True,
 ) -> Path:
     evaluation, rows = scored(list(subjects), wrong, cells)
     evaluation = evaluation.model_copy(update={"leaky": kind == "image"})
@@ -89,6 +92,7 @@ def make_run(  # a run has many sides
         seed=0,
         data=DataRecord(root="data", fingerprint=data, cells=80, subjects=8),
         split=SplitRecord.model_validate(split),
+        fitted=FittedRecord(file="fitted.npz", pictures=80) if fitted else None,
         temperature=1.0,
         thresholds=Thresholds(),
         backend="tensorflow",
@@ -152,6 +156,7 @@ def make_bundle(folder: Path, run: Path) -> Path:
             hardware="the converting machine",
             versions={},
         ),
+        fitted=record.fitted,
         files={},
     )
     write_record(folder / "manifest.json", manifest)
@@ -296,6 +301,14 @@ def test_the_same_run_given_twice_counts_once(run: Path, tmp_path: Path) -> None
     assert "is the same run as another" in comparison.warnings[0]
 
 
+def test_runs_made_before_training_pictures_were_kept_are_named(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, fitted=name == "new") for name in ("new", "old")]
+    (warning,) = [each for each in compare(runs).warnings if "under other names" in each]
+    assert "Of old, made by an older bloodedge" in warning
+    leaky = compare([make_run(tmp_path / "leaky", kind="image", fitted=False)])
+    assert not [each for each in leaky.warnings if "under other names" in each]
+
+
 def test_runs_on_other_data_are_warned_of_and_still_compared(run: Path, tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", data="0" * 64)
     comparison = compare([run, other])
@@ -349,6 +362,13 @@ def test_out_writes_pages_data_and_charts_and_the_page_needs_no_other_file(tmp_p
     for line in text.splitlines():
         assert not line.startswith("|") or line.count("|") > 5
     assert len(json.loads((out / "compare.json").read_text())["rows"]) == 2
+    assert command(*runs, "--out", out).exit_code == 0  # an earlier comparison is replaced
+    (out / "compare.json").unlink()
+    (out / "cost.png").write_text("mine")
+    refused = command(*runs, "--out", out)
+    assert isinstance(refused.exception, UsageError)
+    assert "which was not made by this command" in str(refused.exception)
+    assert (out / "cost.png").read_text() == "mine"
 
 
 def test_json_on_stdout_is_json_alone(run: Path) -> None:
@@ -370,3 +390,79 @@ def test_predictions_that_are_no_probabilities_are_told(run: Path, probability: 
     table.write_text(table.read_text().replace("0.9,0.9", f"0.9,{probability}", 1))
     with pytest.raises(UsageError, match=rf"predictions.csv is damaged \({probability} is no probability\)"):
         compare([run])
+
+
+def tiles(comparison: Comparison) -> list[str]:
+    """What is crowned."""
+    return [what for what, _, _ in pages._tiles(comparison.rows)]
+
+
+def test_the_best_is_named_where_all_were_scored_on_the_same_cells(tmp_path: Path) -> None:
+    comparison = compare([make_run(tmp_path / "poor", wrong=3), make_run(tmp_path / "good", wrong=1)])
+    ((what, value, note),) = pages._tiles(comparison.rows)
+    assert what == "Best weighted F1 by group"
+    assert value.startswith("90.0")
+    assert "edgenet (good)" in note
+    assert not comparison.warnings
+
+
+@pytest.mark.parametrize("changed", [{"data": "0" * 64}, {"digest": "1"}])
+def test_none_is_called_the_best_across_different_test_data(tmp_path: Path, changed: dict[str, Any]) -> None:
+    comparison = compare([make_run(tmp_path / "poor", wrong=3), make_run(tmp_path / "good", wrong=1, **changed)])
+    assert tiles(comparison) == []
+    assert "none is called the best" in comparison.warnings[0]
+    out = tmp_path / "out"
+    pages.write(comparison, out)
+    assert "Best" not in (out / "compare.html").read_text() + (out / "compare.md").read_text()
+
+
+def test_a_leak_is_drawn_of_one_data_set_only(tmp_path: Path) -> None:
+    group = make_run(tmp_path / "group", wrong=3)
+    image = make_run(tmp_path / "image", kind="image", wrong=0, data="0" * 64)
+    assert "leak.png" not in {chart.file for chart in all_charts(compare([group, image]).rows)}
+
+
+def test_none_is_called_the_fastest_of_networks_timed_on_several_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodedge_train.compare.latency.installed", lambda _: False)
+    bundles = [make_bundle(tmp_path / f"{n}.bundle", make_run(tmp_path / n)) for n in ("a", "b")]
+    assert "Fastest int8 network" in tiles(compare(bundles))
+    manifest = bundles[1] / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("the converting machine", "another machine"))
+    assert "Fastest int8 network" not in tiles(compare(bundles))
+
+
+def test_rows_of_one_network_are_told_apart_in_every_table(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "first", parameters=500_000),
+        make_run(tmp_path / "second", parameters=600_000),
+        make_run(tmp_path / "here" / "third", parameters=700_000),
+        make_run(tmp_path / "there" / "third", parameters=800_000, kind="image"),
+        *five_folds(tmp_path / "folded"),
+        make_run(tmp_path / "other", model="vgg19"),
+    ]
+    rows = compare(runs).rows
+    assert sorted(row.label for row in rows if row.network == "edgenet") == sorted(
+        ["first", "second", str(tmp_path / "here" / "third"), str(tmp_path / "there" / "third"), "fold0 to fold4"]
+    )
+    assert [row.label for row in rows if row.network == "vgg19"] == [""]
+    for table in all_tables(rows):
+        if table.columns[0] == "network":
+            named = [(line[0].main, *line[0].notes) for line in table.rows]
+            assert len(set(named)) == len(named), table.title
+    assert "Folds of edgenet (fold0 to fold4), by group, 5 folds, recipe paper" in {t.title for t in all_tables(rows)}
+    for chart in all_charts(rows):
+        chart.png(LIGHT)
+
+
+def test_a_network_that_calls_one_class_only_is_called_so(tmp_path: Path) -> None:
+    healthy_and_ill = make_run(tmp_path / "usual")
+    all_wrong = make_run(tmp_path / "normal_only", subjects=("1", "H1"))
+    metrics = json.loads((all_wrong / "metrics.json").read_text())
+    metrics["parts"]["test"]["confusion"] = [[10, 0], [10, 0]]
+    (all_wrong / "metrics.json").write_text(json.dumps(metrics))
+    warnings = compare([healthy_and_ill, all_wrong]).warnings
+    assert [w for w in warnings if "worth nothing" in w] == [
+        "edgenet (normal_only) (by group) calls no cell blast, so it is worth nothing."
+    ]

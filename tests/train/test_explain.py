@@ -166,7 +166,7 @@ np.save(sys.argv[3], grad_cam(cut(model, sys.argv[4]), images, 1)[0])
 
 
 def test_jax_and_tensorflow_draw_the_same_map(tiny_run: Path, network: Any, images: np.ndarray, tmp_path: Path) -> None:
-    pytest.importorskip("jax", reason="JAX is not installed (pip install 'bloodedge[train]')")
+    pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     inner = "first"
     np.save(tmp_path / "images.npy", images)
     command = [
@@ -314,6 +314,15 @@ def test_wrong_wishes_are_one_sentence(
     assert len([line for line in told.splitlines() if line.startswith("bloodedge: ")]) == 1
     assert cells.is_dir()
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_never_take_the_place_of_the_images(
+    tiny_run: Path, cells: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (cells / "a" / "two.png").read_bytes()
+    assert run(tiny_run, cells / "a" / "two.png", "--out", cells / "a") == 2
+    assert "holds the images themselves, which could be overwritten" in capsys.readouterr().err
+    assert (cells / "a" / "two.png").read_bytes() == before
 
 
 def test_a_folder_that_is_no_run_is_told(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

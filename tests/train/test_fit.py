@@ -9,10 +9,13 @@ import keras
 import numpy as np
 import pytest
 
+from bloodedge.decision import calibrated
 from bloodedge.errors import BloodedgeError
+from bloodedge.evaluate import score
 from bloodedge.imaging import ImagingSpec
+from bloodedge.metrics import auc
 from bloodedge_train.checkpoint import Checkpoints, FitState
-from bloodedge_train.fit import Samples, _set_momentum, advance, fit, predict, watch
+from bloodedge_train.fit import Samples, _set_momentum, advance, fit, kept_weights, predict, watch
 from bloodedge_train.recipe import AugmentSpec, DistilSpec, FitSpec, Recipe
 
 SIDE = 32
@@ -188,3 +191,39 @@ def test_outputs_that_are_no_probabilities_stop_the_fit_with_a_sentence() -> Non
     head.set_weights([np.full_like(weight, np.nan) for weight in head.get_weights()])
     with pytest.raises(BloodedgeError, match="gave no probabilities for 8 of 8 cells"):
         watch(model, parts)
+
+
+def test_the_watched_auc_is_the_one_that_is_reported_at_the_end_also_of_a_network_that_is_very_sure() -> None:
+    """Two cells of 1e-9 and 3e-9 are both a normal one of 1.0 in float32: ties, where raw outputs would rank them."""
+    parts = samples(40, 0)
+    blast = np.where(parts.labels == 1, 3e-9, 1e-9)
+    blast[1:10:2] = 0.8  # of blasts
+
+    class Sure:
+        def predict(self, images: np.ndarray, **_: object) -> np.ndarray:
+            padded = np.full(len(images), 0.5)
+            padded[: len(blast)] = blast
+            return np.stack([1 - padded, padded], axis=1)
+
+    for temperature in (0.5, 1.0, 3.0):
+        probabilities = calibrated(predict(Sure(), parts.images), temperature)[:, 1]
+        reported = score(parts.labels, probabilities, parts.subjects).auc
+        assert watch(Sure(), parts)["val_auc"] == pytest.approx(reported)
+    assert auc(parts.labels, blast) == 1
+    assert reported == pytest.approx(5 / 20 + 15 / 20 / 2)
+
+
+@pytest.mark.parametrize(
+    ("keep", "epochs", "done", "words"),
+    [
+        ("average", 16, 16, "the mean of the weights of epochs 9 to 16"),
+        ("average", 16, 9, "the weights of epoch 9, the last one"),
+        ("average", 16, 8, "the weights of epoch 3, the best one"),
+        ("average", 1, 1, "the weights of epoch 1, the last one"),
+        ("best", 16, 16, "the weights of epoch 3, the best one"),
+        ("last", 16, 16, "the weights of epoch 16, the last one"),
+    ],
+)
+def test_which_weights_a_run_ends_with_is_told(keep: str, epochs: int, done: int, words: str) -> None:
+    state = FitState(learning_rate=0.1, epochs_done=done, best_epoch=3)
+    assert kept_weights(state, recipe(keep=keep, epochs=epochs).fit) == words

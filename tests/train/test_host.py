@@ -54,7 +54,7 @@ def fitted(devices: int) -> dict[str, object]:
 
 
 def test_two_devices_end_where_one_does() -> None:
-    pytest.importorskip("jax", reason="JAX is not installed (pip install 'bloodedge[train]')")
+    pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     one, two = fitted(1), fitted(2)
     assert (one["devices"], two["devices"]) == (1, 2)
     assert two["loss"] == pytest.approx(one["loss"], abs=1e-5)

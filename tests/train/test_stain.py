@@ -9,7 +9,7 @@ from bloodedge import stain as dyes
 from bloodedge_train import stain, zoo
 from bloodedge_train.recipe import NetworkSpec
 
-keras = pytest.importorskip("keras", reason="Keras is not installed (pip install 'bloodedge[train]')")
+keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
 
 SIZE = 32
 

@@ -26,7 +26,7 @@ from bloodedge_train.sweep.space import Plan, Trial
 from bloodedge_train.sweep.trial import PLAN, TrialRecord, read_trial, run_folder, write_trial
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install 'bloodedge[sweep]')"
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed (pip install -e '.[sweep]')"
 )
 
 RECIPE = """
@@ -318,7 +318,7 @@ def test_a_trials_mistake_stays_its_own_and_is_one_sentence(
 
 def test_ray_that_is_not_installed_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UsageError, match=r"pip install 'bloodedge\[sweep\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '.\[sweep\]'"):
         cluster.require_ray()
 
 
@@ -383,12 +383,18 @@ def test_folders_are_not_mixed_up(
     assert "holds no sweep to resume" in capsys.readouterr().err
     assert run(rendered_data, "--space", file, "--out", out, "--resume") == 2
     assert "was begun with another" in capsys.readouterr().err
+    mine = tmp_path / "mine" / "ray" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    assert run(rendered_data, "--space", file, "--out", tmp_path / "mine") == 2
+    assert "holds ray, which was not made by this command" in capsys.readouterr().err
+    assert mine.read_text() == "mine"
 
 
 @pytest.fixture(scope="module")
 def two_nodes() -> Iterator[str]:
     """The address of a Ray cluster of two nodes with one CPU each, on loopback."""
-    pytest.importorskip("ray", reason="Ray is not installed (pip install 'bloodedge[sweep]')")
+    pytest.importorskip("ray", reason="Ray is not installed (pip install -e '.[sweep]')")
     for name, value in cluster.QUIET.items():
         os.environ[name] = value
     from ray.cluster_utils import Cluster

@@ -17,7 +17,7 @@ import pytest
 import bloodedge_train.fit as fitting
 from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
-from bloodedge.evaluate import choose_cells, open_run
+from bloodedge.evaluate import choose_cells, open_run, score
 from bloodedge.fitted import read_fitted_of_run
 from bloodedge.manifest import read_metrics, read_run
 
@@ -104,7 +104,7 @@ def test_a_run_folder_holds_all_that_a_run_must_tell(unbroken: Path, rendered_da
     assert not record.split.leaky
     parts = [set(part.subjects) for part in record.split.parts.values()]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 12
-    cells, _ = choose_cells(open_run(unbroken), _read(rendered_data), "auto")
+    cells, *_ = choose_cells(open_run(unbroken), _read(rendered_data), "auto")
     assert metrics.parts["test"].cells == len(cells)
     assert set(metrics.parts["test"].per_subject) == set(record.split.parts["test"].subjects)
 
@@ -218,6 +218,18 @@ def test_a_full_disk_and_ctrl_c_lose_no_epoch(
     assert weights(out) == weights(unbroken)
 
 
+@pytest.mark.parametrize("mine", ["model.keras", "fitted.npz", "figures/roc.png", "checkpoint/epoch_0003/weights.h5"])
+def test_a_users_files_in_the_folder_are_neither_replaced_nor_removed(
+    asked: list[str], tmp_path: Path, mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine" / mine
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert run(*asked, "--out", tmp_path / "mine") == 2
+    assert "which was not made by this command; choose another folder with --out" in capsys.readouterr().err
+    assert [p for p in (tmp_path / "mine").rglob("*") if p.is_file()] == [path]
+
+
 def test_a_finished_run_is_never_written_over(
     unbroken: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,7 +286,7 @@ def test_an_out_that_is_a_file_is_one_sentence(
 
 def test_evaluate_takes_the_back_end_that_is_installed(unbroken: Path, rendered_data: Path) -> None:
     """A GPU host has Keras with JAX; Keras' own default, TensorFlow, is not there."""
-    pytest.importorskip("jax", reason="JAX is not installed (pip install 'bloodedge[train]')")
+    pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     hidden = """
 import sys
 from importlib.machinery import PathFinder
@@ -290,3 +302,29 @@ main(sys.argv[1:])
     ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 0, ran.stderr[-2000:]
     assert json.loads(ran.stdout)["confusion"] == read_metrics(unbroken).parts["test"].confusion
+
+
+def test_the_last_line_of_the_fit_gives_the_cards_validation_auc_and_says_whose_it_is(
+    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(*asked, "--epochs", "2", "--out", out) == 0
+    auc = read_metrics(out).parts["validation"].auc
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"Kept: the weights of epoch 2, the last one. Its validation AUC is {auc:.4f}, as on the model card" in said
+
+
+def test_a_network_that_calls_one_class_only_is_called_so_at_the_end(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = read_metrics(unbroken)
+    people = ["1", "2", "H1", "H2"]
+    parts = {
+        "validation": score([1, 1, 0, 0], np.array([0.2, 0.3, 0.1, 0.2]), people),
+        "test": score([1, 1, 0, 0], np.array([0.9, 0.3, 0.1, 0.2]), people),
+    }
+    monkeypatch.setattr("bloodedge_train.run.train", lambda *_: metrics.model_copy(update={"parts": parts}))
+    assert run("data", "--model", "edgenet", "--out", tmp_path / "one") == 0
+    said = capsys.readouterr().out
+    assert "one called none of the 4 validation cells blast." in said
+    assert "test cells" not in said

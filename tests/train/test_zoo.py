@@ -164,7 +164,7 @@ def test_a_network_with_layers_of_its_own_is_read_again_from_its_description(bui
 
 
 def test_networks_run_on_jax_as_they_are() -> None:
-    pytest.importorskip("jax", reason="JAX is not installed (pip install 'bloodedge[train]')")
+    pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     code = """
 import keras
 from bloodedge_train.recipe import NetworkSpec

@@ -130,9 +130,14 @@ def _limits(record: RunRecord, metrics: RunMetrics) -> str:
         if record.data.rendered
         else "It has seen cells from one laboratory, stain and microscope; elsewhere its figures must be measured anew."
     )
+    never = "".join(
+        f"- **None of the {part.cells} cells of the {name} part was called {part.never_called}.**\n"
+        for name, part in metrics.parts.items()
+        if part.never_called is not None
+    )
     return f"""## Limits
 
-- {domain}
+{never}- {domain}
 - It answers for every cell it is shown, white cells of other kinds included; only cells like those above mean anything.
 - Worst subject of each part: {"; ".join(worst)}.
 - Latency of one cell where it was trained: p50 {metrics.latency_ms.p50:.2f} ms, p95 {metrics.latency_ms.p95:.2f} ms \

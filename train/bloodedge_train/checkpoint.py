@@ -3,7 +3,7 @@
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from bloodedge.config import Strict
+from bloodedge.config import FileName, Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import folder_beside, write_text
 from bloodedge_train.recipe import Recipe
@@ -22,12 +22,12 @@ class Request(Strict):
 
     model: str
     recipe: Recipe
-    weights: str
+    weights: FileName
     folds: int | None
     fold: int | None
     seed: int
     data_fingerprint: str
-    teachers: list[str] = Field(default_factory=list)
+    teachers: list[FileName] = Field(default_factory=list)
 
 
 class FitState(Strict):
@@ -72,7 +72,8 @@ class Checkpoints:
         except ValidationError as error:
             raise BloodedgeError(f"{self._request} is damaged; train into a new --out folder.") from error
 
-    def _epochs(self) -> list[Path]:
+    def epochs(self) -> list[Path]:
+        """The stored epochs' folders, oldest first."""
         return sorted(p for p in self.folder.glob("epoch_*") if p.is_dir())
 
     def save(self, network: Any, optimiser: Any, state: FitState, averaged: int) -> None:
@@ -80,7 +81,7 @@ class Checkpoints:
 
         ``averaged``: how many epochs, this one included, the mean of the weights spans; none from 0 down.
         """
-        older = self._epochs()
+        older = self.epochs()
         weights = network.get_weights()
         with folder_beside(self.folder / f"epoch_{state.epochs_done:04d}") as folder:
             _save_arrays(folder / WEIGHTS, weights)
@@ -91,13 +92,13 @@ class Checkpoints:
                 shutil.copy2(older[-1] / BEST, folder / BEST)
             if averaged > 0:
                 _save_average(weights, older[-1] / AVERAGE if averaged > 1 else None, averaged, folder / AVERAGE)
-            (folder / "state.json").write_text(state.model_dump_json(indent=2))
+            (folder / "state.json").write_text(state.model_dump_json(indent=2), encoding="utf-8")
         for path in older:
             shutil.rmtree(path, ignore_errors=True)
 
     def state(self) -> FitState | None:
         """How far the newest epoch had come; None when no epoch was finished."""
-        epochs = self._epochs()
+        epochs = self.epochs()
         if not epochs:
             return None
         with _damage_told(epochs[-1]):
@@ -105,7 +106,7 @@ class Checkpoints:
 
     def restore(self, network: Any, optimiser: Any) -> None:
         """Give a network and its built optimiser what they held after the newest epoch."""
-        newest = self._epochs()[-1]
+        newest = self.epochs()[-1]
         with _damage_told(newest):
             network.set_weights(_load_arrays(newest / WEIGHTS))
             for variable, value in zip(optimiser.variables, _load_arrays(newest / OPTIMISER), strict=True):
@@ -113,14 +114,19 @@ class Checkpoints:
 
     def load_kept(self, network: Any, which: Literal["best", "average"]) -> None:
         """Give ``network`` the weights of the best epoch, or the mean over epochs where there is one."""
-        newest = self._epochs()[-1]
+        newest = self.epochs()[-1]
         average = newest / AVERAGE
         with _damage_told(newest):
             network.set_weights(_load_arrays(average if which == "average" and average.is_file() else newest / BEST))
 
     def remove(self) -> None:
-        """The run is finished: what it was resumed from is of no more use."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """The run is finished: what it was resumed from is of no more use. Other files in the folder stay."""
+        for path in (*self.epochs(), *self.folder.glob(".epoch_*.partial"), *self.folder.glob(".epoch_*.old")):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self._request, *self.folder.glob(".request.*.partial.json")):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # something else lies there
+            self.folder.rmdir()
 
 
 @contextmanager

@@ -8,6 +8,11 @@ import click
 from bloodedge.errors import StoppedError, UsageError
 from bloodedge_train.zoo import ZOO, check_model
 
+WORTHLESS = (
+    "A network that calls one class only is worth nothing: train for more epochs (--epochs), with another recipe, or on"
+    " more people."
+)
+
 
 @click.command()
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
@@ -47,6 +52,7 @@ from bloodedge_train.zoo import ZOO, check_model
 )
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
+@click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
 def train(
@@ -60,6 +66,7 @@ def train(
     teachers: tuple[Path, ...],
     epochs: int | None,
     out: Path | None,
+    allow_unreadable: bool,
     resume: bool,
     seed: int,
 ) -> None:
@@ -94,6 +101,7 @@ def train(
         out=target,
         resume=resume,
         teachers=teachers,
+        allow_unreadable=allow_unreadable,
     )
     try:
         metrics = run_training(options, watcher())
@@ -106,4 +114,9 @@ def train(
     for name in ("test", "shift"):
         if name in metrics.parts:
             show_evaluation(metrics.parts[name], f"{target.name}: {name} part")
+    for name, evaluation in metrics.parts.items():
+        if (label := evaluation.never_called) is not None:
+            click.secho(
+                f"{target.name} called none of the {evaluation.cells} {name} cells {label}. {WORTHLESS}", bold=True
+            )
     click.echo(f"Run folder: {target}")

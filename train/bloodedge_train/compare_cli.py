@@ -8,10 +8,8 @@ import click
 from bloodedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
     from bloodedge_train.compare import Comparison
-    from bloodedge_train.compare.tables import Table
+    from bloodedge_train.compare.tables import Cell, Table
 
 
 @click.command()
@@ -46,10 +44,11 @@ def compare(paths: tuple[Path, ...], out: Path | None, json_target: str | None, 
     """
     if not paths:
         raise UsageError("Name the run folders and bundles to compare, for instance: bloodedge compare runs/*")
-    from bloodedge.console import emit_json
+    from bloodedge.console import emit_json, progress
     from bloodedge_train.compare import compare as run_comparison
 
-    comparison = run_comparison(paths, part=part, paper=paper)  # type: ignore[arg-type]
+    with progress("Reading runs and timing networks"):
+        comparison = run_comparison(paths, part=part, paper=paper)  # type: ignore[arg-type]
     if out:
         from bloodedge_train.compare.pages import write
 
@@ -73,18 +72,24 @@ def show(comparison: "Comparison") -> None:
     for warning in comparison.warnings:
         out.print(f"[bold yellow]Mind:[/] {escape(warning)}")
     for table in all_tables(comparison.rows):
-        out.print(_laid_out(table))
-        out.print(f"[dim]{escape(table.note)}[/]\n")
-    out.print(f"[dim]{escape(comparison.paper_note)}[/]")
+        _print(table)
+    out.print(f"\n[dim]{escape(comparison.paper_note)}[/]")
 
 
-def _laid_out(table: "Table") -> "RichTable":
-    from rich.markup import escape
-    from rich.table import Table as RichTable
+def _print(table: "Table") -> None:
+    """A table of the comparison; lines below a figure are dim."""
+    from rich.text import Text
 
-    laid = RichTable(title=table.title, title_justify="left", show_lines=bool(table.rows[0][0].notes))
-    for number, column in enumerate(table.columns):
-        laid.add_column(column, justify="left" if number == 0 else "right")
-    for row in table.rows:
-        laid.add_row(*("\n".join([escape(c.main), *(f"[dim]{escape(n)}[/]" for n in c.notes if n)]) for c in row))
-    return laid
+    from bloodedge.console import console
+    from bloodedge.tables import print_table
+
+    def cell(parts: "Cell") -> Text:
+        return Text("\n").join([Text(parts.main), *(Text(note, "dim") for note in parts.notes if note)])
+
+    columns, rows, told = table.columns, table.rows, ""
+    if columns[-1] == "measured" and len({row[-1] for row in rows}) == 1:  # said once, it leaves room for figures
+        told = f"Measured {', '.join([rows[0][-1].main, *rows[0][-1].notes])}."
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    shown = [[cell(parts) for parts in row] for row in rows]
+    print_table(columns, shown, title=table.title, spaced=bool(rows[0][0].notes))
+    console().print(Text(f"{table.note} {told}".rstrip(), "dim"))

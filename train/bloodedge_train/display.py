@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bloodedge.console import console, progress
+from bloodedge.console import progress, say, steps
 from bloodedge_train.recipe import Recipe
 from bloodedge_train.run import Watcher
 
@@ -13,26 +13,28 @@ if TYPE_CHECKING:
 
 
 def watcher() -> Watcher:
-    """Progress bars with the time left, and a line for each epoch."""
-    return Watcher(step=progress, fitting=_fitting, say=console(stderr=True).print)
+    """Progress with the time left, and a line for each epoch."""
+    return Watcher(step=progress, fitting=_fitting, say=say)
 
 
 @contextmanager
 def _fitting(recipe: Recipe, epochs_done: int) -> "Iterator[tuple[BatchDone, EpochDone]]":
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     epochs = recipe.fit.epochs
-    with Progress(*columns, console=console(stderr=True), transient=True, speed_estimate_period=600) as bar:
-        task = bar.add_task("Fitting", total=float(epochs), completed=epochs_done)
+    with steps() as report:
+        report("Fitting", epochs_done, epochs)
 
         def batch_done(epoch: int, done: int, batches: int) -> None:
-            bar.update(task, completed=epoch + done / batches, description=f"Fitting: epoch {epoch + 1} of {epochs}")
+            report("Fitting", epoch * batches + done, epochs * batches)
 
         def epoch_done(epoch: int, row: dict[str, float]) -> None:
-            bar.console.print(
-                f"epoch {epoch + 1:3d}  loss {row['loss']:.4f}  validation: loss {row['val_loss']:.4f}  "
-                f"accuracy {row['val_accuracy']:.3f}  AUC {row['val_auc']:.4f}  ({row['images_per_s']:.0f} images/s)"
-            )
+            say(epoch_line(epoch, row))
 
         yield batch_done, epoch_done
+
+
+def epoch_line(epoch: int, row: dict[str, float]) -> str:
+    """One epoch, numbered from 0, in 80 columns."""
+    return (
+        f"epoch {epoch + 1:3d}: loss {row['loss']:.4f}; validation loss {row['val_loss']:.4f}, "
+        f"accuracy {row['val_accuracy']:.3f}, AUC {row['val_auc']:.4f}"
+    )

@@ -17,13 +17,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import IMAGE_SUFFIXES, Progress, natural
+from bloodedge.console import Progress
+from bloodedge.dataset import natural
 from bloodedge.decision import LABELS, calibrated, decide, require_probabilities
 from bloodedge.engine.keras import load_model
 from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
-from bloodedge.files import write_bytes
+from bloodedge.files import require_apart, write_bytes
 from bloodedge.imaging import Cell, Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
 from bloodedge.manifest import RunRecord, read_run
+from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.text import as_text
 
 Floats = NDArray[np.float32]
 
@@ -271,6 +274,7 @@ def explain(request: Request, say: Callable[[str], None], progress: Progress | N
     """
     record = read_run(request.run)
     paths = image_paths(request.images)
+    require_apart(request.out, paths, "--out")
     cells = _readable(paths, say)
     first = next(cells)  # before Keras, which takes seconds to load
     cells = chain([first], cells)
@@ -302,9 +306,10 @@ def _readable(paths: Sequence[Path], say: Callable[[str], None]) -> Iterator[tup
         try:
             yield path, cell_on_black(read_image(path))
         except BloodedgeError as error:
-            reasons.append(str(error))
+            reason = str(error).replace(as_text(path), "The picture")
+            reasons.append(f"{path}: {reason}")
             if len(paths) > 1:
-                say(f"left out {path}: {error}")
+                say(f"left out {path}: {reason}")
     if len(reasons) == len(paths):
         which = "" if len(paths) == 1 else f"None of the {len(paths)} images can be used; the first: "
         raise BloodedgeError(which + reasons[0])
@@ -324,8 +329,8 @@ def _picture_names(paths: Sequence[Path]) -> dict[Path, str]:
 def _explained(found: Look, record: RunRecord, path: Path, picture: Path) -> Explained:
     border = ring(found.mask)
     return Explained(
-        image=str(path),
-        picture=str(picture),
+        image=as_text(path),
+        picture=as_text(picture),
         said=decide(found.blast, record.thresholds)[0],
         blast=found.blast,
         explained=LABELS[found.label],

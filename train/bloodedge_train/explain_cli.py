@@ -44,7 +44,7 @@ def explain(
     Each IMAGE is one cell cut out onto black, as in C-NMC, or a folder of them. A picture of each shows the cell, the
     evidence on it and over the whole frame; the shares of it on the cell and on the cell's border are told.
     """
-    from bloodedge.console import console, emit_json, progress
+    from bloodedge.console import emit_json, progress, say
     from bloodedge_train.explain import Request
     from bloodedge_train.explain import explain as run_explanation
 
@@ -54,7 +54,7 @@ def explain(
     chosen = None if label is None else CLASSES.index(label)
     request = Request(run=run, images=images, out=target, montage=montage, layer=layer, label=chosen)
     with progress("Explaining cells") as update:
-        found = run_explanation(request, console(stderr=True).print, update)
+        found = run_explanation(request, say, update)
     if json_target:
         emit_json([asdict(each) for each in found], json_target)
     if json_target != "-":
@@ -63,16 +63,15 @@ def explain(
 
 
 def _show_explained(found: "list[Explained]") -> None:
-    from rich.table import Table
+    from bloodedge.tables import print_table
 
-    from bloodedge.console import console
-
-    table = Table("image", "said", "blast", "evidence for", "on the cell (even)", "on its border (even)")
+    rows = []
     for each in found:
         shares = ((each.on_cell, each.cell_share), (each.on_border, each.border_share))
         told = ["-" if share is None else f"{share:.0%} ({even:.0%})" for share, even in shares]
-        table.add_row(Path(each.image).name, each.said, f"{each.blast:.3f}", each.explained, *told)
-    console().print(table)
+        rows.append((Path(each.image).name, each.said, f"{each.blast:.3f}", each.explained, *told))
+    columns = ("image", "said", "blast", "evidence for", "on the cell (even)", "on its border (even)")
+    print_table(columns, rows, left={"image", "said", "evidence for"})
 
 
 @click.command()
@@ -108,41 +107,30 @@ def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None
 
 
 def _show_shortcuts(audit: "ShortcutAudit") -> None:
-    from rich.table import Table
+    from rich.text import Text
 
     from bloodedge.console import console
+    from bloodedge.tables import print_table
 
-    out = console()
     for part, cells in audit.cells.items():
         people = f"{part} part, {cells} cells of {audit.subjects[part]} people"
-        title = f"{people}: what alone predicts the class"
+        title = Text(f"{people}: what alone predicts the class", "italic")
         if audit.leaky:
-            title += " [bold red](leaky: cells of these people were seen in training)[/]"
-        table = Table(
-            "cue", "AUC", "95 % interval", "balanced accuracy", "95 % interval", title=title, title_justify="left"
-        )
-        for cue in (c for c in audit.cues if c.part == part):
-            figures = _figure(cue.auc, cue.auc_ci95) + _figure(cue.balanced_accuracy, cue.balanced_accuracy_ci95)
-            table.add_row(cue.cue, *figures)
-        out.print(table)
-        title = f"{people}: the model on altered cells"
-        falls = Table(
-            "cells",
-            "accuracy",
-            "AUC",
-            "accuracy falls by",
-            "95 % interval",
-            "AUC falls by",
-            "flips",
-            title=title,
-            title_justify="left",
-        )
+            title.append(" (leaky: cells of these people were seen in training)", "bold red")
+        cues = [
+            (cue.cue, *_figure(cue.auc, cue.auc_ci95), *_figure(cue.balanced_accuracy, cue.balanced_accuracy_ci95))
+            for cue in audit.cues
+            if cue.part == part
+        ]
+        print_table(("cue", "AUC", "95 % interval", "balanced accuracy", "95 % interval"), cues, title=title)
+        falls = []
         for row in (a for a in audit.altered if a.part == part):
             auc, fall = _figure(row.auc, None)[0], _fall(row.fall.get("auc"), None)[0]
             lost = _fall(row.fall["accuracy"], row.fall_ci95.get("accuracy"))
-            falls.add_row(row.alteration, f"{row.accuracy:.3f}", auc, *lost, fall, f"{row.flip_rate:.1%}")
-        out.print(falls)
-    out.print(
+            falls.append((row.alteration, f"{row.accuracy:.3f}", auc, *lost, fall, f"{row.flip_rate:.1%}"))
+        columns = ("cells", "accuracy", "AUC", "accuracy falls by", "95 % interval", "AUC falls by", "flips")
+        print_table(columns, falls, title=f"{people}: the model on altered cells")
+    console().print(
         "Intervals are bootstrapped over people; falls are in percentage points. Background: what is seen once the "
         "cell is blacked out; haze: what compression leaves below the level that counts as black. The network sees "
         "neither: imaging blackens all but the cell."

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import require_probabilities
+from bloodedge.decision import calibrated, require_probabilities
 from bloodedge.errors import BloodedgeError
 from bloodedge.metrics import auc
 from bloodedge_train.checkpoint import Checkpoints, FitState
@@ -90,14 +90,28 @@ def fit(
 
 
 def watch(model: Any, samples: Samples) -> dict[str, float]:
-    """val_loss (cross-entropy), val_accuracy and val_auc; BloodedgeError when the network gives no probabilities."""
+    """val_loss (cross-entropy), val_accuracy and val_auc; BloodedgeError when the network gives no probabilities.
+
+    The AUC is of calibrated probabilities, as every later figure is: they tie cells of which a network is so sure that
+    float32 has no room for the difference. Which temperature makes no difference to it.
+    """
     probabilities = predict(model, samples.images)
     likelihood = np.clip(probabilities[np.arange(len(samples.labels)), samples.labels], 1e-7, 1)
     return {
         "val_loss": float(-np.log(likelihood).mean()),
         "val_accuracy": float((probabilities.argmax(axis=1) == samples.labels).mean()),
-        "val_auc": auc(samples.labels, probabilities[:, 1]) or 0.0,
+        "val_auc": auc(samples.labels, calibrated(probabilities, 1.0)[:, 1]) or 0.0,
     }
+
+
+def kept_weights(state: FitState, spec: FitSpec) -> str:
+    """Which weights a fit ended with, in words."""
+    first, last = spec.epochs // 2 + 1, state.epochs_done
+    if spec.keep == "average" and last > first:
+        return f"the mean of the weights of epochs {first} to {last}"
+    if spec.keep == "last" or (spec.keep == "average" and last == first):
+        return f"the weights of epoch {last}, the last one"
+    return f"the weights of epoch {state.best_epoch}, the best one"
 
 
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:

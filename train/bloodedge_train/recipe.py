@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from bloodedge.config import Strict, read_toml, validate
+from bloodedge.config import FileName, Strict, read_toml, validate
 from bloodedge.errors import UsageError, did_you_mean
 from bloodedge.imaging import ImagingSpec
 from bloodedge.split import SplitSpec
@@ -106,7 +106,7 @@ class FitSpec(Strict):
 class Recipe(Strict):
     """A resolved recipe, as stored in the run."""
 
-    name: str = "custom"
+    name: FileName = "custom"
     about: str = ""
     imaging: ImagingSpec = ImagingSpec()
     split: SplitSpec = SplitSpec()
@@ -138,7 +138,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         values.setdefault("name", Path(name_or_path).stem)
     elif name_or_path in packaged():
         file = resources.files("bloodedge_train") / "recipes" / f"{name_or_path}.toml"
-        values = tomllib.loads(file.read_text())
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
         values.setdefault("name", name_or_path)
     else:
         raise UsageError(

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from bloodedge import __version__
 from bloodedge.bench import measure_latency
-from bloodedge.dataset import CellFile, Dataset, Progress, inputs, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
 from bloodedge.decision import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError
 from bloodedge.evaluate import score
-from bloodedge.files import write_beside, write_bytes, write_text
-from bloodedge.fitted import FITTED_FILE, FittedPictures
+from bloodedge.files import require_free, write_beside, write_bytes, write_text
+from bloodedge.fitted import FITTED_FILE, FittedPictures, held_out
 from bloodedge.host import versions
 from bloodedge.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
 from bloodedge.split import Fold, Parts, split
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 SCORED = ("validation", "test", "shift")
 THRESHOLDS = Thresholds()
+MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
+"""What a finished run leaves in its folder, beside run.json."""
 Floats = NDArray[np.float64]
 
 
@@ -53,6 +56,8 @@ class TrainOptions:
     resume: bool
     teachers: tuple[Path, ...] = ()
     """Run folders whose networks the student learns from."""
+    allow_unreadable: bool = False
+    """Go on where more than a tenth of the pictures cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,11 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
         dataset = read_dataset(options.data, progress)
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
+    check_readable(dataset, allow=options.allow_unreadable)
     parts, split_record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
+    fitted = FittedPictures.of(parts)
+    if not split_record.leaky:
+        parts = held_out(parts, fitted, watcher.say)
     with watcher.step("Loading Keras"):
         load_keras()
     samples = {}
@@ -86,7 +95,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
             with watcher.step(f"Preparing {name} cells") as progress:
                 samples[name] = _samples(dataset, parts[name], options.recipe, progress)
     model, state = _fit(options, watcher, dataset, split_record, samples)
-    return _finish(options, dataset, split_record, parts, samples, model, state, watcher)
+    return _finish(options, dataset, split_record, fitted, parts, samples, model, state, watcher)
 
 
 def _check_folder(options: TrainOptions) -> None:
@@ -97,6 +106,9 @@ def _check_folder(options: TrainOptions) -> None:
         raise UsageError(f"{options.out} holds an unfinished run; continue it with --resume or choose another --out.")
     if options.resume and not begun:
         raise UsageError(f"{options.out} holds no unfinished run to resume; leave out --resume to begin one.")
+    if not begun:
+        epochs = [path.relative_to(options.out).as_posix() for path in Checkpoints(options.out).epochs()]
+        require_free(options.out, [*MADE, *epochs])
 
 
 def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: Progress) -> "Samples":
@@ -106,7 +118,7 @@ def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: 
         images=inputs(cells, recipe.imaging, progress),
         labels=np.array([c.label for c in cells], np.int64),
         groups=[dataset.group(c) for c in cells],
-        subjects=[c.subject or c.name for c in cells],
+        subjects=owners(cells),
     )
 
 
@@ -190,6 +202,7 @@ def _finish(
     options: TrainOptions,
     dataset: Dataset,
     split_record: SplitRecord,
+    fitted: FittedPictures,
     parts: Parts,
     samples: dict[str, "Samples"],
     model: Any,
@@ -200,7 +213,7 @@ def _finish(
     import keras
 
     from bloodedge_train import figures
-    from bloodedge_train.fit import predict
+    from bloodedge_train.fit import kept_weights, predict
     from bloodedge_train.macs import count_macs
 
     raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
@@ -210,7 +223,6 @@ def _finish(
     write_beside(options.out / "model.keras", model.save)
     uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
     metrics = _metrics(options, samples, blasts, uncalibrated)
-    fitted = FittedPictures.of(parts)
     record = RunRecord(
         name=options.out.name,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -235,6 +247,12 @@ def _finish(
         history=state.history,
         best_epoch=state.best_epoch,
     )
+    auc = metrics.parts["validation"].auc
+    if auc is not None:
+        kept = kept_weights(state, options.recipe.fit)
+        watcher.say(
+            f"Kept: {kept}. Its validation AUC is {auc:.4f}, as on the model card; the lines above are of epochs."
+        )
     watcher.say("Drawing figures")
     figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts, uncalibrated)
     write_bytes(options.out / FITTED_FILE, fitted.pack())

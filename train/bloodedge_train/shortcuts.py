@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bloodedge.dataset import CellFile, Progress, in_threads, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import CellFile, in_threads, owners, read_dataset
 from bloodedge.ensemble import rescaled
 from bloodedge.evaluate import Classifier, agree, blast_probabilities, score
 from bloodedge.imaging import (
@@ -260,7 +261,7 @@ def audit_shortcuts(classifier: Classifier, data: Path, progress: Progress | Non
         run=classifier.name,
         leaky=classifier.split.leaky,
         cells={name: len(cells) for name, cells in held.items()},
-        subjects={name: len(set(_subjects(cells))) for name, cells in held.items()},
+        subjects={name: len(set(owners(cells))) for name, cells in held.items()},
         cues=cues,
         altered=altered,
     )
@@ -311,13 +312,9 @@ def _joined(pieces: dict[str, list[Floats]]) -> dict[str, Floats]:
     return {name: np.concatenate(rows) for name, rows in pieces.items()}
 
 
-def _subjects(cells: Sequence[CellFile]) -> list[str]:
-    return [c.subject or c.name for c in cells]
-
-
 def _score(classifier: Classifier, cells: Sequence[CellFile], blast: Floats, threshold: float) -> Evaluation:
     labels = [c.label for c in cells]
-    return score(labels, blast, _subjects(cells), threshold=threshold, leaky=classifier.split.leaky)
+    return score(labels, blast, owners(cells), threshold=threshold, leaky=classifier.split.leaky)
 
 
 def _cue(classifier: Classifier, part: str, cue: str, cells: Sequence[CellFile], blast: Floats) -> CueScore:
@@ -333,7 +330,7 @@ def _altered(
 ) -> AlteredScore:
     found = _score(classifier, cells, blasts[alteration], classifier.thresholds.blast)
     labels = [c.label for c in cells]
-    against = agree(blasts[UNALTERED], blasts[alteration], labels, _subjects(cells), classifier.thresholds)
+    against = agree(blasts[UNALTERED], blasts[alteration], labels, owners(cells), classifier.thresholds)
     return AlteredScore(
         part=part,
         alteration=alteration,

@@ -82,38 +82,52 @@ class Judged:
         return cls(measured.kind, measured.agreement, measured.golden.max_probability_difference)
 
 
-def worthless(validation: Evaluation) -> str | None:
-    """Why a float model with these figures on validation is of no use; None for one that is.
+def worthless(validation: Evaluation, held_out: Evaluation) -> str | None:
+    """Why a float model with these figures is of no use; None for one that is.
 
-    It is no better than chance where the 95 % interval over people of its AUC or its balanced accuracy reaches 0.5.
+    It calls one class only; or neither part's 95 % interval over people of its AUC, or of its balanced accuracy, lies
+    above 0.5. Few people in one part make its interval wide, and are no fault of the model.
     """
-    if (label := validation.never_called) is not None:
-        return f"it calls no cell {label}"
+    parts = {"validation": validation, "held-out": held_out}
+    for what, part in parts.items():
+        if part.never_called is not None:
+            return f"it calls none of {_cells(what, part)} {part.never_called}"
     for name in ("auc", "balanced_accuracy"):
-        value = getattr(validation, name)
-        if value is None:
-            continue
-        low, high = validation.ci95.get(name, (value, value))
-        if low <= CHANCE:
-            return f"its {DROPS[name]} is {value:.3f} [{low:.3f}, {high:.3f}], which may be chance (0.5)"
+        told = {what: part for what, part in parts.items() if getattr(part, name) is not None}
+        if told and all(_range(part, name)[0] <= CHANCE for part in told.values()):
+            figures = " and ".join(f"{_figure(part, name)} on {_cells(what, part)}" for what, part in told.items())
+            return f"its {DROPS[name]} is {figures}, which may be chance (0.5)"
     return None
 
 
-def admit(validation: Evaluation, limits: Limits) -> str | None:
+def _range(part: Evaluation, name: str) -> tuple[float, float]:
+    value = getattr(part, name)
+    return part.ci95.get(name, (value, value))
+
+
+def _figure(part: Evaluation, name: str) -> str:
+    low, high = _range(part, name)
+    return f"{getattr(part, name):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _cells(what: str, part: Evaluation) -> str:
+    return f"{part.cells} {what} cells of {part.subjects} subjects"
+
+
+def admit(validation: Evaluation, held_out: Evaluation, limits: Limits) -> str | None:
     """A caveat on a float model that is worth nothing and converted all the same; None on one that is worth it.
 
     Raises BloodedgeError for a worthless one that the limits do not allow.
     """
-    why = worthless(validation)
+    why = worthless(validation, held_out)
     if why is None:
         return None
-    where = f"On its {validation.cells} validation cells of {validation.subjects} subjects {why}"
     if not limits.allow_worthless:
         raise BloodedgeError(
-            f"No bundle was written, for the float model is worth nothing. {where}. Train it for longer, with another "
+            f"No bundle was written, for the float model is worth nothing: {why}. Train it for longer, with another "
             "recipe or on more people; --allow-worthless converts it all the same and says so on the model card."
         )
-    return f"This model is worth nothing and was converted by --allow-worthless. {where}."
+    return f"This model is worth nothing, and was converted by --allow-worthless: {why}."
 
 
 def complaint(judged: Judged, limits: Limits) -> str | None:

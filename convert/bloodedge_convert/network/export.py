@@ -39,7 +39,7 @@ def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterab
         if rewritten is not model:
             export_saved_model(rewritten, size_px, folder / f"saved_model_{engine}")
     export_saved_model(model, size_px, folder / "saved_model")
-    (folder / REWRITES).write_text(json.dumps([row.model_dump() for row in done]))
+    (folder / REWRITES).write_text(json.dumps([row.model_dump() for row in done]), encoding="utf-8")
 
 
 def saved_model_for(engine: str, folder: Path) -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from bloodedge.bundle import REPORT
 from bloodedge.config import Strict
 from bloodedge.manifest import Artifact, EngineName, Manifest
 from bloodedge_convert.job import MIXED, FineTuning, Kind, Rewrite, file_names, fine_tuning, rewrites
@@ -18,7 +19,7 @@ from bloodedge_convert.litert.mixed import Mixed
 from bloodedge_convert.litert.noise import LayerNoise, layer_noise
 from bloodedge_convert.openvino.operators import OperatorTime, by_operator
 
-JSON, HTML = "report.json", "report.html"
+JSON, HTML = "report.json", REPORT
 
 
 class Verdict(Strict):

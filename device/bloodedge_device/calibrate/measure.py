@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
-from bloodedge.dataset import Progress
+from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image, read_image
+from bloodedge.pictures import IMAGE_SUFFIXES
 from bloodedge_device.calibrate.micrometer import period_px
 from bloodedge_device.calibrate.profile import CameraProfile, FocusRecord, ScaleRecord
 from bloodedge_device.calibrate.scale import FEWEST_FRAMES, from_micrometer, from_red_cells
 from bloodedge_device.calibrate.thresholds import focus_from_frames, focus_from_sweep, from_frames, sharpness, spread
 from bloodedge_device.camera import BadFrame, Camera
-from bloodedge_device.camera.replay import IMAGE_SUFFIXES
 from bloodedge_device.finder import estimate_um_per_px
 from bloodedge_device.gate import GateParameters, GateResult, check
 

@@ -1,9 +1,9 @@
 """A calibration as a table in a terminal."""
 
 from rich.markup import escape
-from rich.table import Table
 
 from bloodedge.console import console
+from bloodedge.tables import print_table
 from bloodedge_device.calibrate.measure import Calibration
 from bloodedge_device.calibrate.profile import CameraProfile, Range
 
@@ -13,10 +13,8 @@ SOURCES = {"sweep": "focus sweep", "frames": "frames in focus", "default": "not 
 def show(calibration: Calibration) -> None:
     """Print the figures, then the warnings."""
     profile, out = calibration.profile, console()
-    table = Table("", "value", "measured", title=escape(profile.camera), title_justify="left")
-    for row in _rows(profile):
-        table.add_row(*row)
-    out.print(table)
+    columns = ("", "value", "measured")
+    print_table(columns, _rows(profile), title=profile.camera, left=columns)
     for warning in calibration.warnings:
         out.print(f"[bold yellow]Mind:[/] {escape(warning)}")
 

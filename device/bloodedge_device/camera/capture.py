@@ -16,11 +16,13 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from queue import Empty, Queue
 from time import sleep
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from bloodedge.config import validate
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.redact import redacted
 from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile, open_camera
 from bloodedge_device.host import use_every_core
 from bloodedge_device.settings.sections import CameraSettings
@@ -43,16 +45,16 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     use_every_core()
     wire, memory = socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), SLOTS * SLOT_BYTES)
-    lines = wire.makefile("rwb", buffering=0)
-    order = json.loads(lines.readline())
-    settings = CameraSettings.model_validate(order["settings"])
-    sender = _Sender(lines)
+    heard, told = wire.makefile("rb"), wire.makefile("wb", buffering=0)
+    order = json.loads(heard.readline())
+    sender = _Sender(told)
     free: Queue[int] = Queue()
     for slot in range(SLOTS):
         free.put(slot)
     stop = _Pulse(sender)
-    threading.Thread(target=_listen, args=(lines, free, stop), daemon=True).start()
+    threading.Thread(target=_listen, args=(heard, free, stop), daemon=True).start()
     try:
+        settings = validate(CameraSettings, order["settings"], "The camera's table")
         camera = open_camera(settings, order["begin"], [SourceFile(**file) for file in order["done"]])
         sender.send({"kind": "opened", "name": camera.name, "live": camera.live})
         for frame in camera.frames(stop):
@@ -81,7 +83,7 @@ class _Sender:
 
     def fail(self, sentence: str, *, usage: bool = False) -> None:
         """Tell what is wrong; ``usage``: the settings can never work."""
-        self.send({"kind": "failed", "usage": usage, "sentence": sentence})
+        self.send({"kind": "failed", "usage": usage, "sentence": redacted(sentence)})
 
 
 class _Pulse(threading.Event):
@@ -102,7 +104,7 @@ class _Pulse(threading.Event):
         return super().wait(left_s)
 
 
-def _listen(lines: socket.SocketIO, free: Queue[int], stop: _Pulse) -> None:
+def _listen(lines: BinaryIO, free: Queue[int], stop: _Pulse) -> None:
     """Slots that the daemon is done with; when it hangs up, end, by force where the driver does not answer."""
     with suppress(OSError, ValueError):  # a daemon that was killed resets the connection, perhaps in mid-line
         while line := lines.readline():
@@ -115,7 +117,7 @@ def _listen(lines: socket.SocketIO, free: Queue[int], stop: _Pulse) -> None:
 def _give(frame: Frame | BadFrame, memory: mmap.mmap, free: Queue[int], stop: _Pulse, sender: _Sender) -> None:
     message: dict[str, Any] = {"kind": "frame", "capture": _told(frame.capture)}
     if isinstance(frame, BadFrame):
-        sender.send({**message, "problem": frame.problem})
+        sender.send({**message, "problem": redacted(frame.problem)})
         return
     if frame.bgr.nbytes > SLOT_BYTES:
         sender.send({**message, "problem": f"The frame has {frame.bgr.size // 3:,} pixels; 33 million are the most."})

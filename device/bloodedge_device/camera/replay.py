@@ -4,6 +4,7 @@ import itertools
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
+from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.redact import PERCENT, address_fault, redacted
+from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings, is_stream
-
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 MOTION_JPEG = {"MJPG", "mjpg", "JPEG", "jpeg"}
 """FFmpeg's codes of it."""
@@ -28,8 +30,8 @@ UNDECODED = -1
 COUNTED = {".avi", ".m4v", ".mov", ".mp4"}
 """Files that hold the number of their frames."""
 
-MOST_UNREADABLE = 8
-"""More in a row, where nothing says how many frames are to come, are the end."""
+MOST_UNREADABLE, MOST_OF_ANNOUNCED = 8, 1000
+"""More in a row are the end; the second where a file announced that so many frames are still to come."""
 
 OPEN_WITHIN_MS = 10_000
 """For a stream to answer."""
@@ -43,13 +45,15 @@ def open_replay(settings: CameraSettings, begin: int = 0, done: Iterable[SourceF
     """
     source = settings.source or ""
     if is_stream(source):
+        if fault := address_fault(source):
+            raise UsageError(fault)
         return VideoCamera(settings, source, live=True)
     path = Path(source)
     if settings.watch:
         from bloodedge_device.camera.watch import WatchCamera
 
-        if not path.is_dir():
-            raise UsageError(f"{path} is not a folder; give the folder that images are written into, or make it first.")
+        if path.is_file():
+            raise UsageError(f"{path} is a file; give the folder that images are written into.")
         return WatchCamera(settings, path, begin, done)
     if path.is_dir():
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
@@ -67,7 +71,7 @@ class FolderCamera:
     """Images in the order of their paths; one that cannot be read is a BadFrame, not the end."""
 
     def __init__(self, settings: CameraSettings, folder: Path, images: list[Path], begin: int) -> None:
-        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {folder.resolve().name}"
+        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {as_text(folder.resolve().name)}"
         self.live = settings.realtime
         self.ending = ""
         self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
@@ -83,7 +87,7 @@ class FolderCamera:
 
     def _read(self, index: int, path: Path) -> Frame | BadFrame:
         start = monotonic()
-        name = path.relative_to(self._folder).as_posix()
+        name = as_text(path.relative_to(self._folder).as_posix())
         try:
             bgr = read_image(path)
         except BloodedgeError as error:
@@ -102,7 +106,7 @@ class VideoCamera:
         """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is away."""
         self._settings, self._source, self._begin = settings, source, begin
         self._is_file = not is_stream(source)
-        self.name = f"replay of {Path(source).name if self._is_file else _without_password(source)}"
+        self.name = f"replay of {as_text(Path(source).name) if self._is_file else redacted(source)}"
         self.live = live
         self.ending = ""
         self._capture: cv2.VideoCapture | None = self._open()
@@ -112,12 +116,14 @@ class VideoCamera:
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")  # AV_LOG_FATAL: damaged frames are told of as rejected
         address = self._source if self._is_file else _lower_scheme(self._source)
         options = [] if self._is_file else [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_WITHIN_MS]
-        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, options)
+        with _name_in_utf8(address) as name:
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, options)
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
+            hint = f" If its password holds special characters, {PERCENT}." if "@" in self._source else ""
             raise BloodedgeError(
-                f"The stream {_without_password(self._source)} does not answer; check its address and that it is on."
+                f"The stream {redacted(self._source)} does not answer; check its address and that it is on.{hint}"
             )
         if _fourcc(capture) in MOTION_JPEG:
             capture.set(cv2.CAP_PROP_FORMAT, UNDECODED)
@@ -182,7 +188,7 @@ def _grabbed(capture: cv2.VideoCapture, announced: int, pace: Pace, skipped: int
         start = monotonic()
         while not capture.grab():
             unreadable += 1
-            if unreadable > max(MOST_UNREADABLE, announced - came):
+            if unreadable > max(MOST_UNREADABLE, min(announced - came, MOST_OF_ANNOUNCED)):
                 return
         for readable in (*[False] * unreadable, True):
             came += 1
@@ -194,8 +200,8 @@ def _ending(came: int, announced: int) -> str:
     """What is to be said at the end of a file that announced so many frames."""
     if came < announced:
         return (
-            f"Only {came} of the {announced} announced frames came: the file was cut short or is damaged; copy it again"
-            " from its source."
+            f"Only {came} of the {announced} announced frames came: the file was cut short or damaged, or its recorder"
+            " left frames out; compare it with its source."
         )
     return f"All {announced} announced frames came." if announced else ""
 
@@ -210,8 +216,11 @@ def _lower_scheme(address: str) -> str:
     return scheme.lower() + mark + rest
 
 
-def _without_password(address: str) -> str:
-    """A stream's address as it may be shown: without the user and password that it may hold."""
-    scheme, _, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+@contextmanager
+def _name_in_utf8(source: str) -> Iterator[str]:
+    """What OpenCV can open ``source`` by: it crashes on a file's name that is not UTF-8."""
+    if as_text(source) == source:
+        yield source
+        return
+    with Path(source).open("rb") as file:
+        yield f"/dev/fd/{file.fileno()}"

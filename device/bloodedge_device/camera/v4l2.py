@@ -269,7 +269,7 @@ def _short(path: Path) -> str:
 def _name(path: Path) -> str:
     """What the camera calls itself, else its node's name."""
     try:
-        return (SYSFS / path.resolve().name / "name").read_text().strip()
+        return (SYSFS / path.resolve().name / "name").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return _short(path)
 

@@ -11,13 +11,16 @@ from pathlib import Path
 from time import monotonic
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Frame, Pace, SourceFile
-from bloodedge_device.camera.replay import IMAGE_SUFFIXES, FolderCamera
+from bloodedge_device.camera.replay import FolderCamera
 from bloodedge_device.settings import CameraSettings
 
 LOOK_EVERY_S = 0.5
 SHARE_OF_TIME = 0.1
-"""A folder of very many files is looked at less often, so that looking takes no more than so much of the time."""
+"""Looking takes no more than so much of the time: in a folder of very many files, those that are done are looked at
+seldom."""
 
 SETTLED_S = 1.0
 """A file that was not changed for so long is finished, where its content agrees."""
@@ -47,21 +50,21 @@ class WatchCamera(FolderCamera):
     """
 
     def __init__(self, settings: CameraSettings, folder: Path, begin: int, done: Iterable[SourceFile]) -> None:
-        """done: the files that were taken before."""
+        """done: the files that were taken before. Raises BloodedgeError when the folder is not there."""
         super().__init__(settings, folder.resolve(), [], begin)
-        self.name = f"images written to {self._folder.name}"
+        self._require_folder()
+        self.name = f"images written to {as_text(self._folder.name)}"
         self._done = {file.path: file for file in done}
         self._seen: dict[str, _Seen] = {}
+        self._wait_s = self._thorough_at_s = 0.0
+        """How long to wait for the next look; from when on, monotonic, it looks at the files that are done as well."""
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """New images as they come, until ``stop`` is set; raises BloodedgeError when the folder is gone."""
         pace = Pace(self._settings.rate, stop)
-        index, wait_s = self._begin, 0.0
-        while not stop.wait(wait_s):
-            began_s = monotonic()
-            waiting = self._waiting()
-            wait_s = max(LOOK_EVERY_S, (monotonic() - began_s) / SHARE_OF_TIME)
-            for path in waiting:
+        index = self._begin
+        while not stop.wait(self._wait_s):
+            for path in self._look():
                 if not self._is_settled(path):
                     break
                 if not pace.wait():
@@ -72,11 +75,21 @@ class WatchCamera(FolderCamera):
                 yield frame
                 index += 1
 
-    def _waiting(self) -> list[str]:
+    def _look(self) -> list[str]:
         """Files that are new, or were written anew, oldest first; notes since when each looks as it does."""
-        now_s = monotonic()
+        began_s = monotonic()
+        thorough = began_s >= self._thorough_at_s
+        waiting = self._waiting(thorough, began_s)
+        rest_s = (monotonic() - began_s) / SHARE_OF_TIME
+        if thorough:
+            self._thorough_at_s = monotonic() + rest_s
+        self._wait_s = LOOK_EVERY_S if thorough else max(LOOK_EVERY_S, rest_s)
+        return waiting
+
+    def _waiting(self, thorough: bool, now_s: float) -> list[str]:
+        """The files that wait; only a ``thorough`` look finds those that were done and are written anew."""
         seen: dict[str, _Seen] = {}
-        for path, stat in self._files():
+        for path, stat in self._files(thorough):
             done = self._done.get(path)
             if done is not None and (done.size, done.modified_ns) == (stat.st_size, stat.st_mtime_ns):
                 continue
@@ -86,14 +99,19 @@ class WatchCamera(FolderCamera):
         self._seen = seen
         return sorted(seen, key=lambda path: (seen[path].modified_ns, _natural(path)))
 
-    def _files(self) -> Iterator[tuple[str, os.stat_result]]:
-        if not self._folder.is_dir():
-            raise BloodedgeError(f"{self._folder} is not there any more; connect its disk, or make it again.")
+    def _files(self, thorough: bool) -> Iterator[tuple[str, os.stat_result]]:
+        self._require_folder()
         for entry in _entries(str(self._folder)):
+            if not thorough and entry.path in self._done and entry.path not in self._seen:
+                continue
             name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  # a hundred thousand at each look
             if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 with suppress(OSError):  # taken away since
                     yield entry.path, entry.stat()
+
+    def _require_folder(self) -> None:
+        if not self._folder.is_dir():
+            raise BloodedgeError(f"The folder {self._folder} is not there; make it, or connect its disk.")
 
     def _is_settled(self, path: str) -> bool:
         shows_its_end = Path(path).suffix.lower() in SHOWS_ITS_END

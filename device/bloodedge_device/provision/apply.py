@@ -1,7 +1,7 @@
 """Changing a root as planned; cut off half-way, the next run can finish it or undo it."""
 
-import glob
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -75,8 +75,10 @@ def _folders_left(root: Path, folders: Iterable[str]) -> tuple[str, ...]:
 def _sweep(root: Path, paths: Iterable[str]) -> None:
     """Remove what a run that was cut off left half-written beside the paths."""
     for found in (place(root, path) for path in paths):
-        for left in found.parent.glob(f".{glob.escape(found.stem)}.*.partial{glob.escape(found.suffix)}"):
-            left.unlink()
+        ours = re.compile(rf"\.{re.escape(found.stem)}\.\d+\.partial{re.escape(found.suffix)}")
+        for left in found.parent.iterdir() if found.parent.is_dir() else ():
+            if ours.fullmatch(left.name):
+                left.unlink()
 
 
 def _write(root: Path, change: Change) -> None:

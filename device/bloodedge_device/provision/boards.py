@@ -47,6 +47,6 @@ def recognise(root: Path = Path("/"), machine: str | None = None) -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

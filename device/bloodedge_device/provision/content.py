@@ -47,8 +47,10 @@ def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
             pieces[f"{UNITS}/{target}.wants/{unit}"] = Piece("link", f"/{UNITS}/{unit}")
     if board.startswith("raspberry-pi"):
         folder = boot_folder(root)
-        words = _words((source / "boot/pi.cmdline.txt").read_text())
-        pieces[f"{folder}/config.txt"] = Piece("block", f"[all]\n{(source / 'boot/pi.config.txt').read_text()}")
+        words = _words((source / "boot/pi.cmdline.txt").read_text(encoding="utf-8"))
+        pieces[f"{folder}/config.txt"] = Piece(
+            "block", f"[all]\n{(source / 'boot/pi.config.txt').read_text(encoding='utf-8')}"
+        )
         pieces[f"{folder}/cmdline.txt"] = Piece("words", " ".join(words))
     return pieces
 
@@ -63,7 +65,7 @@ def boot_folder(root: Path) -> str:
 
 def _files(folder: Path) -> dict[str, Piece]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): Piece("file", path.read_text()) for path in paths}
+    return {str(path.relative_to(folder)): Piece("file", path.read_text(encoding="utf-8")) for path in paths}
 
 
 def _swap(source: Path, root: Path) -> dict[str, Piece]:

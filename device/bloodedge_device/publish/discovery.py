@@ -5,6 +5,7 @@ https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, TypedDict
 
 from bloodedge import RESEARCH_USE
@@ -91,9 +92,17 @@ SENSORS: dict[str, dict[str, Any]] = {
 """By key of StatusPayload."""
 
 
+def _identifier(board: str) -> str:
+    """A board's name in Home Assistant: of letters, digits, "_" and "-" alone, and no other board's."""
+    clean = re.sub(r"[^A-Za-z0-9_-]", "-", board)
+    if clean != board:  # as may be what another name becomes
+        clean = f"{clean}-{sha256(board.encode()).hexdigest()[:8]}"
+    return f"bloodedge-{clean}"
+
+
 def discovery(settings: MqttSettings, device: DeviceDescription) -> tuple[str, dict[str, Any]]:
     """(topic, payload) of the discovery message."""
-    name = re.sub(r"[^A-Za-z0-9_-]", "-", f"bloodedge-{settings.board}")
+    name = _identifier(settings.board)
     base = f"{settings.topic}/{settings.board}"
     components = {
         key: {

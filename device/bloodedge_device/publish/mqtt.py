@@ -23,6 +23,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from bloodedge.board import WANTED
+from bloodedge.files import read_text
 from bloodedge_device.publish import Message, Outbox, PublisherState
 from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload, discovery
 from bloodedge_device.settings.sections import MqttSettings
@@ -54,6 +55,11 @@ SETTLE_EVERY_S = 1.0
 
 TURN_S = 0.5
 
+NEWEST, OLDER = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+
+UNSUPPORTED_VERSION = 132
+"""MQTT 5.0, table 3-1; paho has it also for 3.1.1's return code 1, unacceptable protocol level."""
+
 HEAR_WITHIN_S = 5.0
 """After the broker took a subscription, it sends at once what it has retained; later there is nothing."""
 
@@ -84,6 +90,8 @@ class MqttPublisher:
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
+        self._preferred = self._version = NEWEST
+        """Of MQTT: what a connection begins with, and what the next one does."""
         self._now = (False, f"Not connected to {_broker(settings)} yet.", datetime.now(UTC))
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
@@ -120,14 +128,23 @@ class MqttPublisher:
         with self._woken, self._waker:
             while not self._stopping.is_set():
                 began_s = monotonic()
-                session = _Session(self._settings, self._outbox, self._note, self._wanted)
+                session = _Session(self._settings, self._outbox, self._note, self._wanted, self._version)
                 why = self._publish_until_lost(session)
                 session.close()
+                self._choose_version(session)
                 failures = 0 if session.delivered or monotonic() - began_s > STEADY_S else failures + 1
                 if not self._stopping.is_set():
                     self._note(False, why, logging.WARNING)
                     self._stopping.wait(back_off_s(failures))
         self._note(False, f"Disconnected from {_broker(self._settings)}: the daemon stops.")
+
+    def _choose_version(self, session: "_Session") -> None:
+        """After a broker that does not know this version of MQTT, or hung up without an answer, try the other one."""
+        other = OLDER if self._version is NEWEST else NEWEST
+        if session.version_refused:
+            self._preferred = self._version = other
+        else:
+            self._version = other if session.unanswered else self._preferred
 
     def _publish_until_lost(self, session: "_Session") -> str:
         """Publish; gives a sentence on why it ended."""
@@ -230,7 +247,13 @@ class _Session:
         outbox: Outbox,
         note: Callable[[bool, str, int], None],
         wanted: Callable[[bytes], None] | None,
+        version: MQTTProtocolVersion,
     ) -> None:
+        self._version = version
+        self.accepted = False
+        """Whether the broker let this board in."""
+        self.version_refused = False
+        """Whether the broker said that it does not know this version of MQTT."""
         self._settings, self._outbox, self._note, self._wanted = settings, outbox, note, wanted
         self._nothing_wanted_at_s: float | None = None
         """When it is clear that the broker has retained no wish."""
@@ -244,12 +267,17 @@ class _Session:
         self._largest: int | None = None
         """Bytes that a packet may have."""
         self._left_out = 0
-        self._answered = False
+        self._asked = self._denied = False
         self._ended: str | None = None
         self._refused: int | None = None
         """The first message that the broker would not take."""
         self._retry_at_s = 0.0
         self._settled, self._settle_at_s = 0, 0.0
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the broker took the connection and never said yes or no, as some do that do not know the version."""
+        return self._asked and not self.accepted and not self._denied
 
     @property
     def delivered(self) -> bool:
@@ -268,11 +296,12 @@ class _Session:
         where = _broker(self._settings)
         client = self._client = self._new_client()
         try:
-            client.connect(self._settings.host or "", self._settings.port, KEEP_ALIVE_S, clean_start=True)
+            client.connect(self._settings.host or "", self._settings.port, KEEP_ALIVE_S)
         except OSError as error:
             raise _Lost(why_unreachable(error, where)) from error
         give_up_s = monotonic() + ANSWER_WITHIN_S
-        while not self._answered:
+        self._asked = True
+        while not self.accepted:
             if stopping.is_set():
                 raise _Lost("The daemon stops.")
             if monotonic() > give_up_s:
@@ -284,7 +313,12 @@ class _Session:
 
     def _new_client(self) -> Client:
         settings = self._settings
-        client = Client(CallbackAPIVersion.VERSION2, f"bloodedge-{settings.board}", protocol=MQTTProtocolVersion.MQTTv5)
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            f"bloodedge-{settings.board}",
+            protocol=self._version,
+            reconnect_on_failure=False,  # else paho tries MQTT 3.1 by itself
+        )
         client.connect_timeout = ANSWER_WITHIN_S
         client.will_set(f"{_base(settings)}availability", b"offline", qos=1, retain=True)
         if settings.username is not None:
@@ -384,7 +418,7 @@ class _Session:
                 self._say_goodbye(self._client)
 
     def _say_goodbye(self, client: Client) -> None:
-        if client.is_connected():
+        if client.is_connected() and self._version is NEWEST:  # an older goodbye would keep the will from being sent
             client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
         give_up_s = monotonic() + 1.0
         while (connection := client.socket()) is not None:
@@ -395,12 +429,14 @@ class _Session:
             client.loop_write()
 
     def _publish(self, topic: str, payload: bytes, retain: bool, message: int | None = None) -> int:
-        """Send JSON, with the message's id for receivers to know it again by; gives the packet identifier."""
+        """Send JSON; gives the packet identifier. By MQTT 5 the message's id goes with it, to know a repetition by."""
         assert self._client is not None
-        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.ContentType = "application/json" if payload.startswith(b"{") else "text/plain"
-        if message is not None:
-            properties.UserProperty = ("id", str(message))
+        properties = None
+        if self._version is NEWEST:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.ContentType = "application/json" if payload.startswith(b"{") else "text/plain"
+            if message is not None:
+                properties.UserProperty = ("id", str(message))
         sent = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise _Lost(self._ended or self._cut())
@@ -410,9 +446,10 @@ class _Session:
         self, _client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
+            self._denied, self.version_refused = True, reason.value == UNSUPPORTED_VERSION
             self._ended = why_refused(reason.value, reason.getName(), self._settings)
             return
-        self._answered = True
+        self.accepted = True
         self._room = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
         self._largest = getattr(properties, "MaximumPacketSize", None)
 
@@ -475,7 +512,7 @@ class _Session:
 
     def _cut(self) -> str:
         where = _broker(self._settings)
-        if self._answered:
+        if self.accepted:
             return f"The connection to {where} was lost; it is tried again."
         return (
             f"{where} ended the connection before it answered; its log says why: it may expect TLS (mqtt.tls), or this"
@@ -510,6 +547,8 @@ def why_unreachable(error: OSError, where: str) -> str:
 def why_refused(code: int, reason: str, settings: MqttSettings) -> str:
     """A sentence on a CONNACK that says no."""
     where = _broker(settings)
+    if code == UNSUPPORTED_VERSION:
+        return f"{where} does not know this version of MQTT; the other one is tried (MQTT 5 and 3.1.1 are spoken)."
     if code in {134, 135, 140}:  # MQTT 5.0, table 3-1: bad user name or password, not authorized, bad method
         return f"{where} does not let this board in ({reason}); correct mqtt.username and mqtt.password_file."
     return f"{where} refuses the connection ({reason}); its log says more."
@@ -541,7 +580,7 @@ def _password(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text().partition("\n")[0].rstrip("\r")
+        return read_text(path).partition("\n")[0].rstrip("\r")
     except (OSError, UnicodeDecodeError) as error:
         raise _Lost(
             f"mqtt.password_file: {path} cannot be read ({_short(error)}); correct the path or its mode."

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from bloodedge.board import Wanted, WantedState, Wire, read_message
 from bloodedge.errors import BloodedgeError, DiskError, disk_errors
 from bloodedge.files import write_bytes
+from bloodedge.redact import redacted
 from bloodedge_device.loading import Unjudged
 from bloodedge_device.publish.download import Download, Ended, Passing
 from bloodedge_device.slots.record import NotNow, Record
@@ -97,8 +98,8 @@ class WantedWorker:
         if note is None:
             return None
         if note.state == "installed" and (why := self._went_back(note.wanted)) is not None:
-            return WantedState(rollout=note.wanted.rollout, state="went back", sentence=why[:500])
-        return WantedState(rollout=note.wanted.rollout, state=note.state, sentence=note.sentence[:500])
+            return WantedState(rollout=note.wanted.rollout, state="went back", sentence=redacted(why)[:500])
+        return WantedState(rollout=note.wanted.rollout, state=note.state, sentence=redacted(note.sentence)[:500])
 
     def _went_back(self, wanted: Wanted) -> str | None:
         """Why the bundle does not run any more; None while it does."""
@@ -133,7 +134,7 @@ class WantedWorker:
             if self._note is not None and self._note.wanted == before.wanted:
                 self._note = after
                 with suppress(BloodedgeError):  # a full disk: a restart does it again, which changes nothing
-                    write_bytes(self._folder / FILE, after.model_dump_json().encode())
+                    write_bytes(self._folder / FILE, after.model_dump_json().encode(), 0o600)
 
     def _done(self, wanted: Wanted) -> Note:
         """What came of a wish; raises Passing or Ended."""

@@ -5,14 +5,17 @@ import os
 import shlex
 import stat
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from bloodedge.bundle import Bundle
 from bloodedge.config import Model, Strict, read_toml, validate
-from bloodedge.errors import UsageError, as_owner, quoted, unreadable, user_name
+from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
+from bloodedge.redact import address_fault
 from bloodedge_device.calibrate.profile import read_profile
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.gate import GateParameters
@@ -42,7 +45,9 @@ __all__ = [
     "UpdateSettings",
     "WebSettings",
     "bundle_path",
+    "came_with_installation",
     "default_state",
+    "default_trust",
     "home_state",
     "is_released",
     "is_stream",
@@ -64,6 +69,11 @@ BOARD_SETTINGS = Path("/etc/bloodedge/device.toml")
 def default_state() -> Path:
     """Where results are unless a folder is given: where the settings that are read then say."""
     return read_settings(None).state
+
+
+def default_trust() -> Path:
+    """Where the public keys lie that a board here trusts, unless a folder is given."""
+    return read_settings(None, profile=False).trusted_keys
 
 
 def readable(state: Path, command: str = "...") -> Path:
@@ -294,6 +304,8 @@ def with_options(
     if camera is not None or watch:
         named = {} if camera is None else {**camera_named(camera), "watch": False}
         chosen = settings.camera.model_copy(update={**named, **({"watch": True} if watch else {})})
+        if camera is not None and is_stream(camera) and (unreadable_address := address_fault(camera)):
+            raise UsageError(f"--camera: {unreadable_address}")
         fault = fault_in_watching(chosen) if watch else fault_in_address(chosen.source or "")
         if fault is not None:
             raise UsageError(f"{fault[0].upper()}{fault[1:]}.")
@@ -335,6 +347,15 @@ def released() -> list[Path]:
         for name in (DEFAULT_BUNDLE, SIMULATED_BUNDLE)
         if (folder / name).exists()
     ]
+
+
+def came_with_installation(bundle: Bundle) -> bool:
+    """Whether an open bundle is one of those that came with the installation, or a copy; its files may differ."""
+    for path in released():
+        with suppress(BloodedgeError), Bundle(path) as ours:
+            if ours.manifest_bytes == bundle.manifest_bytes:
+                return True
+    return False
 
 
 def released_bundle(settings: DeviceSettings) -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bloodedge.config import Strict
+from bloodedge.redact import address_fault
 
 BOARD_NAME = "BLOODEDGE_BOARD"
 """Variable of the environment with the name that a board's first start gave it."""
@@ -63,8 +64,15 @@ class CameraSettings(Strict):
 
     @property
     def is_hardware(self) -> bool:
-        """Whether frames come from a device or a network that may go away and come back."""
-        return self.kind in {"v4l2", "picamera"} or (self.source is not None and is_stream(self.source))
+        """Whether frames come from a device, a network or a shared folder that may go away and come back."""
+        return self.kind in {"v4l2", "picamera"} or self.watch or (self.source is not None and is_stream(self.source))
+
+    @field_validator("source")
+    @classmethod
+    def _a_streams_address_can_be_read(cls, value: str | None) -> str | None:
+        if value and is_stream(value) and (fault := address_fault(value)):
+            raise ValueError(f"camera.source: {fault}")
+        return value
 
     @model_validator(mode="after")
     def _kind_and_source_agree(self) -> Self:
@@ -142,7 +150,7 @@ class StoreSettings(Strict):
     """Oldest images are removed until so many megabytes are free on the disk; results never are."""
     keep_days: int | None = Field(default=None, ge=1, le=36_500)
     """Images older than so many days, by the board's clock, are removed; results never are. Without it none is for its
-    age."""
+    age. Images taken before the clock was right are spared until it is, and count as taken then."""
     reserve_mb: int = Field(default=16, ge=0, le=1024)
     """Set aside, so that results can still be stored for a while when something else fills the disk."""
 

@@ -10,8 +10,9 @@ from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, DiskError, UsageError, disk_errors
 from bloodedge.files import put_in_place, temporary_beside
+from bloodedge.text import as_text
 from bloodedge_device.loading import check_slot, choose_artifact, described, is_verdict, vouched_for
-from bloodedge_device.settings import DeviceSettings, released
+from bloodedge_device.settings import DeviceSettings, came_with_installation
 from bloodedge_device.slots.record import (
     SHIPPED,
     NotNow,
@@ -175,11 +176,7 @@ def _check_not_shipped(settings: DeviceSettings, bundle: Bundle) -> None:
     """Say so where an unsigned bundle, which is not taken, came with the installation or is a copy of one that did."""
     if settings.trust.unsigned or bundle.signature() is not None:
         return
-    for path in released():
-        with suppress(BloodedgeError), Bundle(path) as ours:
-            if ours.manifest_bytes == bundle.manifest_bytes:
-                break
-    else:
+    if not came_with_installation(bundle):
         return
     raise UsageError(
         f"{bundle.path} came with the installation and runs without being installed, wherever no other bundle is"
@@ -193,7 +190,7 @@ def _as_given(path: Path, copy: Path) -> Iterator[None]:
     try:
         yield
     except BloodedgeError as error:
-        error.args = (str(error).replace(str(copy), str(path)),)
+        error.args = (str(error).replace(as_text(copy), as_text(path)),)
         raise
 
 

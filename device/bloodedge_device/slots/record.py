@@ -13,6 +13,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors, unreadable
 from bloodedge.files import require_own, write_text
+from bloodedge.text import as_text
 
 FOLDER = "slots"
 RECORD = "slots.json"
@@ -94,19 +95,14 @@ class Record(Strict):
 
     def changed(self, slot: SlotName, **values: object) -> "Record":
         """With other values of a slot."""
-        values = {name: _plain(value) if isinstance(value, str) else value for name, value in values.items()}
+        values = {name: as_text(value) if isinstance(value, str) else value for name, value in values.items()}
         return self.model_copy(update={"slots": {**self.slots, slot: self.slots[slot].model_copy(update=values)}})
 
     def noted(self, action: Action, bundle: str, slot: SlotName | None = None, why: str = "") -> "Record":
         """With one event more."""
         number = self.events + 1
-        event = Event(number=number, at=now(), action=action, bundle=bundle, slot=slot, why=_plain(why))
+        event = Event(number=number, at=now(), action=action, bundle=bundle, slot=slot, why=as_text(why))
         return self.model_copy(update={"events": number, "history": (*self.history, event)[-LONGEST_HISTORY:]})
-
-
-def _plain(text: str) -> str:
-    r"""With \udcNN for the bytes of a file's name that are no UTF-8, which JSON cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class NotNow(BloodedgeError):  # noqa: N818  # as people say it
@@ -215,7 +211,7 @@ def _lock(state: Path, name: str, how: int) -> Iterator[None]:
     folder = slots_folder(state)
     with disk_errors("the slots' lock"):
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / name).open("w")
+        handle = (folder / name).open("a")
     with handle:
         fcntl.flock(handle, how)
         yield

@@ -4,6 +4,7 @@
 A network that crashes, or takes all memory, takes this process with it and not the daemon.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from statistics import median
 from bloodedge.bench import FAILED, interleaved, peak_rss_mb
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
+from bloodedge.text import utf8_environment
 from bloodedge_device.settings import DeviceSettings
 
 CALLS = 30
@@ -38,9 +40,10 @@ def try_out(settings: DeviceSettings, path: Path) -> Trial:
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(path)],
-            input=settings.model_dump_json(),
+            input=json.dumps(settings.model_dump(mode="json")),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            env=utf8_environment(),
             timeout=LONGEST_S,
             check=False,
         )
@@ -122,7 +125,7 @@ def _first_to_go() -> None:
 def main() -> int:
     """One trial; its result, or a sentence with exit code FAILED, on stdout."""
     _first_to_go()
-    settings = DeviceSettings.model_validate_json(sys.stdin.read())
+    settings = DeviceSettings.model_validate(json.load(sys.stdin))
     try:
         print(take(settings, Path(sys.argv[1])).model_dump_json())
     except BloodedgeError as error:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from bloodedge.redact import redacted_values
+
 FIRST = "0" * 64
 """What the first entry's digest covers in place of an entry before it."""
 
@@ -23,9 +25,9 @@ class Entry:
 
 
 def append(database: sqlite3.Connection, at: datetime, actor: str, action: str, detail: dict[str, Any]) -> None:
-    """Add an entry, inside the caller's transaction."""
+    """Add an entry, addresses in it redacted, inside the caller's transaction."""
     row = database.execute("SELECT digest FROM audit ORDER BY id DESC LIMIT 1").fetchone()
-    values = (at.isoformat(), actor, action, json.dumps(detail, sort_keys=True))
+    values = (at.isoformat(), actor, action, json.dumps(redacted_values(detail), sort_keys=True))
     digest = _digest(row[0] if row else FIRST, values)
     database.execute("INSERT INTO audit (at, actor, action, detail, digest) VALUES (?, ?, ?, ?, ?)", (*values, digest))
 
@@ -34,7 +36,10 @@ def read(database: sqlite3.Connection, limit: int = 1000) -> list[Entry]:
     """The latest entries, newest first."""
     rows = database.execute("SELECT * FROM audit ORDER BY id DESC LIMIT ?", (limit,))
     return [
-        Entry(r["id"], datetime.fromisoformat(r["at"]), r["actor"], r["action"], json.loads(r["detail"])) for r in rows
+        Entry(
+            r["id"], datetime.fromisoformat(r["at"]), r["actor"], r["action"], redacted_values(json.loads(r["detail"]))
+        )
+        for r in rows
     ]
 
 

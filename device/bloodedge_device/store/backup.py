@@ -15,8 +15,8 @@ from bloodedge_device.store.database import CROPS, DATABASE, open_for_reading
 def back_up(state: Path, target: Path, with_crops: bool, progress: Callable[[int, int], None] | None = None) -> int:
     """Write the database, and its cells' images, to the zip file ``target``, whole or not at all; gives the images.
 
-    The database is one consistent state (SQLite's online backup); an image removed meanwhile is left out. Raises
-    UsageError when there is nothing to copy or ``target`` exists.
+    The database is one consistent state (SQLite's online backup); an image removed meanwhile is left out. Only this
+    user may read the file. Raises UsageError when there is nothing to copy or ``target`` exists.
     """
     if target.exists():
         raise UsageError(f"{target} exists; choose another name for the backup.")
@@ -24,6 +24,7 @@ def back_up(state: Path, target: Path, with_crops: bool, progress: Callable[[int
 
     def write(temporary: Path) -> None:
         nonlocal copied
+        temporary.touch(0o600)
         with tempfile.TemporaryDirectory(dir=temporary.parent, prefix=".backup.") as folder:
             copy = Path(folder) / DATABASE
             with open_for_reading(state) as database, closing(sqlite3.connect(copy)) as destination:

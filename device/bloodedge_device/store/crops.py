@@ -1,6 +1,7 @@
 """Cells' images: whole or not there, and the oldest gone first when the disk fills."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -49,10 +50,20 @@ def _write_synced(path: Path, crop: Image) -> None:
         os.fsync(handle.fileno())
 
 
+OURS = re.compile(r"\d+/(\d{4,}/)?\d{7,}-\d{3,}\.jpg(\.partial)?")
+"""Images below the folder of images, as the writer names them; other files there are somebody else's."""
+
+
+def is_ours(root: Path, path: Path) -> bool:
+    """Whether a file below ``root`` bears the name of an image that the daemon wrote."""
+    return OURS.fullmatch(path.relative_to(root).as_posix()) is not None
+
+
 def remove_partial(root: Path) -> None:
     """Remove what a power cut left half-written."""
     for path in root.rglob("*.partial"):
-        path.unlink(missing_ok=True)
+        if is_ours(root, path):
+            path.unlink(missing_ok=True)
 
 
 def free_bytes(folder: Path) -> int:
@@ -69,6 +80,8 @@ def remove_oldest(root: Path, until_free: int, most: int) -> list[str]:
     if not root.is_dir() or free_bytes(root) >= until_free:
         return removed
     for path in _oldest_first(root):
+        if not is_ours(root, path):
+            continue
         path.unlink(missing_ok=True)
         removed.append(path.relative_to(root).as_posix())
         if len(removed) == most or free_bytes(root) >= until_free:
@@ -84,9 +97,9 @@ def remove_before(folder: Path, frame: int | None, most: int, *, in_use: bool) -
     """
     removed: list[Path] = []
     for path in _oldest_first(folder, newest=in_use):
-        number = path.name.partition("-")[0]
-        if not number.isdecimal():  # somebody else's
+        if not is_ours(folder.parent, path):
             continue
+        number = path.name.partition("-")[0]
         if len(removed) == most or (frame is not None and int(number) >= frame):
             return removed
         path.unlink(missing_ok=True)

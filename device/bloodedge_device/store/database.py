@@ -8,11 +8,14 @@ from pathlib import Path
 from time import time_ns
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted
-from bloodedge.files import file_mode
+from bloodedge.files import SQLITE_ENDINGS, file_mode
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, READABLE_SINCE, SCHEMA_VERSION
 
 DATABASE = "device.sqlite"
 CROPS = "crops"
+
+FILES = (DATABASE, *(f"{DATABASE}{ending}" for ending in SQLITE_ENDINGS))
+"""The database's files: SQLite's own are beside it while it is in use."""
 
 SET_ASIDE, WHEN = "damaged-", "%Y%m%dT%H%M%S"
 """How folders of damaged databases are named: when that was, in UTC."""
@@ -72,15 +75,26 @@ def sets_aside(state: Path) -> dict[Path, datetime]:
 
 def set_aside(state: Path) -> Path:
     """Move a damaged database, and the images that belong to it, into a folder of their own; gives that folder."""
+    folder = _dated_now(state)
+    folder.mkdir()
+    for name in (*FILES, CROPS):
+        if (state / name).exists():
+            (state / name).rename(folder / name)
+    return folder
+
+
+def date_set_aside(folder: Path) -> None:
+    """Name a folder of what was set aside by the time of now."""
+    folder.rename(_dated_now(folder.parent))
+
+
+def _dated_now(state: Path) -> Path:
+    """A folder for what is set aside, which is not there yet."""
     folder = state / f"{SET_ASIDE}{datetime.now(UTC):{WHEN}}"
     number = 1
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{folder.name.partition('_')[0]}_{number}")
-    folder.mkdir()
-    for path in [*state.glob(f"{DATABASE}*"), state / CROPS]:
-        if path.exists():
-            path.rename(folder / path.name)
     return folder
 
 

@@ -1,14 +1,117 @@
-"""Images past their time, by when their frames were taken: files may have been copied since."""
+"""Images past their time, by when their frames were taken: files may have been copied since.
 
+A board without a battery-backed clock begins in the past, and images of such a run look older than they are. So the
+times of a run are believed as they stand only where its clock was held to a time source when it began. Otherwise:
+
+- A clock that was set forward during the run dates the images before that by the same jump.
+- Without a jump, the images count as taken when the clock was next known to be right: a later run that began with a
+  held clock, or the audit log's entry "clock trusted".
+- Until then they are spared, but where no time source is to be had at all: there the board's own clock dates them, if
+  its time is possible.
+"""
+
+import json
 import sqlite3
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from bloodedge.host import EARLIEST
 from bloodedge_device.store.crops import remove_before
-from bloodedge_device.store.database import CROPS, sets_aside
+from bloodedge_device.store.database import CROPS, date_set_aside, sets_aside
+
+SET, TRUSTED = "clock set", "clock trusted"
+"""Actions in the audit log: the wall clock was set, by so many seconds; from now on its time is believed."""
+
+LOOK = timedelta(seconds=5)
+"""From a clock's being set to the entry that tells it, at most."""
 
 
-def remove_expired(database: sqlite3.Connection, crops: Path, before: datetime, most: int) -> list[str]:
+@dataclass(frozen=True)
+class Jump:
+    """The wall clock was set forward."""
+
+    read: datetime
+    """What the clock said before, or up to LOOK later."""
+    by: timedelta
+
+
+@dataclass(frozen=True)
+class RunClock:
+    """What the times of a run's frames are worth."""
+
+    believed: bool
+    jumps: tuple[Jump, ...] = ()
+    since: datetime | None = None
+    """When the clock was next known to be right, of a run that is not believed and saw no jump; None: not yet."""
+
+    def spares(self, before: datetime) -> bool:
+        """Whether no image of the run can be said to have been taken ``before`` then."""
+        return not self.believed and not self.jumps and (self.since is None or self.since >= before)
+
+    def first_kept(self, database: sqlite3.Connection, slide: int, before: datetime) -> int | None:
+        """The number of the slide's first frame that was not taken ``before`` then."""
+        ranges = [(before, datetime.max.replace(tzinfo=UTC))]
+        by = timedelta(0)
+        for jump in reversed(self.jumps):
+            by += jump.by
+            ranges.append((before - by, jump.read))
+        query = " OR ".join(["captured_at BETWEEN ? AND ?"] * len(ranges))
+        limits = [time.isoformat() for pair in ranges for time in pair]
+        query = f"SELECT min(number) FROM frames WHERE slide = ? AND ({query})"  # noqa: S608  # only marks
+        first: int | None = database.execute(query, (slide, *limits)).fetchone()[0]
+        return first
+
+
+def run_clocks(database: sqlite3.Connection, *, clock_held: bool | None) -> dict[int, RunClock]:
+    """How far the times of each run can be believed; clock_held: whether the clock is held now, None: not known."""
+    runs = [
+        (row["id"], datetime.fromisoformat(row["started"]), row["clock_synchronised"])
+        for row in database.execute("SELECT id, started, clock_synchronised FROM runs ORDER BY id")
+    ]
+    doubtful = {run: started for run, started, held in runs if held == 0 or started < EARLIEST}
+    jumps = _jumps(database, doubtful)
+    marks = [(run - 1, started) for run, started, _ in runs if run not in doubtful] + _trusted(database)
+    clocks = {}
+    for run, started, _ in runs:
+        since = min((when for last, when in marks if last >= run), default=None)
+        own_clock = clock_held is False and since is None and started >= EARLIEST
+        believed = run not in doubtful or (own_clock and not jumps.get(run))
+        clocks[run] = RunClock(believed, tuple(jumps.get(run, ())), since)
+    return clocks
+
+
+def newest_doubtful(clocks: dict[int, RunClock]) -> int | None:
+    """The newest run if there are some whose images can only be dated once the clock is right; None without any."""
+    undated = any(not clock.believed and not clock.jumps and clock.since is None for clock in clocks.values())
+    return max(clocks) if undated else None
+
+
+def _jumps(database: sqlite3.Connection, doubtful: dict[int, datetime]) -> dict[int, list[Jump]]:
+    """By run; an entry of an earlier version names none, and belongs to the newest run that had begun by then."""
+    found: dict[int, list[Jump]] = {}
+    for at, detail in _entries(database, SET):
+        by = timedelta(seconds=float(detail["by_s"]))
+        begun = [run for run, started in doubtful.items() if started <= at - by + LOOK]
+        run = int(detail.get("run") or max(begun, default=0))
+        if by > timedelta(0) and run in doubtful:
+            found.setdefault(run, []).append(Jump(at - by + LOOK, by))
+    return found
+
+
+def _trusted(database: sqlite3.Connection) -> list[tuple[int, datetime]]:
+    """(last run of before, when) of each moment from which on the clock was believed."""
+    return [(int(detail["run"]), at) for at, detail in _entries(database, TRUSTED)]
+
+
+def _entries(database: sqlite3.Connection, action: str) -> list[tuple[datetime, dict[str, float]]]:
+    query = "SELECT at, detail FROM audit WHERE action = ? ORDER BY id"
+    return [(datetime.fromisoformat(at), json.loads(detail)) for at, detail in database.execute(query, (action,))]
+
+
+def remove_expired(
+    database: sqlite3.Connection, crops: Path, clocks: dict[int, RunClock], before: datetime, most: int
+) -> list[str]:
     """Remove images taken ``before`` then (UTC), oldest first, at most ``most``; names, below ``crops``, of those gone.
 
     Looks into the frames of no slide but those that were begun before then and have images.
@@ -16,11 +119,10 @@ def remove_expired(database: sqlite3.Connection, crops: Path, before: datetime, 
     removed: list[str] = []
     newest = database.execute("SELECT max(id) FROM slides").fetchone()[0]
     for slide, folder in _by_slide(crops).items():
-        row = database.execute("SELECT started FROM slides WHERE id = ?", (slide,)).fetchone()
-        if row is None or row["started"] >= before.isoformat():
+        row = database.execute("SELECT run, started FROM slides WHERE id = ?", (slide,)).fetchone()
+        if row is None or row["started"] >= before.isoformat() or clocks[row["run"]].spares(before):
             continue
-        query = "SELECT min(number) FROM frames WHERE slide = ? AND captured_at >= ?"
-        kept = database.execute(query, (slide, before.isoformat())).fetchone()[0]
+        kept = clocks[row["run"]].first_kept(database, slide, before)
         gone = remove_before(folder, kept, most - len(removed), in_use=slide == newest)
         removed += [path.relative_to(crops).as_posix() for path in gone]
         if len(removed) == most:
@@ -28,11 +130,17 @@ def remove_expired(database: sqlite3.Connection, crops: Path, before: datetime, 
     return removed
 
 
-def remove_set_aside(state: Path, before: datetime, most: int) -> int:
-    """Remove images beside damaged databases that were set aside ``before`` then, at most ``most``; gives how many."""
+def remove_set_aside(state: Path, before: datetime, most: int, *, clock_held: bool | None) -> int:
+    """Remove images beside damaged databases that were set aside ``before`` then, at most ``most``; gives how many.
+
+    What was set aside at a time that cannot be is dated anew, by a clock that is held.
+    """
     removed = 0
     for folder, when in sets_aside(state).items():
-        if when < before:
+        if when < EARLIEST:
+            if clock_held is not False:
+                date_set_aside(folder)
+        elif when < before:
             for slide in _by_slide(folder / CROPS).values():
                 removed += len(remove_before(slide, None, most - removed, in_use=False))
     return removed

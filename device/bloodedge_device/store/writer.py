@@ -17,6 +17,8 @@ import numpy as np
 
 from bloodedge.decision import Reason
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import make_private
+from bloodedge.redact import redacted
 from bloodedge_device.histogram import LatencyHistogram, StageTimes
 from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.publish import Message
@@ -25,8 +27,23 @@ from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.specimen.foreign import REMEMBERED
 from bloodedge_device.store import audit
 from bloodedge_device.store.crops import free_bytes, remove_oldest, remove_partial, write_crops
-from bloodedge_device.store.database import CROPS, DAMAGE, database_errors, is_damaged, open_for_writing, set_aside
-from bloodedge_device.store.retention import remove_expired, remove_set_aside
+from bloodedge_device.store.database import (
+    CROPS,
+    DAMAGE,
+    DATABASE,
+    database_errors,
+    is_damaged,
+    open_for_writing,
+    set_aside,
+)
+from bloodedge_device.store.retention import (
+    SET,
+    TRUSTED,
+    newest_doubtful,
+    remove_expired,
+    remove_set_aside,
+    run_clocks,
+)
 from bloodedge_device.store.watched import put_watched
 
 RESERVE = "reserve"
@@ -103,6 +120,7 @@ class Store:
         self._lock = _locked(state)
         try:
             with database_errors(state):
+                make_private(state / DATABASE)
                 if is_damaged(state):
                     self.damaged = set_aside(state)
                 self._database = open_for_writing(state)
@@ -166,6 +184,7 @@ class Store:
     def begin_run(self, run: RunInfo) -> int:
         """Store what runs; gives its id."""
         values = {**vars(run), "started": run.started.isoformat(), "golden": json.dumps(run.golden)}
+        values["camera"] = redacted(run.camera)
         with self._transaction() as database:
             return _insert(database, "runs", values)
 
@@ -280,6 +299,12 @@ class Store:
         with self._transaction() as database:
             audit.append(database, datetime.now(UTC), actor, action, detail)
 
+    def note_clock_set(self, by_s: float) -> None:
+        """Add to the audit log that the wall clock was set forward (negative: back) during the newest run."""
+        with self._transaction() as database:
+            run = database.execute("SELECT max(id) FROM runs").fetchone()[0]
+            audit.append(database, datetime.now(UTC), "daemon", SET, {"by_s": round(by_s, 1), "run": run})
+
     def tidy(self) -> int:
         """Remove oldest images while less than the settings' space is free, and restore the reserve; gives how many.
 
@@ -289,9 +314,11 @@ class Store:
         self._reserve()
         return removed
 
-    def expire(self, now: datetime | None = None) -> int:
+    def expire(self, now: datetime | None = None, *, clock_held: bool | None = None) -> int:
         """Remove images past the settings' ``keep_days``, a bounded number; gives how many.
 
+        clock_held: whether the wall clock is held to a time source; None: not known. Images of a run whose clock was
+        not are spared until they can be dated; see ``retention``.
         Each call costs a look at the folders of slides with images, and at the frames of those half past it.
         """
         if self.settings.keep_days is None:
@@ -299,10 +326,14 @@ class Store:
         before = (now or datetime.now(UTC)) - timedelta(days=self.settings.keep_days)
         with self._writing:
             with database_errors(self.state):
-                removed = remove_expired(self._database, self.crops, before, REMOVED_AT_ONCE)
+                clocks = run_clocks(self._database, clock_held=clock_held)
+            if clock_held is not False and (run := newest_doubtful(clocks)) is not None:
+                self.note("daemon", TRUSTED, {"run": run})
+            with database_errors(self.state):
+                removed = remove_expired(self._database, self.crops, clocks, before, REMOVED_AT_ONCE)
             self._removed += removed
             self._name_no_more()
-        return len(removed) or remove_set_aside(self.state, before, REMOVED_AT_ONCE)
+        return len(removed) or remove_set_aside(self.state, before, REMOVED_AT_ONCE, clock_held=clock_held)
 
     def _remove_images(self, until_free: int) -> int:
         with self._writing:
@@ -328,7 +359,7 @@ class Store:
         reserve = self.state / RESERVE
         if self._remove_files(max(2, self.settings.reserve_mb) * MEGABYTE):
             return True
-        if reserve.exists():
+        if _is_reserve(reserve):
             reserve.unlink()
             return True
         return False
@@ -367,6 +398,7 @@ class Store:
         with self._writing, database_errors(self.state):
             self._database.close()
             self.damaged = set_aside(self.state)
+            make_private(self.state / DATABASE)
             self._database = open_for_writing(self.state)
             self._waiting, self._slide, self._rows, self._removed = 0, 0, {}, []
         self.note("daemon", "damaged database set aside", {"folder": self.damaged.name})
@@ -376,6 +408,14 @@ class Store:
         with self._writing:
             self._database.close()
         self._lock.close()
+
+
+def _is_reserve(path: Path) -> bool:
+    """Whether a file is one of zeros, whole megabytes of them: another's file of that name is never given up."""
+    if not path.is_file() or not path.stat().st_size or path.stat().st_size % MEGABYTE:
+        return False
+    with path.open("rb") as handle:
+        return not any(handle.read(MEGABYTE))
 
 
 class DamagedDatabaseError(BloodedgeError):
@@ -400,7 +440,7 @@ def _locked(state: Path) -> IO[str]:
     """The state folder's lock, held until it is closed; BloodedgeError when another process holds it."""
     try:
         state.mkdir(parents=True, exist_ok=True)
-        handle = (state / "lock").open("w")
+        handle = (state / "lock").open("a")
     except OSError as error:
         raise BloodedgeError(
             f"Results cannot be written to {state} ({error.strerror}); choose another folder with --state."
@@ -445,13 +485,13 @@ def _put_frame(
         "slide": slide,
         "number": result.capture.index,
         "captured_at": result.capture.captured_at.isoformat(),
-        "source": result.capture.source,
+        "source": redacted(result.capture.source),
         "dropped_before": result.capture.dropped_before,
         "width": width,
         "height": height,
         "um_per_px": result.um_per_px,
         "reason": result.reason,
-        "detail": result.problem,
+        "detail": None if result.problem is None else redacted(result.problem),
         "focus": result.focus,
         "brightness": result.brightness,
         "drawn_blasts": drawn_blasts,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from bloodedge.errors import UsageError
+from bloodedge.redact import redacted
 
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
 """syslog(3)'s, which the journal takes from a line's ``<N>``: sd-daemon(3)."""
@@ -75,14 +76,14 @@ def goes_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 class _PlainLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = redacted(super().format(record))
         return f"{record.levelname.capitalize()}: {text}" if record.levelno >= logging.WARNING else text
 
 
 class _JournalLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"<{PRIORITIES.get(record.levelno, 5)}>"
-        return "\n".join(prefix + line for line in super().format(record).splitlines())
+        return "\n".join(prefix + line for line in redacted(super().format(record)).splitlines())
 
 
 class _JsonLines(logging.Formatter):
@@ -92,8 +93,8 @@ class _JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "thread": record.threadName,
-            "message": record.getMessage(),
+            "message": redacted(record.getMessage()),
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = redacted(self.formatException(record.exc_info))
         return json.dumps(entry, ensure_ascii=False)

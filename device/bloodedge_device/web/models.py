@@ -6,13 +6,14 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StringConstraints
 
 from bloodedge.config import Strict
+from bloodedge.text import ONE_LINE
 from bloodedge_device.specimen.reviewed import ReviewLabel, Sampling
 from bloodedge_device.specimen.share import ShareFigures
 
 MOST = 2**53
 """Ids that every program can hold exactly; far more than a database ever has."""
 
-Label = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Label = Annotated[str, StringConstraints(max_length=200, pattern=ONE_LINE)]
 """A slide's: one line."""
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, bindparam, case, delete, select, upda
 
 from bloodedge.board import BoardReport, read_message
 from bloodedge.errors import BloodedgeError
+from bloodedge.host import EARLIEST
 from bloodedge_fleet.boards.known import TOTALS, Boot, Content, Known, Start
 from bloodedge_fleet.database import Values, insert_into, reading, writing
 from bloodedge_fleet.database.tables import LONGEST_NAME, boards, boots, forgotten, hours, refused, reports
@@ -224,8 +225,14 @@ def _row(board: int, report: BoardReport, now: datetime, grown: dict[str, int]) 
 
 
 def remove_old_reports(engine: Engine, before: datetime) -> int:
-    """Remove the reports stored before a moment; what they come to by the hour stays. Gives how many there were."""
+    """Remove the reports stored before a moment; what they come to by the hour stays. Gives how many there were.
+
+    Those stored before the server's clock was ever set count from ``now`` on, by a clock that is.
+    """
+    now = datetime.now(UTC)
     with writing(engine) as connection:
+        if now >= EARLIEST:
+            connection.execute(update(reports).where(reports.c.stored_at < EARLIEST).values(stored_at=now))
         return connection.execute(delete(reports).where(reports.c.stored_at < before)).rowcount
 
 

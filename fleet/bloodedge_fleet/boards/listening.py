@@ -51,6 +51,11 @@ STUCK_S = 10.0
 
 RETRY_S = (0.5, 1.0, 2.0, 5.0)
 
+NEWEST, OLDER = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+
+UNSUPPORTED_VERSION = 132
+"""MQTT 5.0, table 3-1; paho has it also for 3.1.1's return code 1, unacceptable protocol level."""
+
 
 @dataclass(frozen=True)
 class Broker:
@@ -107,6 +112,13 @@ class Listener:
         self._database_state = ""
         self._storing_since_s: float | None = None
         """When the batch that is being stored was begun."""
+        self._version = NEWEST
+        """Of MQTT."""
+        self._knows_no_newest = False
+        """Whether the broker said so."""
+        self._answered = False
+        """Whether the broker said yes or no on this connection."""
+        self._changing = threading.Lock()
         self._client = self._new_client()
         self._thread = threading.Thread(target=self._store_all, name="store", daemon=True)
 
@@ -145,19 +157,39 @@ class Listener:
         ``stored`` is called after each batch and ``connected`` after each connection, in the listener's own threads.
         """
         self._stored, self._connected_anew = stored, connected
-        expires = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        expires.SessionExpiryInterval, expires.ReceiveMaximum = SESSION_S, UNDER_WAY
-        where = self._broker
-        self._client.connect_async(where.host, where.port, KEEP_ALIVE_S, clean_start=False, properties=expires)
+        self._connect()
         self._thread.start()
+
+    def _connect(self) -> None:
+        where = self._broker
+        if self._version is NEWEST:
+            expires = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+            expires.SessionExpiryInterval, expires.ReceiveMaximum = SESSION_S, UNDER_WAY
+            self._client.connect_async(where.host, where.port, KEEP_ALIVE_S, clean_start=False, properties=expires)
+        else:
+            self._client.connect_async(where.host, where.port, KEEP_ALIVE_S)
         self._client.loop_start()
+
+    def _speak_another_version(self) -> None:
+        """Go on with MQTT 3.1.1 where 5 is not known, and the other way round; not in the client's own thread."""
+        with self._changing:
+            before = self._client
+            before.on_connect = before.on_disconnect = before.on_connect_fail = before.on_message = None
+            before.disconnect()
+            before.loop_stop()
+            if self._stopping.wait(RECONNECT_S):
+                return
+            self._version = OLDER if self._version is NEWEST else NEWEST
+            self._client = self._new_client()
+            self._connect()
 
     def stop(self) -> None:
         """Store what was delivered, and go; the broker keeps what comes meanwhile."""
         self._stopping.set()
         self._thread.join(10)
-        self._client.disconnect()
-        self._client.loop_stop()
+        with self._changing:
+            self._client.disconnect()
+            self._client.loop_stop()
 
     def publish(self, board: str, topic: str, payload: bytes) -> bool:
         """Send a board a retained message; whether it went out."""
@@ -168,9 +200,8 @@ class Listener:
 
     def _new_client(self) -> Client:
         broker = self._broker
-        client = Client(
-            CallbackAPIVersion.VERSION2, broker.client, protocol=MQTTProtocolVersion.MQTTv5, manual_ack=True
-        )
+        lasting = None if self._version is NEWEST else False
+        client = Client(CallbackAPIVersion.VERSION2, broker.client, lasting, protocol=self._version, manual_ack=True)
         client.reconnect_delay_set(RECONNECT_S, RECONNECT_S)
         client.connect_timeout = 5.0
         if broker.user is not None:
@@ -191,6 +222,13 @@ class Listener:
         self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         broker = self._broker
+        self._answered = reason.value != UNSUPPORTED_VERSION
+        if not self._answered:
+            self._knows_no_newest = self._version is NEWEST
+            self._tell(
+                f"{broker.name[0].upper()}{broker.name[1:]} does not know this version of MQTT; another is tried."
+            )
+            return
         if reason.is_failure:
             self._tell(
                 f"{broker.name[0].upper()}{broker.name[1:]} does not let this server in ({reason.getName()}); correct"
@@ -220,6 +258,10 @@ class Listener:
         self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         self._connected = False
+        answered, self._answered = self._answered, False
+        out_of_doubt = self._version is NEWEST or self._knows_no_newest
+        if not (answered and out_of_doubt):  # brokers that do not know the version may hang up without a word
+            threading.Thread(target=self._speak_another_version, name="mqtt version", daemon=True).start()
         if reason.value == 142:  # MQTT 5.0, table 3-13: session taken over
             why = (
                 f'Another server called "{self._broker.client}" took this one\'s place; stop one, or give it --client.'

@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError,
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
+from bloodedge.files import make_private
 from bloodedge_fleet.addresses import is_host
 
 MIGRATIONS = "bloodedge_fleet.database:migrations"
@@ -44,18 +45,20 @@ def open_database(url: str | None, state: Path) -> Engine:
             )
         if kind == "sqlite" and parsed.database and not parsed.query:
             engine = create_engine(parsed, connect_args={"timeout": ANSWER_WITHIN_S})
-            _keep_sqlite_safe(engine)
+            _keep_sqlite_safe(engine, Path(parsed.database))
             return engine
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         raise UsageError("The database's URL cannot be read; give one such as postgresql://USER@HOST/NAME.") from error
     raise UsageError("The database must be PostgreSQL (postgresql://USER@HOST/NAME) or a file (sqlite:///FILE).")
 
 
-def _keep_sqlite_safe(engine: Engine) -> None:
-    """What was stored outlives a power cut; who is going to write takes the lock before it reads."""
+def _keep_sqlite_safe(engine: Engine, file: Path) -> None:
+    """What was stored outlives a power cut; who writes locks before it reads; nobody else reads."""
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
+        if file.exists():  # not one in memory
+            make_private(file)
         connection.isolation_level = None  # transactions begin as ``begin`` below says
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             connection.execute(f"PRAGMA {pragma}")

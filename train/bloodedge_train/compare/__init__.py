@@ -9,10 +9,11 @@ from pathlib import Path
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
+from bloodedge.manifest import never_called
 from bloodedge_train.compare.collect import Entry, PartName, collect
 from bloodedge_train.compare.latency import Measured, measure
 from bloodedge_train.compare.paper import Paper, read_paper
-from bloodedge_train.compare.rows import Row, gather, make_row
+from bloodedge_train.compare.rows import Row, gather, labelled, make_row
 
 
 class Comparison(Strict):
@@ -51,7 +52,9 @@ def compare(paths: Sequence[Path], *, part: PartName = "test", paper: Path | Non
     measured, failed = _measure([e.bundle for e in entries if e.bundle])
     groups = gather(entries)
     warnings += [*failed, *_other_data(entries), *_other_cells(groups, part), *_incomplete(groups)]
-    rows = [make_row(group, figures, measured) for group in groups]
+    warnings += _fitted_to(entries, part)
+    rows = labelled([make_row(group, part, figures, measured) for group in groups], [group[0].path for group in groups])
+    warnings += _one_class(rows)
     order = list(figures.networks)
     given = list(dict.fromkeys(row.network for row in rows))
     place = {
@@ -68,6 +71,20 @@ def _measure(bundles: Sequence[Path]) -> tuple[dict[str, Measured], list[str]]:
         return {}, [f"Latencies are those stored at conversion: {error}"]
 
 
+def _fitted_to(entries: Sequence[Entry], part: PartName) -> list[str]:
+    """Where figures may be of pictures that a network was fitted to."""
+    found = []
+    if part == "validation":
+        found.append("The validation part chose each network's epoch and temperature, so its figures flatter.")
+    unchecked = [entry.name for entry in entries if not entry.copies_left_out and not entry.split.leaky]
+    if unchecked:
+        found.append(
+            f"Of {_few(unchecked)}, made by an older bloodedge, nobody looked for training pictures under other names "
+            "among the held-out ones; train again to leave them out."
+        )
+    return found
+
+
 def _other_data(entries: Sequence[Entry]) -> list[str]:
     by_data: dict[str, list[str]] = {}
     for entry in entries:
@@ -75,7 +92,10 @@ def _other_data(entries: Sequence[Entry]) -> list[str]:
     if len(by_data) < 2:
         return []
     told = "; ".join(f"{_few(names)} on {data[:8]}" for data, names in by_data.items())
-    return [f"These runs were fitted to different data, so their figures are not like for like: {told}."]
+    words = (
+        "These runs were fitted to different data, so their figures are not like for like, and none is called the best"
+    )
+    return [f"{words}: {told}."]
 
 
 def _other_cells(groups: Sequence[Sequence[Entry]], part: PartName) -> list[str]:
@@ -85,9 +105,18 @@ def _other_cells(groups: Sequence[Sequence[Entry]], part: PartName) -> list[str]
         cells = frozenset(entry.split.parts[part].digest for entry in group if part in entry.split.parts)
         scored.setdefault((group[0].fingerprint, group[0].split.kind), set()).add(cells)
     return [
-        f"The networks split by {kind} were not all scored on the same {part} cells, so small differences mean little."
+        f"The networks split by {kind} were not all scored on the same {part} cells, so differences mean little, and "
+        "none is called the best."
         for (_, kind), cells in scored.items()
         if len(cells) > 1
+    ]
+
+
+def _one_class(rows: Sequence[Row]) -> list[str]:
+    return [
+        f"{row.name} ({row.split_label}) calls no cell {label}, so it is worth nothing."
+        for row in rows
+        if (label := never_called(row.confusion)) is not None
     ]
 
 

@@ -66,11 +66,12 @@ def all_charts(rows: Sequence[Row]) -> list[Chart]:
 
 
 def leak_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """(by image, by group) of each network that was fitted by one recipe both ways."""
+    """(by image, by group) of each network that was fitted by one recipe to the same data both ways."""
     pairs: dict[str, tuple[Row, Row]] = {}
     for image in (row for row in rows if row.split == "image"):
         for group in (row for row in rows if row.split == "group"):
-            if (image.network, image.fitted_as) == (group.network, group.fitted_as):
+            fitted = [(row.network, row.fitted_as, row.data) for row in (image, group)]
+            if fitted[0] == fitted[1]:
                 pairs.setdefault(image.network, (image, group))
     return list(pairs.values())
 
@@ -84,8 +85,14 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
     if any(other.recipe != row.recipe for other in alike):
         parts.append(row.recipe)
     if any((o.split_label, o.recipe) == (row.split_label, row.recipe) for o in alike):
-        parts.append(row.runs[0])
+        parts.append(row.label)
     return ", ".join(parts)
+
+
+def _curve_name(row: Row, rows: Sequence[Row]) -> str:
+    """The network, with the run where it has several rows of one split: splits have lines of their own."""
+    alike = [other for other in rows if (other.network, other.split) == (row.network, row.split)]
+    return row.name if len(alike) > 1 else row.network
 
 
 def _of_networks(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -229,19 +236,20 @@ def _curves(figure: Any, theme: Theme, rows: Sequence[Row]) -> None:
     keys = {"loss": "training loss", "val_loss": "validation loss", "val_auc": "validation AUC"}
     panels = figure.subplots(1, len(keys))
     styles = {"image": (0, (4, 2)), "group": "-"}
-    colours = dict(zip(_of_networks(rows), cycle(theme.networks)))  # colours go round
-    for row in rows:
+    names = [_curve_name(row, rows) for row in rows]
+    colours = dict(zip(dict.fromkeys(names), cycle(theme.networks)))  # colours go round
+    for row, name in zip(rows, names, strict=True):
         thin = 0.8 if len(row.histories) > 1 else 1.6
         for history in row.histories:
             for axes, key in zip(panels, keys, strict=True):
                 points = [(epoch["epoch"], epoch[key]) for epoch in history if key in epoch]
                 if points:
-                    look = {"color": colours[row.network], "linestyle": styles[row.split], "linewidth": thin}
+                    look = {"color": colours[name], "linestyle": styles[row.split], "linewidth": thin}
                     axes.plot(*np.array(points).T, **look)
     for axes, title in zip(panels, keys.values(), strict=True):
         axes.grid(linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title=title, xlabel="epoch")
-    handles = [Line2D([], [], color=colour, label=network) for network, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, label=name) for name, colour in colours.items()]
     handles += [Line2D([], [], color=theme.soft, linestyle=styles[s], label=f"by {s}") for s in splits(rows)]
     figure.legend(handles=handles, loc="outside lower center", ncols=7, fontsize=8.5)

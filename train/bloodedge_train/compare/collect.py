@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bloodedge.bundle import Bundle, is_bundle
+from bloodedge.dataset import UNNAMED
 from bloodedge.errors import UsageError
 from bloodedge.manifest import Evaluation, LatencyMs, Manifest, SplitRecord, read_metrics, read_run
 
@@ -30,6 +31,8 @@ class Prediction:
 class Entry:
     """One network, fitted once."""
 
+    path: Path
+    """The run folder, or the bundle where that was given alone."""
     name: str
     model: str
     parameters: int
@@ -46,6 +49,8 @@ class Entry:
     """Of the float model, batch 1, on ``hardware``."""
     hardware: str
     float_bytes: int | None
+    copies_left_out: bool
+    """Whether training pictures under other names were looked for among the held-out ones."""
     history: list[dict[str, float]] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     """Of the compared part, where the run kept them."""
@@ -90,6 +95,7 @@ def _add_run(entries: list[Entry], left_out: list[str], path: Path, part: PartNa
         return
     model = path / "model.keras"
     entry = Entry(
+        path=path,
         name=record.name,
         model=record.model,
         parameters=record.parameters,
@@ -105,6 +111,7 @@ def _add_run(entries: list[Entry], left_out: list[str], path: Path, part: PartNa
         latency_ms=metrics.latency_ms,
         hardware=metrics.hardware,
         float_bytes=model.stat().st_size if model.is_file() else None,
+        copies_left_out=record.fitted is not None,
         history=record.history,
         predictions=read_predictions(path / "predictions.csv", part),
     )
@@ -134,6 +141,7 @@ def _add_bundle(entries: list[Entry], left_out: list[str], path: Path, part: Par
 def _from_manifest(path: Path, manifest: Manifest) -> Entry:
     source, baseline = manifest.provenance, manifest.baseline
     return Entry(
+        path=path,
         name=source.run,
         model=source.model,
         parameters=source.parameters,
@@ -149,6 +157,7 @@ def _from_manifest(path: Path, manifest: Manifest) -> Entry:
         latency_ms=baseline.latency_ms,
         hardware=baseline.hardware,
         float_bytes=None,
+        copies_left_out=manifest.fitted is not None,
         bundle=path,
         manifest=manifest,
     )
@@ -165,10 +174,10 @@ def read_predictions(path: Path, part: str) -> list[Prediction]:
     if not path.is_file():
         return []
     try:
-        with path.open(newline="", encoding="utf-8") as lines:
+        with path.open(newline="", encoding="utf-8-sig") as lines:
             return [
                 Prediction(
-                    row["subject"] or row["cell"],
+                    row["subject"] or UNNAMED,
                     int(row["label"]),
                     _probability(row["blast"]),
                     _probability(row["blast_uncalibrated"]),

@@ -1,5 +1,6 @@
 """Accuracy against what a network costs."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,16 +68,14 @@ def _scatter(axes: Any, colour: str, points: Sequence[Point]) -> None:
 
 
 def _name_marks(axes: Any, points: Sequence[Point]) -> None:
-    """Each network's name beside its first mark, where it covers neither a mark nor another name."""
+    """Each mark's network, or its run where the network has several, where it covers neither a mark nor a name."""
     px = axes.figure.dpi / 72  # pixels per point
     at = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [_box(x, y, 8 * px, 8 * px) for x, y in at]
-    named = set()
+    met = Counter(row.network for row, _, _ in points)
     for (row, cost, accuracy), (x, y) in zip(points, at, strict=True):
-        if row.network in named:
-            continue
-        named.add(row.network)
-        width, height = 4.9 * len(row.network), 9
+        name = row.label if met[row.network] > 1 else row.network
+        width, height = 4.9 * len(name), 9
         beside = width / 2 + 6
         places = [(beside, 0), (-beside, 0), (0, 9), (0, -9), (beside, 9), (beside, -9), (-beside, 9), (-beside, -9)]
         boxes = [_box(x + right * px, y + up * px, width * px, height * px) for right, up in places]
@@ -84,7 +83,7 @@ def _name_marks(axes: Any, points: Sequence[Point]) -> None:
         best = next(free, 0)
         taken.append(boxes[best])
         axes.annotate(
-            row.network,
+            name,
             (cost, accuracy),
             places[best],
             textcoords="offset points",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bloodedge import RESEARCH_USE
-from bloodedge.files import write_bytes, write_text
+from bloodedge.files import require_free, write_bytes, write_text
 from bloodedge.manifest import write_record
 from bloodedge.report import data_uri, percent, render
 from bloodedge_train.compare import Comparison
@@ -24,8 +24,13 @@ class Picture:
 
 
 def write(comparison: Comparison, folder: Path) -> None:
-    """Write compare.md, compare.html, compare.json and the charts as PNG into ``folder``."""
+    """Write compare.md, compare.html, compare.json and the charts as PNG into ``folder``.
+
+    Those of an earlier comparison, which compare.json tells, are replaced; UsageError where other files have the names.
+    """
     pictures = [Picture(chart, chart.png(LIGHT), chart.png(DARK)) for chart in all_charts(comparison.rows)]
+    if not (folder / "compare.json").is_file():
+        require_free(folder, ["compare.md", "compare.html", *(picture.chart.file for picture in pictures)])
     for picture in pictures:
         write_bytes(folder / picture.chart.file, picture.light)
     write_text(folder / "compare.md", markdown_page(comparison, [picture.chart for picture in pictures]))
@@ -69,24 +74,28 @@ def html_page(comparison: Comparison, pictures: list[Picture]) -> str:
 
 
 def _tiles(rows: list[Row]) -> list[tuple[str, str, str]]:
-    """The best of each split and the fastest int8 net: (what, value, note)."""
+    """The best of each split and the fastest int8 net: (what, value, note).
+
+    None is called the best of networks that were scored on different cells, nor the fastest of those timed on several
+    machines.
+    """
     tiles = []
     for split, figure, name in (("image", "accuracy", "accuracy"), ("group", "weighted_f1", "weighted F1")):
         scored = [
             (value, row) for row in rows if row.split == split and (value := row.figures[figure].value) is not None
         ]
-        if scored:
+        if len({row.scored_on for _, row in scored}) == 1:
             value, row = max(scored, key=lambda pair: pair[0])
             versus = row.paper.get(figure)
-            note = ", ".join([row.network, row.split_label, *([against(versus)] if versus else [])])
+            note = ", ".join([row.name, row.split_label, *([against(versus)] if versus else [])])
             tiles.append((f"Best {name} by {split}", percent(value), note))
     timed = [
-        (c.latency_ms.p50, row.network, ENGINES[c.engine], c.machine)
+        (c.latency_ms.p50, row.name, ENGINES[c.engine], c.machine)
         for row in rows
         for c in row.converted
         if c.precision == "int8" and c.latency_ms
     ]
-    if timed:
+    if len({machine for *_, machine in timed}) == 1:
         milliseconds, *where = min(timed)
         tiles.append(("Fastest int8 network", f"{milliseconds:.2f} ms", ", ".join(where)))
     return tiles

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean
 from typing import Literal
 
@@ -12,7 +14,8 @@ import numpy as np
 from bloodedge.config import Strict
 from bloodedge.evaluate import score
 from bloodedge.manifest import EngineName, Evaluation, LatencyMs, Precision, SubjectScore
-from bloodedge_train.compare.collect import Entry
+from bloodedge.text import as_text
+from bloodedge_train.compare.collect import Entry, PartName
 from bloodedge_train.compare.latency import Measured
 from bloodedge_train.compare.paper import Paper
 
@@ -68,6 +71,12 @@ class Row(Strict):
     """A network under one recipe and split."""
 
     network: str
+    label: str = ""
+    """Which row of its network it is: its run, or where that lies; empty for the only one."""
+    data: str
+    """Fingerprint of the data that it was fitted to and scored on."""
+    scored_on: str
+    """Equal for rows that were scored on the same cells of the same data."""
     recipe: str
     fitted_as: str
     """Equal for rows that were fitted alike: a digest of starting weights and recipe, its name and split left out."""
@@ -98,6 +107,11 @@ class Row(Strict):
     hardware: str
     converted: list[Converted]
     histories: list[list[dict[str, float]]]
+
+    @property
+    def name(self) -> str:
+        """What the row is called where no other column tells it from the others of its network."""
+        return f"{self.network} ({self.label})" if self.label else self.network
 
     @property
     def split_label(self) -> str:
@@ -138,7 +152,24 @@ def _fitted_as(entry: Entry) -> str:
     return hashlib.sha256(json.dumps([recipe, entry.weights], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def make_row(entries: Sequence[Entry], paper: Paper, measured: dict[str, Measured]) -> Row:
+def _scored_on(entries: Sequence[Entry], part: PartName) -> str:
+    cells = sorted({e.split.parts[part].digest for e in entries if part in e.split.parts})
+    return hashlib.sha256(json.dumps([entries[0].fingerprint, cells]).encode()).hexdigest()[:12]
+
+
+def labelled(rows: Sequence[Row], paths: Sequence[Path]) -> list[Row]:
+    """The rows, those of one network labelled by their runs, or by ``paths`` where runs have one name."""
+    of_network = Counter(row.network for row in rows)
+    runs = [row.runs[0] if len(row.runs) == 1 else f"{row.runs[0]} to {row.runs[-1]}" for row in rows]
+    met = Counter(zip((row.network for row in rows), runs, strict=True))
+    labels = [
+        "" if of_network[row.network] == 1 else run if met[row.network, run] == 1 else as_text(path)
+        for row, run, path in zip(rows, runs, paths, strict=True)
+    ]
+    return [row.model_copy(update={"label": label}) for row, label in zip(rows, labels, strict=True)]
+
+
+def make_row(entries: Sequence[Entry], part: PartName, paper: Paper, measured: dict[str, Measured]) -> Row:
     """One row of a run, or of the folds of one cross-validation."""
     first = entries[0]
     folded = first.split.fold is not None
@@ -148,6 +179,8 @@ def make_row(entries: Sequence[Entry], paper: Paper, measured: dict[str, Measure
     figures = over_folds if folded else together.figures
     return Row(
         network=first.model,
+        data=first.fingerprint,
+        scored_on=_scored_on(entries, part),
         recipe=str(first.recipe.get("name", "custom")),
         fitted_as=_fitted_as(first),
         runs=[e.name for e in entries],

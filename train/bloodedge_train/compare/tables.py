@@ -33,12 +33,10 @@ class Table:
 
 
 def names(rows: Sequence[Row]) -> list[Cell]:
-    """Each row's network with its split and recipe, and its run where that does not tell it from another row."""
-    described = [(row.network, row.split_label, row.recipe) for row in rows]
-    met = Counter(described)
+    """Each row's network with its run, where it has several rows, its split and its recipe."""
     return [
-        Cell(row.network, (row.split_label, f"recipe {row.recipe}", *([row.runs[0]] if met[key] > 1 else [])))
-        for row, key in zip(rows, described, strict=True)
+        Cell(row.network, (*([row.label] if row.label else []), row.split_label, f"recipe {row.recipe}"))
+        for row in rows
     ]
 
 
@@ -124,6 +122,7 @@ def _worst(row: Row) -> Cell:
 def cost_table(rows: Sequence[Row]) -> Table:
     """What each network costs, whatever it was fitted to."""
     shown = _costed(rows)
+    met = Counter(row.network for row in shown)
     timed = {f"{row.hardware} (Keras)" for row in shown}
     converted = {c.machine for row in shown for c in row.converted if c.latency_ms}
     several = len(timed) > 1 or len(converted) > 1
@@ -134,7 +133,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
         ("network", "parameters", "MACs", "input", "float file", "int8 file", "float latency", "int8 latency"),
         [
             [
-                Cell(row.network),
+                Cell(row.network, (row.label,) if met[row.network] > 1 else ()),
                 Cell(scaled(row.parameters)),
                 Cell(scaled(row.macs) if row.macs else DASH),
                 Cell(f"{row.size_px} px"),
@@ -219,7 +218,7 @@ def folds_table(row: Row) -> Table:
     lines.append([Cell("mean"), *(Cell(told(row.figures[f], f)) for f in FIGURES)])
     lines.append([Cell("pooled"), *(Cell(told(e, f), (_range(e, f),)) for f, e in pooled.items())])
     return Table(
-        f"Folds of {row.network}, {row.split_label}, recipe {row.recipe}",
+        f"Folds of {row.name}, {row.split_label}, recipe {row.recipe}",
         "Pooled: every cell with the answer of the fold that held it out; 95 % intervals over subjects where the runs "
         "kept their predictions. Per cent, but AUC and ECE.",
         ("", *FIGURES.values()),

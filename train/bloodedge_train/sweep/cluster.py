@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.installation import install_hint
 
 CONNECT_S, JOIN_S = 4, 14
 """Patience with a socket, and with Ray behind it; by itself Ray waits two minutes for an address where nothing is."""
@@ -38,7 +39,7 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.FATAL)
 def require_ray() -> None:
     """Raise UsageError, naming the extra, where Ray Tune is not installed."""
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("pyarrow") is None:
-        raise UsageError("Ray Tune is not installed here; install it with: pip install 'bloodedge[sweep]'")
+        raise UsageError(f"Ray Tune is not installed here; {install_hint('sweep')}")
 
 
 def check(address: str | None) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bloodedge.console import console, progress
+from bloodedge.console import progress, say, steps
+from bloodedge.tables import print_table
 from bloodedge_train.sweep.results import Table, auc_shown, shown
 from bloodedge_train.sweep.search import SweepWatcher
 from bloodedge_train.sweep.trial import TrialRecord
@@ -18,15 +19,14 @@ def watcher() -> SweepWatcher:
 
 @contextmanager
 def _trials(count: int) -> Iterator[Callable[[TrialRecord], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("Trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Trials", total=count)
+    ends: list[TrialRecord] = []
+    with steps() as report:
+        report("Trials", 0, count)
 
         def ended(record: TrialRecord) -> None:
-            bar.advance(task)
-            bar.console.print(line(record), markup=False, highlight=False, soft_wrap=True)
+            ends.append(record)
+            report("Trials", len(ends), count)
+            say(line(record))
 
         yield ended
 
@@ -44,21 +44,18 @@ def line(record: TrialRecord) -> str:
 
 def show_table(table: Table, name: str) -> None:
     """The best settings."""
-    from rich.table import Table as Lines
-
     beside = [key for key in ("test_auc", "test_weighted_f1") if any(key in row.beside for row in table.rows)]
-    lines = Lines(
-        "",
-        "model",
-        *table.varied,
-        "finished",
-        "validation AUC",
-        *(key.replace("_", " ") for key in beside),
-        title=f"{name}: settings by validation AUC; test figures chose nothing",
-        title_justify="left",
-    )
-    for number, row in enumerate(table.rows[:ROWS], 1):
-        cells = [str(number), row.model, *(shown(row.values[key]) for key in table.varied)]
-        cells += [f"{row.finished} of {row.trials}", auc_shown(row)]
-        lines.add_row(*cells, *(f"{row.beside[key]:.3f}" if key in row.beside else "-" for key in beside))
-    console().print(lines)
+    columns = ("", "model", *table.varied, "finished", "validation AUC", *(key.replace("_", " ") for key in beside))
+    rows = [
+        (
+            str(number),
+            row.model,
+            *(shown(row.values[key]) for key in table.varied),
+            f"{row.finished} of {row.trials}",
+            auc_shown(row),
+            *(f"{row.beside[key]:.3f}" if key in row.beside else "-" for key in beside),
+        )
+        for number, row in enumerate(table.rows[:ROWS], 1)
+    ]
+    title = f"{name}: settings by validation AUC; test figures chose nothing"
+    print_table(columns, rows, title=title, left=columns[:2])

@@ -22,6 +22,9 @@ from bloodedge_train.sweep.trial import TrialRecord, read_trial, run_folder
 SHOWN = {"test": ("auc", "weighted_f1", "accuracy"), "shift": ("auc", "weighted_f1")}
 """Figures shown beside the ranking, by part."""
 
+FILES = ("results.csv", "results.json", "results.md", "results.png")
+"""Beside the plan and the trials in a sweep's folder."""
+
 LEAKY = " **Leaky: the split is by image, so cells of one person stand on both sides.**"
 RANKING = """\
 Ranked by validation AUC, mean and standard deviation over folds and seeds. Settings that lost a trial to the pruner

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import cv2
 
-from bloodedge.dataset import Dataset, Progress, read_dataset
+from bloodedge.console import Progress
+from bloodedge.dataset import Dataset, read_dataset
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import require_free
 from bloodedge.manifest import write_record
 from bloodedge.split import split
 from bloodedge_train.sweep import cluster, results
 from bloodedge_train.sweep.space import Plan, Space, Trial, trials
-from bloodedge_train.sweep.trial import LOCKS, PLAN, TrialRecord, read_plan, read_trial, run_trial, write_trial
+from bloodedge_train.sweep.trial import LOCKS, PLAN, TRIALS, TrialRecord, read_plan, read_trial, run_trial, write_trial
 
 POLL_S = 0.5
+SCRATCH = "ray"
+"""Ray Tune's own files, in the sweep's folder while it runs."""
+
 TAKEN_UP_AGAIN = 2
 """Times that a trial goes on elsewhere after its process or its machine died."""
 
@@ -104,6 +109,8 @@ def _check_folder(options: SweepOptions) -> Plan | None:
         raise UsageError(f"{options.out} holds a sweep; go on with --resume or choose another --out.")
     if before is None and options.resume:
         raise UsageError(f"{options.out} holds no sweep to resume; leave out --resume to begin one.")
+    if before is None:
+        require_free(options.out, (LOCKS, SCRATCH, TRIALS, *results.FILES))
     return before
 
 
@@ -152,7 +159,7 @@ def _carry_out(options: SweepOptions, plan: Plan, left: list[Trial], resources: 
     out = options.out.resolve()
     names = [trial.id for trial in left]
     done = [r for t in plan.trials if t.id not in names and (r := read_trial(out, t)) is not None]
-    scratch = out / "ray"
+    scratch = out / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),

@@ -17,6 +17,7 @@ from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_text
 from bloodedge.manifest import write_record
+from bloodedge.text import as_path
 from bloodedge_train.checkpoint import Checkpoints
 from bloodedge_train.recipe import Recipe
 from bloodedge_train.run import TrainOptions, Watcher, train
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from bloodedge_train.fit import BatchDone, EpochDone
 
 PLAN = "sweep.json"
-LOCKS = "locks"
+LOCKS, TRIALS = "locks", "trials"
 EPOCH, WATCHED, MISTAKE = "epoch", "validation_auc", "mistake"
 """What a trial reports to Ray."""
 State = Literal["running", "finished", "pruned", "failed"]
@@ -63,11 +64,11 @@ def read_plan(out: Path) -> Plan | None:
 
 def run_folder(out: Path, trial: Trial) -> Path:
     """Where a trial trains."""
-    return out / "trials" / trial.id
+    return out / TRIALS / trial.id
 
 
 def _record_path(out: Path, trial: Trial) -> Path:
-    return out / "trials" / f"{trial.id}.json"
+    return out / TRIALS / f"{trial.id}.json"
 
 
 def read_trial(out: Path, trial: Trial) -> TrialRecord | None:
@@ -97,7 +98,7 @@ def run_trial(config: dict[str, Any]) -> None:
     _take_no_more_than(config["cpus"], config["gpus"])
     out = Path(config["out"])
     plan = read_plan(out)
-    if plan is None or not Path(plan.data).is_dir():
+    if plan is None or not as_path(plan.data).is_dir():
         missing = out if plan is None else plan.data
         tune.report({MISTAKE: f"{missing} is not there on {platform.node()}; give DATA and --out on a shared disk."})
         return
@@ -148,7 +149,7 @@ def _alone(out: Path, trial: Trial) -> Iterator[None]:
 def _options(plan: Plan, trial: Trial, out: Path) -> TrainOptions:
     run = run_folder(out, trial)
     return TrainOptions(
-        data=Path(plan.data),
+        data=as_path(plan.data),
         model=trial.model,
         recipe=plan.recipe_of(trial),
         weights=plan.weights,

@@ -1,0 +1,114 @@
+"""What picture files say of themselves: whether they are whole, how many pictures they hold, in which colours.
+
+OpenCV fills what a cut file lacks with grey, takes the first page of many and reads CIELAB in wrong colours, and says
+nothing. Bytes after a picture's end, which cameras and editors leave there, do no harm.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+PNG = b"\x89PNG\r\n\x1a\n"
+TIFF = {b"II*\0": "<", b"MM\0*": ">"}
+"""First bytes, and the byte order in struct's letters."""
+MOST_PAGES = 10_000
+PHOTOMETRIC = 262
+LAB = {8, 9, 10}
+"""PhotometricInterpretation of CIELAB, ICCLAB and ITULAB (TIFF 6.0, and its technical notes)."""
+
+
+def is_truncated(data: bytes) -> bool:
+    """Whether a picture's file ends before its format says it does; False for formats that are not known here."""
+    whole = next((check for start, check in _WHOLE.items() if data.startswith(start)), None)
+    try:
+        return whole is not None and not whole(data)
+    except struct.error:
+        return True
+
+
+def _bmp_is_whole(data: bytes) -> bool:
+    return len(data) >= _bmp_length(data)
+
+
+def _webp_is_whole(data: bytes) -> bool:
+    return len(data) >= int.from_bytes(data[4:8], "little") + 8
+
+
+def _bmp_length(data: bytes) -> int:
+    """Bytes up to the end of a BMP's pixels. Of the size in the header some programs are two bytes off."""
+    stated, start = struct.unpack_from("<I4xI", data, 2)
+    width, height, _, bits, compression, size = struct.unpack_from("<iiHHII", data, 18)
+    if compression in {0, 3}:
+        size = (width * bits + 31) // 32 * 4 * abs(height)
+    return int(start + size if size else stated)
+
+
+def _jpeg_is_whole(data: bytes) -> bool:
+    """Whether a JPEG's end marker comes, after its last scan (ITU-T T.81, B.1)."""
+    at = 2
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0 or at + 1 >= len(data):
+            return False
+        marker = data[at + 1]
+        if marker == 0xD9:
+            return True
+        if marker == 0xFF:
+            at += 1
+        elif marker in {0, 1} or 0xD0 <= marker <= 0xD7:  # a byte of a scan, or a marker of its own
+            at += 2
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+
+
+def _png_is_whole(data: bytes) -> bool:
+    at = len(PNG)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if kind == b"IEND":
+            return bool(at <= len(data))
+    return False
+
+
+class TiffPage(NamedTuple):
+    """One picture of a TIFF file."""
+
+    lab: bool
+    """Whether its colours are CIELAB's."""
+
+
+def tiff_pages(data: bytes) -> list[TiffPage]:
+    """The pictures of a TIFF file; none of other files, and where the file ends before its last directory."""
+    order = TIFF.get(data[:4])
+    return list(_directories(data, order)) if order else []
+
+
+def _directories(data: bytes, order: str) -> Iterator[TiffPage]:
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    for _ in range(MOST_PAGES):
+        if at == 0:
+            return
+        (entries,) = struct.unpack_from(f"{order}H", data, at)
+        tags = {}
+        for entry in range(entries):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, at + 2 + 12 * entry)
+            tags[tag] = value
+        yield TiffPage(lab=tags.get(PHOTOMETRIC) in LAB)
+        (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * entries)
+
+
+def _tiff_is_whole(data: bytes) -> bool:
+    return bool(tiff_pages(data))
+
+
+_WHOLE: dict[bytes, Callable[[bytes], bool]] = {
+    b"BM": _bmp_is_whole,
+    b"\xff\xd8": _jpeg_is_whole,
+    PNG: _png_is_whole,
+    b"RIFF": _webp_is_whole,
+    **dict.fromkeys(TIFF, _tiff_is_whole),
+}
+"""By a file's first bytes: whether it is whole."""
