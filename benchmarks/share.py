@@ -140,7 +140,7 @@ def put_together(data: Path) -> dict[str, Any]:
     classifier = open_bundle(RELEASED, "litert", "int8", default_threads())
     with Bundle(RELEASED) as bundle:
         manifest = bundle.manifest
-    cells, which = choose_cells(classifier, read_dataset(data), "auto")[:2]
+    cells, which, _ = choose_cells(classifier, read_dataset(data), "auto")
     filmed = film(cells, [], manifest.imaging, 0)
     blast = blast_probabilities(classifier.engine, filmed.images, classifier.temperature)
     outside = np.zeros(len(blast), bool)
@@ -182,7 +182,7 @@ def judge(seen: Seen, rates: Rates) -> dict[str, Any]:
         "called": counted.trials,
         "counting": (counted.share, low, high),
         "Rogan-Gladen": lang_reiczigel(counted, rates),
-        "EM": em(seen, rates),
+        "EM": em(seen),
         "people": (share.corrected, share.low, share.high),
         "limited_by": share.limited_by,
     }
@@ -208,13 +208,12 @@ def lang_reiczigel(counted: ClusteredShare, rates: Rates) -> Interval:
     second = specificity * (1 - specificity) / (trials[1] + 2)
     shift = 2 * Z**2 * (share * first - (1 - share) * second)
     error = np.sqrt(apparent * (1 - apparent) / (n + Z**2) + share**2 * first + (1 - share) ** 2 * second) / tells
-    low, high, estimate = (
-        float(np.clip(v, 0, 1)) for v in (share + shift - Z * error, share + shift + Z * error, share)
-    )
+    ends = share + shift - Z * error, share + shift + Z * error, share
+    low, high, estimate = (float(np.clip(value, 0, 1)) for value in ends)
     return estimate, low, high
 
 
-def em(seen: Seen, rates: Rates) -> Interval:
+def em(seen: Seen) -> Interval:
     """QuaPy's EMQ over the probabilities of called cells, bootstrapped over frames."""
     from quapy.method.aggregative import EMQ
 
@@ -250,12 +249,12 @@ def _summary(rows: list[dict[str, Any]], method: str) -> Iterator[tuple[str, Any
 
 def plot(result: dict[str, Any], target: Path) -> None:
     """Estimates and intervals against the truth, one picture a method."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
 
-    figure, axes = pyplot.subplots(1, len(METHODS), figsize=(13, 3.9), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(METHODS), figsize=(13, 3.9), sharey=True, layout="constrained")
     for axis, method in zip(axes, METHODS, strict=True):
         for row in result["slides"]:
             estimate, low, high = row[method]

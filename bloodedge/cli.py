@@ -23,6 +23,7 @@ COMMANDS = {
     "sweep": ("bloodedge_train.sweep_cli:sweep", "Train with many settings on Ray Tune and rank them by validation."),
     "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 models that passed the gate."),
     "report": ("bloodedge.report_cli:report", "Open a bundle's conversion report in the browser."),
+    "rates": ("bloodedge.rates_cli:rates", "Measure how often a bundle errs and refuses, on more people."),
     "keys": ("bloodedge.keys_cli:keys", "Keys that sign bundles, and those that a board trusts."),
     "sign": ("bloodedge.keys_cli:sign", "Sign a bundle."),
     "verify": ("bloodedge.keys_cli:verify", "Say who signed a bundle, or why it is not to be trusted."),

@@ -37,8 +37,8 @@ _EDGE_UM = 0.1
 _RED_CELL_UM = 7.4
 _MOST_NEIGHBOURS = 4
 _DEEPEST_UM = 0.9
-"""How far into a cell a finder takes its neighbour to reach: its masks of drawn cells that lie among red cells have 1 to
-11 % less area than the cells."""
+"""How far into a cell a finder takes its neighbour to reach: its masks of drawn cells that lie among red cells have
+1 to 11 % less area than the cells."""
 _GRAIN = 1.5
 """Standard deviation of a camera's noise, in levels."""
 
