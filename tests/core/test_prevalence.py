@@ -38,6 +38,16 @@ def test_no_blasts_of_200_still_leaves_what_the_count_allows() -> None:
     assert errs.high > 0.0175
 
 
+@pytest.mark.parametrize("share", [0.15, 0.6])
+def test_of_many_people_who_are_all_alike_it_is_quapy_s_adjusted_count(share: float) -> None:
+    from quapy.functional import solve_adjustment_binary
+
+    rates = Rates(blast=people(50, 1, 0.85, 2000), normal=people(50, 1, 0.1, 2000))
+    apparent = share * 0.85 + (1 - share) * 0.1
+    adjusted = float(solve_adjustment_binary(np.array([1 - apparent, apparent]), 0.85, 0.1)[1])
+    assert blast_share(rates, round(apparent * 50_000), 50_000).corrected == pytest.approx(adjusted, abs=0.012)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_of_many_people_who_are_all_alike_it_is_rogan_and_gladen_s_estimate(share: float) -> None:
     sensitivity, false_blasts, called = 0.9, 0.2, 100_000
