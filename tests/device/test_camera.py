@@ -339,6 +339,9 @@ def test_a_stream_that_does_not_answer_may_yet_be_switched_on() -> None:
         with pytest.raises(BloodedgeError, match="does not answer") as error:
             open_camera(CameraSettings(kind="replay", source=address))
     assert not isinstance(error.value, UsageError)
+    assert "percent-encoded" not in str(error.value)
+    with pytest.raises(BloodedgeError, match="Or write special characters of its user and password percent-encoded"):
+        open_camera(CameraSettings(kind="replay", source=address.replace("http://", "http://operator:p@ss@")))
 
 
 def test_the_simulated_microscope_shows_the_same_fields_again() -> None:
