@@ -51,7 +51,8 @@ class WatchCamera(FolderCamera):
         """done: the files that were taken before. Raises BloodedgeError when the folder is not there."""
         super().__init__(settings, folder.resolve(), [], begin)
         self._require_folder()
-        self.name = f"images written to {self._folder.name}"
+        name = os.fsencode(self._folder.name).decode(errors="replace")
+        self.name = f"images written to {name}"
         self._done = {file.path: file for file in done}
         self._seen: dict[str, _Seen] = {}
         self._wait_s = self._thorough_at_s = 0.0
