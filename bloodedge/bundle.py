@@ -14,6 +14,7 @@ from typing import Self
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted
 from bloodedge.files import file_mode
 from bloodedge.manifest import Manifest, parse_record
+from bloodedge.model_files import model_kind, not_a_bundle
 
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
@@ -65,9 +66,8 @@ class Bundle:
             raise UsageError(_closed(self.path, error)) from error
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
             if name == MANIFEST:
-                raise UsageError(
-                    f"{self.path} is not a bundle (no {MANIFEST}); make one with: bloodedge convert"
-                ) from error
+                plain = f"{self.path} is not a bundle (no {MANIFEST}); make one with: bloodedge convert"
+                raise UsageError(not_a_bundle(self.path) if model_kind(self.path) else plain) from error
             raise BloodedgeError(f"{self.path}: {name} is missing; copy or convert the bundle again.") from error
         except UNREADABLE as error:
             raise BloodedgeError(f"{self.path}: {name} cannot be read; copy or convert the bundle again.") from error
@@ -162,7 +162,17 @@ def _zip(path: Path) -> zipfile.ZipFile:
     except PermissionError:
         raise
     except UNREADABLE as error:
+        if not _has_zip_in_it(path):
+            raise UsageError(not_a_bundle(path)) from error
         raise BloodedgeError(f"{path} is damaged (not a readable zip); copy or convert it again.") from error
+
+
+def _has_zip_in_it(path: Path) -> bool:
+    """Whether a file begins as a zip or ends about as one; an empty file may have been one."""
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(max(0, path.stat().st_size - 2**16))
+        return start in {b"", b"PK"} or b"PK\x05\x06" in file.read()
 
 
 def _closed(path: Path, error: PermissionError) -> str:

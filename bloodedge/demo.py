@@ -130,8 +130,13 @@ def _digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): "" if path.is_symlink() or not path.is_file() else sha256(path)
         for path in files
-        if path != folder / MARKER
+        if path != folder / MARKER and not _is_left_by_a_look(path)
     }
+
+
+def _is_left_by_a_look(path: Path) -> bool:
+    """Whether SQLite left a file that holds no results beside a database that somebody looked at."""
+    return path.name.endswith(".sqlite-shm") or (path.name.endswith(".sqlite-wal") and path.stat().st_size == 0)
 
 
 def _draw(cells: Path) -> None:

@@ -12,6 +12,7 @@ from bloodedge.domain import Domain
 from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import read_edited, write_text
 from bloodedge.imaging import ImagingSpec
+from bloodedge.model_files import model_kind
 from bloodedge.prevalence import Rates
 from bloodedge.reference import Reference
 from bloodedge.restain import StainBasis
@@ -328,7 +329,9 @@ def read_run(run: Path) -> RunRecord:
     """``run.json`` of a run folder; raises UsageError when the folder is not one."""
     path = run / "run.json"
     if not path.is_file():
-        raise UsageError(f"{run} is not a finished run folder (no run.json); make one with: bloodedge train")
+        kind = model_kind(run) if run.exists() else None
+        what = f"{run} is {kind}, not a finished run folder" if kind else f"{run} is not a finished run folder"
+        raise UsageError(f"{what} (no run.json); make one with: bloodedge train")
     return parse_record(RunRecord, read_edited(path), str(path))
 
 

@@ -13,8 +13,8 @@ PERCENT = (
 
 WITH_HOST = {"http", "https", "rtsp", "rtsps"}
 
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,3})(?P<rest>\S*?)(?P<end>[.,;:]?(?=\s|$))")
-_BARE_LOGIN = re.compile(r"[^\s:/@\"']+:[^\s:/@][^\s/@]*@(?=\S)")
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,15}:/{1,3})(?P<rest>\S*?)(?P<end>[.,;:]?(?=\s|$))")
+_BARE_LOGIN = re.compile(r"(?<![^\s\"'(=<])[^\s:/@\"'(=<]+:[^\s:/@][^\s/@]*@(?=\S)")
 """``user:word@host`` of an address whose scheme was left out."""
 _VALUE = re.compile(r"=[^&;/?#]+")
 _TOKEN = re.compile(r"(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9-]{16,}(?![\w-])")

@@ -29,7 +29,7 @@ from bloodedge.host import cpu_temperature_c
 from bloodedge.redact import redacted
 from bloodedge.tables import print_table
 from bloodedge_device.camera import BadFrame, Frame
-from bloodedge_device.settings import DeviceSettings, missing_files, readable
+from bloodedge_device.settings import BOARD_SETTINGS, DeviceSettings, missing_files, readable
 from bloodedge_device.supervise.clock import clock_synchronised
 from bloodedge_device.supervise.thermal import read_throttling
 from bloodedge_device.web.access import has_token
@@ -378,6 +378,10 @@ def _permissions(patient: Patient) -> tuple[Level, str, str]:
         return "failed", f"This user may not use {', '.join(map(str, closed))}.", cure
     if state.exists() and state.stat().st_mode & stat.S_IWOTH:
         return "warning", f"Every user of this machine may change {state}.", f"Close it: chmod o-w {quoted(state)}"
+    source = patient.settings.camera.source or ""
+    if redacted(source) != source and file_mode(BOARD_SETTINGS) & stat.S_IROTH:
+        cure = f"Close it: sudo chgrp bloodedge {BOARD_SETTINGS}, then sudo chmod 640 {BOARD_SETTINGS}"
+        return "warning", f"Every user of this machine may read what opens the camera in {BOARD_SETTINGS}.", cure
     return "ok", "This user may use what the settings name, and others may not change the results.", ""
 
 

@@ -11,6 +11,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.manifest import Artifact
 from bloodedge_convert.cli import show
 from bloodedge_convert.convert import Converted
+from bloodedge_convert.judge.gate import Limits
 
 RELEASED = Path(__file__).parents[2] / "models" / "cells.bundle"
 
@@ -31,12 +32,14 @@ def test_each_artifact_is_one_line_with_whole_intervals(width: int, monkeypatch:
     out = Console(width=width, record=True, file=open("/dev/null", "w"), highlight=False)  # noqa: PTH123, SIM115
     for module in (bloodedge.console, tables):
         monkeypatch.setattr(module, "console", lambda: out)
-    show(Converted(Path("cells.bundle"), manifest.model_copy(update={"artifacts": artifacts}), 1000, 9, [], None))
+    loss = manifest.model_copy(update={"artifacts": artifacts})
+    show(Converted(Path("cells.bundle"), loss, 1000, 9, [], Limits(), []))
     lines = out.export_text().splitlines()
     for artifact in artifacts:
-        row = next(line for line in lines if line.startswith(f"{artifact.engine} {artifact.precision}"))
+        figures, lost, _ = (line for line in lines if line.startswith(f"{artifact.engine} {artifact.precision}"))
         for name in ("weighted_f1", "auc"):
             low, high = artifact.evaluation.ci95[name]
-            assert f"{getattr(artifact.evaluation, name):.3f}  " in row
-            assert f"{low:.3f}-{high:.3f}" in row
-        assert row.split()[-3:] == ["-12.34", "100.00", "0.0005"]
+            assert f"{getattr(artifact.evaluation, name):.3f} [{low:.3f}, {high:.3f}]" in figures
+        assert "-12.34" in lost
+        assert f"{artifact.agreement.cells} (100.00 %)" in lost
+        assert lost.rstrip().endswith("0.0005")

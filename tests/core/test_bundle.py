@@ -24,6 +24,7 @@ from bloodedge.manifest import (
     Manifest,
     Provenance,
     SplitRecord,
+    read_run,
 )
 
 EVALUATION = Evaluation(
@@ -285,3 +286,44 @@ def test_the_self_test_names_a_network_that_gives_no_probabilities() -> None:
     inputs, reference = np.zeros((3, 8, 8, 3), np.uint8), np.full((3, 2), 0.5, np.float32)
     with pytest.raises(BloodedgeError, match="the litert network gave no probabilities for 1 of 3 cells"):
         compare(Faulty(), inputs, reference, 1.0, 0.5)
+
+
+FOREIGN = {
+    "own.tflite": (b"\x1c\0\0\0TFL3" + bytes(100), "a LiteRT (TensorFlow Lite) model"),
+    "own.bin": (b"\x1c\0\0\0TFL3" + bytes(100), "a LiteRT (TensorFlow Lite) model"),
+    "own.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file"),
+    "own.onnx": (b"\x08\x07\x12\x07pytorch" + bytes(100), "an ONNX model"),
+    "own.xml": (b'<?xml version="1.0"?>\n<net name="model" version="11">', "an OpenVINO model"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_other_programs_models_are_called_what_they_are(name, tmp_path):
+    content, kind = FOREIGN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        Bundle(tmp_path / name)
+    told = str(caught.value)
+    assert f"{name} is {kind}" in told
+    assert "damaged" not in told
+    assert "bloodedge convert RUN --int8" in told
+
+
+@pytest.mark.parametrize("name", ["own.keras", "own.pt"])
+def test_zips_of_other_programs_are_called_what_they_are(name, tmp_path):
+    with zipfile.ZipFile(tmp_path / name, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+    with pytest.raises(UsageError, match=r"is a (Keras|PyTorch) model, not a bundle"):
+        Bundle(tmp_path / name)
+
+
+def test_a_file_of_any_other_kind_is_no_bundle(tmp_path):
+    (tmp_path / "notes.txt").write_text("some notes")
+    with pytest.raises(UsageError, match=r"notes\.txt is not a bundle: a bundle also says"):
+        Bundle(tmp_path / "notes.txt")
+
+
+def test_a_saved_model_is_no_run(tmp_path):
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(UsageError, match="is a TensorFlow SavedModel, not a finished run folder"):
+        read_run(tmp_path)

@@ -19,8 +19,9 @@ from bloodedge.decision import Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.evaluate import Classifier, agree, blast_probabilities, choose_cells, evaluate, score
 from bloodedge.fitted import FittedPictures, held_out
-from bloodedge.imaging import ImagingSpec
+from bloodedge.imaging import ImagingSpec, cell_on_black
 from bloodedge.manifest import Evaluation
+from bloodedge.simulation import render_field
 from bloodedge.split import SplitSpec, recall, split
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
@@ -392,6 +393,32 @@ def test_what_cannot_be_read_is_counted_named_and_an_error_when_it_is_much(
     assert figures.cells == 18
     assert sorted(left_out) == [f"hem/UID_H8{n}_1_1_hem.png" for n in range(6)]
     assert all("truncated or not an image" in reason for reason in left_out.values())
+
+
+def test_whole_fields_among_the_cells_are_refused(tmp_path: Path, rendered_data: Path, write_cells: WriteCells) -> None:
+    data = write_cells(tmp_path, [f"hem/UID_H7{n}_1_1_hem.png" for n in range(4)])
+    cv2.imwrite(str(data / "hem" / "UID_H80_1_1_hem.png"), render_field(0).bgr)
+    with pytest.raises(UsageError, match=r"1 of the 5 pictures .* bloodedge find IMAGE"):
+        evaluate(fitted_classifier(rendered_data), data)
+
+
+def test_cells_on_white_or_transparent_give_the_figures_of_black(rendered_data: Path, tmp_path: Path) -> None:
+    red = fitted_classifier(rendered_data)
+    figures = []
+    for kind in ("black", "white", "transparent"):
+        for cell in read_dataset(rendered_data).unique:
+            picture = cv2.imread(str(cell.path))
+            mask = cell_on_black(picture).mask
+            if kind == "white":
+                picture[mask == 0] = 255
+            elif kind == "transparent":
+                picture = np.dstack([np.where(mask[:, :, None] > 0, picture, 130), mask])
+            path = tmp_path / kind / Path(cell.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(path), picture)
+        figures.append(evaluate(red, tmp_path / kind, "all").evaluation.model_dump(exclude={"latency_ms"}))
+    assert figures[1]["auc"] == pytest.approx(figures[0]["auc"], abs=0.002)
+    assert figures[2] == figures[0]
 
 
 def test_the_command_line_names_what_is_left_out(

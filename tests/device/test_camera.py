@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.simulation import FieldSpec, render_field
 from bloodedge_device.camera import BadFrame, Frame, open_camera
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
 
 sys.path.insert(0, str(Path(__file__).parent))
 from films import cut, film, gap, zeros
+from rtsp_camera import RtspCamera
 
 
 def frames_of(**settings: object) -> list[Frame | BadFrame]:
@@ -276,6 +278,21 @@ def test_jpegs_over_tcp_are_a_stream(scheme: str) -> None:
     assert [float(f.bgr.mean()) for f in frames if isinstance(f, Frame)] == pytest.approx([77] * 20, abs=3)
 
 
+@pytest.mark.parametrize("scheme", ["rtsp", "RTSP"])
+def test_damaged_jpegs_of_an_rtsp_camera_are_found(scheme: str) -> None:
+    field = render_field(3, FieldSpec(width=320, height=240)).bgr
+    whole = cv2.imencode(".jpg", field)[1].tobytes()
+    camera = RtspCamera([whole, whole, whole[: len(whole) // 2]], (320, 240))
+    try:
+        opened = open_camera(CameraSettings(kind="replay", source=f"{scheme}://{camera.address}"))
+        frames = list(islice(opened.frames(threading.Event()), 9))
+    finally:
+        camera.close()
+    assert damaged(frames) == [2, 5, 8]
+    decoded = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)
+    assert all(np.array_equal(f.bgr, decoded) for f in frames if isinstance(f, Frame))
+
+
 def test_a_scheme_in_capitals_is_the_same_stream(stream: str) -> None:
     camera = open_camera(CameraSettings(kind="replay", source=stream.replace("http", "HTTP")))
     assert len(list(islice(camera.frames(threading.Event()), 5))) == 5
@@ -339,6 +356,9 @@ def test_a_stream_that_does_not_answer_may_yet_be_switched_on() -> None:
         with pytest.raises(BloodedgeError, match="does not answer") as error:
             open_camera(CameraSettings(kind="replay", source=address))
     assert not isinstance(error.value, UsageError)
+    assert "percent-encoded" not in str(error.value)
+    with pytest.raises(BloodedgeError, match="Or write special characters of its user and password percent-encoded"):
+        open_camera(CameraSettings(kind="replay", source=address.replace("http://", "http://operator:p@ss@")))
 
 
 def test_the_simulated_microscope_shows_the_same_fields_again() -> None:

@@ -238,3 +238,20 @@ def test_the_doctor_looks_at_the_results_that_are_given(tmp_path: Path, monkeypa
     with pytest.raises(SystemExit):
         main(["device", "doctor", "--state", str(tmp_path / "mine")])
     assert [(one.state, one.threads) for one in seen] == [(tmp_path / "mine", 3), (tmp_path / "mine", 2)]
+
+
+def test_settings_that_let_others_read_a_cameras_password_are_told(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "device.toml"
+    monkeypatch.setattr(doctor, "BOARD_SETTINGS", path)
+    path.touch(0o644)
+    checked = doctor.Patient(settings(state, camera={"kind": "replay", "source": "rtsp://op:hunter2@cam/1"}))
+    level, sentence, cure = doctor._permissions(checked)
+    assert (level, "may read what opens the camera" in sentence) == ("warning", True)
+    assert f"chmod 640 {path}" in cure
+    path.chmod(0o640)
+    assert doctor._permissions(checked)[0] == "ok"
+    path.chmod(0o644)
+    plain = doctor.Patient(settings(state, camera={"kind": "replay", "source": "rtsp://cam/1"}))
+    assert doctor._permissions(plain)[0] == "ok"

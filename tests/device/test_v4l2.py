@@ -256,11 +256,13 @@ def test_a_camera_with_every_control_draws_no_complaint(
     assert microscope.opened[0].released
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "noise"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "noise", "gap"])
 def test_a_damaged_jpeg_is_a_bad_frame_and_the_next_one_is_read(microscope: Microscope, damage: str) -> None:
     rng = np.random.default_rng(1)
     whole = cv2.imencode(".jpg", rng.integers(0, 255, (480, 640, 3), np.uint8))[1].tobytes()
-    microscope.jpeg = {"truncated": whole[: len(whole) // 2], "empty": b"", "noise": rng.bytes(5000)}[damage]
+    damages = {"truncated": whole[: len(whole) // 2], "empty": b"", "noise": rng.bytes(5000)}
+    damages["gap"] = whole[: len(whole) // 3] + whole[len(whole) // 2 :]  # as when USB packets are lost
+    microscope.jpeg = damages[damage]
     frames = open_with(pixel_format="MJPG").frames(threading.Event())
     bad = next(frames)
     assert isinstance(bad, BadFrame)

@@ -143,6 +143,8 @@ def test_a_file_counts_again_only_when_it_shows_something_else(folder: Path, wat
     watched.wait(1)
     path.write_bytes(image(10))  # copied anew
     sleep(0.6)
+    path.write_bytes(cv2.imencode(".png", np.full((120, 160, 3), 10, np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 0])[1])
+    sleep(0.6)  # as after a rating or a comment was put into it
     assert len(watched.taken) == 1
     path.write_bytes(image(200))
     watched.wait(2)

@@ -17,6 +17,7 @@ from bloodedge.decision import LABELS, Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Cell, ImagingSpec
 from bloodedge.manifest import DataRecord, RunRecord, SplitRecord, write_record
+from bloodedge.simulation import render_field
 from bloodedge_train.explain import Network, cut, grad_cam, look, ring, share
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import ZOO, build
@@ -287,7 +288,8 @@ def test_pictures_go_into_the_run_when_no_folder_is_named(tiny_run: Path, cells:
     [
         (["nowhere.png"], [], 2, "nowhere.png does not exist; give the image of a cell, or a folder of them."),
         (["empty"], [], 2, "empty holds no images"),
-        (["cells/a/torn.png"], [], 1, "torn.png is truncated or not an image; copy it again"),
+        (["cells/a/torn.png"], [], 1, "torn.png: The picture is truncated or not an image; copy it again"),
+        (["field.png"], [], 1, "cells of a whole field are found with: bloodedge find IMAGE"),
         (["torn"], [], 1, "None of the 2 images can be used; the first:"),
         (["cells"], ["--layer", "no_such"], 2, 'The network has no feature map "no_such".'),
         (["cells"], ["--montage", "sheet.jpg"], 2, "must end in .png"),
@@ -303,6 +305,7 @@ def test_wrong_wishes_are_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    cv2.imwrite(str(tmp_path / "field.png"), render_field(0).bgr)
     (tmp_path / "empty").mkdir()
     (tmp_path / "torn").mkdir()
     for name in ("1.png", "2.png"):

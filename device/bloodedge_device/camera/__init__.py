@@ -20,7 +20,7 @@ class SourceFile:
     size: int
     modified_ns: int
     sha256: str
-    """Of its content; empty where it could not be read."""
+    """Of its pixels; empty where they could not be read."""
 
 
 @dataclass(frozen=True)

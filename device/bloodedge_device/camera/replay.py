@@ -121,7 +121,7 @@ class VideoCamera:
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
-            hint = f" If its password holds special characters, {PERCENT}." if "@" in self._source else ""
+            hint = f" Or {PERCENT}." if self._source.count("@") > 1 else ""
             raise BloodedgeError(
                 f"The stream {redacted(self._source)} does not answer; check its address and that it is on.{hint}"
             )

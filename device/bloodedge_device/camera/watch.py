@@ -46,7 +46,7 @@ class _Seen:
 class WatchCamera(FolderCamera):
     """Each image once, as soon as it is whole, in the order in which they were last written; without end.
 
-    A file that is written anew with other content is another image.
+    A file that is written anew is another image where its pixels are others.
     """
 
     def __init__(self, settings: CameraSettings, folder: Path, begin: int, done: Iterable[SourceFile]) -> None:
@@ -120,16 +120,14 @@ class WatchCamera(FolderCamera):
 
     def _take(self, index: int, path: str) -> Frame | BadFrame | None:
         """The file's frame, which is then done; None where it may yet become whole, or shows what it showed before."""
-        seen = self._seen[path]
-        sha256 = _sha256(path)
-        done = self._done.get(path)
-        if done is not None and done.sha256 == sha256:
-            self._done[path] = SourceFile(path, seen.size, seen.modified_ns, sha256)
-            return None
+        seen, before = self._seen[path], self._done.get(path)
         frame = self._read(index, Path(path))
         if _changed_since(path, seen) or (isinstance(frame, BadFrame) and monotonic() - seen.since_s < PATIENCE_S):
             return None
+        sha256 = "" if isinstance(frame, BadFrame) else hashlib.sha256(frame.bgr.tobytes()).hexdigest()
         file = self._done[path] = SourceFile(path, seen.size, seen.modified_ns, sha256)
+        if before is not None and before.sha256 == sha256:
+            return None
         return replace(frame, capture=replace(frame.capture, file=file))
 
 
@@ -141,15 +139,6 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
                 yield from _entries(entry.path)
             else:
                 yield entry
-
-
-def _sha256(path: str) -> str:
-    """Of the file's content; empty where it cannot be read."""
-    try:
-        with Path(path).open("rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 def _changed_since(path: str, seen: _Seen) -> bool:

@@ -37,6 +37,7 @@ from bloodedge_device.settings.sections import (
 from bloodedge_device.slots.record import read_record, slot_file
 
 __all__ = [
+    "BOARD_SETTINGS",
     "CameraSettings",
     "DeviceSettings",
     "MqttSettings",

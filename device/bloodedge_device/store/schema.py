@@ -107,7 +107,7 @@ CREATE TABLE watched (       -- files of watched folders whose frames are stored
     path BLOB PRIMARY KEY,   -- as the file system has it
     size INTEGER NOT NULL,
     modified_ns INTEGER NOT NULL,
-    sha256 TEXT NOT NULL     -- of the content; empty where it could not be read
+    sha256 TEXT NOT NULL     -- of the pixels; empty where they could not be read
 ) STRICT, WITHOUT ROWID;
 """
 

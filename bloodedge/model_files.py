@@ -1,0 +1,42 @@
+"""Other programs' model files: what they are, for the sentence that says that they are no bundle."""
+
+from pathlib import Path
+
+STARTS = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as older Keras writes models and weights",
+    b"\x80\x02": "a Python pickle, as older PyTorch writes models",
+    b"\x1f\x8b": "a gzip archive",
+}
+SUFFIXES = {
+    ".keras": "a Keras model",
+    ".onnx": "an ONNX model",
+    ".pb": "a TensorFlow graph",
+    ".pt": "a PyTorch model",
+    ".pth": "a PyTorch model",
+    ".safetensors": "a safetensors file of weights",
+}
+"""Of formats that are zips, or begin with nothing of their own."""
+
+
+def model_kind(path: Path) -> str | None:
+    """What another program's file or folder is, such as "a Keras model"; None where that is not known."""
+    if path.is_dir():
+        return "a TensorFlow SavedModel" if (path / "saved_model.pb").is_file() else None
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head[4:8] == b"TFL3":
+        return "a LiteRT (TensorFlow Lite) model"
+    if b"<net" in head and head.lstrip().startswith(b"<"):
+        return "an OpenVINO model"
+    known = next((kind for start, kind in STARTS.items() if head.startswith(start)), None)
+    return known or SUFFIXES.get(path.suffix.lower())
+
+
+def not_a_bundle(path: Path) -> str:
+    """The sentence that says what a file that is no bundle is, and what to do."""
+    kind = model_kind(path)
+    what = f"{path} is {kind}, not a bundle" if kind else f"{path} is not a bundle"
+    return (
+        f"{what}: a bundle also says how a cell becomes the network's input and what the network is worth. "
+        "Make one from cells with: bloodedge train DATA --model NAME --out RUN, then bloodedge convert RUN --int8"
+    )
