@@ -114,3 +114,16 @@ def test_a_newer_database_is_refused_and_left_as_it_is(state: Path, version: int
         Store(state)
     assert rows(state, "PRAGMA user_version") == [(version,)]
     assert not list(state.glob("damaged-*"))
+
+
+def test_cells_that_an_earlier_version_called_without_a_probability_are_model_faults(first_version: Path) -> None:
+    with closing(sqlite3.connect(first_version / DATABASE)) as database:
+        database.execute("UPDATE cells SET label = 'normal', blast_probability = NULL WHERE id = 3")
+        database.commit()
+    Store(first_version).close()
+    assert rows(first_version, "SELECT label, reason FROM cells ORDER BY id") == [
+        ("blast", None),
+        ("normal", None),
+        ("uncertain", "model_fault"),
+    ]
+    assert read_report(first_version).statistics.uncertain == {"model_fault": 1}

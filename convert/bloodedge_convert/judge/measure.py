@@ -133,10 +133,8 @@ class Judge:
         """None where nobody was held out."""
         if self.record.split.leaky or self.filmed is None or not self.filmed.held_out:
             return None
-        images = self.filmed.images
-        blast = calibrated(
-            self._outputs(f"Cells as filmed: {kind.engine} {kind.precision}", engine, images), self.record.temperature
-        )[:, 1]
+        outputs = self._outputs("Cells as filmed", kind, engine, self.filmed.images)
+        blast = calibrated(outputs, self.record.temperature)[:, 1]
         return self.filmed.rates(blast, self.domain, self.record.thresholds, TEST_PART)
 
     def float_model(self, sample: Sample) -> Evaluation:
@@ -153,19 +151,20 @@ class Judge:
 
     def _blast(self, kind: Kind, engine: Engine, sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Calibrated blast probabilities (N,): the float model's and the artifact's."""
-        what = f"{sample.what}: {kind.engine} {kind.precision}"
-        outputs = (sample.reference, self._outputs(what, engine, sample.images))
-        check_answers(kind, outputs[1])
+        outputs = (sample.reference, self._outputs(sample.what, kind, engine, sample.images))
         reference, blast = (calibrated(one, self.record.temperature)[:, 1] for one in outputs)
         return reference, blast
 
-    def _outputs(self, what: str, engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Softmax outputs (N, classes)."""
+    def _outputs(self, what: str, kind: Kind, engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """An artifact's softmax outputs (N, classes); BloodedgeError when one is no probabilities."""
         parts = []
         for start in range(0, len(images), BLOCK):
             parts.append(engine.predict(images[start : start + BLOCK]))
-            self.report(what, min(start + BLOCK, len(images)), len(images))
-        return np.concatenate(parts)
+            done = min(start + BLOCK, len(images))
+            self.report(f"{what}: {kind.engine} {kind.precision}", done, len(images))
+        outputs = np.concatenate(parts)
+        check_answers(kind, outputs)
+        return outputs
 
 
 @dataclass(frozen=True)

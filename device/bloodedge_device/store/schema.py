@@ -116,7 +116,12 @@ ALTER TABLE frames ADD COLUMN drawn_blasts INTEGER;   -- that a simulated micros
 ALTER TABLE frames ADD COLUMN drawn_normals INTEGER;
 """
 
-MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN)
+_MODEL_FAULTS = """
+UPDATE cells SET label = 'uncertain', reason = 'model_fault'  -- earlier versions called what is no probability normal
+    WHERE label != 'uncertain' AND blast_probability IS NULL;
+"""
+
+MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN, _MODEL_FAULTS)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 READABLE_SINCE = 2
