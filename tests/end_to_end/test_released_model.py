@@ -42,7 +42,7 @@ def test_what_its_manifest_promises_holds_on_the_real_cells(real_cnmc: Dataset, 
     with Bundle(RELEASED) as bundle:
         promised = bundle.manifest.artifact("litert", "int8").evaluation
         parts = bundle.manifest.provenance.split.parts
-    people = {subject for part in parts.values() for subject in part.subjects}
+    people = {subject for part in parts.values() for group in part.groups for subject in group.split("+")}
     for cell in real_cnmc.cells:
         if cell.subject in people:
             link = tmp_path / cell.name

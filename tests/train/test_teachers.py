@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from bloodedge.cli import main
+from bloodedge.dataset import read_dataset
+from bloodedge.fitted import FittedPictures
 from bloodedge.manifest import read_run
 
 RECIPE = """
@@ -60,7 +62,8 @@ def altered(teacher: Path, folder: Path, **changes: Any) -> Path:
     folder.mkdir()
     record = read_run(teacher)
     (folder / "run.json").write_text(record.model_copy(update=changes).model_dump_json())
-    (folder / "model.keras").symlink_to(teacher / "model.keras")
+    for name in ("model.keras", "fitted.npz"):
+        (folder / name).symlink_to(teacher / name)
     return folder
 
 
@@ -102,3 +105,17 @@ def test_a_teacher_that_has_seen_the_students_test_people_is_refused(
 def test_a_teacher_that_is_no_run_is_told(tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*asked, "--teacher", tmp_path, "--out", tmp_path / "run") == 2
     assert "is not a finished run folder" in capsys.readouterr().err
+
+
+def test_a_teacher_fitted_to_held_out_pictures_of_people_by_other_names_is_refused(
+    tmp_path: Path, asked: list[str], teacher: Path, rendered_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = read_dataset(rendered_data).unique
+    other = altered(teacher, tmp_path / "teacher")
+    fitted = FittedPictures.of({"train": cells})
+    (other / "fitted.npz").unlink()
+    (other / "fitted.npz").write_bytes(fitted.pack())
+    assert run(*asked, "--teacher", other, "--out", tmp_path / "run") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    held = read_run(teacher).split.parts["test"].cells
+    assert f"was fitted to {held} of the {held} pictures that are held out" in told

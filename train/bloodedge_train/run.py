@@ -94,7 +94,8 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
         if parts.get(name):
             with watcher.step(f"Preparing {name} cells") as progress:
                 samples[name] = _samples(dataset, parts[name], options.recipe, progress)
-    model, state = _fit(options, watcher, dataset, split_record, samples)
+    scored = [cell for name in ("test", "shift") for cell in parts.get(name, ())]
+    model, state = _fit(options, watcher, dataset, split_record, scored, samples)
     return _finish(options, dataset, split_record, fitted, parts, samples, model, state, watcher)
 
 
@@ -127,6 +128,7 @@ def _fit(
     watcher: Watcher,
     dataset: Dataset,
     split_record: SplitRecord,
+    scored: list[CellFile],
     samples: dict[str, "Samples"],
 ) -> tuple[Any, FitState]:
     """The fitted network, float32 whatever it was fitted in, and how it went."""
@@ -136,7 +138,7 @@ def _fit(
     checkpoints = Checkpoints(options.out)
     _begin(options, dataset, checkpoints)
     host.spread(recipe.fit.batch)  # before any network is made, the teachers' too
-    teachers = open_teachers(options.teachers, recipe, split_record)
+    teachers = open_teachers(options.teachers, recipe, split_record, scored)
     precision = host.precision(recipe.fit.precision)
     network = _build(options, precision, "none" if checkpoints.state() else options.weights)
     checkpoints.begin(_request(options, dataset))

@@ -8,26 +8,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bloodedge.dataset import natural
+from bloodedge.dataset import CellFile, natural
 from bloodedge.decision import LABELS
 from bloodedge.engine.keras import load_model
 from bloodedge.errors import UsageError
+from bloodedge.fitted import read_fitted_of_run
 from bloodedge.manifest import RunRecord, SplitRecord, read_run
 from bloodedge_train.recipe import Recipe
 
 ALIKE = ("scale", "light", "denoise", "colour")
 
 
-def open_teachers(runs: Sequence[Path], recipe: Recipe, split: SplitRecord) -> list[Any]:
+def open_teachers(runs: Sequence[Path], recipe: Recipe, split: SplitRecord, held: Sequence[CellFile]) -> list[Any]:
     """The teachers' Keras models.
 
-    Raises UsageError for a teacher with other labels, with other imaging, or that has seen people held out here.
+    held: the cells that the student is scored on. Raises UsageError for a teacher with other labels, with other
+    imaging, or that has seen these cells or their people.
     """
     for run in runs:
         record = read_run(run)
         _check_labels(run, record)
         _check_imaging(run, record, recipe)
         _check_people(run, record, split)
+        if not split.leaky:
+            _check_pictures(run, record, held)
     return [load_model(run) for run in runs]
 
 
@@ -68,4 +72,15 @@ def _check_people(run: Path, record: RunRecord, split: SplitRecord) -> None:
         raise UsageError(
             f"Teacher {run} has seen {', '.join(known)}, for whom the student's figures are held out; "
             "use a teacher fitted on the same split."
+        )
+
+
+def _check_pictures(run: Path, record: RunRecord, held: Sequence[CellFile]) -> None:
+    """People may have other names in the teacher's data."""
+    fitted = read_fitted_of_run(run, record)
+    same = fitted.copies(held)[0] if fitted else set()
+    if same:
+        raise UsageError(
+            f"Teacher {run} was fitted to {len(same)} of the {len(held)} pictures that are held out for the student's "
+            f"figures, such as {min(same)}; use a teacher fitted on the same split."
         )

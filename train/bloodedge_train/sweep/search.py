@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 
 from bloodedge.console import Progress
-from bloodedge.dataset import Dataset, read_dataset
+from bloodedge.dataset import Dataset, check_readable, read_dataset
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_free
 from bloodedge.manifest import write_record
@@ -62,6 +62,7 @@ def sweep(options: SweepOptions, watcher: SweepWatcher) -> results.Table:
     cv2.setNumThreads(1)  # whole images are shared out over threads instead
     with watcher.step("Reading cells") as progress:
         dataset = read_dataset(options.data, progress)
+    check_readable(dataset, allow=False)
     plan = _plan(options, dataset)
     if before is not None and before != plan:
         changed = [n for n in Plan.model_fields if getattr(before, n) != getattr(plan, n)]
