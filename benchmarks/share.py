@@ -141,7 +141,10 @@ def put_together(data: Path) -> dict[str, Any]:
     with Bundle(RELEASED) as bundle:
         manifest = bundle.manifest
     cells, which, _ = choose_cells(classifier, read_dataset(data), "auto")
-    filmed = film(cells, [], manifest.imaging, 0)
+    rates = manifest.artifact("litert", "int8").rates
+    assert rates is not None
+    people = rates.blast.keys() | rates.normal.keys()
+    filmed = film([cell for cell in cells if cell.subject in people], [], manifest.imaging, 0)
     blast = blast_probabilities(classifier.engine, filmed.images, classifier.temperature)
     outside = np.zeros(len(blast), bool)
     if manifest.domain is not None:
@@ -160,13 +163,13 @@ def put_together(data: Path) -> dict[str, Any]:
             patients, healthy = ([key for key in whose if key[1] == label] for label in (1, 0))
             pair = patients[rng.integers(len(patients))], healthy[rng.integers(len(healthy))]
             others = [i for key, indices in whose.items() if key not in pair for i in indices]
-            rates = count_outcomes(
+            of_others = count_outcomes(
                 [filmed.cells[i].subject for i in others], [filmed.cells[i].label for i in others],
                 [said[i] for i in others],
             )  # fmt: skip
             chosen = [int(rng.choice(whose[pair[int(rng.random() >= truth)]])) for _ in range(CELLS)]
             frames = [[(float(blast[i]), said[i])] for i in chosen]
-            rows.append(judge(Seen(truth, frames), rates))
+            rows.append(judge(Seen(truth, frames), of_others))
     return {"bundle": sha256(RELEASED), "cells": which, "people": len({key[0] for key in whose}),
             "methods": summary(rows), "by_share": {str(share): summary([r for r in rows if r["truth"] == share])
                                                    for share in SHARES}}  # fmt: skip

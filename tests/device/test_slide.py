@@ -72,7 +72,9 @@ def random_results(seed: int, frames: int, fakes: ModuleType) -> list[FrameResul
             known += new
             sighting = replace(cell, number=number, repeated=not new and rng.random() < 0.5)
             cells.append(sighting if rng.random() < 0.9 else replace(cell, number=None))
-        results.append(replace(result, cells=cells, recalls=bool(cells) and rng.random() < 0.05))
+        drawn = (int(rng.integers(4)), int(rng.integers(4)))
+        capture = replace(result.capture, truth=drawn)
+        results.append(replace(result, capture=capture, cells=cells, recalls=bool(cells) and rng.random() < 0.05))
     return results
 
 
@@ -101,6 +103,8 @@ def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
     assert told.repeated > 50
     assert told.clustered.successes == told.cells["blast"]
     assert told.clustered.trials == told.called
+    looked_at = [result.capture.truth for result in results if result.reason in (None, Reason.NO_CELL)]
+    assert told.drawn == (sum(blasts for blasts, _ in looked_at), sum(normals for _, normals in looked_at))
     store.close()
 
 
