@@ -36,7 +36,7 @@ from bloodedge.filmed import film
 from bloodedge.prevalence import Rates, count_outcomes
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 from bloodedge_device.camera import Capture, Frame
-from bloodedge_device.camera.simulated import UM_PER_PX
+from bloodedge_device.camera.simulated import DEFOCUS_UM, UM_PER_PX
 from bloodedge_device.finder import find_cells
 from bloodedge_device.gate import check
 from bloodedge_device.pipeline import Pipeline
@@ -120,7 +120,13 @@ def simulated(slides: int) -> dict[str, Any]:
 def look(pipeline: Pipeline, number: int, truth: float) -> Seen:
     """A slide of a new person with a share of blasts."""
     seed = FIRST_SPECIMEN + number
-    spec = FieldSpec(style=SubjectStyle.of(seed), um_per_px=UM_PER_PX, blast_share=truth, white_cells=WHITE_CELLS)
+    spec = FieldSpec(
+        style=SubjectStyle.of(seed),
+        um_per_px=UM_PER_PX,
+        defocus_um=DEFOCUS_UM,
+        blast_share=truth,
+        white_cells=WHITE_CELLS,
+    )
     frames: list[list[tuple[float, str]]] = []
     called = 0
     for index in range(MOST_FRAMES):
