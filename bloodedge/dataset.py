@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.likeness import cell_hash
-from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.pictures import IMAGE_SUFFIXES, OTHER_SUFFIXES
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -173,7 +173,7 @@ def read_dataset(root: Path, progress: Progress | None = None, subject_rule: Sub
 
 
 def _image_paths(root: Path) -> list[Path]:
-    found = []
+    found, suffixes = [], IMAGE_SUFFIXES | OTHER_SUFFIXES
     seen = set()
     for folder, below, names in os.walk(root, followlinks=True):
         place = os.path.realpath(folder)
@@ -182,13 +182,15 @@ def _image_paths(root: Path) -> list[Path]:
             continue
         seen.add(place)
         if Path(folder).name.lower() in CLASS_FOLDERS:
-            found += [Path(folder) / n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and n[0] != "."]
+            found += [Path(folder) / n for n in names if Path(n).suffix.lower() in suffixes and n[0] != "."]
     return sorted(found)
 
 
 def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> CellFile | str:
     """The cell, or the sentence that says why it cannot be used."""
     name = path.relative_to(root)
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return f"The picture is a {path.suffix[1:].upper()} file, which is not read; save it as PNG or TIFF."
     try:
         image = read_image(path)
         cell = cell_on_black(image)
