@@ -22,7 +22,7 @@ from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.likeness import cell_hash
-from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.pictures import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from bloodedge.text import as_text
 
 SubjectRule = Callable[[str], str]
@@ -172,7 +172,7 @@ def read_dataset(root: Path, progress: Progress | None = None, subject_rule: Sub
 
 
 def _image_paths(root: Path) -> list[Path]:
-    found = []
+    found, suffixes = [], IMAGE_SUFFIXES | OTHER_SUFFIXES
     seen = set()
     for folder, below, names in os.walk(root, followlinks=True):
         place = os.path.realpath(folder)
@@ -181,7 +181,7 @@ def _image_paths(root: Path) -> list[Path]:
             continue
         seen.add(place)
         if Path(folder).name.lower() in CLASS_FOLDERS:
-            found += [Path(folder) / n for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES and n[0] != "."]
+            found += [Path(folder) / n for n in names if Path(n).suffix.lower() in suffixes and n[0] != "."]
     return sorted(found)
 
 
@@ -189,6 +189,8 @@ def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> Cell
     """The cell, or the sentence that says why it cannot be used."""
     relative = path.relative_to(root)
     name = as_text(relative.as_posix())
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return f"The picture is a {path.suffix[1:].upper()} file, which is not read; save it as PNG or TIFF."
     try:
         image = read_image(path)
         cell = cell_on_black(image)

@@ -106,6 +106,15 @@ def test_crops_of_differing_sizes_are_read(tmp_path: Path, draw: Draw) -> None:
     assert not data.unreadable
 
 
+def test_pictures_of_other_kinds_are_named(tmp_path: Path, write_cells: WriteCells) -> None:
+    root = write_cells(tmp_path, ["hem/UID_H1_1_1_hem.png"])
+    (root / "hem" / "UID_H1_2_1_hem.gif").write_bytes(b"GIF89a")
+    (root / "hem" / "notes.txt").write_text("no picture")
+    assert read_dataset(root).unreadable == {
+        "hem/UID_H1_2_1_hem.gif": "The picture is a GIF file, which is not read; save it as PNG or TIFF."
+    }
+
+
 def test_tiff_and_sixteen_bits_are_read_like_any_other(tmp_path: Path, draw: Draw) -> None:
     (tmp_path / "hem").mkdir()
     cv2.imwrite(str(tmp_path / "hem/UID_H1_1_1_hem.tif"), draw(1))
