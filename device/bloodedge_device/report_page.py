@@ -208,17 +208,18 @@ def _shown(cell: ShownCell) -> dict[str, str]:
         "value": value,
         "reason": cell.reason,
         "note": f"{cell.area_um2:.0f} µm²",
-        "frame": f"frame {cell.frame}" + (f" (…{_end(cell.source)})" if cell.source else ""),
+        "frame": f"frame {cell.frame}" + (f", {_end(cell.source)}" if cell.source else ""),
         "origin": cell.source,
     }
 
 
-END_CHARACTERS = 14
+END_CHARACTERS = 10
 """Of a file's name: names of one camera differ at their ends."""
 
 
 def _end(source: str) -> str:
-    return PurePosixPath(source).name[-END_CHARACTERS:]
+    name = PurePosixPath(source).name
+    return name if len(name) <= END_CHARACTERS else f"…{name[-END_CHARACTERS:]}"
 
 
 def _facts(report: DeviceReport) -> list[tuple[str, str]]:

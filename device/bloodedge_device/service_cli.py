@@ -59,7 +59,8 @@ def show_command(state: Path | None) -> None:
     name = now["label"] or f"Slide {now['id']}"
     called = now["blasts"] + now["normals"]
     click.echo(f"{name}: {now['cells_total']} cells, {called} called, {now['uncertain']} uncertain.")
-    click.echo(" ".join([f"Blasts: {now['share_headline']}.", *now["share_sentences"]]))
+    headline = now["share_headline"]
+    click.echo(" ".join([f"Blasts: {headline}." if "%" in headline else "", *now["share_sentences"]]).strip())
     if now["enough"]:
         click.echo("Enough cells.")
     elif now["cells_needed"] is not None:

@@ -74,7 +74,7 @@ def test_the_pdf_has_the_figures_intervals_and_warnings_and_says_research_use_on
     assert all(RESEARCH_USE in page for page in pages)
     plain = re.sub(r"\s+", " ", text)
     assert "Präparat <12> & œ" in plain
-    assert re.search(r"Share of blasts: \d+\.\d %", plain)
+    assert re.search(r"Blasts: \d+\.\d %", plain)
     assert "corrected for errors and refusals" in plain
     assert "Of 13 called cells, 38.5 % were called blasts" in plain  # 5 of 13
     assert "Whether these cells are of the kind that the network was fitted to is not checked" in plain

@@ -70,13 +70,13 @@ def test_a_poor_classifier_is_told_to_be_what_limits_and_asks_for_no_more_cells(
 
 def test_a_useless_classifier_cannot_tell() -> None:
     told = SlideShare.of(slide(950, 1000, 100), USELESS)
-    assert told.headline == "cannot tell"
+    assert told.headline == "cannot tell the share of blasts"
     assert "This model cannot tell the share of blasts on this slide" in told.sentence
 
 
 def test_a_bundle_without_rates_corrects_nothing_and_says_why() -> None:
     told = SlideShare.of(slide(50, 100, 50), None)
-    assert (told.headline, told.figures.corrected) == ("not known", None)
+    assert (told.headline, told.figures.corrected) == ("share of blasts not known", None)
     assert (told.figures.low, told.figures.high, told.cells_needed(0.05)) == (0, 1, None)
     assert "does not say how often it errs" in told.sentence
     assert "50.0" in told.called_sentence

@@ -76,14 +76,19 @@ class SlideShare:
         return max(1, math.ceil(wanted) - self.counted.trials)
 
     @property
+    def is_number(self) -> bool:
+        """Whether the headline is a figure."""
+        return self.estimate.corrected is not None and not self.estimate.cannot_tell
+
+    @property
     def headline(self) -> str:
-        """The share in a word or two, such as "31 %"."""
+        """The share in a few words, such as "31 %"."""
         one = self.estimate
+        if one.corrected is not None and not one.cannot_tell:
+            return percent(one.corrected)
         if one.called is None:
             return "no cell called"
-        if one.corrected is None:
-            return "not known"
-        return "cannot tell" if one.cannot_tell else percent(one.corrected)
+        return "share of blasts not known" if one.corrected is None else "cannot tell the share of blasts"
 
     @property
     def interval_sentence(self) -> str:
@@ -142,4 +147,4 @@ class SlideShare:
     @property
     def sentence(self) -> str:
         """All in one paragraph."""
-        return " ".join([f"Blasts: {self.headline}.", *self.sentences])
+        return " ".join(([f"Blasts: {self.headline}."] if self.is_number else []) + self.sentences)

@@ -137,7 +137,7 @@ def _head(report: DeviceReport) -> list[Any]:
 def _answer(report: DeviceReport) -> list[Any]:
     share = report.share
     return [
-        _text(f"Share of blasts: {share.headline}", 20, bold=True, after=2),
+        _text(f"Blasts: {share.headline}", 20, bold=True, after=2),
         *(_text(sentence) for sentence in share.sentences[:-1]),
         _text(share.sentences[-1], after=8),
     ]

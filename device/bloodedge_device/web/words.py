@@ -80,4 +80,5 @@ def said(slide: SlideStatus | None) -> str:
         return "No slide is in work."
     if slide.blast_share is None:
         return "No cell was called yet."
-    return f"Blasts: {slide.share_headline}. {slide.share_sentences[0]} {progress(slide)[1]}"
+    figure = f"Blasts: {slide.share_headline}. " if "%" in slide.share_headline else ""
+    return f"{figure}{slide.share_sentences[0]} {progress(slide)[1]}"
