@@ -310,7 +310,7 @@ def _log_rising(values: Floats, count: int) -> Floats:
 
 
 def _log_gamma(values: Floats) -> Floats:
-    """Stirling's series from 8 on, to which smaller values are raised; within 1e-12."""
+    """Stirling's series from 8 on, to which smaller values are raised; within 1e-9."""
     raised = values + 8
     steps = np.log(np.prod(values[:, None] + np.arange(8), axis=1))
     series = 1 / (12 * raised) - 1 / (360 * raised**3) + 1 / (1260 * raised**5)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import write_bytes
 
 
@@ -27,7 +27,9 @@ def report(bundle: Path, out: Path | None) -> None:
     from bloodedge.bundle import REPORT, Bundle
 
     if (bundle / "device.sqlite").is_file():
-        raise UsageError(f"{bundle} holds a board's results; their report is: bloodedge device report --state {bundle}")
+        raise UsageError(
+            f"{bundle} holds a board's results; their report is: bloodedge device report --state {quoted(bundle)}"
+        )
     with Bundle(bundle) as opened:
         if REPORT not in opened.manifest.files:
             raise BloodedgeError(f"{bundle} has no report (an older version made it); convert its run again.")

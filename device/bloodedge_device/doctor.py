@@ -380,7 +380,7 @@ def _permissions(patient: Patient) -> tuple[Level, str, str]:
         return "warning", f"Every user of this machine may change {state}.", f"Close it: chmod o-w {quoted(state)}"
     source = patient.settings.camera.source or ""
     if redacted(source) != source and file_mode(BOARD_SETTINGS) & stat.S_IROTH:
-        cure = f"Close it: sudo chgrp bloodedge {BOARD_SETTINGS}, then sudo chmod 640 {BOARD_SETTINGS}"
+        cure = f"Close it: sudo chgrp bloodedge {quoted(BOARD_SETTINGS)}, then sudo chmod 640 {quoted(BOARD_SETTINGS)}"
         return "warning", f"Every user of this machine may read what opens the camera in {BOARD_SETTINGS}.", cure
     return "ok", "This user may use what the settings name, and others may not change the results.", ""
 

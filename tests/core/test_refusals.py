@@ -1,10 +1,12 @@
 """What the operating system refuses is one sentence with a cure, whoever forgot to expect it."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ import pytest
 from nobody import Nobody
 
 import bloodedge.cli as module
+from bloodedge.bundle import zip_files
 from bloodedge.cli import main
 from bloodedge.errors import as_owner, system_sentence
 
@@ -123,11 +126,19 @@ def test_what_lies_in_another_users_folder_is_one_sentence(nobody: Nobody, argum
     assert said.strip().count("\n") == 0
 
 
+def not_released(target: Path) -> None:
+    """A bundle like a released one under another name."""
+    with zipfile.ZipFile(MODEL) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    files["manifest.json"] = json.dumps({**json.loads(files["manifest.json"]), "name": "my own"}).encode()
+    zip_files(files, target)
+
+
 def test_a_closed_folder_of_keys_is_told_apart_from_an_empty_and_from_a_damaged_one(nobody: Nobody) -> None:
     trust = nobody.folder / "trust"
     trust.mkdir()
     trust.chmod(0o711)  # what lies there can be opened, and not listed
-    shutil.copy(MODEL, nobody.own / "my.bundle")
+    not_released(nobody.own / "my.bundle")
     code, said = nobody.run("verify", "own/my.bundle", "--trust", "own/../trust")
     assert code == 2
     trust.chmod(0o755)

@@ -184,5 +184,5 @@ def test_a_data_set_whose_names_are_not_utf8_is_audited(tmp_path: Path, rendered
     assert [subject["subject"] for subject in audit["subjects"] if "\\" in subject["subject"]] == [r"1\XFC"]
     ((name, reason),) = audit["unreadable"].items()
     assert name.endswith(rf"UID_1_2_\xfc_all{second.suffix}")
-    assert r"Zellen_\xe4" in reason
+    assert reason == "The picture is truncated or not an image; copy it again from its source."
     assert r"\xfc" in told.stdout.decode()
