@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from revision import revision
 
 from bloodedge.dataset import Dataset, in_threads, read_dataset
 from bloodedge.files import write_json
@@ -89,6 +90,7 @@ def main() -> None:
         RESULTS,
         {
             "command": "python benchmarks/likeness.py --data DIR/cnmc",
+            "commit": revision(),
             "most_bits": MOST_BITS,
             "most_outline": MOST_OUTLINE,
             "bytes_a_picture": DIGEST_BYTES + HASH_BYTES,

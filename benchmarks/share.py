@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from revision import revision
 
 from bloodedge.bundle import Bundle
 from bloodedge.dataset import read_dataset
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=PLOT)
     options = parser.parse_args()
     command = "python benchmarks/share.py" + (" --data DIR/cnmc" if options.data else "")
-    result: dict[str, Any] = {"command": command, "simulated": simulated(options.slides)}
+    result: dict[str, Any] = {"command": command, "commit": revision(), "simulated": simulated(options.slides)}
     if options.data:
         result["people"] = put_together(options.data)
     write_json(options.json, result)

@@ -1,0 +1,18 @@
+"""Which code a record was made by."""
+
+import subprocess
+from pathlib import Path
+
+
+def revision() -> str:
+    """The commit of the checkout, with "and changes" where files differ from it; "unknown" outside a checkout."""
+    try:
+        changes = " and changes" if _git("status", "--porcelain") else ""
+        return _git("rev-parse", "HEAD") + changes
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
