@@ -276,9 +276,10 @@ def plot(result: dict[str, Any], target: Path) -> None:
         axis.plot([0, 1], [0, 1], color="#777", linewidth=0.8)
         told = result["methods"][method]
         axis.set_title(f"{method}: {told['held']} of {told['slides']} hold the truth", fontsize=10)
-        axis.set_xlabel("drawn share of blasts")
+        axis.set_xlabel("drawn share of blasts", fontsize=9)
+        axis.tick_params(labelsize=8)
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes[0].set_ylabel("told, with its 95 % interval")
+    axes[0].set_ylabel("told, with its 95 % interval", fontsize=9)
     figure.savefig(target, dpi=110)
 
 
