@@ -14,7 +14,7 @@ from bloodedge.manifest import DataRecord, Evaluation, LatencyMs, PartRecord, Ru
 from bloodedge_train.card import model_card
 from bloodedge_train.recipe import Recipe
 
-PARTS = {"train": ["1", "H1"], "validation": ["2", "H2"], "test": ["3", "H3"], "shift": ["68", "H40"]}
+PARTS = {"train": ["1", "H1"], "validation": ["2", "H2"], "test": ["3", "5", "H5", "H3"], "shift": ["68", "H40"]}
 
 
 def evaluation(subjects: list[str], *, leaky: bool) -> Evaluation:
@@ -51,7 +51,7 @@ def card(kind: str = "group", *, rendered: bool = False, one_class: bool = False
     record = record.model_copy(update=changes)
     scored = {name: evaluation(PARTS[name], leaky=kind == "image") for name in PARTS if name != "train"}
     if one_class:
-        scored["test"] = score([1, 0], np.array([0.9, 0.8]), PARTS["test"])
+        scored["test"] = score([1, 1, 0, 0], np.array([0.9, 0.9, 0.8, 0.8]), PARTS["test"])
     latency = LatencyMs(p50=1, p95=2, p99=3)
     return model_card(
         record, RunMetrics(parts=scored, ece_before_temperature=0.1, latency_ms=latency, hardware="a test")
@@ -109,5 +109,5 @@ def test_teachers_and_the_cost_of_a_cell_are_told_where_they_are_known() -> None
 
 
 def test_a_class_that_is_never_called_is_told() -> None:
-    assert "- **None of the 2 cells of the test part was called normal.**\n" in card(one_class=True)
+    assert "- **None of the 4 cells of the test part was called normal.**\n" in card(one_class=True)
     assert "None of the" not in card()
