@@ -28,7 +28,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from bloodedge.config import Strict
 
@@ -182,6 +182,19 @@ class BlastShare:
         if classifier >= half_width**2:
             return math.inf
         return (self.half_width**2 - classifier) / (half_width**2 - classifier)
+
+
+class ShareFigures(BaseModel):
+    """The share of blasts on a slide, 0..1."""
+
+    called: float | None = Field(description="Among the called cells, as called; null when none was")
+    corrected: float | None = Field(
+        description="Corrected for what the classifier gets wrong and refuses; null when it cannot be"
+    )
+    low: float = Field(description="Of the 95 % interval of corrected")
+    high: float
+    limited_by: Limit = Field(description="What makes the interval long: cells, classifier, or nothing called")
+    truth: float | None = Field(description="As drawn by the simulated microscope; null for real cameras")
 
 
 def blast_share(rates: Rates | None, blasts: int, called: int, effective: float | None = None) -> BlastShare:

@@ -7,10 +7,9 @@ from bloodedge.decision import Thresholds
 from bloodedge.files import write_text
 from bloodedge.host import EARLIEST
 from bloodedge.manifest import Evaluation, LatencyMs
-from bloodedge.prevalence import TELLS_NOTHING
+from bloodedge.prevalence import TELLS_NOTHING, ShareFigures
 from bloodedge.report import charts, count, data_uri, milliseconds, percent, render
 from bloodedge_device.report import PROBABILITY_BINS, DeviceReport, ShownCell
-from bloodedge_device.specimen.share import ShareFigures
 
 FIGURES = {
     "accuracy": "Accuracy",

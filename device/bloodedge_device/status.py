@@ -5,7 +5,7 @@ from datetime import datetime
 from pydantic import BaseModel, Field
 
 from bloodedge.manifest import LatencyMs
-from bloodedge_device.specimen.share import ShareFigures
+from bloodedge.prevalence import ShareFigures
 
 
 class CellStatus(BaseModel):

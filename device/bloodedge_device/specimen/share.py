@@ -3,24 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from pydantic import BaseModel, Field
-
-from bloodedge.prevalence import BlastShare, Limit, Rates, blast_share
+from bloodedge.prevalence import BlastShare, Rates, ShareFigures, blast_share
 from bloodedge.report import count, percent
 from bloodedge_device.specimen.interval import FEWEST_CLUSTERS, ClusteredShare
-
-
-class ShareFigures(BaseModel):
-    """The share of blasts on a slide, 0..1."""
-
-    called: float | None = Field(description="Among the called cells, as called; null when none was")
-    corrected: float | None = Field(
-        description="Corrected for what the classifier gets wrong and refuses; null when it cannot be"
-    )
-    low: float = Field(description="Of the 95 % interval of corrected")
-    high: float
-    limited_by: Limit = Field(description="What makes the interval long: cells, classifier, or nothing called")
-    truth: float | None = Field(description="As drawn by the simulated microscope; null for real cameras")
 
 
 @dataclass(frozen=True)
