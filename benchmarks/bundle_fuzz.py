@@ -22,7 +22,7 @@ import numpy as np
 from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name
+from bloodedge.machine import hardware_name
 from bloodedge.signing import TrustStore, Untrusted, read_private_key, sign_bundle, verify_bundle
 from bloodedge.signing.keys import new_key
 from bloodedge.signing.trust import trust

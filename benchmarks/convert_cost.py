@@ -18,15 +18,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from int8_zoo import convert
 
-from bloodedge.dataset import Dataset, inputs, read_dataset
-from bloodedge.decision import Thresholds
-from bloodedge.evaluate import score
+from bloodedge.bundle.manifest import DataRecord, LatencyMs, RunMetrics, RunRecord, write_record
+from bloodedge.data.dataset import Dataset, inputs, read_dataset
+from bloodedge.data.split import SplitSpec, split
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.evaluation.scoring import score
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name, versions
 from bloodedge.imaging import ImagingSpec
-from bloodedge.manifest import DataRecord, LatencyMs, RunMetrics, RunRecord, write_record
+from bloodedge.machine import hardware_name, versions
 from bloodedge.simulation import write_dataset
-from bloodedge.split import SplitSpec, split
 
 RESULTS = Path(__file__).parent / "results" / "convert_cost.json"
 SPLIT = SplitSpec(validation=0.1, test=0.1)

@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any
 
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name
+from bloodedge.machine import hardware_name
 
 REPO = Path(__file__).resolve().parents[1]
 BUILD = REPO / "firmware_configs" / "debian" / "build.py"

@@ -30,16 +30,16 @@ from broker import free_port, mosquitto
 
 from bloodedge.bundle import Bundle
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name
 from bloodedge.imaging import network_input
+from bloodedge.machine import hardware_name
+from bloodedge_device.bundles.loading import Loaded, load
 from bloodedge_device.camera import Frame, open_camera
-from bloodedge_device.daemon import Daemon, finder_of, gate_of
+from bloodedge_device.daemon.daemon import Daemon, finder_of, gate_of
 from bloodedge_device.health import Health
-from bloodedge_device.host import keep_freed_memory
-from bloodedge_device.loading import Loaded, load
 from bloodedge_device.settings import DeviceSettings, MqttSettings
 from bloodedge_device.store import Store
-from bloodedge_device.supervise.signals import Signals
+from bloodedge_device.system.process import keep_freed_memory
+from bloodedge_device.system.signals import Signals
 
 RESULTS = Path(__file__).parent / "results" / "device_loop.json"
 

@@ -34,7 +34,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from programs import program
 
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name
+from bloodedge.machine import hardware_name
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"

@@ -33,17 +33,25 @@ from finder import (
 from numpy.typing import NDArray
 
 from bloodedge.bundle import Bundle
-from bloodedge.dataset import CellFile, inputs, read_dataset
-from bloodedge.evaluate import Classifier, agree, blast_probabilities, choose_cells, default_threads, open_bundle, score
+from bloodedge.bundle.manifest import Manifest
+from bloodedge.data.dataset import CellFile, inputs, read_dataset
+from bloodedge.evaluation.scoring import (
+    Classifier,
+    agree,
+    blast_probabilities,
+    choose_cells,
+    default_threads,
+    open_bundle,
+    score,
+)
 from bloodedge.files import sha256, write_json
 from bloodedge.imaging import Image, as_image, cell_on_black, network_input, read_image
-from bloodedge.manifest import Manifest
+from bloodedge.imaging.optical_density import romanowsky
 from bloodedge.simulation import Field, paste_cells
-from bloodedge.stain import romanowsky
 from bloodedge_device.finder import FinderParameters, estimate_um_per_px, find_cells
-from bloodedge_device.gate import check
-from bloodedge_device.scale import SlideScale
-from bloodedge_device.stain import SlideStain
+from bloodedge_device.finder.frame_gate import check
+from bloodedge_device.finder.slide_scale import SlideScale
+from bloodedge_device.finder.slide_stain import SlideStain
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "field.json"

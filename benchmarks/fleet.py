@@ -30,11 +30,11 @@ import numpy as np
 from sqlalchemy import Engine, func, select
 
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name, versions
-from bloodedge_device.publish import Message
-from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload
-from bloodedge_device.publish.mqtt import MqttPublisher
+from bloodedge.machine import hardware_name, versions
+from bloodedge_device.outputs.home_assistant import DeviceDescription, StatusPayload
+from bloodedge_device.outputs.mqtt import MqttPublisher
 from bloodedge_device.settings.sections import MqttSettings
+from bloodedge_device.store.outbox import Message
 from bloodedge_fleet.database import open_database, reading
 from bloodedge_fleet.database.tables import boards, boots, reports
 

@@ -26,10 +26,10 @@ import numpy as np
 
 from bloodedge.bench import bench, interleaved
 from bloodedge.bundle import Bundle
+from bloodedge.bundle.manifest import read_run
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name, versions
-from bloodedge.manifest import read_run
+from bloodedge.machine import hardware_name, versions
 from bloodedge_convert.report import JSON
 
 RESULTS = Path(__file__).parent / "results" / "int8_zoo.json"

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from revision import revision
 
-from bloodedge.dataset import Dataset, in_threads, read_dataset
+from bloodedge.data.dataset import Dataset, in_threads, read_dataset
+from bloodedge.data.fitted_pictures import DIGEST_BYTES, FittedPictures
+from bloodedge.data.perceptual_hash import HASH_BYTES, MOST_BITS, MOST_OUTLINE, TEXTURE_BYTES, Bytes, alike, cell_hash
 from bloodedge.files import write_json
-from bloodedge.fitted import DIGEST_BYTES, FittedPictures
 from bloodedge.imaging import Image, as_image, cell_on_black, read_image
-from bloodedge.likeness import HASH_BYTES, MOST_BITS, MOST_OUTLINE, TEXTURE_BYTES, Bytes, alike, cell_hash
 
 RESULTS = Path(__file__).parent / "results" / "likeness.json"
 CELLS = 1000

@@ -24,7 +24,7 @@ from programs import program
 from bloodedge.files import write_json
 from bloodedge_device.provision.apply import apply
 from bloodedge_device.provision.plan import provisioning, undoing
-from bloodedge_device.provision.record import RECORD
+from bloodedge_device.provision.undo_record import RECORD
 
 RESULTS = Path(__file__).parent / "results" / "provision_faults.json"
 CALLS = ("write", "fsync", "rename", "unlink", "rmdir", "mkdir", "chmod", "symlink")

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bloodedge.evaluate import default_threads, evaluate, open_bundle
+from bloodedge.evaluation.scoring import default_threads, evaluate, open_bundle
 from bloodedge.files import sha256, write_json
 
 ROOT = Path(__file__).resolve().parents[1]

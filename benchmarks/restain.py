@@ -24,10 +24,10 @@ import cv2
 import numpy as np
 
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name, versions
 from bloodedge.imaging import Image, cell_on_black, read_image
-from bloodedge.restain import SOURCE_LIGHT, Light, StainBasis, densities, fit_stain, restained
-from bloodedge.stain import romanowsky
+from bloodedge.imaging.optical_density import romanowsky
+from bloodedge.imaging.restain import SOURCE_LIGHT, Light, StainBasis, densities, fit_stain, restained
+from bloodedge.machine import hardware_name, versions
 
 RESULTS = Path(__file__).parent / "results" / "restain.json"
 REFERENCE = StainBasis.model_validate({"dyes": romanowsky()[:2].tolist(), "strength": (1.0, 1.0)})

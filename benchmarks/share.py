@@ -12,7 +12,7 @@ share, judged by rates of the other people. Four ways to tell the share are held
 - Rogan-Gladen: all held-out cells' sensitivity and specificity, with the interval of Lang and Reiczigel (2014);
 - EM: expectation maximisation over the probabilities (Saerens, Latinne and Decaestecker, Neural Computation 14:21,
   2002; QuaPy's EMQ), with a bootstrap over frames;
-- people: what the device says (bloodedge.prevalence).
+- people: what the device says (bloodedge.decision.prevalence).
 
 Writes results/share.json and docs/share.png.
 """
@@ -28,21 +28,21 @@ from numpy.typing import NDArray
 from revision import revision
 
 from bloodedge.bundle import Bundle
-from bloodedge.dataset import read_dataset
-from bloodedge.decision import LABELS, decide
+from bloodedge.data.dataset import read_dataset
+from bloodedge.decision.prevalence import Rates, count_outcomes
+from bloodedge.decision.thresholds import LABELS, decide
 from bloodedge.engine import load_artifact
-from bloodedge.evaluate import blast_probabilities, choose_cells, default_threads, open_bundle
+from bloodedge.evaluation.filmed import film
+from bloodedge.evaluation.scoring import blast_probabilities, choose_cells, default_threads, open_bundle
 from bloodedge.files import sha256, write_json
-from bloodedge.filmed import film
-from bloodedge.prevalence import Rates, count_outcomes
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.camera.simulated import DEFOCUS_UM, UM_PER_PX
 from bloodedge_device.finder import find_cells
-from bloodedge_device.gate import check
+from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.pipeline import Pipeline
-from bloodedge_device.specimen.interval import ClusteredShare
-from bloodedge_device.specimen.share import SlideShare
+from bloodedge_device.slide.interval import ClusteredShare
+from bloodedge_device.slide.share import SlideShare
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "share.json"

@@ -31,7 +31,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from programs import program
 
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name
+from bloodedge.machine import hardware_name
 
 RESULTS = Path(__file__).parent / "results" / "soak.json"
 EVERY_S = 5.0
@@ -201,7 +201,7 @@ def report(
 
 
 def stage_ms(histogram: str) -> dict[str, float]:
-    from bloodedge_device.histogram import LatencyHistogram
+    from bloodedge_device.latency import LatencyHistogram
 
     return {k: round(v, 1) for k, v in LatencyHistogram.from_json(histogram).summary().model_dump().items()}
 

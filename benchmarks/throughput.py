@@ -19,9 +19,9 @@ import numpy as np
 
 from bloodedge.engine.keras import load_keras
 from bloodedge.files import write_json
-from bloodedge.host import versions
+from bloodedge.machine import versions
 from bloodedge.simulation import golden_inputs
-from bloodedge_train import host
+from bloodedge_train import hardware as host
 from bloodedge_train.recipe import load_recipe
 
 RESULTS = Path(__file__).parent / "results" / "throughput.json"
@@ -42,7 +42,7 @@ def main() -> None:
     import keras
 
     from bloodedge_train import zoo
-    from bloodedge_train.macs import count_macs
+    from bloodedge_train.zoo.macs import count_macs
 
     recipe = load_recipe(arguments.recipe)
     few = golden_inputs(recipe.imaging, 64)
@@ -78,8 +78,8 @@ def main() -> None:
 
 def make_steps(network: Any, images: Any, recipe: Any) -> dict[str, Any]:
     """Both steps, of one network; the second leaves the gathering and the changes out."""
-    from bloodedge_train.fit import OPTIMISERS
-    from bloodedge_train.step import Step
+    from bloodedge_train.fitting.fit import OPTIMISERS
+    from bloodedge_train.fitting.step import Step
 
     class Resident(Step):
         def call(self, draws: Any, training: bool = False) -> Any:  # noqa: ARG002
@@ -95,7 +95,7 @@ def feed(recipe: Any, cells: int, epoch: int, *, again: bool) -> Any:
     """An epoch's draws; with ``again`` one batch's over and over, made beforehand."""
     import keras
 
-    from bloodedge_train.feed import Feed
+    from bloodedge_train.fitting.feed import Feed
 
     labels = np.arange(cells) % 2
     real = Feed(labels, [str(n % 16) for n in range(cells)], recipe, seed=0, epoch=epoch)

@@ -30,17 +30,17 @@ from programs import program
 from bloodedge.bundle import MANIFEST, zip_files
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
-from bloodedge.host import hardware_name
+from bloodedge.machine import hardware_name
 from bloodedge.signing import read_private_key, sign_bundle
 from bloodedge.signing.keys import new_key
 from bloodedge.signing.trust import revoke, trust
-from bloodedge_device.loading import load
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.loading import load
+from bloodedge_device.bundles.slot_record import COPY, RECORD, Record, read_record, slot_file, slots_folder
+from bloodedge_device.bundles.start import started
+from bloodedge_device.bundles.switch import MOST_STARTS, count_start, promote, roll_back
+from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import COPY, RECORD, Record, read_record, slot_file, slots_folder
-from bloodedge_device.slots.starting import started
-from bloodedge_device.slots.switching import MOST_STARTS, count_start, promote, roll_back
-from bloodedge_device.slots.trial import Trial
 
 RESULTS = Path(__file__).parent / "results" / "update_faults.json"
 MODEL = Path(__file__).resolve().parents[1] / "models" / "simulated.bundle"

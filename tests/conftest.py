@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.dataset import Dataset, read_dataset
+from bloodedge.data.dataset import Dataset, read_dataset
 from bloodedge.simulation import write_dataset
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,8 +10,8 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(BENCHMARKS))
 import field  # noqa: E402
 
-from bloodedge.dataset import read_dataset  # noqa: E402
-from bloodedge.evaluate import choose_cells, open_bundle  # noqa: E402
+from bloodedge.data.dataset import read_dataset  # noqa: E402
+from bloodedge.evaluation.scoring import choose_cells, open_bundle  # noqa: E402
 
 FIELDS = 12
 WIDTH, HEIGHT = 640, 480

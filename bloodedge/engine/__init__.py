@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.bundle.manifest import Artifact
 from bloodedge.errors import UsageError
 from bloodedge.installation import install_hint
-from bloodedge.manifest import Artifact
 
 if TYPE_CHECKING:
     from bloodedge.bundle import Bundle

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.imaging import Image
+from bloodedge.simulation.absorption import AZURE, EOSIN, HAEMOGLOBIN, Floats
 from bloodedge.simulation.spec import SubjectStyle
-from bloodedge.simulation.stain import AZURE, EOSIN, HAEMOGLOBIN, Floats
 
 RED_CELL_UM = (6.0, 8.5)
 PLATELET_UM = (2.0, 3.0)

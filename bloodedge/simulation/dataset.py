@@ -8,15 +8,15 @@ import cv2
 import numpy as np
 
 from bloodedge.console import Progress
-from bloodedge.dataset import CLASS_NAMES, RENDERED_MARK, in_threads
-from bloodedge.decision import LABELS
+from bloodedge.data.dataset import CLASS_NAMES, RENDERED_MARK, in_threads
+from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, Image, ImagingSpec, network_input
+from bloodedge.simulation.absorption import transmittance
 from bloodedge.simulation.cells import white_cell
 from bloodedge.simulation.optics import captured, defocused, illumination
 from bloodedge.simulation.spec import FieldSpec, SubjectStyle
-from bloodedge.simulation.stain import transmittance
 
 CROP_PX = 450
 """Side of a crop, C-NMC's."""

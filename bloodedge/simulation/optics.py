@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from bloodedge.imaging import Image
+from bloodedge.simulation.absorption import Floats
 from bloodedge.simulation.spec import FieldSpec
-from bloodedge.simulation.stain import Floats
 
 LIGHT_BGR = {"warm": (186.0, 209.0, 221.0), "neutral": (212.0, 216.0, 215.0), "blue": (218.0, 205.0, 186.0)}
 """Camera levels of the empty slide, 0..255; neutral is BCCD's."""

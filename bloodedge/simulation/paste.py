@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import LABELS
+from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import Cell, Image
-from bloodedge.restain import SOURCE_LIGHT
+from bloodedge.imaging.restain import SOURCE_LIGHT
+from bloodedge.simulation.absorption import Floats
 from bloodedge.simulation.smear import Field, TrueCell
-from bloodedge.simulation.stain import Floats
 
 _EDGE_UM = 0.15
 """Blur of a pasted cell's edge: that of a 100x objective in focus."""

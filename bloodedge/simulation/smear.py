@@ -7,9 +7,9 @@ import numpy as np
 
 from bloodedge.imaging import Cell, Image
 from bloodedge.simulation import cells as draw
+from bloodedge.simulation.absorption import Floats, transmittance
 from bloodedge.simulation.optics import captured, defocused, illumination
 from bloodedge.simulation.spec import FieldSpec
-from bloodedge.simulation.stain import Floats, transmittance
 
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""

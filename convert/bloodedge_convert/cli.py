@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from bloodedge_convert.convert import Converted
+    from bloodedge_convert.conversion import Converted
 
 ENGINES = ("litert", "openvino", "onnx")
 METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat")
@@ -121,8 +121,8 @@ def convert(
     the run's data lie, if they have moved since training.
     """
     from bloodedge.console import steps
-    from bloodedge_convert.convert import Options
-    from bloodedge_convert.convert import convert as run_conversion
+    from bloodedge_convert.conversion import Options
+    from bloodedge_convert.conversion import convert as run_conversion
     from bloodedge_convert.judge.gate import Limits
 
     options = Options(
@@ -152,8 +152,8 @@ def show(converted: "Converted") -> None:
     from bloodedge.console import console, plain
     from bloodedge.tables import print_table
     from bloodedge.text import as_text
-    from bloodedge_convert.card import FIGURES, GATE, SPEED, figure_rows, gate_rows, speed_rows
-    from bloodedge_convert.ladder import attempt_line
+    from bloodedge_convert.bundle_card import FIGURES, GATE, SPEED, figure_rows, gate_rows, speed_rows
+    from bloodedge_convert.int8_methods import attempt_line
 
     manifest, out = converted.manifest, console()
     source = manifest.provenance

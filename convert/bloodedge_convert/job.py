@@ -13,15 +13,15 @@ from typing import BinaryIO, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.bundle.manifest import EngineName, Precision
 from bloodedge.config import FileName, Strict
 from bloodedge.errors import BloodedgeError
-from bloodedge.manifest import EngineName, Precision
 
 Report = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
 
 Method = Literal["minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat"]
-"""How an int8 network is made; see bloodedge_convert.ladder."""
+"""How an int8 network is made; see bloodedge_convert.int8_methods."""
 METHODS: tuple[Method, ...] = get_args(Method)
 
 TAIL_LINES = 12

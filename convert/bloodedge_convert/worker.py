@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import require_probabilities
+from bloodedge.decision.thresholds import require_probabilities
 from bloodedge.engine import load_bytes
 from bloodedge.errors import BloodedgeError
 from bloodedge.text import as_path

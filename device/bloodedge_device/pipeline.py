@@ -10,16 +10,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import Reason, calibrated, decide
-from bloodedge.domain import describe
+from bloodedge.bundle.manifest import Manifest
+from bloodedge.decision.domain import describe
+from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import Cell, Image, colour_8bit, network_input
-from bloodedge.manifest import Manifest
 from bloodedge_device.camera import BadFrame, Capture, Frame
-from bloodedge_device.histogram import StageTimes
-from bloodedge_device.specimen.foreign import SlideDomain
-from bloodedge_device.stain import Mode, SlideStain
+from bloodedge_device.finder.slide_stain import Mode, SlideStain
+from bloodedge_device.latency import StageTimes
+from bloodedge_device.slide.domain_check import SlideDomain
 
 MARGIN = 0.15
 """What a crop shows beyond the box on each side, as a share of the box's longer side."""
@@ -31,7 +31,7 @@ Box = tuple[int, int, int, int]
 
 
 class Gate(Protocol):
-    """What the frame gate says (see bloodedge_device.gate)."""
+    """What the frame gate says (see bloodedge_device.finder.frame_gate)."""
 
     @property
     def reason(self) -> Reason | None: ...  # noqa: D102
@@ -74,7 +74,7 @@ class Found(Protocol):
 
 
 class Sighting(Protocol):
-    """Which of the slide's cells a found cell is (see bloodedge_device.specimen.overlap)."""
+    """Which of the slide's cells a found cell is (see bloodedge_device.slide.overlap)."""
 
     @property
     def number(self) -> int: ...  # noqa: D102
@@ -83,7 +83,7 @@ class Sighting(Protocol):
 
 
 class Recogniser(Protocol):
-    """Tells which of the slide's cells a frame shows (see bloodedge_device.specimen.sightings)."""
+    """Tells which of the slide's cells a frame shows (see bloodedge_device.slide.cell_identity)."""
 
     def locate(self, bgr: Image) -> None: ...  # noqa: D102
     def sightings(self, found: "Found") -> Sequence[Sighting]: ...  # noqa: D102
@@ -110,7 +110,7 @@ class CellResult:
     outline: list[list[int]] = field(default_factory=list)
     """The cell's border as a polygon [[x, y], ...] in the frame's pixels."""
     figures: Floats | None = None
-    """Of bloodedge.domain.describe, where cells are held against the training cells."""
+    """Of bloodedge.decision.domain.describe, where cells are held against the training cells."""
     number: int | None = None
     """Which of the slide's cells it is; None when they are not recognised."""
     repeated: bool = False

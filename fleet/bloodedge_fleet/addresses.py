@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
-from bloodedge.board import Address
 from bloodedge.errors import UsageError
+from bloodedge.fleet_messages import Address
 
 
 def host_and_port(text: str, option: str, *, lowest: int = 1) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from bloodedge_fleet.options import LONGEST_DAYS, LONGEST_S, MOST_FAILED, Number
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from bloodedge_fleet.boards.listening import Broker
+    from bloodedge_fleet.boards.listener import Broker
 
 # What cannot be read is told in a sentence by who opens it.
 FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
@@ -79,8 +79,8 @@ def serve_command(
     import logging
 
     from bloodedge_fleet.addresses import host_and_port, require_url
-    from bloodedge_fleet.places import own_state_folder
     from bloodedge_fleet.server import Page, serve
+    from bloodedge_fleet.state_dir import own_state_folder
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -110,7 +110,7 @@ def _broker(
     password_file: Path | None,
 ) -> "Broker":
     from bloodedge_fleet.addresses import host_and_port
-    from bloodedge_fleet.boards.listening import Broker
+    from bloodedge_fleet.boards.listener import Broker
 
     if (certificate is None) != (key is None):
         raise UsageError("--certificate and --key belong together; give both, or neither.")
@@ -125,7 +125,7 @@ def _broker(
 def _first_line(path: Path | None) -> str | None:
     if path is None:
         return None
-    from bloodedge_fleet.places import unreadable
+    from bloodedge_fleet.state_dir import unreadable
 
     try:
         return read_text(path).partition("\n")[0].rstrip("\r")
@@ -137,7 +137,7 @@ def _first_line(path: Path | None) -> str | None:
 
 def _open(database: str | None, state: Path | None, *, current: bool = False) -> "Engine":
     from bloodedge_fleet.database import open_database, require_current
-    from bloodedge_fleet.places import own_state_folder, state_folder
+    from bloodedge_fleet.state_dir import own_state_folder, state_folder
 
     engine = open_database(database, state_folder(state) if database else own_state_folder(state))
     if current:
@@ -152,7 +152,7 @@ def token_command(state: Path | None) -> None:
 
     It is shown this once, and needed where other machines look.
     """
-    from bloodedge_fleet.places import own_state_folder
+    from bloodedge_fleet.state_dir import own_state_folder
     from bloodedge_fleet.web.access import new_token
 
     click.echo(new_token(own_state_folder(state)))
@@ -169,7 +169,7 @@ def boards_command(database: str | None, state: Path | None, silent_s: float, js
     from bloodedge.console import emit_json
     from bloodedge_fleet.boards.overview import read_boards
     from bloodedge_fleet.database import reading
-    from bloodedge_fleet.tables import board_rows, print_boards
+    from bloodedge_fleet.terminal import board_rows, print_boards
 
     with reading(_open(database, state, current=True)) as connection:
         boards = read_boards(connection, timedelta(seconds=silent_s))
@@ -189,7 +189,7 @@ def forget_command(board: str, database: str | None, state: Path | None) -> None
     All that is known of it goes with it.
     """
     from bloodedge_fleet.boards.archive import board_names, forget
-    from bloodedge_fleet.rollouts.record import unknown_board
+    from bloodedge_fleet.rollouts.store import unknown_board
 
     engine = _open(database, state, current=True)
     if not forget(engine, board):
@@ -235,9 +235,9 @@ def rollout_command(
     The running server moves it on.
     """
     from bloodedge_fleet.boards.archive import board_names
-    from bloodedge_fleet.places import command, own_state_folder
-    from bloodedge_fleet.rollouts.record import begin, offer, require_possible, vouch
     from bloodedge_fleet.rollouts.stages import require_ascending
+    from bloodedge_fleet.rollouts.store import begin, offer, require_possible, vouch
+    from bloodedge_fleet.state_dir import command, own_state_folder
 
     if (trust is None) != unsigned:
         raise UsageError("Give --trust with the folder of the keys that your boards trust (or --unsigned).")
@@ -274,7 +274,7 @@ def rollouts_command(database: str | None, state: Path | None, silent_s: float, 
     from bloodedge.console import emit_json
     from bloodedge_fleet.database import reading
     from bloodedge_fleet.rollouts.overview import read_shown
-    from bloodedge_fleet.tables import print_rollouts, rollout_rows
+    from bloodedge_fleet.terminal import print_rollouts, rollout_rows
 
     with reading(_open(database, state, current=True)) as connection:
         found = read_shown(connection, timedelta(seconds=silent_s))
@@ -293,7 +293,7 @@ def halt_command(rollout: str, database: str | None, state: Path | None) -> None
 
     Boards that run its bundle keep it.
     """
-    from bloodedge_fleet.rollouts.record import halt
+    from bloodedge_fleet.rollouts.store import halt
 
     halt(_open(database, state, current=True), rollout, "Halted by a person.")
     click.echo(f"Roll-out {rollout} is halted. Boards that run its bundle keep it; on each: bloodedge device rollback")

@@ -20,11 +20,11 @@ from sqlalchemy import Engine
 from bloodedge.errors import UsageError, disk_errors
 from bloodedge_fleet.addresses import is_everywhere
 from bloodedge_fleet.boards.archive import Archive, remove_old_reports
-from bloodedge_fleet.boards.listening import Broker, Listener
+from bloodedge_fleet.boards.listener import Broker, Listener
 from bloodedge_fleet.database import DatabaseError, migrate
-from bloodedge_fleet.figures import Figures
-from bloodedge_fleet.places import require_readable
-from bloodedge_fleet.rollouts.steering import Steering
+from bloodedge_fleet.metrics import Figures
+from bloodedge_fleet.rollouts.controller import Steering
+from bloodedge_fleet.state_dir import require_readable
 from bloodedge_fleet.web.access import require_token
 from bloodedge_fleet.web.app import Site, make_app
 

@@ -11,14 +11,14 @@ import pytest
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from bloodedge.dataset import inputs, read_dataset
-from bloodedge.decision import Thresholds
-from bloodedge.evaluate import score
+from bloodedge.bundle.manifest import DataRecord, LatencyMs, RunMetrics, RunRecord, write_record
+from bloodedge.data.dataset import inputs, read_dataset
+from bloodedge.data.split import SplitSpec, split
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import ImagingSpec
-from bloodedge.manifest import DataRecord, LatencyMs, RunMetrics, RunRecord, write_record
 from bloodedge.simulation import write_dataset
-from bloodedge.split import SplitSpec, split
-from bloodedge_convert.convert import Converted, Options, convert
+from bloodedge_convert.conversion import Converted, Options, convert
 from bloodedge_convert.judge.gate import Limits
 
 IMAGING = ImagingSpec(size_px=64, um_per_px=0.33)

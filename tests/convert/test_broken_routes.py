@@ -5,10 +5,10 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
 
+from bloodedge.bundle.manifest import read_run
 from bloodedge.engine.keras import load_model
 from bloodedge.engine.openvino import import_openvino
 from bloodedge.errors import BloodedgeError
-from bloodedge.manifest import read_run
 from bloodedge_convert.job import Kind, file_names
 from bloodedge_convert.judge.gate import Judged, Limits, complaint
 from bloodedge_convert.judge.measure import GoldenSet, Judge, Sample

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 
 from bloodedge.bundle import Bundle
+from bloodedge.bundle.manifest import read_metrics, read_run, write_record
 from bloodedge.cli import main
-from bloodedge.dataset import inputs, read_dataset
+from bloodedge.data.dataset import inputs, read_dataset
+from bloodedge.data.fitted_pictures import read_fitted_of_bundle
+from bloodedge.data.split import recall
 from bloodedge.engine import load_artifact
+from bloodedge.engine.golden import check_golden
 from bloodedge.errors import BloodedgeError
-from bloodedge.evaluate import score
-from bloodedge.fitted import read_fitted_of_bundle
-from bloodedge.golden import check_golden
-from bloodedge.manifest import read_metrics, read_run, write_record
-from bloodedge.split import recall
-from bloodedge_convert import convert as convert_module
+from bloodedge.evaluation.scoring import score
+from bloodedge_convert import conversion as convert_module
 from bloodedge_convert import job
-from bloodedge_convert.calibration import cells_digest, choose_cells
-from bloodedge_convert.cells import read_cells
+from bloodedge_convert.calibration_set import cells_digest, choose_cells
 from bloodedge_convert.job import Job, Kind, file_names, run_converters
+from bloodedge_convert.run_cells import read_cells
 
 from .conftest import IMAGING, SPLIT
 
@@ -466,7 +466,7 @@ def test_layers_that_cost_most_are_found(bundle, held_out):
     """A layer whose bias was ruined is the first one named."""
     pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
     from bloodedge_convert.litert.bias import _bias_arrays, _layers
-    from bloodedge_convert.litert.noise import layer_noise, load_interpreter, short, worst_layers
+    from bloodedge_convert.litert.layer_noise import layer_noise, load_interpreter, short, worst_layers
 
     whole, int8 = (bundle.read(f"artifacts/model_{p}.tflite") for p in ("float32", "int8"))
     ruined = bytearray(int8)

@@ -8,9 +8,9 @@ pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip insta
 
 from keras import layers  # noqa: E402
 
-from bloodedge.dataset import inputs, read_dataset  # noqa: E402
+from bloodedge.data.dataset import inputs, read_dataset  # noqa: E402
 from bloodedge.engine import load_bytes  # noqa: E402
-from bloodedge_convert.calibration import full_range  # noqa: E402
+from bloodedge_convert.calibration_set import full_range  # noqa: E402
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.equalise import LARGEST, SMALLEST, Seen, Weights, choose_factors, equalise  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bloodedge.decision import Thresholds
+from bloodedge.bundle.manifest import Agreement
+from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import BloodedgeError
-from bloodedge.evaluate import agree, score
-from bloodedge.manifest import Agreement
-from bloodedge_convert.calibration import full_range
+from bloodedge.evaluation.scoring import agree, score
+from bloodedge_convert.bundle_writer import without_paths
+from bloodedge_convert.calibration_set import full_range
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.checks import Port, Ports, check, check_answers
 from bloodedge_convert.judge.gate import Judged, Limits, admit, complaint, enforce, tiny, worthless
-from bloodedge_convert.pack import without_paths
 
 GOOD = Ports([Port((1, 64, 64, 3), "uint8")], [Port((1, 2), "float32")])
 

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from bloodedge.bundle import Bundle
-from bloodedge.dataset import inputs, read_dataset
+from bloodedge.bundle.manifest import read_run
+from bloodedge.data.dataset import inputs, read_dataset
+from bloodedge.data.split import recall
 from bloodedge.engine import load_bytes
-from bloodedge.manifest import read_run
 from bloodedge.simulation import golden_inputs
-from bloodedge.split import recall
 from bloodedge_convert.cli import METHODS
-from bloodedge_convert.convert import Options
+from bloodedge_convert.conversion import Options
+from bloodedge_convert.int8_methods import LADDER, TOLD, attempt_line, climb, told
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.gate import Limits
 from bloodedge_convert.judge.measure import GoldenSet, Judge, Sample
-from bloodedge_convert.ladder import LADDER, TOLD, attempt_line, climb, told
 
 from .conftest import IMAGING, SPLIT
 

@@ -13,8 +13,8 @@ from keras import layers  # noqa: E402
 
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter  # noqa: E402
 from bloodedge_convert.litert import mixed as module  # noqa: E402
+from bloodedge_convert.litert.layer_noise import short  # noqa: E402
 from bloodedge_convert.litert.mixed import Mixed, find_float_layers  # noqa: E402
-from bloodedge_convert.litert.noise import short  # noqa: E402
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402
 

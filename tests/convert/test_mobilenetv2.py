@@ -7,10 +7,10 @@ at stake, and no training.
 import numpy as np
 import pytest
 
-from bloodedge.dataset import inputs, read_dataset
+from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
-from bloodedge_convert.calibration import full_range
+from bloodedge_convert.calibration_set import full_range
 from bloodedge_convert.job import Job, Kind, run_converters
 
 from .conftest import network

@@ -14,7 +14,7 @@ import onnx  # noqa: E402
 from keras import layers  # noqa: E402
 from onnx import TensorProto, numpy_helper  # noqa: E402
 
-from bloodedge.dataset import inputs, read_dataset  # noqa: E402
+from bloodedge.data.dataset import inputs, read_dataset  # noqa: E402
 from bloodedge.engine import load_bytes  # noqa: E402
 from bloodedge.imaging import ImagingSpec  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402

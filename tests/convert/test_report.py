@@ -8,12 +8,12 @@ import pytest
 
 from bloodedge.bench import Turn
 from bloodedge.bundle import Bundle
-from bloodedge_convert.card import figure
-from bloodedge_convert.convert import Options, in_pairs, why_left_out, why_undecided
+from bloodedge_convert.bundle_card import figure
+from bloodedge_convert.conversion import Options, in_pairs, why_left_out, why_undecided
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge import measure
 from bloodedge_convert.judge.measure import Timed
-from bloodedge_convert.litert.noise import LayerNoise, layer_noise
+from bloodedge_convert.litert.layer_noise import LayerNoise, layer_noise
 from bloodedge_convert.report import HTML, JSON, ConversionReport
 from bloodedge_convert.report.page import page, ranking
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from bloodedge.dataset import inputs, read_dataset
+from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
-from bloodedge_convert.calibration import full_range
+from bloodedge_convert.calibration_set import full_range
 from bloodedge_convert.job import Job, Kind, file_names, run_converters
-from bloodedge_train import stain
+from bloodedge_train.zoo import unmixing
 
 from .conftest import features
 
@@ -29,7 +29,7 @@ def converted(images, tmp_path_factory):
     keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
     keras.utils.set_random_seed(1)
     image = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="image")
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(stain.layer("learned")(image))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0, name="scale")(unmixing.layer("learned")(image))
     x = keras.layers.GlobalAveragePooling2D(name="pool")(features(SIZE)(x))
     model = keras.Model(image, keras.layers.Dense(2, activation="softmax", name="probabilities")(x))
     pooled = keras.Model(image, x).predict(images, verbose=0)

@@ -8,9 +8,9 @@ from rich.console import Console
 import bloodedge.console
 from bloodedge import tables
 from bloodedge.bundle import Bundle
-from bloodedge.manifest import Artifact
+from bloodedge.bundle.manifest import Artifact
 from bloodedge_convert.cli import show
-from bloodedge_convert.convert import Converted
+from bloodedge_convert.conversion import Converted
 from bloodedge_convert.judge.gate import Limits
 
 RELEASED = Path(__file__).parents[2] / "models" / "cells.bundle"

@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from bloodedge.audit import audit
 from bloodedge.cli import main
-from bloodedge.dataset import Dataset, read_dataset
+from bloodedge.data.audit import audit
+from bloodedge.data.dataset import Dataset, read_dataset
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
 Draw = Callable[[int], NDArray[np.uint8]]

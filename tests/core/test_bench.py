@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 
 import bloodedge.bench as module
-from bloodedge import bench_official
 from bloodedge import engine as engine_module
-from bloodedge.bench import Bench, Row, Turn, in_turns, peak_rss_mb, run_turn
+from bloodedge.bench import Bench, Row, Turn, in_turns, official_tools, peak_rss_mb, run_turn
 from bloodedge.bundle import Bundle, zip_folder
 from bloodedge.cli import main
 from bloodedge.engine import load_artifact
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.evaluate import default_threads
-from bloodedge.host import cpu_flags, cpu_temperature_c
+from bloodedge.evaluation.scoring import default_threads
+from bloodedge.machine import cpu_flags, cpu_temperature_c
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 """LiteRT int8 and OpenVINO int8, 160 px."""
@@ -143,13 +142,13 @@ def test_no_runtime_at_all_is_a_sentence(monkeypatch):
 
 
 def test_a_missing_tool_is_a_sentence_and_ours_still_runs(monkeypatch, log, tmp_path):
-    monkeypatch.setattr(module, "why_no_tool", bench_official.why_no_tool)
-    monkeypatch.setattr(bench_official.sysconfig, "get_path", lambda _name: str(tmp_path))
+    monkeypatch.setattr(module, "why_no_tool", official_tools.why_no_tool)
+    monkeypatch.setattr(official_tools.sysconfig, "get_path", lambda _name: str(tmp_path))
     found = module.bench([RELEASED], [1], 1, ignore, against_official=True)
     assert found.no_tool["litert"].startswith("litert-benchmark is not installed; install it with: cd ")
     assert "benchmark_app is not installed" in found.no_tool["openvino"]
     assert log == ["our litert 1", "our openvino 1"]
-    assert bench_official.why_no_tool("onnx")
+    assert official_tools.why_no_tool("onnx")
 
 
 @pytest.mark.parametrize("engine", ["litert", "openvino"])
@@ -204,32 +203,32 @@ def test_a_process_that_dies_is_a_sentence(monkeypatch):
 )
 def test_the_median_is_read_from_what_the_tools_print(told, expected, monkeypatch):
     monkeypatch.setattr(
-        bench_official.subprocess, "run", lambda *_args, **_kw: subprocess.CompletedProcess([], 0, told, "")
+        official_tools.subprocess, "run", lambda *_args, **_kw: subprocess.CompletedProcess([], 0, told, "")
     )
     with Bundle(RELEASED) as opened:
         artifact = opened.manifest.artifact("openvino", "int8")
-    assert bench_official.official_p50_ms(RELEASED, artifact, 1) == pytest.approx(expected)
+    assert official_tools.official_p50_ms(RELEASED, artifact, 1) == pytest.approx(expected)
 
 
 def test_a_tool_that_fails_is_a_sentence(monkeypatch, tmp_path):
     program = tmp_path / "litert-benchmark"
     program.write_text("#!/bin/sh\necho No module named ml_dtypes >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr(bench_official.sysconfig, "get_path", lambda _name: str(tmp_path))
+    monkeypatch.setattr(official_tools.sysconfig, "get_path", lambda _name: str(tmp_path))
     with Bundle(RELEASED) as opened:
         artifact = opened.manifest.artifact("litert", "int8")
     with pytest.raises(BloodedgeError, match=r"litert-benchmark failed on .*\(No module named ml_dtypes\); leave out"):
-        bench_official.official_p50_ms(RELEASED, artifact, 1)
+        official_tools.official_p50_ms(RELEASED, artifact, 1)
 
 
 @pytest.mark.parametrize("engine", ["litert", "openvino"])
 def test_the_official_tools_take_the_released_network(engine):
     need({"litert": "ai_edge_litert", "openvino": "openvino"}[engine])
-    if reason := bench_official.why_no_tool(engine):
+    if reason := official_tools.why_no_tool(engine):
         pytest.skip(reason)
     with Bundle(RELEASED) as opened:
         artifact = opened.manifest.artifact(engine, "int8")
-    assert 0.05 < bench_official.official_p50_ms(RELEASED, artifact, 1) < 1000
+    assert 0.05 < official_tools.official_p50_ms(RELEASED, artifact, 1) < 1000
 
 
 @pytest.mark.usefixtures("log")

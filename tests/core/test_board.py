@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloodedge.board import LARGEST, BoardReport, Wanted, read_message
 from bloodedge.errors import BloodedgeError
+from bloodedge.fleet_messages import LARGEST, BoardReport, Wanted, read_message
 
 WANTED: dict[str, Any] = {
     "rollout": "r",

@@ -9,11 +9,7 @@ import numpy as np
 import pytest
 
 from bloodedge.bundle import Bundle, is_bundle, zip_folder
-from bloodedge.decision import Thresholds
-from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.golden import ROUNDING, check_golden, compare, pack_golden
-from bloodedge.imaging import ImagingSpec
-from bloodedge.manifest import (
+from bloodedge.bundle.manifest import (
     Agreement,
     Artifact,
     Baseline,
@@ -26,6 +22,10 @@ from bloodedge.manifest import (
     SplitRecord,
     read_run,
 )
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.engine.golden import ROUNDING, check_golden, compare, pack_golden
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.imaging import ImagingSpec
 
 EVALUATION = Evaluation(
     cells=2,

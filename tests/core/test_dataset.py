@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.dataset import Dataset, inputs, natural, read_dataset
+from bloodedge.data.dataset import Dataset, inputs, natural, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, ImagingSpec, cell_on_black, network_input, read_image
 

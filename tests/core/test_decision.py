@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloodedge.decision import Reason, Thresholds, calibrated, decide, is_fault, require_probabilities
+from bloodedge.decision.thresholds import Reason, Thresholds, calibrated, decide, is_fault, require_probabilities
 from bloodedge.errors import BloodedgeError, UsageError
 
 

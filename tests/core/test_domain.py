@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge.domain import ACCEPTANCE, describe, fit_domain, in_a_field
+from bloodedge.decision.domain import ACCEPTANCE, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.simulation import write_dataset
 

@@ -17,7 +17,7 @@ from bloodedge.bench import interleaved, measure_latency, percentiles
 from bloodedge.engine import load_bytes, require
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.host import hardware_name
+from bloodedge.machine import hardware_name
 
 STDERR = Path("/proc/self/fd/2")
 """Where stderr goes, on Linux."""

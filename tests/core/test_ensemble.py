@@ -12,16 +12,16 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from bloodedge import evaluate_cli
+from bloodedge.bundle.manifest import SplitRecord
+from bloodedge.cli import evaluate as evaluate_cli
 from bloodedge.cli import main
-from bloodedge.dataset import Dataset, inputs, read_dataset
-from bloodedge.decision import Thresholds, calibrated
-from bloodedge.ensemble import Ensemble, predict, rescaled
+from bloodedge.data.dataset import Dataset, inputs, read_dataset
+from bloodedge.data.split import SplitSpec, split
+from bloodedge.decision.thresholds import Thresholds, calibrated
 from bloodedge.errors import UsageError
-from bloodedge.evaluate import Classifier, choose_cells, evaluate, score
+from bloodedge.evaluation.ensemble import Ensemble, predict, rescaled
+from bloodedge.evaluation.scoring import Classifier, choose_cells, evaluate, score
 from bloodedge.imaging import CNMC_UM_PER_PX, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.manifest import SplitRecord
-from bloodedge.split import SplitSpec, split
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
 

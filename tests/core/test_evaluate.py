@@ -13,16 +13,16 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
+from bloodedge.bundle.manifest import Evaluation
 from bloodedge.cli import main
-from bloodedge.dataset import digest, read_dataset, subject_pattern
-from bloodedge.decision import Thresholds
+from bloodedge.data.dataset import digest, read_dataset, subject_pattern
+from bloodedge.data.fitted_pictures import FittedPictures, held_out
+from bloodedge.data.split import SplitSpec, recall, split
+from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.evaluate import Classifier, agree, blast_probabilities, choose_cells, evaluate, score
-from bloodedge.fitted import FittedPictures, held_out
+from bloodedge.evaluation.scoring import Classifier, agree, blast_probabilities, choose_cells, evaluate, score
 from bloodedge.imaging import ImagingSpec, cell_on_black
-from bloodedge.manifest import Evaluation
 from bloodedge.simulation import render_field
-from bloodedge.split import SplitSpec, recall, split
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
 
@@ -427,7 +427,7 @@ def test_the_command_line_names_what_is_left_out(
     data = write_cells(tmp_path, [f"hem/UID_H7{n}_1_1_hem.png" for n in range(18)])
     shutil.copy(data / "hem/UID_H70_1_1_hem.png", data / "hem/UID_H70_2_1_hem.png")
     (data / "hem/UID_H80_1_1_hem.png").touch()
-    monkeypatch.setattr("bloodedge.evaluate_cli._open", lambda *_: fitted_classifier(rendered_data))
+    monkeypatch.setattr("bloodedge.cli.evaluate._open", lambda *_: fitted_classifier(rendered_data))
     with pytest.raises(SystemExit) as exit_:
         main(["evaluate", "run", str(data), "--json", "-"])
     assert exit_.value.code == 0
@@ -447,7 +447,7 @@ def test_the_command_says_when_a_class_is_never_called(
     sure = Thresholds(blast=0.99, uncertain_low=0.99, uncertain_high=0.99)
     for thresholds, said in ((sure, True), (classifier(rendered_data).thresholds, False)):
         red = replace(classifier(rendered_data), thresholds=thresholds)
-        monkeypatch.setattr("bloodedge.evaluate.open_run", lambda _, red=red: red)
+        monkeypatch.setattr("bloodedge.evaluation.scoring.open_run", lambda _, red=red: red)
         with pytest.raises(SystemExit):
             main(["evaluate", str(rendered_data), str(rendered_data)])
         assert ("No cell was called blast" in capsys.readouterr().out) is said

@@ -5,11 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from bloodedge.dataset import CellFile, read_dataset
-from bloodedge.decision import Thresholds
-from bloodedge.filmed import MOST_CELLS, Filmed, film
+from bloodedge.data.dataset import CellFile, read_dataset
+from bloodedge.decision.reference_people import FEWEST_CELLS, FEWEST_PEOPLE
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.evaluation.filmed import MOST_CELLS, Filmed, film
 from bloodedge.imaging import ImagingSpec
-from bloodedge.reference import FEWEST_CELLS, FEWEST_PEOPLE
 from bloodedge.simulation import write_dataset
 
 SPEC = ImagingSpec(size_px=64)

@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge.dataset import CellFile, Dataset, read_dataset
+from bloodedge.data.dataset import CellFile, Dataset, read_dataset
+from bloodedge.data.fitted_pictures import FittedPictures
+from bloodedge.data.perceptual_hash import HASH_BYTES, alike, cell_hash
 from bloodedge.errors import BloodedgeError
-from bloodedge.fitted import FittedPictures
 from bloodedge.imaging import cell_on_black, read_image
-from bloodedge.likeness import HASH_BYTES, alike, cell_hash
 
 
 def encoded_anew(cells: list[CellFile], folder: Path, suffix: str, setting: list[int]) -> Dataset:

@@ -6,13 +6,12 @@ from bisect import bisect_right
 import numpy as np
 import pytest
 
-from bloodedge import stain
-from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, network_input
+from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, network_input, optical_density
 
 
 def test_the_table_is_beer_lamberts_law() -> None:
     """By hand: 170 * log10(255 / I) rounded, as 255 codes stand for a density of 1.5; no light counts as level 1."""
-    table = stain.density_table()
+    table = optical_density.density_table()
     by_hand = {255: 0, 254: 0, 200: 18, 128: 51, 80: 86, 26: 169, 9: 247, 8: 255, 1: 255, 0: 255}
     assert {level: int(table[level]) for level in by_hand} == by_hand
 
@@ -21,11 +20,11 @@ def test_every_entry_is_rounded_right_by_whole_numbers() -> None:
     """Code k is reached when 1.5 * (k - 1/2) / 255 <= log10(255 / I): 10^(6k - 3) * I^1020 <= 255^1020."""
     steps = [10 ** (6 * k - 3) for k in range(1, 256)]
     for level in range(1, 256):
-        assert stain.density_table()[level] == bisect_right(steps, 255**1020 // level**1020)
+        assert optical_density.density_table()[level] == bisect_right(steps, 255**1020 // level**1020)
 
 
 def test_the_table_is_the_same_on_every_machine() -> None:
-    table = stain.density_table()
+    table = optical_density.density_table()
     assert (table.dtype, table.shape) == (np.uint8, (256,))
     assert (
         hashlib.sha256(table.tobytes()).hexdigest()
@@ -37,7 +36,7 @@ def test_the_table_is_the_same_on_every_machine() -> None:
 
 def test_twice_the_dye_gives_twice_the_density() -> None:
     """A dye that lets 60 % through, laid over itself: 60 % of 60 %."""
-    once, twice = (int(stain.density_table()[round(255 * through)]) for through in (0.6, 0.36))
+    once, twice = (int(optical_density.density_table()[round(255 * through)]) for through in (0.6, 0.36))
     assert twice == pytest.approx(2 * once, abs=1)
 
 
@@ -52,7 +51,7 @@ def test_the_rim_is_never_denser_than_the_cell(zoom: float) -> None:
     """Black beyond the mask means clear glass, not the densest dye: nothing but 0 may blend into the rim."""
     spec = ImagingSpec(size_px=96, um_per_px=CNMC_UM_PER_PX / zoom, colour="density")
     image = network_input(flat_cell(100), spec)
-    assert image.max() == image[48, 48, 0] == stain.density_table()[100]
+    assert image.max() == image[48, 48, 0] == optical_density.density_table()[100]
     assert not image[0].any()
 
 
@@ -73,13 +72,13 @@ def test_channels_are_red_green_blue_as_in_an_rgb_input() -> None:
 
 def test_dyes_laid_over_each_other_come_apart_again() -> None:
     """Densities add up; the published vectors have unit length to three digits."""
-    mixture = 0.6 * np.array(stain.METHYLENE_BLUE) + 0.3 * np.array(stain.EOSIN)
-    assert mixture @ stain.unmixing() == pytest.approx([0.6, 0.3, 0.0], abs=1e-3)
-    basis = stain.romanowsky()
+    mixture = 0.6 * np.array(optical_density.METHYLENE_BLUE) + 0.3 * np.array(optical_density.EOSIN)
+    assert mixture @ optical_density.unmixing() == pytest.approx([0.6, 0.3, 0.0], abs=1e-3)
+    basis = optical_density.romanowsky()
     assert basis[2] @ basis[:2].T == pytest.approx([0, 0], abs=1e-12)
     assert np.linalg.norm(basis, axis=1) == pytest.approx([1, 1, 1])
 
 
 def test_methylene_blue_takes_out_red_and_eosin_takes_out_green() -> None:
-    basis = stain.romanowsky()
+    basis = optical_density.romanowsky()
     assert basis[:2].argmax(axis=1).tolist() == [0, 1]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.denoise import denoise, wavelet
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, network_input
+from bloodedge.imaging.denoise import denoise, wavelet
 from bloodedge.simulation import render_cell
 
 Pixels = NDArray[np.uint8]

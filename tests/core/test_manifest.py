@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.manifest import (
+from bloodedge.bundle.manifest import (
     LatencyMs,
     RunMetrics,
     SplitRecord,
@@ -17,6 +16,7 @@ from bloodedge.manifest import (
     read_run,
     write_record,
 )
+from bloodedge.errors import BloodedgeError, UsageError
 
 RUN: dict[str, Any] = {
     "schema_version": 1,

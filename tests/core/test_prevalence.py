@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bloodedge.prevalence import BlastShare, Outcomes, Rates, blast_share, count_outcomes
+from bloodedge.decision.prevalence import BlastShare, Outcomes, Rates, blast_share, count_outcomes
 
 Chances = tuple[float, float]
 """(mean, number of prior cells) of a beta distribution over people."""

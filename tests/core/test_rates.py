@@ -7,7 +7,7 @@ import pytest
 from bloodedge.bundle import Bundle
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
-from bloodedge.rates import HEADING, measure_rates, with_rates
+from bloodedge.evaluation.rates import HEADING, measure_rates, with_rates
 from bloodedge.simulation import write_dataset
 
 SIMULATED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"

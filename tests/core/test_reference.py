@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from bloodedge.config import validate
-from bloodedge.domain import describe
+from bloodedge.decision.domain import describe
+from bloodedge.decision.reference_people import ASPECTS, Reference, aspects_of, fit_reference
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
-from bloodedge.reference import ASPECTS, Reference, aspects_of, fit_reference
 from bloodedge.simulation import golden_inputs
 
 

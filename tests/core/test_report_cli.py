@@ -7,8 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from bloodedge import report_cli
-from bloodedge.cli import main
+from bloodedge.cli import main, report
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 PAGE = zipfile.ZipFile(MODEL).read("report.html")
@@ -32,7 +31,7 @@ def test_the_report_is_opened_in_the_browser(monkeypatch: pytest.MonkeyPatch) ->
         opened.append(Path(unquote(urlsplit(url).path)))
         return True
 
-    monkeypatch.setattr(report_cli.webbrowser, "open", browser)
+    monkeypatch.setattr(report.webbrowser, "open", browser)
     assert run(MODEL) == 0
     assert [path.read_bytes() for path in opened] == [PAGE]
     assert opened[0].name == "cells.html"
@@ -42,8 +41,8 @@ def test_the_report_is_opened_in_the_browser(monkeypatch: pytest.MonkeyPatch) ->
 def test_where_there_is_no_browser_the_file_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(report_cli.webbrowser, "open", lambda _: False)
-    monkeypatch.setattr(report_cli.tempfile, "mkdtemp", lambda **_: str(tmp_path))
+    monkeypatch.setattr(report.webbrowser, "open", lambda _: False)
+    monkeypatch.setattr(report.tempfile, "mkdtemp", lambda **_: str(tmp_path))
     assert run(MODEL) == 1
     assert f"the report is {tmp_path / 'cells.html'}" in capsys.readouterr().err
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from bloodedge.imaging import Cell, ImagingSpec, network_input
-from bloodedge.restain import SOURCE_LIGHT, StainBasis, fit_stain, restained
-from bloodedge.stain import romanowsky
+from bloodedge.imaging.optical_density import romanowsky
+from bloodedge.imaging.restain import SOURCE_LIGHT, StainBasis, fit_stain, restained
 
 LIGHT = (SOURCE_LIGHT,) * 3
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from bloodedge.dataset import read_dataset
+from bloodedge.data.dataset import read_dataset
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.simulation import (

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bloodedge.dataset import CellFile, Dataset
+from bloodedge.data.dataset import CellFile, Dataset
+from bloodedge.data.split import Fold, SplitSpec, recall, split
 from bloodedge.errors import UsageError
-from bloodedge.split import Fold, SplitSpec, recall, split
 
 
 def cell(subject: str, label: int, number: int, picture: str = "") -> CellFile:

@@ -97,7 +97,7 @@ def test_settings_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str)
 
 @pytest.mark.parametrize("encoding", MARKED.values(), ids=MARKED)
 def test_recipes_and_runs_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
-    from bloodedge.manifest import read_metrics
+    from bloodedge.bundle.manifest import read_metrics
     from bloodedge_train.recipe import load_recipe
 
     (tmp_path / "mine.toml").write_bytes('about = "Zählkammer"\n[fit]\nepochs = 3\n'.encode(encoding))
@@ -121,7 +121,7 @@ def test_a_file_in_another_encoding_is_told_what_to_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", MARKED.values(), ids=MARKED)
 def test_keys_and_passwords_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
-    from bloodedge.keys_cli import _password
+    from bloodedge.cli.keys import _password
 
     private, public, key = new_key("lab", tmp_path, password="wört".encode())
     (tmp_path / "password").write_bytes("wört\r\n".encode(encoding))
@@ -133,7 +133,7 @@ def test_keys_and_passwords_with_a_byte_order_mark_are_read(tmp_path: Path, enco
 
 @pytest.mark.parametrize("encoding", MARKED.values(), ids=MARKED)
 def test_passwords_for_brokers_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
-    from bloodedge_device.publish.mqtt import _password
+    from bloodedge_device.outputs.mqtt import _password
     from bloodedge_fleet.cli import _first_line
 
     path = tmp_path / "password"
@@ -142,7 +142,7 @@ def test_passwords_for_brokers_with_a_byte_order_mark_are_read(tmp_path: Path, e
 
 
 def test_a_label_of_the_settings_and_of_a_person_may_hold_joiners() -> None:
-    from bloodedge_device.daemon import _clean
+    from bloodedge_device.daemon.daemon import _clean
 
     assert _clean(" می\u200cخواهم ") == "می\u200cخواهم"
     with pytest.raises(UsageError, match="leave out controls and marks"):

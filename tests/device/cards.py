@@ -5,7 +5,7 @@ from pathlib import Path
 
 from click.testing import CliRunner, Result
 
-from bloodedge_device.provision_cli import provision_command
+from bloodedge_device.cli.provision import provision_command
 
 CONFIG = "dtparam=audio=on\n[cm4]\notg_mode=1\n"
 CMDLINE = "console=tty1 root=PARTUUID=0-02 rootwait\n"

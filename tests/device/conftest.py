@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from bloodedge_device.supervise.logs import DeviceHandler
+from bloodedge_device.system.logs import DeviceHandler
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 from nobody import Nobody, nobody_s_place

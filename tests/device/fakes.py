@@ -9,12 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bloodedge.cli import main
-from bloodedge.decision import Reason, Thresholds
-from bloodedge.files import sha256, write_bytes
-from bloodedge.golden import GoldenResult
-from bloodedge.imaging import Cell, ImagingSpec
-from bloodedge.manifest import (
+from bloodedge.bundle.manifest import (
     Agreement,
     Artifact,
     Baseline,
@@ -28,7 +23,12 @@ from bloodedge.manifest import (
     SubjectScore,
     write_record,
 )
-from bloodedge.prevalence import Outcomes, Rates
+from bloodedge.cli import main
+from bloodedge.decision.prevalence import Outcomes, Rates
+from bloodedge.decision.thresholds import Reason, Thresholds
+from bloodedge.engine.golden import GoldenResult
+from bloodedge.files import sha256, write_bytes
+from bloodedge.imaging import Cell, ImagingSpec
 from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.pipeline import CellResult, FrameResult, Pipeline
 from bloodedge_device.store import RunInfo
@@ -238,7 +238,7 @@ def make_pipeline() -> Pipeline:
 
 def use_fakes() -> None:
     """Make the daemon run without a bundle: a fake network and finder, and a gate that rejects dark frames."""
-    from bloodedge_device import daemon
+    from bloodedge_device.daemon import daemon
 
     golden = GoldenResult(inputs=64, flips=1, max_probability_difference=0.07, passed=True)
     manifest = make_manifest()

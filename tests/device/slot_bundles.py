@@ -16,12 +16,12 @@ from bloodedge.bundle import MANIFEST, zip_files
 from bloodedge.signing import read_private_key, sign_bundle
 from bloodedge.signing.keys import new_key
 from bloodedge.signing.trust import trust
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.slot_record import Record
+from bloodedge_device.bundles.switch import promote
+from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import WebSettings
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import Record
-from bloodedge_device.slots.switching import promote
-from bloodedge_device.slots.trial import Trial
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 NAME = "lymph"

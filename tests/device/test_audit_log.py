@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bloodedge_device.store import DATABASE, Store, audit, open_for_reading
+from bloodedge_device.store import DATABASE, Store, audit_log, open_for_reading
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def tamper(state: Path, statement: str) -> None:
 
 def first_broken(state: Path) -> int | None:
     with open_for_reading(state) as database:
-        return audit.first_broken(database)
+        return audit_log.first_broken(database)
 
 
 def test_an_untouched_log_is_whole_and_read_newest_first(log: Path) -> None:
     assert first_broken(log) is None
     with open_for_reading(log) as database:
-        entries = audit.read(database, limit=3)
+        entries = audit_log.read(database, limit=3)
     assert [entry.detail["slide"] for entry in entries] == [9, 8, 7]
     assert {(entry.actor, entry.action) for entry in entries} == {("page", "slide began")}
     assert all(abs((datetime.now(UTC) - entry.at).total_seconds()) < 60 for entry in entries)
@@ -77,18 +77,18 @@ def test_two_exchanged_entries_are_found(log: Path) -> None:
 
 def test_entries_cut_off_at_the_end_are_seen_by_the_last_digest_noted_elsewhere(log: Path) -> None:
     with open_for_reading(log) as database:
-        noted = audit.last_digest(database)
+        noted = audit_log.last_digest(database)
     tamper(log, "DELETE FROM audit WHERE id = 10")
     assert first_broken(log) is None
     with open_for_reading(log) as database:
-        assert audit.last_digest(database) != noted
+        assert audit_log.last_digest(database) != noted
 
 
 def test_an_empty_log_is_whole(state: Path) -> None:
     Store(state).close()
     assert first_broken(state) is None
     with open_for_reading(state) as database:
-        assert audit.last_digest(database) == audit.FIRST
+        assert audit_log.last_digest(database) == audit_log.FIRST
 
 
 def test_the_chain_goes_on_after_a_restart(log: Path) -> None:

@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.histogram import StageTimes
-from bloodedge_device.report import read_report
+from bloodedge_device.latency import StageTimes
+from bloodedge_device.report.reading import read_report
 from bloodedge_device.store import DATABASE, Store, backup
 from bloodedge_device.store.backup import back_up
 

@@ -12,16 +12,15 @@ from typing import Any
 
 import pytest
 
-from bloodedge.board import BoardReport, read_message
 from bloodedge.errors import UsageError
-from bloodedge_device.daemon import run_device
-from bloodedge_device.histogram import LatencyHistogram
-from bloodedge_device.publish import report as module
-from bloodedge_device.publish.report import Reporter
+from bloodedge.fleet_messages import BoardReport, read_message
+from bloodedge_device.daemon.daemon import run_device
+from bloodedge_device.latency import LatencyHistogram
+from bloodedge_device.outputs import fleet_report as module
+from bloodedge_device.outputs.fleet_report import Reporter
 from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.settings.sections import CameraSettings, MqttSettings, WebSettings
-from bloodedge_device.store import Store, open_for_reading
-from bloodedge_device.web import reading
+from bloodedge_device.store import Store, open_for_reading, queries
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_mqtt import Broker, Listener, needs_broker, until
@@ -155,7 +154,7 @@ def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: 
         with open_for_reading(state) as database:
             name, serial = database.execute("SELECT bundle_name, bundle_serial FROM runs").fetchone()
             cells = [(row["id"], row["label"]) for row in database.execute("SELECT id, label FROM cells ORDER BY id")]
-        assert reading.agreement(state, name, serial) == (0, 0)
+        assert queries.agreement(state, name, serial) == (0, 0)
         called = [cell for cell in cells if cell[1] != "uncertain"]
         (one, label), (two, other) = called[0], called[1]
         wrong = {"blast": "normal", "normal": "blast"}
@@ -164,8 +163,8 @@ def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: 
         desk.store.review(two, wrong[other], "random", "me")
         desk.store.review(called[2][0], called[2][1], "gallery", "me")
         desk.store.review(called[3][0], "unsure", "random", "me")
-        assert reading.agreement(state, name, serial) == (2, 1)
-        assert reading.agreement(state, name, serial + 1) == (0, 0)
+        assert queries.agreement(state, name, serial) == (2, 1)
+        assert queries.agreement(state, name, serial + 1) == (0, 0)
     finally:
         desk.store.close()
 

@@ -7,21 +7,20 @@ import pytest
 
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
-from bloodedge_device import boards
-from bloodedge_device.settings import read_settings
+from bloodedge_device.settings import board_profiles, read_settings
 
 NAMED = ("raspberry-pi-5", "raspberry-pi-4", "raspberry-pi-zero-2w", "intel-n100", "generic-arm64", "generic-x86-64")
 
 
 def test_there_is_a_profile_of_each_board() -> None:
-    assert boards.names() == sorted(NAMED)
+    assert board_profiles.names() == sorted(NAMED)
 
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_profiles_settings_are_read_back_as_they_stand_in_it(name: str, tmp_path: Path) -> None:
-    profile = boards.read_profile(name)
+    profile = board_profiles.read_profile(name)
     path = tmp_path / "device.toml"
-    path.write_text(boards.settings_text(name))
+    path.write_text(board_profiles.settings_text(name))
     settings = read_settings(path)
     assert settings.camera.model_dump() == profile.device.camera.model_dump()
     assert settings.watch == profile.device.watch
@@ -36,7 +35,7 @@ def test_a_profiles_settings_are_read_back_as_they_stand_in_it(name: str, tmp_pa
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_board_is_asked_for_no_more_than_it_has(name: str) -> None:
-    profile = boards.read_profile(name)
+    profile = board_profiles.read_profile(name)
     assert profile.board.memory_max_mb < profile.board.ram_mb
     if profile.board.architecture == "aarch64":
         assert profile.device.engine == "litert"  # OpenVINO's int8 runs mostly as float there
@@ -44,11 +43,11 @@ def test_a_board_is_asked_for_no_more_than_it_has(name: str) -> None:
 
 
 def test_a_mistake_in_a_profile_is_told_with_its_keys_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = boards.FOLDERS[1].joinpath("raspberry-pi-5.toml").read_text().replace("threads = 2", "treads = 2")
+    text = board_profiles.FOLDERS[1].joinpath("raspberry-pi-5.toml").read_text().replace("threads = 2", "treads = 2")
     (tmp_path / "mine.toml").write_text(text)
-    monkeypatch.setattr(boards, "FOLDERS", (tmp_path,))
+    monkeypatch.setattr(board_profiles, "FOLDERS", (tmp_path,))
     with pytest.raises(UsageError, match=r"device\.treads: unknown key\. Did you mean"):
-        boards.read_profile("mine")
+        board_profiles.read_profile("mine")
 
 
 def test_the_command_writes_a_settings_file_or_names_the_boards(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 import bloodedge_device.settings as settings_module
 from bloodedge.cli import main
-from bloodedge.decision import Reason
+from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.simulation import FieldSpec, render_field
-from bloodedge_device.calibrate.measure import calibrate
-from bloodedge_device.calibrate.micrometer import period_px
-from bloodedge_device.calibrate.profile import CameraProfile, read_profile, write_profile
-from bloodedge_device.calibrate.scale import RED_CELL_MEAN_UM, from_red_cells
+from bloodedge_device.calibration.measure import calibrate
+from bloodedge_device.calibration.micrometer import period_px
+from bloodedge_device.calibration.scale import RED_CELL_MEAN_UM, from_red_cells
 from bloodedge_device.camera import Camera, open_camera
-from bloodedge_device.gate import check
+from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.settings import CameraSettings, read_settings
+from bloodedge_device.settings.camera_profile import CameraProfile, read_profile, write_profile
 
 
 def run(*arguments: str | Path) -> int:

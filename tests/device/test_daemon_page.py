@@ -17,7 +17,7 @@ from urllib.request import urlopen
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device import daemon
+from bloodedge_device.daemon import daemon
 from bloodedge_device.health import Health
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import Store

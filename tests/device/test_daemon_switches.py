@@ -17,16 +17,16 @@ from bloodedge.bundle import Bundle
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.signing import read_public_key
 from bloodedge.signing.trust import REVOKED, revoke
-from bloodedge_device import housekeeping, loading
-from bloodedge_device.daemon import Daemon, run_device
+from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.loading import Loaded
+from bloodedge_device.bundles.slot_record import Slot, read_record, slot_file
+from bloodedge_device.bundles.slot_watch import SlotWatch
+from bloodedge_device.bundles.switch import promote
+from bloodedge_device.daemon import services
+from bloodedge_device.daemon.daemon import Daemon, run_device
 from bloodedge_device.health import Level
-from bloodedge_device.loading import Loaded
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.slots import watch
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import Slot, read_record, slot_file
-from bloodedge_device.slots.switching import promote
-from bloodedge_device.slots.watch import SlotWatch
 from bloodedge_device.store import DATABASE, DiskFullError, Store
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -46,9 +46,9 @@ def lab(tmp_path: Path, state: Path) -> Laboratory:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes on beside the frames does so all the time."""
-    monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
-    monkeypatch.setattr(watch, "JUDGED_EVERY_S", 0.1)
-    monkeypatch.setattr(watch, "KEPT_EVERY_S", 0.1)
+    monkeypatch.setattr(services, "EVERY_S", 0.05)
+    monkeypatch.setattr(slot_watch, "JUDGED_EVERY_S", 0.1)
+    monkeypatch.setattr(slot_watch, "KEPT_EVERY_S", 0.1)
 
 
 @pytest.fixture
@@ -327,7 +327,7 @@ def test_all_that_a_key_signed_gives_way_when_it_is_revoked(lab: Laboratory, pla
 def test_a_reload_finds_a_revoked_key_at_once(
     lab: Laboratory, play: Callable[[At], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "EVERY_S", 60)
+    monkeypatch.setattr(services, "EVERY_S", 60)
     proven(lab, 1)
     play({10: revoked(lab), 11: hang_up})
     run_device(lab.settings(camera=CAMERA), frames=20)

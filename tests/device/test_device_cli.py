@@ -18,9 +18,10 @@ import pytest
 
 from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
+from bloodedge.engine.golden import GoldenResult
 from bloodedge.errors import UsageError
-from bloodedge.golden import GoldenResult
-from bloodedge_device import daemon, loading
+from bloodedge_device.bundles import loading
+from bloodedge_device.daemon import daemon
 from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.web import browser

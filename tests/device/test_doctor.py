@@ -15,8 +15,10 @@ import pytest
 
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError
-from bloodedge_device import camera, doctor, loading
-from bloodedge_device.doctor import Finding, examine, show, to_json
+from bloodedge_device import camera
+from bloodedge_device.bundles import loading
+from bloodedge_device.cli import doctor
+from bloodedge_device.cli.doctor import Finding, examine, show, to_json
 from bloodedge_device.settings import DeviceSettings
 
 

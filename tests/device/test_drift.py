@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bloodedge.reference import ASPECTS, aspects_of, fit_reference
-from bloodedge_device.specimen.drift import drift
+from bloodedge.decision.reference_people import ASPECTS, aspects_of, fit_reference
+from bloodedge_device.slide.drift import drift
 
 CELLS = 150
 

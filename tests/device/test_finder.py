@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from bloodedge.decision import Reason
+from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import ImagingSpec, network_input, read_image
 from bloodedge.simulation import Field, FieldSpec, render_field

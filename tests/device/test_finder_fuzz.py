@@ -14,7 +14,7 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import Image, ImagingSpec, network_input
 from bloodedge.simulation import FieldSpec, render_field
 from bloodedge_device.finder import Found, estimate_um_per_px, find_cells
-from bloodedge_device.gate import check
+from bloodedge_device.finder.frame_gate import check
 
 pytestmark = pytest.mark.filterwarnings("error")
 

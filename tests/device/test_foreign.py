@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from bloodedge_device.specimen.foreign import FOREIGN_SHARE, REMEMBERED, SURELY, SlideDomain
+from bloodedge_device.slide.domain_check import FOREIGN_SHARE, REMEMBERED, SURELY, SlideDomain
 
 
 def judged(outside: NDArray[np.bool_]) -> list[bool]:

@@ -12,7 +12,7 @@ import pytest
 
 from bloodedge.errors import UsageError
 from bloodedge_device.settings import read_settings
-from bloodedge_device.supervise.thermal import Pace, pace_at
+from bloodedge_device.system.thermal import Pace, pace_at
 from bloodedge_device.web.client import ask
 
 DEVICE = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bloodedge.errors import UsageError
-from bloodedge_device.host import keep_to_cores
+from bloodedge_device.system.process import keep_to_cores
 
 TWO = len(os.sched_getaffinity(0)) > 1
 

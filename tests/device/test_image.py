@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from bloodedge.cli import cli
-from bloodedge_device.boards import names
+from bloodedge_device.settings.board_profiles import names
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from bloodedge.metrics import wilson
-from bloodedge_device.specimen.interval import FEWEST_CLUSTERS, ClusteredShare, student
+from bloodedge_device.slide.interval import FEWEST_CLUSTERS, ClusteredShare, student
 
 
 def beta_binomial(rng, share, icc, called):

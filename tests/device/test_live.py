@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge_device import live
 from bloodedge_device.camera import Capture
-from bloodedge_device.live import Live
+from bloodedge_device.daemon import live
+from bloodedge_device.daemon.live import Live
 from bloodedge_device.pipeline import FrameResult
 
 

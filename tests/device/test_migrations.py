@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_device.report import read_report
+from bloodedge_device.report.reading import read_report
 from bloodedge_device.store import DATABASE, SCHEMA_VERSION, Store, open_for_reading
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS
 

@@ -13,23 +13,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.decision import Reason
+from bloodedge.decision.thresholds import Reason
 from bloodedge.engine import Engine
-from bloodedge_device import housekeeping, loading
-from bloodedge_device.daemon import Daemon, run_device
+from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.loading import Loaded
+from bloodedge_device.bundles.probation import MOST_FAULTS, Figures, figures_of, why_failed
+from bloodedge_device.bundles.slot_record import read_record
+from bloodedge_device.daemon import services
+from bloodedge_device.daemon.daemon import Daemon, run_device
+from bloodedge_device.daemon.model_faults import MOST_IN_A_ROW, ModelFaults
 from bloodedge_device.health import Level
-from bloodedge_device.loading import Loaded
-from bloodedge_device.model_faults import MOST_IN_A_ROW, ModelFaults
 from bloodedge_device.pipeline import Pipeline
-from bloodedge_device.report import read_report, warnings_of
+from bloodedge_device.report.reading import read_report, warnings_of
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import UpdateSettings
-from bloodedge_device.slots import watch
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.probation import MOST_FAULTS, Figures, figures_of, why_failed
-from bloodedge_device.slots.record import read_record
 from bloodedge_device.store import DATABASE
-from bloodedge_device.web.words import verdict
+from bloodedge_device.web.phrases import verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
 from slot_bundles import Laboratory, proven, tried
@@ -63,8 +63,8 @@ def lab(tmp_path: Path, state: Path) -> Laboratory:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon looks at the slots all the time."""
-    monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
-    monkeypatch.setattr(watch, "JUDGED_EVERY_S", 0.1)
+    monkeypatch.setattr(services, "EVERY_S", 0.05)
+    monkeypatch.setattr(slot_watch, "JUDGED_EVERY_S", 0.1)
 
 
 @pytest.fixture
@@ -226,8 +226,8 @@ def test_a_network_that_gives_no_probabilities_does_not_pass_its_self_test(
 
 
 def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide(fakes: ModuleType) -> None:
-    from bloodedge_device.specimen.statistics import Tally, Totals
-    from bloodedge_device.status import CellStatus, FrameStatus
+    from bloodedge_device.slide.statistics import Tally, Totals
+    from bloodedge_device.snapshot.status import CellStatus, FrameStatus
 
     pipeline = Pipeline(Faulty(FAULTS["nan"]), fakes.make_manifest(), fakes.check, fakes.find_cells)
     result, tally, totals = pipeline.process(fakes.frame()), Tally(), Totals()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bloodedge.decision import Reason
-from bloodedge.manifest import LatencyMs
-from bloodedge_device.histogram import LatencyHistogram
-from bloodedge_device.publish.prometheus import Snapshot, exposition
+from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.decision.thresholds import Reason
+from bloodedge_device.latency import LatencyHistogram
+from bloodedge_device.outputs.prometheus import Snapshot, exposition
 
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
 RULES = CONFIGS / "prometheus" / "bloodedge.rules.yml"

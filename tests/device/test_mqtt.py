@@ -18,10 +18,11 @@ import pytest
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-from bloodedge_device.publish import Message, mqtt
-from bloodedge_device.publish.discovery import DeviceDescription, StatusPayload, discovery
-from bloodedge_device.publish.mqtt import MqttPublisher, Window, why_ended
+from bloodedge_device.outputs import mqtt
+from bloodedge_device.outputs.home_assistant import DeviceDescription, StatusPayload, discovery
+from bloodedge_device.outputs.mqtt import MqttPublisher, Window, why_ended
 from bloodedge_device.settings.sections import MqttSettings
+from bloodedge_device.store.outbox import Message
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
 from older_broker import REFUSES_VERSION, OlderBroker

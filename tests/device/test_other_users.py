@@ -14,9 +14,9 @@ from nobody import NOBODY, Nobody
 
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
-from bloodedge_device.provision.record import RECORD
+from bloodedge_device.bundles.start import started
+from bloodedge_device.provision.undo_record import RECORD
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.slots.starting import started
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 AARCH64 = 183

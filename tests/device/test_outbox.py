@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from bloodedge_device.publish.messages import Draft
+from bloodedge_device.outputs.messages import Draft
 from bloodedge_device.store import DATABASE, DiskFullError, Store
 
 

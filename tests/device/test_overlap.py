@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bloodedge.simulation import Field, FieldSpec, render_field
-from bloodedge_device.specimen.overlap import Placement, Sighting, SlideMap
+from bloodedge_device.slide.overlap import Placement, Sighting, SlideMap
 
 WIDTH, HEIGHT, UM_PER_PX = 640, 480, 0.1
 NOISE = 1.5

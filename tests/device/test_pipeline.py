@@ -5,14 +5,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from bloodedge.decision import Reason, calibrated, decide
-from bloodedge.domain import Domain, describe
+from bloodedge.bundle.manifest import Manifest
+from bloodedge.decision.domain import Domain, describe
+from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.imaging import network_input
-from bloodedge.manifest import Manifest
 from bloodedge_device.camera import BadFrame, Capture
-from bloodedge_device.histogram import LatencyHistogram
+from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
-from bloodedge_device.specimen.foreign import REMEMBERED
+from bloodedge_device.slide.domain_check import REMEMBERED
 
 
 @pytest.fixture

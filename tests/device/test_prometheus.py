@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bloodedge.manifest import LatencyMs
-from bloodedge_device.histogram import LatencyHistogram
-from bloodedge_device.publish.prometheus import Snapshot, exposition
+from bloodedge.bundle.manifest import LatencyMs
+from bloodedge_device.latency import LatencyHistogram
+from bloodedge_device.outputs.prometheus import Snapshot, exposition
 
 
 def snapshot() -> Snapshot:

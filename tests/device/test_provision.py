@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.boards import names, read_profile
-from bloodedge_device.provision.record import RECORD
-from bloodedge_device.provision_cli import provision_command
+from bloodedge_device.cli.provision import provision_command
+from bloodedge_device.provision.undo_record import RECORD
+from bloodedge_device.settings.board_profiles import names, read_profile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cards import AARCH64, ADDED, CMDLINE, CONFIG, X86_64, contents, make_architecture, make_card, pi, provision

@@ -14,7 +14,7 @@ import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.provision import content
-from bloodedge_device.provision.record import RECORD
+from bloodedge_device.provision.undo_record import RECORD
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cards import ADDED, CMDLINE, CONFIG, contents, make_card, pi, provision

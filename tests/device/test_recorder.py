@@ -8,11 +8,11 @@ from types import ModuleType
 
 import pytest
 
-from bloodedge_device import recorder
+from bloodedge_device.daemon import recorder
+from bloodedge_device.daemon.recorder import Recorder
 from bloodedge_device.health import Health, Level
-from bloodedge_device.recorder import Recorder
 from bloodedge_device.settings import StoreSettings
-from bloodedge_device.specimen.inwork import SlideInWork
+from bloodedge_device.slide.current import SlideInWork
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store
 
 

@@ -9,14 +9,14 @@ from types import ModuleType
 import pytest
 
 from bloodedge import RESEARCH_USE
-from bloodedge.decision import Reason
-from bloodedge.domain import Domain
+from bloodedge.decision.domain import Domain
+from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import UsageError
 from bloodedge.report import charts, data_uri
-from bloodedge_device.histogram import StageTimes
-from bloodedge_device.report import read_report
-from bloodedge_device.report_page import page, write_page
-from bloodedge_device.report_table import show
+from bloodedge_device.latency import StageTimes
+from bloodedge_device.report.page import page, write_page
+from bloodedge_device.report.reading import read_report
+from bloodedge_device.report.terminal import show
 from bloodedge_device.store import Store
 
 

@@ -4,7 +4,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bloodedge.metrics import wilson
-from bloodedge_device.specimen.reviewed import REVIEW_LABELS, ReviewedCell, review_figures
+from bloodedge_device.slide.review import REVIEW_LABELS, ReviewedCell, review_figures
 
 
 def cells(said, person, count, probability=0.5, sampling="random", frames=5):

@@ -21,7 +21,7 @@ from bloodedge.errors import UsageError
 from bloodedge_device.camera import open_camera
 from bloodedge_device.health import Health, Level
 from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
-from bloodedge_device.store import DATABASE, Store, audit, open_for_reading
+from bloodedge_device.store import DATABASE, Store, audit_log, open_for_reading
 
 FAKE_DEVICE = Path(__file__).with_name("fakes.py")
 SECRETS = (b"hunter2", b"op%40erator", b"tok3nT0K3N")
@@ -100,14 +100,14 @@ def test_entries_of_before_are_shown_without_passwords_and_their_log_stays_whole
     store = Store(state)
     with store._transaction() as database:
         plain = json.dumps({"settings": {"camera": {"source": "rtsp://op:hunter2@cam/1"}}})
-        digest = audit._digest(audit.FIRST, ("2026-05-01T00:00:00+00:00", "daemon", "run began", plain))
+        digest = audit_log._digest(audit_log.FIRST, ("2026-05-01T00:00:00+00:00", "daemon", "run began", plain))
         row = ("2026-05-01T00:00:00+00:00", "daemon", "run began", plain, digest)
         database.execute("INSERT INTO audit (at, actor, action, detail, digest) VALUES (?, ?, ?, ?, ?)", row)
     store.note("daemon", "settings", {"source": "rtsp://op:hunter2@cam/2"})
     store.close()
     with open_for_reading(state) as database:
-        assert audit.first_broken(database) is None
-        shown = json.dumps([entry.detail for entry in audit.read(database)])
+        assert audit_log.first_broken(database) is None
+        shown = json.dumps([entry.detail for entry in audit_log.read(database)])
     assert "hunter2" not in shown
     assert shown.count("rtsp://***@cam/") == 2
 

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from bloodedge.errors import UsageError
-from bloodedge_device.cli import device
+from bloodedge_device.cli.device import device
 from bloodedge_device.settings import (
     CameraSettings,
     DeviceSettings,

@@ -7,7 +7,7 @@ import pytest
 
 from bloodedge.cli import main
 from bloodedge_device.settings import DeviceSettings, read_settings
-from bloodedge_device.settings.reference import reference
+from bloodedge_device.settings.example_file import reference
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "firmware_configs" / "device.example.toml"
 

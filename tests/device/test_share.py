@@ -7,17 +7,17 @@ from types import ModuleType
 
 import pytest
 
-from bloodedge.prevalence import Outcomes, Rates
+from bloodedge.decision.prevalence import Outcomes, Rates
 from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.camera.simulated import SimulatedCamera
+from bloodedge_device.outputs.messages import slide_message
 from bloodedge_device.pipeline import FrameResult
-from bloodedge_device.publish.messages import slide_message
-from bloodedge_device.report import read_report
-from bloodedge_device.report_page import page
+from bloodedge_device.report.page import page
+from bloodedge_device.report.reading import read_report
 from bloodedge_device.settings import CameraSettings
-from bloodedge_device.specimen.interval import ClusteredShare
-from bloodedge_device.specimen.inwork import SlideInWork
-from bloodedge_device.specimen.share import SlideShare
+from bloodedge_device.slide.current import SlideInWork
+from bloodedge_device.slide.interval import ClusteredShare
+from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.store import Store
 
 

@@ -19,12 +19,10 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import sha256
 from bloodedge.signing import Untrusted
 from bloodedge.signing.trust import revoke
-from bloodedge_device import slots_cli
-from bloodedge_device.loading import load
-from bloodedge_device.settings import DeviceSettings, released_bundle
-from bloodedge_device.slots import trial
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import (
+from bloodedge_device.bundles import trial
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.loading import load
+from bloodedge_device.bundles.slot_record import (
     COPY,
     DAMAGED,
     LONGEST_HISTORY,
@@ -36,8 +34,10 @@ from bloodedge_device.slots.record import (
     slot_file,
     slots_folder,
 )
-from bloodedge_device.slots.switching import fall_back, keep_health, promote, roll_back
-from bloodedge_device.slots.trial import Trial
+from bloodedge_device.bundles.switch import fall_back, keep_health, promote, roll_back
+from bloodedge_device.bundles.trial import Trial
+from bloodedge_device.cli import slots
+from bloodedge_device.settings import DeviceSettings, released_bundle
 from bloodedge_device.store import DATABASE
 from bloodedge_device.web import client
 
@@ -476,7 +476,7 @@ def test_a_daemon_that_does_not_answer_yet_is_waited_for(
     ends: bool,
 ) -> None:
     monkeypatch.setenv("BLOODEDGE_DEVICE__ENGINE", "litert")
-    monkeypatch.setattr(slots_cli, "LIVE_WITHIN_S", 60.0 if ends else 0.5)
+    monkeypatch.setattr(slots, "LIVE_WITHIN_S", 60.0 if ends else 0.5)
     bundle = lab.bundle(1)
     if ends:
         _ended_when_asked(starting, monkeypatch)

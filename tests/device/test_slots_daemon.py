@@ -25,19 +25,19 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.signing import read_private_key, sign_bundle
 from bloodedge.signing.keys import new_key
 from bloodedge.signing.trust import revoke, trust
-from bloodedge_device import housekeeping, loading
-from bloodedge_device.daemon import Daemon, run_device
-from bloodedge_device.doctor import examine
-from bloodedge_device.loading import Loaded
+from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles import slot_record as slots_record
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.loading import Loaded
+from bloodedge_device.bundles.probation import Figures, why_failed
+from bloodedge_device.bundles.slot_record import RECORD, Slot, read_record, slot_file, slots_folder
+from bloodedge_device.bundles.start import started
+from bloodedge_device.bundles.switch import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, promote
+from bloodedge_device.cli.doctor import examine
+from bloodedge_device.daemon import services
+from bloodedge_device.daemon.daemon import Daemon, run_device
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import SlideSettings, UpdateSettings
-from bloodedge_device.slots import record as slots_record
-from bloodedge_device.slots import watch
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.probation import Figures, why_failed
-from bloodedge_device.slots.record import RECORD, Slot, read_record, slot_file, slots_folder
-from bloodedge_device.slots.starting import started
-from bloodedge_device.slots.switching import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, promote
 from bloodedge_device.store import DATABASE, RunInfo, Store
 from bloodedge_device.web.client import ask
 
@@ -87,8 +87,8 @@ def lab(tmp_path: Path, state: Path) -> Laboratory:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon looks at the slots all the time."""
-    monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
-    monkeypatch.setattr(watch, "JUDGED_EVERY_S", 0.1)
+    monkeypatch.setattr(services, "EVERY_S", 0.05)
+    monkeypatch.setattr(slot_watch, "JUDGED_EVERY_S", 0.1)
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -281,7 +281,7 @@ def test_a_minute_ends_a_row_of_crashes_of_a_good_bundle_only(
     if state_of == "good":
         promote(lab.state, done.what.sha256)
     count_start(lab.state)
-    monkeypatch.setattr(watch, "UNHARMED_S", 0.5)
+    monkeypatch.setattr(slot_watch, "UNHARMED_S", 0.5)
     counts: list[int] = []
     monkeypatch.setattr(Daemon, "_process", noting(Daemon._process, lambda: counts.append(starts(lab))))
     run_device(lab.settings(camera={"rate": 20}), frames=40)
@@ -295,7 +295,7 @@ def test_a_board_without_its_camera_does_not_count_against_a_bundle_on_probation
 ) -> None:
     install(lab.settings(), lab.bundle(1), trial=tried)
     count_start(lab.state)
-    monkeypatch.setattr(watch, "UNHARMED_S", 0.5)
+    monkeypatch.setattr(slot_watch, "UNHARMED_S", 0.5)
     counted: list[int] = []
 
     def end_once_forgotten() -> None:

@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_device.daemon import run_device
-from bloodedge_device.loading import load
-from bloodedge_device.slots import record as slots_record
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import COPY, DAMAGED, RECORD, Record, read_copy, read_record, slot_file, slots_folder
-from bloodedge_device.slots.repairing import NOT_THE_LAST, repair
-from bloodedge_device.slots.switching import fall_back, roll_back
+from bloodedge_device.bundles import slot_record as slots_record
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.loading import load
+from bloodedge_device.bundles.repair import NOT_THE_LAST, repair
+from bloodedge_device.bundles.slot_record import (
+    COPY,
+    DAMAGED,
+    RECORD,
+    Record,
+    read_copy,
+    read_record,
+    slot_file,
+    slots_folder,
+)
+from bloodedge_device.bundles.switch import fall_back, roll_back
+from bloodedge_device.daemon.daemon import run_device
 
 sys.path.insert(0, str(Path(__file__).parent))
 from slot_bundles import NAME, Laboratory, proven, tried

@@ -10,15 +10,15 @@ import pytest
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import sha256
 from bloodedge.signing.trust import revoke
-from bloodedge_device import housekeeping, loading
-from bloodedge_device.daemon import run_device
+from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles import slot_record as slots_record
+from bloodedge_device.bundles.install import install
+from bloodedge_device.bundles.slot_record import Record, read_record, slot_file
+from bloodedge_device.bundles.start import started
+from bloodedge_device.bundles.switch import roll_back
+from bloodedge_device.daemon import services
+from bloodedge_device.daemon.daemon import run_device
 from bloodedge_device.health import Level
-from bloodedge_device.slots import record as slots_record
-from bloodedge_device.slots import watch
-from bloodedge_device.slots.installing import install
-from bloodedge_device.slots.record import Record, read_record, slot_file
-from bloodedge_device.slots.starting import started
-from bloodedge_device.slots.switching import roll_back
 
 sys.path.insert(0, str(Path(__file__).parent))
 from slot_bundles import Laboratory, proven, tried
@@ -133,20 +133,20 @@ def test_a_rollback_with_a_fault_of_the_trusted_keys_leaves_the_other_bundle_goo
 def test_a_running_daemon_takes_a_bundle_over_once_the_fault_is_put_right(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(housekeeping, "EVERY_S", 0.05)
-    monkeypatch.setattr(watch, "TRIED_EVERY_S", 0.1)
+    monkeypatch.setattr(services, "EVERY_S", 0.05)
+    monkeypatch.setattr(slot_watch, "TRIED_EVERY_S", 0.1)
     before = proven(lab, 1)
     put_right = with_a_stray_file(lab.state / "trust")
     told = []
-    tell = watch.SlotWatch._tell
+    tell = slot_watch.SlotWatch._tell
 
-    def heard(self: watch.SlotWatch, record: Record) -> None:
+    def heard(self: slot_watch.SlotWatch, record: Record) -> None:
         tell(self, record)
         told.append(self._daemon.health.conditions()["bundle"])
         if len(told) == 10:
             put_right()
 
-    monkeypatch.setattr(watch.SlotWatch, "_tell", heard)
+    monkeypatch.setattr(slot_watch.SlotWatch, "_tell", heard)
     run_device(lab.settings(camera={"kind": "simulated", "rate": 20}), frames=60)
     assert {condition.level for condition in told[:10]} == {Level.WARNING}
     assert told[0].sentence.startswith("lymph 1 does not run until this is put right: ")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from bloodedge.imaging import Cell, ImagingSpec
-from bloodedge.restain import StainBasis
-from bloodedge.stain import romanowsky
-from bloodedge_device.stain import CELLS, SlideStain
+from bloodedge.imaging.optical_density import romanowsky
+from bloodedge.imaging.restain import StainBasis
+from bloodedge_device.finder.slide_stain import CELLS, SlideStain
 
 REFERENCE = StainBasis.model_validate({"dyes": romanowsky()[:2].tolist(), "strength": (1.0, 1.0)})
 TRAINED = ImagingSpec(stain=REFERENCE)

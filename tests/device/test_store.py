@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.histogram import StageTimes
+from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store, open_for_reading
 from bloodedge_device.store.writer import ANEW_SPAN_S, MOST_ANEW

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from bloodedge.errors import UsageError
-from bloodedge_device.supervise.clock import ClockWatch, clock_synchronised, in_step
-from bloodedge_device.supervise.logs import DeviceHandler, configure_logging
-from bloodedge_device.supervise.notify import Notifier
-from bloodedge_device.supervise.thermal import Throttling, decode_pi, read_throttling
+from bloodedge_device.system.clock import ClockWatch, clock_synchronised, in_step
+from bloodedge_device.system.logs import DeviceHandler, configure_logging
+from bloodedge_device.system.sd_notify import Notifier
+from bloodedge_device.system.thermal import Throttling, decode_pi, read_throttling
 
 
 @pytest.fixture

@@ -19,15 +19,15 @@ import pytest
 
 from bloodedge.errors import UsageError
 from bloodedge.files import sha256
-from bloodedge_device.publish import download
-from bloodedge_device.publish import wanted as module
-from bloodedge_device.publish.wanted import DOWNLOAD, FILE, WantedWorker
+from bloodedge_device.bundles import install as installing
+from bloodedge_device.bundles.install import TryOut, install
+from bloodedge_device.bundles.slot_record import Record, install_lock, read_record
+from bloodedge_device.bundles.switch import fall_back, promote, roll_back
+from bloodedge_device.bundles.trial import Trial
+from bloodedge_device.outputs import bundle_updater as module
+from bloodedge_device.outputs import download
+from bloodedge_device.outputs.bundle_updater import DOWNLOAD, FILE, WantedWorker
 from bloodedge_device.settings import DeviceSettings, read_settings
-from bloodedge_device.slots import installing
-from bloodedge_device.slots.installing import TryOut, install
-from bloodedge_device.slots.record import Record, install_lock, read_record
-from bloodedge_device.slots.switching import fall_back, promote, roll_back
-from bloodedge_device.slots.trial import Trial
 
 sys.path.insert(0, str(Path(__file__).parent))
 from slot_bundles import Laboratory, tried

@@ -19,7 +19,7 @@ import pytest
 
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.camera import BadFrame, Frame, SourceFile, open_camera, watch
+from bloodedge_device.camera import BadFrame, Frame, SourceFile, open_camera, watched_folder
 from bloodedge_device.settings import CameraSettings, DeviceSettings, read_settings, with_options
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.store.watched import read_watched
@@ -80,8 +80,8 @@ class Watched:
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("LOOK_EVERY_S", 0.02), ("SETTLED_S", 0.2), ("SETTLED_WITHOUT_END_S", 0.3)):
-        monkeypatch.setattr(watch, name, seconds)
-    monkeypatch.setattr(watch, "PATIENCE_S", 1.0)
+        monkeypatch.setattr(watched_folder, name, seconds)
+    monkeypatch.setattr(watched_folder, "PATIENCE_S", 1.0)
 
 
 @pytest.fixture

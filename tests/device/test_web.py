@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bloodedge import RESEARCH_USE
-from bloodedge.decision import Reason
-from bloodedge.reference import ASPECTS, AspectReference, Reference
+from bloodedge.decision.reference_people import ASPECTS, AspectReference, Reference
+from bloodedge.decision.thresholds import Reason
 from bloodedge_device.settings import WebSettings
-from bloodedge_device.web import reading
+from bloodedge_device.store import queries
 
 sys.path.insert(0, str(Path(__file__).parent))
 import web_fakes
@@ -101,7 +101,7 @@ def test_a_slide_is_started_labelled_and_ended_with_forms_alone(desk: FakeDesk) 
     client.post("/slides/2/label", data={"csrf": csrf, "label": "Other", "back": "live"})
     assert client.post("/slides/end", data={"csrf": csrf}).headers["location"] == "/slides/2"
     assert desk.slide is None
-    rows = reading.slides(desk.state, 10, 10)
+    rows = queries.slides(desk.state, 10, 10)
     assert [(row.label, row.finished is not None) for row in rows] == [("Other", True), ("Specimen 12", True)]
 
 
@@ -130,7 +130,7 @@ def test_a_slide_cut_off_by_a_power_cut_is_called_so(desk: FakeDesk) -> None:
 
 def test_cells_seen_again_do_not_count_twice(desk: FakeDesk) -> None:
     desk.see([0.9, 0.9], repeated=True)
-    slide = reading.find_slide(desk.state, 1)
+    slide = queries.find_slide(desk.state, 1)
     assert slide is not None
     assert (slide.cells, slide.blasts, slide.normals) == (15, 5, 8)
 
@@ -160,7 +160,7 @@ def test_a_review_hides_the_devices_answer_until_the_person_has_answered(desk: F
     assert "the device" not in page.replace("What the device said", "")
     answered = client.post(action, data={"csrf": csrf_of(client), "sampling": "random", "label": "unsure"})
     after = client.get(answered.headers["location"]).text
-    found = reading.find_cell(desk.state, cell)
+    found = queries.find_cell(desk.state, cell)
     assert found is not None
     assert "You said <b>unsure</b>, the device" in after
     assert f"{found[1].label}</span>" in after
@@ -173,21 +173,21 @@ def test_the_latest_answer_counts(desk: FakeDesk) -> None:
     csrf = csrf_of(client)
     for label in ("blast", "normal"):
         client.post("/review/1/1", data={"csrf": csrf, "sampling": "random", "label": label})
-    assert [cell.person for cell in reading.reviewed_cells(desk.state, 1)] == ["normal"]
+    assert [cell.person for cell in queries.reviewed_cells(desk.state, 1)] == ["normal"]
     assert "it was <b>normal</b> to you" in client.get("/review/1?sampling=random&cell=1").text
 
 
 def test_random_cells_keep_their_order_while_cells_are_added(desk: FakeDesk) -> None:
-    before = reading.review_order(desk.state, 1, "random")
+    before = queries.review_order(desk.state, 1, "random")
     desk.see([0.9, 0.1])
-    after = reading.review_order(desk.state, 1, "random")
+    after = queries.review_order(desk.state, 1, "random")
     assert [cell for cell in after if cell in before] == before
     assert sorted(before) == list(range(1, 16))
     assert before != sorted(before)
 
 
 def test_the_gallery_begins_with_the_most_blast_like_and_the_most_uncertain(desk: FakeDesk) -> None:
-    first, second = (reading.find_cell(desk.state, cell) for cell in reading.review_order(desk.state, 1, "gallery")[:2])
+    first, second = (queries.find_cell(desk.state, cell) for cell in queries.review_order(desk.state, 1, "gallery")[:2])
     assert first is not None
     assert second is not None
     assert (first[1].blast_probability, second[1].blast_probability) == (0.97, 0.5)
@@ -208,7 +208,7 @@ def test_another_slides_cell_cannot_be_reviewed_here(desk: FakeDesk) -> None:
     assert client.get("/review/2?cell=1").status_code == 404
     answer = client.post("/review/2/1", data={"csrf": csrf_of(client), "sampling": "random", "label": "blast"})
     assert answer.status_code == 404
-    assert reading.reviewed_cells(desk.state, 1) == []
+    assert queries.reviewed_cells(desk.state, 1) == []
 
 
 def test_the_health_page_shows_the_audit_log_and_that_it_is_whole(desk: FakeDesk) -> None:

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from bloodedge.errors import UsageError
 from bloodedge_device.settings import WebSettings
-from bloodedge_device.web import guard, patience
+from bloodedge_device.web import request_checks, uvicorn_limits
 from bloodedge_device.web.access import TOKEN, Access, Sessions, Throttle, check_token, new_token
 from bloodedge_device.web.client import ask
 from bloodedge_device.web.server import WebServer
@@ -450,7 +450,7 @@ def test_a_browser_that_waits_for_a_frame_does_not_hold_up_the_end(server: WebSe
 
 
 def test_a_connection_that_asks_for_nothing_is_closed(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SILENT_S", 0.2)
+    monkeypatch.setattr(uvicorn_limits, "SILENT_S", 0.2)
     port = int(server.url.rstrip("/").rsplit(":", 1)[1])
     for start in (b"", b"GET / HTTP/1.1\r\nHost: "):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -461,7 +461,7 @@ def test_a_connection_that_asks_for_nothing_is_closed(server: WebServer, monkeyp
 def test_a_body_that_does_not_come_and_headers_that_do_not_end_are_given_up(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "BODY_S", 0.2)
+    monkeypatch.setattr(request_checks, "BODY_S", 0.2)
     port = int(server.url.rstrip("/").rsplit(":", 1)[1])
     slow = f"POST /slides HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Length: 10\r\n\r\nab"
     endless = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX: {'x' * 40_000}"
@@ -491,7 +491,7 @@ def test_what_is_no_request_is_answered_like_everything_else(server: WebServer, 
     assert status == 400
     assert headers["content-type"] == "application/json"
     assert "is not HTTP/1.1" in json.loads(body)["error"]
-    assert guard.HEADERS.items() <= headers.items()
+    assert request_checks.HEADERS.items() <= headers.items()
 
 
 def test_a_body_that_turns_malformed_ends_the_connection(server: WebServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -504,12 +504,12 @@ def test_a_body_that_turns_malformed_ends_the_connection(server: WebServer, capl
 def test_when_too_many_ask_the_answer_says_when_to_try_again(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(patience, "CONNECTIONS", 1)
+    monkeypatch.setattr(uvicorn_limits, "CONNECTIONS", 1)
     request = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"
     status, headers, body = raw_answer(server, request % b"/api/v1/status")
     assert (status, headers["retry-after"]) == (503, "5")
     assert json.loads(body) == {"error": "Too many ask this device at the same time; try again in 5 s."}
-    assert guard.HEADERS.items() <= headers.items()
+    assert request_checks.HEADERS.items() <= headers.items()
     status, headers, body = raw_answer(server, request % b"/slides")
     assert (status, headers["content-type"]) == (503, "text/html; charset=utf-8")
     assert b"try again in 5 s." in body

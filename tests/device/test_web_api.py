@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 from starlette.types import ASGIApp, Message, Scope
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_device.report import read_report
+from bloodedge_device.report.reading import read_report
 from bloodedge_device.settings import WebSettings
-from bloodedge_device.web import reading, work
+from bloodedge_device.store import queries
+from bloodedge_device.web import worker_threads
 from bloodedge_device.web.access import new_token
 from bloodedge_device.web.app import make_app
 
@@ -61,7 +62,7 @@ def test_waiting_ends_when_the_time_is_over(desk: FakeDesk) -> None:
 
 
 def test_when_too_many_wait_others_are_answered_at_once(desk: FakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "WAITING", 0)
+    monkeypatch.setattr(worker_threads, "WAITING", 0)
     began = monotonic()
     assert client_of(desk).get("/api/v1/status?after=5&wait_s=20").status_code == 200
     assert monotonic() - began < 5
@@ -108,7 +109,7 @@ def test_a_program_starts_labels_reviews_and_ends(desk: FakeDesk, bearer: dict[s
     assert (answer.status_code, answer.json()) == (201, {"cell": 1, "label": "normal"})
     assert client.post("/api/v1/slides/current/end").json() == {"slide": 2}
     assert client.post("/api/v1/slides/current/end").status_code == 409
-    slides = reading.slides(desk.state, 100, 100)
+    slides = queries.slides(desk.state, 100, 100)
     assert [(slide.label, slide.reviewed) for slide in slides] == [("R2", 0), ("Specimen 12", 1)]
     actors = {row[0] for row in desk.store._database.execute("SELECT actor FROM audit WHERE id > 1")}
     assert actors == {"api"}

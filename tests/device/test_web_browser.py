@@ -11,7 +11,7 @@ import cv2
 import pytest
 
 from bloodedge_device.settings import WebSettings
-from bloodedge_device.web import reading
+from bloodedge_device.store import queries
 from bloodedge_device.web.server import WebServer
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -121,19 +121,19 @@ def test_a_slide_is_started_by_keyboard_alone_while_frames_come(desk: FakeDesk, 
 
 def test_cells_are_reviewed_with_keys(desk: FakeDesk, open_page: Any) -> None:
     page = open_page("/review/1?sampling=random")
-    order = reading.review_order(desk.state, 1, "random")
+    order = queries.review_order(desk.state, 1, "random")
     for number, key in enumerate("1234", start=1):
         page.wait_for_selector(".keys:visible")
         page.keyboard.press(key)
         page.wait_for_selector(f".progress-label:has-text('{number} of 15')")
-    answers = reading.answers(desk.state, 1, "random")
+    answers = queries.answers(desk.state, 1, "random")
     assert [answers[cell] for cell in order[:4]] == ["blast", "normal", "not_a_cell", "unsure"]
     page.get_by_role("link", name="Answer again").click()
     page.wait_for_selector("text=You have seen the device")
     page.wait_for_selector(".keys:visible")
     page.keyboard.press("2")
     page.wait_for_selector(".before:has-text('normal')")
-    assert reading.answers(desk.state, 1, "random")[order[3]] == "normal"
+    assert queries.answers(desk.state, 1, "random")[order[3]] == "normal"
 
 
 def test_when_the_device_goes_away_the_page_says_so_and_comes_back(desk: FakeDesk, open_page: Any) -> None:

@@ -12,16 +12,16 @@ import numpy as np
 from starlette.testclient import TestClient
 
 from bloodedge import RESEARCH_USE
-from bloodedge.decision import Reason
+from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import UsageError
-from bloodedge.manifest import LatencyMs
-from bloodedge_device.histogram import StageTimes
-from bloodedge_device.live import Live
+from bloodedge_device.daemon.live import Live
+from bloodedge_device.latency import StageTimes
 from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.settings import DeviceSettings, WebSettings
-from bloodedge_device.specimen.interval import ClusteredShare
-from bloodedge_device.specimen.share import SlideShare
-from bloodedge_device.status import (
+from bloodedge_device.slide.interval import ClusteredShare
+from bloodedge_device.slide.share import SlideShare
+from bloodedge_device.snapshot.status import (
     BundleStatus,
     CellStatus,
     ConditionStatus,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bloodedge import RESEARCH_USE, demo
-from bloodedge.demo import WIDER_GATE, run_demo
+from bloodedge import RESEARCH_USE
+from bloodedge.bundle.manifest import read_run
+from bloodedge.cli import demo
+from bloodedge.cli.demo import WIDER_GATE, run_demo
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.manifest import read_run
 
 
 def test_the_demo_ends_with_a_report_of_a_device_that_classified_cells(tmp_path: Path) -> None:

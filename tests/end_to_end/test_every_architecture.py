@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from bloodedge.bundle.manifest import read_metrics, read_run
 from bloodedge.cli import main
-from bloodedge.dataset import Dataset
-from bloodedge.manifest import read_metrics, read_run
+from bloodedge.data.dataset import Dataset
 from bloodedge_train.zoo import ZOO
 
 RECIPE = """

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from bloodedge.files import sha256
-from bloodedge_device.publish.discovery import DeviceDescription
-from bloodedge_device.publish.mqtt import MqttPublisher
+from bloodedge_device.bundles.slot_record import read_record
+from bloodedge_device.outputs.home_assistant import DeviceDescription
+from bloodedge_device.outputs.mqtt import MqttPublisher
 from bloodedge_device.settings.sections import MqttSettings
-from bloodedge_device.slots.record import read_record
-from bloodedge_fleet.boards import listening
+from bloodedge_fleet.boards import listener
 from bloodedge_fleet.boards.archive import Archive, Outcome
 from bloodedge_fleet.database import migrate, open_database
 
@@ -147,8 +147,8 @@ def test_board_and_server_find_a_broker_that_was_started_anew_at_once(
     engine = open_database(None, tmp_path)
     migrate(engine)
     files = (authority / name for name in ("ca.pem", "fleet.pem", "fleet.key"))
-    server = listening.Listener(
-        listening.Broker("127.0.0.1", broker.port, "bloodedge", "fleet", True, *files), Archive(engine)
+    server = listener.Listener(
+        listener.Broker("127.0.0.1", broker.port, "bloodedge", "fleet", True, *files), Archive(engine)
     )
     stored: list[Outcome] = []
     board.start()

@@ -6,10 +6,10 @@ import pytest
 
 from bloodedge import RESEARCH_USE
 from bloodedge.bundle import Bundle
-from bloodedge.dataset import Dataset
+from bloodedge.data.dataset import Dataset
 from bloodedge.engine import load_artifact
-from bloodedge.evaluate import evaluate, open_bundle
-from bloodedge.golden import check_golden
+from bloodedge.engine.golden import check_golden
+from bloodedge.evaluation.scoring import evaluate, open_bundle
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 

@@ -10,10 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.dataset import Dataset, inputs, read_dataset
-from bloodedge.decision import Thresholds
-from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.manifest import (
+from bloodedge.bundle.manifest import (
     Baseline,
     DataRecord,
     Evaluation,
@@ -24,12 +21,15 @@ from bloodedge.manifest import (
     Provenance,
     RunRecord,
 )
+from bloodedge.data.dataset import Dataset, inputs, read_dataset
+from bloodedge.data.split import SplitSpec, split
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.simulation import render_cell
-from bloodedge.split import SplitSpec, split
-from bloodedge_convert.cells import read_cells
+from bloodedge_convert.run_cells import read_cells
 from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.finder import Found, FoundCell
-from bloodedge_device.gate import GateResult
+from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.pipeline import Pipeline
 
 LABELS = ("normal", "blast")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from bloodedge.board import BoardReport
-from bloodedge_fleet.rollouts.record import offer, vouch
+from bloodedge.fleet_messages import BoardReport
+from bloodedge_fleet.rollouts.store import offer, vouch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import broker as brokers

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select, update
 
-from bloodedge.board import LARGEST
+from bloodedge.fleet_messages import LARGEST
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received, forget, remove_old_reports
 from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals
 from bloodedge_fleet.database import reading, writing

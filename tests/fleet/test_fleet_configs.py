@@ -18,12 +18,12 @@ from cyclonedx.validation.json import JsonStrictValidator
 from prometheus_client.parser import text_string_to_metric_families
 
 from bloodedge_fleet.boards.archive import Archive
-from bloodedge_fleet.boards.listening import Broker, Listener
+from bloodedge_fleet.boards.listener import Broker, Listener
 from bloodedge_fleet.boards.overview import read_boards
 from bloodedge_fleet.cli import serve_command
 from bloodedge_fleet.database import migrate, open_database, reading
-from bloodedge_fleet.figures import Figures
-from bloodedge_fleet.places import SERVICE_STATE
+from bloodedge_fleet.metrics import Figures
+from bloodedge_fleet.state_dir import SERVICE_STATE
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import report

@@ -27,8 +27,8 @@ from bloodedge_fleet.database import (
     writing,
 )
 from bloodedge_fleet.database.tables import metadata
-from bloodedge_fleet.rollouts.record import read_rollouts
 from bloodedge_fleet.rollouts.stages import Step
+from bloodedge_fleet.rollouts.store import read_rollouts
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fleet_fakes import PostgreSQL

@@ -17,11 +17,11 @@ from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
-from bloodedge_fleet.boards.listening import Broker, Listener
+from bloodedge_fleet.boards.listener import Broker, Listener
 from bloodedge_fleet.database import migrate, open_database, reading
-from bloodedge_fleet.figures import Figures
-from bloodedge_fleet.rollouts.record import begin, halt, read_rollouts
-from bloodedge_fleet.rollouts.steering import Steering
+from bloodedge_fleet.metrics import Figures
+from bloodedge_fleet.rollouts.controller import Steering
+from bloodedge_fleet.rollouts.store import begin, halt, read_rollouts
 from bloodedge_fleet.web.access import new_token, require_token
 from bloodedge_fleet.web.app import Site, make_app
 

@@ -14,9 +14,9 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from sqlalchemy import Engine, select
 
-from bloodedge_fleet.boards import listening as listening_module
+from bloodedge_fleet.boards import listener as listening_module
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
-from bloodedge_fleet.boards.listening import Broker, Listener
+from bloodedge_fleet.boards.listener import Broker, Listener
 from bloodedge_fleet.database import DatabaseError, NotTaken, migrate, open_database, reading
 from bloodedge_fleet.database.tables import reports
 

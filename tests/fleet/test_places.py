@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from bloodedge.cli import cli
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_fleet import places
+from bloodedge_fleet import state_dir
 from bloodedge_fleet.database import migrate, open_database
 
 NOBODY = 65534
@@ -25,7 +25,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     engine = open_database(None, folder)
     migrate(engine)
     engine.dispose()
-    monkeypatch.setattr(places, "SERVICE_STATE", folder)
+    monkeypatch.setattr(state_dir, "SERVICE_STATE", folder)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("BLOODEDGE_FLEET_STATE", raising=False)
     return folder
@@ -67,8 +67,8 @@ def test_root_leaves_nothing_in_the_service_s_folder_that_its_user_cannot_read(s
 
 
 def test_a_command_is_told_with_its_state_where_it_is_not_the_usual_one(service: Path, tmp_path: Path) -> None:
-    assert places.command("token", service) == "bloodedge fleet token"
-    assert places.command("token", tmp_path / "a b") == f"bloodedge fleet token --state '{tmp_path}/a b'"
+    assert state_dir.command("token", service) == "bloodedge fleet token"
+    assert state_dir.command("token", tmp_path / "a b") == f"bloodedge fleet token --state '{tmp_path}/a b'"
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff"])

@@ -19,22 +19,22 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from sqlalchemy import Engine, update
 
-from bloodedge.board import Wanted, read_message
 from bloodedge.bundle import Bundle
 from bloodedge.cli import cli
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import sha256
+from bloodedge.fleet_messages import Wanted, read_message
 from bloodedge.signing.keys import new_key, read_private_key
 from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import trust
 from bloodedge_fleet.boards.archive import Archive, Received, forget
-from bloodedge_fleet.boards.listening import Broker, Listener
+from bloodedge_fleet.boards.listener import Broker, Listener
 from bloodedge_fleet.database import migrate, open_database, reading, writing
 from bloodedge_fleet.database.tables import boards
+from bloodedge_fleet.rollouts.controller import EVERY_S, Steering
 from bloodedge_fleet.rollouts.overview import read_shown
-from bloodedge_fleet.rollouts.record import begin, bundle_file, halt, read_rollouts, wishes
 from bloodedge_fleet.rollouts.stages import Rollout
-from bloodedge_fleet.rollouts.steering import EVERY_S, Steering
+from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, read_rollouts, wishes
 from bloodedge_fleet.server import Page, _listening, _own_url, _tell_where
 
 sys.path.insert(0, str(Path(__file__).parent))

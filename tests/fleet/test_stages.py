@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bloodedge.board import BoardReport
 from bloodedge.errors import UsageError
+from bloodedge.fleet_messages import BoardReport
 from bloodedge_fleet.rollouts.stages import Heard, Rollout, Step, advanced, plan
 
 sys.path.insert(0, str(Path(__file__).parent))

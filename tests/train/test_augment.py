@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge_train.augment import augment, draw
+from bloodedge_train.fitting.augment import augment, draw
 from bloodedge_train.recipe import AugmentSpec
 
 SIDE = 64

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bloodedge_train.calibrate import COOLEST, HOTTEST, USUAL, fit_temperature
+from bloodedge_train.fitting.temperature import COOLEST, HOTTEST, USUAL, fit_temperature
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from bloodedge import RESEARCH_USE
-from bloodedge.decision import Thresholds
-from bloodedge.evaluate import score
+from bloodedge.bundle.manifest import DataRecord, Evaluation, LatencyMs, PartRecord, RunMetrics, RunRecord, SplitRecord
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import ImagingSpec
-from bloodedge.manifest import DataRecord, Evaluation, LatencyMs, PartRecord, RunMetrics, RunRecord, SplitRecord
-from bloodedge_train.card import model_card
 from bloodedge_train.recipe import Recipe
+from bloodedge_train.run_card import model_card
 
 PARTS = {"train": ["1", "H1"], "validation": ["2", "H2"], "test": ["3", "5", "H5", "H3"], "shift": ["68", "H40"]}
 

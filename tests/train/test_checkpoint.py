@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_train.checkpoint import Checkpoints, FitState, Request
+from bloodedge_train.fitting.checkpoint import Checkpoints, FitState, Request
 from bloodedge_train.recipe import Recipe
 
 

@@ -10,12 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bloodedge.cli import cli
-from bloodedge.decision import Thresholds
-from bloodedge.errors import UsageError
-from bloodedge.evaluate import score
-from bloodedge.imaging import ImagingSpec
-from bloodedge.manifest import (
+from bloodedge.bundle.manifest import (
     Agreement,
     Artifact,
     Baseline,
@@ -33,6 +28,11 @@ from bloodedge.manifest import (
     SplitRecord,
     write_record,
 )
+from bloodedge.cli import cli
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.errors import UsageError
+from bloodedge.evaluation.scoring import score
+from bloodedge.imaging import ImagingSpec
 from bloodedge_train.compare import Comparison, compare, pages
 from bloodedge_train.compare.charts import all_charts
 from bloodedge_train.compare.paper import read_paper

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bloodedge_train.display import epoch_line, watcher
+from bloodedge_train.progress import epoch_line, watcher
 from bloodedge_train.recipe import load_recipe
 
 ROW = {"loss": 12.3456, "val_loss": 10.4321, "val_accuracy": 0.9876, "val_auc": 0.98765, "images_per_s": 12345.6}

@@ -12,13 +12,13 @@ import keras
 import numpy as np
 import pytest
 
+from bloodedge.bundle.manifest import DataRecord, RunRecord, SplitRecord, write_record
 from bloodedge.cli import main
-from bloodedge.decision import LABELS, Thresholds
+from bloodedge.decision.thresholds import LABELS, Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Cell, ImagingSpec
-from bloodedge.manifest import DataRecord, RunRecord, SplitRecord, write_record
 from bloodedge.simulation import render_field
-from bloodedge_train.explain import Network, cut, grad_cam, look, ring, share
+from bloodedge_train.explain.grad_cam import Network, cut, grad_cam, look, ring, share
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import ZOO, build
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bloodedge_train.feed import Feed, order
+from bloodedge_train.fitting.feed import Feed, order
 from bloodedge_train.recipe import AugmentSpec, FitSpec, Recipe
 
 LABELS = np.array([1] * 60 + [0] * 20)

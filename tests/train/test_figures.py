@@ -9,13 +9,13 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from bloodedge.dataset import CellFile
-from bloodedge.decision import Thresholds
-from bloodedge.evaluate import score
+from bloodedge.bundle.manifest import DataRecord, LatencyMs, PartRecord, RunMetrics, RunRecord, SplitRecord
+from bloodedge.data.dataset import CellFile
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import ImagingSpec
-from bloodedge.manifest import DataRecord, LatencyMs, PartRecord, RunMetrics, RunRecord, SplitRecord
 from bloodedge_train.figures import confusion, curves, draw_all, montage, people
-from bloodedge_train.fit import Samples
+from bloodedge_train.fitting.fit import Samples
 from bloodedge_train.recipe import Recipe
 
 PARTS = ("validation", "test", "shift")

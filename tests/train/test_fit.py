@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from bloodedge.decision import calibrated
+from bloodedge.decision.thresholds import calibrated
 from bloodedge.errors import BloodedgeError
-from bloodedge.evaluate import score
+from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import ImagingSpec
 from bloodedge.metrics import auc
-from bloodedge_train.checkpoint import Checkpoints, FitState
-from bloodedge_train.fit import Samples, _set_momentum, advance, fit, kept_weights, predict, watch
+from bloodedge_train.fitting.checkpoint import Checkpoints, FitState
+from bloodedge_train.fitting.fit import Samples, _set_momentum, advance, fit, kept_weights, predict, watch
 from bloodedge_train.recipe import AugmentSpec, DistilSpec, FitSpec, Recipe
 
 SIDE = 32

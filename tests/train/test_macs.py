@@ -3,9 +3,9 @@
 import keras
 import pytest
 
-from bloodedge_train.macs import count_macs
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import build
+from bloodedge_train.zoo.macs import count_macs
 
 SQUARE = (224, 224, 3)
 applications = keras.applications

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bloodedge import stain as dyes
-from bloodedge_train import stain, zoo
+from bloodedge.imaging import optical_density as dyes
+from bloodedge_train import zoo
 from bloodedge_train.recipe import NetworkSpec
+from bloodedge_train.zoo import unmixing
 
 keras = pytest.importorskip("keras", reason="Keras is not installed (pip install -e '.[train]')")
 
@@ -25,7 +26,7 @@ def model(kind: str):
     """The least that can be fitted behind the layer."""
     keras.utils.set_random_seed(0)
     image = keras.Input((SIZE, SIZE, 3), dtype="uint8")
-    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(stain.layer(kind)(image))
+    x = keras.layers.Rescaling(1 / 127.5, offset=-1.0)(unmixing.layer(kind)(image))
     return keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling2D()(x)))
 
 
@@ -37,14 +38,14 @@ def test_densities_of_pure_dyes_become_concentrations() -> None:
     """0.9 of methylene blue, 0.6 of eosin, and both: codes are 170 to a density of 1."""
     amounts = np.array([[0.9, 0], [0, 0.6], [0.9, 0.6], [0, 0]])
     codes = 170 * amounts @ np.array([dyes.METHYLENE_BLUE, dyes.EOSIN])
-    found = np.asarray(stain.layer("romanowsky")(np.rint(codes).astype(np.uint8)[None, None]))[0, 0]
+    found = np.asarray(unmixing.layer("romanowsky")(np.rint(codes).astype(np.uint8)[None, None]))[0, 0]
     assert found[:, :2] == pytest.approx(170 * amounts, abs=1.5)  # bytes are rounded by up to 0.5 per channel
     assert found[:, 2] == pytest.approx(0, abs=1)
     assert found[3] == pytest.approx([0, 0, 0])
 
 
 def test_bytes_and_floats_are_taken_alike() -> None:
-    layer, images = stain.layer("learned"), densities(2)
+    layer, images = unmixing.layer("learned"), densities(2)
     assert np.array_equal(np.asarray(layer(images)), np.asarray(layer(images.astype(np.float32))))
 
 
@@ -74,7 +75,7 @@ def test_a_saved_network_loads_without_custom_objects(kind: str, name: str, poli
 def test_dyes_are_float32_under_mixed_precision(policy) -> None:
     """bfloat16 has 8 bits: differences of densities would drown."""
     policy("mixed_bfloat16")
-    found = np.asarray(stain.layer("romanowsky")(densities(1)))
+    found = np.asarray(unmixing.layer("romanowsky")(densities(1)))
     assert found.dtype == np.float32
     assert found == pytest.approx(densities(1) @ dyes.unmixing(), abs=1e-3)
 
@@ -96,6 +97,6 @@ def test_nuclei_are_dense_in_methylene_blue_on_real_cells(real_data: Path) -> No
         codes = network_input(cell, ImagingSpec(size_px=96, um_per_px=0.22, colour="density"))
         inside = codes.all(axis=2)
         total = codes.sum(axis=2)[inside]
-        blue = np.asarray(stain.layer("romanowsky")(codes[None]))[0, :, :, 0][inside]
+        blue = np.asarray(unmixing.layer("romanowsky")(codes[None]))[0, :, :, 0][inside]
         low, high = np.quantile(total, [0.2, 0.8])
         assert blue[total >= high].mean() > 1.2 * blue[total <= low].mean(), path.name

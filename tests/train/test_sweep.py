@@ -17,9 +17,9 @@ import cv2
 import pytest
 
 from bloodedge import RESEARCH_USE
+from bloodedge.bundle.manifest import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.manifest import read_metrics, read_run
 from bloodedge_train.sweep import cluster, results, space
 from bloodedge_train.sweep import trial as worker
 from bloodedge_train.sweep.space import Plan, Trial

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from bloodedge.bundle.manifest import read_run
 from bloodedge.cli import main
-from bloodedge.dataset import read_dataset
-from bloodedge.fitted import FittedPictures
-from bloodedge.manifest import read_run
+from bloodedge.data.dataset import read_dataset
+from bloodedge.data.fitted_pictures import FittedPictures
 
 RECIPE = """
 [imaging]

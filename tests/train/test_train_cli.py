@@ -14,12 +14,12 @@ import keras
 import numpy as np
 import pytest
 
-import bloodedge_train.fit as fitting
+import bloodedge_train.fitting.fit as fitting
 from bloodedge import RESEARCH_USE
+from bloodedge.bundle.manifest import read_metrics, read_run
 from bloodedge.cli import main
-from bloodedge.evaluate import choose_cells, open_run, score
-from bloodedge.fitted import read_fitted_of_run
-from bloodedge.manifest import read_metrics, read_run
+from bloodedge.data.fitted_pictures import read_fitted_of_run
+from bloodedge.evaluation.scoring import choose_cells, open_run, score
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
 
@@ -47,7 +47,7 @@ KILLED = """
 import os, signal, sys
 import cv2
 from bloodedge.cli import main
-import bloodedge_train.feed as feed
+import bloodedge_train.fitting.feed as feed
 whole = feed.Feed.__getitem__
 
 def get(self, number):
@@ -121,7 +121,7 @@ def test_a_run_folder_knows_the_pictures_it_was_fitted_to(unbroken: Path, render
 
 
 def _read(folder: Path) -> Any:
-    from bloodedge.dataset import read_dataset
+    from bloodedge.data.dataset import read_dataset
 
     return read_dataset(folder)
 

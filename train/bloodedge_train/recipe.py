@@ -8,9 +8,9 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from bloodedge.config import FileName, Strict, read_toml, validate
+from bloodedge.data.split import SplitSpec
 from bloodedge.errors import UsageError, did_you_mean
 from bloodedge.imaging import ImagingSpec
-from bloodedge.split import SplitSpec
 
 
 class AugmentSpec(Strict):

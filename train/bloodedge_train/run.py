@@ -15,25 +15,25 @@ from numpy.typing import NDArray
 
 from bloodedge import __version__
 from bloodedge.bench import measure_latency
+from bloodedge.bundle.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
 from bloodedge.console import Progress
-from bloodedge.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
-from bloodedge.decision import LABELS, Thresholds, calibrated
+from bloodedge.data.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
+from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures, held_out
+from bloodedge.data.split import Fold, Parts, split
+from bloodedge.decision.thresholds import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine, load_keras
 from bloodedge.errors import UsageError
-from bloodedge.evaluate import score
+from bloodedge.evaluation.scoring import score
 from bloodedge.files import require_free, write_beside, write_bytes, write_text
-from bloodedge.fitted import FITTED_FILE, FittedPictures, held_out
-from bloodedge.host import versions
-from bloodedge.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
-from bloodedge.split import Fold, Parts, split
-from bloodedge_train import card, host
-from bloodedge_train.calibrate import fit_temperature
-from bloodedge_train.checkpoint import Checkpoints, FitState, Request
+from bloodedge.machine import versions
+from bloodedge_train import hardware, run_card
+from bloodedge_train.fitting.checkpoint import Checkpoints, FitState, Request
+from bloodedge_train.fitting.teachers import open_teachers
+from bloodedge_train.fitting.temperature import fit_temperature
 from bloodedge_train.recipe import Recipe
-from bloodedge_train.teachers import open_teachers
 
 if TYPE_CHECKING:
-    from bloodedge_train.fit import BatchDone, EpochDone, Samples
+    from bloodedge_train.fitting.fit import BatchDone, EpochDone, Samples
 
 SCORED = ("validation", "test", "shift")
 THRESHOLDS = Thresholds()
@@ -113,7 +113,7 @@ def _check_folder(options: TrainOptions) -> None:
 
 
 def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: Progress) -> "Samples":
-    from bloodedge_train.fit import Samples
+    from bloodedge_train.fitting.fit import Samples
 
     return Samples(
         images=inputs(cells, recipe.imaging, progress),
@@ -132,14 +132,14 @@ def _fit(
     samples: dict[str, "Samples"],
 ) -> tuple[Any, FitState]:
     """The fitted network, float32 whatever it was fitted in, and how it went."""
-    from bloodedge_train import fit as fitting
+    from bloodedge_train.fitting import fit as fitting
 
     recipe = options.recipe
     checkpoints = Checkpoints(options.out)
     _begin(options, dataset, checkpoints)
-    host.spread(recipe.fit.batch)  # before any network is made, the teachers' too
+    hardware.spread(recipe.fit.batch)  # before any network is made, the teachers' too
     teachers = open_teachers(options.teachers, recipe, split_record, scored)
-    precision = host.precision(recipe.fit.precision)
+    precision = hardware.precision(recipe.fit.precision)
     network = _build(options, precision, "none" if checkpoints.state() else options.weights)
     checkpoints.begin(_request(options, dataset))
     begun = checkpoints.state()
@@ -215,8 +215,8 @@ def _finish(
     import keras
 
     from bloodedge_train import figures
-    from bloodedge_train.fit import kept_weights, predict
-    from bloodedge_train.macs import count_macs
+    from bloodedge_train.fitting.fit import kept_weights, predict
+    from bloodedge_train.zoo.macs import count_macs
 
     raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
     validation = samples["validation"]
@@ -245,7 +245,7 @@ def _finish(
         thresholds=THRESHOLDS,
         backend=keras.backend.backend(),
         hardware=metrics.hardware,
-        versions=versions(host.RECORDED),
+        versions=versions(hardware.RECORDED),
         history=state.history,
         best_epoch=state.best_epoch,
     )
@@ -260,7 +260,7 @@ def _finish(
     write_bytes(options.out / FITTED_FILE, fitted.pack())
     write_text(options.out / "predictions.csv", _predictions(parts, blasts, uncalibrated))
     write_record(options.out / "metrics.json", metrics)
-    write_text(options.out / "MODEL_CARD.md", card.model_card(record, metrics))
+    write_text(options.out / "MODEL_CARD.md", run_card.model_card(record, metrics))
     write_record(options.out / "run.json", record)
     Checkpoints(options.out).remove()
     return metrics
@@ -286,7 +286,7 @@ def _metrics(
         parts=parts,
         ece_before_temperature=parts["validation"].ece_before or 0.0,
         latency_ms=measure_latency(KerasEngine(options.out), samples["validation"].images[0]),
-        hardware=host.accelerator(),
+        hardware=hardware.accelerator(),
     )
 
 

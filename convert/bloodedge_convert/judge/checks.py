@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import is_fault
+from bloodedge.decision.thresholds import is_fault
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.engine.openvino import shared_core
 from bloodedge.errors import BloodedgeError

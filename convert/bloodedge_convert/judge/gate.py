@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Self
 
+from bloodedge.bundle.manifest import Agreement, Evaluation
 from bloodedge.errors import BloodedgeError
-from bloodedge.manifest import Agreement, Evaluation
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.measure import Measured
 

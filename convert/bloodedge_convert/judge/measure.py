@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.bench import in_turns, percentiles, run_turn
-from bloodedge.decision import calibrated
-from bloodedge.domain import Domain
+from bloodedge.bundle.manifest import Agreement, Artifact, Evaluation, LatencyMs, RunRecord
+from bloodedge.decision.domain import Domain
+from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.thresholds import calibrated
 from bloodedge.engine import Engine, load_bytes
-from bloodedge.evaluate import agree, score
+from bloodedge.engine.golden import Comparison, compare
+from bloodedge.evaluation.filmed import Filmed
+from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import sha256
-from bloodedge.filmed import Filmed
-from bloodedge.golden import Comparison, compare
-from bloodedge.manifest import Agreement, Artifact, Evaluation, LatencyMs, RunRecord
-from bloodedge.prevalence import Rates
 from bloodedge_convert.job import Kind, Method, Report, file_names
 from bloodedge_convert.judge.checks import check, check_answers, ports
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
-from bloodedge_convert.litert.inside import schema, watch
+from bloodedge_convert.litert.activations import schema, watch
 
 IMAGES = 64
 BIASED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.config import Strict
-from bloodedge.decision import is_fault
+from bloodedge.decision.thresholds import is_fault
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
 from bloodedge_convert.job import Report
 from bloodedge_convert.litert.bias import BIASED, correct_biases, spread
-from bloodedge_convert.litert.noise import layer_noise, short
+from bloodedge_convert.litert.layer_noise import layer_noise, short
 from bloodedge_convert.litert.write import quantise
 
 CANDIDATES = 12

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
 from bloodedge_convert.job import Method, Report, counted
+from bloodedge_convert.litert.activations import schema, watch
 from bloodedge_convert.litert.bias import BIASED, spread
-from bloodedge_convert.litert.inside import schema, watch
 
 BINS = 2**16
 """Of a histogram: enough for a range 1000 times too wide."""

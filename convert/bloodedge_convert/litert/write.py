@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.bundle.manifest import Precision
 from bloodedge.engine.litert import load_interpreter
-from bloodedge.manifest import Precision
 from bloodedge_convert.job import Report
 from bloodedge_convert.litert.ranges import with_extremes
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.manifest import EngineName
+from bloodedge.bundle.manifest import EngineName
 from bloodedge_convert.job import REWRITES
 
 Images = NDArray[np.uint8]

@@ -20,7 +20,7 @@ import numpy as np
 from keras import layers, ops
 from numpy.typing import NDArray
 
-from bloodedge.manifest import EngineName
+from bloodedge.bundle.manifest import EngineName
 from bloodedge_convert.job import Rewrite
 from bloodedge_convert.network.program import Call, Program, trace
 

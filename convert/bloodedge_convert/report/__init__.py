@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bloodedge.bundle import REPORT
+from bloodedge.bundle.manifest import Artifact, EngineName, Manifest
 from bloodedge.config import Strict
-from bloodedge.manifest import Artifact, EngineName, Manifest
+from bloodedge_convert.int8_methods import Attempt
 from bloodedge_convert.job import MIXED, FineTuning, Kind, Rewrite, file_names, fine_tuning, rewrites
 from bloodedge_convert.judge.gate import Limits
-from bloodedge_convert.ladder import Attempt
+from bloodedge_convert.litert.layer_noise import LayerNoise, layer_noise
 from bloodedge_convert.litert.mixed import Mixed
-from bloodedge_convert.litert.noise import LayerNoise, layer_noise
 from bloodedge_convert.openvino.operators import OperatorTime, by_operator
 
 JSON, HTML = "report.json", REPORT

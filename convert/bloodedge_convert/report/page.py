@@ -2,12 +2,12 @@
 
 from markupsafe import Markup
 
-from bloodedge.manifest import Agreement, Artifact
+from bloodedge.bundle.manifest import Agreement, Artifact
 from bloodedge.report import milliseconds, render
 from bloodedge.report.charts import Axis, axis_labels, bar_strip, interval_strip
-from bloodedge_convert.card import figure, lost
-from bloodedge_convert.ladder import TOLD, Attempt
-from bloodedge_convert.litert.noise import LayerNoise
+from bloodedge_convert.bundle_card import figure, lost
+from bloodedge_convert.int8_methods import TOLD, Attempt
+from bloodedge_convert.litert.layer_noise import LayerNoise
 from bloodedge_convert.report import ConversionReport, Verdict
 
 ENGINES = {"litert": "LiteRT", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}

@@ -24,8 +24,8 @@ from bloodedge.config import validate
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.redact import redacted
 from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile, open_camera
-from bloodedge_device.host import use_every_core
 from bloodedge_device.settings.sections import CameraSettings
+from bloodedge_device.system.process import use_every_core
 
 SLOTS = 4
 """One in the pipeline's hands, one waiting for it, one being filled, and one to spare."""

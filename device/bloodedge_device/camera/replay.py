@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
-from bloodedge.pictures import IMAGE_SUFFIXES
+from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
 from bloodedge.redact import PERCENT, address_fault, redacted
 from bloodedge.text import as_text
 from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
@@ -50,7 +50,7 @@ def open_replay(settings: CameraSettings, begin: int = 0, done: Iterable[SourceF
         return VideoCamera(settings, source, live=True)
     path = Path(source)
     if settings.watch:
-        from bloodedge_device.camera.watch import WatchCamera
+        from bloodedge_device.camera.watched_folder import WatchCamera
 
         if path.is_file():
             raise UsageError(f"{path} is a file; give the folder that images are written into.")

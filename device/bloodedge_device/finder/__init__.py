@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bloodedge.decision import Reason
+from bloodedge.decision.thresholds import Reason
 from bloodedge.imaging import Cell, Image, as_image, colour_8bit
-from bloodedge.restain import Light
+from bloodedge.imaging.restain import Light
 from bloodedge_device.finder.edge import to_edge
 from bloodedge_device.finder.light import Stain, light_at, stain_of
 from bloodedge_device.finder.nuclei import Box, Nucleus, find_nuclei

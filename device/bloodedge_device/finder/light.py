@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.imaging import Image
-from bloodedge.restain import Light
+from bloodedge.imaging.restain import Light
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]

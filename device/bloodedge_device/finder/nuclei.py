@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import Reason
+from bloodedge.decision.thresholds import Reason
 from bloodedge.imaging import Image, as_image
 from bloodedge_device.finder.light import Floats, Stain
 from bloodedge_device.finder.parameters import FinderParameters

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bloodedge.errors import BloodedgeError, disk_errors
 from bloodedge.files import fsync_folder, write_bytes
-from bloodedge_device.provision.places import LINK, mode, needs_root, place
 from bloodedge_device.provision.plan import Change, Plan
-from bloodedge_device.provision.record import RECORD, Record, packed, write_record
+from bloodedge_device.provision.root_paths import LINK, mode, needs_root, place
+from bloodedge_device.provision.undo_record import RECORD, Record, packed, write_record
 
 
 def check_rights(plan: Plan) -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from bloodedge.errors import UsageError
-from bloodedge_device.boards import names, read_profile
+from bloodedge_device.settings.board_profiles import names, read_profile
 
 FOLDERS = (Path(__file__).parents[1] / "firmware_configs", Path(__file__).parents[3] / "firmware_configs")
 """Where system files lie: in an installed package, and in a checkout."""

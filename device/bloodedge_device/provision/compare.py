@@ -15,8 +15,8 @@ from bloodedge_device.provision.boot_files import (
     words_in,
 )
 from bloodedge_device.provision.content import Piece
-from bloodedge_device.provision.places import LINK
-from bloodedge_device.provision.record import Entry, packed, unpacked
+from bloodedge_device.provision.root_paths import LINK
+from bloodedge_device.provision.undo_record import Entry, packed, unpacked
 
 Hand = Literal["changed", "removed"]
 """What a person did."""

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from bloodedge.errors import UsageError
-from bloodedge_device.boards import read_profile, settings_text
 from bloodedge_device.provision.boards import firmware_folder
+from bloodedge_device.settings.board_profiles import read_profile, settings_text
 
 UNITS = Path("etc/systemd/system")
 

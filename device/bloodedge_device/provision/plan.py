@@ -8,12 +8,12 @@ from pathlib import Path
 
 from bloodedge.errors import UsageError
 from bloodedge.files import file_mode
-from bloodedge_device.boards import read_profile
 from bloodedge_device.provision.boards import DEBIAN
 from bloodedge_device.provision.compare import Found, Hand, Verdict, provisioned, restored
 from bloodedge_device.provision.content import UNITS, Piece, wanted
-from bloodedge_device.provision.places import LINK, mode, place, read
-from bloodedge_device.provision.record import VERSION, Entry, Record, read_record
+from bloodedge_device.provision.root_paths import LINK, mode, place, read
+from bloodedge_device.provision.undo_record import VERSION, Entry, Record, read_record
+from bloodedge_device.settings.board_profiles import read_profile
 
 PROGRAMS = ("usr/bin/dpkg", "usr/bin/bash", "usr/bin/dash", "usr/bin/ls")
 ELF = {183: "arm64", 62: "amd64", 40: "armhf", 3: "i386", 243: "riscv64"}

@@ -16,9 +16,10 @@ from bloodedge.config import Model, Strict, read_toml, validate
 from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
 from bloodedge.redact import address_fault
-from bloodedge_device.calibrate.profile import read_profile
+from bloodedge_device.bundles.slot_record import read_record, slot_file
+from bloodedge_device.finder.frame_gate import GateParameters
 from bloodedge_device.finder.parameters import FinderParameters
-from bloodedge_device.gate import GateParameters
+from bloodedge_device.settings.camera_profile import read_profile
 from bloodedge_device.settings.sections import (
     CameraSettings,
     DomainSettings,
@@ -34,7 +35,6 @@ from bloodedge_device.settings.sections import (
     fault_in_watching,
     is_stream,
 )
-from bloodedge_device.slots.record import read_record, slot_file
 
 __all__ = [
     "BOARD_SETTINGS",

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from bloodedge.host import EARLIEST
+from bloodedge.machine import EARLIEST
 from bloodedge_device.store.crops import remove_before
 from bloodedge_device.store.database import CROPS, date_set_aside, sets_aside
 

@@ -67,7 +67,7 @@ CREATE TABLE rejected (      -- what the finder looked at in a frame and turned 
 CREATE TABLE latency (
     slide INTEGER NOT NULL REFERENCES slides (id),
     stage TEXT NOT NULL,
-    histogram TEXT NOT NULL, -- JSON: see bloodedge_device.histogram
+    histogram TEXT NOT NULL, -- JSON: see bloodedge_device.latency
     PRIMARY KEY (slide, stage)
 ) STRICT, WITHOUT ROWID;
 """
@@ -76,7 +76,7 @@ _SERVICE = """
 ALTER TABLE runs ADD COLUMN clock_synchronised INTEGER;  -- 0: times of this run may be wrong; NULL: not known
 ALTER TABLE cells ADD COLUMN number INTEGER;             -- which of the slide's cells it shows; NULL: not recognised
 ALTER TABLE cells ADD COLUMN repeated INTEGER NOT NULL DEFAULT 0;  -- 1: another row of the same number counts
-ALTER TABLE cells ADD COLUMN figures BLOB;               -- float32, see bloodedge.domain.describe
+ALTER TABLE cells ADD COLUMN figures BLOB;               -- float32, see bloodedge.decision.domain.describe
 CREATE TABLE reviews (       -- what a person says of a cell; the latest counts
     id INTEGER PRIMARY KEY,
     cell INTEGER NOT NULL REFERENCES cells (id),

@@ -15,17 +15,16 @@ from typing import IO, Any, TypeVar
 
 import numpy as np
 
-from bloodedge.decision import Reason
+from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import make_private
 from bloodedge.redact import redacted
-from bloodedge_device.histogram import LatencyHistogram, StageTimes
+from bloodedge_device.latency import LatencyHistogram, StageTimes
+from bloodedge_device.outputs.messages import Draft
 from bloodedge_device.pipeline import CellResult, FrameResult
-from bloodedge_device.publish import Message
-from bloodedge_device.publish.messages import Draft
 from bloodedge_device.settings.sections import StoreSettings
-from bloodedge_device.specimen.foreign import REMEMBERED
-from bloodedge_device.store import audit
+from bloodedge_device.slide.domain_check import REMEMBERED
+from bloodedge_device.store import audit_log
 from bloodedge_device.store.crops import free_bytes, remove_oldest, remove_partial, write_crops
 from bloodedge_device.store.database import (
     CROPS,
@@ -36,6 +35,7 @@ from bloodedge_device.store.database import (
     open_for_writing,
     set_aside,
 )
+from bloodedge_device.store.outbox import Message
 from bloodedge_device.store.retention import (
     SET,
     TRUSTED,
@@ -203,7 +203,7 @@ class Store:
         with self._transaction() as database:
             if not database.execute("UPDATE slides SET label = ? WHERE id = ?", (label, slide)).rowcount:
                 raise UsageError(f"There is no slide {slide}.")
-            audit.append(database, datetime.now(UTC), actor, "slide labelled", {"slide": slide, "label": label})
+            audit_log.append(database, datetime.now(UTC), actor, "slide labelled", {"slide": slide, "label": label})
 
     def end_slide(self, slide: int, times: StageTimes, messages: Sequence[Draft] = (), actor: str = "daemon") -> None:
         """Note that a slide ended in good order, with its last latencies."""
@@ -211,7 +211,7 @@ class Store:
             _put_latency(database, slide, times)
             self._post(database, messages)
             database.execute("UPDATE slides SET finished = ? WHERE id = ?", (_now(), slide))
-            audit.append(database, datetime.now(UTC), actor, "slide ended", {"slide": slide})
+            audit_log.append(database, datetime.now(UTC), actor, "slide ended", {"slide": slide})
 
     def put_latency(self, slide: int, times: StageTimes) -> None:
         """Replace a slide's stored latency histograms."""
@@ -292,18 +292,18 @@ class Store:
                 raise BloodedgeError(f"There is no cell {cell}; reload the page.")
             row = {"cell": cell, "label": label, "sampling": sampling, "reviewer": reviewer, "reviewed_at": _now()}
             _insert(database, "reviews", row)
-            audit.append(database, datetime.now(UTC), reviewer, "review", {"cell": cell, "label": label})
+            audit_log.append(database, datetime.now(UTC), reviewer, "review", {"cell": cell, "label": label})
 
     def note(self, actor: str, action: str, detail: dict[str, Any]) -> None:
         """Add an entry to the audit log."""
         with self._transaction() as database:
-            audit.append(database, datetime.now(UTC), actor, action, detail)
+            audit_log.append(database, datetime.now(UTC), actor, action, detail)
 
     def note_clock_set(self, by_s: float) -> None:
         """Add to the audit log that the wall clock was set forward (negative: back) during the newest run."""
         with self._transaction() as database:
             run = database.execute("SELECT max(id) FROM runs").fetchone()[0]
-            audit.append(database, datetime.now(UTC), "daemon", SET, {"by_s": round(by_s, 1), "run": run})
+            audit_log.append(database, datetime.now(UTC), "daemon", SET, {"by_s": round(by_s, 1), "run": run})
 
     def tidy(self) -> int:
         """Remove oldest images while less than the settings' space is free, and restore the reserve; gives how many.

@@ -7,10 +7,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from bloodedge_device.desk import Desk
-from bloodedge_device.report import read_report
-from bloodedge_device.web import reading
-from bloodedge_device.web.answers import as_json, caller_of
+from bloodedge_device.report.reading import read_report
+from bloodedge_device.store import queries
+from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import (
     CellList,
     CellsQuery,
@@ -22,7 +21,8 @@ from bloodedge_device.web.models import (
     SlidesQuery,
     StatusQuery,
 )
-from bloodedge_device.web.work import Work, known_slide
+from bloodedge_device.web.responses import as_json, caller_of
+from bloodedge_device.web.worker_threads import Work, known_slide
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -59,7 +59,7 @@ async def status(work: Work, request: Request) -> Response:
 def slides(desk: Desk, request: Request) -> Response:
     """Stored slides."""
     query = query_of(request, SlidesQuery)
-    return as_json(SlideList(slides=reading.slides(desk.state, query.before, query.limit)))
+    return as_json(SlideList(slides=queries.slides(desk.state, query.before, query.limit)))
 
 
 def slide(desk: Desk, request: Request) -> Response:
@@ -71,7 +71,7 @@ def cells(desk: Desk, request: Request) -> Response:
     """A slide's cells."""
     query = query_of(request, CellsQuery)
     found = known_slide(desk, request)
-    return as_json(CellList(cells=reading.cells(desk.state, found.id, query.after, query.limit)))
+    return as_json(CellList(cells=queries.cells(desk.state, found.id, query.after, query.limit)))
 
 
 def start_slide(desk: Desk, request: Request) -> Response:
@@ -100,7 +100,7 @@ def review(desk: Desk, request: Request) -> Response:
     """Store what a person says of a cell."""
     answer = body_of(request, NewReview)
     cell: int = request.path_params["cell"]
-    if reading.find_cell(desk.state, cell) is None:
+    if queries.find_cell(desk.state, cell) is None:
         raise HTTPException(404, f"There is no cell {cell}.")
     desk.review(cell, answer.label, answer.sampling, caller_of(request).actor)
     return as_json(ReviewReference(cell=cell, label=answer.label), 201)
@@ -108,7 +108,7 @@ def review(desk: Desk, request: Request) -> Response:
 
 def crop(desk: Desk, request: Request) -> Response:
     """A cell's image."""
-    data = reading.crop(desk.state, request.path_params["cell"])
+    data = queries.crop(desk.state, request.path_params["cell"])
     if data is None:
         raise HTTPException(404, "There is no image of this cell, or it was removed to make room.")
     return Response(data, media_type="image/jpeg")

@@ -15,12 +15,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.desk import Desk
 from bloodedge_device.web import api, openapi, pages
 from bloodedge_device.web.access import Access
-from bloodedge_device.web.answers import SENTENCES, as_json, error_response
-from bloodedge_device.web.guard import Guard, LocalOperator, RefusedError, SafeHeaders
-from bloodedge_device.web.work import Work
+from bloodedge_device.web.desk import Desk
+from bloodedge_device.web.request_checks import Guard, LocalOperator, RefusedError, SafeHeaders
+from bloodedge_device.web.responses import SENTENCES, as_json, error_response
+from bloodedge_device.web.worker_threads import Work
 
 log = logging.getLogger("bloodedge.device")
 

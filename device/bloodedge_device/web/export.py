@@ -10,9 +10,9 @@ from xml.sax.saxutils import escape
 
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.report import count, percent
-from bloodedge_device.report import DeviceReport, ShownCell, read_report
-from bloodedge_device.report_page import FIGURES, page
-from bloodedge_device.web import reading
+from bloodedge_device.report.page import FIGURES, page
+from bloodedge_device.report.reading import DeviceReport, ShownCell, read_report
+from bloodedge_device.store import queries
 
 KINDS = {
     "csv": "text/csv; charset=utf-8",
@@ -50,7 +50,7 @@ def cells_csv(state: Path, slide: int) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(COLUMNS)
-    for cell in reading.all_cells(state, slide):
+    for cell in queries.all_cells(state, slide):
         writer.writerow(
             [
                 cell.id,

@@ -6,9 +6,9 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StringConstraints
 
 from bloodedge.config import Strict
-from bloodedge.prevalence import ShareFigures
+from bloodedge.decision.prevalence import ShareFigures
 from bloodedge.text import ONE_LINE
-from bloodedge_device.specimen.reviewed import ReviewLabel, Sampling
+from bloodedge_device.slide.review import ReviewLabel, Sampling
 
 MOST = 2**53
 """Ids that every program can hold exactly; far more than a database ever has."""

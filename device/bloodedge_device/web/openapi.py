@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from bloodedge import RESEARCH_USE, __version__
-from bloodedge_device.status import Status
+from bloodedge_device.snapshot.status import Status
 from bloodedge_device.web.models import (
     MOST,
     CellList,

@@ -11,20 +11,20 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from bloodedge.report import charts
-from bloodedge_device.desk import Desk
-from bloodedge_device.report import read_report
-from bloodedge_device.report_page import FIGURES, STAGE_NAMES, page, share_strip
-from bloodedge_device.specimen.drift import Drift
-from bloodedge_device.specimen.reviewed import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
-from bloodedge_device.status import FrameStatus
-from bloodedge_device.store import audit, open_for_reading
-from bloodedge_device.web import export, reading, words
+from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip
+from bloodedge_device.report.reading import read_report
+from bloodedge_device.slide.drift import Drift
+from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
+from bloodedge_device.snapshot.status import FrameStatus
+from bloodedge_device.store import audit_log, open_for_reading, queries
+from bloodedge_device.web import export, phrases
 from bloodedge_device.web.access import session_cookie
-from bloodedge_device.web.answers import caller_of, environment, html, redirect
 from bloodedge_device.web.api import query_of
-from bloodedge_device.web.guard import address_of, form, too_many
+from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import CellRow, SlideLabel, SlidesQuery, StatusQuery
-from bloodedge_device.web.work import Work, known_slide
+from bloodedge_device.web.request_checks import address_of, form, too_many
+from bloodedge_device.web.responses import caller_of, environment, html, redirect
+from bloodedge_device.web.worker_threads import Work, known_slide
 
 AUDIT_SHOWN = 100
 REVIEW_NAMES = {"blast": "Blast", "normal": "Normal", "not_a_cell": "Not a cell", "unsure": "Unsure"}
@@ -39,21 +39,21 @@ def _view(desk: Desk) -> dict[str, object]:
         "status": status,
         "frame": frame,
         "slide": slide,
-        "verdict": words.verdict(frame) if frame else None,
-        "focus": words.focus(frame) if frame else None,
-        "progress": words.progress(slide) if slide else None,
-        "said": words.said(slide),
+        "verdict": phrases.verdict(frame) if frame else None,
+        "focus": phrases.focus(frame) if frame else None,
+        "progress": phrases.progress(slide) if slide else None,
+        "said": phrases.said(slide),
         "stage_names": STAGE_NAMES,
         "share_strip": share_strip(slide.corrected_share) if slide else "",
-        "reasons": words.why_uncertain(slide.uncertain_reasons) if slide else {},
+        "reasons": phrases.why_uncertain(slide.uncertain_reasons) if slide else {},
         "frame_reasons": _frame_reasons(frame) if frame else {},
-        "why": words.why,
+        "why": phrases.why,
         "share_axis": charts.axis_labels(charts.share_axis()),
     }
 
 
 def _frame_reasons(frame: FrameStatus) -> dict[str, int]:
-    return words.why_uncertain(Counter(cell.reason for cell in frame.cells if cell.reason))
+    return phrases.why_uncertain(Counter(cell.reason for cell in frame.cells if cell.reason))
 
 
 def live(desk: Desk, request: Request) -> Response:
@@ -72,7 +72,7 @@ async def view(work: Work, request: Request) -> Response:
 def slides(desk: Desk, request: Request) -> Response:
     """Every slide."""
     query = query_of(request, SlidesQuery)
-    found = reading.slides(desk.state, query.before, query.limit)
+    found = queries.slides(desk.state, query.before, query.limit)
     current = desk.status().slide
     older = found[-1].id if len(found) == query.limit and found[-1].id > 1 else None
     return html(request, "slides.html", slides=found, older=older, current=current and current.id)
@@ -88,7 +88,7 @@ def slide(desk: Desk, request: Request) -> Response:
         slide=found,
         report=report,
         strip=share_strip(found.corrected_share),
-        reasons=words.why_uncertain(report.statistics.uncertain),
+        reasons=phrases.why_uncertain(report.statistics.uncertain),
         axis=charts.axis_labels(charts.share_axis()),
         drift=drift_rows(desk, found.id),
     )
@@ -156,8 +156,8 @@ def _sampling(value: str | None) -> Sampling:
 def review(desk: Desk, request: Request) -> Response:
     """One cell to be judged, and what was said of the one before."""
     found, sampling = known_slide(desk, request), _sampling(request.query_params.get("sampling", "random"))
-    order = reading.review_order(desk.state, found.id, sampling)
-    answers = reading.answers(desk.state, found.id, sampling)
+    order = queries.review_order(desk.state, found.id, sampling)
+    answers = queries.answers(desk.state, found.id, sampling)
     again = _cell_of(desk, found.id, request.query_params.get("cell"))
     left = [cell for cell in order if cell not in answers]
     shown = again.id if again else left[0] if left else None
@@ -181,7 +181,7 @@ def _cell_of(desk: Desk, slide: int, text: str | None) -> CellRow | None:
     """The slide's cell that a query names, if any; 404 when it is none of the slide's."""
     if text is None:
         return None
-    found = reading.find_cell(desk.state, int(text)) if re.fullmatch(r"[1-9][0-9]{0,15}", text) else None
+    found = queries.find_cell(desk.state, int(text)) if re.fullmatch(r"[1-9][0-9]{0,15}", text) else None
     if found is None or found[0] != slide:
         raise HTTPException(404, "This slide has no such cell; go back to the slide.")
     return found[1]
@@ -202,7 +202,7 @@ def answer(desk: Desk, request: Request) -> Response:
 def result(desk: Desk, request: Request) -> Response:
     """How often the reviewer and the device agree, beside what the bundle promises."""
     found = known_slide(desk, request)
-    figures = review_figures(reading.reviewed_cells(desk.state, found.id))
+    figures = review_figures(queries.reviewed_cells(desk.state, found.id))
     manifest = read_report(desk.state, found.id).manifest
     return html(
         request,
@@ -217,14 +217,14 @@ def result(desk: Desk, request: Request) -> Response:
 
 def drift_rows(desk: Desk, slide: int) -> list[Drift] | None:
     """How far a slide's cells are from the reference people's; None when its bundle has no reference."""
-    return reading.drift_of(desk.state, slide)
+    return queries.drift_of(desk.state, slide)
 
 
 def health(desk: Desk, request: Request) -> Response:
     """How each part is, and who did what."""
     status = desk.status()
     with open_for_reading(desk.state) as database:
-        entries, broken = audit.read(database, AUDIT_SHOWN), audit.first_broken(database)
+        entries, broken = audit_log.read(database, AUDIT_SHOWN), audit_log.first_broken(database)
     return html(
         request,
         "health.html",

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bloodedge.errors import UsageError, disk_errors
-from bloodedge_device.desk import Desk
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web.access import Access, require_token
+from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.socket_path import SOCKET, short_path
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class WebServer:
         import asyncio
 
         from bloodedge_device.web.app import make_app
-        from bloodedge_device.web.patience import make_server
+        from bloodedge_device.web.uvicorn_limits import make_server
 
         self._servers = [make_server(make_app(self._desk, None), None)]
         if len(sockets) > 1:

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection, Engine, bindparam, case, delete, select, update
 
-from bloodedge.board import BoardReport, read_message
 from bloodedge.errors import BloodedgeError
-from bloodedge.host import EARLIEST
-from bloodedge_fleet.boards.known import TOTALS, Boot, Content, Known, Start
+from bloodedge.fleet_messages import BoardReport, read_message
+from bloodedge.machine import EARLIEST
+from bloodedge_fleet.boards.index import TOTALS, Boot, Content, Known, Start
 from bloodedge_fleet.database import Values, insert_into, reading, writing
 from bloodedge_fleet.database.tables import LONGEST_NAME, boards, boots, forgotten, hours, refused, reports
 

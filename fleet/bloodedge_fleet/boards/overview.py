@@ -6,8 +6,8 @@ from typing import Literal
 
 from sqlalchemy import Connection, RowMapping, func, select
 
-from bloodedge.board import BoardReport, read_stored
 from bloodedge.errors import BloodedgeError
+from bloodedge.fleet_messages import BoardReport, read_stored
 from bloodedge.metrics import wilson
 from bloodedge_fleet.database.tables import boards, boots, hours, refused
 

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, Row, func, select
 
 from bloodedge_fleet.boards.overview import read_away
 from bloodedge_fleet.database.tables import rollouts
-from bloodedge_fleet.rollouts.record import read_rollouts
 from bloodedge_fleet.rollouts.stages import BOARD_STATES, Rollout
+from bloodedge_fleet.rollouts.store import read_rollouts
 
 ENDED = {"waiting": "not asked", "asked": "withdrawn"}
 """What a board's state is called once nobody waits for it any more."""

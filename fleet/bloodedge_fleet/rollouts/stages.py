@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal, get_args
 
-from bloodedge.board import BoardReport
 from bloodedge.errors import UsageError
+from bloodedge.fleet_messages import BoardReport
 
 BoardState = Literal["waiting", "asked", "installed", "good", "failed"]
 BOARD_STATES: tuple[BoardState, ...] = get_args(BoardState)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloodedge.errors import UsageError
 from bloodedge.files import write_bytes
-from bloodedge_fleet.places import command
+from bloodedge_fleet.state_dir import command
 
 TOKEN = "token.json"  # noqa: S105  # a file's name
 """In the state folder: SHA-256 of the token. It has 256 random bits, so that nothing slower is needed to guard it."""

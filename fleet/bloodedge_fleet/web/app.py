@@ -20,12 +20,12 @@ from starlette.types import ASGIApp
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.report import environment
-from bloodedge_fleet.boards.listening import Listener
+from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals, told
 from bloodedge_fleet.database import reading
-from bloodedge_fleet.figures import CONTENT_TYPE, Figures
+from bloodedge_fleet.metrics import CONTENT_TYPE, Figures
 from bloodedge_fleet.rollouts.overview import count_states, newest_names, read_shown
-from bloodedge_fleet.rollouts.record import bundle_file
+from bloodedge_fleet.rollouts.store import bundle_file
 from bloodedge_fleet.web.access import Guard
 from bloodedge_fleet.web.trends import Trend, trends
 

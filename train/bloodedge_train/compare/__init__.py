@@ -7,9 +7,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from bloodedge.bundle.manifest import never_called
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
-from bloodedge.manifest import never_called
 from bloodedge_train.compare.collect import Entry, PartName, collect
 from bloodedge_train.compare.latency import Measured, measure
 from bloodedge_train.compare.paper import Paper, read_paper

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bloodedge.decision import LABELS
+from bloodedge.decision.thresholds import LABELS
 from bloodedge_train.compare.cost_chart import draw_costs, splits
 from bloodedge_train.compare.rows import FIGURES, PAPER_FIGURES, Row
 from bloodedge_train.compare.theme import Chart, Theme

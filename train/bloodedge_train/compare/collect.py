@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bloodedge.bundle import Bundle, is_bundle
-from bloodedge.dataset import UNNAMED
+from bloodedge.bundle.manifest import Evaluation, LatencyMs, Manifest, SplitRecord, read_metrics, read_run
+from bloodedge.data.dataset import UNNAMED
 from bloodedge.errors import UsageError
-from bloodedge.manifest import Evaluation, LatencyMs, Manifest, SplitRecord, read_metrics, read_run
 
 PartName = Literal["validation", "test", "shift"]
 

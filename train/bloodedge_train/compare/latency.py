@@ -8,10 +8,10 @@ import numpy as np
 
 from bloodedge.bench import interleaved, percentiles
 from bloodedge.bundle import Bundle
+from bloodedge.bundle.manifest import LatencyMs
 from bloodedge.engine import Engine, installed, load_artifact
-from bloodedge.evaluate import default_threads
-from bloodedge.host import hardware_name
-from bloodedge.manifest import LatencyMs
+from bloodedge.evaluation.scoring import default_threads
+from bloodedge.machine import hardware_name
 
 ROUNDS = 40
 

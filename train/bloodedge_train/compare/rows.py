@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from bloodedge.bundle.manifest import EngineName, Evaluation, LatencyMs, Precision, SubjectScore
 from bloodedge.config import Strict
-from bloodedge.evaluate import score
-from bloodedge.manifest import EngineName, Evaluation, LatencyMs, Precision, SubjectScore
+from bloodedge.evaluation.scoring import score
 from bloodedge.text import as_text
 from bloodedge_train.compare.collect import Entry, PartName
 from bloodedge_train.compare.latency import Measured

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.dataset import CellFile
-from bloodedge.manifest import RunMetrics, RunRecord
-from bloodedge.split import Parts
+from bloodedge.bundle.manifest import RunMetrics, RunRecord
+from bloodedge.data.dataset import CellFile
+from bloodedge.data.split import Parts
 from bloodedge_train.figures import calibration, confusion, curves, learning, montage, people
 from bloodedge_train.figures.drawing import draw
 
 if TYPE_CHECKING:
-    from bloodedge_train.fit import Samples
+    from bloodedge_train.fitting.fit import Samples
 
 __all__ = ["draw", "draw_all"]
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from bloodedge.decision import LABELS
-from bloodedge.manifest import Evaluation
+from bloodedge.bundle.manifest import Evaluation
+from bloodedge.decision.thresholds import LABELS
 
 INCHES = 4.8, 4.0
 

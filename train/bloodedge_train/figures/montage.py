@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.decision import LABELS
+from bloodedge.decision.thresholds import LABELS
 from bloodedge_train.figures.drawing import GREY, RIGHT, WRONG
 
 ACROSS = 8

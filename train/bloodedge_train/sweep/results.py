@@ -13,8 +13,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from bloodedge import RESEARCH_USE
+from bloodedge.bundle.manifest import Evaluation, read_metrics
 from bloodedge.files import write_json, write_text
-from bloodedge.manifest import Evaluation, read_metrics
 from bloodedge_train.sweep import plot
 from bloodedge_train.sweep.space import Plan
 from bloodedge_train.sweep.trial import TrialRecord, read_trial, run_folder

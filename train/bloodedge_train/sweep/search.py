@@ -9,12 +9,12 @@ from pathlib import Path
 
 import cv2
 
+from bloodedge.bundle.manifest import write_record
 from bloodedge.console import Progress
-from bloodedge.dataset import Dataset, check_readable, read_dataset
+from bloodedge.data.dataset import Dataset, check_readable, read_dataset
+from bloodedge.data.split import split
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_free
-from bloodedge.manifest import write_record
-from bloodedge.split import split
 from bloodedge_train.sweep import cluster, results
 from bloodedge_train.sweep.space import Plan, Space, Trial, trials
 from bloodedge_train.sweep.trial import LOCKS, PLAN, TRIALS, TrialRecord, read_plan, read_trial, run_trial, write_trial

@@ -22,8 +22,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from bloodedge.config import Strict, read_toml, validate
+from bloodedge.data.split import Fold
 from bloodedge.errors import UsageError, did_you_mean
-from bloodedge.split import Fold
 from bloodedge_train.recipe import Recipe, load_recipe
 from bloodedge_train.zoo import check_model
 

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from bloodedge.bundle.manifest import write_record
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_text
-from bloodedge.manifest import write_record
 from bloodedge.text import as_path
-from bloodedge_train.checkpoint import Checkpoints
+from bloodedge_train.fitting.checkpoint import Checkpoints
 from bloodedge_train.recipe import Recipe
 from bloodedge_train.run import TrainOptions, Watcher, train
 from bloodedge_train.sweep.space import Plan, Trial
 
 if TYPE_CHECKING:
-    from bloodedge_train.fit import BatchDone, EpochDone
+    from bloodedge_train.fitting.fit import BatchDone, EpochDone
 
 PLAN = "sweep.json"
 LOCKS, TRIALS = "locks", "trials"

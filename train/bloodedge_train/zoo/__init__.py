@@ -86,9 +86,9 @@ def _stained(image: Any, network: "NetworkSpec") -> Any:
     """The image, or its dyes' densities, float32 (N, H, W, 3) in 0..255 as well, so that every family's scale fits."""
     if network.stain == "none":
         return image
-    from bloodedge_train import stain
+    from bloodedge_train.zoo import unmixing
 
-    return stain.layer(network.stain)(image)
+    return unmixing.layer(network.stain)(image)
 
 
 def _head(x: Any, network: "NetworkSpec", classes: int) -> Any:

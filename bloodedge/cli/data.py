@@ -1,0 +1,90 @@
+"""``bloodedge data``: a look at a data set before a figure is made from it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bloodedge.data.audit import Audit
+
+
+@click.group()
+def data() -> None:
+    """Look at a data set before trusting a figure made from it."""
+
+
+@data.command("audit")
+@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
+def audit_command(folder: Path, json_target: str | None) -> None:
+    """Count what DATA holds, and find what is wrong with it.
+
+    Cells, classes, subjects and folds are counted; unreadable and repeated images and shortcuts are found. DATA is laid
+    out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
+    """
+    from bloodedge.console import emit_json, progress
+    from bloodedge.data.audit import audit
+    from bloodedge.data.dataset import read_dataset
+
+    with progress("Reading cells") as update:
+        dataset = read_dataset(folder, update)
+    result = audit(dataset)
+    if json_target:
+        emit_json(result.to_json(), json_target)
+    if json_target != "-":
+        _show(result)
+
+
+def _show(result: "Audit") -> None:
+    from bloodedge.console import console
+    from bloodedge.tables import print_table
+
+    console().print(
+        f"[bold]{result.cells}[/] cells ({result.unique_cells} unique) of [bold]{len(result.subjects)}[/] subjects in "
+        f"[bold]{len(result.groups)}[/] groups" + ("; drawn by the simulated microscope" if result.rendered else "")
+    )
+    counts = {"every fold": result.classes, **result.folds}
+    rows = [(name, str(classes["all"]), str(classes["hem"])) for name, classes in counts.items()]
+    print_table(("", "all (blast)", "hem (normal)"), rows, title="Cells by class")
+    people = [
+        (
+            row.subject,
+            row.group if row.group != row.subject else "",
+            ", ".join(row.folds),
+            str(row.all or ""),
+            str(row.hem or ""),
+            f"{row.median_area_px:.0f}",
+        )
+        for row in result.subjects
+    ]
+    columns = ("subject", "group", "folds", "all", "hem", "median area px")
+    print_table(columns, people, title="Subjects", left=columns[:3])
+    _show_faults(result)
+
+
+def _show_faults(result: "Audit") -> None:
+    from bloodedge.console import console, plain
+
+    out = console()
+    out.print(
+        f"\n[bold]{len(result.duplicates)}[/] pictures stand more than once: {result.across_subjects} under more than "
+        f"one subject, {result.across_folds} in more than one fold, {result.across_classes} under both classes."
+    )
+    for same in result.duplicates:
+        kind = "the same bytes" if same.bytes_identical else "the same pixels"
+        whose = ", ".join(filter(None, same.subjects)) or "subject not known"
+        out.print(plain(", ".join(filter(None, [whose, *same.folds, kind]))), style="bold")
+        for name in same.files:
+            out.print(plain(f"  {name}"), soft_wrap=True)
+    merged = [" + ".join(subjects) for subjects in result.groups.values() if len(subjects) > 1]
+    if merged:
+        out.print(plain(f"Subjects that share pictures and count as one group: {'; '.join(merged)}"))
+    for name, reason in result.unreadable.items():
+        out.print(plain(f"unreadable {name}: {reason}"), soft_wrap=True)
+    out.print("Unreadable images: " + (str(len(result.unreadable)) if result.unreadable else "none"))
+    if result.without_subject:
+        out.print(f"{result.without_subject} cells do not say whose they are (expected UID_<subject>_...).")
+    for what, value in (("cell area", result.area_auc), ("mean brightness", result.brightness_auc)):
+        if value is not None:
+            out.print(f"AUC of {what} alone (0.5 = no signal): [bold]{value:.3f}[/]")

@@ -1,0 +1,200 @@
+"""``bloodedge evaluate``: held-out figures of a run, a bundle, or several as an ensemble."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from bloodedge.errors import UsageError, quoted
+
+if TYPE_CHECKING:
+    from bloodedge.bundle.manifest import Evaluation
+    from bloodedge.evaluation.scoring import Classifier
+
+ENGINES = ("keras", "litert", "openvino", "onnx")
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+PARTS = ("auto", "train", "validation", "test", "shift", "all")
+WEIGHTS = ("mean", "kappa")
+VIEWS = ("1", "8")
+
+
+@click.command()
+@click.argument("models", metavar="RUN|BUNDLE...", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--engine", type=click.Choice(ENGINES), help="Default: keras for a run, litert for a bundle.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: float32 for a run, int8 for a bundle.")
+@click.option(
+    "--part",
+    type=click.Choice(PARTS),
+    default="auto",
+    show_default=True,
+    help="auto: the test part of the run's own data; of other data, every subject not seen in training.",
+)
+@click.option(
+    "--weigh",
+    type=click.Choice(WEIGHTS),
+    default="mean",
+    show_default=True,
+    help="Of several: all alike, or each by Cohen's kappa on its own validation part.",
+)
+@click.option(
+    "--rescale",
+    type=click.FloatRange(0.5, 2),
+    default=1.0,
+    show_default=True,
+    metavar="F",
+    help="Resize each cell by F (0.5 to 2) first: how much does its size matter?",
+)
+@click.option(
+    "--views",
+    type=click.Choice(VIEWS),
+    default="1",
+    show_default=True,
+    help="8: the mean over each cell's flips and quarter turns.",
+)
+@click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engine (default: all cores).")
+@click.option(
+    "--subject",
+    "subject_rule",
+    metavar="RULE",
+    help='Whose a cell is, where its name does not say: the group of a regular expression, as "(patient[0-9]+)".',
+)
+@click.option("--one-person", is_flag=True, help="All cells whose names do not say whose they are are one person's.")
+@click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
+@click.option(
+    "--predictions",
+    type=click.Path(path_type=Path),
+    metavar="FILE.csv",
+    help="Write each cell's probability of being a blast to a table.",
+)
+@click.option(
+    "--json", "json_target", metavar="FILE|-", help="Write the figures as JSON to a file, or to stdout for -."
+)
+def evaluate(
+    models: tuple[Path, ...],
+    data: Path,
+    engine: str | None,
+    precision: str | None,
+    part: str,
+    weigh: str,
+    rescale: float,
+    views: str,
+    threads: int | None,
+    subject_rule: str | None,
+    one_person: bool,
+    allow_unreadable: bool,
+    predictions: Path | None,
+    json_target: str | None,
+) -> None:
+    """Score the run folder RUN, or the bundle BUNDLE, on cells of DATA that it never saw.
+
+    Several are scored as one: an ensemble that says the weighted mean of their calibrated probabilities. A blast
+    (C-NMC's all) is the positive class. Intervals are 95 %, bootstrapped over subjects. Pictures that it was fitted to
+    are left out, whatever they are called in DATA; what is left out is counted, and named with --json.
+    """
+    from bloodedge.console import emit_json, progress
+    from bloodedge.data.dataset import subject_pattern
+    from bloodedge.evaluation.ensemble import Ensemble
+    from bloodedge.evaluation.scoring import evaluate as run_evaluation
+
+    if subject_rule and one_person:
+        raise UsageError("--subject and --one-person exclude each other; give one of them.")
+    rule = subject_pattern(subject_rule) if subject_rule else None
+
+    ensemble = Ensemble.of([_open(model, engine, precision, threads) for model in models], weigh)  # type: ignore[arg-type]
+    with progress("Reading and scoring cells") as update:
+        evaluation, which, left_out, notes = run_evaluation(
+            ensemble,
+            data,
+            part,  # type: ignore[arg-type]
+            update,
+            rescale=rescale,
+            views=8 if views == "8" else 1,
+            predictions=predictions,
+            subject_rule=rule,
+            one_person=one_person,
+            allow_unreadable=allow_unreadable,
+        )
+    if json_target:
+        emit_json(evaluation.model_dump() | {"left_out": left_out, "notes": notes}, json_target)
+    if json_target != "-":
+        show_evaluation(evaluation, f"{ensemble.name} on {which} of {data.name or data}")
+        if evaluation.never_called is not None:
+            click.secho(f"No cell was called {evaluation.never_called}: this network calls one class only.", bold=True)
+        _show_left_out(left_out, notes)
+
+
+NAMED = 3
+"""Pictures of each reason that the terminal names."""
+
+
+def _show_left_out(left_out: dict[str, str], notes: list[str]) -> None:
+    """What is not scored, by reason, and what limits the figures."""
+    from rich.markup import escape
+
+    from bloodedge.console import console, plain
+
+    out = console()
+    for note in notes:
+        out.print(f"[bold yellow]Mind:[/] {escape(note)}", soft_wrap=True)
+    if not left_out:
+        return
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        by_reason.setdefault(reason.replace(name, "it"), []).append(name)
+    out.print(f"[bold]Left out: {len(left_out)} pictures[/] (--json FILE names them all)")
+    for reason, names in sorted(by_reason.items(), key=lambda row: -len(row[1])):
+        some = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        out.print(plain(f"  {len(names)}: {reason.rstrip('.')} ({some})"), soft_wrap=True)
+
+
+def _open(model: Path, engine: str | None, precision: str | None, threads: int | None) -> "Classifier":
+    from bloodedge.bundle import is_bundle
+    from bloodedge.evaluation.scoring import default_threads, open_bundle, open_run
+
+    if is_bundle(model):
+        if engine == "keras":
+            raise UsageError("A bundle holds no Keras model; choose --engine litert, openvino or onnx.")
+        return open_bundle(model, engine or "litert", precision or "int8", threads or default_threads())  # type: ignore[arg-type]
+    if engine not in {None, "keras"} or precision not in {None, "float32"}:
+        raise UsageError(
+            f"{model} is a run folder, which holds a keras float32 model; convert it:"
+            f" bloodedge convert {quoted(model)} --int8"
+        )
+    return open_run(model)
+
+
+def show_evaluation(evaluation: "Evaluation", title: str) -> None:
+    """The figures, the confusion matrix and the subjects as terminal tables."""
+    from rich.text import Text
+
+    from bloodedge.bundle.manifest import Evaluation
+    from bloodedge.console import console, plain
+    from bloodedge.tables import print_table
+
+    out, heading = console(), Text(title, "italic")
+    if evaluation.leaky:
+        heading.append(" (leaky: cells of these subjects were seen in training)", "bold red")
+    rows = []
+    names = [
+        name
+        for name, field in Evaluation.model_fields.items()
+        if float in {field.annotation, *get_args(field.annotation)}
+    ]
+    for name in names:
+        value = getattr(evaluation, name)
+        limits = evaluation.ci95.get(name)
+        shown = "-" if value is None else f"{value:.3f}"
+        rows.append((name.replace("_", " "), shown, f"{limits[0]:.3f} .. {limits[1]:.3f}" if limits else "-"))
+    print_table(("figure", "value", "95 % interval"), rows, title=heading)
+    (tn, fp), (fn, tp) = evaluation.confusion
+    matrix = [("normal", str(tn), str(fp)), ("blast", str(fn), str(tp))]
+    print_table(("true \\ said", "normal", "blast"), matrix, title="Cells by class")
+    people = [(name, r.label, str(r.cells), f"{r.accuracy:.3f}") for name, r in evaluation.per_subject.items()]
+    columns = ("subject", "true class", "cells", "accuracy")
+    print_table(columns, people, title=f"{evaluation.subjects} subjects", left=columns[:2])
+    worst = evaluation.worst_subject
+    out.print(plain(f"Worst subject: {worst}, accuracy {evaluation.per_subject[worst].accuracy:.3f}"))
+    if evaluation.latency_ms:
+        latency = evaluation.latency_ms
+        out.print(f"Latency of one cell: p50 {latency.p50:.2f} ms, p95 {latency.p95:.2f} ms, p99 {latency.p99:.2f} ms")

@@ -1,0 +1,45 @@
+"""``bloodedge rates``: how often a bundle errs and refuses, measured anew."""
+
+from pathlib import Path
+
+import click
+
+from bloodedge.errors import UsageError
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", metavar="NAME.bundle", required=True, type=click.Path(path_type=Path), help="The copy to write."
+)
+@click.option("--leave-out", metavar="SUBJECT", multiple=True, help="A subject that is not to count. Repeatable.")
+@click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engines (default: all cores).")
+@click.option("--force", is_flag=True, help="Replace NAME.bundle if it exists.")
+def rates(bundle: Path, data: Path, out: Path, leave_out: tuple[str, ...], threads: int | None, *, force: bool) -> None:
+    """Measure how often BUNDLE errs and refuses on people in DATA whom it has not seen.
+
+    A slide's share of blasts is corrected by these rates, so people of one's own laboratory make it true there. The
+    copy holds the same networks; sign it before a board is to run it.
+    """
+    from bloodedge.console import progress
+    from bloodedge.evaluation.rates import measure_rates
+    from bloodedge.evaluation.scoring import default_threads
+
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder; give the name of a file, such as {out.stem}.bundle.")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; choose another name, or replace it with --force.")
+    subjects = {subject.upper() for subject in leave_out}
+    with progress("Reading cells") as update:
+        manifest = measure_rates(bundle, data, out, threads or default_threads(), leave_out=subjects, progress=update)
+    for artifact in manifest.artifacts:
+        click.echo(f"{artifact.engine} {artifact.precision}:")
+        assert artifact.rates is not None
+        for true, people in (("blasts", artifact.rates.blast), ("normal cells", artifact.rates.normal)):
+            blast, normal, refused = (sum(getattr(one, key) for one in people.values()) for key in
+                                      ("blast", "normal", "refused"))  # fmt: skip
+            click.echo(
+                f"  {true} of {len(people)} people: {blast} called blast, {normal} called normal, {refused} refused"
+            )
+    click.echo(f"Bundle: {out} (serial {manifest.serial})")

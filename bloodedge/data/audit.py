@@ -1,0 +1,126 @@
+"""What a data set holds and what in it would make a figure too good to be true."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from bloodedge.data.dataset import CLASS_NAMES, Dataset, natural
+from bloodedge.metrics import auc
+
+
+@dataclass(frozen=True)
+class SubjectCount:
+    """One subject's cells."""
+
+    subject: str
+    group: str
+    folds: list[str]
+    cells: int
+    all: int
+    hem: int
+    median_area_px: float
+
+
+@dataclass(frozen=True)
+class DuplicateSet:
+    """Files that hold one and the same picture."""
+
+    files: list[str]
+    subjects: list[str]
+    folds: list[str]
+    bytes_identical: bool
+    """False when only the decoded pixels are equal."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Counts, faults and shortcuts of a data set."""
+
+    cells: int
+    unique_cells: int
+    classes: dict[str, int]
+    folds: dict[str, dict[str, int]]
+    subjects: list[SubjectCount]
+    groups: dict[str, list[str]]
+    """Group to its subjects; a split is honest only over groups."""
+    duplicates: list[DuplicateSet]
+    across_subjects: int
+    """Duplicate sets that stand under more than one subject."""
+    across_folds: int
+    across_classes: int
+    unreadable: dict[str, str]
+    without_subject: int
+    """Cells whose file names do not say whose they are."""
+    area_auc: float | None
+    """AUC of cell area alone, blasts larger; 0.5 says no signal."""
+    brightness_auc: float | None
+    """AUC of mean brightness alone, blasts brighter."""
+    rendered: bool
+    fingerprint: str
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values."""
+        return asdict(self)
+
+
+def audit(dataset: Dataset) -> Audit:
+    """Look at a data set (see Audit)."""
+    cells, unique = dataset.cells, dataset.unique
+    duplicates = [
+        DuplicateSet(
+            files=[c.name for c in same],
+            subjects=sorted({c.subject for c in same}, key=natural),
+            folds=sorted({c.fold for c in same}),
+            bytes_identical=len({c.bytes_digest for c in same}) == 1,
+        )
+        for same in dataset.duplicates
+    ]
+    labels = [c.label for c in unique]
+    return Audit(
+        cells=len(cells),
+        unique_cells=len(unique),
+        classes=_classes(c.label for c in cells),
+        folds={f: _classes(c.label for c in cells if c.fold == f) for f in sorted({c.fold for c in cells} - {""})},
+        subjects=_subjects(dataset),
+        groups=_groups(dataset),
+        duplicates=duplicates,
+        across_subjects=sum(len(d.subjects) > 1 for d in duplicates),
+        across_folds=sum(len(d.folds) > 1 for d in duplicates),
+        across_classes=sum(len({c.label for c in same}) > 1 for same in dataset.duplicates),
+        unreadable=dataset.unreadable,
+        without_subject=sum(not c.subject for c in cells),
+        area_auc=auc(labels, [c.area_px for c in unique]),
+        brightness_auc=auc(labels, [c.brightness for c in unique]),
+        rendered=dataset.rendered,
+        fingerprint=dataset.fingerprint,
+    )
+
+
+def _classes(labels: Iterable[int]) -> dict[str, int]:
+    counts = Counter(labels)
+    return {name: counts[label] for label, name in reversed(list(enumerate(CLASS_NAMES)))}
+
+
+def _subjects(dataset: Dataset) -> list[SubjectCount]:
+    rows = []
+    for subject in sorted(dataset.groups, key=natural):
+        own = [c for c in dataset.cells if c.subject == subject]
+        counts = _classes(c.label for c in own)
+        rows.append(
+            SubjectCount(
+                subject=subject,
+                group=dataset.groups[subject],
+                folds=sorted({c.fold for c in own if c.fold}),
+                cells=len(own),
+                all=counts["all"],
+                hem=counts["hem"],
+                median_area_px=median(c.area_px for c in own),
+            )
+        )
+    return rows
+
+
+def _groups(dataset: Dataset) -> dict[str, list[str]]:
+    names = sorted(set(dataset.groups.values()), key=natural)
+    return {name: sorted((s for s, g in dataset.groups.items() if g == name), key=natural) for name in names}

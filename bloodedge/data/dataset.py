@@ -1,0 +1,276 @@
+"""Reading folders of single cells: who they came from, what stands twice, and which may be held against which.
+
+The layout is C-NMC 2019's (doi:10.7937/tcia.2019.dc64i46r): ``fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>``,
+with or without the fold folders; names are compared without case. ``all`` is a blast, ``hem`` a normal cell.
+"""
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.console import Progress
+from bloodedge.data.perceptual_hash import cell_hash
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, OTHER_SUFFIXES
+from bloodedge.text import as_text
+
+SubjectRule = Callable[[str], str]
+"""Gives the subject of a cell whose name does not say it, from its path inside the data folder; empty: not known."""
+
+UNNAMED = "unnamed"
+"""Stands for whoever the cells are of that do not say whose they are."""
+ONE_PERSON = "ONE PERSON"
+MOST_UNREADABLE = 0.1
+
+CLASS_FOLDERS = {"hem": 0, "all": 1}
+CLASS_NAMES = ("hem", "all")
+RENDERED_MARK = "RENDERED.txt"
+_NAME = re.compile(r"uid_(?P<subject>[^_]+)_(?P<image>[^_]+)_(?P<cell>[^_]+)_(?P<label>all|hem)", re.IGNORECASE)
+_FOLD = re.compile(r"fold_\w+", re.IGNORECASE)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class CellFile:
+    """One readable image of a cell."""
+
+    name: str
+    """Path inside the data folder, with forward slashes."""
+    path: Path
+    label: int
+    """0 normal (hem), 1 blast (all)."""
+    subject: str
+    """Upper case; empty where the file's name does not say."""
+    fold: str
+    """Lower case; empty where there are no folds."""
+    bytes_digest: str
+    pixels_digest: str
+    width_px: int
+    height_px: int
+    area_px: int
+    brightness: float
+    """Mean of the cell's pixels over the three channels, 0..255."""
+    look: bytes
+    """Its perceptual hash; see ``bloodedge.data.perceptual_hash``."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a folder holds."""
+
+    root: Path
+    cells: tuple[CellFile, ...]
+    """Readable cells in name order, duplicates included."""
+    unreadable: dict[str, str]
+    """Name to the sentence that says what is wrong."""
+    rendered: bool
+    groups: dict[str, str] = field(default_factory=dict)
+    """Subject to its group: the merged subjects' names joined by "+"."""
+
+    def group(self, cell: CellFile) -> str:
+        """The group that a cell belongs to; its own name where the subject is unknown."""
+        return self.groups[cell.subject] if cell.subject else cell.name
+
+    @property
+    def duplicates(self) -> list[list[CellFile]]:
+        """Sets of two or more cells with identical pixels."""
+        return [cells for cells in _by(self.cells, lambda c: c.pixels_digest).values() if len(cells) > 1]
+
+    @property
+    def unique(self) -> list[CellFile]:
+        """Each picture once (its first name); a picture that stands under both classes is left out altogether."""
+        pictures = _by(self.cells, lambda c: c.pixels_digest).values()
+        return sorted((same[0] for same in pictures if len({c.label for c in same}) == 1), key=lambda c: c.name)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over every cell's name and content."""
+        return digest(f"{c.name} {c.bytes_digest}" for c in self.cells)
+
+
+def digest(lines: Iterable[str]) -> str:
+    """SHA-256 over sorted lines."""
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def owners(cells: Iterable[CellFile]) -> list[str]:
+    """Whose each cell is; UNNAMED where that is not known."""
+    return [cell.subject or UNNAMED for cell in cells]
+
+
+def subject_pattern(rule: str) -> SubjectRule:
+    """The rule that a subject is what the first group of a regular expression finds in a cell's path.
+
+    Raises UsageError when it is no regular expression with a group.
+    """
+    try:
+        pattern = re.compile(rule)
+    except re.error as error:
+        raise UsageError(f'The subject rule "{rule}" is no regular expression ({error}).') from error
+    if not pattern.groups:
+        raise UsageError(f'The subject rule "{rule}" needs a group in brackets, such as "(patient[0-9]+)".')
+
+    def subject(name: str) -> str:
+        match = pattern.search(name)
+        return (match[1] or "").upper() if match else ""
+
+    return subject
+
+
+def check_readable(dataset: Dataset, *, allow: bool) -> None:
+    """Raise UsageError when more than a tenth of the pictures cannot be used, unless that is allowed."""
+    total = len(dataset.cells) + len(dataset.unreadable)
+    if allow or len(dataset.unreadable) <= MOST_UNREADABLE * total:
+        return
+    first, reason = next(iter(dataset.unreadable.items()))
+    raise UsageError(
+        f"{len(dataset.unreadable)} of the {total} pictures under {dataset.root} cannot be used; the first, {first}: "
+        f"{reason} Mend or remove them, or use the others with --allow-unreadable."
+    )
+
+
+def read_dataset(root: Path, progress: Progress | None = None, subject_rule: SubjectRule | None = None) -> Dataset:
+    """Read and check every image under ``root``.
+
+    Raises UsageError when the folder is missing or holds no ``all`` or ``hem`` folder with a readable image.
+    """
+    if not root.is_dir():
+        raise UsageError(f"{root} is not a folder; give the folder that holds the all/ and hem/ (or fold_*/) folders.")
+    paths = _image_paths(root)
+    if not paths:
+        raise UsageError(
+            f"{root} holds no cell images; expected folders named all/ and hem/ (or fold_*/all, fold_*/hem) "
+            f"with {', '.join(sorted(IMAGE_SUFFIXES))} files."
+        )
+    unreadable: dict[str, str] = {}
+    cells = []
+    found = in_threads(lambda path: _read_cell(root, path, subject_rule), paths, progress)
+    for path, result in zip(paths, found, strict=True):
+        if isinstance(result, CellFile):
+            cells.append(result)
+        else:
+            unreadable[as_text(path.relative_to(root).as_posix())] = as_text(result)
+    if not cells:
+        name, reason = next(iter(unreadable.items()))
+        raise UsageError(f"None of the {len(paths)} images under {root} can be used; the first, {name}: {reason}")
+    cells.sort(key=lambda c: c.name)
+    rendered = (root / RENDERED_MARK).is_file()
+    return Dataset(root, tuple(cells), dict(sorted(unreadable.items())), rendered, _merge_subjects(cells))
+
+
+def _image_paths(root: Path) -> list[Path]:
+    found, suffixes = [], IMAGE_SUFFIXES | OTHER_SUFFIXES
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link back up
+            below.clear()
+            continue
+        seen.add(place)
+        if Path(folder).name.lower() in CLASS_FOLDERS:
+            found += [Path(folder) / n for n in names if Path(n).suffix.lower() in suffixes and n[0] != "."]
+    return sorted(found)
+
+
+def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> CellFile | str:
+    """The cell, or the sentence that says why it cannot be used."""
+    relative = path.relative_to(root)
+    name = as_text(relative.as_posix())
+    if path.suffix.lower() in OTHER_SUFFIXES:
+        return f"The picture is a {path.suffix[1:].upper()} file, which is not read; save it as PNG or TIFF."
+    try:
+        image = read_image(path)
+        cell = cell_on_black(image)
+    except BloodedgeError as error:
+        return str(error).replace(as_text(path), "The picture")
+    label = CLASS_FOLDERS[path.parent.name.lower()]
+    match = _NAME.fullmatch(path.stem)
+    if match and CLASS_FOLDERS[match["label"].lower()] != label:
+        return f"It lies in {path.parent.name}/ but its name says {match['label']}; move or rename it."
+    subject = as_text(match["subject"]).upper() if match else subject_rule(name) if subject_rule else ""
+    fold = next((part.lower() for part in relative.parts if _FOLD.fullmatch(part)), "")
+    return CellFile(
+        name=name,
+        path=path,
+        label=label,
+        subject=subject,
+        fold=fold,
+        bytes_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
+        pixels_digest=hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest(),
+        width_px=image.shape[1],
+        height_px=image.shape[0],
+        area_px=cell.area_px,
+        brightness=float(np.mean(cv2.mean(image, cell.mask)[:3])),
+        look=cell_hash(cell),
+    )
+
+
+def _merge_subjects(cells: Sequence[CellFile]) -> dict[str, str]:
+    """Subject to group: subjects linked by an identical picture are one group (they may be one person)."""
+    parent = {c.subject: c.subject for c in cells if c.subject}
+
+    def root(subject: str) -> str:
+        while parent[subject] != subject:
+            subject = parent[subject]
+        return subject
+
+    for same in _by(cells, lambda c: c.pixels_digest).values():
+        subjects = sorted({c.subject for c in same if c.subject})
+        for other in subjects[1:]:
+            parent[root(other)] = root(subjects[0])
+    members = _by(parent, root)
+    names = {head: "+".join(sorted(subjects, key=natural)) for head, subjects in members.items()}
+    return {subject: names[root(subject)] for subject in parent}
+
+
+def natural(name: str) -> tuple[str, int, str]:
+    """Sort key that puts H2 before H10 and numbers in order."""
+    match = re.fullmatch(r"(\D*)(\d*)(.*)", name)
+    assert match is not None
+    return match[1], int(match[2] or 0), match[3]
+
+
+def _by(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    grouped: dict[str, list[T]] = defaultdict(list)
+    for item in items:
+        grouped[key(item)].append(item)
+    return grouped
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | None = None) -> list[R]:
+    """``[work(item) for item in items]`` on all cores (OpenCV releases the interpreter lock)."""
+    results = []
+    pool = ThreadPoolExecutor(os.cpu_count() or 1)
+    try:
+        for result in pool.map(work, items):
+            results.append(result)
+            if progress:
+                progress(len(results), len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
+
+
+def read_input(cell: CellFile, spec: ImagingSpec) -> Image:
+    """One cell as network input uint8 (H, W, 3) RGB."""
+    return network_input(cell_on_black(read_image(cell.path), CNMC_UM_PER_PX), spec)
+
+
+def inputs(cells: Sequence[CellFile], spec: ImagingSpec, progress: Progress | None = None) -> NDArray[np.uint8]:
+    """Network inputs uint8 (N, H, W, 3) RGB, decoded on all cores."""
+    if not cells:
+        return np.empty((0, spec.size_px, spec.size_px, 3), np.uint8)
+    return np.stack(in_threads(lambda cell: read_input(cell, spec), cells, progress))

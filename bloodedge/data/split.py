@@ -1,0 +1,206 @@
+"""Splits over groups (honest) or over images (leaky, as the paper did), and getting a run's parts back later."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bloodedge.bundle.manifest import PartRecord, SplitRecord
+from bloodedge.config import Strict
+from bloodedge.data.dataset import CLASS_NAMES, CellFile, Dataset, digest, natural
+from bloodedge.errors import UsageError
+
+DRAWS = 4000
+"""Random assignments of groups tried; the one nearest the wanted shares in both classes is kept."""
+
+
+class SplitSpec(Strict):
+    """How cells are shared out, apart from the seed."""
+
+    kind: Literal["group", "image"] = "group"
+    """group: no person on two sides; image: cells dealt one by one, leaky."""
+    validation: float = Field(default=0.15, ge=0, lt=0.5)
+    test: float = Field(default=0.15, gt=0, lt=0.5)
+    """Shares of the cells; the rest trains. Without a validation share (by image only) the test part validates too."""
+    shift_subjects: tuple[str, ...] = ()
+    """Kept aside as a part of their own, with every subject they share a group with; absent ones are ignored."""
+
+
+Parts = dict[str, list[CellFile]]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Fold ``number`` (from 0) of ``count`` as the test part."""
+
+    count: int
+    number: int
+
+
+def split(dataset: Dataset, spec: SplitSpec, *, seed: int, fold: Fold | None = None) -> tuple[Parts, SplitRecord]:
+    """Share out ``dataset.unique`` into train, validation, test and, if the spec names some, shift.
+
+    With a ``fold``, groups (or images) are dealt into that many folds and the named one is the test part.
+    Raises UsageError when a class, or enough subjects for an honest split, are missing.
+    """
+    cells = dataset.unique
+    _check_classes(dataset, cells)
+    by_group = spec.kind == "group"
+    if by_group and not spec.validation:
+        raise UsageError("A split by group needs a validation part; set split.validation in the recipe, such as 0.15.")
+    shifted = {dataset.groups[s] for s in spec.shift_subjects if s in dataset.groups}
+    aside = [c for c in cells if dataset.group(c) in shifted]
+    rest = [c for c in cells if dataset.group(c) not in shifted]
+    parts = _split_groups(dataset, rest, spec, seed, fold) if by_group else _split_images(rest, spec, seed, fold)
+    if aside:
+        parts["shift"] = aside
+    record = SplitRecord(
+        kind=spec.kind,
+        seed=seed,
+        folds=fold.count if fold else None,
+        fold=fold.number if fold else None,
+        parts={name: _part_record(dataset, part) for name, part in parts.items()},
+    )
+    return parts, record
+
+
+def recall(dataset: Dataset, record: SplitRecord, spec: SplitSpec) -> Parts:
+    """A run's parts again; raises UsageError when ``dataset`` is not the data that the run was split on."""
+    if record.kind == "group":
+        owner = {group: name for name, part in record.parts.items() for group in part.groups}
+        parts: Parts = {name: [] for name in record.parts}
+        for cell in dataset.unique:
+            if dataset.group(cell) in owner:
+                parts[owner[dataset.group(cell)]].append(cell)
+    else:
+        fold = None if record.folds is None or record.fold is None else Fold(record.folds, record.fold)
+        parts, _ = split(dataset, spec.model_copy(update={"kind": "image"}), seed=record.seed, fold=fold)
+    for name, part in record.parts.items():
+        if name not in parts or digest(c.name for c in parts[name]) != part.digest:
+            raise UsageError(
+                f"{dataset.root} is not the data this run was fitted to (its {name} part differs); "
+                "give the folder that was used for training."
+            )
+    return parts
+
+
+def _part_record(dataset: Dataset, cells: list[CellFile]) -> PartRecord:
+    return PartRecord(
+        cells=len(cells),
+        groups=sorted({dataset.group(c) for c in cells if c.subject}, key=natural),
+        subjects=sorted({c.subject for c in cells if c.subject}, key=natural),
+        digest=digest(c.name for c in cells),
+    )
+
+
+def _check_classes(dataset: Dataset, cells: Sequence[CellFile]) -> None:
+    present = {c.label for c in cells}
+    for label, name in enumerate(CLASS_NAMES):
+        if label not in present:
+            raise UsageError(f"{dataset.root} holds no {name} cells; both classes (all/ and hem/) are needed to train.")
+
+
+def _split_groups(dataset: Dataset, cells: list[CellFile], spec: SplitSpec, seed: int, fold: Fold | None) -> Parts:
+    unnamed = next((c for c in cells if not c.subject), None)
+    if unnamed:
+        raise UsageError(
+            f"{unnamed.name} does not say whose cell it is, so no honest split is possible; name files "
+            "UID_<subject>_<image>_<cell>_<all|hem>, or accept leaky figures with --split image."
+        )
+    groups = sorted({dataset.group(c) for c in cells}, key=natural)
+    counts = np.zeros((len(groups), 2))
+    for cell in cells:
+        counts[groups.index(dataset.group(cell)), cell.label] += 1
+    rng = np.random.default_rng(seed)
+    if fold is None:
+        shares = np.array([1 - spec.validation - spec.test, spec.validation, spec.test])
+        owner = _assign(counts, shares, rng)
+    else:
+        dealt = _assign(counts, np.full(fold.count, 1 / fold.count), rng)
+        rest = dealt != fold.number
+        owner = np.full(len(groups), 2)
+        owner[rest] = _assign(counts[rest], np.array([1 - spec.validation, spec.validation]), rng)
+    part_of = dict(zip(groups, owner, strict=True))
+    return {
+        name: [c for c in cells if part_of[dataset.group(c)] == number]
+        for number, name in enumerate(("train", "validation", "test"))
+    }
+
+
+Drawn = NDArray[np.int64]
+"""(groups,): a part for each group."""
+
+
+def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
+    """A part for each group so that each class's cells are shared out as wanted.
+
+    counts: (groups, 2) cells by class. Every part must hold a group of each class, or UsageError says what is missing.
+    """
+    needed = len(shares)
+    for label, name in enumerate(CLASS_NAMES):
+        have = int((counts[:, label] > 0).sum())
+        if have < needed:
+            raise UsageError(
+                f"Only {have} independent group{'s' if have != 1 else ''} of subjects with {name} cells, but {needed} "
+                "are needed so that every part of the split has one; add subjects, or accept leaky figures with "
+                "--split image."
+            )
+    best = _nearest(counts, shares, (_drawn(counts, shares, rng) for _ in range(DRAWS)))
+    if best is None:  # as many parts as groups: chance alone hardly ever gives each part one of each class
+        best = _nearest(counts, shares, (_dealt(counts, shares, rng) for _ in range(DRAWS)))
+    if best is None:
+        raise UsageError("No split gives every part both classes; use fewer folds or add subjects.")
+    return best
+
+
+def _nearest(counts: NDArray[np.float64], shares: NDArray[np.float64], tried: Iterable[Drawn]) -> Drawn | None:
+    """Of the assignments that give every part both classes, the one nearest the wanted shares."""
+    totals = counts.sum(axis=0)
+    best: tuple[float, Drawn] | None = None
+    for owner in tried:
+        parts = np.stack([counts[owner == part].sum(axis=0) for part in range(len(shares))])
+        groups = np.stack([(counts[owner == part] > 0).sum(axis=0) for part in range(len(shares))])
+        if (groups == 0).any():
+            continue
+        # A figure over one or two people says little: each group short of three weighs as much as 30 % misfit.
+        misfit = np.abs(parts / totals - shares[:, None]).sum() + 0.3 * np.maximum(0, 3 - groups).sum()
+        if best is None or misfit < best[0]:
+            best = float(misfit), owner
+    return best[1] if best else None
+
+
+def _drawn(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
+    return rng.choice(len(shares), size=len(counts), p=shares)
+
+
+def _dealt(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
+    """Drawn, but one group of each class is dealt to each part."""
+    owner = _drawn(counts, shares, rng)
+    for label in range(len(CLASS_NAMES)):
+        members = rng.permutation(np.flatnonzero(counts[:, label] > 0))
+        owner[members[: len(shares)]] = np.arange(len(shares))
+    return owner
+
+
+def _split_images(cells: list[CellFile], spec: SplitSpec, seed: int, fold: Fold | None) -> Parts:
+    """Each class shuffled and cut: cells of one subject end up on both sides."""
+    rng = np.random.default_rng(seed)
+    parts: Parts = {"train": [], "validation": [], "test": []}
+    for label in (0, 1):
+        of_class = [c for c in cells if c.label == label]
+        order = [of_class[i] for i in rng.permutation(len(of_class))]
+        test = order[: round(spec.test * len(order))] if fold is None else order[fold.number :: fold.count]
+        held = {c.name for c in test}
+        left = [c for c in order if c.name not in held]
+        cut = round(spec.validation * len(order))
+        parts["test"] += test
+        parts["validation"] += left[:cut]
+        parts["train"] += left[cut:]
+    if not spec.validation:
+        parts["validation"] = parts["test"]
+    if any(len({c.label for c in part}) < 2 for part in parts.values()):
+        raise UsageError("There are too few cells for every part of the split to hold both classes; add images.")
+    return {name: sorted(part, key=lambda c: c.name) for name, part in parts.items()}

@@ -1,0 +1,237 @@
+"""Whether a network input looks like the cells that the network was trained on.
+
+A network answers whatever it is shown. The distance of an input from the training cells, in figures of its shape,
+colour and texture, says when the answer means nothing: the Mahalanobis distance of Lee et al. ("A simple unified
+framework for detecting out-of-distribution samples", NeurIPS 2018), but of the input instead of a network's layer. So
+it needs no second output, and is the same for every engine and precision.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.config import Strict
+from bloodedge.imaging import Cell, Image, as_image
+from bloodedge.imaging.restain import SOURCE_LIGHT
+
+ACCEPTANCE = 0.95
+"""Share of cells like the training cells that is accepted."""
+CELLS = 600
+"""Training cells that the place is fitted to, each as it is and once as a camera would show it."""
+SHRINKAGE = 0.05
+"""Of the correlations towards none: 41 figures of a thousand inputs leave their smallest directions to chance."""
+FEWEST_INPUTS = 200
+"""Fewer do not show how the figures belong together."""
+_RINGS = 4
+_SCALES = 4
+_BLUR_PX = 0.7
+"""Standard deviation of the finest blur."""
+_TINY = 1e-3
+_FINEST_UM, _COARSEST_UM = 0.066, 0.2
+"""Micrometres per pixel of cameras that are inside the domain: C-NMC's own to a 40x objective's."""
+_EDGE_UM = 0.1
+"""Blur of a cell's edge in a field, on the inner side."""
+_RED_CELL_UM = 7.4
+_MOST_NEIGHBOURS = 4
+_DEEPEST_UM = 0.9
+"""How far into a cell a finder takes its neighbour to reach: its masks of drawn cells that lie among red cells have
+1 to 11 % less area than the cells."""
+_GRAIN = 1.5
+"""Standard deviation of a camera's noise, in levels."""
+
+FIGURES = 41
+MEANS, FINEST_TEXTURES = slice(5, 8), slice(29, 32)
+"""Places of some figures that ``describe`` gives."""
+
+Floats = NDArray[np.float64]
+
+
+class Domain(Strict):
+    """The training cells' place among all that an input could show."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    whitening: tuple[tuple[float, ...], ...]
+    """Takes standardised figures, from the right, to ones without correlation."""
+    limit: float
+    """Largest distance that counts as inside: ACCEPTANCE of the cells it was set on are."""
+    cells: int
+    """Inputs that the place was fitted to, two of each cell."""
+    accepted: float | None = None
+    """Share of held-out cells inside, 0..1."""
+
+    def holds(self, image: Image) -> bool:
+        """Whether a network input uint8 (H, W, 3) RGB is inside."""
+        return self.distance(image) <= self.limit
+
+    def distance(self, image: Image) -> float:
+        """How far a network input uint8 (H, W, 3) RGB is from the training cells; about 1 for one of them."""
+        return float(self.distances(describe(image)[np.newaxis])[0])
+
+    def distances(self, figures: Floats) -> Floats:
+        """Distances (N,) of what ``describe`` gave for N inputs."""
+        mean, deviation, whitening = self._arrays
+        standard = (figures - mean) / deviation
+        return np.asarray(np.sqrt(np.square(standard @ whitening).mean(axis=1)), np.float64)
+
+    @cached_property
+    def _arrays(self) -> tuple[Floats, Floats, Floats]:
+        """What every distance needs, (K,), (K,) and (K, K)."""
+        return np.array(self.mean), np.array(self.deviation), np.array(self.whitening)
+
+
+def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain | None:
+    """The domain of training inputs uint8 (N, H, W, 3) RGB; None for fewer than FEWEST_INPUTS.
+
+    others: inputs of cells that the network was not fitted to, which the limit is set on.
+    """
+    if len(training) < FEWEST_INPUTS or not len(others):
+        return None
+    figures = np.array([describe(image) for image in training])
+    mean, deviation = figures.mean(axis=0), np.maximum(figures.std(axis=0), _TINY)
+    correlation = np.corrcoef(((figures - mean) / deviation).T)
+    correlation = (1 - SHRINKAGE) * np.nan_to_num(correlation) + SHRINKAGE * np.eye(len(mean))
+    values, vectors = np.linalg.eigh(correlation)
+    whitening = vectors / np.sqrt(values)
+    domain = Domain(
+        mean=tuple(mean),
+        deviation=tuple(deviation),
+        whitening=tuple(tuple(row) for row in whitening),
+        limit=np.inf,
+        cells=len(training),
+    )
+    distances = domain.distances(np.array([describe(image) for image in others]))
+    return domain.model_copy(update={"limit": float(np.quantile(distances, ACCEPTANCE))})
+
+
+def camera_scale(rng: np.random.Generator) -> float:
+    """Micrometres per pixel of some camera inside the domain."""
+    return float(rng.uniform(_FINEST_UM, _COARSEST_UM))
+
+
+def in_a_field(cell: Cell, rng: np.random.Generator, um_per_px: float | None = None) -> Cell:
+    """A cell cut out onto black as a camera and a finder would give it: coarser, its edge in the field's light, grainy.
+
+    um_per_px: the camera's; default: any. Such differences do not matter to the network, and must not take a cell out
+    of the domain.
+    """
+    sigma = max(_EDGE_UM / cell.um_per_px, 0.5)
+    inner = cv2.erode(cell.mask, np.ones((3, 3), np.uint8)).astype(np.float32) / 255
+    cover = cv2.GaussianBlur(inner, (0, 0), sigma)[:, :, np.newaxis]
+    lit = cell.bgr * cover + SOURCE_LIGHT * (1 - cover)
+    um_per_px = max(cell.um_per_px, um_per_px or camera_scale(rng))
+    zoom = cell.um_per_px / um_per_px
+    small = cv2.resize(lit, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(cell.mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    changed = _redrawn(_dented(mask, um_per_px, rng), rng)
+    bgr = np.clip(np.rint(small + rng.normal(0, _GRAIN, small.shape)), 0, 255).astype(np.uint8)
+    return Cell(bgr, changed if changed.any() else as_image(mask), um_per_px)
+
+
+def _dented(mask: Any, um_per_px: float, rng: np.random.Generator) -> Image:
+    """The mask without what a finder gives to the red cells that touch the cell."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return as_image(mask)
+    dented = mask.copy()
+    middle = columns.mean(), rows.mean()
+    radius = _RED_CELL_UM / 2 / um_per_px
+    for _ in range(rng.integers(_MOST_NEIGHBOURS + 1)):
+        angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, _DEEPEST_UM) / um_per_px
+        along = (columns - middle[0]) * np.cos(angle) + (rows - middle[1]) * np.sin(angle)
+        distance = float(along.max()) - depth + radius
+        centre = round(middle[0] + distance * np.cos(angle)), round(middle[1] + distance * np.sin(angle))
+        cv2.circle(dented, centre, round(radius), 0, cv2.FILLED)
+    return as_image(dented)
+
+
+def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
+    """The mask with or without its smallest notches and spikes, and one pixel narrower or not."""
+    if rng.random() < 0.5:
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+        mask = cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc), cv2.MORPH_CLOSE, disc)
+    if rng.random() < 0.5:
+        mask = cv2.erode(mask, np.ones((3, 3), np.uint8))
+    return as_image(mask)
+
+
+def describe(image: Image) -> Floats:
+    """Figures of the shape, colour and texture of a network input uint8 (H, W, 3) RGB, 0 round the cell.
+
+    In this order: 5 of shape, each channel's mean, spread and skewness, the 3 correlations between channels, each
+    channel's mean in 4 rings from the rim inwards, and its detail at 4 scales from the finest.
+    """
+    size = image.shape[0] * image.shape[1]
+    red, green, blue = cv2.split(image)
+    cell = as_image(cv2.threshold(cv2.max(cv2.max(red, green), blue), 0, 1, cv2.THRESH_BINARY)[1])
+    x, y, width, height = cv2.boundingRect(cell)
+    if width == 0:
+        return np.zeros(FIGURES)
+    cell = np.ascontiguousarray(cell[y : y + height, x : x + width])
+    levels = image[y : y + height, x : x + width].astype(np.float32)
+    return np.array([*_shape(cell, size), *_colours(levels, cell), *_rings(levels, cell), *_textures(levels, cell)])
+
+
+def _colours(levels: NDArray[np.float32], cell: Image) -> list[float]:
+    """Each channel's mean, spread and skewness, and the correlations between channels."""
+    inside = cell > 0
+    pixels = np.stack([channel[inside] for channel in cv2.split(levels)]) / np.float32(255)
+    mean, spread = pixels.mean(axis=1), np.maximum(pixels.std(axis=1), _TINY)
+    standard = (pixels - mean[:, np.newaxis]) / spread[:, np.newaxis]
+    squares = standard * standard
+    skewness = [float(square @ channel) / len(channel) for square, channel in zip(squares, standard, strict=True)]
+    correlation = standard @ standard.T / standard.shape[1]
+    together = [float(correlation[i, j]) for i, j in ((0, 1), (1, 2), (0, 2))]
+    return [*map(float, mean), *map(float, spread), *skewness, *together]
+
+
+def _shape(cell: Image, size: int) -> list[float]:
+    """Filling of the input of ``size`` pixels, solidity, roundness, elongation and pieces of the mask."""
+    contours, _ = cv2.findContours(cell, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    if not contours:
+        return [0.0] * 5
+    outline = max(contours, key=cv2.contourArea)
+    area, length = max(cv2.contourArea(outline), 1.0), max(cv2.arcLength(outline, closed=True), 1.0)
+    moments = cv2.moments(outline)
+    difference, across = moments["mu20"] - moments["mu02"], moments["mu11"]
+    whole = max(moments["mu20"] + moments["mu02"], _TINY)
+    elongation = np.sqrt(difference**2 + 4 * across**2) / whole
+    solidity = area / max(cv2.contourArea(cv2.convexHull(outline)), 1.0)
+    return [np.log(area / size + _TINY), solidity, 4 * np.pi * area / length**2, elongation, area / cell.sum()]
+
+
+def _rings(levels: NDArray[np.float32], cell: Image) -> list[float]:
+    """Mean level of each channel from the rim inwards, in rings of equal depth."""
+    framed = cv2.copyMakeBorder(cell, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    ring = np.minimum(depth * (_RINGS / (depth.max() + _TINY)), _RINGS - 1).astype(np.uint8)
+    ring[cell == 0] = _RINGS
+    masks = ((ring == number).view(np.uint8) for number in range(_RINGS))
+    return [level / 255 for mask in masks for level in cv2.mean(levels, mask=mask)[:3]]
+
+
+def _textures(levels: NDArray[np.float32], cell: Image) -> list[float]:
+    """Logarithm of each channel's detail between neighbouring scales, in the cell's inner part.
+
+    The scales are those of a pyramid (Burt and Adelson, IEEE Trans. Commun. 31:532, 1983): each blur doubles the one
+    before, and what is coarse is kept in fewer pixels.
+    """
+    inner = cv2.erode(cell, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    mask: Any = inner if cv2.countNonZero(inner) else cell
+    fine: Any = levels
+    found = []
+    for scale in range(_SCALES):
+        sigma = _BLUR_PX if scale == 0 else _BLUR_PX * np.sqrt(3)
+        coarse = cv2.GaussianBlur(fine, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+        detail = cv2.subtract(fine, coarse)
+        energy = cv2.mean(cv2.multiply(detail, detail), mask=mask)[:3]
+        found += [0.5 * float(np.log(value + _TINY)) for value in energy]
+        fine = coarse
+        if scale:  # blurred enough to be kept in half as many pixels a side
+            half = (coarse.shape[1] + 1) // 2, (coarse.shape[0] + 1) // 2
+            fine = cv2.resize(coarse, half, interpolation=cv2.INTER_AREA)
+            mask = cv2.resize(mask, half, interpolation=cv2.INTER_NEAREST)
+    return found

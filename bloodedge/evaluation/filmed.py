@@ -1,0 +1,101 @@
+"""Cells of people that a network was not fitted to, as cameras would show them: what a slide is held against.
+
+From them come the rates at which an artifact errs and refuses, person by person, and the reference that drift is told
+by.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.console import Progress
+from bloodedge.data.dataset import CellFile, in_threads
+from bloodedge.decision.domain import Domain, camera_scale, describe, in_a_field
+from bloodedge.decision.prevalence import Rates, count_outcomes
+from bloodedge.decision.reference_people import Reference, aspects_of, fit_reference
+from bloodedge.decision.thresholds import Thresholds, decide
+from bloodedge.imaging import ImagingSpec, cell_on_black, network_input, read_image
+
+MOST_CELLS = 60
+"""Of each person and class: more would say little more of how people differ."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Filmed:
+    """Filmed cells; each person's are seen by a camera of their own, as a slide's are."""
+
+    cells: list[CellFile]
+    """The held-out ones first."""
+    held_out: int
+    """How many are of people who chose nothing; the rates are theirs."""
+    images: NDArray[np.uint8]
+    """Network inputs (N, H, W, 3) RGB."""
+    figures: Floats
+    """(N, 41), of bloodedge.decision.domain.describe."""
+    areas_um2: list[float]
+
+    def rates(self, blast: Floats, domain: Domain | None, thresholds: Thresholds, data: str) -> Rates | None:
+        """What an artifact's calibrated blast probabilities (N,) come to for the held-out cells whose person is known.
+
+        data: what the cells are of. None where there are no such cells.
+        """
+        outside = np.zeros(len(self.cells), bool)
+        if domain is not None and len(outside):
+            outside = domain.distances(self.figures) > domain.limit
+        known = [number for number, cell in enumerate(self.cells[: self.held_out]) if cell.subject]
+        if not known:
+            return None
+        cells = [self.cells[number] for number in known]
+        said = ["uncertain" if outside[n] else decide(float(blast[n]), thresholds)[0] for n in known]
+        return count_outcomes([cell.subject for cell in cells], [cell.label for cell in cells], said, data)
+
+    def reference(self, blast: Floats) -> Reference | None:
+        """What a slide's cells are held against, with the network's calibrated blast probabilities (N,).
+
+        None where the people are too few.
+        """
+        people = [cell.subject or cell.name for cell in self.cells]
+        return fit_reference(aspects_of(self.figures, blast, self.areas_um2), people)
+
+
+def film(
+    held_out: Sequence[CellFile],
+    others: Sequence[CellFile],
+    spec: ImagingSpec,
+    seed: int,
+    progress: Progress | None = None,
+) -> Filmed:
+    """Film at most MOST_CELLS of each person and class; others: of people who chose something, such as a threshold."""
+    rng = np.random.default_rng(seed)
+    first, rest = _some_of_each(held_out, rng), _some_of_each(others, rng)
+    cells = [*first, *rest]
+    shown = in_threads(lambda cell: cell_on_black(read_image(cell.path)), cells, progress)
+    people = [cell.subject or cell.name for cell in cells]
+    scales = {person: camera_scale(rng) for person in sorted(set(people))}
+    images = [
+        network_input(in_a_field(cell, rng, scales[person]), spec) for cell, person in zip(shown, people, strict=True)
+    ]
+    return Filmed(
+        cells=cells,
+        held_out=len(first),
+        images=np.array(images, np.uint8).reshape(-1, spec.size_px, spec.size_px, 3),
+        figures=np.array([describe(image) for image in images]),
+        areas_um2=[np.count_nonzero(cell.mask) * cell.um_per_px**2 for cell in shown],
+    )
+
+
+def _some_of_each(cells: Sequence[CellFile], rng: np.random.Generator) -> list[CellFile]:
+    taken = Counter[tuple[str, int]]()
+    chosen = []
+    for index in rng.permutation(len(cells)):
+        cell = cells[index]
+        key = cell.subject or cell.name, cell.label
+        taken[key] += 1
+        if taken[key] <= MOST_CELLS:
+            chosen.append(cell)
+    return chosen

@@ -1,0 +1,145 @@
+"""Measuring a bundle's rates of error and refusal anew, on cells of more people or of another laboratory."""
+
+import tempfile
+from collections.abc import Collection
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_folder
+from bloodedge.bundle.manifest import Artifact, Manifest, write_record
+from bloodedge.console import Progress
+from bloodedge.data.dataset import CellFile, Dataset, read_dataset
+from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
+from bloodedge.data.split import recall
+from bloodedge.decision.prevalence import FEWEST_PEOPLE, Rates
+from bloodedge.errors import UsageError, disk_errors
+from bloodedge.evaluation.filmed import Filmed, film
+from bloodedge.evaluation.scoring import Classifier, blast_probabilities, choose_cells, open_bundle
+from bloodedge.files import sha256, write_beside
+
+HEADING = "## What it says of people it has not seen"
+
+
+def measure_rates(
+    bundle: Path,
+    data: Path,
+    out: Path,
+    threads: int,
+    *,
+    leave_out: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Manifest:
+    """Copy ``bundle`` to ``out`` with the rates and the reference of the cells in ``data`` that it was not fitted to.
+
+    leave_out: subjects that count for nothing, such as one who is known to be a training person under another name.
+    Where ``data`` holds the pictures that the bundle was fitted to and it does not carry their digests yet, it does
+    then. The copy is not signed. Raises UsageError when ``data`` holds too few people.
+    """
+    dataset = read_dataset(data, progress)
+    with Bundle(bundle) as opened, disk_errors("the measuring"), tempfile.TemporaryDirectory() as temporary:
+        opened.verify()
+        manifest = opened.manifest
+        classifiers = [open_bundle(bundle, one.engine, one.precision, threads) for one in manifest.artifacts]
+        cells = _held_out(classifiers[0], dataset, leave_out)
+        filmed = film(cells, [], manifest.imaging, seed=0, progress=progress)
+        measured = [
+            _measured(artifact, classifier, filmed, manifest, _data_name(data, dataset))
+            for artifact, classifier in zip(manifest.artifacts, classifiers, strict=True)
+        ]
+        _require_people(measured[0].rates, data)
+        blast = blast_probabilities(classifiers[0].engine, filmed.images, manifest.temperature)
+        layout = Path(temporary)
+        for name in manifest.files:
+            (layout / name).parent.mkdir(parents=True, exist_ok=True)
+            (layout / name).write_bytes(opened.read(name))
+        fitted = _fitted(manifest, classifiers[0], dataset, layout)
+        card = layout / "MODEL_CARD.md"
+        card.write_text(with_rates(card.read_text() if card.is_file() else "", measured[0]))
+        manifest = manifest.model_copy(
+            update={
+                "serial": int(datetime.now(UTC).timestamp()),
+                "artifacts": measured,
+                "reference": filmed.reference(blast) or manifest.reference,
+                **fitted,
+            }
+        )
+        names = sorted(path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_file())
+        files = {name: sha256(layout / name) for name in names if name not in (MANIFEST, SIGNATURE)}
+        manifest = manifest.model_copy(update={"files": files})
+        write_record(layout / MANIFEST, manifest)
+        write_beside(out, lambda target: zip_folder(layout, target))
+    return manifest
+
+
+def _held_out(classifier: Classifier, dataset: Dataset, leave_out: Collection[str]) -> list[CellFile]:
+    unknown = sorted(set(leave_out) - set(dataset.groups))
+    if unknown:
+        raise UsageError(f"{dataset.root} has no subject {unknown[0]}; leave --leave-out {unknown[0]} out.")
+    cells = choose_cells(classifier, dataset, "auto").cells
+    return [cell for cell in cells if cell.subject and cell.subject not in leave_out]
+
+
+def _measured(artifact: Artifact, classifier: Classifier, filmed: Filmed, manifest: Manifest, data: str) -> Artifact:
+    blast = blast_probabilities(classifier.engine, filmed.images, manifest.temperature)
+    rates = filmed.rates(blast, manifest.domain, manifest.thresholds, data)
+    return artifact.model_copy(update={"rates": rates})
+
+
+def _require_people(rates: Rates | None, data: Path) -> None:
+    if rates is None or not rates.known:
+        raise UsageError(
+            f"{data} holds too few people whom this bundle has not seen: rates need {FEWEST_PEOPLE} or more with blasts"
+            f" and {FEWEST_PEOPLE} or more with normal cells, of whom some cells are called."
+        )
+
+
+def _data_name(data: Path, dataset: Dataset) -> str:
+    return f"cells of people not seen in training, of {data.name} ({dataset.fingerprint[:12]})"
+
+
+def _fitted(manifest: Manifest, classifier: Classifier, dataset: Dataset, layout: Path) -> dict[str, object]:
+    """The manifest's record of the fitted pictures, where it lacks one and the data hold them."""
+    if manifest.fitted is not None:
+        return {}
+    try:
+        parts = recall(dataset, classifier.split, classifier.split_spec)
+    except UsageError:  # other data
+        return {}
+    pictures = FittedPictures.of(parts)
+    (layout / FITTED_FILE).write_bytes(pictures.pack())
+    return {"fitted": pictures.record()}
+
+
+def with_rates(card: str, artifact: Artifact) -> str:
+    """A model card with the table of an artifact's rates, in place of an earlier one."""
+    head, found, rest = card.partition(HEADING)
+    after = rest[rest.index("\n## ") + 1 :] if found and "\n## " in rest else ""
+    return (
+        "\n\n".join(part for part in (head.rstrip(), after.rstrip(), "\n".join(rates_lines(artifact))) if part) + "\n"
+    )
+
+
+def rates_lines(artifact: Artifact) -> list[str]:
+    """The section of a card that tells an artifact's rates, person by person; empty where they are not known."""
+    rates = artifact.rates
+    if rates is None:
+        return []
+    rows = [
+        f"| {person} | {true} | {one.called + one.refused} | {one.blast} | {one.normal} | {one.refused} |"
+        for true, people in (("blast", rates.blast), ("normal", rates.normal))
+        for person, one in people.items()
+    ]
+    what = (
+        f"{artifact.engine} {artifact.precision} on {rates.data}, {rates.people} people, as a camera would show their"
+        " cells. A slide's share of blasts is corrected by these rates; refused are cells near the decision line and"
+        " cells unlike the training cells."
+    )
+    return [
+        HEADING,
+        "",
+        what,
+        "",
+        "| person | true class | cells | called blast | called normal | refused |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *rows,
+    ]

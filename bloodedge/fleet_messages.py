@@ -1,0 +1,205 @@
+"""What a board and the server of a laboratory's boards say to each other over MQTT, as JSON."""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.errors import BloodedgeError
+
+REPORT = "report"
+"""Topic below the board's own that it reports on; not retained."""
+WANTED = "wanted"
+"""Topic below the board's own that it reads, retained; empty: nothing is wanted."""
+
+LARGEST = 64 * 1024
+"""Bytes of a message."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""Hex SHA-256 of a bundle's file."""
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL keeps no text with such a character."""
+Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NO_NUL)]
+Hardware = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)]
+Sentence = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A whole number that JSON's readers keep."""
+Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
+"""At most 11 days: sums of them stay numbers."""
+Address = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)]
+"""Of a file, over HTTP."""
+
+
+class Wire(BaseModel):
+    """A message or a part of one. Unknown keys are passed over: the two ends may be of different versions."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Condition(Wire):
+    """How one part of a board is."""
+
+    level: Literal["ok", "warning", "failed"]
+    sentence: Sentence
+
+
+class Percentiles(Wire):
+    """Percentiles of a latency in milliseconds."""
+
+    p50: Milliseconds
+    p95: Milliseconds
+    p99: Milliseconds
+
+    @classmethod
+    def of(cls, latency: LatencyMs) -> "Percentiles":
+        """Those that were measured; raises ValueError when they are no times."""
+        return cls(p50=latency.p50, p95=latency.p95, p99=latency.p99)
+
+
+class Latency(Wire):
+    """How long a stage took since the report before."""
+
+    count: Count
+    latency_ms: Percentiles
+
+
+class BaselineFigures(Wire):
+    """What a board is held against: the float model where it was trained, and this artifact at its conversion."""
+
+    hardware: Hardware
+    latency_ms: Percentiles
+    """Of one cell's inference."""
+    accuracy: float = Field(ge=0, le=1)
+    artifact_accuracy: float = Field(ge=0, le=1)
+    """On the same held-out cells."""
+
+
+class RunningBundle(Wire):
+    """What classifies on a board."""
+
+    name: Name
+    serial: Count
+    sha256: Digest | None
+    """Of the slot's file; None outside the slots."""
+    state: Literal["shipped", "from settings", "on probation", "good"]
+    engine: Name
+    precision: Name
+    rendered: bool
+    """Fitted to drawn cells: its figures say nothing about blood."""
+    golden_flips: Count
+    """Golden cells that changed class on this board."""
+    golden_inputs: Count
+    baseline: BaselineFigures
+
+    @property
+    def title(self) -> str:
+        """The bundle as people call it."""
+        return f"{self.name} {self.serial}"
+
+
+class Reviewed(Wire):
+    """Cells drawn at random that a person named blast or normal and the running bundle had called."""
+
+    called: Count
+    right: Count
+
+
+class Drifted(Wire):
+    """How the slide in work, or else the newest, compares with the reference people's cells."""
+
+    slide: Count
+    cells: Count
+    aspects: list[Sentence] = Field(max_length=8)
+    """One sentence for each aspect that has drifted."""
+
+
+class WantedState(Wire):
+    """What a board has made of the bundle that it was asked for."""
+
+    rollout: Name
+    state: Literal["downloading", "installed", "refused", "went back"]
+    sentence: Sentence = ""
+
+
+class BoardReport(Wire):
+    """One report of one board, whose name is in the topic."""
+
+    schema_version: Literal[1] = 1
+    boot: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    """Drawn at each start of the daemon."""
+    sequence: int = Field(ge=1, le=2**53)
+    """Counts the reports since then, from 1: with ``boot`` it tells a report from one delivered twice or missing."""
+    sent_at: AwareDatetime
+    clock_synchronised: bool | None
+    """None where the system does not tell."""
+    uptime_s: float = Field(ge=0)
+    """Of the daemon."""
+    version: Name
+    hardware: Hardware
+    alive: bool
+    """A frame went through the pipeline recently."""
+    bundle: RunningBundle
+    health: dict[Name, Condition] = Field(max_length=32)
+    frames: Count
+    """Since the daemon's start, as the other counts."""
+    frames_dropped: Count
+    cells: dict[Name, Count] = Field(max_length=8)
+    """By label: blast, normal, uncertain."""
+    latency: dict[Name, Latency] = Field(max_length=16)
+    """By stage; a stage that was not reached since the report before is missing."""
+    reviewed: Reviewed | None = None
+    drifted: Drifted | None = None
+    temperature_c: float | None = Field(default=None, ge=-100, le=300)
+    disk_free_bytes: Count
+    messages_waiting: Count
+    messages_lost: Count
+    wanted: WantedState | None = None
+
+    @property
+    def level(self) -> Literal["ok", "warning", "failed"]:
+        """The worst of any part."""
+        levels = {condition.level for condition in self.health.values()}
+        return "failed" if "failed" in levels else "warning" if "warning" in levels else "ok"
+
+    @property
+    def uncertain_share(self) -> float | None:
+        """Of all cells since the start; None before the first."""
+        total = sum(self.cells.values())
+        return self.cells.get("uncertain", 0) / total if total else None
+
+
+class Wanted(Wire):
+    """The bundle that a board shall run. Only its own trusted keys decide whether it will."""
+
+    schema_version: Literal[1] = 1
+    rollout: Name
+    name: Name
+    serial: Count
+    sha256: Digest
+    size_bytes: int = Field(ge=1, le=2**31)
+    url: Address
+
+
+Message = TypeVar("Message", BoardReport, Wanted)
+
+
+def read_message(kind: type[Message], payload: bytes) -> Message:
+    """A received message; raises BloodedgeError, with a sentence on the first thing that is wrong with it."""
+    if len(payload) > LARGEST:
+        raise BloodedgeError(f"The message has {len(payload)} bytes; at most {LARGEST} are read.")
+    return read_stored(kind, payload)
+
+
+def read_stored(kind: type[Message], payload: bytes | str) -> Message:
+    """A message that was read before, and written down since with all that it may leave out; raises as read_message."""
+    try:
+        return kind.model_validate_json(payload)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the whole message"
+        if where == "schema_version":
+            why = f"it has schema version {first['input']}, which this bloodedge does not know; upgrade bloodedge."
+        else:
+            why = f"{where}: {first['msg']}."
+        told = f"The message is no {kind.__name__}: {why}".replace("\0", "\N{REPLACEMENT CHARACTER}")
+        raise BloodedgeError(told[:500]) from error

@@ -1,0 +1,109 @@
+"""What each layer of an int8 LiteRT network costs: its tensors beside those of the float32 network.
+
+``_get_ops_details`` is not public, but the interpreter has no public way to list its layers.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.config import Strict
+from bloodedge.engine.litert import load_interpreter
+from bloodedge_convert.litert.activations import watch
+
+IMAGES = 8
+
+
+class LayerNoise(Strict):
+    """How far a layer's int8 output is from its float32 output."""
+
+    name: str
+    noise: float
+    """Root mean square of int8 minus float, over the standard deviation of float between cells: what all cells share
+    (their black surroundings above all) carries no signal."""
+    added: float
+    """The noise less that of the layer's noisiest input."""
+
+    @property
+    def sqnr_db(self) -> float:
+        """Signal to quantisation noise ratio in decibels."""
+        return -20 * math.log10(max(self.noise, 1e-6))
+
+
+def layer_noise(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8]) -> list[LayerNoise]:
+    """Every layer that both networks have, in the order in which they are computed.
+
+    images: network inputs uint8 (N, H, W, 3), of which the first few are used.
+    """
+    networks = [load_interpreter(model, threads=1, keep_tensors=True)[0] for model in (float_model, int8_model)]
+    ours, theirs = (_activations(network) for network in networks)
+    shared = [name for name in ours if name in theirs and np.array_equal(ours[name]["shape"], theirs[name]["shape"])]
+    watched = [watch(float_model, [ours[name]["index"] for name in shared])]
+    watched.append(watch(int8_model, [theirs[name]["index"] for name in shared]))
+    errors, signals = dict.fromkeys(shared, 0.0), {name: Spread() for name in shared}
+    for image in images[:IMAGES]:
+        for name, *values in zip(shared, *(look(image) for look in watched), strict=True):
+            wanted, found = _real(values[0], ours[name]), _real(values[1], theirs[name])
+            errors[name] += float(np.square(found - wanted).mean())
+            signals[name].add(wanted)
+    signal = {name: spread.sum_of_squares for name, spread in signals.items()}
+    noise = {name: math.sqrt(errors[name] / signal[name]) for name in shared if signal[name] > 0}
+    added = _added(networks[1], noise)
+    return [LayerNoise(name=short(name), noise=noise[name], added=added[name]) for name in added]
+
+
+def worst_layers(layers: Sequence[LayerNoise], count: int = 3) -> list[str]:
+    """The layers that add most noise, largest first, as "name (+noise %)"."""
+    worst = sorted(layers, key=lambda layer: -layer.added)[:count]
+    return [f"{layer.name} (+{100 * layer.added:.0f} %)" for layer in worst]
+
+
+class Spread:
+    """The variance of a tensor between images, image by image (Welford, Technometrics 4, 1962)."""
+
+    def __init__(self) -> None:
+        self._images, self._mean, self._squares = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Take one image's values in."""
+        self._images += 1
+        away = values - self._mean
+        self._mean = self._mean + away / self._images
+        self._squares = self._squares + away * (values - self._mean)
+
+    @property
+    def sum_of_squares(self) -> float:
+        """Squared distances from the mean over the images, averaged over the tensor's values."""
+        return float(self._squares.mean())
+
+
+def _activations(network: Any) -> dict[str, Any]:
+    made = {int(index) for op in network._get_ops_details() for index in op["outputs"]}
+    return {d["name"]: d for d in network.get_tensor_details() if d["index"] in made}
+
+
+def _real(values: NDArray[Any], tensor: Any) -> NDArray[np.float64]:
+    """An activation's values in the network's own units."""
+    scale, zero = tensor["quantization"]
+    raw = values.astype(np.float64)
+    return (raw - zero) * scale if scale else raw
+
+
+def _added(network: Any, noise: dict[str, float]) -> dict[str, float]:
+    names = {d["index"]: d["name"] for d in network.get_tensor_details()}
+    added = {}
+    for op in network._get_ops_details():
+        before = max((noise.get(names.get(int(i), ""), 0.0) for i in op["inputs"]), default=0.0)
+        for name in (names.get(int(i), "") for i in op["outputs"]):
+            if name in noise and "/" in name:
+                added[name] = noise[name] - before
+    return added
+
+
+def short(name: str) -> str:
+    """The layer in a tensor's name: ``net_1/conv_bn_1/batchnorm/add_1;...`` is made by ``conv_bn_1``."""
+    parts = [part for part in name.partition(";")[0].split("/") if part != "batchnorm"]
+    return parts[-2] if len(parts) > 1 else parts[0]

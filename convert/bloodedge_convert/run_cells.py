@@ -1,0 +1,103 @@
+"""The cells of a run that conversion needs: to calibrate on, to try methods on, and to judge by."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.bundle.manifest import RunRecord
+from bloodedge.console import Progress
+from bloodedge.data.dataset import CellFile, inputs, owners, read_dataset
+from bloodedge.data.fitted_pictures import FittedPictures, held_out
+from bloodedge.data.split import SplitSpec, recall
+from bloodedge.errors import UsageError
+from bloodedge.evaluation.filmed import Filmed, film
+from bloodedge.text import as_path
+from bloodedge_convert.calibration_set import choose_cells, full_range
+from bloodedge_convert.job import Report
+from bloodedge_convert.training_profile import Look, look
+
+TRIAL_CELLS = 400
+"""Of the validation part, to choose an int8 method by."""
+TUNING_CELLS = 2000
+"""Of the training part, for fine-tuning."""
+
+Images = NDArray[np.uint8]
+"""Network inputs (N, H, W, 3) RGB."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cells with their network inputs."""
+
+    cells: list[CellFile]
+    images: Images
+
+    @property
+    def labels(self) -> list[int]:
+        """1 for a blast."""
+        return [cell.label for cell in self.cells]
+
+    @property
+    def subjects(self) -> list[str]:
+        """Whose they are."""
+        return owners(self.cells)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A run's cells, by what they are for."""
+
+    calibration: Part
+    """Of the training part, one image raised to the full range of a camera byte."""
+    trial: Part
+    tuning: Part
+    """Empty where nothing may be fine-tuned."""
+    test: Part
+    look: Look
+    """What the training cells look like."""
+    filmed: Filmed
+    """Of the test part, and of the validation part."""
+    fitted: FittedPictures
+
+
+def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning: bool, report: Report) -> Cells:
+    """Read what ``record``'s run was fitted to, from ``data`` if it has moved.
+
+    Raises UsageError when the data are not there or not the same.
+    """
+    root = data or as_path(record.data.root)
+    if not root.is_dir() and data is None:
+        raise UsageError(f"The run's data are no longer at {root}; give the folder: bloodedge convert RUN DATA ...")
+    dataset = read_dataset(root, _step(report, "Reading cells"))
+    if dataset.fingerprint != record.data.fingerprint:
+        raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
+    parts = recall(dataset, record.split, SplitSpec.model_validate(record.recipe.get("split", {})))
+
+    fitted = FittedPictures.of(parts)
+    if not record.split.leaky:
+        parts = held_out(parts, fitted)
+
+    def part(cells: list[CellFile], what: str) -> Part:
+        return Part(cells, inputs(cells, record.imaging, _step(report, what)))
+
+    chosen = part(choose_cells(parts["train"], calibration, record.seed), "Calibration cells")
+    taken = {cell.name for cell in chosen.cells}
+    spare = parts["validation"] or [cell for cell in parts["train"] if cell.name not in taken] or parts["train"]
+    test = part(parts["test"], "Held-out cells")
+    return Cells(
+        calibration=Part(chosen.cells, full_range(chosen.images)),
+        trial=part(choose_cells(spare, TRIAL_CELLS, record.seed), "Cells to choose a method by"),
+        tuning=part(choose_cells(parts["train"], TUNING_CELLS if tuning else 0, record.seed), "Cells to fine-tune on"),
+        test=test,
+        look=look(parts, test.images, record.imaging, record.seed, _step(report, "Domain and stain")),
+        filmed=film(
+            parts["test"], parts["validation"], record.imaging, record.seed, _step(report, "Cells of unseen people")
+        ),
+        fitted=fitted,
+    )
+
+
+def _step(report: Report, what: str) -> Progress:
+    return lambda done, total: report(what, done, total)

@@ -1,0 +1,52 @@
+"""What a run's training cells look like: their domain and their dyes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.console import Progress
+from bloodedge.data.dataset import CellFile, in_threads
+from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain, in_a_field
+from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.imaging.restain import CELL_PIXELS, StainBasis, densities, fit_stain
+from bloodedge_convert.calibration_set import choose_cells
+
+
+@dataclass(frozen=True)
+class Look:
+    """The look of the training cells."""
+
+    domain: Domain | None
+    """None where there were too few cells."""
+    stain: StainBasis
+
+
+def look(
+    parts: dict[str, list[CellFile]],
+    test: NDArray[np.uint8],
+    spec: ImagingSpec,
+    seed: int,
+    progress: Progress | None,
+) -> Look:
+    """Fit both to cells of the training part; the domain's limit is set on the validation part.
+
+    test: held-out network inputs uint8 (N, H, W, 3) RGB, of which the share inside is told.
+    """
+    chosen = [choose_cells(parts[name], CELLS, seed) for name in ("train", "validation")]
+    cells = in_threads(lambda cell: cell_on_black(read_image(cell.path)), [*chosen[0], *chosen[1]], progress)
+    training, others = cells[: len(chosen[0])], cells[len(chosen[0]) :]
+    rng = np.random.default_rng(seed)
+    domain = fit_domain(_both_ways(training, spec, rng), _both_ways(others, spec, rng))
+    if domain is not None and len(test):
+        distances = domain.distances(np.array([describe(image) for image in test]))
+        domain = domain.model_copy(update={"accepted": float((distances <= domain.limit).mean())})
+    pixels = [densities(cell.bgr, cell.mask, cell.light, CELL_PIXELS) for cell in training]
+    return Look(domain, fit_stain(np.concatenate(pixels)))
+
+
+def _both_ways(cells: Sequence[Cell], spec: ImagingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Network inputs of the cells as they are and as a camera would show them."""
+    shown = [*cells, *(in_a_field(cell, rng) for cell in cells)]
+    return np.array([network_input(cell, spec) for cell in shown], np.uint8)

@@ -1,0 +1,173 @@
+"""From a bundle to a network that is proven on this machine."""
+
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bloodedge.bundle import Bundle
+from bloodedge.bundle.manifest import Artifact, Manifest
+from bloodedge.engine import Engine, installed, load_artifact
+from bloodedge.engine.golden import GoldenResult, check_golden
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.files import sha256
+from bloodedge.signing.signature import Signer, Untrusted, verify_bundle
+from bloodedge.signing.trust import TrustStore
+from bloodedge_device.bundles.slot_record import Record, Slot, SlotName, now, read_record, slot_file
+from bloodedge_device.settings import DeviceSettings, bundle_path, is_released
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle's network, proven on this machine."""
+
+    manifest: Manifest
+    artifact: Artifact
+    why: str
+    """Why this engine was taken."""
+    engine: Engine
+    golden: GoldenResult
+    signer: Signer | None = None
+    """None where nobody was asked for: the bundle came with the installation, or the settings run unsigned ones."""
+    slot: SlotName | None = None
+    """Where it lies; None for one that the settings name or that came with the installation."""
+    sha256: str = ""
+    """Of the slot's file."""
+
+
+class Unjudged(BloodedgeError):  # noqa: N818  # as people say it
+    """Something kept a bundle from being looked at that is not its own and may pass: no verdict on it."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def is_verdict(error: BloodedgeError) -> bool:
+    """Whether an error speaks against the bundle that it was raised for, today and on any other day.
+
+    Keys can be missing for a while, and settings that let unsigned bundles run can too.
+    """
+    if isinstance(error, Untrusted):
+        return error.reason not in {"unsigned", "unknown key"}
+    return not isinstance(error, Unjudged)
+
+
+def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artifact, str]:
+    """(artifact, why it was taken): the one that the settings name, else by what the machine is.
+
+    OpenVINO's int8 is the fast one on x86 and runs mostly as float on ARM, where LiteRT's is. Raises UsageError when
+    the bundle has no such artifact.
+    """
+    if settings.engine != "auto":
+        return _artifact(settings, manifest, settings.engine), "the settings say so"
+    x86 = platform.machine().lower() in {"x86_64", "amd64"}
+    bundled = {artifact.engine for artifact in manifest.artifacts if artifact.precision == settings.precision}
+    if not x86:
+        why = f"this machine is {platform.machine()}"
+    elif "openvino" not in bundled:
+        why = f"the bundle has no OpenVINO {settings.precision} model"
+    elif not installed("openvino"):
+        why = "OpenVINO is not installed"
+    else:
+        return _artifact(settings, manifest, "openvino"), "this machine is x86 and OpenVINO is installed"
+    return _artifact(settings, manifest, "litert"), why
+
+
+def _artifact(settings: DeviceSettings, manifest: Manifest, engine: str) -> Artifact:
+    try:
+        return manifest.artifact(engine, settings.precision)
+    except UsageError as error:
+        raise UsageError(
+            f"{str(error).rstrip('.')}; set engine and precision in the settings to what it has, or take a bundle that"
+            f" was converted for {engine} {settings.precision}."
+        ) from error
+
+
+def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
+    """Who signed an open bundle, every file of which is then right; None where the settings ask for nobody.
+
+    Raises Untrusted when no trusted key signed it, Unjudged when nobody can tell, and BloodedgeError when a file is not
+    what the manifest says.
+    """
+    if settings.trust.unsigned or is_released(bundle.path):
+        bundle.verify()
+        return None
+    try:
+        return verify_bundle(bundle, _trusted(settings))
+    except Untrusted as error:
+        if error.reason not in {"unsigned", "unknown key"}:
+            raise
+        way_out = (
+            f" Keys trusted here lie in {settings.trusted_keys}; [trust] unsigned = true in the settings runs bundles"
+            " whoever made them."
+        )
+        raise Untrusted(error.reason, f"{str(error).rstrip('.')}.{way_out}") from error
+
+
+def _trusted(settings: DeviceSettings) -> TrustStore:
+    try:
+        return TrustStore.read(settings.trusted_keys)
+    except BloodedgeError as error:
+        raise Unjudged(str(error), error.exit_code) from error
+
+
+def load(settings: DeviceSettings) -> Loaded:
+    """The bundle's network, loaded, warmed and self-tested; raises BloodedgeError when it is not to be trusted.
+
+    A slot's file has to be the one that was installed there.
+    """
+    record = Record() if settings.bundle is not None else read_record(settings.state)
+    slot = record.running
+    if record.active is None or slot is None:
+        return load_file(settings, bundle_path(settings))
+    path = slot_file(settings.state, record.active)
+    check_slot(path, slot)
+    return replace(load_file(settings, path), slot=record.active, sha256=slot.sha256)
+
+
+def active_digest(settings: DeviceSettings) -> str:
+    """Of the active slot's file, as load would give it; empty where no slot's bundle is to run."""
+    slot = None if settings.bundle is not None else read_record(settings.state).running
+    return "" if slot is None else slot.sha256
+
+
+def check_slot(path: Path, slot: Slot) -> None:
+    """Raise BloodedgeError unless a slot's file is the one that was installed there; Unjudged when nobody can tell."""
+    try:
+        same = sha256(path) == slot.sha256
+    except OSError as error:
+        kind = BloodedgeError if isinstance(error, FileNotFoundError) else Unjudged
+        raise kind(f"{path} cannot be read ({error.strerror}); install {slot.title} again.") from error
+    if not same:
+        raise BloodedgeError(f"{path} was changed after {slot.title} was installed; install it again.")
+
+
+def described(settings: DeviceSettings, path: Path) -> Slot:
+    """What a file holds, once it is vouched for; raises as vouched_for does."""
+    with Bundle(path) as bundle:
+        signer = vouched_for(settings, bundle)
+        manifest = bundle.manifest
+    return Slot(
+        name=manifest.name,
+        serial=manifest.serial,
+        sha256=sha256(path),
+        signer="" if signer is None else f"{signer.name} ({signer.key_id})",
+        installed_at=now(),
+        state="on probation",
+    )
+
+
+def load_file(settings: DeviceSettings, path: Path) -> Loaded:
+    """As load, of one bundle."""
+    with Bundle(path) as bundle:
+        artifact, why = choose_artifact(settings, bundle.manifest)
+        signer = vouched_for(settings, bundle)
+        engine = load_artifact(bundle, artifact, settings.threads, settings.openvino_device)
+        golden = check_golden(bundle, artifact, engine)
+    if not golden.passed:
+        raise BloodedgeError(
+            f'Bundle "{bundle.manifest.name}" failed its self-test on this machine: {golden.flips} of {golden.inputs}'
+            f" golden cells changed class (largest probability difference {golden.max_probability_difference:.3f});"
+            " convert it again, or choose another engine in the settings."
+        )
+    return Loaded(bundle.manifest, artifact, why, engine, golden, signer)

@@ -1,0 +1,136 @@
+"""Whether a bundle on probation does as well on this board as the one before it."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from bloodedge.decision.thresholds import Reason
+from bloodedge.metrics import wilson
+from bloodedge_device.bundles.slot_record import Slot
+from bloodedge_device.latency import LatencyHistogram
+from bloodedge_device.settings.sections import UpdateSettings
+
+LATEST_CELLS = 2000
+"""So many of a bundle's latest cells are looked at."""
+LATEST_SLIDES = 20
+ENOUGH_CELLS = 100
+"""Of the bundle before, for its figures to count."""
+MORE_UNCERTAIN = 0.2
+"""A share of uncertain cells that is higher by so much, beyond chance, is a failure."""
+MOST_FAULTS = 5
+"""Of the latest cells, in a row or not."""
+SLOWER = 2.0
+"""A median latency that is so many times as long is a failure."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How a bundle did on this board."""
+
+    cells: int = 0
+    """Those that the network classified."""
+    uncertain: int = 0
+    """Of these, those that were given no class."""
+    latency_ms: float | None = None
+    """Median per cell."""
+    faults: int = 0
+    """Cells that the network gave no probability for."""
+
+    @property
+    def share(self) -> float:
+        """Of uncertain cells."""
+        return self.uncertain / self.cells if self.cells else 0.0
+
+
+def figures_since(database: sqlite3.Connection, slot: Slot) -> Figures:
+    """Of the bundle in a slot, since it was switched to."""
+    after = slot.after_run
+    if _one(database, "SELECT coalesce(max(id), 0) FROM runs") < after:
+        after = 0  # a new database was begun
+    return _figures(database, "runs.id > ? AND bundle_name = ? AND bundle_serial = ?", (after, slot.name, slot.serial))
+
+
+def figures_before(database: sqlite3.Connection, slot: Slot) -> Figures:
+    """Of the bundle that ran last before a slot's was switched to."""
+    row = database.execute(
+        "SELECT bundle_name, bundle_serial FROM runs WHERE id <= ? ORDER BY id DESC LIMIT 1", (slot.after_run,)
+    ).fetchone()
+    if row is None or tuple(row) == (slot.name, slot.serial):
+        return Figures()
+    return _figures(database, "runs.id <= ? AND bundle_name = ? AND bundle_serial = ?", (slot.after_run, *row))
+
+
+def _figures(database: sqlite3.Connection, which: str, values: tuple[int | str, ...]) -> Figures:
+    slides = database.execute(
+        f"SELECT slides.id FROM slides JOIN runs ON runs.id = slides.run WHERE {which}"  # noqa: S608  # own conditions
+        f" ORDER BY slides.id DESC LIMIT {LATEST_SLIDES}",
+        values,
+    ).fetchall()
+    numbers = [int(row[0]) for row in slides]
+    marks = ", ".join("?" * len(numbers))
+    cells, uncertain, faults = database.execute(
+        "SELECT count(blast_probability), count(CASE WHEN label = 'uncertain' THEN blast_probability END),"  # noqa: S608
+        " count(*) - count(blast_probability) FROM (SELECT label, blast_probability FROM cells"
+        f" JOIN frames ON frames.id = cells.frame WHERE frames.slide IN ({marks})"
+        " AND (blast_probability IS NOT NULL OR cells.reason = ?)"
+        f" AND repeated = 0 ORDER BY cells.id DESC LIMIT {LATEST_CELLS})",
+        (*numbers, Reason.MODEL_FAULT),
+    ).fetchone()
+    stored = database.execute(
+        f"SELECT histogram FROM latency WHERE stage = 'inference' AND slide IN ({marks})",  # noqa: S608
+        numbers,
+    )
+    latency = LatencyHistogram()
+    for (text,) in stored:
+        latency = latency.plus(LatencyHistogram.from_json(text))
+    median = latency.percentile(50) if latency.count else None
+    return Figures(int(cells), int(uncertain), median, int(faults))
+
+
+def _one(database: sqlite3.Connection, query: str) -> int:
+    return int(database.execute(query).fetchone()[0])
+
+
+def why_failed(update: UpdateSettings, now: Figures, before: Figures) -> str:
+    """What is worse than it may be, in words; empty where nothing is, or too few cells were seen to tell."""
+    if now.faults >= MOST_FAULTS:
+        return f"its network gave no probability for {now.faults} of {now.cells + now.faults} cells"
+    if now.cells < max(1, update.probation_cells):
+        return ""
+    return _too_slow(update, now, before) or _too_uncertain(now, before)
+
+
+def _too_slow(update: UpdateSettings, now: Figures, before: Figures) -> str:
+    limit_ms, taken_ms, earlier_ms = update.most_latency_ms, now.latency_ms, before.latency_ms
+    if taken_ms is None:
+        return ""
+    if limit_ms is not None:
+        slow = taken_ms > limit_ms
+        return f"it takes {taken_ms:.1f} ms per cell, longer than the {limit_ms:g} ms allowed" if slow else ""
+    if earlier_ms is None or before.cells < ENOUGH_CELLS or taken_ms <= SLOWER * earlier_ms:
+        return ""
+    return f"it takes {taken_ms:.1f} ms per cell, where the one before took {earlier_ms:.1f} ms"
+
+
+def _too_uncertain(now: Figures, before: Figures) -> str:
+    if before.cells < ENOUGH_CELLS or now.share <= before.share + MORE_UNCERTAIN or not _apart(now, before):
+        return ""
+    return f"{now.share:.0%} of {now.cells} cells are uncertain, where {before.share:.0%} were before"
+
+
+def _apart(now: Figures, before: Figures) -> bool:
+    """Whether the difference is more than chance, as if cells were independent."""
+    return wilson(now.uncertain, now.cells)[0] > wilson(before.uncertain, before.cells)[1]
+
+
+def is_proven(update: UpdateSettings, slot: Slot, now: Figures) -> bool:
+    """Whether a bundle has run in good health for long enough."""
+    return slot.healthy_s >= update.probation_minutes * 60 and now.cells >= update.probation_cells
+
+
+def figures_of(state: Path, slot: Slot) -> tuple[Figures, Figures]:
+    """(since a slot's bundle was switched to, of the one before it)."""
+    from bloodedge_device.store import open_for_reading
+
+    with open_for_reading(state) as database:
+        return figures_since(database, slot), figures_before(database, slot)

@@ -1,0 +1,154 @@
+"""A folder that other software, such as a microscope's, writes images into."""
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+
+from bloodedge.errors import BloodedgeError
+from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
+from bloodedge.text import as_text
+from bloodedge_device.camera import BadFrame, Frame, Pace, SourceFile
+from bloodedge_device.camera.replay import FolderCamera
+from bloodedge_device.settings import CameraSettings
+
+LOOK_EVERY_S = 0.5
+SHARE_OF_TIME = 0.1
+"""Looking takes no more than so much of the time: in a folder of very many files, those that are done are looked at
+seldom."""
+
+SETTLED_S = 1.0
+"""A file that was not changed for so long is finished, where its content agrees."""
+
+SETTLED_WITHOUT_END_S = 3.0
+"""The same for formats whose content does not show that the end is missing."""
+
+SHOWS_ITS_END = {".jpeg", ".jpg", ".png", ".webp"}
+
+PATIENCE_S = 10.0
+"""An unreadable file gets so long to become whole; those written after it wait meanwhile."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A file as it looked, and since when."""
+
+    size: int
+    modified_ns: int
+    since_s: float
+
+
+class WatchCamera(FolderCamera):
+    """Each image once, as soon as it is whole, in the order in which they were last written; without end.
+
+    A file that is written anew is another image where its pixels are others.
+    """
+
+    def __init__(self, settings: CameraSettings, folder: Path, begin: int, done: Iterable[SourceFile]) -> None:
+        """done: the files that were taken before. Raises BloodedgeError when the folder is not there."""
+        super().__init__(settings, folder.resolve(), [], begin)
+        self._require_folder()
+        self.name = f"images written to {as_text(self._folder.name)}"
+        self._done = {file.path: file for file in done}
+        self._seen: dict[str, _Seen] = {}
+        self._wait_s = self._thorough_at_s = 0.0
+        """How long to wait for the next look; from when on, monotonic, it looks at the files that are done as well."""
+
+    def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
+        """New images as they come, until ``stop`` is set; raises BloodedgeError when the folder is gone."""
+        pace = Pace(self._settings.rate, stop)
+        index = self._begin
+        while not stop.wait(self._wait_s):
+            for path in self._look():
+                if not self._is_settled(path):
+                    break
+                if not pace.wait():
+                    return
+                frame = self._take(index, path)
+                if frame is None:
+                    break
+                yield frame
+                index += 1
+
+    def _look(self) -> list[str]:
+        """Files that are new, or were written anew, oldest first; notes since when each looks as it does."""
+        began_s = monotonic()
+        thorough = began_s >= self._thorough_at_s
+        waiting = self._waiting(thorough, began_s)
+        rest_s = (monotonic() - began_s) / SHARE_OF_TIME
+        if thorough:
+            self._thorough_at_s = monotonic() + rest_s
+        self._wait_s = LOOK_EVERY_S if thorough else max(LOOK_EVERY_S, rest_s)
+        return waiting
+
+    def _waiting(self, thorough: bool, now_s: float) -> list[str]:
+        """The files that wait; only a ``thorough`` look finds those that were done and are written anew."""
+        seen: dict[str, _Seen] = {}
+        for path, stat in self._files(thorough):
+            done = self._done.get(path)
+            if done is not None and (done.size, done.modified_ns) == (stat.st_size, stat.st_mtime_ns):
+                continue
+            before = self._seen.get(path)
+            same = before is not None and (before.size, before.modified_ns) == (stat.st_size, stat.st_mtime_ns)
+            seen[path] = before if before is not None and same else _Seen(stat.st_size, stat.st_mtime_ns, now_s)
+        self._seen = seen
+        return sorted(seen, key=lambda path: (seen[path].modified_ns, _natural(path)))
+
+    def _files(self, thorough: bool) -> Iterator[tuple[str, os.stat_result]]:
+        self._require_folder()
+        for entry in _entries(str(self._folder)):
+            if not thorough and entry.path in self._done and entry.path not in self._seen:
+                continue
+            name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  # a hundred thousand at each look
+            if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                with suppress(OSError):  # taken away since
+                    yield entry.path, entry.stat()
+
+    def _require_folder(self) -> None:
+        if not self._folder.is_dir():
+            raise BloodedgeError(f"The folder {self._folder} is not there; make it, or connect its disk.")
+
+    def _is_settled(self, path: str) -> bool:
+        shows_its_end = Path(path).suffix.lower() in SHOWS_ITS_END
+        needed_s = SETTLED_S if shows_its_end else SETTLED_WITHOUT_END_S
+        return monotonic() - self._seen[path].since_s >= needed_s
+
+    def _take(self, index: int, path: str) -> Frame | BadFrame | None:
+        """The file's frame, which is then done; None where it may yet become whole, or shows what it showed before."""
+        seen, before = self._seen[path], self._done.get(path)
+        frame = self._read(index, Path(path))
+        if _changed_since(path, seen) or (isinstance(frame, BadFrame) and monotonic() - seen.since_s < PATIENCE_S):
+            return None
+        sha256 = "" if isinstance(frame, BadFrame) else hashlib.sha256(frame.bgr.tobytes()).hexdigest()
+        file = self._done[path] = SourceFile(path, seen.size, seen.modified_ns, sha256)
+        if before is not None and before.sha256 == sha256:
+            return None
+        return replace(frame, capture=replace(frame.capture, file=file))
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """The files of a folder and of those in it; what cannot be looked into is left out."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(entry.path)
+            else:
+                yield entry
+
+
+def _changed_since(path: str, seen: _Seen) -> bool:
+    try:
+        stat = Path(path).stat()
+    except OSError:  # taken away
+        return True
+    return (stat.st_size, stat.st_mtime_ns) != (seen.size, seen.modified_ns)
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """Sorts 2.png before 10.png."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path)]

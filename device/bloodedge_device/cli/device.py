@@ -1,0 +1,221 @@
+"""``bloodedge device``: run the daemon beside the microscope, and report on what it saw."""
+
+from pathlib import Path
+
+import click
+
+from bloodedge_device.cli.provision import provision_command
+from bloodedge_device.cli.service import (
+    BOARD_HELP,
+    CONFIG_HELP,
+    STATE_HELP,
+    audit_command,
+    backup_command,
+    doctor_command,
+    expire_command,
+    slide,
+    token_command,
+)
+from bloodedge_device.cli.slots import install_command, rollback_command, slots_command
+
+
+@click.group()
+def device() -> None:
+    """Run the daemon beside the microscope, and report on it.
+
+    For Research Use Only. Not for use in diagnostic procedures.
+    """
+
+
+for command in (
+    *(slide, doctor_command, backup_command, expire_command, audit_command, token_command, provision_command),
+    *(install_command, rollback_command, slots_command),
+):
+    device.add_command(command)
+
+
+@device.command("run")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
+@click.option(
+    "--bundle", metavar="BUNDLE", type=click.Path(path_type=Path), help="The bundle to run, a folder or a zip."
+)
+@click.option(
+    "--camera",
+    metavar="SOURCE",
+    help='"simulated", "picamera", "v4l2", /dev/videoN, or a folder of frames, a video file or a stream\'s address.',
+)
+@click.option("--watch", is_flag=True, help="Wait for new images in the folder, and take each once, without end.")
+@click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
+@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+@click.option("--port", metavar="N", type=click.IntRange(0, 65535), help="Port of the page; 0: any free one.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
+@click.option("--no-page", is_flag=True, help="Do not serve the page.")
+def run_command(
+    config: Path | None,
+    bundle: Path | None,
+    camera: str | None,
+    watch: bool,
+    frames: int | None,
+    state: Path | None,
+    port: int | None,
+    open_page: bool,
+    no_page: bool,
+) -> None:
+    """Find and classify white cells in the camera's frames.
+
+    Results are stored, until the camera ends or Ctrl-C is pressed.
+    """
+    import sys
+
+    from bloodedge.errors import BloodedgeError, UsageError
+    from bloodedge_device.daemon.daemon import run_device
+    from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings, with_options
+    from bloodedge_device.system.logs import configure_logging
+    from bloodedge_device.system.process import process_began_s
+    from bloodedge_device.web.browser import open_in_browser
+
+    if no_page and (open_page or port is not None):
+        raise UsageError("--no-page serves no page; leave it out, or --open and --port.")
+
+    def read() -> DeviceSettings:
+        settings = with_options(read_settings(config, state), bundle, state, camera, watch=watch, port=port)
+        return settings.model_copy(update={"web": WebSettings(enabled=False)}) if no_page else settings
+
+    configure_logging(sys.stderr)
+    settings = read()
+    if (open_page or port is not None) and not (no_page or settings.web.enabled):
+        raise UsageError("The settings serve no page ([web] enabled); change that, or leave out --open and --port.")
+    summary = run_device(settings, frames, process_began_s(), read, open_in_browser if open_page else None)
+    click.echo("\n".join(summary.lines(settings.state)))
+    if summary.interrupted:
+        raise KeyboardInterrupt
+    if summary.read_nothing:
+        raise BloodedgeError(f"None of the frames could be read: {summary.problem}")
+
+
+@device.command("config")
+@click.option(
+    "--config", metavar="FILE", type=click.Path(path_type=Path), help=f"Settings (TOML; default: {BOARD_HELP})."
+)
+@click.option("--check", is_flag=True, help="Only say whether the settings are right and what they name is there.")
+@click.option("--reference", is_flag=True, help="Write out every setting, explained, with its default.")
+@click.option("--board", metavar="NAME", help="Write out the settings that suit a board, such as raspberry-pi-5.")
+def config_command(config: Path | None, check: bool, reference: bool, board: str | None) -> None:
+    """Show the settings that a run would have.
+
+    They are the file's, the environment's, the profile's and the defaults. Of addresses, users, passwords and
+    parameters are left out (***).
+
+    An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
+    """
+    from bloodedge.config import to_toml
+    from bloodedge.console import emit_toml
+    from bloodedge.errors import UsageError
+    from bloodedge.redact import redacted_values
+    from bloodedge_device.settings import missing_files, read_settings
+
+    if reference:
+        from bloodedge_device.settings.example_file import reference as written_out
+
+        emit_toml(written_out())
+        return
+    if board is not None:
+        from bloodedge_device.settings.board_profiles import settings_text
+
+        emit_toml(settings_text(board))
+        return
+    settings = read_settings(config)
+    if not check:
+        emit_toml(to_toml(redacted_values(settings.model_dump(mode="json", exclude_none=True))))
+    elif missing := missing_files(settings):
+        raise UsageError("\n  ".join(["The settings name what is not there:", *missing]))
+    else:
+        click.echo("The settings are right.")
+
+
+@device.command("report")
+@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+@click.option("--slide", metavar="ID", type=click.IntRange(min=1), help="Which slide (default: the latest).")
+@click.option("--json", "json_target", metavar="FILE|-", help="Write the report as JSON to a file, or to stdout for -.")
+@click.option(
+    "--html", "html_target", metavar="FILE", type=click.Path(path_type=Path), help="Write the report as one HTML file."
+)
+def report_command(state: Path | None, slide: int | None, json_target: str | None, html_target: Path | None) -> None:
+    """Report what a slide shows, and how far to trust it."""
+    from bloodedge.console import emit_json
+    from bloodedge_device.report.reading import read_report
+    from bloodedge_device.settings import default_state
+
+    report = read_report(state or default_state(), slide)
+    if json_target:
+        emit_json(report.to_json(), json_target)
+    if html_target:
+        from bloodedge_device.report.page import write_page
+
+        write_page(report, html_target)
+    if json_target != "-":
+        from bloodedge_device.report.terminal import show
+
+        show(report)
+
+
+@device.command("calibrate")
+@click.argument("source", metavar="SOURCE")
+@click.option(
+    "--out",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the camera profile (TOML) goes.",
+)
+@click.option(
+    "--frames", metavar="N", type=click.IntRange(min=1), default=30, show_default=True, help="Measure at most N frames."
+)
+@click.option("--um-per-px", metavar="X", type=click.FloatRange(0.03, 0.5), help="The scale, where it is known.")
+@click.option(
+    "--micrometer",
+    metavar="UM",
+    type=click.FloatRange(min=0, min_open=True),
+    help="The frames show a stage micrometer whose divisions are UM micrometres apart.",
+)
+@click.option(
+    "--focus-sweep",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Frames in order through focus, sorted by name.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def calibrate_command(
+    source: str,
+    out: Path,
+    frames: int,
+    um_per_px: float | None,
+    micrometer: float | None,
+    focus_sweep: Path | None,
+    force: bool,
+) -> None:
+    """Measure a camera's scale, focus and light.
+
+    They are written as a camera profile. SOURCE is what run's --camera takes, showing a smear in focus. The scale comes
+    from its red cells, unless it is given or the frames show a stage micrometer. Name the profile in the settings:
+    [camera] profile = "FILE".
+    """
+    from bloodedge.console import progress
+    from bloodedge.errors import UsageError
+    from bloodedge_device.calibration.measure import calibrate
+    from bloodedge_device.calibration.table import show
+    from bloodedge_device.camera import open_camera
+    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.settings.camera_profile import write_profile
+
+    if um_per_px is not None and micrometer is not None:
+        raise UsageError("The scale is either given or measured; leave out --um-per-px or --micrometer.")
+    if out.exists() and not force:
+        raise UsageError(f"{out} exists; give another --out, or --force to replace it.")
+    settings = read_settings(None, profile=False)  # this command makes it
+    camera = open_camera(with_options(settings, None, None, source).camera)
+    with progress("Calibrating") as update:
+        calibration = calibrate(camera, frames, um_per_px, micrometer, focus_sweep, update)
+    write_profile(calibration.profile, out)
+    show(calibration)
+    click.echo(f'Camera profile: {out}. Name it in the settings: [camera] profile = "{out.name}"')

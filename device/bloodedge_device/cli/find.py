@@ -1,0 +1,181 @@
+"""``bloodedge find``: white cells in full-field frames, as a table, as JSON, and drawn into the frames."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
+from bloodedge.text import as_text
+
+if TYPE_CHECKING:
+    from bloodedge.imaging import Image
+    from bloodedge_device.finder import Found
+    from bloodedge_device.finder.gallery import ShownFrame
+
+
+@click.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--um-per-px",
+    type=click.FloatRange(0.01, 2),
+    metavar="X",
+    help="Micrometres per pixel of the frames; without it each frame's red cells are measured.",
+)
+@click.option(
+    "--json", "json_target", metavar="FILE|-", help="Write what was found as JSON to a file, or to stdout for -."
+)
+@click.option(
+    "--outlines",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Write each frame with its cells outlined into FOLDER.",
+)
+@click.option(
+    "--gallery",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write one page to judge the finder by: frames, cells, masks, and what was turned down.",
+)
+def find(
+    images: tuple[Path, ...],
+    um_per_px: float | None,
+    json_target: str | None,
+    outlines: Path | None,
+    gallery: Path | None,
+) -> None:
+    """Find white cells in full-field frames of a stained smear.
+
+    IMAGE is an image file, or a folder whose images are all taken; every page of a TIFF file is a frame. An image that
+    cannot be read is named and left out.
+    """
+    from bloodedge.console import emit_json, progress
+    from bloodedge.files import require_apart
+    from bloodedge.imaging import read_images
+    from bloodedge.redact import redacted
+
+    found: dict[Path, Found] = {}
+    shown: list[ShownFrame] | None = [] if gallery else None
+    failures: list[str] = []
+    if gallery and gallery.suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"--gallery {gallery} must end in .html; a picture could be overwritten.")
+    files = _files(images)
+    if outlines:
+        require_apart(outlines, files, "--outlines")
+    with progress("Finding cells") as update:
+        for done, path in enumerate(files, 1):
+            try:
+                pages = read_images(path)
+                for number, frame in enumerate(pages, 1):
+                    place = path if len(pages) == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}")
+                    found[place] = _find_in(place, frame, um_per_px, _picture_path(place, outlines, found), shown)
+            except BloodedgeError as error:
+                failures.append(redacted(str(error)))
+            update(done, len(files))
+    _show_failures(failures)
+    if gallery and shown:
+        from bloodedge_device.finder.gallery import write_gallery
+
+        write_gallery(shown, failures, gallery)
+    if json_target and found:
+        emit_json([to_json(path, result) for path, result in found.items()], json_target)
+    if json_target != "-" and found:
+        _show(found)
+    if failures:
+        sys.exit((BloodedgeError if any(path.exists() for path in files) else UsageError).exit_code)
+
+
+def to_json(path: Path, found: "Found") -> dict[str, Any]:
+    """What a frame holds, for programs; lengths in the frame's pixels, boxes [x, y, width, height]."""
+    cells = [
+        {
+            "box": list(cell.box),
+            "area_px": cell.area_px,
+            "area_um2": round(cell.area_um2, 2),
+            "touches_border": cell.touches_border,
+            "completeness": round(cell.completeness, 4),
+            "nucleus_px": cell.nucleus_px,
+            "nuclear_density": round(cell.nuclear_density, 4),
+            "focus": round(cell.focus, 4),
+            "outline": cell.outline,
+        }
+        for cell in found.cells
+    ]
+    rejected = [{"box": list(thing.box), "reason": thing.reason.value} for thing in found.rejected]
+    return {"image": as_text(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
+
+
+def _files(images: Iterable[Path]) -> list[Path]:
+    """The image files named, folders replaced by their images, each once. Raises UsageError for an empty folder."""
+    files: dict[Path, None] = {}
+    for path in images:
+        if not path.is_dir():
+            files[path] = None
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        if not inside:
+            raise UsageError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder that does.")
+        files.update(dict.fromkeys(inside))
+    return list(files)
+
+
+SHOWN_FAILURES = 5
+
+
+def _show_failures(failures: list[str]) -> None:
+    """What was left out, the first of many by name."""
+    for failure in failures[:SHOWN_FAILURES]:
+        click.echo(f"bloodedge: {failure}", err=True)
+    if len(failures) > SHOWN_FAILURES:
+        click.echo(f"bloodedge: {len(failures) - SHOWN_FAILURES} more images cannot be used.", err=True)
+
+
+def _find_in(
+    path: Path, frame: "Image", um_per_px: float | None, picture: Path | None, shown: "list[ShownFrame] | None"
+) -> "Found":
+    """What is in one frame; ``picture``: where to draw its outlines; ``shown``: the gallery's frames, or None."""
+    import cv2
+
+    from bloodedge.files import write_bytes
+    from bloodedge_device.finder import find_cells
+    from bloodedge_device.finder.picture import outlined
+
+    found = find_cells(frame, um_per_px)
+    if picture:
+        write_bytes(picture, cv2.imencode(".png", outlined(frame, found))[1].tobytes())
+    if shown is not None:
+        from bloodedge_device.finder.gallery import shown_frame
+
+        shown.append(shown_frame(path, frame, found, scale_given=um_per_px is not None))
+    return found
+
+
+def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Path | None:
+    """Where a frame's picture goes; frames of one name from several folders get numbers."""
+    if folder is None:
+        return None
+    same = sum(other.stem == path.stem for other in before)
+    return folder / (f"{path.stem}-{same + 1}.png" if same else f"{path.stem}.png")
+
+
+def _show(found: "dict[Path, Found]") -> None:
+    from bloodedge.console import console
+    from bloodedge.tables import print_table
+
+    rows = []
+    for path, result in found.items():
+        areas = ", ".join(f"{cell.area_um2:.0f}" for cell in result.cells)
+        cut = sum(cell.touches_border for cell in result.cells)
+        reasons = Counter(thing.reason.value.replace("_", " ") for thing in result.rejected)
+        refused = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+        scale = f"{result.um_per_px:.3f}"
+        rows.append((as_text(path.name), str(len(result.cells) or ""), str(cut or ""), areas, refused, scale))
+    columns = ("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
+    texts = {"area µm²", "turned down"}
+    print_table(columns, rows, left={"frame", *texts}, sentences=texts)
+    cells = sum(len(result.cells) for result in found.values())
+    console().print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")

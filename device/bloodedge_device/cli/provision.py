@@ -1,0 +1,130 @@
+"""``bloodedge device provision``: make a root file system a board's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from bloodedge_device.provision.plan import Plan
+
+
+@click.command("provision")
+@click.option("--board", metavar="NAME", help="The board; auto: the one that this is; recorded: the one before.")
+@click.option(
+    "--root",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    show_default=True,
+    help="The root file system: this machine's, or where a card is mounted.",
+)
+@click.option("--read-only-root", is_flag=True, help="Also keep the root read-only; needs a partition named bloodedge.")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--undo", is_flag=True, help="Restore what was there before.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def provision_command(
+    board: str | None, root: Path, read_only_root: bool, dry_run: bool, undo: bool, yes: bool
+) -> None:
+    """Write a board's settings and services into a root file system.
+
+    Boot options too. What would change is shown first.
+    """
+    from bloodedge_device.provision.apply import apply, check_rights
+    from bloodedge_device.provision.root_paths import needs_root
+
+    try:
+        plan = _plan(board, root, read_only_root, undo)
+        is_empty = plan.is_empty
+    except PermissionError as error:
+        raise needs_root(root) from error
+    if not (dry_run or is_empty):
+        check_rights(plan)
+    for line in plan.diff():
+        click.echo(line)
+    for path, hand in plan.kept.items():
+        click.echo(f"{KEPT[hand]}, because it was {hand} by hand: {root / path}", err=True)
+    if dry_run or is_empty:
+        click.echo("Nothing to do." if is_empty else "Nothing was written.")
+        return
+    if plan.changes and not yes and not _agreed():
+        click.echo("Nothing was written.")
+        return
+    apply(plan)
+    _tell_systemd(root)
+    if root.resolve() == Path("/"):
+        click.echo("Done; restart the board." if plan.changes else "Done.")
+    else:
+        click.echo("Done." if (root / PROGRAM).is_symlink() or not plan.changes or undo else f"Done; {WANTS_PROGRAM}")
+
+
+def _agreed() -> bool:
+    """Whether a person says yes; UsageError where nobody can be asked."""
+    from bloodedge.errors import UsageError
+
+    try:
+        return click.confirm("Write this?")
+    except click.Abort as error:
+        if not isinstance(error.__context__, EOFError):  # a person pressed Ctrl-C
+            raise
+        click.echo()  # ends the question's line
+        raise UsageError(
+            "Nobody is there to ask, and nothing was written; give --yes to write without asking."
+        ) from error
+
+
+def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
+    from bloodedge.errors import UsageError
+    from bloodedge_device.provision.boards import recognise
+    from bloodedge_device.provision.plan import provisioning, recorded, undoing
+    from bloodedge_device.settings.board_profiles import names
+
+    if undo:
+        return undoing(root)
+    if board is None:
+        raise UsageError(f"Say which board with --board: {', '.join(names())}, auto or recorded.")
+    if board == "recorded":
+        board, was_read_only = recorded(root)
+        return provisioning(root, board, read_only or was_read_only)
+    if board == "auto":
+        if root.resolve() != Path("/"):
+            raise UsageError("A mounted card does not show its board; name it with --board.")
+        board = recognise()
+    return provisioning(root, board, read_only)
+
+
+KEPT = {"changed": "Kept", "removed": "Left out"}
+
+PROGRAM = "usr/bin/bloodedge"
+WANTS_PROGRAM = "the card lacks the program: install the package on its board (sudo dpkg -i), then restart it."
+
+MAKES_USER = (
+    # A system that has started once makes new users no more by itself (systemd-sysusers.service, ConditionNeedsUpdate).
+    ("systemd-sysusers", "bloodedge.conf"),
+    ("systemd-tmpfiles", "--create", "bloodedge.conf"),
+)
+READS_ANEW = (("systemctl", "daemon-reload"), ("udevadm", "control", "--reload"))
+
+
+def _tell_systemd(root: Path) -> None:
+    """The system gets the daemon's user and folders; one that runs reads the units and rules anew."""
+    import shutil
+    import subprocess
+
+    from bloodedge.errors import BloodedgeError
+
+    is_live = root.resolve() == Path("/")
+    commands: list[tuple[str, ...]] = []
+    if (root / "etc/sysusers.d/bloodedge.conf").exists() and (root / "etc/passwd").exists():  # not after an undo
+        commands += [(name, *([] if is_live else [f"--root={root.resolve()}"]), *more) for name, *more in MAKES_USER]
+    if is_live and Path("/run/systemd/system").is_dir():
+        commands += READS_ANEW
+    failed = []
+    for command in commands:
+        if shutil.which(command[0]) is None:
+            continue  # a root without systemd
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            failed.append(f"{' '.join(command)} ({' '.join(done.stderr.split())})")
+    if failed:
+        raise BloodedgeError(f"All was written, but these failed; see to the cause and run them: {'; '.join(failed)}.")

@@ -1,0 +1,219 @@
+"""``bloodedge device``'s commands round the daemon: the slide in work, the doctor, backup, audit log, access token."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+BOARD_HELP = "a board's /etc/bloodedge/device.toml"
+CONFIG_HELP = f"Settings (TOML; default, unless --state is given: {BOARD_HELP})."
+STATE_HELP = f"Folder of the results (default: the settings', also of {BOARD_HELP}, else ~/.local/state/bloodedge)."
+
+_state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+
+
+@click.group()
+def slide() -> None:
+    """Tell the running daemon which slide lies under the microscope."""
+
+
+@slide.command("start")
+@click.argument("label", default="")
+@_state
+def start_command(label: str, state: Path | None) -> None:
+    """End the slide in work and begin one, called LABEL."""
+    answer = _ask(state, "POST", "/api/v1/slides", {"label": label})
+    click.echo(f"Slide {answer['slide']} has begun.")
+
+
+@slide.command("end")
+@_state
+def end_command(state: Path | None) -> None:
+    """End the slide in work.
+
+    Frames are then shown on the page and not stored. Images of a watched folder wait for the next slide.
+    """
+    answer = _ask(state, "POST", "/api/v1/slides/current/end")
+    click.echo("No slide was in work." if answer.get("slide") is None else f"Slide {answer['slide']} has ended.")
+
+
+@slide.command("label")
+@click.argument("number", metavar="ID", type=click.IntRange(min=1))
+@click.argument("label")
+@_state
+def label_command(number: int, label: str, state: Path | None) -> None:
+    """Call slide ID by another LABEL."""
+    _ask(state, "PATCH", f"/api/v1/slides/{number}", {"label": label})
+    click.echo(f'Slide {number} is called "{label}".')
+
+
+@slide.command("show")
+@_state
+def show_command(state: Path | None) -> None:
+    """Say how far the slide in work is."""
+    status = _ask(state, "GET", "/api/v1/status")
+    now = status["slide"]
+    if now is None:
+        click.echo("No slide is in work; begin one with: bloodedge device slide start LABEL")
+        return
+    name = now["label"] or f"Slide {now['id']}"
+    called = now["blasts"] + now["normals"]
+    click.echo(f"{name}: {now['cells_total']} cells, {called} called, {now['uncertain']} uncertain.")
+    headline = now["share_headline"]
+    click.echo(" ".join([f"Blasts: {headline}." if "%" in headline else "", *now["share_sentences"]]).strip())
+    if now["enough"]:
+        click.echo("Enough cells.")
+    elif now["cells_needed"] is not None:
+        click.echo(f"About {now['cells_needed']} more called cells are needed.")
+
+
+def _ask(state: Path | None, method: str, path: str, content: dict[str, Any] | None = None) -> dict[str, Any]:
+    from bloodedge_device.web.client import ask
+
+    return ask(_folder(state, "slide ..."), method, path, content)
+
+
+def _folder(state: Path | None, command: str) -> Path:
+    """The results' folder, which this user may read."""
+    from bloodedge_device.settings import default_state, readable
+
+    return readable(state or default_state(), command)
+
+
+@click.command("doctor")
+@click.option(
+    "--config",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help=f"Settings (TOML; default: {BOARD_HELP}).",
+)
+@_state
+@click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
+def doctor_command(config: Path | None, state: Path | None, target: str | None) -> None:
+    """Check the board, and say what to do.
+
+    Camera, network, disk, clock, heat and permissions are checked; exit code 1 when a check fails.
+    """
+    from bloodedge.console import emit_json, progress
+    from bloodedge_device.cli.doctor import examine, show, to_json
+    from bloodedge_device.settings import read_settings, with_options
+
+    settings = with_options(read_settings(config, state), None, state, None)
+    with progress("Checking this board"):
+        findings = examine(settings)
+    report = to_json(findings)
+    if target:
+        emit_json(report, target)
+    if target != "-":
+        show(findings)
+    if not report["healthy"]:
+        raise SystemExit(1)
+
+
+@click.command("backup")
+@click.argument("target", metavar="FILE.zip", type=click.Path(path_type=Path, dir_okay=False))
+@_state
+@click.option("--no-crops", is_flag=True, help="Leave the cells' images out.")
+def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
+    """Copy all results to FILE.zip.
+
+    The daemon may run meanwhile. Unpacked, the copy is a state folder.
+    """
+    from bloodedge.console import progress
+    from bloodedge_device.store.backup import back_up
+
+    folder = _folder(state, "backup ...")
+    with progress("Copying images") as update:
+        images = back_up(folder, target, not no_crops, update)
+    click.echo(f"Backup: {target} (database and {images} images).")
+
+
+@click.command("expire")
+@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
+@_state
+def expire_command(config: Path | None, state: Path | None) -> None:
+    """Remove images older than [store] keep_days.
+
+    The running daemon does so by itself. Results are kept.
+    """
+    from bloodedge.errors import UsageError
+    from bloodedge.files import require_own
+    from bloodedge_device.settings import read_settings, readable
+    from bloodedge_device.store import DATABASE, StateInUseError, Store
+    from bloodedge_device.system.clock import clock_synchronised
+
+    settings = read_settings(config, state, profile=False)
+    folder = readable(state or settings.state, "expire")
+    if settings.store.keep_days is None:
+        click.echo("No image has an age at which it goes: [store] keep_days is not set.")
+        return
+    if not (folder / DATABASE).is_file():
+        raise UsageError(f"Nothing was stored in {folder} yet; check its name.")
+    require_own(folder)
+    try:
+        store = Store(folder, settings.store)
+    except StateInUseError:
+        click.echo("The daemon is running: it removes them by itself.")
+        return
+    try:
+        removed = 0
+        while more := store.expire(clock_held=clock_synchronised()):
+            removed += more
+        if removed:
+            store.note("daemon", "images expired", {"images": removed})
+    finally:
+        store.close()
+    click.echo(f"{removed} images older than {settings.store.keep_days} days were removed; results are kept.")
+
+
+@click.command("audit")
+@_state
+@click.option(
+    "--count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show the latest N."
+)
+def audit_command(state: Path | None, count: int) -> None:
+    """Show who did what, and whether the log is whole.
+
+    The newest comes first; exit code 1 when somebody changed the log.
+    """
+    from bloodedge.errors import BloodedgeError
+    from bloodedge_device.store import audit_log, open_for_reading
+
+    with open_for_reading(_folder(state, "audit ...")) as database:
+        entries, broken, digest = (
+            audit_log.read(database, count),
+            audit_log.first_broken(database),
+            audit_log.last_digest(database),
+        )
+    for entry in entries:
+        detail = ", ".join(
+            f"{key} {value}" for key, value in entry.detail.items() if value and not isinstance(value, dict)
+        )
+        click.echo(f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.actor}: {entry.action}{f' ({detail})' if detail else ''}")
+    if broken is not None:
+        raise BloodedgeError(f"Entry {broken} of the audit log is not as it was written, or one before it is missing.")
+    click.echo(f"The log is whole; its last digest is {digest[:16]}.")
+
+
+@click.command("token")
+@_state
+def token_command(state: Path | None) -> None:
+    """Make an access token for the page.
+
+    It is shown this once; an earlier one no longer counts.
+    """
+    from bloodedge.errors import UsageError
+    from bloodedge.files import require_own
+    from bloodedge_device.settings import home_state
+    from bloodedge_device.web.access import new_token
+
+    folder = _folder(state, "token ...")
+    require_own(folder)
+    if not folder.is_dir() and folder != home_state():
+        raise UsageError(f"{folder} does not exist; check its name, or make it first, as the daemon's user.")
+    token = new_token(folder)
+    click.echo(token)
+    click.echo(
+        "Keep it: only its digest is stored. It opens the page, and the interface for programs as a Bearer token.",
+        err=True,
+    )

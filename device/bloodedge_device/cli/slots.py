@@ -1,0 +1,152 @@
+"""``bloodedge device install``, ``rollback`` and ``slots``: which bundle the board runs, and how it came there."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bloodedge_device.cli.service import CONFIG_HELP, STATE_HELP
+
+if TYPE_CHECKING:
+    from bloodedge_device.bundles.slot_record import Record
+    from bloodedge_device.settings import DeviceSettings
+
+LIVE_WITHIN_S = 60.0
+
+_config = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
+_state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+
+
+@click.command("install")
+@click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
+@_config
+@_state
+@click.option("--allow-older", is_flag=True, help="Also when a newer one of that name was good here.")
+def install_command(bundle: Path, config: Path | None, state: Path | None, allow_older: bool) -> None:
+    """Try BUNDLE out on this board, and switch to it.
+
+    It goes into the slot that does not run. A daemon that runs takes it over between two frames, else its next start
+    does. The bundle is then on probation: when it crashes, or does worse than the one before it, the daemon goes back
+    to that one.
+    """
+    from bloodedge.console import progress
+    from bloodedge_device.bundles.install import install
+    from bloodedge_device.settings import read_settings, with_options
+
+    settings = with_options(read_settings(config, state), None, state, None)
+    with progress("Trying the bundle on this board"):
+        done = install(settings, bundle, allow_older=allow_older)
+    if done.trial is None:
+        click.echo(f"{done.what.title} is already active, in slot {done.slot}.")
+    else:
+        memory = "" if done.trial.memory_mb is None else f", {done.trial.memory_mb:.0f} MB"
+        click.echo(f"Trial on this board ({done.trial.engine} {done.trial.precision}): {done.trial.golden};")
+        click.echo(f"{done.trial.latency_ms:.1f} ms per cell{memory}.")
+        minutes = settings.update.probation_minutes
+        probation = f"on probation for {minutes:g} minutes of good health"
+        click.echo(f"{done.what.title} is in slot {done.slot}, {'good' if done.what.state == 'good' else probation}.")
+    click.echo(_what_runs(settings, done.what.sha256))
+
+
+@click.command("rollback")
+@_config
+@_state
+def rollback_command(config: Path | None, state: Path | None) -> None:
+    """Go back to the bundle in the other slot.
+
+    Without one there, go back to the bundle that came with the installation.
+    """
+    from bloodedge_device.bundles.switch import roll_back
+    from bloodedge_device.settings import read_settings, with_options
+
+    settings = with_options(read_settings(config, state), None, state, None)
+    record = roll_back(settings)
+    click.echo(f"Rolled back to {record.history[-1].bundle}.")
+    click.echo(_what_runs(settings, "" if record.running is None else record.running.sha256))
+
+
+@click.command("slots")
+@_config
+@_state
+@click.option("--json", "target", metavar="FILE|-", help="Write the record as JSON to a file, or to stdout for -.")
+def slots_command(config: Path | None, state: Path | None, target: str | None) -> None:
+    """Show the two slots, which one runs, and their history."""
+    from bloodedge.console import emit_json
+    from bloodedge_device.bundles.slot_record import read_record
+    from bloodedge_device.settings import read_settings, with_options
+
+    settings = with_options(read_settings(config, state), None, state, None)
+    record = read_record(settings.state)
+    if target:
+        emit_json(record.model_dump(mode="json"), target)
+    if target != "-":
+        _show(record)
+        if settings.bundle is not None:
+            click.echo(_named(settings))
+
+
+def _named(settings: "DeviceSettings") -> str:
+    return f"The settings name {settings.bundle}, which stands before the slots; take it out of them to run a slot's."
+
+
+def _what_runs(settings: "DeviceSettings", sha256: str) -> str:
+    """Whether the daemon has taken a slot's bundle over, in a sentence; waits for it."""
+    from time import monotonic, sleep
+
+    from bloodedge.errors import BloodedgeError
+    from bloodedge_device.bundles.slot_record import read_record
+    from bloodedge_device.cli.doctor import is_running
+
+    state = settings.state
+    if settings.bundle is not None:
+        return _named(settings)
+    end_s = monotonic() + LIVE_WITHIN_S
+    while monotonic() < end_s:
+        if not is_running(state):
+            return "No daemon runs; its next start takes it."
+        record = read_record(state)
+        now = "" if record.running is None else record.running.sha256
+        if now != sha256:
+            latest = record.history[-1]
+            raise BloodedgeError(f"The daemon went back to {latest.bundle}: {latest.why.rstrip('.')}.")
+        if _is_taken_over(state, record):
+            return "The daemon runs it."
+        sleep(0.2)
+    return "The daemon has not taken it over yet; see: bloodedge device slots, and the daemon's journal."
+
+
+def _is_taken_over(state: Path, record: "Record") -> bool:
+    """Whether the daemon runs what the record says; one that is starting or ending does not answer."""
+    from bloodedge.errors import BloodedgeError
+    from bloodedge_device.web.client import ask
+
+    try:
+        bundle = ask(state, "GET", "/api/v1/status")["bundle"]
+    except BloodedgeError:
+        return False
+    serial = None if record.running is None else record.running.serial
+    return bundle["slot"] == record.active and serial in {None, bundle["serial"]}
+
+
+def _show(record: "Record") -> None:
+    from bloodedge.tables import print_table
+    from bloodedge_device.bundles.slot_record import SHIPPED, SLOTS
+
+    columns, rows = ("slot", "bundle", "state", "installed", "signed by"), []
+    for name in SLOTS:
+        slot = record.slots.get(name)
+        if slot is None:
+            rows.append((name, "empty", "", "", ""))
+            continue
+        runs = "runs, " if name == record.active else ""
+        why = f": {slot.why}" if slot.why else ""
+        installed = f"{slot.installed_at:%Y-%m-%d %H:%M}"
+        rows.append((name, slot.title, f"{runs}{slot.state}{why}", installed, slot.signer))
+    print_table(columns, rows, left=columns, sentences={"bundle", "state", "signed by"})
+    if record.active is None:
+        click.echo(f"{SHIPPED[0].upper()}{SHIPPED[1:]} runs.")
+    for event in reversed(record.history):
+        where = f" (slot {event.slot})" if event.slot else ""
+        click.echo(
+            f"{event.at:%Y-%m-%d %H:%M:%S} {event.action}: {event.bundle}{where}{f', {event.why}' if event.why else ''}"
+        )

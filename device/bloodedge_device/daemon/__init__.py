@@ -1,0 +1,1 @@
+"""The daemon: the loop over frames and the services beside it."""

@@ -1,0 +1,213 @@
+"""Between the pipeline and the disk: results are stored by a thread of its own, in the order of the frames."""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from queue import Full, Queue
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Self
+
+from bloodedge_device.health import Health, Level
+from bloodedge_device.outputs.messages import Draft, frame_message, slide_message
+from bloodedge_device.pipeline import FrameResult
+from bloodedge_device.slide.current import SlideInWork
+from bloodedge_device.store import DamagedDatabaseError, DiskFullError, Store
+
+log = logging.getLogger("bloodedge.device")
+
+FLUSH_EVERY_S = 2.0
+"""How often latency histograms are stored; rows are stored with every frame."""
+
+NEWS_EVERY_S = 10.0
+
+RETRY_S = 1.0
+"""Between two attempts to store on a full disk."""
+
+PATIENCE_S = 5.0
+"""How long a full disk is waited for once the daemon is to end."""
+
+WAITING = 16
+"""Frames' results that may wait for the disk."""
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One frame's results, or with None the end of a slide."""
+
+    slide: SlideInWork
+    result: FrameResult | None
+    actor: str = ""
+    """Who ended the slide."""
+
+
+class Recorder:
+    """Stores frames in a thread of its own, so that a disk's sync costs the pipeline nothing; ``with`` ends it.
+
+    At most WAITING frames' results wait; a disk slower than that holds the pipeline back, and so does a full one, until
+    it takes them. A database that turns out to be damaged is set aside and a new one begun.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        began_s: float,
+        health: Health | None = None,
+        *,
+        publish: bool = False,
+        stored: Callable[[], None] = lambda: None,
+        anew: Callable[[SlideInWork], None] = lambda _: None,
+        ending: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """began_s: the process' start, monotonic; publish: put messages into the outbox with the results.
+
+        stored: called after each batch; anew: called with the slide in hand when a new database was begun, to begin
+        its rows; ending: whether the daemon was told to end, though a full disk may still hold it back.
+        """
+        self._store, self._began_s = store, began_s
+        self._health = health or Health()
+        self._publish, self._stored, self._anew, self._ending = publish, stored, anew, ending
+        self._flush_at_s = monotonic() + FLUSH_EVERY_S
+        self._news_at_s = monotonic() + NEWS_EVERY_S
+        self.stored_frames = self._cells = 0
+        self._told_of_lost_crops = False
+        self._ends_at_s: float | None = None
+        self._error: BaseException | None = None
+        self._waiting: Queue[_Work | None] = Queue(WAITING)
+        self._thread = threading.Thread(target=self._store_all, name="store", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ends_at_s = monotonic() + PATIENCE_S
+        self._waiting.put(None)
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def put(self, slide: SlideInWork, result: FrameResult) -> None:
+        """Hand over one frame's results; raises what went wrong with an earlier one."""
+        self._hand_over(_Work(slide, result))
+
+    def end(self, slide: SlideInWork, actor: str = "daemon") -> None:
+        """Note, after its last frame, that a slide ended in good order."""
+        self._hand_over(_Work(slide, None, actor))
+
+    def _hand_over(self, work: _Work) -> None:
+        while True:
+            if self._error is not None:
+                raise self._error
+            try:
+                self._waiting.put(work, timeout=RETRY_S)
+            except Full:
+                continue
+            return
+
+    def _store_all(self) -> None:
+        while batch := self._next_batch():
+            if self._error is None:  # nothing is stored after a failure, yet the pipeline must not wait for ever
+                try:
+                    self._persist(batch)
+                except BaseException as error:  # raised in the pipeline's thread
+                    self._error = error
+
+    def _next_batch(self) -> list[_Work]:
+        """All that waits of one slide, at least one frame or its end; empty at the end of all work.
+
+        What a slow disk holds up, one sync stores.
+        """
+        first = self._waiting.get()
+        batch: list[_Work] = [] if first is None else [first]
+        while batch and batch[-1].result is not None:
+            try:
+                work = self._waiting.queue[0]
+            except IndexError:
+                break
+            if work is None or work.slide is not batch[0].slide:
+                break
+            batch.append(self._waiting.get())  # type: ignore[arg-type]  # this thread alone takes
+        return batch
+
+    def _persist(self, batch: list[_Work]) -> None:
+        slide, results = batch[0].slide, [work.result for work in batch if work.result is not None]
+        if results:
+            self._insist(slide, partial(self._store_batch, slide, results))
+            self._insist(slide, partial(self._now_and_then, slide))
+        if batch[-1].result is None:
+            self._insist(slide, partial(self._end_slide, slide, batch[-1].actor))
+        self._health.tell("store", *_condition(self._store))
+        self._stored()
+
+    def _insist(self, slide: SlideInWork, step: Callable[[], None]) -> None:
+        """Take a step however long the disk is full, and in a new database where the old one is damaged."""
+        while True:
+            try:
+                step()
+            except DiskFullError as error:
+                self._await_room(error)
+            except DamagedDatabaseError as error:
+                log.warning("%s", error)
+                self._store.begin_anew()
+                self._insist(slide, partial(self._anew, slide))
+            else:
+                return
+
+    def _await_room(self, error: DiskFullError) -> None:
+        if self._health.tell("store", Level.FAILED, _FULL):
+            log.warning("%s", error)
+        if self._ends_at_s is None and self._ending():
+            self._ends_at_s = monotonic() + PATIENCE_S
+        if self._ends_at_s is not None and monotonic() > self._ends_at_s:
+            raise error
+        sleep(RETRY_S)
+
+    def _store_batch(self, slide: SlideInWork, results: list[FrameResult]) -> None:
+        messages = [frame_message(slide, r) for r in results if r.cells] if self._publish else []
+        with slide.times.measure("store"):
+            self._store.put_frames(slide.id, results, self._store.settings.crops, messages)
+        now = monotonic()
+        for result in results:
+            slide.times.add("frame", now - result.capture.monotonic_s)
+            if result.cells and not self._cells:
+                log.info("First cell stored %.2f s after the start.", now - self._began_s)
+            if result.problem:
+                log.warning("Frame %d was rejected: %s", result.capture.index, result.problem)
+            self.stored_frames += 1
+            self._cells += len(result.cells)
+
+    def _end_slide(self, slide: SlideInWork, actor: str) -> None:
+        messages: list[Draft] = [slide_message(slide, ended=True)] if self._publish else []
+        self._store.end_slide(slide.id, slide.times, messages, actor)
+
+    def _now_and_then(self, slide: SlideInWork) -> None:
+        now = monotonic()
+        if self._store.crops_lost and not self._told_of_lost_crops:
+            log.warning("The disk has no room for images of cells; results are stored without them.")
+            self._told_of_lost_crops = True
+        if now >= self._flush_at_s:
+            with suppress(DiskFullError):  # the rows are stored; latencies are again in a moment
+                self._store.put_latency(slide.id, slide.times)
+            self._flush_at_s = now + FLUSH_EVERY_S
+        if now >= self._news_at_s:
+            log.info("%d frames, %d cells.", self.stored_frames, self._cells)
+            self._news_at_s = now + NEWS_EVERY_S
+
+
+_FULL = "The disk is full: nothing more is stored until some space is free; what was stored is intact."
+
+
+def _condition(store: Store) -> tuple[Level, str]:
+    if store.damaged is not None:
+        return Level.WARNING, (
+            f"The database was damaged and set aside in {store.damaged.name}; results since then are in a new one."
+        )
+    if not store.has_reserve:
+        return Level.WARNING, "The disk is nearly full: results take the reserve; free some space."
+    if store.crops_lost:
+        return Level.WARNING, f"{store.crops_lost} images of cells were not kept for want of space; their results were."
+    return Level.OK, "Results are stored."

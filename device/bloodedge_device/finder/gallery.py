@@ -1,0 +1,181 @@
+"""What the finder saw in a set of frames as one HTML file, for a person to judge it by eye."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from bloodedge.decision.thresholds import Reason
+from bloodedge.files import write_text
+from bloodedge.imaging import Image, as_image
+from bloodedge.report import data_uri, render, words
+from bloodedge_device.finder import Box, Found, FoundCell
+from bloodedge_device.finder.frame_gate import GateResult, check
+from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX
+
+FRAME_SIDE_PX, CELL_SIDE_PX, THING_SIDE_PX = 1280, 240, 120
+"""Pictures are shrunk to these sides at most."""
+
+_CELL_MARGIN, _THING_MARGIN = 1.2, 2.0
+"""A crop's side over the longer side of what it shows; small things are judged by what lies round them."""
+_BEYOND = (128, 128, 128)
+"""Grey where a crop reaches beyond the frame."""
+
+MEANINGS = {
+    Reason.TOO_SMALL: "smaller than the nucleus of any white cell: a platelet or debris",
+    Reason.TOO_LARGE: "larger than any white cell: a clump or a smear",
+    Reason.NO_NUCLEUS: "not the colour of a nucleus: dirt or loose dye",
+    Reason.RAGGED: "no solid core: clumped platelets or a torn nucleus",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Something found: its kind for the filter, its outline in the frame's pixels and its pictures."""
+
+    kind: str
+    outline: str
+    raw: str
+    cut: str = ""
+    cell: FoundCell | None = None
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class ShownFrame:
+    """A frame, what was found in it and what the gate says of it."""
+
+    path: Path
+    size: tuple[int, int]
+    """Width and height in pixels."""
+    picture: str
+    um_per_px: float
+    scale_from: str
+    gate: GateResult
+    cells: tuple[Shown, ...]
+    rejected: tuple[Shown, ...]
+
+    @property
+    def kinds(self) -> set[str]:
+        """The filters that keep this frame."""
+        things = {thing.kind for thing in (*self.cells, *self.rejected)}
+        gate = {f"gate-{self.gate.reason}"} if self.gate.reason else set()
+        return (things or {"empty"}) | gate
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One choice of the filter: what it keeps, what it is called, how many there are, and whether frames or things."""
+
+    kind: str
+    name: str
+    count: int
+    of_things: bool
+
+
+def shown_frame(path: Path, bgr: Image, found: Found, *, scale_given: bool) -> ShownFrame:
+    """A frame uint8 (H, W, 3) with what was found in it, as the page shows it."""
+    measured = "its red cells" if found.um_per_px != DEFAULT_UM_PER_PX else "no red cell to measure, assumed"
+    return ShownFrame(
+        path=path,
+        size=(bgr.shape[1], bgr.shape[0]),
+        picture=_jpeg(bgr, FRAME_SIDE_PX, 85),
+        um_per_px=found.um_per_px,
+        scale_from="as given" if scale_given else measured,
+        gate=check(bgr),
+        cells=tuple(_cell(bgr, cell) for cell in found.cells),
+        rejected=tuple(
+            Shown(
+                kind=thing.reason.value,
+                outline=_corners(thing.box),
+                raw=_jpeg(_window(bgr, thing.box, _THING_MARGIN), THING_SIDE_PX),
+                meaning=MEANINGS.get(thing.reason, ""),
+            )
+            for thing in found.rejected
+        ),
+    )
+
+
+def write_gallery(frames: Sequence[ShownFrame], unreadable: Sequence[str], target: Path) -> None:
+    """Write the page to ``target``, whole or not at all; ``unreadable`` says which images were left out, and why."""
+    write_text(target, page(frames, unreadable))
+
+
+def page(frames: Sequence[ShownFrame], unreadable: Sequence[str]) -> str:
+    """HTML that needs nothing else."""
+    things = Counter(thing.kind for frame in frames for thing in (*frame.cells, *frame.rejected))
+    areas = [thing.cell.area_um2 for frame in frames for thing in frame.cells if thing.cell and thing.kind == "whole"]
+    scales = [frame.um_per_px for frame in frames]
+    return render(
+        "bloodedge_device.finder",
+        "find.html",
+        frames=frames,
+        unreadable=unreadable,
+        filters=list(_filters(frames, things)),
+        things=things,
+        cells=things["whole"] + things["cut"],
+        turned_down=sum(len(frame.rejected) for frame in frames),
+        turned_away=sum(frame.gate.reason is not None for frame in frames),
+        without_cells=sum(not frame.cells for frame in frames),
+        median_area=float(np.median(areas)) if areas else None,
+        scales=(min(scales), max(scales)),
+        meanings=[(reason, meaning) for reason, meaning in MEANINGS.items() if things[reason]],
+    )
+
+
+def _filters(frames: Sequence[ShownFrame], things: Counter[str]) -> Iterator[Filter]:
+    names = {"whole": "whole cells", "cut": "cells cut by the border"}
+    for kind, name in names.items():
+        yield Filter(kind, name, things[kind], of_things=True)
+    for kind, number in things.most_common():
+        if kind not in names:
+            yield Filter(kind, words(kind), number, of_things=True)
+    of_frames = Counter(kind for frame in frames for kind in frame.kinds - things.keys())
+    for kind, number in sorted(of_frames.items()):
+        name = "frames: nothing found" if kind == "empty" else f"frames: {words(kind.removeprefix('gate-'))}"
+        yield Filter(kind, name, number, of_things=False)
+
+
+def _cell(bgr: Image, cell: FoundCell) -> Shown:
+    """A cell with its crop as it is, and on black as it is cut out for the network."""
+    x, y, width, height = cell.box
+    alone = np.zeros_like(bgr)
+    alone[y : y + height, x : x + width] = cv2.bitwise_and(bgr[y : y + height, x : x + width], _triple(cell.mask))
+    return Shown(
+        kind="cut" if cell.touches_border else "whole",
+        outline=" ".join(f"{column},{row}" for column, row in cell.outline),
+        raw=_jpeg(_window(bgr, cell.box, _CELL_MARGIN), CELL_SIDE_PX),
+        cut=_jpeg(_window(alone, cell.box, _CELL_MARGIN), CELL_SIDE_PX),
+        cell=cell,
+    )
+
+
+def _triple(mask: Image) -> Image:
+    return as_image(cv2.merge([mask, mask, mask]))
+
+
+def _corners(box: Box) -> str:
+    x, y, width, height = box
+    return f"{x},{y} {x + width},{y} {x + width},{y + height} {x},{y + height}"
+
+
+def _window(bgr: Image, box: Box, margin: float) -> Image:
+    """A square round a box, its side ``margin`` times the box's; what lies beyond the frame is grey."""
+    x, y, width, height = box
+    side = max(8, round(margin * max(width, height)))
+    left, top = x + width // 2 - side // 2, y + height // 2 - side // 2
+    inside = bgr[max(0, top) : top + side, max(0, left) : left + side]
+    above, before = max(0, -top), max(0, -left)
+    below, after = side - above - inside.shape[0], side - before - inside.shape[1]
+    return as_image(cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_CONSTANT, value=_BEYOND))
+
+
+def _jpeg(bgr: Image, side_px: int, quality: int = 90) -> str:
+    """The picture as a ``data:`` address, its longer side ``side_px`` at most."""
+    shrink = side_px / max(bgr.shape[:2])
+    if shrink < 1:
+        bgr = as_image(cv2.resize(bgr, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA))
+    return data_uri(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes(), "image/jpeg")

@@ -1,0 +1,75 @@
+"""What is published: the cells of each frame, the figures of each slide."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bloodedge import RESEARCH_USE
+from bloodedge_device.pipeline import FrameResult
+from bloodedge_device.slide.current import SlideInWork
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A message on its way into the outbox; see Message."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+
+
+def frame_message(slide: SlideInWork, result: FrameResult) -> Draft:
+    """``frames``: what one frame with cells showed; recalls: see FrameResult."""
+    cells = [
+        {
+            "box": cell.box,
+            "label": cell.label,
+            "blast_probability": None if cell.blast_probability is None else round(cell.blast_probability, 4),
+            "reason": cell.reason,
+            "area_um2": round(cell.area_um2, 2),
+            "number": cell.number,
+            "repeated": cell.repeated,
+        }
+        for cell in result.cells
+    ]
+    return _draft(
+        "frames",
+        {
+            "slide": slide.id,
+            "label": slide.label,
+            "frame": result.capture.index,
+            "captured_at": result.capture.captured_at.isoformat(),
+            "cells": cells,
+            "recalls": result.recalls,
+        },
+    )
+
+
+def slide_message(slide: SlideInWork, *, ended: bool) -> Draft:
+    """``slides/ID``, kept by the broker: a slide's figures."""
+    counts = slide.tally.statistics()
+    share = counts.share(slide.rates)
+    clustered = counts.clustered.clustered_ci95
+    return _draft(
+        f"slides/{slide.id}",
+        {
+            "slide": slide.id,
+            "label": slide.label,
+            "started": slide.started.isoformat(),
+            "ended": ended,
+            "frames": counts.frames_seen,
+            "cells": counts.cells,
+            "uncertain_reasons": counts.uncertain,
+            "blast_share": counts.blast_share,
+            "blast_ci95": counts.blast_ci95,
+            "blast_ci95_clustered": clustered,
+            "corrected_share": share.figures.model_dump(),
+            "share_sentences": share.sentences,
+            "research_use": RESEARCH_USE,
+        },
+        retain=True,
+    )
+
+
+def _draft(topic: str, content: dict[str, Any], *, retain: bool = False) -> Draft:
+    return Draft(topic, json.dumps(content, allow_nan=False).encode(), retain)

@@ -1,0 +1,273 @@
+"""Everything that a report on one slide says, read from the store alone."""
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bloodedge import RESEARCH_USE
+from bloodedge.bundle.manifest import Artifact, LatencyMs, Manifest, parse_record
+from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
+from bloodedge.errors import UsageError, quoted
+from bloodedge.redact import redacted
+from bloodedge_device.latency import STAGES
+from bloodedge_device.slide.domain_check import FOREIGN_SHARE
+from bloodedge_device.slide.share import SlideShare
+from bloodedge_device.slide.statistics import SlideStatistics, read_statistics
+from bloodedge_device.store import DATABASE, open_for_reading, read_latency
+
+PROBABILITY_BINS = 20
+
+GALLERY = 12
+"""Cells shown in each row of the gallery."""
+
+
+@dataclass(frozen=True)
+class StageLatency:
+    """How long one stage took on this slide."""
+
+    stage: str
+    per: str
+    """frame, cell or batch."""
+    count: int
+    latency_ms: LatencyMs
+
+
+@dataclass(frozen=True)
+class ShownCell:
+    """A cell of the gallery."""
+
+    frame: int
+    """The frame's number on its slide."""
+    source: str
+    """The frame's file name; empty where it has none."""
+    label: str
+    reason: str
+    """Why it is uncertain, for people; empty for a called cell."""
+    blast_probability: float | None
+    """Calibrated; None where it means nothing, because the cell is outside the domain."""
+    area_um2: float
+    crop: Path
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """One slide and what ran on it."""
+
+    slide: int
+    label: str
+    started: datetime
+    finished: datetime | None
+    """None while it runs, and when the power went."""
+    run: dict[str, Any]
+    """The row of ``runs`` but for its JSON columns."""
+    manifest: Manifest
+    golden: dict[str, Any]
+    statistics: SlideStatistics
+    stages: list[StageLatency]
+    probabilities: list[int]
+    """Cells inside the domain by calibrated blast probability, PROBABILITY_BINS equal bins over 0..1."""
+    most_blast_like: list[ShownCell]
+    """Of the called cells."""
+    most_uncertain: list[ShownCell]
+    """Of the cells inside the domain."""
+    refused: list[ShownCell]
+    """Cells outside the domain, the latest."""
+
+    @property
+    def artifact(self) -> Artifact:
+        """The bundle's artifact that ran."""
+        return self.manifest.artifact(self.run["engine"], self.run["precision"])
+
+    @property
+    def name(self) -> str:
+        """What to call the slide."""
+        return self.label or f"Slide {self.slide}"
+
+    @property
+    def share(self) -> SlideShare:
+        """The slide's share of blasts."""
+        return self.statistics.share(self.artifact.rates)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What must be said before any figure of this slide is believed."""
+        return warnings_of(self.manifest, self.statistics)
+
+    def stage(self, name: str) -> StageLatency | None:
+        """A stage's latency; None when it never ran."""
+        return next((stage for stage in self.stages if stage.stage == name), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for programs; shares are 0..1 unless a key says per cent."""
+        counts, artifact, provenance = self.statistics, self.artifact, self.manifest.provenance
+        called = counts.blast_share
+        return {
+            "research_use": RESEARCH_USE,
+            "warnings": self.warnings,
+            "slide": {
+                "id": self.slide,
+                "label": self.label,
+                "started": self.started.isoformat(),
+                "finished": self.finished and self.finished.isoformat(),
+            },
+            "run": self.run,
+            "bundle": {
+                "name": self.manifest.name,
+                "serial": self.manifest.serial,
+                "model": provenance.model,
+                "rendered": provenance.rendered,
+                "leaky": self.manifest.baseline.evaluation.leaky or provenance.split.leaky,
+            },
+            "frames": {
+                "seen": counts.frames_seen,
+                "processed": counts.frames_processed,
+                "dropped": counts.frames_dropped,
+                "without_cells": counts.frames_without_cells,
+                "rejected": sum(counts.frames_rejected.values()),
+                "rejected_reasons": counts.frames_rejected,
+            },
+            "cells": {
+                "total": counts.cells_total,
+                **counts.cells,
+                "uncertain_share": counts.uncertain_share,
+                "uncertain_reasons": counts.uncertain,
+                "not_cells_reasons": counts.not_cells,
+                "probability_histogram": self.probabilities,
+            },
+            "blast_share": self.share.figures.model_dump(),
+            "share_sentences": self.share.sentences,
+            "blast_percent": None if called is None else 100 * called,
+            "blast_percent_ci95": [100 * bound for bound in counts.blast_ci95],
+            "latency_ms": {s.stage: {"per": s.per, "count": s.count, **s.latency_ms.model_dump()} for s in self.stages},
+            "baseline": {
+                "hardware": self.manifest.baseline.hardware,
+                "backend": self.manifest.baseline.backend,
+                "latency_ms": self.manifest.baseline.latency_ms.model_dump(),
+                "evaluation": self.manifest.baseline.evaluation.model_dump(mode="json"),
+            },
+            "artifact": {
+                "engine": artifact.engine,
+                "precision": artifact.precision,
+                "size_bytes": artifact.size_bytes,
+                "evaluation": artifact.evaluation.model_dump(mode="json"),
+                "agreement": artifact.agreement.model_dump(mode="json"),
+            },
+            "golden": self.golden,
+        }
+
+
+def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]:
+    """What must be said before any figure of a bundle, and of a slide that it classified, is believed."""
+    found = list(manifest.caveats)
+    if manifest.provenance.rendered:
+        found.append(
+            "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
+            " show that the machinery works and say nothing about blood."
+        )
+    elif manifest.domain is None:
+        found.append(
+            "Whether these cells are of the kind that the network was fitted to is not checked: it calls every"
+            " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
+            " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
+        )
+    faults = 0 if counts is None else counts.uncertain.get(Reason.MODEL_FAULT, 0)
+    if counts is not None and faults:
+        found.append(
+            f"The network gave no probability for {faults} of {counts.cells_total} cells, which are uncertain (model"
+            " fault). It is not to be trusted with the others either; install another bundle, or convert it again."
+        )
+    unlike = 0 if counts is None else counts.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
+    if counts is not None and unlike > FOREIGN_SHARE * (judged := counts.called + unlike):
+        found.append(
+            f"{unlike} of {judged} cells are unlike those that the network was fitted to: another microscope, stain"
+            " or kind of cell. Of the others too, the share of blasts means nothing until it is measured here."
+        )
+    if manifest.baseline.evaluation.leaky or manifest.provenance.split.leaky:
+        found.append(
+            "The held-out figures are leaky: the data were split by image, so cells of one person were both fitted"
+            " to and tested on, and the figures are too good."
+        )
+    return found
+
+
+def read_report(state: Path, slide: int | None = None) -> DeviceReport:
+    """The report on a slide (default: the latest) of a state folder; raises UsageError when there is no such slide."""
+    with open_for_reading(state) as database:
+        row = _slide_row(database, state, slide)
+        run = dict(database.execute("SELECT * FROM runs WHERE id = ?", (row["run"],)).fetchone())
+        run["camera"] = redacted(run["camera"])  # an earlier version may have stored it
+        manifest = parse_record(Manifest, run.pop("manifest"), str(state / DATABASE))
+        return DeviceReport(
+            slide=row["id"],
+            label=row["label"],
+            started=datetime.fromisoformat(row["started"]),
+            finished=row["finished"] and datetime.fromisoformat(row["finished"]),
+            golden=json.loads(run.pop("golden")),
+            run=run,
+            manifest=manifest,
+            statistics=read_statistics(database, row["id"]),
+            stages=_stages(database, row["id"]),
+            probabilities=_probabilities(database, row["id"]),
+            most_blast_like=_gallery(
+                database, state, row["id"], f"{_INSIDE} AND label != 'uncertain'", "blast_probability DESC"
+            ),
+            most_uncertain=_gallery(
+                database, state, row["id"], _INSIDE, f"abs(blast_probability - {manifest.thresholds.blast:f})"
+            ),
+            refused=_gallery(database, state, row["id"], f"NOT ({_INSIDE})", "frames.number DESC"),
+        )
+
+
+def _slide_row(database: sqlite3.Connection, state: Path, slide: int | None) -> sqlite3.Row:
+    ids = [row["id"] for row in database.execute("SELECT id FROM slides ORDER BY id")]
+    if not ids:
+        raise UsageError(f"{state} holds no slide yet; make one with: bloodedge device run --state {quoted(state)}")
+    wanted = ids[-1] if slide is None else slide
+    if wanted not in ids:
+        raise UsageError(f"{state} has no slide {wanted}; it has {ids[0]} to {ids[-1]}.")
+    row: sqlite3.Row = database.execute("SELECT * FROM slides WHERE id = ?", (wanted,)).fetchone()
+    return row
+
+
+def _stages(database: sqlite3.Connection, slide: int) -> list[StageLatency]:
+    stored = read_latency(database, slide)
+    return [
+        StageLatency(stage, per, stored[stage].count, stored[stage].summary())
+        for stage, per in STAGES.items()
+        if stage in stored
+    ]
+
+
+_CELLS = (
+    "FROM cells JOIN frames ON frames.id = cells.frame"
+    " WHERE frames.slide = ? AND blast_probability IS NOT NULL AND NOT repeated"
+)
+_INSIDE = f"cells.reason IS NOT '{Reason.OUT_OF_DOMAIN}'"
+
+
+def _probabilities(database: sqlite3.Connection, slide: int) -> list[int]:
+    query = f"SELECT min(CAST(blast_probability * {PROBABILITY_BINS} AS INTEGER), {PROBABILITY_BINS - 1}), count(*)"
+    counts = {row[0]: row[1] for row in database.execute(f"{query} {_CELLS} AND {_INSIDE} GROUP BY 1", (slide,))}
+    return [counts.get(index, 0) for index in range(PROBABILITY_BINS)]
+
+
+def _gallery(database: sqlite3.Connection, state: Path, slide: int, which: str, order: str) -> list[ShownCell]:
+    """Cells first in ``order`` whose crops are still there."""
+    columns = "cells.*, frames.number AS frame_number, frames.source"
+    query = f"SELECT {columns} {_CELLS} AND crop IS NOT NULL AND {which} ORDER BY {order}, cells.id LIMIT {GALLERY}"
+    shown = [
+        ShownCell(
+            frame=row["frame_number"],
+            source=row["source"],
+            label=row["label"],
+            reason=WHY_UNCERTAIN.get(row["reason"], "") if row["label"] == "uncertain" else "",
+            blast_probability=None if row["reason"] == Reason.OUT_OF_DOMAIN else row["blast_probability"],
+            area_um2=row["area_um2"],
+            crop=state / "crops" / row["crop"],
+        )
+        for row in database.execute(query, (slide,))
+    ]
+    return [cell for cell in shown if cell.crop.is_file()]

@@ -1,0 +1,122 @@
+"""The report as tables in a terminal."""
+
+from dataclasses import dataclass, field
+
+from rich.markup import escape
+
+from bloodedge import RESEARCH_USE
+from bloodedge.bundle.manifest import Evaluation, LatencyMs
+from bloodedge.console import console
+from bloodedge.report import milliseconds, percent, words
+from bloodedge.tables import print_table
+from bloodedge_device.report.reading import DeviceReport
+
+DASH = "\N{EN DASH}"
+
+FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "auc": "AUC"}
+
+
+def show(report: DeviceReport) -> None:
+    """Print the report."""
+    out = console()
+    run = report.run
+    out.print(f"[bold]{escape(report.name)}[/], {report.started:%Y-%m-%d %H:%M} UTC, {escape(run['camera'])}")
+    out.print(
+        f"Bundle {escape(run['bundle_name'])} (serial {run['bundle_serial']}), {run['engine']} {run['precision']} on"
+        f" {run['hardware']}: {run['runtime']}, {run['threads']} threads"
+    )
+    out.print(report.statistics.sentence(report.artifact.rates))
+    for warning in report.warnings:
+        out.print(f"[bold yellow]Mind:[/] {escape(warning)}")
+    for table in (_frames(report), _cells(report), _latency(report), _trust(report)):
+        print_table(table.columns, table.rows, title=table.title)
+    out.print(f"\n{_agreement(report)}")
+    out.print(RESEARCH_USE, style="italic")
+
+
+@dataclass
+class Table:
+    """A table before it is laid out; its first column names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add_row(self, *cells: str) -> None:
+        """Add a row."""
+        self.rows.append(cells)
+
+
+def _table(title: str, *columns: str) -> Table:
+    return Table(title, columns)
+
+
+def _frames(report: DeviceReport) -> Table:
+    counts = report.statistics
+    table = _table("Frames", "", "frames")
+    table.add_row("seen", str(counts.frames_seen))
+    table.add_row("dropped (the pipeline was busy)", str(counts.frames_dropped))
+    table.add_row("without a white cell", str(counts.frames_without_cells))
+    for reason, frames in counts.frames_rejected.items():
+        table.add_row(f"rejected: {words(reason)}", str(frames))
+    return table
+
+
+def _cells(report: DeviceReport) -> Table:
+    counts = report.statistics
+    table = _table("Cells", "", "cells", "share of found")
+    for label, cells in counts.cells.items():
+        table.add_row(label, str(cells), percent(cells / counts.cells_total if counts.cells_total else None))
+    for reason, cells in counts.uncertain.items():
+        table.add_row(f"  uncertain: {words(reason)}", str(cells), percent(cells / counts.cells_total))
+    for reason, things in counts.not_cells.items():
+        table.add_row(f"turned down by the finder: {words(reason)}", str(things), "")
+    return table
+
+
+def _latency(report: DeviceReport) -> Table:
+    table = _table("Latency in ms", "stage", "per", "counted", "p50", "p95", "p99")
+    for stage in report.stages:
+        table.add_row(stage.stage, stage.per, str(stage.count), *_percentiles(stage.latency_ms))
+    baseline = report.manifest.baseline
+    table.add_row(f"baseline inference, {baseline.hardware}", "cell", "", *_percentiles(baseline.latency_ms))
+    return table
+
+
+def _percentiles(latency: LatencyMs) -> tuple[str, str, str]:
+    return milliseconds(latency.p50), milliseconds(latency.p95), milliseconds(latency.p99)
+
+
+def _trust(report: DeviceReport) -> Table:
+    artifact, baseline = report.artifact, report.manifest.baseline
+    people = f"{baseline.evaluation.subjects} subjects" + ("" if baseline.evaluation.leaky else " never fitted to")
+    title = f"Held-out figures: {baseline.evaluation.cells} cells of {people}"
+    table = _table(
+        title, "", f"{artifact.engine} {artifact.precision} [95 % CI]", "float model [95 % CI]", "drop, points"
+    )
+    for key, name in FIGURES.items():
+        drop = artifact.agreement.drop.get(key)
+        table.add_row(
+            name,
+            _with_interval(artifact.evaluation, key),
+            _with_interval(baseline.evaluation, key),
+            DASH if drop is None else f"{drop:+.2f}",
+        )
+    return table
+
+
+def _with_interval(evaluation: Evaluation, key: str) -> str:
+    value: float | None = getattr(evaluation, key)
+    if value is None:
+        return DASH
+    interval = evaluation.ci95.get(key)
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _agreement(report: DeviceReport) -> str:
+    agreement, golden = report.artifact.agreement, report.golden
+    return (
+        f"Against the float model: {agreement.flips} of {agreement.cells} held-out cells changed class"
+        f" ({percent(agreement.flip_rate, 2)}). Self-test at this start: {golden['flips']} of {golden['inputs']} golden"
+        f" cells changed class, largest probability difference {golden['max_probability_difference']:.3f}."
+    )

@@ -1,0 +1,120 @@
+"""What the daemon says of itself at this moment, for its page and for programs."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.decision.prevalence import ShareFigures
+
+
+class CellStatus(BaseModel):
+    """One cell of the newest frame."""
+
+    box: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels of the frame")
+    outline: list[list[int]] = Field(description="The cell's border as a polygon [[x, y], ...] in pixels of the frame")
+    label: str = Field(description="blast, normal or uncertain")
+    blast_probability: float | None = Field(description="Calibrated, 0..1; null when the cell was not classified")
+    reason: str | None = Field(description="Why it is uncertain; model_fault: the network gave no probability")
+    area_um2: float
+    repeated: bool = Field(description="An earlier frame of the slide showed this cell, and it counts there")
+
+
+class FrameStatus(BaseModel):
+    """The newest frame that went through the pipeline."""
+
+    number: int = Field(description="Counts the frames since the daemon's start; names the image /live/NUMBER.jpg")
+    captured_at: datetime
+    age_s: float
+    width: int | None
+    height: int | None
+    um_per_px: float | None
+    reason: str | None = Field(description="Why the frame was rejected, or no_cell")
+    detail: str | None
+    focus: float | None
+    focus_needed: float = Field(description="Frames with less focus are rejected")
+    brightness: float | None = Field(description="Of the empty field, 0..255")
+    cells: list[CellStatus]
+
+
+class SlideStatus(BaseModel):
+    """The slide in work. Cells seen in several frames count once."""
+
+    id: int
+    label: str
+    started: datetime
+    frames_seen: int
+    frames_dropped: int
+    frames_rejected: dict[str, int]
+    frames_without_cells: int
+    cells_total: int
+    blasts: int
+    normals: int
+    uncertain: int
+    uncertain_reasons: dict[str, int]
+    repeated: int = Field(description="Sightings of cells that had been seen before")
+    blast_share: float | None = Field(description="Among called cells, as called, 0..1; see corrected_share")
+    blast_ci95: tuple[float, float] = Field(description="Wilson's interval: as if cells were independent")
+    blast_ci95_clustered: tuple[float, float] | None = Field(description="With cells of a frame resembling each other")
+    corrected_share: ShareFigures
+    share_headline: str = Field(description="The corrected share in a word or two")
+    share_sentences: list[str] = Field(description="What is to be said beside it, the most important first")
+    half_width: float = Field(description="What the corrected share is to be known within, either way")
+    enough: bool = Field(description="It is")
+    cells_needed: int | None = Field(
+        description="Further called cells until then, about; null when more cells would not help"
+    )
+
+
+class StageStatus(BaseModel):
+    """How long one stage takes on this slide."""
+
+    per: str = Field(description="frame, cell or batch")
+    count: int
+    latency_ms: LatencyMs
+
+
+class ConditionStatus(BaseModel):
+    """How one part of the daemon is."""
+
+    level: str = Field(description="ok, warning or failed")
+    sentence: str
+    since: datetime
+
+
+class BundleStatus(BaseModel):
+    """What classifies."""
+
+    name: str
+    serial: int
+    engine: str
+    precision: str
+    runtime: str
+    slot: str | None = Field(
+        default=None, description="a or b; null where the settings name the bundle or it came with the installation"
+    )
+    rendered: bool = Field(description="Fitted to drawn cells: its figures say nothing about blood")
+    golden: str = Field(description="The self-test on this machine")
+    baseline_hardware: str
+    baseline_latency_ms: LatencyMs
+    warnings: list[str] = Field(description="What must be said before any figure of this bundle is believed")
+
+
+class Status(BaseModel):
+    """The daemon at this moment."""
+
+    research_use: str
+    version: str
+    board: str
+    started: datetime
+    alive: bool = Field(description="A frame went through the pipeline recently")
+    ready: bool = Field(description="The network is loaded and proven, the camera open, the store writable")
+    camera: str
+    frames_per_second: float = Field(description="Through the pipeline, over the last seconds")
+    clock_synchronised: bool | None
+    bundle: BundleStatus
+    frame: FrameStatus | None
+    slide: SlideStatus | None = Field(description="null between slides: frames are shown and not stored")
+    stages: dict[str, StageStatus]
+    health: dict[str, ConditionStatus] = Field(description="Worst first")
+    waiting_messages: int = Field(description="Results that the MQTT broker has not acknowledged")

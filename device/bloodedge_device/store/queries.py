@@ -1,0 +1,227 @@
+"""What the pages show of stored slides, read from the database."""
+
+import hashlib
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bloodedge.decision.prevalence import Rates
+from bloodedge_device.report.reading import GALLERY, read_report
+from bloodedge_device.slide.drift import Drift, drift
+from bloodedge_device.slide.interval import ClusteredShare
+from bloodedge_device.slide.review import ReviewedCell, Sampling
+from bloodedge_device.slide.share import SlideShare
+from bloodedge_device.slide.statistics import read_drawn, read_rates
+from bloodedge_device.store import open_for_reading
+from bloodedge_device.store.database import CROPS
+from bloodedge_device.web.models import CellRow, SlideRow
+
+_OF_SLIDE = "FROM cells JOIN frames ON frames.id = cells.frame WHERE frames.slide = ?"
+
+
+def slides(state: Path, before: int, limit: int) -> list[SlideRow]:
+    """Slides with ids below ``before``, newest first."""
+    with open_for_reading(state) as database:
+        query = "SELECT id, label, started, finished FROM slides WHERE id < ? ORDER BY id DESC LIMIT ?"
+        rows = database.execute(query, (before, limit)).fetchall()
+        if not rows:
+            return []
+        span = (rows[-1]["id"], rows[0]["id"])
+        counts, reviewed, drawn = _counts(database, span), _reviewed(database, span), read_drawn(database, *span)
+        rates = {row["id"]: read_rates(database, row["id"]) for row in rows}
+        return [
+            _slide(row, counts[row["id"]], reviewed.get(row["id"], 0), rates[row["id"]], drawn[row["id"]])
+            for row in rows
+        ]
+
+
+def find_slide(state: Path, slide: int) -> SlideRow | None:
+    """One slide."""
+    found = slides(state, slide + 1, 1)
+    return found[0] if found and found[0].id == slide else None
+
+
+def _counts(database: sqlite3.Connection, span: tuple[int, int]) -> defaultdict[int, list[tuple[int, int, int]]]:
+    """Cells, blasts and normals of each frame that has any, by slide."""
+    found: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    query = (
+        "SELECT frames.slide, count(*), sum(cells.label = 'blast'), sum(cells.label = 'normal') FROM frames"
+        " JOIN cells ON cells.frame = frames.id WHERE frames.slide BETWEEN ? AND ? AND repeated = 0 GROUP BY frames.id"
+    )
+    for slide, cells, blasts, normals in database.execute(query, span):
+        found[slide].append((cells, blasts, normals))
+    return found
+
+
+def _reviewed(database: sqlite3.Connection, span: tuple[int, int]) -> dict[int, int]:
+    query = (
+        "SELECT frames.slide, count(DISTINCT reviews.cell) FROM reviews JOIN cells ON cells.id = reviews.cell"
+        " JOIN frames ON frames.id = cells.frame WHERE frames.slide BETWEEN ? AND ? GROUP BY frames.slide"
+    )
+    return {row[0]: row[1] for row in database.execute(query, span)}
+
+
+def _slide(
+    row: sqlite3.Row,
+    frames: list[tuple[int, int, int]],
+    reviewed: int,
+    rates: Rates | None,
+    drawn: tuple[int, int] | None,
+) -> SlideRow:
+    share = ClusteredShare([blasts for _, blasts, _ in frames], [blasts + normals for _, blasts, normals in frames])
+    corrected = SlideShare.of(share, rates, drawn)
+    return SlideRow(
+        id=row["id"],
+        label=row["label"],
+        started=datetime.fromisoformat(row["started"]),
+        finished=row["finished"] and datetime.fromisoformat(row["finished"]),
+        cells=sum(cells for cells, _, _ in frames),
+        blasts=share.successes,
+        normals=share.trials - share.successes,
+        blast_share=share.share,
+        blast_ci95=share.ci95,
+        blast_ci95_clustered=share.clustered_ci95,
+        corrected_share=corrected.figures,
+        share_headline=corrected.headline,
+        share_sentences=corrected.sentences,
+        reviewed=reviewed,
+    )
+
+
+_CELL = (
+    "SELECT cells.*, frames.number AS frame_number, frames.source, frames.captured_at, frames.slide,"
+    " (SELECT label FROM reviews WHERE reviews.cell = cells.id ORDER BY reviews.id DESC LIMIT 1) AS review"
+    " FROM cells JOIN frames ON frames.id = cells.frame"
+)
+
+
+def cells(state: Path, slide: int, after: int, limit: int) -> list[CellRow]:
+    """Cells of a slide with ids above ``after``, oldest first."""
+    query = f"{_CELL} WHERE frames.slide = ? AND cells.id > ? ORDER BY cells.id LIMIT ?"
+    with open_for_reading(state) as database:
+        return [_cell(row) for row in database.execute(query, (slide, after, limit))]
+
+
+def all_cells(state: Path, slide: int) -> Iterator[CellRow]:
+    """Every cell of a slide, oldest first, of one moment."""
+    with open_for_reading(state) as database:
+        for row in database.execute(f"{_CELL} WHERE frames.slide = ? ORDER BY cells.id", (slide,)):
+            yield _cell(row)
+
+
+def find_cell(state: Path, cell: int) -> tuple[int, CellRow] | None:
+    """A cell with its slide's id."""
+    with open_for_reading(state) as database:
+        row = database.execute(f"{_CELL} WHERE cells.id = ?", (cell,)).fetchone()
+        return None if row is None else (row["slide"], _cell(row))
+
+
+def _cell(row: sqlite3.Row) -> CellRow:
+    return CellRow(
+        id=row["id"],
+        frame=row["frame_number"],
+        source=row["source"],
+        captured_at=datetime.fromisoformat(row["captured_at"]),
+        box=(row["x"], row["y"], row["width"], row["height"]),
+        label=row["label"],
+        blast_probability=row["blast_probability"],
+        reason=row["reason"],
+        area_um2=row["area_um2"],
+        repeated=bool(row["repeated"]),
+        review=row["review"],
+        has_crop=row["crop"] is not None,
+    )
+
+
+def crop(state: Path, cell: int) -> bytes | None:
+    """A cell's image as JPEG; None when there is none, or no longer."""
+    with open_for_reading(state) as database:
+        row = database.execute("SELECT crop FROM cells WHERE id = ?", (cell,)).fetchone()
+    if row is None or row["crop"] is None:
+        return None
+    root = (state / CROPS).resolve()
+    path: Path = (root / row["crop"]).resolve()
+    if not path.is_relative_to(root):
+        return None
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def review_order(state: Path, slide: int, sampling: Sampling) -> list[int]:
+    """Ids of the cells to be asked about, each shown once and with its image, in their order.
+
+    random: every cell that was found, in an order that depends on the slide alone and stays while cells are added.
+    gallery: the most blast-like and the most uncertain in turn.
+    """
+    shown = f"{_OF_SLIDE} AND repeated = 0 AND crop IS NOT NULL"
+    with open_for_reading(state) as database:
+        if sampling == "random":
+            ids = [row[0] for row in database.execute(f"SELECT cells.id {shown}", (slide,))]
+            return sorted(ids, key=lambda cell: hashlib.sha256(f"{slide}:{cell}".encode()).digest())
+        run = "SELECT manifest FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?"
+        threshold = json.loads(database.execute(run, (slide,)).fetchone()[0])["thresholds"]["blast"]
+        query = f"SELECT cells.id {shown} AND blast_probability IS NOT NULL ORDER BY"
+        blasts = [r[0] for r in database.execute(f"{query} blast_probability DESC, cells.id LIMIT {GALLERY}", (slide,))]
+        doubtful = database.execute(f"{query} abs(blast_probability - ?), cells.id LIMIT {GALLERY}", (slide, threshold))
+        mixed = [cell for pair in zip(blasts, [r[0] for r in doubtful], strict=True) for cell in pair]
+        return list(dict.fromkeys(mixed))
+
+
+def answers(state: Path, slide: int, sampling: Sampling) -> dict[int, str]:
+    """What a person said last of each cell that was come by in this way."""
+    query = (
+        "SELECT reviews.cell, reviews.label FROM reviews JOIN cells ON cells.id = reviews.cell"
+        " JOIN frames ON frames.id = cells.frame WHERE frames.slide = ? AND sampling = ? ORDER BY reviews.id"
+    )
+    with open_for_reading(state) as database:
+        return {row[0]: row[1] for row in database.execute(query, (slide, sampling))}
+
+
+def reviewed_cells(state: Path, slide: int) -> list[ReviewedCell]:
+    """Every reviewed cell of a slide; the latest answer to each way of asking counts."""
+    query = (
+        "SELECT reviews.cell, reviews.label AS person, sampling, cells.label, blast_probability, cells.frame"
+        " FROM reviews JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
+        " WHERE frames.slide = ? ORDER BY reviews.id"
+    )
+    with open_for_reading(state) as database:
+        latest = {(row["cell"], row["sampling"]): row for row in database.execute(query, (slide,))}
+    return [
+        ReviewedCell(row["label"], row["person"], row["blast_probability"], row["frame"], row["sampling"])
+        for row in latest.values()
+    ]
+
+
+def agreement(state: Path, bundle: str, serial: int) -> tuple[int, int]:
+    """(cells, right among them) that a bundle called and a person named, of those drawn at random on any slide."""
+    query = (
+        "SELECT count(*), coalesce(sum(reviews.label = cells.label), 0) FROM reviews"
+        " JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
+        " JOIN slides ON slides.id = frames.slide JOIN runs ON runs.id = slides.run"
+        " WHERE reviews.id IN (SELECT max(id) FROM reviews WHERE sampling = 'random' GROUP BY cell)"
+        " AND runs.bundle_name = ? AND runs.bundle_serial = ?"
+        " AND cells.label IN ('blast', 'normal') AND reviews.label IN ('blast', 'normal')"
+    )
+    with open_for_reading(state) as database:
+        called, right = database.execute(query, (bundle, serial)).fetchone()
+    return int(called), int(right)
+
+
+def drift_of(state: Path, slide: int) -> list[Drift] | None:
+    """How far a slide's cells are from the reference people's; None when its bundle has no reference."""
+    reference = read_report(state, slide).manifest.reference
+    if reference is None:
+        return None
+    query = f"SELECT figures, blast_probability, area_um2 {_OF_SLIDE} AND repeated = 0 AND figures IS NOT NULL"
+    with open_for_reading(state) as database:
+        rows: list[Any] = database.execute(f"{query} AND blast_probability IS NOT NULL", (slide,)).fetchall()
+    figures = [np.frombuffer(row["figures"], np.float32) for row in rows]
+    return drift(reference, figures, [row["blast_probability"] for row in rows], [row["area_um2"] for row in rows])

@@ -1,0 +1,227 @@
+"""What stands before every request: names, login, forgery, sizes and times; and the headers of every answer."""
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qs
+
+from anyio import to_thread
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bloodedge_device.web.access import Access, Caller
+from bloodedge_device.web.responses import error_response, redirect
+
+MOST_BODY = 64 * 1024
+BODY_S = 10.0
+"""A request's body must have come within so many seconds."""
+
+SAFE = ("GET", "HEAD", "OPTIONS")
+OPEN = ("/static/", "/healthz", "/readyz", "/login", "/favicon.ico")
+"""Paths that anybody may read."""
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    # not no-referrer: with it browsers send the origin of forms as "null", and forgery could not be told
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+
+
+class RefusedError(Exception):
+    """A request goes no further."""
+
+    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.headers = status, sentence, headers or {}
+
+
+class SafeHeaders:
+    """Puts HEADERS on every answer that does not set its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+class LocalOperator:
+    """Lets through requests of the command line: the socket's permissions are the login."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        await _pass_on(self._app, lambda _: _local(), scope, receive, send)
+
+
+async def _local() -> Caller:
+    return Caller("command line")
+
+
+class Guard:
+    """Lets through requests over TCP that keep to the rules of ``access``."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        await _pass_on(self._app, lambda body: self._caller(scope, body), scope, receive, send)
+
+    async def _caller(self, scope: Scope, body: bytes) -> Caller:
+        """Who asks; RefusedError when that person or program may not."""
+        headers, access = Headers(scope=scope), self._access
+        if len(headers.getlist("host")) != 1 or not access.is_own_name(headers["host"]):
+            raise RefusedError(
+                421,
+                "This name is not one of this device's; add it to web.names in the settings, or ask by its address.",
+            )
+        _refuse_embedding(headers)
+        if (bearer := _bearer(headers)) is not None:
+            await self._check_bearer(bearer, scope)
+            return Caller("api", access=access)
+        cookie = _cookie(headers, access.cookie)
+        caller = Caller("page", access.session(cookie) if cookie else None, access, cookie)
+        if scope["method"] in SAFE:
+            if access.needs_login and caller.session is None and not _is_open(scope["path"]):
+                raise RefusedError(401, "Sign in, or send the access token as a Bearer token.")
+            return caller
+        _refuse_forged(headers, access)
+        if scope["path"] != "/login":
+            _refuse_unknown_form(caller, headers, body)
+        return caller
+
+    async def _check_bearer(self, token: str, scope: Scope) -> None:
+        outcome = await to_thread.run_sync(self._access.is_token, token, address_of(scope))
+        if outcome is False:
+            raise RefusedError(401, "This access token is wrong; make one with: bloodedge device token")
+        if outcome is not True:
+            raise too_many(outcome)
+
+
+def too_many(wait_s: float) -> RefusedError:
+    """After too many wrong tokens."""
+    seconds = max(1, round(wait_s + 0.5))
+    return RefusedError(429, f"Too many wrong tokens; wait {seconds} s and try again.", {"retry-after": str(seconds)})
+
+
+def address_of(scope: Scope) -> str:
+    """The address that a request came from."""
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+async def _pass_on(app: ASGIApp, caller: Callable[[bytes], Any], scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] != "http":
+        return
+    try:
+        body = b"" if scope["method"] in SAFE else await _read_body(scope, receive)
+        scope["caller"], scope["body"] = await caller(body), body
+    except RefusedError as refused:
+        await _refusal(scope, refused)(scope, receive, send)
+        return
+    await app(scope, receive, send)
+
+
+def _refusal(scope: Scope, refused: RefusedError) -> ASGIApp:
+    path = scope["path"]
+    if refused.status == 401 and not path.startswith(("/api/", "/live/", "/metrics")):
+        return redirect("/login")
+    headers = {**refused.headers, **({"www-authenticate": "Bearer"} if refused.status == 401 else {})}
+    return error_response(path, refused.status, refused.sentence, headers)
+
+
+async def _read_body(scope: Scope, receive: Receive) -> bytes:
+    """The whole body; RefusedError when it is too large or too slow."""
+    too_large = RefusedError(413, f"The request is larger than {MOST_BODY // 1024} KiB.", {"connection": "close"})
+    length = Headers(scope=scope).get("content-length", "0")
+    if not length.isdigit() or len(length) > 9 or int(length) > MOST_BODY:
+        raise too_large
+    body, more = b"", True
+    try:
+        async with asyncio.timeout(BODY_S):
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusedError(400, "The request broke off.")
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > MOST_BODY:
+                    raise too_large
+    except TimeoutError:
+        raise RefusedError(408, f"The request took longer than {BODY_S:.0f} s.", {"connection": "close"}) from None
+    return body
+
+
+def _bearer(headers: Headers) -> str | None:
+    kind, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
+
+
+def _cookie(headers: Headers, name: str) -> str | None:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        return None
+    return morsel.value if morsel else None
+
+
+def _is_open(path: str) -> bool:
+    return path.startswith(OPEN)
+
+
+def _refuse_embedding(headers: Headers) -> None:
+    """Another site may link to a page, and that is all it may."""
+    if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        raise RefusedError(403, "Another site asks for this; only the device's own pages may.")
+
+
+def _refuse_forged(headers: Headers, access: Access) -> None:
+    """A write by a browser must come from this very page, as far as the browser says where it comes from."""
+    scheme = "https" if access.tls else "http"
+    origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+    if (origin is not None and origin.lower() != f"{scheme}://{headers['host'].lower()}") or (
+        site is not None and site != "same-origin"
+    ):
+        raise RefusedError(403, "This request comes from another page; use the device's own.")
+
+
+def _refuse_unknown_form(caller: Caller, headers: Headers, body: bytes) -> None:
+    sent = headers.get("x-csrf-token") or form(headers, body).get("csrf", "")
+    if caller.session is None or not hmac.compare_digest(sent.encode(), caller.session.csrf.encode()):
+        raise RefusedError(
+            403,
+            "This page is out of date; reload it and try again (programs: send the access token as a Bearer token).",
+        )
+
+
+def form(headers: Headers, body: bytes) -> dict[str, str]:
+    """The fields of an HTML form; none when the body is something else or malformed."""
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
+        return {}
+    try:
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=20)
+    except ValueError:
+        return {}
+    return {name: values[-1] for name, values in fields.items()}

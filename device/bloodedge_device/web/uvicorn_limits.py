@@ -1,0 +1,95 @@
+"""uvicorn, quiet, with limits on how much and how long it listens."""
+
+import asyncio
+import json
+import ssl
+from functools import partial
+from typing import Any
+
+import h11
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from bloodedge_device.web.request_checks import HEADERS, SafeHeaders
+from bloodedge_device.web.responses import error_response
+
+CONNECTIONS = 64
+HEADERS_BYTES = 16 * 1024
+SILENT_S = 10.0
+"""A connection without a whole request for so long is closed; an idle one that had one, sooner."""
+
+TRY_AGAIN_S = 5
+
+MALFORMED = (
+    f"The request is not HTTP/1.1, or its head is larger than {HEADERS_BYTES // 1024} KiB; correct what sends it."
+)
+BUSY = f"Too many ask this device at the same time; try again in {TRY_AGAIN_S} s."
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 that gives up on whoever opens a connection and does not ask, or asks a byte at a time.
+
+    What it answers itself is of the application's kind: one sentence, with the headers that every answer carries.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.app = partial(self._unless_busy, self.app)
+
+    async def _unless_busy(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(self.connections) >= CONNECTIONS:
+            headers = {"retry-after": str(TRY_AGAIN_S), "connection": "close"}
+            app = SafeHeaders(error_response(scope["path"], 503, BUSY, headers))
+        await app(scope, receive, send)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
+        """Answer what is no request, where no other answer is under way, and hang up."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
+            body = json.dumps({"error": MALFORMED}).encode()
+            own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+            head = h11.Response(status_code=400, headers=list({**HEADERS, **own}.items()), reason=b"Bad Request")
+            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        self._watch(self.cycle)
+
+    def _watch(self, before: object) -> None:
+        self.loop.call_later(SILENT_S, self._close_if_silent, before)
+
+    def _close_if_silent(self, before: object) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is before and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
+        else:
+            self._watch(self.cycle)
+
+
+def make_server(app: ASGIApp, tls: ssl.SSLContext | None) -> Server:
+    """A server for sockets that listen already; it takes no signals and writes no log."""
+    return Server(
+        Config(
+            app,
+            loop="asyncio",
+            http=PatientProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="critical",  # the application tells of its own errors
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=5,
+            timeout_graceful_shutdown=1,
+            h11_max_incomplete_event_size=HEADERS_BYTES,
+            ssl_context_factory=None if tls is None else lambda _config, _default: tls,
+        )
+    )

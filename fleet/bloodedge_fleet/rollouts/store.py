@@ -1,0 +1,273 @@
+"""Roll-outs in the database, and the files they offer."""
+
+import json
+import secrets
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, Select, select, union, update
+
+from bloodedge.bundle import Bundle
+from bloodedge.errors import BloodedgeError, UsageError, did_you_mean
+from bloodedge.files import sha256, write_beside
+from bloodedge.fleet_messages import Wanted
+from bloodedge.signing.signature import verify_bundle
+from bloodedge.signing.trust import TrustStore
+from bloodedge_fleet.addresses import bundle_url
+from bloodedge_fleet.boards.overview import read_away, read_newest
+from bloodedge_fleet.database import Values, hold, insert_into, reading, writing
+from bloodedge_fleet.database.tables import boards, bundles, forgotten, rollout_boards, rollouts
+from bloodedge_fleet.rollouts.stages import Heard, Rollout, Step, plan, require_boards
+from bloodedge_fleet.state_dir import require_readable, unreadable
+
+FOLDER = "bundles"
+
+
+def bundle_file(state: Path, digest: str) -> Path:
+    """Where an offered bundle lies."""
+    return state / FOLDER / f"{digest}.bundle"
+
+
+@dataclass(frozen=True)
+class Vouched:
+    """A bundle that was found right."""
+
+    sha256: str
+    """Of its file."""
+    name: str
+    serial: int
+    signer: str
+    """Empty where nobody was asked to have signed it."""
+
+
+def vouch(path: Path, trust: Path | None) -> Vouched:
+    """Check a bundle's file.
+
+    trust: the folder of trusted keys; None: whoever signed it, or nobody. Raises UsageError or BloodedgeError when it
+    is no bundle that those keys vouch for.
+    """
+    require_readable(path)
+    with Bundle(path) as bundle:
+        bundle.verify()
+        signer = "" if trust is None else _signer(bundle, trust)
+        return Vouched(sha256(path), bundle.manifest.name, bundle.manifest.serial, signer)
+
+
+def offer(engine: Engine, state: Path, path: Path, vouched: Vouched) -> str:
+    """Put a bundle among those that boards can have; gives its file's digest."""
+    target = bundle_file(state, vouched.sha256)
+    write_beside(target, partial(_copy, path))
+    if sha256(target) != vouched.sha256:
+        target.unlink()
+        raise BloodedgeError(f"{path} changed while it was read; give it again.")
+    row = {**asdict(vouched), "size_bytes": target.stat().st_size, "added_at": datetime.now(UTC)}
+    with writing(engine) as connection:
+        connection.execute(insert_into(connection, bundles).values(row).on_conflict_do_nothing())
+    return vouched.sha256
+
+
+def require_possible(engine: Engine, names: Sequence[str]) -> None:
+    """UsageError when there is no board, one is not known, or one is part of another roll-out that runs."""
+    require_boards(len(names))
+    with reading(engine) as connection:
+        _require_free(connection, _ids_of(connection, names))
+
+
+def _copy(path: Path, copy: Path) -> None:
+    shutil.copyfile(path, copy)
+
+
+def _signer(bundle: Bundle, trust: Path) -> str:
+    try:
+        next(trust.iterdir(), None)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"{trust} does not exist; give the folder of the keys that your boards trust.") from error
+    except OSError as error:
+        raise unreadable(trust, error) from error
+    signer = verify_bundle(bundle, TrustStore.read(trust))
+    return f"{signer.name} ({signer.key_id})"
+
+
+def begin(
+    engine: Engine,
+    digest: str,
+    names: Sequence[str],
+    *,
+    canary: int,
+    percents: Sequence[float],
+    soak_s: float,
+    halt_on: int,
+) -> Rollout:
+    """Begin a roll-out of an offered bundle to boards, in the order of their names here.
+
+    Raises UsageError when a board is not known or part of another roll-out that runs.
+    """
+    stages = plan(len(names), canary, percents)
+    now = datetime.now(UTC)
+    name = f"{now:%Y%m%d}-{secrets.token_hex(3)}"
+    steps = tuple(Step(board, "waiting", now) for board in names)
+    rollout = Rollout(name, digest, stages, soak_s, halt_on, steps)
+    with writing(engine) as connection:
+        hold(connection, rollouts)  # or two could begin at once with the same board
+        ids = _ids_of(connection, names)
+        _require_free(connection, ids)
+        connection.execute(rollouts.insert(), {"name": name, "sha256": digest, "began": now, **_figures(rollout)})
+        connection.execute(
+            rollout_boards.insert(),
+            [
+                {"rollout": name, "board": ids[step.board], "place": place, **_step_values(step)}
+                for place, step in enumerate(steps)
+            ],
+        )
+    return rollout
+
+
+def unknown_board(name: str, known: Iterable[str]) -> UsageError:
+    """That there is none of that name."""
+    return UsageError(f'No board "{name}" has reported.{did_you_mean(name, known)} See: bloodedge fleet boards')
+
+
+def _ids_of(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    known = dict(connection.execute(select(boards.c.name, boards.c.id)).tuples().all())
+    for name in names:
+        if name not in known:
+            raise unknown_board(name, known)
+    return {name: known[name] for name in names}
+
+
+def _require_free(connection: Connection, ids: dict[str, int]) -> None:
+    query = (
+        select(rollout_boards.c.board, rollouts.c.name)
+        .join(rollouts, rollouts.c.name == rollout_boards.c.rollout)
+        .where(rollouts.c.state == "running")
+    )
+    busy = dict(connection.execute(query).tuples().all())
+    for name, number in ids.items():
+        if number in busy:
+            raise UsageError(
+                f"{name} is part of roll-out {busy[number]}, which runs; wait for its end, or halt it with: bloodedge"
+                f" fleet halt {busy[number]}"
+            )
+
+
+def halt(engine: Engine, name: str, why: str) -> None:
+    """Halt a roll-out that runs: no further board is asked. UsageError when there is none of that name."""
+    with writing(engine) as connection:
+        running = connection.execute(select(rollouts.c.state).where(rollouts.c.name == name)).scalar_one_or_none()
+        if running is None:
+            raise UsageError(f'There is no roll-out "{name}"; see: bloodedge fleet rollouts')
+        if running != "running":
+            raise UsageError(f"Roll-out {name} is {running}; there is nothing to halt.")
+        values = {"state": "halted", "why": why, "ended": datetime.now(UTC)}
+        connection.execute(update(rollouts).where(rollouts.c.name == name).values(values))
+
+
+def store(engine: Engine, before: Rollout, after: Rollout) -> bool:
+    """Store how far a roll-out has come; False, and nothing is stored, when somebody has halted it meanwhile."""
+    with writing(engine) as connection:
+        values: Values = _figures(after) | ({} if after.state == "running" else {"ended": datetime.now(UTC)})
+        still = (rollouts.c.name == after.name, rollouts.c.state == "running")
+        if connection.execute(update(rollouts).where(*still).values(values)).rowcount == 0:
+            return False
+        ids = _ids_of(connection, [step.board for step in after.steps])
+        for old, new in zip(before.steps, after.steps, strict=True):
+            if old != new:
+                where = (rollout_boards.c.rollout == after.name, rollout_boards.c.board == ids[new.board])
+                connection.execute(update(rollout_boards).where(*where).values(_step_values(new)))
+    return True
+
+
+def _figures(rollout: Rollout) -> Values:
+    return {
+        "stages": json.dumps(rollout.stages),
+        "soak_s": rollout.soak_s,
+        "halt_on": rollout.halt_on,
+        "state": rollout.state,
+        "stage": rollout.stage,
+        "why": rollout.why,
+    }
+
+
+def _step_values(step: Step) -> Values:
+    own = {"boot": step.boot, "uptime_s": step.uptime_s}
+    return {"state": step.state, "since": step.since, "why": step.why, **own}
+
+
+def read_rollouts(
+    connection: Connection, *, running: bool = False, among: Sequence[str] | None = None
+) -> list[tuple[Rollout, Row[Any]]]:
+    """(roll-out, its row with began, ended and its bundle), the newest first; among: names, default of all."""
+    of_bundle = (bundles.c.name.label("bundle"), bundles.c.serial, bundles.c.size_bytes, bundles.c.signer)
+    query: Select[Any] = (
+        select(*rollouts.c, *of_bundle)
+        .join(bundles, bundles.c.sha256 == rollouts.c.sha256)
+        .order_by(rollouts.c.began.desc())
+    )
+    of_step = (rollout_boards.c[name] for name in ("state", "since", "why", "boot", "uptime_s"))
+    of_boards = (
+        select(rollout_boards.c.rollout, boards.c.name, *of_step)
+        .join(boards, boards.c.id == rollout_boards.c.board)
+        .join(rollouts, rollouts.c.name == rollout_boards.c.rollout)
+        .order_by(rollout_boards.c.place)
+    )
+    if running:
+        query, of_boards = (one.where(rollouts.c.state == "running") for one in (query, of_boards))
+    if among is not None:
+        query, of_boards = (one.where(rollouts.c.name.in_(among)) for one in (query, of_boards))
+    steps: dict[str, list[Step]] = {}
+    for rollout, *values in connection.execute(of_boards):
+        steps.setdefault(rollout, []).append(Step(*values))
+    found: list[tuple[Rollout, Row[Any]]] = []
+    for row in connection.execute(query):
+        own = tuple(steps.get(row.name, ()))
+        stages = _within(tuple(json.loads(row.stages)), len(own))
+        stage = min(row.stage, len(stages) - 1)
+        figures = (row.soak_s, row.halt_on, own, row.state, stage, row.why)
+        found.append((Rollout(row.name, row.sha256, stages, *figures), row))
+    return found
+
+
+def _within(stages: tuple[int, ...], boards_left: int) -> tuple[int, ...]:
+    """Stages where boards were forgotten meanwhile."""
+    return tuple(min(count, boards_left) for count in stages)
+
+
+def newest_reports(connection: Connection, silent: timedelta, now: datetime) -> dict[str, Heard]:
+    """What was heard last of every board whose report can be read, by its name; silent: as for read_boards."""
+    away = read_away(connection, silent, now)
+    query = select(boards.c.name, boards.c.report, boards.c.last_report).where(boards.c.report.is_not(None))
+    read = ((name, read_newest(text), at) for name, text, at in connection.execute(query).tuples())
+    return {name: Heard(report, at, name in away) for name, report, at in read if report is not None}
+
+
+def wanted_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
+    """What a roll-out asks of its boards; url: where this server is for them."""
+    return Wanted(
+        rollout=rollout.name,
+        name=row.bundle,
+        serial=row.serial,
+        sha256=rollout.sha256,
+        size_bytes=row.size_bytes,
+        url=bundle_url(url, rollout.sha256),
+    )
+
+
+def wishes(engine: Engine, url: str) -> dict[str, bytes]:
+    """What every board shall be told, retained: its wanted bundle while a roll-out asks for it, else nothing.
+
+    Forgotten ones too, or the broker would keep for them what they were asked last.
+    """
+    with reading(engine) as connection:
+        names = union(select(boards.c.name), select(forgotten.c.name))
+        told = dict.fromkeys(connection.execute(names).scalars(), b"")
+        for rollout, row in read_rollouts(connection, running=True):
+            payload = wanted_of(rollout, row, url).model_dump_json().encode()
+            for step in rollout.in_stage:
+                if step.state != "failed":
+                    told[step.board] = payload
+    return told

@@ -1,0 +1,145 @@
+"""``bloodedge explain`` and ``bloodedge shortcuts``: what a network looks at, and what else would do."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bloodedge.errors import UsageError
+
+if TYPE_CHECKING:
+    from bloodedge_train.explain.grad_cam import Explained
+    from bloodedge_train.explain.shortcuts import ShortcutAudit
+
+
+CLASSES = ("normal", "blast")
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="For the pictures (default: RUN/explained)."
+)
+@click.option("--montage", type=click.Path(path_type=Path), metavar="FILE.png", help="All the pictures on one sheet.")
+@click.option(
+    "--class", "label", type=click.Choice(CLASSES), help="Map the evidence for it (default: the likelier class)."
+)
+@click.option("--layer", metavar="NAME", help="Map this layer of the features (default: their last).")
+@click.option(
+    "--json", "json_target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -."
+)
+def explain(
+    run: Path,
+    images: tuple[Path, ...],
+    out: Path | None,
+    montage: Path | None,
+    label: str | None,
+    layer: str | None,
+    json_target: str | None,
+) -> None:
+    """Show where in each IMAGE the network of the run folder RUN finds its evidence (Grad-CAM).
+
+    Each IMAGE is one cell cut out onto black, as in C-NMC, or a folder of them. A picture of each shows the cell, the
+    evidence on it and over the whole frame; the shares of it on the cell and on the cell's border are told.
+    """
+    from bloodedge.console import emit_json, progress, say
+    from bloodedge_train.explain.grad_cam import Request
+    from bloodedge_train.explain.grad_cam import explain as run_explanation
+
+    if montage and montage.suffix.lower() != ".png":
+        raise UsageError(f"--montage {montage} must end in .png.")
+    target = out or run / "explained"
+    chosen = None if label is None else CLASSES.index(label)
+    request = Request(run=run, images=images, out=target, montage=montage, layer=layer, label=chosen)
+    with progress("Explaining cells") as update:
+        found = run_explanation(request, say, update)
+    if json_target:
+        emit_json([asdict(each) for each in found], json_target)
+    if json_target != "-":
+        _show_explained(found)
+        click.echo(f"Pictures: {target}" + (f", montage: {montage}" if montage else ""))
+
+
+def _show_explained(found: "list[Explained]") -> None:
+    from bloodedge.tables import print_table
+
+    rows = []
+    for each in found:
+        shares = ((each.on_cell, each.cell_share), (each.on_border, each.border_share))
+        told = ["-" if share is None else f"{share:.0%} ({even:.0%})" for share, even in shares]
+        rows.append((Path(each.image).name, each.said, f"{each.blast:.3f}", each.explained, *told))
+    columns = ("image", "said", "blast", "evidence for", "on the cell (even)", "on its border (even)")
+    print_table(columns, rows, left={"image", "said", "evidence for"})
+
+
+@click.command()
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.option(
+    "--chart", type=click.Path(path_type=Path), metavar="FILE.png", help="Default: RUN/figures/shortcuts.png."
+)
+@click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
+def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None) -> None:
+    """Audit shortcuts: what other than the cell's inside tells the class in DATA, and what the network of RUN leans on.
+
+    DATA is the folder that RUN was fitted to. Cell area, brightness, mean colour, silhouette and what surrounds the
+    cell are fitted on the training part and scored, beside the network, on people never seen; the network also on
+    cells made smaller, larger, grey, blurred, and filled with their mean colour.
+    """
+    from bloodedge.console import emit_json, progress
+    from bloodedge.evaluation.scoring import open_run
+    from bloodedge_train.explain.shortcuts import audit_shortcuts, draw_chart
+
+    target = chart or run / "figures" / "shortcuts.png"
+    if target.suffix.lower() != ".png":
+        raise UsageError(f"--chart {target} must end in .png.")
+    classifier = open_run(run)
+    with progress("Looking for shortcuts") as update:
+        audit = audit_shortcuts(classifier, data, update)
+    draw_chart(target, audit)
+    if json_target:
+        emit_json(audit.to_json(), json_target)
+    if json_target != "-":
+        _show_shortcuts(audit)
+        click.echo(f"Chart: {target}")
+
+
+def _show_shortcuts(audit: "ShortcutAudit") -> None:
+    from rich.text import Text
+
+    from bloodedge.console import console
+    from bloodedge.tables import print_table
+
+    for part, cells in audit.cells.items():
+        people = f"{part} part, {cells} cells of {audit.subjects[part]} people"
+        title = Text(f"{people}: what alone predicts the class", "italic")
+        if audit.leaky:
+            title.append(" (leaky: cells of these people were seen in training)", "bold red")
+        cues = [
+            (cue.cue, *_figure(cue.auc, cue.auc_ci95), *_figure(cue.balanced_accuracy, cue.balanced_accuracy_ci95))
+            for cue in audit.cues
+            if cue.part == part
+        ]
+        print_table(("cue", "AUC", "95 % interval", "balanced accuracy", "95 % interval"), cues, title=title)
+        falls = []
+        for row in (a for a in audit.altered if a.part == part):
+            auc, fall = _figure(row.auc, None)[0], _fall(row.fall.get("auc"), None)[0]
+            lost = _fall(row.fall["accuracy"], row.fall_ci95.get("accuracy"))
+            falls.append((row.alteration, f"{row.accuracy:.3f}", auc, *lost, fall, f"{row.flip_rate:.1%}"))
+        columns = ("cells", "accuracy", "AUC", "accuracy falls by", "95 % interval", "AUC falls by", "flips")
+        print_table(columns, falls, title=f"{people}: the model on altered cells")
+    console().print(
+        "Intervals are bootstrapped over people; falls are in percentage points. Background: what is seen once the "
+        "cell is blacked out; haze: what compression leaves below the level that counts as black. The network sees "
+        "neither: imaging blackens all but the cell."
+    )
+
+
+def _figure(value: float | None, limits: tuple[float, float] | None) -> tuple[str, str]:
+    return "-" if value is None else f"{value:.3f}", f"{limits[0]:.3f} .. {limits[1]:.3f}" if limits else "-"
+
+
+def _fall(points: float | None, limits: tuple[float, float] | None) -> tuple[str, str]:
+    return "-" if points is None else f"{points:.1f}", f"{limits[0]:.1f} .. {limits[1]:.1f}" if limits else "-"

@@ -1,0 +1,122 @@
+"""``bloodedge train``."""
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from bloodedge.errors import StoppedError, UsageError
+from bloodedge_train.zoo import ZOO, check_model
+
+WORTHLESS = (
+    "A network that calls one class only is worth nothing: train for more epochs (--epochs), with another recipe, or on"
+    " more people."
+)
+
+
+@click.command()
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.option("--model", required=True, metavar="NAME", help=f"One of: {', '.join(ZOO)}.")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="honest",
+    show_default=True,
+    metavar="NAME|FILE.toml",
+    help="A packaged recipe, or a TOML file of one's own.",
+)
+@click.option(
+    "--weights",
+    default="none",
+    show_default=True,
+    metavar="none|imagenet|PATH",
+    help="Starting weights of the features: random, the published ImageNet file (downloaded), or a local file.",
+)
+@click.option(
+    "--split",
+    "kind",
+    type=click.Choice(["group", "image"]),
+    help="Instead of the recipe's. group: no person on two sides. image: the paper's way, labelled leaky.",
+)
+@click.option(
+    "--folds", type=click.IntRange(2, 50), metavar="K", help="Cross-validation: deal the groups into K folds."
+)
+@click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
+@click.option(
+    "--teacher",
+    "teachers",
+    multiple=True,
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Learn from this finished run's soft outputs; several make an ensemble (recipe: distil).",
+)
+@click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
+@click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
+@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
+def train(
+    data: Path,
+    model: str,
+    recipe_name: str,
+    weights: str,
+    kind: Literal["group", "image"] | None,
+    folds: int | None,
+    fold: int | None,
+    teachers: tuple[Path, ...],
+    epochs: int | None,
+    out: Path | None,
+    allow_unreadable: bool,
+    resume: bool,
+    seed: int,
+) -> None:
+    """Fit a network to the cells in DATA and write a run folder: model, figures with intervals, pictures, card.
+
+    DATA is laid out as C-NMC 2019 (see: bloodedge data audit --help). Keras runs on the back end that KERAS_BACKEND
+    names: jax, tensorflow or torch.
+    """
+    from bloodedge.cli.evaluate import show_evaluation
+    from bloodedge.data.split import Fold
+    from bloodedge_train.progress import watcher
+    from bloodedge_train.recipe import load_recipe
+    from bloodedge_train.run import TrainOptions
+    from bloodedge_train.run import train as run_training
+
+    if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
+        raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")
+    check_model(model)
+    recipe = load_recipe(recipe_name)
+    if epochs:
+        recipe = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"epochs": epochs})})
+    if kind:
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"kind": kind})})
+    target = out or Path("runs") / f"{model}-{recipe.name}"
+    options = TrainOptions(
+        data=data,
+        model=model,
+        recipe=recipe,
+        weights=weights,
+        fold=Fold(folds, fold) if folds is not None and fold is not None else None,
+        seed=seed,
+        out=target,
+        resume=resume,
+        teachers=teachers,
+        allow_unreadable=allow_unreadable,
+    )
+    try:
+        metrics = run_training(options, watcher())
+    except KeyboardInterrupt as error:
+        if not (target / "checkpoint").is_dir():
+            raise
+        raise StoppedError(
+            f"Interrupted; finished epochs are kept in {target}. Continue by repeating the command with --resume."
+        ) from error
+    for name in ("test", "shift"):
+        if name in metrics.parts:
+            show_evaluation(metrics.parts[name], f"{target.name}: {name} part")
+    for name, evaluation in metrics.parts.items():
+        if (label := evaluation.never_called) is not None:
+            click.secho(
+                f"{target.name} called none of the {evaluation.cells} {name} cells {label}. {WORTHLESS}", bold=True
+            )
+    click.echo(f"Run folder: {target}")

@@ -1,0 +1,1 @@
+"""Fitting one network: batches, steps, epochs, checkpoints, temperature."""

@@ -1,0 +1,144 @@
+"""The model card of a run: Mitchell et al., "Model cards for model reporting", FAT* 2019."""
+
+from pathlib import Path
+
+from bloodedge import RESEARCH_USE
+from bloodedge.bundle.manifest import Evaluation, RunMetrics, RunRecord
+from bloodedge_train.zoo import ZOO
+
+PARTS = {
+    "validation": "Validation (chose the epoch and the temperature)",
+    "test": "Test (held out)",
+    "shift": "Shift set (held out: people unlike those in training)",
+}
+FIGURES = {
+    "weighted_f1": "weighted F1",
+    "macro_f1": "macro F1",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "mean_subject_accuracy": "mean accuracy of a subject",
+    "precision": "precision (blasts)",
+    "sensitivity": "sensitivity (recall of blasts)",
+    "specificity": "specificity",
+    "f1": "F1 (blasts)",
+    "auc": "AUC",
+    "pr_auc": "average precision (PR-AUC)",
+    "brier": "Brier score",
+    "ece_before": "expected calibration error, before the temperature",
+    "ece": "expected calibration error, after it",
+}
+
+
+def model_card(record: RunRecord, metrics: RunMetrics) -> str:
+    """Markdown."""
+    sections = [_head(record), _data(record)]
+    sections += [_part(PARTS[name], evaluation) for name, evaluation in metrics.parts.items()]
+    sections.append(_limits(record, metrics))
+    return "\n\n".join(sections) + "\n"
+
+
+def _head(record: RunRecord) -> str:
+    return f"""# {record.name}
+
+**{RESEARCH_USE}**
+
+Says of one segmented white cell whether it looks like a leukaemic blast (ALL) or a normal cell.
+
+| | |
+|---|---|
+| network | {record.model} ({ZOO[record.model].paper}), \
+{_size(record)}, starting weights: {record.weights} |
+| input | uint8 RGB {record.imaging.size_px}x{record.imaging.size_px}, {record.imaging.um_per_px:.3f} µm per pixel, \
+{_look(record)} |
+| output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |
+| recipe | {record.recipe["name"]}, seed {record.seed}, best epoch {record.best_epoch} of {len(record.history)} |\
+{_teachers(record)}
+| trained | {record.created} on {record.hardware} (Keras {record.versions.get("keras", "?")}, {record.backend}) |"""
+
+
+def _look(record: RunRecord) -> str:
+    imaging = record.imaging
+    light = imaging.light.replace("_", " ")
+    colour = "optical density" if imaging.colour == "density" else "intensity"
+    return f"scale {imaging.scale}, light {light}, denoise {imaging.denoise}, {colour}, 0 round the cell"
+
+
+def _size(record: RunRecord) -> str:
+    macs = "" if record.macs is None else f", {record.macs / 1e6:,.1f} million multiply-accumulates a cell"
+    return f"{record.parameters:,} parameters{macs}"
+
+
+def _teachers(record: RunRecord) -> str:
+    """A row of the table, with the line break before it, or nothing."""
+    named = ", ".join(Path(teacher).name for teacher in record.teachers)
+    return f"\n| taught by | {named} (distillation) |" if named else ""
+
+
+def _data(record: RunRecord) -> str:
+    kind = (
+        "**by image: leaky**, cells of one person stand on both sides"
+        if record.split.leaky
+        else "by group: no person (nor people who share a picture) stands on two sides"
+    )
+    rows = "\n".join(
+        f"| {name} | {part.cells:,} | {len(part.subjects)} | {', '.join(part.subjects)} |"
+        for name, part in record.split.parts.items()
+    )
+    source = "drawn by the simulated microscope; no real cell" if record.data.rendered else "images of stained cells"
+    return f"""## Data
+
+{record.data.cells:,} cells of {record.data.subjects} subjects ({source}), split {kind}. Fingerprint \
+`{record.data.fingerprint[:16]}`.
+
+| part | cells | subjects | who |
+|---|---|---|---|
+{rows}"""
+
+
+def _part(title: str, evaluation: Evaluation) -> str:
+    rows = []
+    for name, title_of_row in FIGURES.items():
+        value, limits = getattr(evaluation, name), evaluation.ci95.get(name)
+        if value is not None:
+            rows.append(
+                f"| {title_of_row} | {value:.3f} | {f'{limits[0]:.3f} .. {limits[1]:.3f}' if limits else '-'} |"
+            )
+    people = [
+        f"| {name} | {row.label} | {row.cells} | {row.accuracy:.3f} |" for name, row in evaluation.per_subject.items()
+    ]
+    leaky = "\n\n**Leaky: cells of these people were seen in training.**" if evaluation.leaky else ""
+    return f"""## {title}{leaky}
+
+{evaluation.cells:,} cells of {evaluation.subjects} subjects; intervals are 95 %, bootstrapped over subjects.
+
+| figure | value | interval |
+|---|---|---|
+{chr(10).join(rows)}
+
+| subject | true class | cells | accuracy |
+|---|---|---|---|
+{chr(10).join(people)}"""
+
+
+def _limits(record: RunRecord, metrics: RunMetrics) -> str:
+    worst = [
+        f"{PARTS[name].split(' (')[0].lower()}: {e.worst_subject} ({e.per_subject[e.worst_subject].accuracy:.3f})"
+        for name, e in metrics.parts.items()
+    ]
+    domain = (
+        "It has seen drawn cells only and says nothing about real ones."
+        if record.data.rendered
+        else "It has seen cells from one laboratory, stain and microscope; elsewhere its figures must be measured anew."
+    )
+    never = "".join(
+        f"- **None of the {part.cells} cells of the {name} part was called {part.never_called}.**\n"
+        for name, part in metrics.parts.items()
+        if part.never_called is not None
+    )
+    return f"""## Limits
+
+{never}- {domain}
+- It answers for every cell it is shown, white cells of other kinds included; only cells like those above mean anything.
+- Worst subject of each part: {"; ".join(worst)}.
+- Latency of one cell where it was trained: p50 {metrics.latency_ms.p50:.2f} ms, p95 {metrics.latency_ms.p95:.2f} ms \
+({metrics.hardware})."""
