@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bloodedge.bench import bench, interleaved
+from bloodedge.bench.latency import bench, interleaved
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import read_run
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter

@@ -8,7 +8,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bloodedge.bench import Bench, Row
+    from bloodedge.bench.latency import Bench, Row
 
 
 @click.command()
@@ -43,7 +43,7 @@ def bench(
     "first" is from the opened bundle to the first answer, loading included; RSS is the most memory that the process
     held by then.
     """
-    from bloodedge.bench import bench as run_bench
+    from bloodedge.bench.latency import bench as run_bench
     from bloodedge.console import emit_json, progress
     from bloodedge.evaluation.scoring import default_threads
 

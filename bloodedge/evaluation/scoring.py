@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bench import measure_latency
+from bloodedge.bench.latency import measure_latency
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import (
     Agreement,

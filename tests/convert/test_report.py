@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bloodedge.bench import Turn
+from bloodedge.bench.latency import Turn
 from bloodedge.bundle import Bundle
 from bloodedge_convert.bundle_card import figure
 from bloodedge_convert.conversion import Options, in_pairs, why_left_out, why_undecided

@@ -10,9 +10,10 @@ from statistics import median
 import numpy as np
 import pytest
 
-import bloodedge.bench as module
+import bloodedge.bench.latency as module
 from bloodedge import engine as engine_module
-from bloodedge.bench import Bench, Row, Turn, in_turns, official_tools, peak_rss_mb, run_turn
+from bloodedge.bench import official_tools
+from bloodedge.bench.latency import Bench, Row, Turn, in_turns, peak_rss_mb, run_turn
 from bloodedge.bundle import Bundle, zip_folder
 from bloodedge.cli import main
 from bloodedge.engine import load_artifact
@@ -164,7 +165,8 @@ def test_a_turn_runs_the_artifact_in_a_process_of_its_own(engine):
 def test_peak_memory_is_this_process_own():
     if peak_rss_mb() is None:
         pytest.skip("the system does not tell a process's peak memory")
-    code = "from bloodedge.bench import peak_rss_mb\nprint(peak_rss_mb())\nx = bytearray(b'1') * (200 * 2**20)\n"
+    code = "from bloodedge.bench.latency import peak_rss_mb\nprint(peak_rss_mb())\n"
+    code += "x = bytearray(b'1') * (200 * 2**20)\n"
     code += "del x\nprint(peak_rss_mb())\n"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     before, after = map(float, told)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bloodedge import engine as engine_module
-from bloodedge.bench import interleaved, measure_latency, percentiles
+from bloodedge.bench.latency import interleaved, measure_latency, percentiles
 from bloodedge.engine import load_bytes, require
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.errors import BloodedgeError, UsageError

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge import __version__
-from bloodedge.bench import measure_latency
+from bloodedge.bench.latency import measure_latency
 from bloodedge.bundle.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset

@@ -7,7 +7,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bench import in_turns, percentiles, run_turn
+from bloodedge.bench.latency import in_turns, percentiles, run_turn
 from bloodedge.bundle.manifest import Agreement, Artifact, Evaluation, LatencyMs, RunRecord
 from bloodedge.decision.domain import Domain
 from bloodedge.decision.prevalence import Rates
@@ -21,7 +21,7 @@ from bloodedge_convert.job import Kind, Method, Report, file_names
 from bloodedge_convert.judge.checks import check, check_answers, ports
 
 ROUNDS = 2
-"""Turns of each artifact when its latency is taken; in each, bloodedge.bench times 60 calls."""
+"""Turns of each artifact when its latency is taken; in each, bloodedge.bench.latency times 60 calls."""
 TEST_PART = "the test part of the run's data"
 PAIRED_ROUNDS = 6
 """Of an int8 artifact and the float32 one that it has to beat. The ratios of six pairs hold the median ratio between

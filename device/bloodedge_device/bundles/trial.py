@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from bloodedge.bench import FAILED, interleaved, peak_rss_mb
+from bloodedge.bench.latency import FAILED, interleaved, peak_rss_mb
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.text import utf8_environment

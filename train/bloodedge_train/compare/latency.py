@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bloodedge.bench import interleaved, percentiles
+from bloodedge.bench.latency import interleaved, percentiles
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import LatencyMs
 from bloodedge.engine import Engine, installed, load_artifact
