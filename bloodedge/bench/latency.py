@@ -1,7 +1,7 @@
 """Latency of one network input at a time, measured the same way on the GPU host and on the board.
 
-``python -m bloodedge.bench.latency BUNDLE ENGINE PRECISION THREADS`` is one turn of ``bloodedge bench``: an artifact in a
-fresh process. Engines that share a process slow each other down: the threads of the one that has just answered keep
+``python -m bloodedge.bench.latency BUNDLE ENGINE PRECISION THREADS`` is one turn of ``bloodedge bench``: an artifact in
+a fresh process. Engines that share a process slow each other down: the threads of the one that has just answered keep
 spinning on the cores that the next one needs (LiteRT int8 beside three others, 2 cores, p10: 1.2 ms, not 0.96).
 """
 
