@@ -152,11 +152,14 @@ def token_command(state: Path | None) -> None:
 
     It is shown this once, and needed where other machines look.
     """
+    from bloodedge.web_access import new_token
     from bloodedge_fleet.state_dir import own_state_folder
-    from bloodedge_fleet.web.access import new_token
 
     click.echo(new_token(own_state_folder(state)))
-    click.echo("Give it as the password in the browser; a server that runs takes it at its next start.", err=True)
+    click.echo(
+        "Give it as the password in the browser. A server that started without a token needs a restart.",
+        err=True,
+    )
 
 
 @fleet.command("boards")

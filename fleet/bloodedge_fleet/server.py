@@ -57,14 +57,14 @@ def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: ti
         signal.signal(number, lambda *_: stop.set())
     require_readable(page.certificate, page.key)
     with _alone(state), _listening(page) as listening:
-        digest = require_token(page.host, state)
+        needs_token = require_token(page.host, state)
         url = page.url or _own_url(page, listening)
         _migrate(engine, stop)
         figures = Figures()
         archive = Archive(engine)
         listener = Listener(broker, archive)
         steering = Steering(engine, listener.publish, listener.is_current, url, silent)
-        web = _web_server(Site(engine, state, listener, figures, silent), digest, page)
+        web = _web_server(Site(engine, state, listener, figures, silent), page, needs_token)
         thread = threading.Thread(target=web.run, args=([listening],), name="web", daemon=True)
         listener.start(figures.note, steering.tell_anew)
         steering.start()
@@ -154,10 +154,10 @@ def _migrate(engine: Engine, stop: threading.Event) -> None:
             return
 
 
-def _web_server(site: Site, digest: str | None, page: Page) -> "Server":
+def _web_server(site: Site, page: Page, needs_token: bool) -> "Server":
     from uvicorn import Config, Server
 
-    app = make_app(site, digest, page.host)
+    app = make_app(site, page.host, needs_token=needs_token)
     config = Config(
         app,
         loop="asyncio",

@@ -19,9 +19,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from bloodedge.errors import UsageError
+from bloodedge.web_access import TOKEN, Throttle, TokenCheck, check_token, new_token
 from bloodedge_device.settings import WebSettings
 from bloodedge_device.web import request_checks, uvicorn_limits
-from bloodedge_device.web.access import TOKEN, Access, Sessions, Throttle, check_token, new_token
+from bloodedge_device.web.access import Access, Sessions
 from bloodedge_device.web.client import ask
 from bloodedge_device.web.server import WebServer
 from bloodedge_device.web.socket_path import SOCKET
@@ -243,14 +244,18 @@ def test_only_a_hash_of_the_token_is_kept_and_only_for_this_user(state: Path) ->
     assert token not in (state / TOKEN).read_text()
     assert check_token(state, token)
     assert not check_token(state, token[:-1])
-    assert not check_token(state / "elsewhere", "")
+    assert not TokenCheck(state / "elsewhere").is_right("", "")
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"salt": "zz", "scrypt": ""}', '{"salt": 1, "scrypt": 2}'])
+@pytest.mark.parametrize(
+    "damage",
+    ["", "{}", "[]", '{"salt": "zz", "scrypt": ""}', '{"salt": 1, "scrypt": 2}', '{"sha256": 1}', '{"sha256": ""}'],
+)
 def test_a_damaged_token_lets_nobody_in(state: Path, token: str, damage: str) -> None:
     (state / TOKEN).write_text(damage)
-    assert not check_token(state, token)
-    assert not check_token(state, "")
+    tokens = TokenCheck(state)
+    assert not tokens.is_right(token, "")
+    assert not tokens.is_right("", "")
 
 
 # Guessing
@@ -315,7 +320,7 @@ def test_a_program_with_the_right_token_is_not_slowed_down_by_others(lan: FakeDe
     right = {"authorization": f"Bearer {token}"}
     assert client.get("/metrics", headers=right).status_code == 200
     for n in range(50):
-        access.throttle.begin(f"10.0.0.{n}")
+        access.tokens.throttle.begin(f"10.0.0.{n}")
     assert client.get("/metrics", headers=right).status_code == 200
 
 

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies
 from starlette.types import ASGIApp, Message, Scope
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.web_access import new_token
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.settings import WebSettings
 from bloodedge_device.store import queries
 from bloodedge_device.web import worker_threads
-from bloodedge_device.web.access import new_token
 from bloodedge_device.web.app import make_app
 
 sys.path.insert(0, str(Path(__file__).parent))

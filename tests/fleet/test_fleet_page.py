@@ -1,6 +1,8 @@
 """The page: who may look, what it shows, and that it can be read on a phone."""
 
 import base64
+import hashlib
+import json
 import re
 import sys
 import threading
@@ -16,13 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
+from bloodedge.web_access import new_token
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
 from bloodedge_fleet.boards.listener import Broker, Listener
 from bloodedge_fleet.database import migrate, open_database, reading
 from bloodedge_fleet.metrics import Figures
 from bloodedge_fleet.rollouts.controller import Steering
 from bloodedge_fleet.rollouts.store import begin, halt, read_rollouts
-from bloodedge_fleet.web.access import new_token, require_token
+from bloodedge_fleet.web.access import require_token
 from bloodedge_fleet.web.app import Site, make_app
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -69,7 +72,7 @@ def site(engine: Engine, state: Path) -> Site:
 @pytest.fixture
 def client(site: Site) -> TestClient:
     """Somebody on this machine."""
-    return TestClient(make_app(site, None, "127.0.0.1"), base_url=LOCAL)
+    return TestClient(make_app(site, "127.0.0.1"), base_url=LOCAL)
 
 
 def test_the_boards_are_shown_with_what_is_wrong_and_the_baseline(client: TestClient) -> None:
@@ -211,7 +214,9 @@ def test_others_need_the_token(site: Site, state: Path) -> None:
     token = new_token(state)
     assert (state / "token.json").stat().st_mode & 0o777 == 0o600
     assert token not in (state / "token.json").read_text()
-    other = TestClient(make_app(site, require_token("0.0.0.0", state), "0.0.0.0"), base_url="http://lab.example")
+    other = TestClient(
+        make_app(site, "0.0.0.0", needs_token=require_token("0.0.0.0", state)), base_url="http://lab.example"
+    )
     refused = other.get("/")
     assert refused.status_code == 401
     assert "access token" in refused.text
@@ -222,6 +227,21 @@ def test_others_need_the_token(site: Site, state: Path) -> None:
         assert other.get("/", headers={"authorization": wrong}).status_code == 401
     assert other.get("/healthz").status_code == 503  # open, and not connected
     assert other.get("/static/page.css").status_code == 200
+    guesses = [other.get("/metrics", headers={"authorization": f"Bearer {n}"}).status_code for n in range(7)]
+    assert guesses[0] == 401
+    assert guesses[-1] == 429
+    assert other.get("/", auth=("me", token)).status_code == 200  # the token itself never waits once it was accepted
+
+
+def test_the_token_of_an_earlier_version_still_opens_the_page(site: Site, state: Path) -> None:
+    token = "t" * 43
+    (state / "token.json").write_text(json.dumps({"sha256": hashlib.sha256(token.encode()).hexdigest()}))
+    other = TestClient(make_app(site, "0.0.0.0", needs_token=require_token("0.0.0.0", state)), base_url=LOCAL)
+    assert other.get("/", auth=("me", token)).status_code == 200
+    assert other.get("/", auth=("me", token[1:])).status_code == 401
+    renewed = new_token(state)
+    assert other.get("/", auth=("me", renewed)).status_code == 200
+    assert other.get("/", auth=("me", token)).status_code == 401
 
 
 def test_another_site_s_name_for_this_machine_is_refused(client: TestClient) -> None:
@@ -239,7 +259,7 @@ def test_every_answer_carries_the_headers_that_keep_a_browser_safe(client: TestC
 @pytest.fixture
 def address(site: Site) -> Iterator[str]:
     """The page over HTTP."""
-    server = uvicorn.Server(uvicorn.Config(make_app(site, None, "127.0.0.1"), port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(make_app(site, "127.0.0.1"), port=0, log_config=None))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     assert until(lambda: server.started)

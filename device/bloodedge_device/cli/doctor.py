@@ -28,11 +28,11 @@ from bloodedge.files import file_mode
 from bloodedge.machine import cpu_temperature_c
 from bloodedge.redact import redacted
 from bloodedge.tables import print_table
+from bloodedge.web_access import has_token
 from bloodedge_device.camera import BadFrame, Frame
 from bloodedge_device.settings import BOARD_SETTINGS, DeviceSettings, missing_files, readable
 from bloodedge_device.system.clock import clock_synchronised
 from bloodedge_device.system.thermal import read_throttling
-from bloodedge_device.web.access import has_token
 
 Level = Literal["ok", "warning", "failed"]
 

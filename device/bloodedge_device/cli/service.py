@@ -204,8 +204,8 @@ def token_command(state: Path | None) -> None:
     """
     from bloodedge.errors import UsageError
     from bloodedge.files import require_own
+    from bloodedge.web_access import new_token
     from bloodedge_device.settings import home_state
-    from bloodedge_device.web.access import new_token
 
     folder = _folder(state, "token ...")
     require_own(folder)

@@ -10,11 +10,10 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from bloodedge.config import Strict
 from bloodedge.redact import address_fault
+from bloodedge.web_access import LOOPBACK
 
 BOARD_NAME = "BLOODEDGE_BOARD"
 """Variable of the environment with the name that a board's first start gave it."""
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Size = tuple[Annotated[int, Field(ge=64, le=16384)], Annotated[int, Field(ge=64, le=16384)]]
 """Width and height in pixels."""

@@ -1,118 +1,23 @@
-"""Who may ask for what: the access token, sessions of browsers, waits after wrong tokens, and names of this machine."""
+"""Who may use the page over TCP: sessions of browsers, the access token and this machine's names."""
 
 import hashlib
-import hmac
-import json
 import secrets
 import socket
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
-from os import stat_result
+from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
 
-from bloodedge.errors import UsageError, disk_errors, quoted
-from bloodedge_device.settings.sections import LOOPBACK, WebSettings
-
-TOKEN = "token.json"  # noqa: S105  # a file's name
-"""In the state folder: salt and scrypt hash of the access token, never the token itself."""
+from bloodedge.errors import UsageError, quoted
+from bloodedge.web_access import LOOPBACK, TokenCheck, has_token, host_and_port
+from bloodedge_device.settings.sections import WebSettings
 
 SESSION_S = 12 * 3600.0
 SESSIONS = 500
 """Sessions kept; the one longest unused goes first."""
-
-FREE_FAILURES = 5
-"""Wrong tokens from an address before it must wait, twice as long after each further one."""
-LONGEST_WAIT_S = 900.0
-TRIES_PER_MINUTE = 30
-"""Tokens tried from all addresses together."""
-ADDRESSES = 2000
-"""Addresses remembered."""
-
-
-def new_token(state: Path) -> str:
-    """Make the state folder's access token in place of any before it, and give it this once; only its hash is kept.
-
-    Sessions that began with an earlier token end. Raises BloodedgeError when the folder cannot be written.
-    """
-    token, salt = secrets.token_urlsafe(32), secrets.token_bytes(16)
-    text = json.dumps({"salt": salt.hex(), "scrypt": _scrypt(token, salt).hex()})
-    with disk_errors("the access token"):
-        state.mkdir(parents=True, exist_ok=True)
-        partial = state / f"{TOKEN}.partial"
-        partial.unlink(missing_ok=True)
-        partial.touch(mode=0o600, exist_ok=False)
-        partial.write_text(text)
-        partial.replace(state / TOKEN)
-    return token
-
-
-def has_token(state: Path) -> bool:
-    """Whether an access token was made."""
-    return (state / TOKEN).is_file()
-
-
-def check_token(state: Path, token: str) -> bool:
-    """Whether this is the state folder's access token; takes about 50 ms on purpose."""
-    try:
-        stored = json.loads((state / TOKEN).read_text())
-        salt, expected = bytes.fromhex(stored["salt"]), bytes.fromhex(stored["scrypt"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return hmac.compare_digest(_scrypt(token, salt), expected)
-
-
-def _scrypt(token: str, salt: bytes) -> bytes:
-    """RFC 7914 with OWASP's parameters of 2023 at 16 MiB, which a small board has."""
-    return hashlib.scrypt(token.encode("utf-8", "replace"), salt=salt, n=2**14, r=8, p=1)
-
-
-class Throttle:
-    """Waits after wrong tokens; safe to use from several threads."""
-
-    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
-        """Clock: monotonic seconds."""
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._tries, self._refilled_s = float(TRIES_PER_MINUTE), clock()
-
-    def begin(self, address: str) -> float:
-        """Seconds that this address must wait; 0 when it may try now, which counts as wrong until ``succeeded``."""
-        with self._lock:
-            now = self._clock()
-            failures, until = self._failures.get(_network(address), (0, 0.0))
-            self._tries = min(float(TRIES_PER_MINUTE), self._tries + (now - self._refilled_s) * TRIES_PER_MINUTE / 60)
-            self._refilled_s = now
-            wait = max(until - now, (1 - self._tries) * 60 / TRIES_PER_MINUTE)
-            if wait > 0:
-                return wait
-            self._tries -= 1
-            failures += 1
-            over = failures - FREE_FAILURES
-            until = now + min(LONGEST_WAIT_S, 2.0 ** min(over, 10)) if over >= 0 else 0.0
-            self._failures[_network(address)] = (failures, until)
-            self._failures.move_to_end(_network(address))
-            while len(self._failures) > ADDRESSES:
-                self._failures.popitem(last=False)
-            return 0.0
-
-    def succeeded(self, address: str) -> None:
-        """Forget the address's wrong tokens."""
-        with self._lock:
-            self._failures.pop(_network(address), None)
-
-
-def _network(address: str) -> str:
-    """The address, or the /64 of an IPv6 one: whoever has one address of it has them all."""
-    try:
-        parsed = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    return f"{int(parsed) >> 64:x}::/64" if isinstance(parsed, IPv6Address) and not parsed.ipv4_mapped else str(parsed)
 
 
 @dataclass(frozen=True)
@@ -178,21 +83,19 @@ class Access:
 
     def __init__(self, settings: WebSettings, state: Path, port: int, clock: Callable[[], float] = monotonic) -> None:
         """Port: the one listened on; clock: monotonic seconds."""
-        self.state = state
         self.needs_login = not settings.is_local
         self.tls = settings.certificate is not None
         self.cookie = f"{'__Host-' if self.tls else ''}bloodedge-{port}"
         """Its name; browsers share cookies between a host's ports."""
         self.sessions = Sessions(clock)
-        self.throttle = Throttle(clock)
+        self.tokens = TokenCheck(state, clock)
         self._settings, self._port = settings, port
         self._machine = {name.lower() for name in (socket.gethostname(), f"{socket.gethostname()}.local")}
-        self._proven: bytes | None = None
-        self._token_seen = self._token_stamp()
+        self._token_version = self.tokens.version()
 
     def is_own_name(self, host: str) -> bool:
         """Whether a request's Host header names this server; others are pages elsewhere that lead a browser here."""
-        name, port = _host_and_port(host)
+        name, port = host_and_port(host)
         if name in {own.lower() for own in self._settings.names}:
             return True
         if port != self._port and not (port is None and self._port == (443 if self.tls else 80)):
@@ -201,45 +104,22 @@ class Access:
             return True
         return self.needs_login and (name in self._machine or _is_address(name))
 
-    def is_token(self, token: str, address: str) -> float | bool:
-        """Whether a token is right, or the seconds that this address must wait before it may try again."""
-        self._notice_new_token()
-        if self._proven is not None and hmac.compare_digest(_digest(token), self._proven):
-            return True
-        if wait := self.throttle.begin(address):
-            return wait
-        if not check_token(self.state, token):
-            return False
-        self.throttle.succeeded(address)
-        self._proven = _digest(token)
-        return True
+    def is_token(self, token: str, address: str) -> bool:
+        """Whether a token is right; RefusedError while this address must wait after wrong ones."""
+        self._end_sessions_of_old_token()
+        return self.tokens.is_right(token, address)
 
     def session(self, cookie: str) -> Session | None:
         """The browser's session; one without login counts only where none is needed."""
-        self._notice_new_token()
+        self._end_sessions_of_old_token()
         session = self.sessions.find(cookie)
         return session if session is not None and (session.signed_in or not self.needs_login) else None
 
-    def _notice_new_token(self) -> None:
-        stamp = self._token_stamp()
-        if stamp != self._token_seen:
-            self._token_seen, self._proven = stamp, None
+    def _end_sessions_of_old_token(self) -> None:
+        version = self.tokens.version()
+        if version != self._token_version:
+            self._token_version = version
             self.sessions.end_all()
-
-    def _token_stamp(self) -> tuple[int, int] | None:
-        try:
-            found: stat_result = (self.state / TOKEN).stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
-
-
-def _host_and_port(host: str) -> tuple[str, int | None]:
-    """A Host header's name, without an IPv6 address's brackets, and port."""
-    name, _, port = host.rpartition(":") if not host.endswith("]") and ":" in host else (host, "", "")
-    if port and not (port.isascii() and port.isdigit() and len(port) <= 5):
-        return "", None
-    return name.removeprefix("[").removesuffix("]").lower().removesuffix("."), int(port) if port else None
 
 
 def _is_address(name: str) -> bool:

@@ -15,10 +15,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.web_access import RefusedError, SafeHeaders
 from bloodedge_device.web import api, openapi, pages
 from bloodedge_device.web.access import Access
 from bloodedge_device.web.desk import Desk
-from bloodedge_device.web.request_checks import Guard, LocalOperator, RefusedError, SafeHeaders
+from bloodedge_device.web.request_checks import HEADERS, Guard, LocalOperator
 from bloodedge_device.web.responses import SENTENCES, as_json, error_response
 from bloodedge_device.web.worker_threads import Work
 
@@ -60,7 +61,7 @@ def make_app(desk: Desk, access: Access | None) -> ASGIApp:
         },
     )
     inner.router.redirect_slashes = False
-    return SafeHeaders(LocalOperator(inner) if access is None else Guard(inner, access))
+    return SafeHeaders(LocalOperator(inner) if access is None else Guard(inner, access), HEADERS)
 
 
 def _routes(work: Work) -> list[Route]:

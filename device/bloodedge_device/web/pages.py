@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from bloodedge.report import charts
+from bloodedge.web_access import RefusedError
 from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.slide.drift import Drift
@@ -22,7 +23,7 @@ from bloodedge_device.web.access import session_cookie
 from bloodedge_device.web.api import query_of
 from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import CellRow, SlideLabel, SlidesQuery, StatusQuery
-from bloodedge_device.web.request_checks import address_of, form, too_many
+from bloodedge_device.web.request_checks import address_of, form
 from bloodedge_device.web.responses import caller_of, environment, html, redirect
 from bloodedge_device.web.worker_threads import Work, known_slide
 
@@ -249,11 +250,13 @@ def sign_in(desk: Desk, request: Request) -> Response:
     if access is None or not access.needs_login:
         return redirect("/")
     address = address_of(request.scope)
-    outcome = access.is_token(_fields(request).get("token", ""), address)
-    if outcome is not True:
+    try:
+        right = access.is_token(_fields(request).get("token", ""), address)
+    except RefusedError:
         desk.note("page", "login refused", {"address": address})
-        if outcome is not False:
-            raise too_many(outcome)
+        raise
+    if not right:
+        desk.note("page", "login refused", {"address": address})
         answer = html(request, "login.html", wrong=True)
         answer.status_code = 401
         return answer

@@ -1,4 +1,4 @@
-"""What stands before every request: names, login, forgery, sizes and times; and the headers of every answer."""
+"""Checks applied to every request: host name, login, forgery, size and time; and the headers of every answer."""
 
 import asyncio
 import hmac
@@ -8,9 +8,11 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from anyio import to_thread
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bloodedge import web_access
+from bloodedge.web_access import RefusedError, bearer_token
 from bloodedge_device.web.access import Access, Caller
 from bloodedge_device.web.responses import error_response, redirect
 
@@ -23,45 +25,13 @@ OPEN = ("/static/", "/healthz", "/readyz", "/login", "/favicon.ico")
 """Paths that anybody may read."""
 
 HEADERS = {
+    **web_access.HEADERS,
     "content-security-policy": (
         "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self';"
         " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
-    "x-content-type-options": "nosniff",
-    # not no-referrer: with it browsers send the origin of forms as "null", and forgery could not be told
-    "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "cache-control": "no-store",
 }
-
-
-class RefusedError(Exception):
-    """A request goes no further."""
-
-    def __init__(self, status: int, sentence: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence, self.headers = status, sentence, headers or {}
-
-
-class SafeHeaders:
-    """Puts HEADERS on every answer that does not set its own."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        await self._app(scope, receive, send_with_headers)
+"""Headers of every answer."""
 
 
 class LocalOperator:
@@ -98,7 +68,7 @@ class Guard:
                 "This name is not one of this device's; add it to web.names in the settings, or ask by its address.",
             )
         _refuse_embedding(headers)
-        if (bearer := _bearer(headers)) is not None:
+        if (bearer := bearer_token(headers.get("authorization", ""))) is not None:
             await self._check_bearer(bearer, scope)
             return Caller("api", access=access)
         cookie = _cookie(headers, access.cookie)
@@ -113,17 +83,8 @@ class Guard:
         return caller
 
     async def _check_bearer(self, token: str, scope: Scope) -> None:
-        outcome = await to_thread.run_sync(self._access.is_token, token, address_of(scope))
-        if outcome is False:
+        if not await to_thread.run_sync(self._access.is_token, token, address_of(scope)):
             raise RefusedError(401, "This access token is wrong; make one with: bloodedge device token")
-        if outcome is not True:
-            raise too_many(outcome)
-
-
-def too_many(wait_s: float) -> RefusedError:
-    """After too many wrong tokens."""
-    seconds = max(1, round(wait_s + 0.5))
-    return RefusedError(429, f"Too many wrong tokens; wait {seconds} s and try again.", {"retry-after": str(seconds)})
 
 
 def address_of(scope: Scope) -> str:
@@ -172,11 +133,6 @@ async def _read_body(scope: Scope, receive: Receive) -> bytes:
     except TimeoutError:
         raise RefusedError(408, f"The request took longer than {BODY_S:.0f} s.", {"connection": "close"}) from None
     return body
-
-
-def _bearer(headers: Headers) -> str | None:
-    kind, _, token = headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" else None
 
 
 def _cookie(headers: Headers, name: str) -> str | None:

@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bloodedge_device.web.request_checks import HEADERS, SafeHeaders
+from bloodedge.web_access import SafeHeaders
+from bloodedge_device.web.request_checks import HEADERS
 from bloodedge_device.web.responses import error_response
 
 CONNECTIONS = 64
@@ -40,7 +41,7 @@ class PatientProtocol(H11Protocol):
     async def _unless_busy(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         if len(self.connections) >= CONNECTIONS:
             headers = {"retry-after": str(TRY_AGAIN_S), "connection": "close"}
-            app = SafeHeaders(error_response(scope["path"], 503, BUSY, headers))
+            app = SafeHeaders(error_response(scope["path"], 503, BUSY, headers), HEADERS)
         await app(scope, receive, send)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words

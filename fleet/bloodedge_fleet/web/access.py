@@ -1,125 +1,100 @@
-"""Who may look: on this machine everybody, from elsewhere whoever has the access token, over HTTP Basic or Bearer."""
+"""Who may see the page: everybody on this machine; from elsewhere, only with the access token."""
 
 import base64
 import binascii
-import hashlib
-import hmac
-import json
-import secrets
 from pathlib import Path
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bloodedge import web_access
 from bloodedge.errors import UsageError
-from bloodedge.files import write_bytes
+from bloodedge.web_access import LOOPBACK, TOKEN, RefusedError, TokenCheck, bearer_token, check_token, host_and_port
 from bloodedge_fleet.state_dir import command
 
-TOKEN = "token.json"  # noqa: S105  # a file's name
-"""In the state folder: SHA-256 of the token. It has 256 random bits, so that nothing slower is needed to guard it."""
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN = ("/bundles/", "/static/", "/healthz")
-"""Anybody may read these: bundles are signed and no secret, and whoever asks has to know their digest."""
+"""Anybody may read these: bundles are signed and no secret, and a client must know their SHA-256."""
 
 HEADERS = {
+    **web_access.HEADERS,
     "content-security-policy": (
         "default-src 'none'; img-src 'self'; style-src 'self'; base-uri 'none'; form-action 'none';"
         " frame-ancestors 'none'"
     ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
 }
+"""Headers of every answer."""
 
 
-def new_token(state: Path) -> str:
-    """Make an access token in place of any before it, and give it this once; only its digest is kept."""
-    token = secrets.token_urlsafe(32)
-    write_bytes(state / TOKEN, json.dumps({"sha256": _digest(token)}).encode(), mode=0o600)
-    return token
+def require_token(host: str, state: Path) -> bool:
+    """Whether the page needs the access token.
 
-
-def token_digest(state: Path) -> str | None:
-    """Of the state folder's token; None where none was made. UsageError when its file cannot be read."""
-    path = state / TOKEN
+    UsageError when other machines can reach it and there is no token, or when the stored token cannot be read.
+    """
     try:
-        return str(json.loads(path.read_bytes())["sha256"])
+        check_token(state, "")
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read; make another token with: {command('token', state)}") from error
-
-
-def require_token(host: str, state: Path) -> str | None:
-    """The token's digest; UsageError where others could look and no token was made."""
-    digest = token_digest(state)
-    if digest is None and host not in LOOPBACK:
+        if host in LOOPBACK:
+            return False
         raise UsageError(
-            f"Other machines could look at {host}, and there is no access token; make one with:"
+            f"Other machines could read the page at {host}, and there is no access token; make one with:"
             f" {command('token', state)}"
-        )
-    return digest
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{state / TOKEN} cannot be read; make another token with: {command('token', state)}"
+        ) from error
+    return True
 
 
 class Guard:
-    """Lets nobody in without the token where there is one, and puts HEADERS on every answer."""
+    """Passes on the requests that are allowed."""
 
-    def __init__(self, app: ASGIApp, digest: str | None, host: str) -> None:
-        """digest: of the token; None: everybody on this machine may look, by one of its own names."""
-        self._app, self._digest = app, digest
-        self._names = {*LOOPBACK, "[::1]", host}
+    def __init__(self, app: ASGIApp, host: str, tokens: TokenCheck | None) -> None:
+        """tokens: None where everybody on this machine may read, under the machine's own names."""
+        self._app, self._names, self._tokens = app, {*LOOPBACK, host}, tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         if scope["type"] != "http":
             return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        app = self._refusal(scope) or self._app
-        await app(scope, receive, send_with_headers)
-
-    def _refusal(self, scope: Scope) -> ASGIApp | None:
-        headers = Headers(scope=scope)
-        if scope["path"].startswith(OPEN):
-            return None
-        if self._digest is None:
-            name = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-            if name.lower() not in self._names:  # another site's name for this machine
-                return _refused(scope, 421, "This name is not one of this server's; ask by its address.")
-            return None
-        if hmac.compare_digest(_digest(_token_of(headers)), self._digest):
-            return None
-        why = "Give the access token as the password (any name will do), or as a Bearer token."
-        challenge = {"www-authenticate": 'Basic realm="bloodedge fleet", charset="UTF-8"'}
-        return _refused(scope, 401, why, challenge)
-
-
-def _refused(scope: Scope, status: int, sentence: str, headers: dict[str, str] | None = None) -> ASGIApp:
-    if scope["path"].startswith(("/api/", "/metrics")):
-        return JSONResponse({"error": sentence}, status, headers)
-    return PlainTextResponse(sentence + "\n", status, headers)
-
-
-def _token_of(headers: Headers) -> str:
-    kind, _, value = headers.get("authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        return value.strip()
-    if kind.lower() == "basic":
+        app = self._app
         try:
-            return base64.b64decode(value, validate=True).decode().partition(":")[2]
-        except (binascii.Error, UnicodeDecodeError):
-            return ""
-    return ""
+            if not scope["path"].startswith(OPEN):
+                await self._check(scope)
+        except RefusedError as refused:
+            app = _refusal(scope["path"], refused)
+        await app(scope, receive, send)
+
+    async def _check(self, scope: Scope) -> None:
+        """Raises RefusedError when the request is not allowed."""
+        headers = Headers(scope=scope)
+        if self._tokens is None:
+            if host_and_port(headers.get("host", ""))[0] not in self._names:
+                raise RefusedError(421, "This name is not one of this server's; ask by its address.")
+            return
+        token, address = _token(headers.get("authorization", "")), (scope.get("client") or ("",))[0]
+        if not token or not await run_in_threadpool(self._tokens.is_right, token, address):
+            raise RefusedError(
+                401,
+                "Give the access token as the password (any name will do), or as a Bearer token.",
+                {"www-authenticate": 'Basic realm="bloodedge fleet", charset="UTF-8"'},
+            )
+
+
+def _refusal(path: str, refused: RefusedError) -> ASGIApp:
+    if path.startswith(("/api/", "/metrics")):
+        return JSONResponse({"error": refused.sentence}, refused.status, refused.headers)
+    return PlainTextResponse(refused.sentence + "\n", refused.status, refused.headers)
+
+
+def _token(authorization: str) -> str:
+    """The token of a Bearer or Basic Authorization header; empty where there is none."""
+    kind, _, value = authorization.partition(" ")
+    if kind.lower() != "basic":
+        return bearer_token(authorization) or ""
+    try:
+        return base64.b64decode(value, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""

@@ -20,13 +20,14 @@ from starlette.types import ASGIApp
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.report import environment
+from bloodedge.web_access import SafeHeaders, TokenCheck
 from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals, told
 from bloodedge_fleet.database import reading
 from bloodedge_fleet.metrics import CONTENT_TYPE, Figures
 from bloodedge_fleet.rollouts.overview import count_states, newest_names, read_shown
 from bloodedge_fleet.rollouts.store import bundle_file
-from bloodedge_fleet.web.access import Guard
+from bloodedge_fleet.web.access import HEADERS, Guard
 from bloodedge_fleet.web.trends import Trend, trends
 
 log = logging.getLogger("bloodedge.fleet")
@@ -62,8 +63,8 @@ class Site:
         return [*broker, *([self.listener.database_state] if self.listener.database_state else [])]
 
 
-def make_app(site: Site, digest: str | None, host: str) -> ASGIApp:
-    """Everything that is served, to those who may look; see Guard."""
+def make_app(site: Site, host: str, *, needs_token: bool = False) -> ASGIApp:
+    """The pages and bundles, for those whom ``Guard`` lets in."""
     pages = _Pages(site)
     routes = [
         Route("/", pages.boards),
@@ -79,7 +80,8 @@ def make_app(site: Site, digest: str | None, host: str) -> ASGIApp:
         routes=routes,
         exception_handlers={HTTPException: _http_error, BloodedgeError: _failed, Exception: _unforeseen},
     )
-    return Guard(inner, digest, host)
+    guarded = Guard(inner, host, TokenCheck(site.state) if needs_token else None)
+    return SafeHeaders(guarded, HEADERS)
 
 
 class _Pages:
