@@ -18,7 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from int8_zoo import convert
 
-from bloodedge.bundle.manifest import DataRecord, LatencyMs, RunMetrics, RunRecord, write_record
+from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord
 from bloodedge.data.dataset import Dataset, inputs, read_dataset
 from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds

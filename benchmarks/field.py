@@ -35,18 +35,13 @@ from numpy.typing import NDArray
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.data.dataset import CellFile, inputs, read_dataset
-from bloodedge.evaluation.scoring import (
-    Classifier,
-    agree,
-    blast_probabilities,
-    choose_cells,
-    default_threads,
-    open_bundle,
-    score,
-)
+from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
+from bloodedge.evaluation.held_out import choose_cells
+from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import sha256, write_json
 from bloodedge.imaging import Image, as_image, cell_on_black, network_input, read_image
 from bloodedge.imaging.optical_density import romanowsky
+from bloodedge.machine import default_threads
 from bloodedge.simulation import Field, paste_cells
 from bloodedge_device.finder import FinderParameters, estimate_um_per_px, find_cells
 from bloodedge_device.finder.frame_gate import check

@@ -26,7 +26,7 @@ import numpy as np
 
 from bloodedge.bench.latency import bench, interleaved
 from bloodedge.bundle import Bundle
-from bloodedge.bundle.manifest import read_run
+from bloodedge.bundle.run_record import read_run
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name, versions

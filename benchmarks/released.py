@@ -10,8 +10,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bloodedge.evaluation.scoring import default_threads, evaluate, open_bundle
+from bloodedge.evaluation.classifier import open_bundle
+from bloodedge.evaluation.evaluate import evaluate
 from bloodedge.files import sha256, write_json
+from bloodedge.machine import default_threads
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "released.json"

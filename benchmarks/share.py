@@ -32,9 +32,11 @@ from bloodedge.data.dataset import read_dataset
 from bloodedge.decision.prevalence import Rates, count_outcomes
 from bloodedge.decision.thresholds import LABELS, decide
 from bloodedge.engine import load_artifact
+from bloodedge.evaluation.classifier import blast_probabilities, open_bundle
 from bloodedge.evaluation.filmed import film
-from bloodedge.evaluation.scoring import blast_probabilities, choose_cells, default_threads, open_bundle
+from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.files import sha256, write_json
+from bloodedge.machine import default_threads
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.camera.simulated import DEFOCUS_UM, UM_PER_PX

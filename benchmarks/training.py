@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bloodedge.bundle.manifest import read_run
+from bloodedge.bundle.run_record import read_run
 from bloodedge_train.compare import compare
 from bloodedge_train.recipe import Recipe, load_recipe
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.errors import BloodedgeError
 
 REPORT = "report"

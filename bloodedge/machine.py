@@ -1,6 +1,7 @@
 """The machine that a figure was measured on: its name, and the versions of what the figure depends on."""
 
 import importlib.metadata
+import os
 import platform
 import re
 from collections.abc import Iterable
@@ -66,3 +67,8 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def default_threads() -> int:
+    """Threads for an engine: all cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

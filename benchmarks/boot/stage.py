@@ -11,7 +11,8 @@ sys.path.insert(0, str(BENCHMARKS))
 import field  # noqa: E402
 
 from bloodedge.data.dataset import read_dataset  # noqa: E402
-from bloodedge.evaluation.scoring import choose_cells, open_bundle  # noqa: E402
+from bloodedge.evaluation.classifier import open_bundle  # noqa: E402
+from bloodedge.evaluation.held_out import choose_cells  # noqa: E402
 
 FIELDS = 12
 WIDTH, HEIGHT = 640, 480

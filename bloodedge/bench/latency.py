@@ -20,7 +20,8 @@ from pydantic import Field
 
 from bloodedge.bench.official_tools import TOOLS, official_p50_ms, why_no_tool
 from bloodedge.bundle import Bundle
-from bloodedge.bundle.manifest import Artifact, EngineName, LatencyMs, Precision
+from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.bundle.manifest import Artifact, EngineName, Precision
 from bloodedge.config import Strict
 from bloodedge.decision.thresholds import require_probabilities
 from bloodedge.engine import Engine, load_artifact, require

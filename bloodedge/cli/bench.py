@@ -45,7 +45,7 @@ def bench(
     """
     from bloodedge.bench.latency import bench as run_bench
     from bloodedge.console import emit_json, progress
-    from bloodedge.evaluation.scoring import default_threads
+    from bloodedge.machine import default_threads
 
     with progress("Timing") as update:
         found = run_bench(bundles, threads or (default_threads(),), rounds, update, against_official=against_official)

@@ -90,7 +90,8 @@ def _make(work: Path, out: Path) -> None:
 
 def _move_data(run: Path, cells: Path) -> None:
     """Note in a run's record where its cells will lie."""
-    from bloodedge.bundle.manifest import read_run, write_record
+    from bloodedge.bundle.json_records import write_record
+    from bloodedge.bundle.run_record import read_run
 
     record = read_run(run)
     data = record.data.model_copy(update={"root": as_text(cells)})

@@ -8,8 +8,8 @@ import click
 from bloodedge.errors import UsageError, quoted
 
 if TYPE_CHECKING:
-    from bloodedge.bundle.manifest import Evaluation
-    from bloodedge.evaluation.scoring import Classifier
+    from bloodedge.bundle.evaluation_record import Evaluation
+    from bloodedge.evaluation.classifier import Classifier
 
 ENGINES = ("keras", "litert", "openvino", "onnx")
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
@@ -95,7 +95,7 @@ def evaluate(
     from bloodedge.console import emit_json, progress
     from bloodedge.data.dataset import subject_pattern
     from bloodedge.evaluation.ensemble import Ensemble
-    from bloodedge.evaluation.scoring import evaluate as run_evaluation
+    from bloodedge.evaluation.evaluate import evaluate as run_evaluation
 
     if subject_rule and one_person:
         raise UsageError("--subject and --one-person exclude each other; give one of them.")
@@ -150,7 +150,8 @@ def _show_left_out(left_out: dict[str, str], notes: list[str]) -> None:
 
 def _open(model: Path, engine: str | None, precision: str | None, threads: int | None) -> "Classifier":
     from bloodedge.bundle import is_bundle
-    from bloodedge.evaluation.scoring import default_threads, open_bundle, open_run
+    from bloodedge.evaluation.classifier import open_bundle, open_run
+    from bloodedge.machine import default_threads
 
     if is_bundle(model):
         if engine == "keras":
@@ -168,7 +169,7 @@ def show_evaluation(evaluation: "Evaluation", title: str) -> None:
     """The figures, the confusion matrix and the subjects as terminal tables."""
     from rich.text import Text
 
-    from bloodedge.bundle.manifest import Evaluation
+    from bloodedge.bundle.evaluation_record import Evaluation
     from bloodedge.console import console, plain
     from bloodedge.tables import print_table
 

@@ -24,7 +24,7 @@ def rates(bundle: Path, data: Path, out: Path, leave_out: tuple[str, ...], threa
     """
     from bloodedge.console import progress
     from bloodedge.evaluation.rates import measure_rates
-    from bloodedge.evaluation.scoring import default_threads
+    from bloodedge.machine import default_threads
 
     if out.is_dir():
         raise UsageError(f"{out} is a folder; give the name of a file, such as {out.stem}.bundle.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from bloodedge.bundle.manifest import FittedRecord, RunRecord
+from bloodedge.bundle.run_record import FittedRecord, RunRecord
 from bloodedge.data.dataset import CellFile
 from bloodedge.data.perceptual_hash import HASH_BYTES, Bytes, alike
 from bloodedge.errors import BloodedgeError

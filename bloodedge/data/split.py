@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from bloodedge.bundle.manifest import PartRecord, SplitRecord
+from bloodedge.bundle.run_record import PartRecord, SplitRecord
 from bloodedge.config import Strict
 from bloodedge.data.dataset import CLASS_NAMES, CellFile, Dataset, digest, natural
 from bloodedge.errors import UsageError

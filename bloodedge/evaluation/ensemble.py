@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import cv2
 import numpy as np
@@ -12,6 +12,7 @@ from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, in_threads
 from bloodedge.decision.thresholds import calibrated, require_probabilities
 from bloodedge.errors import UsageError
+from bloodedge.evaluation.classifier import Classifier
 from bloodedge.imaging import (
     CNMC_UM_PER_PX,
     Cell,
@@ -24,9 +25,6 @@ from bloodedge.imaging import (
 )
 from bloodedge.metrics import kappa
 
-if TYPE_CHECKING:
-    from bloodedge.evaluation.scoring import Classifier
-
 Floats = NDArray[np.float64]
 Images = NDArray[np.uint8]
 """Network inputs (N, H, W, 3)."""
@@ -37,11 +35,11 @@ Weigh = Literal["mean", "kappa"]
 class Ensemble:
     """Classifiers with their weights, which sum to 1; one classifier alone is an ensemble too."""
 
-    members: tuple["Classifier", ...]
+    members: tuple[Classifier, ...]
     weights: tuple[float, ...]
 
     @classmethod
-    def of(cls, members: Sequence["Classifier"], weigh: Weigh = "mean") -> Self:
+    def of(cls, members: Sequence[Classifier], weigh: Weigh = "mean") -> Self:
         """The members weighed alike (mean), or by Cohen's kappa on the validation part of each (kappa).
 
         Raises UsageError when their labels differ, or when the kappas are unknown or all zero.
@@ -80,7 +78,7 @@ class Ensemble:
         return all((member.split.kind, member.split.parts) == (first.kind, first.parts) for member in self.members)
 
 
-def _kappa(member: "Classifier") -> float:
+def _kappa(member: Classifier) -> float:
     """Cohen's kappa on the member's validation part, 0 when negative."""
     if member.validation is None:
         raise UsageError(
@@ -131,7 +129,7 @@ def predict(
     return Predicted(blast, uncalibrated, example)
 
 
-def _outputs(member: "Classifier", images: Images) -> NDArray[np.float32]:
+def _outputs(member: Classifier, images: Images) -> NDArray[np.float32]:
     outputs = member.engine.predict(images)
     require_probabilities(outputs, member.name)
     return outputs
@@ -163,3 +161,8 @@ def _views(images: Images, count: Literal[1, 8]) -> Iterator[Images]:
         yield turned
         if count == 8:
             yield np.ascontiguousarray(turned[:, :, ::-1])
+
+
+def as_ensemble(model: Classifier | Ensemble) -> Ensemble:
+    """A lone classifier as an ensemble of one."""
+    return model if isinstance(model, Ensemble) else Ensemble((model,), (1.0,))

@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_folder
-from bloodedge.bundle.manifest import Artifact, Manifest, write_record
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.manifest import Artifact, Manifest
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, read_dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import recall
 from bloodedge.decision.prevalence import FEWEST_PEOPLE, Rates
 from bloodedge.errors import UsageError, disk_errors
+from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
 from bloodedge.evaluation.filmed import Filmed, film
-from bloodedge.evaluation.scoring import Classifier, blast_probabilities, choose_cells, open_bundle
+from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.files import sha256, write_beside
 
 HEADING = "## What it says of people it has not seen"

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import Agreement, Artifact, Evaluation, Manifest
+from bloodedge.bundle.evaluation_record import Evaluation
+from bloodedge.bundle.manifest import Agreement, Artifact, Manifest
 from bloodedge.decision.domain import ACCEPTANCE, Domain
 from bloodedge_convert.judge.gate import DROPS, Limits
 

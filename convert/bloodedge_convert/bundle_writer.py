@@ -7,17 +7,9 @@ from typing import Any
 
 from bloodedge import __version__
 from bloodedge.bundle import MANIFEST
-from bloodedge.bundle.manifest import (
-    Artifact,
-    Baseline,
-    Golden,
-    InputSpec,
-    Manifest,
-    Provenance,
-    RunMetrics,
-    RunRecord,
-    write_record,
-)
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.manifest import Artifact, Baseline, Golden, InputSpec, Manifest, Provenance
+from bloodedge.bundle.run_record import RunMetrics, RunRecord
 from bloodedge.decision.reference_people import Reference
 from bloodedge.engine.golden import GOLDEN_CELLS
 from bloodedge.files import sha256

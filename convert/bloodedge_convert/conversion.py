@@ -10,15 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.bundle import zip_folder
-from bloodedge.bundle.manifest import Artifact, EngineName, Manifest, RunRecord, read_metrics, read_run
+from bloodedge.bundle.manifest import Artifact, EngineName, Manifest
+from bloodedge.bundle.run_record import RunRecord, read_metrics, read_run
 from bloodedge.data.fitted_pictures import FITTED_FILE
 from bloodedge.decision.thresholds import calibrated
 from bloodedge.engine import require
 from bloodedge.engine.golden import GOLDEN_CELLS, pack_golden
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
-from bloodedge.evaluation.scoring import default_threads
 from bloodedge.files import read_text, write_beside, write_text
 from bloodedge.installation import install_hint
+from bloodedge.machine import default_threads
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert import bundle_writer
 from bloodedge_convert.bundle_card import card

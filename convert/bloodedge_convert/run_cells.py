@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bundle.manifest import RunRecord
+from bloodedge.bundle.run_record import RunRecord
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, inputs, owners, read_dataset
 from bloodedge.data.fitted_pictures import FittedPictures, held_out

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 
 RATIO = 1.02
 """Upper over lower edge of a bin: a percentile is the bin's geometric middle, at most 1 % off."""

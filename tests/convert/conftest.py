@@ -11,7 +11,9 @@ import pytest
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from bloodedge.bundle.manifest import DataRecord, LatencyMs, RunMetrics, RunRecord, write_record
+from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord
 from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds

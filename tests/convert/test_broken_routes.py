@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("tensorflow", reason="TensorFlow is not installed (pip install -e '.[convert]')")
 
-from bloodedge.bundle.manifest import read_run
+from bloodedge.bundle.run_record import read_run
 from bloodedge.engine.keras import load_model
 from bloodedge.engine.openvino import import_openvino
 from bloodedge.errors import BloodedgeError

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bloodedge.bundle import Bundle
-from bloodedge.bundle.manifest import read_metrics, read_run, write_record
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.data.fitted_pictures import read_fitted_of_bundle

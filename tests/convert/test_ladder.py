@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bloodedge.bundle import Bundle
-from bloodedge.bundle.manifest import read_run
+from bloodedge.bundle.run_record import read_run
 from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.data.split import recall
 from bloodedge.engine import load_bytes

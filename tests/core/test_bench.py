@@ -18,8 +18,7 @@ from bloodedge.bundle import Bundle, zip_folder
 from bloodedge.cli import main
 from bloodedge.engine import load_artifact
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.evaluation.scoring import default_threads
-from bloodedge.machine import cpu_flags, cpu_temperature_c
+from bloodedge.machine import cpu_flags, cpu_temperature_c, default_threads
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 """LiteRT int8 and OpenVINO int8, 160 px."""

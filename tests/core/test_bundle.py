@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 
 from bloodedge.bundle import Bundle, is_bundle, zip_folder
-from bloodedge.bundle.manifest import (
-    Agreement,
-    Artifact,
-    Baseline,
-    Evaluation,
-    Golden,
-    InputSpec,
-    LatencyMs,
-    Manifest,
-    Provenance,
-    SplitRecord,
-    read_run,
-)
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.manifest import Agreement, Artifact, Baseline, Golden, InputSpec, Manifest, Provenance
+from bloodedge.bundle.run_record import SplitRecord, read_run
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.engine.golden import ROUNDING, check_golden, compare, pack_golden
 from bloodedge.errors import BloodedgeError, UsageError

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bloodedge.bundle import LARGEST_FILE, Bundle
+from bloodedge.bundle import Bundle
+from bloodedge.bundle.reading import LARGEST_FILE
 from bloodedge.errors import BloodedgeError
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"

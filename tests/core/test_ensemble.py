@@ -12,15 +12,18 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score, confusion_matrix
 
-from bloodedge.bundle.manifest import SplitRecord
+from bloodedge.bundle.run_record import SplitRecord
 from bloodedge.cli import evaluate as evaluate_cli
 from bloodedge.cli import main
 from bloodedge.data.dataset import Dataset, inputs, read_dataset
 from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds, calibrated
 from bloodedge.errors import UsageError
+from bloodedge.evaluation.classifier import Classifier
 from bloodedge.evaluation.ensemble import Ensemble, predict, rescaled
-from bloodedge.evaluation.scoring import Classifier, choose_cells, evaluate, score
+from bloodedge.evaluation.evaluate import evaluate
+from bloodedge.evaluation.held_out import choose_cells
+from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import CNMC_UM_PER_PX, ImagingSpec, cell_on_black, network_input, read_image
 
 WriteCells = Callable[[Path, Iterable[str]], Path]

@@ -13,14 +13,17 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
-from bloodedge.bundle.manifest import Evaluation
+from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.cli import main
 from bloodedge.data.dataset import digest, read_dataset, subject_pattern
 from bloodedge.data.fitted_pictures import FittedPictures, held_out
 from bloodedge.data.split import SplitSpec, recall, split
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.evaluation.scoring import Classifier, agree, blast_probabilities, choose_cells, evaluate, score
+from bloodedge.evaluation.classifier import Classifier, blast_probabilities
+from bloodedge.evaluation.evaluate import evaluate
+from bloodedge.evaluation.held_out import choose_cells
+from bloodedge.evaluation.scoring import agree, score
 from bloodedge.imaging import ImagingSpec, cell_on_black
 from bloodedge.simulation import render_field
 
@@ -447,7 +450,7 @@ def test_the_command_says_when_a_class_is_never_called(
     sure = Thresholds(blast=0.99, uncertain_low=0.99, uncertain_high=0.99)
     for thresholds, said in ((sure, True), (classifier(rendered_data).thresholds, False)):
         red = replace(classifier(rendered_data), thresholds=thresholds)
-        monkeypatch.setattr("bloodedge.evaluation.scoring.open_run", lambda _, red=red: red)
+        monkeypatch.setattr("bloodedge.evaluation.classifier.open_run", lambda _, red=red: red)
         with pytest.raises(SystemExit):
             main(["evaluate", str(rendered_data), str(rendered_data)])
         assert ("No cell was called blast" in capsys.readouterr().out) is said

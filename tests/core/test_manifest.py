@@ -7,15 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bloodedge.bundle.manifest import (
-    LatencyMs,
-    RunMetrics,
-    SplitRecord,
-    parse_record,
-    read_metrics,
-    read_run,
-    write_record,
-)
+from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.bundle.json_records import parse_record, write_record
+from bloodedge.bundle.run_record import RunMetrics, SplitRecord, read_metrics, read_run
 from bloodedge.errors import BloodedgeError, UsageError
 
 RUN: dict[str, Any] = {

@@ -97,7 +97,7 @@ def test_settings_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str)
 
 @pytest.mark.parametrize("encoding", MARKED.values(), ids=MARKED)
 def test_recipes_and_runs_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
-    from bloodedge.bundle.manifest import read_metrics
+    from bloodedge.bundle.run_record import read_metrics
     from bloodedge_train.recipe import load_recipe
 
     (tmp_path / "mine.toml").write_bytes('about = "Zählkammer"\n[fit]\nepochs = 3\n'.encode(encoding))

@@ -9,20 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bloodedge.bundle.manifest import (
-    Agreement,
-    Artifact,
-    Baseline,
-    Evaluation,
-    Golden,
-    InputSpec,
-    LatencyMs,
-    Manifest,
-    Provenance,
-    SplitRecord,
-    SubjectScore,
-    write_record,
-)
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs, SubjectScore
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.manifest import Agreement, Artifact, Baseline, Golden, InputSpec, Manifest, Provenance
+from bloodedge.bundle.run_record import SplitRecord
 from bloodedge.cli import main
 from bloodedge.decision.prevalence import Outcomes, Rates
 from bloodedge.decision.thresholds import Reason, Thresholds

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.outputs.prometheus import Snapshot, exposition

@@ -12,7 +12,7 @@ import numpy as np
 from starlette.testclient import TestClient
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import UsageError
 from bloodedge_device.daemon.live import Live

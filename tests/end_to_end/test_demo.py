@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import read_run
+from bloodedge.bundle.run_record import read_run
 from bloodedge.cli import demo
 from bloodedge.cli.demo import WIDER_GATE, run_demo
 from bloodedge.errors import BloodedgeError, UsageError

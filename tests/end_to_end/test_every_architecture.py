@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bloodedge.bundle.manifest import read_metrics, read_run
+from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.data.dataset import Dataset
 from bloodedge_train.zoo import ZOO

@@ -9,7 +9,8 @@ from bloodedge.bundle import Bundle
 from bloodedge.data.dataset import Dataset
 from bloodedge.engine import load_artifact
 from bloodedge.engine.golden import check_golden
-from bloodedge.evaluation.scoring import evaluate, open_bundle
+from bloodedge.evaluation.classifier import open_bundle
+from bloodedge.evaluation.evaluate import evaluate
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 

@@ -10,17 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.bundle.manifest import (
-    Baseline,
-    DataRecord,
-    Evaluation,
-    Golden,
-    InputSpec,
-    LatencyMs,
-    Manifest,
-    Provenance,
-    RunRecord,
-)
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.manifest import Baseline, Golden, InputSpec, Manifest, Provenance
+from bloodedge.bundle.run_record import DataRecord, RunRecord
 from bloodedge.data.dataset import Dataset, inputs, read_dataset
 from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds

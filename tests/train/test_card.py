@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import DataRecord, Evaluation, LatencyMs, PartRecord, RunMetrics, RunRecord, SplitRecord
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.run_record import DataRecord, PartRecord, RunMetrics, RunRecord, SplitRecord
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import ImagingSpec

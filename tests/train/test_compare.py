@@ -10,24 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bloodedge.bundle.manifest import (
-    Agreement,
-    Artifact,
-    Baseline,
-    DataRecord,
-    Evaluation,
-    FittedRecord,
-    Golden,
-    InputSpec,
-    LatencyMs,
-    Manifest,
-    PartRecord,
-    Provenance,
-    RunMetrics,
-    RunRecord,
-    SplitRecord,
-    write_record,
-)
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.manifest import Agreement, Artifact, Baseline, Golden, InputSpec, Manifest, Provenance
+from bloodedge.bundle.run_record import DataRecord, FittedRecord, PartRecord, RunMetrics, RunRecord, SplitRecord
 from bloodedge.cli import cli
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError

@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import pytest
 
-from bloodedge.bundle.manifest import DataRecord, RunRecord, SplitRecord, write_record
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.run_record import DataRecord, RunRecord, SplitRecord
 from bloodedge.cli import main
 from bloodedge.decision.thresholds import LABELS, Thresholds
 from bloodedge.errors import BloodedgeError, UsageError

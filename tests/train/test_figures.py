@@ -9,7 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from bloodedge.bundle.manifest import DataRecord, LatencyMs, PartRecord, RunMetrics, RunRecord, SplitRecord
+from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.bundle.run_record import DataRecord, PartRecord, RunMetrics, RunRecord, SplitRecord
 from bloodedge.data.dataset import CellFile
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.evaluation.scoring import score

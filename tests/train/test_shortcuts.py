@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import bloodedge.evaluation.scoring
+import bloodedge.evaluation.classifier
 from bloodedge.cli import main
 from bloodedge.data.dataset import read_dataset
 from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds
-from bloodedge.evaluation.scoring import Classifier
+from bloodedge.evaluation.classifier import Classifier
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black
 from bloodedge_train.explain.shortcuts import (
     ALTERATIONS,
@@ -217,7 +217,7 @@ def test_the_command_gives_tables_json_and_a_chart(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(bloodedge.evaluation.scoring, "open_run", lambda _: classifier)
+    monkeypatch.setattr(bloodedge.evaluation.classifier, "open_run", lambda _: classifier)
     assert run(tmp_path, data, "--json", tmp_path / "audit.json") == 0
     told = capsys.readouterr().out
     for name in ("model", "area", "brightness", "mean colour", "silhouette", "background", *ALTERATIONS):
@@ -236,7 +236,7 @@ def test_wrong_wishes_are_one_sentence(
 ) -> None:
     assert run(tmp_path, data) == 2
     assert "is not a finished run folder" in capsys.readouterr().err
-    monkeypatch.setattr(bloodedge.evaluation.scoring, "open_run", lambda _: classifier)
+    monkeypatch.setattr(bloodedge.evaluation.classifier, "open_run", lambda _: classifier)
     assert run(tmp_path, data, "--chart", "chart.svg") == 2
     assert "must end in .png" in capsys.readouterr().err
     (tmp_path / "all").mkdir()

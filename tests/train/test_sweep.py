@@ -17,7 +17,7 @@ import cv2
 import pytest
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import read_metrics, read_run
+from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_train.sweep import cluster, results, space

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bloodedge.bundle.manifest import read_run
+from bloodedge.bundle.run_record import read_run
 from bloodedge.cli import main
 from bloodedge.data.dataset import read_dataset
 from bloodedge.data.fitted_pictures import FittedPictures

@@ -16,10 +16,12 @@ import pytest
 
 import bloodedge_train.fitting.fit as fitting
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import read_metrics, read_run
+from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.data.fitted_pictures import read_fitted_of_run
-from bloodedge.evaluation.scoring import choose_cells, open_run, score
+from bloodedge.evaluation.classifier import open_run
+from bloodedge.evaluation.held_out import choose_cells
+from bloodedge.evaluation.scoring import score
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
 

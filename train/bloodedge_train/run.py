@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bloodedge import __version__
 from bloodedge.bench.latency import measure_latency
-from bloodedge.bundle.manifest import DataRecord, RunMetrics, RunRecord, SplitRecord, write_record
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord, SplitRecord
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures, held_out

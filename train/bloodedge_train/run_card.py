@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import Evaluation, RunMetrics, RunRecord
+from bloodedge.bundle.evaluation_record import Evaluation
+from bloodedge.bundle.run_record import RunMetrics, RunRecord
 from bloodedge_train.zoo import ZOO
 
 PARTS = {

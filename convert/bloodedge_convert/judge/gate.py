@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Self
 
-from bloodedge.bundle.manifest import Agreement, Evaluation
+from bloodedge.bundle.evaluation_record import Evaluation
+from bloodedge.bundle.manifest import Agreement
 from bloodedge.errors import BloodedgeError
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.measure import Measured

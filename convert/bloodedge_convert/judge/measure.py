@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.bench.latency import in_turns, percentiles, run_turn
-from bloodedge.bundle.manifest import Agreement, Artifact, Evaluation, LatencyMs, RunRecord
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.manifest import Agreement, Artifact
+from bloodedge.bundle.run_record import RunRecord
 from bloodedge.decision.domain import Domain
 from bloodedge.decision.prevalence import Rates
 from bloodedge.decision.thresholds import calibrated

@@ -16,7 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
-from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge_device.latency import BINS, RATIO, SHORTEST_MS, LatencyHistogram
 
 __all__ = ["CONTENT_TYPE", "Snapshot", "exposition"]

@@ -3,7 +3,7 @@
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bloodedge.bundle.manifest import Evaluation, LatencyMs
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.decision.prevalence import TELLS_NOTHING, ShareFigures
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.files import write_text

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import Artifact, LatencyMs, Manifest, parse_record
+from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.bundle.json_records import parse_record
+from bloodedge.bundle.manifest import Artifact, Manifest
 from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
 from bloodedge.errors import UsageError, quoted
 from bloodedge.redact import redacted

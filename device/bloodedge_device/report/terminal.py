@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from rich.markup import escape
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import Evaluation, LatencyMs
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.console import console
 from bloodedge.report import milliseconds, percent, words
 from bloodedge.tables import print_table

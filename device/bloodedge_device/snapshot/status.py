@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
-from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.prevalence import ShareFigures
 
 

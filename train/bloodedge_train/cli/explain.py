@@ -89,7 +89,7 @@ def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None
     cells made smaller, larger, grey, blurred, and filled with their mean colour.
     """
     from bloodedge.console import emit_json, progress
-    from bloodedge.evaluation.scoring import open_run
+    from bloodedge.evaluation.classifier import open_run
     from bloodedge_train.explain.shortcuts import audit_shortcuts, draw_chart
 
     target = chart or run / "figures" / "shortcuts.png"

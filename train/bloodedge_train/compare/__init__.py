@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bloodedge.bundle.manifest import never_called
+from bloodedge.bundle.evaluation_record import never_called
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge_train.compare.collect import Entry, PartName, collect

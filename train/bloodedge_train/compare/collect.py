@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bloodedge.bundle import Bundle, is_bundle
-from bloodedge.bundle.manifest import Evaluation, LatencyMs, Manifest, SplitRecord, read_metrics, read_run
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.manifest import Manifest
+from bloodedge.bundle.run_record import SplitRecord, read_metrics, read_run
 from bloodedge.data.dataset import UNNAMED
 from bloodedge.errors import UsageError
 

@@ -8,10 +8,9 @@ import numpy as np
 
 from bloodedge.bench.latency import interleaved, percentiles
 from bloodedge.bundle import Bundle
-from bloodedge.bundle.manifest import LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.engine import Engine, installed, load_artifact
-from bloodedge.evaluation.scoring import default_threads
-from bloodedge.machine import hardware_name
+from bloodedge.machine import default_threads, hardware_name
 
 ROUNDS = 40
 

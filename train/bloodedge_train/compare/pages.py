@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import write_record
+from bloodedge.bundle.json_records import write_record
 from bloodedge.files import require_free, write_bytes, write_text
 from bloodedge.report import data_uri, percent, render
 from bloodedge_train.compare import Comparison

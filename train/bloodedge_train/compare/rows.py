@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from bloodedge.bundle.manifest import EngineName, Evaluation, LatencyMs, Precision, SubjectScore
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs, SubjectScore
+from bloodedge.bundle.manifest import EngineName, Precision
 from bloodedge.config import Strict
 from bloodedge.evaluation.scoring import score
 from bloodedge.text import as_text

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bundle.manifest import RunRecord, read_run
+from bloodedge.bundle.run_record import RunRecord, read_run
 from bloodedge.console import Progress
 from bloodedge.data.dataset import natural
 from bloodedge.decision.thresholds import LABELS, calibrated, decide, require_probabilities

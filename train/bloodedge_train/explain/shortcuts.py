@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bloodedge.bundle.manifest import Evaluation
+from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, in_threads, owners, read_dataset
 from bloodedge.data.split import recall
+from bloodedge.evaluation.classifier import Classifier, blast_probabilities
 from bloodedge.evaluation.ensemble import rescaled
-from bloodedge.evaluation.scoring import Classifier, agree, blast_probabilities, score
+from bloodedge.evaluation.scoring import agree, score
 from bloodedge.imaging import (
     BACKGROUND_LEVEL,
     CNMC_UM_PER_PX,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bundle.manifest import RunMetrics, RunRecord
+from bloodedge.bundle.run_record import RunMetrics, RunRecord
 from bloodedge.data.dataset import CellFile
 from bloodedge.data.split import Parts
 from bloodedge_train.figures import calibration, confusion, curves, learning, montage, people

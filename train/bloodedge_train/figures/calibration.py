@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bundle.manifest import RunMetrics, RunRecord
+from bloodedge.bundle.run_record import RunMetrics, RunRecord
 from bloodedge.metrics import ECE_BINS
 from bloodedge_train.figures.drawing import PALE, PART_COLOURS
 

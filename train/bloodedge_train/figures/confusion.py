@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bloodedge.bundle.manifest import Evaluation
+from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.decision.thresholds import LABELS
 
 INCHES = 4.8, 4.0

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bundle.manifest import RunMetrics
+from bloodedge.bundle.run_record import RunMetrics
 from bloodedge_train.figures.drawing import PALE, PART_COLOURS, PART_LINES, with_interval
 
 INCHES = 4.8, 5.2

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bloodedge.bundle.manifest import RunRecord
+from bloodedge.bundle.run_record import RunRecord
 from bloodedge_train.figures.drawing import BLACK, BLAST, GREY, NORMAL
 
 INCHES = 11.0, 3.4

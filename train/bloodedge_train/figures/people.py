@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bloodedge.bundle.manifest import Evaluation, SubjectScore
+from bloodedge.bundle.evaluation_record import Evaluation, SubjectScore
 from bloodedge_train.figures.drawing import BLACK, BLAST, GREY, NORMAL, PALE
 
 MOST = 50

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bloodedge.bundle.manifest import RunRecord, SplitRecord, read_run
+from bloodedge.bundle.run_record import RunRecord, SplitRecord, read_run
 from bloodedge.data.dataset import CellFile, natural
 from bloodedge.data.fitted_pictures import read_fitted_of_run
 from bloodedge.decision.thresholds import LABELS

@@ -4,14 +4,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bloodedge_train.figures.drawing import GREY, draw
-
-if TYPE_CHECKING:
-    from bloodedge_train.sweep.results import Row, Table
+from bloodedge_train.sweep.ranking import Row, Table
 
 MARGIN = 0.03
 """Of an axis' height, above its largest and below its smallest value."""
@@ -28,7 +26,7 @@ class Axis:
     ticks: list[tuple[float, str]]
 
 
-def draw_settings(path: Path, table: "Table", *, leaky: bool) -> None:
+def draw_settings(path: Path, table: Table, *, leaky: bool) -> None:
     """Write the picture; settings without a figure are left out."""
     rows = [row for row in table.rows if row.validation_auc is not None]
     axes = [_axis("model", [row.model for row in rows])]
@@ -79,7 +77,7 @@ def _scale(title: str, values: Sequence[float]) -> Axis:
     return Axis(title, [float(MARGIN + (1 - 2 * MARGIN) * share) for share in shares], ticks)
 
 
-def _paint(figure: Any, rows: Sequence["Row"], axes: Sequence[Axis], aucs: Sequence[float], title: str) -> None:
+def _paint(figure: Any, rows: Sequence[Row], axes: Sequence[Axis], aucs: Sequence[float], title: str) -> None:
     import matplotlib as mpl
 
     plain = figure.subplots()

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 from bloodedge.console import progress, say, steps
 from bloodedge.tables import print_table
-from bloodedge_train.sweep.results import Table, auc_shown, shown
+from bloodedge_train.sweep.ranking import Table
+from bloodedge_train.sweep.results import auc_shown, shown
 from bloodedge_train.sweep.search import SweepWatcher
 from bloodedge_train.sweep.trial import TrialRecord
 

@@ -1,26 +1,17 @@
-"""What a sweep found: settings ranked by validation, each trial's figures, and a picture of both.
-
-The test part chooses nothing: its figures stand beside the ranking, for the setting that validation chose.
-"""
+"""A sweep's results as files: a table of trials, the ranking as JSON and Markdown, and a picture of it."""
 
 import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.manifest import Evaluation, read_metrics
 from bloodedge.files import write_json, write_text
-from bloodedge_train.sweep import plot
+from bloodedge_train.sweep.plot import draw_settings
+from bloodedge_train.sweep.ranking import SHOWN, Figures, Row, Table, rank
 from bloodedge_train.sweep.space import Plan
-from bloodedge_train.sweep.trial import TrialRecord, read_trial, run_folder
-
-SHOWN = {"test": ("auc", "weighted_f1", "accuracy"), "shift": ("auc", "weighted_f1")}
-"""Figures shown beside the ranking, by part."""
 
 FILES = ("results.csv", "results.json", "results.md", "results.png")
 """Beside the plan and the trials in a sweep's folder."""
@@ -32,89 +23,14 @@ come after those that finished, and a pruned trial counts with its best epoch. T
 for the first line only."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One setting over all its folds and seeds."""
-
-    model: str
-    values: dict[str, Any]
-    trials: int
-    finished: int
-    validation_auc: float | None
-    """Mean over the trials that have one; a pruned trial counts with its best epoch."""
-    spread: float | None
-    """Standard deviation of it, over two trials or more."""
-    beside: dict[str, float]
-    """Means over finished trials, by "part_figure"."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A sweep's results: settings best first, trials in the plan's order."""
-
-    rows: list[Row]
-    records: list[TrialRecord]
-    varied: list[str]
-
-
-Figures = dict[str, float]
-
-
 def write(out: Path, plan: Plan) -> Table:
     """Write results.csv (a line for each trial), results.json, results.md and results.png of a sweep's folder."""
-    records = [read_trial(out, trial) or TrialRecord(trial=trial) for trial in plan.trials]
-    figures = [_figures(out, record) for record in records]
-    table = Table(_ranked(records, figures), records, plan.varied)
-    write_text(out / "results.csv", _csv(plan, records, figures))
-    write_json(out / "results.json", _json(plan, table, figures))
+    table = rank(out, plan)
+    write_text(out / "results.csv", _csv(plan, table))
+    write_json(out / "results.json", _json(plan, table))
     write_text(out / "results.md", _markdown(plan, table))
-    plot.draw_settings(out / "results.png", table, leaky=plan.leaky)
+    draw_settings(out / "results.png", table, leaky=plan.leaky)
     return table
-
-
-def _figures(out: Path, record: TrialRecord) -> Figures:
-    """A trial's validation AUC and, when it finished, the other parts' figures."""
-    if record.state != "finished":
-        best = max((row["val_auc"] for row in record.history), default=None)
-        return {} if best is None or record.state == "failed" else {"validation_auc": best}
-    parts = read_metrics(run_folder(out, record.trial)).parts
-    found = {"validation_auc": parts["validation"].auc}
-    for part, names in SHOWN.items():
-        if part in parts:
-            found |= {f"{part}_{name}": _value(parts[part], name) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _value(evaluation: Evaluation, name: str) -> float | None:
-    value: float | None = getattr(evaluation, name)
-    return value
-
-
-def _ranked(records: Sequence[TrialRecord], figures: Sequence[Figures]) -> list[Row]:
-    """Settings finished everywhere come first, then those that lost a fold to the pruner; each by validation AUC."""
-    settings: dict[str, list[int]] = {}
-    for number, record in enumerate(records):
-        settings.setdefault(record.trial.setting, []).append(number)
-    rows = [_row([records[n] for n in members], [figures[n] for n in members]) for members in settings.values()]
-    return sorted(rows, key=lambda row: (row.finished < row.trials, -(row.validation_auc or 0)))
-
-
-def _row(records: Sequence[TrialRecord], figures: Sequence[Figures]) -> Row:
-    validation = [f["validation_auc"] for f in figures if "validation_auc" in f]
-    beside: dict[str, list[float]] = {}
-    for of_trial in figures:
-        for name, value in of_trial.items():
-            if name != "validation_auc":
-                beside.setdefault(name, []).append(value)
-    return Row(
-        model=records[0].trial.model,
-        values=records[0].trial.values,
-        trials=len(records),
-        finished=sum(record.state == "finished" for record in records),
-        validation_auc=mean(validation) if validation else None,
-        spread=stdev(validation) if len(validation) > 1 else None,
-        beside={name: mean(values) for name, values in beside.items()},
-    )
 
 
 def shown(value: Any) -> str:
@@ -129,14 +45,14 @@ def _columns(figures: Sequence[Figures]) -> list[str]:
     return [name for name in order if any(name in f for f in figures)] or order[:1]
 
 
-def _csv(plan: Plan, records: Sequence[TrialRecord], figures: Sequence[Figures]) -> str:
-    columns = _columns(figures)
+def _csv(plan: Plan, table: Table) -> str:
+    columns = _columns(table.figures)
     keys = list(plan.trials[0].values)
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     head = ["trial", "model", *keys, "leaky", "fold", "seed", "state", "epochs", *columns]
     rows.writerow([*head, "seconds", "host", "node", "mistake"])
-    for record, found in zip(records, figures, strict=True):
+    for record, found in zip(table.records, table.figures, strict=True):
         trial = record.trial
         row = [trial.id, trial.model, *(shown(trial.values[key]) for key in keys), str(plan.leaky).lower()]
         row += ["" if trial.fold is None else str(trial.fold), str(trial.seed), record.state, str(len(record.history))]
@@ -145,14 +61,14 @@ def _csv(plan: Plan, records: Sequence[TrialRecord], figures: Sequence[Figures])
     return out.getvalue()
 
 
-def _json(plan: Plan, table: Table, figures: Sequence[Figures]) -> dict[str, Any]:
+def _json(plan: Plan, table: Table) -> dict[str, Any]:
     return {
         "name": plan.name,
         "ranked_by": "validation AUC, mean over folds and seeds",
         "leaky": plan.leaky,
         "settings": [vars(row) for row in table.rows],
         "trials": [
-            record.model_dump() | {"figures": found} for record, found in zip(table.records, figures, strict=True)
+            record.model_dump() | {"figures": found} for record, found in zip(table.records, table.figures, strict=True)
         ],
     }
 

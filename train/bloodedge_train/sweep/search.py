@@ -9,13 +9,14 @@ from pathlib import Path
 
 import cv2
 
-from bloodedge.bundle.manifest import write_record
+from bloodedge.bundle.json_records import write_record
 from bloodedge.console import Progress
 from bloodedge.data.dataset import Dataset, check_readable, read_dataset
 from bloodedge.data.split import split
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_free
 from bloodedge_train.sweep import cluster, results
+from bloodedge_train.sweep.ranking import Table
 from bloodedge_train.sweep.space import Plan, Space, Trial, trials
 from bloodedge_train.sweep.trial import LOCKS, PLAN, TRIALS, TrialRecord, read_plan, read_trial, run_trial, write_trial
 
@@ -51,7 +52,7 @@ class SweepWatcher:
     """Opens the display of so many trials; what it gives is called once for each that has ended, and those before."""
 
 
-def sweep(options: SweepOptions, watcher: SweepWatcher) -> results.Table:
+def sweep(options: SweepOptions, watcher: SweepWatcher) -> Table:
     """Carry out every trial of the space; writes the sweep's folder ``options.out`` and returns its table.
 
     Raises UsageError when the folder holds another sweep or the data cannot be split, BloodedgeError when Ray cannot be

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bloodedge.bundle.manifest import write_record
+from bloodedge.bundle.json_records import write_record
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_text

@@ -1,0 +1,74 @@
+"""Figures of a model as they are stored: in ``metrics.json``, in a manifest, and as ``bloodedge evaluate --json``."""
+
+from collections.abc import Sequence
+
+from bloodedge.config import Strict
+from bloodedge.decision.thresholds import LABELS
+
+
+class LatencyMs(Strict):
+    """Percentiles of a latency in milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+
+
+class SubjectScore(Strict):
+    """One subject's part of an evaluation; ``label`` is its true class, or "mixed"."""
+
+    label: str
+    cells: int
+    accuracy: float
+
+
+class Evaluation(Strict):
+    """Held-out figures; a blast is the positive class. A figure that one class alone cannot give is None.
+
+    Those with a default came later: records stored before do not have them.
+    """
+
+    cells: int
+    subjects: int
+    accuracy: float
+    weighted_f1: float
+    macro_f1: float
+    balanced_accuracy: float | None
+    precision: float | None = None
+    sensitivity: float | None
+    """Recall of blasts."""
+    specificity: float | None
+    f1: float | None = None
+    """Of blasts."""
+    auc: float | None
+    pr_auc: float | None = None
+    """Average precision."""
+    brier: float | None = None
+    ece: float
+    ece_before: float | None = None
+    """Before the temperature."""
+    mean_subject_accuracy: float | None = None
+    ci95: dict[str, tuple[float, float]]
+    """95 % intervals, bootstrapped over subjects."""
+    per_subject: dict[str, SubjectScore]
+    confusion: list[list[int]]
+    """rows: true normal, true blast; columns: said normal, said blast."""
+    latency_ms: LatencyMs | None = None
+    leaky: bool = False
+    """True when training and test cells may come from the same subject (a split by image)."""
+
+    @property
+    def never_called(self) -> str | None:
+        """The class that cells are of and that none was called; None where both are called."""
+        return never_called(self.confusion)
+
+    @property
+    def worst_subject(self) -> str:
+        """Whose cells are called worst; of several equally bad ones, the one with most cells."""
+        return min(self.per_subject, key=lambda name: (self.per_subject[name].accuracy, -self.per_subject[name].cells))
+
+
+def never_called(confusion: Sequence[Sequence[float]]) -> str | None:
+    """The class of a confusion matrix (true by said) that cells are of and that none was called."""
+    said = [sum(column) for column in zip(*confusion, strict=True)]
+    return next((label for label, row, n in zip(LABELS, confusion, said, strict=True) if sum(row) and not n), None)

@@ -1,0 +1,31 @@
+"""Stored JSON records, read strictly and written whole or not at all."""
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from bloodedge.config import Strict
+from bloodedge.errors import BloodedgeError
+from bloodedge.files import write_text
+
+Record = TypeVar("Record", bound=Strict)
+
+
+def parse_record(kind: type[Record], text: str | bytes, source: str) -> Record:
+    """A stored record; raises BloodedgeError when it is damaged, or of a schema this version does not know."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if first["loc"] == ("schema_version",):
+            raise BloodedgeError(
+                f"{source} has schema version {first['input']}, which this bloodedge does not know; upgrade bloodedge."
+            ) from error
+        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
+        raise BloodedgeError(f"{source} is damaged ({where}: {first['msg']}); make it again.") from error
+
+
+def write_record(path: Path, record: Strict) -> None:
+    """Store a record as indented JSON, whole or not at all."""
+    write_text(path, record.model_dump_json(indent=2) + "\n")

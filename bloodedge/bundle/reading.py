@@ -1,0 +1,225 @@
+"""Opening a bundle (a folder or its zip) and trusting nothing in it that its manifest does not vouch for."""
+
+import hashlib
+import lzma
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Self
+
+from bloodedge.bundle.json_records import parse_record
+from bloodedge.bundle.manifest import Manifest
+from bloodedge.bundle.other_formats import model_kind, not_a_bundle
+from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted
+from bloodedge.files import file_mode
+
+MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
+REPORT = "report.html"
+"""Of the conversion; other files are named by the manifest."""
+
+LARGEST_FILE = 512 * 2**20
+LARGEST_BUNDLE = 2 * LARGEST_FILE
+LARGEST_RECORD = 16 * 2**20
+"""Of manifest and signature, in bytes."""
+
+MOST_FILES = 200
+LARGEST_DIRECTORY = 2**18
+"""Of a zip, in bytes: zipfile reads it whole before anything in it can be counted."""
+
+END = struct.Struct("<4s4H2LH")
+"""End of central directory record, APPNOTE.TXT 4.3.16: the last three are its size, its offset, a comment's length."""
+
+UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, RuntimeError)
+"""What zipfile raises for bytes that are no zip; NotImplementedError is a RuntimeError."""
+
+
+class Bundle:
+    """An opened bundle; ``read`` gives a file's bytes once its digest was found right. Nothing is ever unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        """Open ``path``; raises UsageError when it is no bundle and BloodedgeError when its manifest is damaged."""
+        self.path = path
+        self._zip = _opened(path)
+        try:
+            if self._zip is not None:
+                _check_entries(path, self._zip.infolist())
+            self.manifest_bytes = self._raw(MANIFEST, LARGEST_RECORD)
+            """As stored: what a signature is over."""
+            self.manifest = parse_record(Manifest, self.manifest_bytes, f"{path}: {MANIFEST}")
+            for name in self.manifest.files:
+                _check_name(path, name)
+        except BaseException:
+            self.close()
+            raise
+
+    def _raw(self, name: str, largest: int = LARGEST_FILE) -> bytes:
+        try:
+            size = self._inside(name).stat().st_size if self._zip is None else self._zip.getinfo(name).file_size
+            if size > largest:
+                raise BloodedgeError(f"{self.path}: {name} is larger than any model; copy or convert the bundle again.")
+            return self._inside(name).read_bytes() if self._zip is None else self._unpacked(self._zip, name, size)
+        except PermissionError as error:
+            raise UsageError(_closed(self.path, error)) from error
+        except (KeyError, FileNotFoundError, NotADirectoryError) as error:
+            if name == MANIFEST:
+                plain = f"{self.path} is not a bundle (no {MANIFEST}); make one with: bloodedge convert"
+                raise UsageError(not_a_bundle(self.path) if model_kind(self.path) else plain) from error
+            raise BloodedgeError(f"{self.path}: {name} is missing; copy or convert the bundle again.") from error
+        except UNREADABLE as error:
+            raise BloodedgeError(f"{self.path}: {name} cannot be read; copy or convert the bundle again.") from error
+
+    @staticmethod
+    def _unpacked(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+        """An entry's bytes; ``ZipFile.read`` would first inflate all of an entry that holds more than it says."""
+        with archive.open(name) as stream:
+            return stream.read(size + 1)
+
+    def _inside(self, name: str) -> Path:
+        """A file of a bundle that is a folder; BloodedgeError where a link leads away, or what is there never ends."""
+        path = self.path / name
+        if any((self.path / part).is_symlink() for part in [name, *map(str, PurePosixPath(name).parents)][:-1]):
+            raise BloodedgeError(f"{self.path}: {name} is a link; put the file itself there.")
+        if path.exists() and not path.is_file():
+            raise BloodedgeError(f"{self.path}: {name} is not a plain file; copy or convert the bundle again.")
+        return path
+
+    def signature(self) -> bytes | None:
+        """Bytes of the signature's file; None where there is none."""
+        there = (self.path / SIGNATURE).exists() if self._zip is None else SIGNATURE in self._zip.namelist()
+        return self._raw(SIGNATURE, LARGEST_RECORD) if there else None
+
+    def unlisted(self) -> list[str]:
+        """Files that the manifest does not vouch for, by name."""
+        if self._zip is None:
+            there = {
+                path.relative_to(self.path).as_posix()
+                for path in self.path.rglob("*")
+                if path.is_symlink() or not path.is_dir()
+            }
+        else:
+            there = set(self._zip.namelist())
+        return sorted(there - set(self.manifest.files) - {MANIFEST, SIGNATURE})
+
+    def read(self, name: str) -> bytes:
+        """Bytes of a file; raises BloodedgeError when it is missing or was changed after conversion."""
+        expected = self.manifest.files.get(name)
+        if expected is None:
+            raise BloodedgeError(f"{self.path}: the manifest does not list {name}; copy or convert the bundle again.")
+        data = self._raw(name)
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise BloodedgeError(
+                f"{self.path}: {name} was changed after conversion (wrong digest); copy or convert the bundle again."
+            )
+        return data
+
+    def verify(self) -> None:
+        """Check every file's digest; raises BloodedgeError at the first that differs."""
+        for name in self.manifest.files:
+            self.read(name)
+
+    def close(self) -> None:
+        """Close the zip, if it is one."""
+        if self._zip is not None:
+            self._zip.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether ``path`` looks like a bundle rather than a run folder."""
+    return path.is_file() or (path / MANIFEST).is_file()
+
+
+def _opened(path: Path) -> zipfile.ZipFile | None:
+    """The zip, None for a folder; raises as Bundle does."""
+    try:
+        mode = file_mode(path)
+        if stat.S_ISDIR(mode):
+            return None
+        if not stat.S_ISREG(mode):
+            raise UsageError(
+                f"{path} does not exist; make a bundle with: bloodedge convert RUN --int8 -o {quoted(path)}"
+            )
+        return _zip(path)
+    except PermissionError as error:
+        raise UsageError(_closed(path, error)) from error
+
+
+def _zip(path: Path) -> zipfile.ZipFile:
+    try:
+        _check_end(path)
+        return zipfile.ZipFile(path)
+    except PermissionError:
+        raise
+    except UNREADABLE as error:
+        if not _has_zip_in_it(path):
+            raise UsageError(not_a_bundle(path)) from error
+        raise BloodedgeError(f"{path} is damaged (not a readable zip); copy or convert it again.") from error
+
+
+def _has_zip_in_it(path: Path) -> bool:
+    """Whether a file begins as a zip or ends about as one; an empty file may have been one."""
+    with path.open("rb") as file:
+        start = file.read(2)
+        file.seek(max(0, path.stat().st_size - 2**16))
+        return start in {b"", b"PK"} or b"PK\x05\x06" in file.read()
+
+
+def _closed(path: Path, error: PermissionError) -> str:
+    return (
+        f"{path} cannot be read ({error.strerror}); copy it to where this user may read it, or"
+        f" {as_owner(Path(error.filename or path))}."
+    )
+
+
+def _check_end(path: Path) -> None:
+    """Refuse, before its directory is read, a zip that has other bytes around it, is a zip64 or lists too much."""
+    length = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, length - END.size - 20))
+        tail = file.read()
+    locator, record = tail[: -END.size], tail[-END.size :]
+    if len(record) < END.size:
+        raise zipfile.BadZipFile
+    mark, *_, size, offset, comment = END.unpack(record)
+    whole = mark == b"PK\x05\x06" and comment == 0 and offset + size + END.size == length
+    if not whole or locator.startswith(b"PK\x06\x07"):
+        raise zipfile.BadZipFile
+    if size > LARGEST_DIRECTORY or length > LARGEST_BUNDLE:
+        raise BloodedgeError(f"{path} holds more than any bundle does; copy or convert it again.")
+
+
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse a zip that is made to do harm; BloodedgeError says how."""
+    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_BUNDLE:
+        raise BloodedgeError(f"{path} holds more than any bundle does; copy or convert it again.")
+    names = set()
+    for entry in entries:
+        if entry.is_dir():
+            raise BloodedgeError(f"{path} has entries for folders, which no bundle has; pack it anew with: zip -r -D")
+        _check_name(path, entry.filename)
+        if stat.S_IFMT(entry.external_attr >> 16) not in {0, stat.S_IFREG}:
+            raise BloodedgeError(f"{path}: {entry.filename} is not a plain file; copy or convert the bundle again.")
+        if entry.flag_bits & 1 or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise BloodedgeError(f"{path}: {entry.filename} is locked or oddly packed; convert the bundle again.")
+        if entry.filename.lower() in names:
+            raise BloodedgeError(f"{path} holds {entry.filename} twice; copy or convert the bundle again.")
+        names.add(entry.filename.lower())
+
+
+def _check_name(path: Path, name: str) -> None:
+    """A file's name in a bundle stays below it, on every system."""
+    parts = PurePosixPath(name).parts
+    plain = name.isprintable() and not set(name) & set("\\:") and "/".join(parts) == name
+    if not plain or not parts or name.startswith("/") or ".." in parts or "." in parts:
+        raise BloodedgeError(f"{path} holds a file of a name that leads out of it; get the bundle from somebody else.")

@@ -1,0 +1,125 @@
+"""What ``bloodedge train`` stores beside a network: ``run.json`` and ``metrics.json``."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.json_records import parse_record
+from bloodedge.bundle.other_formats import model_kind
+from bloodedge.config import FileName, Strict
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.errors import UsageError, quoted
+from bloodedge.files import read_edited
+from bloodedge.imaging import ImagingSpec
+
+RUN_SCHEMA: Literal[1] = 1
+
+
+class PartRecord(Strict):
+    """One part of a split."""
+
+    cells: int
+    groups: list[str]
+    subjects: list[str]
+    digest: str
+    """SHA-256 over the sorted names of the part's cells."""
+
+
+class SplitRecord(Strict):
+    """Which cells were used for what."""
+
+    kind: Literal["group", "image"]
+    seed: int
+    folds: int | None = None
+    fold: int | None = None
+    parts: dict[str, PartRecord]
+    """train, validation, test and, where a recipe keeps one, shift."""
+
+    @property
+    def leaky(self) -> bool:
+        """Whether cells of one subject may stand on both sides."""
+        return self.kind == "image"
+
+
+class DataRecord(Strict):
+    """The data a run was fitted to."""
+
+    root: FileName
+    """Where it lay; ``convert`` and ``evaluate`` take another place as an argument."""
+    fingerprint: str
+    """SHA-256 over the sorted (name, file digest) of every cell."""
+    cells: int
+    subjects: int
+    rendered: bool = False
+    """True for cells drawn by the simulated microscope."""
+
+
+class FittedRecord(Strict):
+    """Digests of the pictures of the training and validation parts; see ``bloodedge.data.fitted_pictures``."""
+
+    file: str
+    pictures: int
+
+
+class RunRecord(Strict):
+    """``run.json``: how a model came to be."""
+
+    schema_version: Literal[1] = RUN_SCHEMA
+    name: FileName
+    created: str
+    bloodedge: str
+    model: str
+    parameters: int
+    labels: list[str]
+    macs: int | None = None
+    """Multiply-accumulates of one image."""
+    weights: FileName
+    teachers: list[FileName] = Field(default_factory=list)
+    """Run folders that this network was distilled from."""
+    recipe: dict[str, Any]
+    imaging: ImagingSpec
+    seed: int
+    data: DataRecord
+    split: SplitRecord
+    fitted: FittedRecord | None = None
+    """None in runs made before it was kept."""
+    temperature: float
+    thresholds: Thresholds
+    backend: str
+    hardware: str
+    versions: dict[str, str]
+    history: list[dict[str, float]]
+    best_epoch: int
+
+
+class RunMetrics(Strict):
+    """``metrics.json``: the baseline that every later figure is held against."""
+
+    parts: dict[str, Evaluation]
+    ece_before_temperature: float
+    """Expected calibration error on validation before the temperature was fitted."""
+    latency_ms: LatencyMs
+    """Batch 1, on the machine that trained."""
+    hardware: str
+
+
+def read_run(run: Path) -> RunRecord:
+    """``run.json`` of a run folder; raises UsageError when the folder is not one."""
+    path = run / "run.json"
+    if not path.is_file():
+        kind = model_kind(run) if run.exists() else None
+        what = f"{run} is {kind}, not a finished run folder" if kind else f"{run} is not a finished run folder"
+        raise UsageError(f"{what} (no run.json); make one with: bloodedge train")
+    return parse_record(RunRecord, read_edited(path), str(path))
+
+
+def read_metrics(run: Path) -> RunMetrics:
+    """``metrics.json`` of a run folder."""
+    path = run / "metrics.json"
+    if not path.is_file():
+        raise UsageError(
+            f"{run} has no metrics.json; finish it with: bloodedge train DATA --out {quoted(run)} --resume"
+        )
+    return parse_record(RunMetrics, read_edited(path), str(path))

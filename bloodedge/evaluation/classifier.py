@@ -1,0 +1,89 @@
+"""What is evaluated: a run's float model or one artifact of a bundle."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.bundle import Bundle
+from bloodedge.bundle.evaluation_record import Evaluation
+from bloodedge.bundle.manifest import EngineName, Precision
+from bloodedge.bundle.run_record import SplitRecord, read_metrics, read_run
+from bloodedge.data.fitted_pictures import FittedPictures, read_fitted_of_bundle, read_fitted_of_run
+from bloodedge.data.split import SplitSpec
+from bloodedge.decision.thresholds import LABELS, Thresholds, calibrated, require_probabilities
+from bloodedge.engine import Engine, load_artifact, require
+from bloodedge.imaging import ImagingSpec
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What is evaluated: an engine with all that its probabilities need to become figures."""
+
+    name: str
+    engine: Engine
+    imaging: ImagingSpec
+    temperature: float
+    thresholds: Thresholds
+    split: SplitRecord
+    split_spec: SplitSpec
+    fingerprint: str
+    labels: tuple[str, ...] = LABELS
+    validation: Evaluation | None = None
+    """Its figures on its own validation part; a bundle does not hold them."""
+    fitted: FittedPictures | None = None
+    """The pictures that it was fitted to; None of one made before they were kept."""
+
+
+def open_run(run: Path) -> Classifier:
+    """A run folder's float model in Keras."""
+    record = read_run(run)
+    require("keras")
+    from bloodedge.engine.keras import KerasEngine
+
+    return Classifier(
+        name=f"{record.name} (keras float32)",
+        engine=KerasEngine(run),
+        imaging=record.imaging,
+        temperature=record.temperature,
+        thresholds=record.thresholds,
+        split=record.split,
+        split_spec=SplitSpec.model_validate(record.recipe.get("split", {})),
+        fingerprint=record.data.fingerprint,
+        labels=tuple(record.labels),
+        validation=read_metrics(run).parts.get("validation") if (run / "metrics.json").is_file() else None,
+        fitted=read_fitted_of_run(run, record),
+    )
+
+
+def open_bundle(path: Path, engine: EngineName, precision: Precision, threads: int) -> Classifier:
+    """One artifact of a bundle in its own runtime."""
+    with Bundle(path) as bundle:
+        manifest = bundle.manifest
+        loaded = load_artifact(bundle, manifest.artifact(engine, precision), threads)
+        fitted = read_fitted_of_bundle(bundle)
+    return Classifier(
+        name=f"{manifest.name} ({engine} {precision})",
+        engine=loaded,
+        imaging=manifest.imaging,
+        temperature=manifest.temperature,
+        thresholds=manifest.thresholds,
+        split=manifest.provenance.split,
+        split_spec=SplitSpec.model_validate(manifest.provenance.recipe.get("split", {})),
+        fingerprint=manifest.provenance.data_fingerprint,
+        labels=tuple(manifest.labels),
+        fitted=fitted,
+    )
+
+
+def blast_probabilities(engine: Engine, images: NDArray[np.uint8], temperature: float) -> Floats:
+    """Calibrated blast probabilities (N,) of network inputs uint8 (N, H, W, 3).
+
+    Raises BloodedgeError when the network gives no probabilities for one.
+    """
+    outputs = engine.predict(images)
+    require_probabilities(outputs, f"The {engine.name} network")
+    return calibrated(outputs, temperature)[:, 1]

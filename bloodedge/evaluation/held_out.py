@@ -1,0 +1,144 @@
+"""Which cells of a folder may be scored: those that the model was not fitted to."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from bloodedge.data.dataset import (
+    CellFile,
+    Dataset,
+)
+from bloodedge.data.fitted_pictures import FITTED_PARTS
+from bloodedge.data.split import recall
+from bloodedge.errors import UsageError
+from bloodedge.evaluation.classifier import Classifier
+from bloodedge.evaluation.ensemble import Ensemble, as_ensemble
+
+PartName = Literal["auto", "train", "validation", "test", "shift", "all"]
+
+
+class Chosen(NamedTuple):
+    """The cells to score."""
+
+    cells: list[CellFile]
+    which: str
+    """A phrase that says which they are."""
+    left_out: dict[str, str]
+    """Name to reason of the readable pictures that could have been scored otherwise."""
+
+
+def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName) -> Chosen:
+    """The cells to score.
+
+    "auto" takes the test part of the data that the run (or every run of an ensemble, split alike) was split on, and
+    otherwise every cell whose subject no run has seen in training or validation. It leaves out pictures that a run was
+    fitted to, whatever they are called now. Raises UsageError when nothing remains, or when a part is asked for by name
+    that there is not.
+    """
+    ensemble = as_ensemble(model)
+    if part == "all":
+        return Chosen(dataset.unique, "every cell, those seen in training included", _repeated(dataset))
+    same_data = all(member.fingerprint == dataset.fingerprint for member in ensemble.members)
+    if part == "auto" and not (same_data and ensemble.split_alike):
+        return _never_seen(ensemble, dataset)
+    if not same_data:
+        raise UsageError(
+            f"{dataset.root} is not the data this run was fitted to (its files differ), so it has no {part} part; "
+            "give the folder that was used for training, or leave out --part."
+        )
+    if not ensemble.split_alike:
+        raise UsageError(
+            f"The runs were split differently, so they have no {part} part in common; leave out --part to score the "
+            "subjects that none of them has seen."
+        )
+    wanted = "test" if part == "auto" else part
+    first = ensemble.members[0]
+    parts = recall(dataset, first.split, first.split_spec)
+    if wanted not in parts:
+        raise UsageError(f"This run has no {wanted} part; it has: {', '.join(parts)}.")
+    cells = parts[wanted]
+    copies: dict[str, str] = {} if first.split.leaky or wanted in FITTED_PARTS else _copies(ensemble, cells)
+    return Chosen([c for c in cells if c.name not in copies], f"the {wanted} part", copies)
+
+
+SAME = "the same picture was used in training, whatever it is called here"
+LIKE = "it shows the same cell as a picture used in training"
+LIKE_SHARE = 0.05
+"""A group of subjects with a larger share of cells that were used in training, and more than one, is taken for one that
+was seen in training: by chance it is 0.005 of the cells (benchmarks/likeness.py)."""
+
+
+def _never_seen(ensemble: Ensemble, dataset: Dataset) -> Chosen:
+    """Cells of groups in no member's training or validation part; of unnamed cells, those that are in none."""
+    cells = dataset.unique
+    left_out = _repeated(dataset) | _copies(ensemble, cells)
+    seen = _groups_seen(ensemble, dataset, FITTED_PARTS)
+    seen |= _groups_of_copies(dataset, cells, left_out)
+    names = set()
+    if not all(c.subject for c in cells):
+        for member in ensemble.members:
+            if member.fingerprint == dataset.fingerprint:
+                parts = recall(dataset, member.split, member.split_spec)
+                names |= {c.name for part in FITTED_PARTS for c in parts[part]}
+    for cell in cells:
+        if cell.name in names:
+            left_out[cell.name] = SAME
+        elif dataset.group(cell) in seen:
+            left_out.setdefault(cell.name, f"subject {cell.subject} was seen in training")
+    kept = [c for c in cells if c.name not in left_out]
+    if not kept:
+        by = "this run" if len(ensemble.members) == 1 else "one of these runs"
+        copied = sum(reason in {SAME, LIKE} for reason in left_out.values())
+        raise UsageError(
+            f"Every subject in {dataset.root} was seen in training by {by} ({copied} of {len(cells)} pictures are "
+            "training pictures); give other data, or score them with --part all."
+        )
+    return Chosen(kept, "cells of subjects not seen in training", left_out)
+
+
+def _repeated(dataset: Dataset) -> dict[str, str]:
+    """Why readable files of the folder are no cell of its own."""
+    kept = {cell.pixels_digest: cell.name for cell in dataset.unique}
+    reasons = {}
+    for cell in dataset.cells:
+        first = kept.get(cell.pixels_digest)
+        if first is None:
+            reasons[cell.name] = "the same picture lies under both classes"
+        elif first != cell.name:
+            reasons[cell.name] = f"it is the same picture as {first}"
+    return reasons
+
+
+def _copies(ensemble: Ensemble, cells: Sequence[CellFile]) -> dict[str, str]:
+    """The cells whose pictures a member was fitted to, with the reason."""
+    found: dict[str, str] = {}
+    for member in ensemble.members:
+        if member.fitted is not None:
+            same, like = member.fitted.copies(cells)
+            found = dict.fromkeys(like, LIKE) | found | dict.fromkeys(same, SAME)
+    return found
+
+
+def _groups_of_copies(dataset: Dataset, cells: Sequence[CellFile], reasons: dict[str, str]) -> set[str]:
+    """Groups that hold a training picture, or so many cells like them that they are people seen in training."""
+    total = Counter(dataset.group(c) for c in cells)
+    like = Counter(dataset.group(c) for c in cells if reasons.get(c.name) == LIKE)
+    same = {dataset.group(c) for c in cells if reasons.get(c.name) == SAME}
+    return same | {group for group, count in like.items() if count > max(1, LIKE_SHARE * total[group])}
+
+
+def _groups_seen(ensemble: Ensemble, dataset: Dataset, parts: Sequence[str]) -> set[str]:
+    """Groups of ``dataset`` of which a member's parts hold a subject."""
+    seen = {
+        s for m in ensemble.members for name in parts if name in m.split.parts for s in m.split.parts[name].subjects
+    }
+    return {dataset.groups[subject] for subject in seen if subject in dataset.groups}
+
+
+def leaky(ensemble: Ensemble, dataset: Dataset, cells: list[CellFile]) -> bool:
+    """Whether a cell may be of a person that a member was fitted to; whose an unnamed cell is, nobody knows."""
+    if _copies(ensemble, cells):
+        return True
+    groups = _groups_seen(ensemble, dataset, ("train",))
+    own = any(member.fingerprint == dataset.fingerprint for member in ensemble.members)
+    return any(dataset.group(c) in groups if c.subject else own for c in cells)

@@ -1,0 +1,119 @@
+"""The one preprocessing: a cell becomes the network's input, by integer arithmetic and bit-exact filters alone."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bloodedge.config import Strict
+from bloodedge.errors import BloodedgeError
+from bloodedge.imaging.cell import CNMC_UM_PER_PX, Cell, Image, as_image
+from bloodedge.imaging.denoise import denoise
+from bloodedge.imaging.optical_density import density_table
+from bloodedge.imaging.restain import StainBasis, densities, fit_stain, restained
+
+Counts = NDArray[np.int64]
+
+
+class ImagingSpec(Strict):
+    """How a cell becomes network input; every stage applies the one that the run folder or bundle carries."""
+
+    size_px: int = Field(default=160, ge=32, le=1024)
+    um_per_px: float = Field(default=2 * CNMC_UM_PER_PX, gt=0.01, lt=2)
+    scale: Literal["physical", "canonical"] = "physical"
+    """physical: every cell at ``um_per_px``; canonical: every cell resampled to ``area_fraction`` of the frame."""
+    area_fraction: float = Field(default=0.45, gt=0.05, lt=0.9)
+    light: Literal["as_is", "levelled", "equalised"] = "as_is"
+    """levelled: each channel's 10th and 90th percentiles inside the mask are moved to fixed levels; equalised: each
+    channel's histogram inside the mask is flattened."""
+    denoise: Literal["none", "gaussian", "median", "wavelet"] = "none"
+    """A filter of the cell before anything else (see ``bloodedge.imaging.denoise``)."""
+    colour: Literal["rgb", "density"] = "rgb"
+    """rgb: intensities; density: optical densities (``bloodedge.imaging.optical_density``), 0 round the cell."""
+    stain: StainBasis | None = None
+    """The dyes that every cell is brought to (``bloodedge.imaging.restain``): from the dyes of its slide where they are
+    known, else from its own pixels. None leaves cells as they are."""
+
+
+def network_input(cell: Cell, spec: ImagingSpec) -> Image:
+    """The cell as network input: uint8 (spec.size_px, spec.size_px, 3) RGB, 0 outside the mask.
+
+    The cell's bounding box is centred; what reaches beyond the frame is cut. Raises BloodedgeError for an empty mask.
+    """
+    x, y, width, height = cv2.boundingRect(cell.mask)
+    if width == 0:
+        raise BloodedgeError("The cell's mask is empty; nothing can be classified.")
+    mask = cell.mask[y : y + height, x : x + width]
+    bgr = cell.bgr[y : y + height, x : x + width]
+    if spec.denoise != "none":
+        bgr = denoise(bgr, mask, spec.denoise)
+    if spec.stain is not None:
+        stain = cell.stain or fit_stain(densities(bgr, mask, cell.light))
+        bgr = restained(bgr, cell.light, stain, spec.stain)
+    if spec.light != "as_is":
+        bgr = _relight(bgr, mask, _levels if spec.light == "levelled" else _equal_shares)
+    if spec.colour == "density":
+        # Before resampling: darkened by the black beyond it, the cell's rim would else look dense.
+        bgr = as_image(cv2.LUT(bgr, density_table()))
+    cut = as_image(cv2.bitwise_and(bgr, bgr, mask=mask))
+    scaled = _resample(cut, _zoom(cell, spec))
+    return as_image(cv2.cvtColor(_centred(scaled, spec.size_px), cv2.COLOR_BGR2RGB))
+
+
+def _zoom(cell: Cell, spec: ImagingSpec) -> float:
+    if spec.scale == "physical":
+        return cell.um_per_px / spec.um_per_px
+    return float(np.sqrt(spec.area_fraction * spec.size_px**2 / cell.area_px))
+
+
+def _resample(image: Image, zoom: float) -> Image:
+    """``image`` scaled by ``zoom``: exact 2x2 means while it shrinks by half or more, then bit-exact bilinear."""
+    while zoom <= 0.5:
+        height, width = image.shape[:2]
+        even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT)
+        image = as_image(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+        zoom *= 2
+    if zoom == 1:
+        return image
+    size = max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom))
+    return as_image(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT))
+
+
+def _centred(image: Image, size_px: int) -> Image:
+    frame = np.zeros((size_px, size_px, 3), np.uint8)
+    height, width = image.shape[:2]
+    top, left = (size_px - height) // 2, (size_px - width) // 2
+    source = image[max(0, -top) : max(0, -top) + size_px, max(0, -left) : max(0, -left) + size_px]
+    top, left = max(0, top), max(0, left)
+    frame[top : top + source.shape[0], left : left + source.shape[1]] = source
+    return frame
+
+
+def _relight(bgr: Image, mask: Image, table: Callable[[Counts], Counts]) -> Image:
+    """Each channel through the lookup table that ``table`` makes of its histogram inside the mask."""
+    tables = np.empty((256, 1, 3), np.uint8)
+    for channel in range(3):
+        counts = cv2.calcHist([bgr], [channel], mask, [256], [0, 256]).ravel().astype(np.int64)
+        tables[:, 0, channel] = np.clip(table(counts), 1, 255)
+    return as_image(cv2.LUT(bgr, tables))
+
+
+def _equal_shares(counts: Counts) -> Counts:
+    """Levels spread evenly over 1..255 by rank."""
+    below = np.cumsum(counts) - counts
+    return np.asarray(1 + (254 * (2 * below + counts)) // (2 * counts.sum()), np.int64)
+
+
+LEVELS = 80, 190
+"""Where the 10th and 90th percentiles go: about where C-NMC's median cell has them."""
+
+
+def _levels(counts: Counts) -> Counts:
+    """A straight line that takes the 10th and 90th percentiles to fixed levels."""
+    share = np.cumsum(counts) * 10
+    low, high = int(np.searchsorted(share, counts.sum())), int(np.searchsorted(share, 9 * counts.sum()))
+    span = max(high - low, 1)
+    return np.asarray(LEVELS[0] + ((np.arange(256) - low) * (LEVELS[1] - LEVELS[0])) // span, np.int64)

@@ -1,0 +1,99 @@
+"""Picture files as 8-bit colour images."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.errors import BloodedgeError
+from bloodedge.imaging.cell import Image, as_image
+from bloodedge.imaging.picture_files import is_truncated, tiff_pages
+
+SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 16, 16384
+
+
+def read_image(path: Path) -> Image:
+    """A colour image file as uint8 (H, W, 3) BGR; see decode_image for what becomes of alpha and of 16 bits.
+
+    Raises BloodedgeError when the file is missing, truncated, grey, of several pictures or of an impossible size.
+    """
+    return decode_image(_read(path), str(path))
+
+
+def read_images(path: Path) -> list[Image]:
+    """Every picture of a file, as read_image gives the one; a TIFF file may hold many. Raises as read_image."""
+    data, name = _read(path), str(path)
+    if len(tiff_pages(data)) < 2:
+        return [decode_image(data, name)]
+    _check_file(data, name)
+    _, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if len(pages) != len(tiff_pages(data)):
+        raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+    return [_decoded(page, f"{name}, page {number}") for number, page in enumerate(pages, 1)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BloodedgeError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """Encoded image bytes as uint8 (H, W, 3) BGR; ``name`` is used in errors. Raises BloodedgeError as read_image.
+
+    Transparent pixels become black. 16-bit values are divided by 257, so that 65535 becomes 255; where none is above
+    4095, as cameras of 12 bits store them, by 16.
+    """
+    _check_file(data, name)
+    pages = len(tiff_pages(data))
+    if pages > 1:
+        raise BloodedgeError(f"{name} holds {pages} pictures; save each as a file of its own.")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+    return _decoded(image, name)
+
+
+def _check_file(data: bytes, name: str) -> None:
+    """Raise BloodedgeError for what OpenCV would read wrongly without a word."""
+    if not data:
+        raise BloodedgeError(f"{name} is empty; copy it again from its source.")
+    if is_truncated(data):
+        raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+    if any(page.lab for page in tiff_pages(data)):
+        raise BloodedgeError(f"{name} stores its colours as CIELAB; save it as RGB.")
+
+
+HALF_OPAQUE = 128
+TWELVE_BITS = 4095
+
+
+def _decoded(image: NDArray[np.generic], name: str) -> Image:
+    """What OpenCV read of a file as 8-bit colour, as decode_image says; raises BloodedgeError as colour_8bit."""
+    if image.dtype == np.uint16:
+        deep = np.asarray(image, np.uint16)
+        image = as_image(deep // (16 if int(deep.max(initial=0)) <= TWELVE_BITS else 257))
+    bgr = colour_8bit(image, name)
+    if image.shape[2] == 4:
+        bgr[as_image(image[:, :, 3]) < HALF_OPAQUE] = 0
+    return bgr
+
+
+def colour_8bit(image: NDArray[np.generic], name: str) -> Image:
+    """``image`` checked to be an 8-bit colour picture, its alpha channel (if any) dropped; raises BloodedgeError."""
+    if image.dtype != np.uint8:
+        bits = image.dtype.itemsize * 8
+        raise BloodedgeError(f"{name} has {bits} bits per channel; save it as an 8-bit colour image.")
+    if image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise BloodedgeError(f"{name} is a grey image; stained cells need colour, save it as 8-bit RGB.")
+    height, width = image.shape[:2]
+    if min(height, width) < SMALLEST_SIDE_PX or max(height, width) > LARGEST_SIDE_PX:
+        raise BloodedgeError(
+            f"{name} is {width}x{height} pixels; sides from {SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX} are supported."
+        )
+    return as_image(np.ascontiguousarray(image[:, :, :3]))
