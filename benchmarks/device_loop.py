@@ -33,8 +33,9 @@ from bloodedge.files import write_json
 from bloodedge.imaging import network_input
 from bloodedge.machine import hardware_name
 from bloodedge_device.bundles.loading import Loaded, load
-from bloodedge_device.camera import Frame, open_camera
+from bloodedge_device.camera.open import open_camera
 from bloodedge_device.daemon.daemon import Daemon, finder_of, gate_of
+from bloodedge_device.frames import Frame
 from bloodedge_device.health import Health
 from bloodedge_device.settings import DeviceSettings, MqttSettings
 from bloodedge_device.store import Store

@@ -29,9 +29,10 @@ from bloodedge.files import write_bytes, write_json
 from bloodedge.imaging import Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
 from bloodedge.machine import hardware_name
 from bloodedge.simulation import Field, FieldSpec, SubjectStyle, paste_cells, render_field
-from bloodedge_device.finder import Box, FinderParameters, Found, FoundCell, estimate_um_per_px, find_cells
+from bloodedge_device.finder import FinderParameters, Found, FoundCell, estimate_um_per_px, find_cells
 from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.finder.picture import outlined
+from bloodedge_device.frames import Box
 
 LEAST_IOU = 0.5
 BCCD_UM_PER_PX = 0.085

@@ -118,7 +118,7 @@ def list_keys(store: Path | None) -> None:
     """The keys of a trust store."""
     from bloodedge.signing.trust import TrustStore
 
-    store = store or _of_the_device("default_trust")()
+    store = store or _of_the_device("settings", "default_trust")()
     there = TrustStore.read(store)
     if not there.keys and not there.revoked:
         click.echo(f"No key is trusted in {store}; add one with: bloodedge keys trust NAME.pub --trust {quoted(store)}")
@@ -153,19 +153,19 @@ def verify(bundle: Path, store: Path | None) -> None:
 
     with Bundle(bundle) as opened:
         what = f'"{opened.manifest.name}" (serial {opened.manifest.serial})'
-        if opened.signature() is None and _of_the_device("came_with_installation")(opened):
+        if opened.signature() is None and _of_the_device("bundles.released", "came_with_installation")(opened):
             opened.verify()
             if unlisted := opened.unlisted():
                 raise BloodedgeError(f"{bundle} holds {unlisted[0]}, which was not released with it; copy it again.")
             click.echo(f"{what} is as it was released with this installation, which boards run without a signature.")
             return
-        signer = verify_bundle(opened, TrustStore.read(store or _of_the_device("default_trust")()))
+        signer = verify_bundle(opened, TrustStore.read(store or _of_the_device("settings", "default_trust")()))
     click.echo(f"{what} is as {signer.name} ({signer.key_id}) signed it, {signer.signed_at:%F %R} UTC.")
 
 
-def _of_the_device(name: str) -> Any:
-    """A function of the device's settings, looked up by its name as commands are: the core imports no stage."""
-    return getattr(importlib.import_module("bloodedge_device.settings"), name)
+def _of_the_device(module: str, name: str) -> Any:
+    """A function of the device's package, looked up by its name as commands are: the core imports no stage."""
+    return getattr(importlib.import_module(f"bloodedge_device.{module}"), name)
 
 
 def _key_in_use(path: Path, password_file: Path | None) -> "Ed25519PrivateKey":

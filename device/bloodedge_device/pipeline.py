@@ -3,141 +3,31 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.domain import describe
 from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
-from bloodedge.imaging import Cell, Image, colour_8bit, network_input
-from bloodedge_device.camera import BadFrame, Capture, Frame
+from bloodedge.imaging import Image, colour_8bit, network_input
+from bloodedge_device.finder import Found, FoundCell
+from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.finder.slide_stain import Mode, SlideStain
+from bloodedge_device.frames import BadFrame, Box, CellResult, Floats, Frame, FrameResult
 from bloodedge_device.latency import StageTimes
+from bloodedge_device.slide.cell_identity import SlideCells
 from bloodedge_device.slide.domain_check import SlideDomain
 
 MARGIN = 0.15
 """What a crop shows beyond the box on each side, as a share of the box's longer side."""
 
-Floats = NDArray[np.float64]
-
-Box = tuple[int, int, int, int]
-"""(x, y, width, height) in pixels of the frame."""
-
-
-class Gate(Protocol):
-    """What the frame gate says (see bloodedge_device.finder.frame_gate)."""
-
-    @property
-    def reason(self) -> Reason | None: ...  # noqa: D102
-    @property
-    def focus(self) -> float: ...  # noqa: D102
-    @property
-    def brightness(self) -> float: ...  # noqa: D102
-
-
-class FoundCell(Protocol):
-    """A white cell as the finder gives it (see bloodedge_device.finder)."""
-
-    @property
-    def box(self) -> Box: ...  # noqa: D102
-    @property
-    def area_um2(self) -> float: ...  # noqa: D102
-    @property
-    def touches_border(self) -> bool: ...  # noqa: D102
-    @property
-    def outline(self) -> list[list[int]]: ...  # noqa: D102
-    def crop(self, frame: Image, um_per_px: float) -> Cell: ...  # noqa: D102
-
-
-class Rejected(Protocol):
-    """Something that the finder turned down."""
-
-    @property
-    def reason(self) -> Reason: ...  # noqa: D102
-
-
-class Found(Protocol):
-    """What the finder found in a frame."""
-
-    @property
-    def cells(self) -> Sequence[FoundCell]: ...  # noqa: D102
-    @property
-    def rejected(self) -> Sequence[Rejected]: ...  # noqa: D102
-    @property
-    def um_per_px(self) -> float: ...  # noqa: D102
-
-
-class Sighting(Protocol):
-    """Which of the slide's cells a found cell is (see bloodedge_device.slide.overlap)."""
-
-    @property
-    def number(self) -> int: ...  # noqa: D102
-    @property
-    def repeated(self) -> bool: ...  # noqa: D102
-
-
-class Recogniser(Protocol):
-    """Tells which of the slide's cells a frame shows (see bloodedge_device.slide.cell_identity)."""
-
-    def locate(self, bgr: Image) -> None: ...  # noqa: D102
-    def sightings(self, found: "Found") -> Sequence[Sighting]: ...  # noqa: D102
-
-
-Check = Callable[[Image], Gate]
+Check = Callable[[Image], GateResult]
 Find = Callable[[Image, float | None], Found]
 """(uint8 (H, W, 3) BGR, micrometres per pixel if they are known) to what was found."""
-
-
-@dataclass(frozen=True)
-class CellResult:
-    """What is said of one cell."""
-
-    box: Box
-    label: str
-    """blast, normal or uncertain."""
-    blast_probability: float | None
-    """Calibrated, 0..1; None when the cell was not classified or the network is at fault."""
-    reason: Reason | None
-    area_um2: float
-    crop: Image
-    """uint8 (h, w, 3) BGR: the cell and a little of what lies round it, for people to look at."""
-    outline: list[list[int]] = field(default_factory=list)
-    """The cell's border as a polygon [[x, y], ...] in the frame's pixels."""
-    figures: Floats | None = None
-    """Of bloodedge.decision.domain.describe, where cells are held against the training cells."""
-    number: int | None = None
-    """Which of the slide's cells it is; None when they are not recognised."""
-    repeated: bool = False
-    """An earlier frame showed this cell at least as well, and it counts there."""
-
-
-@dataclass(frozen=True)
-class FrameResult:
-    """What is said of one frame."""
-
-    capture: Capture
-    size: tuple[int, int] | None = None
-    """Width and height in pixels; None when it could not be read."""
-    problem: str | None = None
-    """Why it could not be read."""
-    reason: Reason | None = None
-    """Why the frame was rejected, or ``no_cell`` when nothing in it is a white cell."""
-    focus: float | None = None
-    brightness: float | None = None
-    cells: list[CellResult] = field(default_factory=list)
-    rejected: Counter[Reason] = field(default_factory=Counter)
-    """Things that the finder looked at and turned down."""
-    um_per_px: float | None = None
-    """The scale that was used."""
-    recalls: bool = False
-    """With this frame the slide turned out to be of another kind than the training cells: the classes of its latest
-    REMEMBERED classified cells (specimen.foreign) stand no longer."""
 
 
 class Pipeline:
@@ -157,7 +47,7 @@ class Pipeline:
         *,
         stain: Mode = "auto",
         known_only: bool = True,
-        recogniser: Recogniser | None = None,
+        recogniser: SlideCells | None = None,
     ) -> None:
         """stain: see SlideStain; known_only: whether cells outside the bundle's domain are uncertain."""
         self._engine, self._manifest = engine, manifest
@@ -209,11 +99,11 @@ class Pipeline:
         """End the thread beside."""
         self._beside.shutdown()
 
-    def _judge(self, frame: Frame) -> Gate:
+    def _judge(self, frame: Frame) -> GateResult:
         with self.times.measure("gate"):
             return self._check(frame.bgr)
 
-    def _locate(self, judged: Future[Gate], bgr: Image) -> None:
+    def _locate(self, judged: Future[GateResult], bgr: Image) -> None:
         """Lay a frame that passed the gate beside the earlier ones; after ``_judge`` in the thread beside."""
         if self._recogniser is not None and judged.result().reason is None:
             with self.times.measure("overlap"):

@@ -19,8 +19,8 @@ from bloodedge.decision.thresholds import Reason, Thresholds
 from bloodedge.engine.golden import GoldenResult
 from bloodedge.files import sha256, write_bytes
 from bloodedge.imaging import Cell, ImagingSpec
-from bloodedge_device.camera import Capture, Frame
-from bloodedge_device.pipeline import CellResult, FrameResult, Pipeline
+from bloodedge_device.frames import Capture, CellResult, Frame, FrameResult
+from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.store import RunInfo
 
 

@@ -16,7 +16,8 @@ from bloodedge.simulation import FieldSpec, render_field
 from bloodedge_device.calibration.measure import calibrate
 from bloodedge_device.calibration.micrometer import period_px
 from bloodedge_device.calibration.scale import RED_CELL_MEAN_UM, from_red_cells
-from bloodedge_device.camera import Camera, open_camera
+from bloodedge_device.camera import Camera
+from bloodedge_device.camera.open import open_camera
 from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.settings import CameraSettings, read_settings
 from bloodedge_device.settings.camera_profile import CameraProfile, read_profile, write_profile

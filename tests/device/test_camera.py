@@ -15,8 +15,9 @@ import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.simulation import FieldSpec, render_field
-from bloodedge_device.camera import BadFrame, Frame, open_camera
 from bloodedge_device.camera.jpeg import decode_jpeg
+from bloodedge_device.camera.open import open_camera
+from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -6,10 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge_device.camera import Capture
 from bloodedge_device.daemon import live
 from bloodedge_device.daemon.live import Live
-from bloodedge_device.pipeline import FrameResult
+from bloodedge_device.frames import Capture, FrameResult
 
 
 def result(index: int) -> FrameResult:

@@ -226,7 +226,7 @@ def test_a_network_that_gives_no_probabilities_does_not_pass_its_self_test(
 
 
 def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide(fakes: ModuleType) -> None:
-    from bloodedge_device.slide.statistics import Tally, Totals
+    from bloodedge_device.slide.tally import Tally, Totals
     from bloodedge_device.snapshot.status import CellStatus, FrameStatus
 
     pipeline = Pipeline(Faulty(FAULTS["nan"]), fakes.make_manifest(), fakes.check, fakes.find_cells)

@@ -6,8 +6,8 @@ from types import ModuleType
 
 import pytest
 
-from bloodedge_device.outputs.messages import Draft
 from bloodedge_device.store import DATABASE, DiskFullError, Store
+from bloodedge_device.store.outbox import Draft
 
 
 def drafts(first: int, last: int) -> list[Draft]:

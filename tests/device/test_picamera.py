@@ -10,9 +10,10 @@ from types import ModuleType
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.camera import Frame, picamera
+from bloodedge_device.camera import picamera
 from bloodedge_device.camera.picamera import PiCamera, default_size, wants_still
 from bloodedge_device.camera.supervised import SupervisedCamera
+from bloodedge_device.frames import Frame
 from bloodedge_device.settings import CameraSettings
 
 

@@ -9,7 +9,7 @@ from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.domain import Domain, describe
 from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.imaging import network_input
-from bloodedge_device.camera import BadFrame, Capture
+from bloodedge_device.frames import BadFrame, Capture
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.slide.domain_check import REMEMBERED

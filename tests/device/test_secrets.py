@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
-from bloodedge_device.camera import open_camera
+from bloodedge_device.camera.open import open_camera
 from bloodedge_device.health import Health, Level
 from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
 from bloodedge_device.store import DATABASE, Store, audit_log, open_for_reading

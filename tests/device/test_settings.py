@@ -4,15 +4,9 @@ import pytest
 from click.testing import CliRunner
 
 from bloodedge.errors import UsageError
+from bloodedge_device.bundles.released import bundle_path
 from bloodedge_device.cli.device import device
-from bloodedge_device.settings import (
-    CameraSettings,
-    DeviceSettings,
-    bundle_path,
-    default_state,
-    read_settings,
-    with_options,
-)
+from bloodedge_device.settings import CameraSettings, DeviceSettings, default_state, read_settings, with_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,7 +126,7 @@ def test_without_a_bundle_of_ones_own_drawn_cells_and_peoples_cells_each_have_th
 
 
 def test_without_any_bundle_one_sentence_says_how_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bloodedge_device.settings.MODEL_FOLDERS", ())
+    monkeypatch.setattr("bloodedge_device.bundles.released.MODEL_FOLDERS", ())
     with pytest.raises(UsageError, match="give it with --bundle"):
         bundle_path(read_settings(None))
 

@@ -8,14 +8,13 @@ from types import ModuleType
 import pytest
 
 from bloodedge.decision.prevalence import Outcomes, Rates
-from bloodedge_device.camera import Capture, Frame
 from bloodedge_device.camera.simulated import SimulatedCamera
+from bloodedge_device.frames import Capture, Frame, FrameResult
 from bloodedge_device.outputs.messages import slide_message
-from bloodedge_device.pipeline import FrameResult
 from bloodedge_device.report.page import page
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.settings import CameraSettings
-from bloodedge_device.slide.current import SlideInWork
+from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.store import Store
@@ -137,7 +136,7 @@ def test_the_simulated_camera_knows_what_it_draws_and_other_cameras_do_not(fakes
 
 
 def test_the_broker_is_told_the_corrected_share_with_its_interval(fakes: ModuleType) -> None:
-    in_work = SlideInWork(1, "one", fakes.make_pipeline(), fakes.RATES)
+    in_work = CurrentSlide(1, "one", fakes.RATES)
     for index in range(12):
         in_work.tally.add(fakes.result(index, [0.9, 0.1, 0.9]))
     told = json.loads(slide_message(in_work, ended=False).payload)
@@ -146,4 +145,3 @@ def test_the_broker_is_told_the_corrected_share_with_its_interval(fakes: ModuleT
     assert share["called"] == told["blast_share"] == 2 / 3
     assert 0 <= share["low"] < share["corrected"] < share["high"] <= 1
     assert math.isfinite(share["high"])
-    in_work.pipeline.close()

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from bloodedge.decision.thresholds import Reason
+from bloodedge_device.frames import FrameResult
 from bloodedge_device.latency import StageTimes
-from bloodedge_device.pipeline import FrameResult
-from bloodedge_device.slide.statistics import SlideStatistics, Tally, Totals, read_statistics
+from bloodedge_device.slide.statistics import SlideStatistics
+from bloodedge_device.slide.tally import Tally, Totals
 from bloodedge_device.store import Store, open_for_reading
+from bloodedge_device.store.statistics import read_statistics
 
 
 def statistics(state: Path, slide: int) -> SlideStatistics:
@@ -83,7 +85,7 @@ def random_results(seed: int, frames: int, fakes: ModuleType) -> list[FrameResul
 def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
     state: Path, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch, seed: int, known_at_once: int
 ) -> None:
-    monkeypatch.setattr("bloodedge_device.slide.statistics.STANDING", known_at_once)
+    monkeypatch.setattr("bloodedge_device.slide.tally.STANDING", known_at_once)
     monkeypatch.setattr("bloodedge_device.store.writer.ROWS_KNOWN", known_at_once)
     for module in ("specimen.statistics", "store.writer"):
         monkeypatch.setattr(f"bloodedge_device.{module}.REMEMBERED", 11)

@@ -22,6 +22,7 @@ from bloodedge.signing.trust import revoke
 from bloodedge_device.bundles import trial
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import load
+from bloodedge_device.bundles.released import released_bundle
 from bloodedge_device.bundles.slot_record import (
     COPY,
     DAMAGED,
@@ -37,7 +38,7 @@ from bloodedge_device.bundles.slot_record import (
 from bloodedge_device.bundles.switch import fall_back, keep_health, promote, roll_back
 from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.cli import slots
-from bloodedge_device.settings import DeviceSettings, released_bundle
+from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE
 from bloodedge_device.web import client
 

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import UsageError
-from bloodedge_device.camera import BadFrame, Capture, Frame, capture
+from bloodedge_device.camera import capture
 from bloodedge_device.camera.supervised import SupervisedCamera
+from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.health import Level
 from bloodedge_device.settings import CameraSettings
 

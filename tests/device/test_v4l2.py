@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.camera import BadFrame, Frame, v4l2
+from bloodedge_device.camera import v4l2
 from bloodedge_device.camera.v4l2 import V4l2Camera
+from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.settings import CameraSettings
 
 SIZES = ((640, 480), (320, 240), (160, 120))

@@ -19,7 +19,9 @@ import pytest
 
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.camera import BadFrame, Frame, SourceFile, open_camera, watched_folder
+from bloodedge_device.camera import watched_folder
+from bloodedge_device.camera.open import open_camera
+from bloodedge_device.frames import BadFrame, Frame, SourceFile
 from bloodedge_device.settings import CameraSettings, DeviceSettings, read_settings, with_options
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.store.watched import read_watched

@@ -16,8 +16,8 @@ from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import UsageError
 from bloodedge_device.daemon.live import Live
+from bloodedge_device.frames import CellResult, FrameResult
 from bloodedge_device.latency import StageTimes
-from bloodedge_device.pipeline import CellResult, FrameResult
 from bloodedge_device.settings import DeviceSettings, WebSettings
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.share import SlideShare

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_device.camera import Frame, picamera
+from bloodedge_device.camera import picamera
 from bloodedge_device.camera.picamera import PiCamera
+from bloodedge_device.frames import Frame
 from bloodedge_device.settings import CameraSettings
 
 

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge_device.camera import Frame, v4l2
+from bloodedge_device.camera import v4l2
 from bloodedge_device.camera.v4l2 import V4l2Camera
+from bloodedge_device.frames import Frame
 from bloodedge_device.settings import CameraSettings
 
 

@@ -12,6 +12,7 @@ from bloodedge.errors import BloodedgeError, DiskError, UsageError, disk_errors
 from bloodedge.files import put_in_place, temporary_beside
 from bloodedge.text import as_text
 from bloodedge_device.bundles.loading import check_slot, choose_artifact, described, is_verdict, vouched_for
+from bloodedge_device.bundles.released import came_with_installation
 from bloodedge_device.bundles.repair import repair
 from bloodedge_device.bundles.slot_record import (
     SHIPPED,
@@ -29,7 +30,7 @@ from bloodedge_device.bundles.slot_record import (
 )
 from bloodedge_device.bundles.switch import last_run, switched, why_refused
 from bloodedge_device.bundles.trial import Trial, try_out
-from bloodedge_device.settings import DeviceSettings, came_with_installation
+from bloodedge_device.settings import DeviceSettings
 
 TryOut = Callable[[DeviceSettings, Path], Trial]
 

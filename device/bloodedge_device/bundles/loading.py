@@ -12,8 +12,9 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import sha256
 from bloodedge.signing.signature import Signer, Untrusted, verify_bundle
 from bloodedge.signing.trust import TrustStore
+from bloodedge_device.bundles.released import bundle_path, is_released
 from bloodedge_device.bundles.slot_record import Record, Slot, SlotName, now, read_record, slot_file
-from bloodedge_device.settings import DeviceSettings, bundle_path, is_released
+from bloodedge_device.settings import DeviceSettings
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_own
 from bloodedge_device.bundles.loading import Loaded, is_verdict, load, load_file
+from bloodedge_device.bundles.released import released_bundle
 from bloodedge_device.bundles.repair import repair
 from bloodedge_device.bundles.slot_record import Slot, read_record, slots_folder
 from bloodedge_device.bundles.switch import (
@@ -19,7 +20,7 @@ from bloodedge_device.bundles.switch import (
     note_kept,
     take_back_start,
 )
-from bloodedge_device.settings import DeviceSettings, released_bundle
+from bloodedge_device.settings import DeviceSettings
 
 log = logging.getLogger("bloodedge.device")
 

@@ -23,7 +23,8 @@ import numpy as np
 from bloodedge.config import validate
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.redact import redacted
-from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile, open_camera
+from bloodedge_device.camera.open import open_camera
+from bloodedge_device.frames import BadFrame, Capture, Frame, SourceFile
 from bloodedge_device.settings.sections import CameraSettings
 from bloodedge_device.system.process import use_every_core
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit
-from bloodedge_device.camera import BadFrame, Capture, Frame, Pace
+from bloodedge_device.camera import Pace
+from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.settings import CameraSettings
 
 log = logging.getLogger("bloodedge.device")

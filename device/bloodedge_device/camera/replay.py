@@ -17,8 +17,9 @@ from bloodedge.imaging import colour_8bit, read_image
 from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
 from bloodedge.redact import PERCENT, address_fault, redacted
 from bloodedge.text import as_text
-from bloodedge_device.camera import BadFrame, Camera, Capture, Frame, Pace, SourceFile
+from bloodedge_device.camera import Camera, Pace
 from bloodedge_device.camera.jpeg import decode_jpeg
+from bloodedge_device.frames import BadFrame, Capture, Frame, SourceFile
 from bloodedge_device.settings import CameraSettings, is_stream
 
 MOTION_JPEG = {"MJPG", "mjpg", "JPEG", "jpeg"}

@@ -6,7 +6,8 @@ from dataclasses import replace
 from time import monotonic
 
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
-from bloodedge_device.camera import Capture, Frame, Pace
+from bloodedge_device.camera import Pace
+from bloodedge_device.frames import Capture, Frame
 from bloodedge_device.settings import CameraSettings
 
 UM_PER_PX = 0.15

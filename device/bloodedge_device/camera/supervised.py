@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.camera import BadFrame, Capture, Frame, SourceFile
 from bloodedge_device.camera.capture import SLOT_BYTES, SLOTS
+from bloodedge_device.frames import BadFrame, Capture, Frame, SourceFile
 from bloodedge_device.health import Level
 from bloodedge_device.settings.sections import CameraSettings
 

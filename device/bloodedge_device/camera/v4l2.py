@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.imaging import colour_8bit
-from bloodedge_device.camera import BadFrame, Capture, Frame
 from bloodedge_device.camera.jpeg import decode_jpeg
+from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.settings import CameraSettings
 
 log = logging.getLogger("bloodedge.device")

@@ -13,8 +13,9 @@ from time import monotonic
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
 from bloodedge.text import as_text
-from bloodedge_device.camera import BadFrame, Frame, Pace, SourceFile
+from bloodedge_device.camera import Pace
 from bloodedge_device.camera.replay import FolderCamera
+from bloodedge_device.frames import BadFrame, Frame, SourceFile
 from bloodedge_device.settings import CameraSettings
 
 LOOK_EVERY_S = 0.5

@@ -204,7 +204,7 @@ def calibrate_command(
     from bloodedge.errors import UsageError
     from bloodedge_device.calibration.measure import calibrate
     from bloodedge_device.calibration.table import show
-    from bloodedge_device.camera import open_camera
+    from bloodedge_device.camera.open import open_camera
     from bloodedge_device.settings import read_settings, with_options
     from bloodedge_device.settings.camera_profile import write_profile
 

@@ -29,7 +29,7 @@ from bloodedge.machine import cpu_temperature_c
 from bloodedge.redact import redacted
 from bloodedge.tables import print_table
 from bloodedge.web_access import has_token
-from bloodedge_device.camera import BadFrame, Frame
+from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.settings import BOARD_SETTINGS, DeviceSettings, missing_files, readable
 from bloodedge_device.system.clock import clock_synchronised
 from bloodedge_device.system.thermal import read_throttling
@@ -187,7 +187,7 @@ def _slots(patient: Patient) -> tuple[Level, str, str]:
 
 def first_frame(settings: DeviceSettings) -> Frame | BadFrame | None:
     """One frame of the camera; None where a watched folder holds no whole image, BloodedgeError when none comes."""
-    from bloodedge_device.camera import open_camera
+    from bloodedge_device.camera.open import open_camera
 
     camera, stop = open_camera(settings.camera), threading.Event()
     taken: queue.Queue[Frame | BadFrame | BaseException | None] = queue.Queue()

@@ -18,27 +18,27 @@ from bloodedge.text import is_one_line, shown
 from bloodedge_device.bundles.loading import Loaded, active_digest, load
 from bloodedge_device.bundles.revocation import heed_revocation
 from bloodedge_device.bundles.start import load_counted, started
-from bloodedge_device.camera import BadFrame, Frame, SourceFile
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.daemon.live import Live
 from bloodedge_device.daemon.model_faults import ModelFaults
 from bloodedge_device.daemon.recorder import Recorder
+from bloodedge_device.daemon.run_start import store_run, store_slide
 from bloodedge_device.daemon.services import Housekeeper
-from bloodedge_device.finder import find_cells
+from bloodedge_device.finder import Found, find_cells
 from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.finder.slide_scale import SlideScale
+from bloodedge_device.frames import BadFrame, Frame, FrameResult, SourceFile
 from bloodedge_device.health import Health, Level
 from bloodedge_device.latency import LatencyHistogram
-from bloodedge_device.pipeline import Check, Find, Found, FrameResult, Pipeline
+from bloodedge_device.pipeline import Check, Find, Pipeline
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.cell_identity import SlideCells
-from bloodedge_device.slide.current import SlideInWork
+from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS
-from bloodedge_device.slide.statistics import Totals
+from bloodedge_device.slide.tally import Totals
 from bloodedge_device.snapshot.snapshot import Rate, metrics_of, status_of
 from bloodedge_device.snapshot.status import Status
 from bloodedge_device.store import Store, open_for_reading
-from bloodedge_device.store.run_start import store_run, store_slide
 from bloodedge_device.store.run_summary import RunSummary, read_summary
 from bloodedge_device.store.watched import read_watched
 from bloodedge_device.system.process import keep_freed_memory, keep_to_cores
@@ -137,7 +137,7 @@ class Daemon:
         self._earlier_restarts = 0
         self.started = datetime.now(UTC) - timedelta(seconds=monotonic() - began_s)
         self.notifier = Notifier()
-        self.slide: SlideInWork | None = None
+        self.slide: CurrentSlide | None = None
         self.first_slide = self.last_slide = 0
         self.ready_s = 0.0
         self._began_s = began_s
@@ -147,7 +147,8 @@ class Daemon:
         """When the frame was taken that is looked at now, on the monotonic clock; None between two."""
         self.unreadable_in_a_row = 0
         """Frames that could not be read, up to the newest."""
-        self._idle: Pipeline | None = None
+        self._pipeline: Pipeline | None = None
+        """Of the current slide, or between slides, when frames are shown and not stored."""
         self._renew_camera = False
         self.loading = threading.Lock()
         """Held by who loads a network to go on with: a reload, or the slots' watch."""
@@ -242,8 +243,9 @@ class Daemon:
             self.notifier.watchdog()
 
     def _process(self, frame: Frame | BadFrame) -> None:
-        pipeline = self._idle_pipeline() if self.slide is None else self.slide.pipeline
-        result = pipeline.process(frame)
+        if self._pipeline is None:
+            self._pipeline = self._new_pipeline()
+        result = self._pipeline.process(frame)
         self._count_faults(result)
         self.unreadable_in_a_row = self.unreadable_in_a_row + 1 if result.reason is Reason.BAD_FRAME else 0
         if self.slide is not None and self.recorder is not None:
@@ -267,12 +269,6 @@ class Daemon:
         self.live.put(None if isinstance(frame, BadFrame) else frame.bgr, result)
         self.notifier.watchdog()
 
-    def _idle_pipeline(self) -> Pipeline:
-        """What looks at frames between slides, which are shown and not stored."""
-        if self._idle is None:
-            self._idle = self._new_pipeline()
-        return self._idle
-
     def _new_pipeline(self) -> Pipeline:
         settings, loaded = self.settings, self.loaded
         return Pipeline(
@@ -295,27 +291,28 @@ class Daemon:
 
     def _begin_slide(self, label: str, actor: str) -> int:
         number = self.store.at_once(partial(store_slide, self.store, self._run, label, actor))
-        self._lay(SlideInWork(number, label, self._new_pipeline(), self.loaded.artifact.rates), actor)
+        self._lay(CurrentSlide(number, label, self.loaded.artifact.rates), actor)
         return number
 
-    def _lay(self, slide: SlideInWork | None, actor: str) -> None:
+    def _lay(self, slide: CurrentSlide | None, actor: str) -> None:
         """Put another slide in work, or none; the one before ends in the store after its last frame."""
-        before, self.slide = self.slide, slide
+        self._close_pipeline()
         if slide is not None:
+            self._pipeline = self._new_pipeline()
+            slide.times = self._pipeline.times
             self.last_slide = slide.id
             self.first_slide = self.first_slide or slide.id
-            self._let_idle_go()
+        before, self.slide = self.slide, slide
         if before is not None and self.recorder is not None:
             self._finished_stages = _together(self._finished_stages, before.times.histograms)
-            before.pipeline.close()
             self.recorder.end(before, actor)
 
-    def _let_idle_go(self) -> None:
-        if self._idle is not None:
-            self._idle.close()
-            self._idle = None
+    def _close_pipeline(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
 
-    def _begin_anew(self, stored: SlideInWork) -> None:
+    def _begin_anew(self, stored: CurrentSlide) -> None:
         """A new database was begun in place of a damaged one: run and slides go on in it; in the recorder's thread.
 
         stored: the slide whose frames are being stored, which may have ended meanwhile.
@@ -331,7 +328,7 @@ class Daemon:
         with self._looking:
             if self.slide is not None:
                 self.end_slide("daemon")
-        self._let_idle_go()
+        self._close_pipeline()
 
     def _announce(self, page: str) -> None:
         loaded, golden = self.loaded, self.loaded.golden
@@ -444,10 +441,9 @@ class Daemon:
         self.loaded = to.loaded  # before the settings: who sees the new ones sees the network that goes with them
         self.settings = to.settings
         self._run = run
-        self._let_idle_go()
         if to.settings.camera != old.camera:
             self._open_camera_again()
-        self._lay(None if slide is None else SlideInWork(*slide, self._new_pipeline()), to.actor)
+        self._lay(None if slide is None else CurrentSlide(*slide, to.loaded.artifact.rates), to.actor)
         if to.actor == RELOAD:
             self.health.tell("settings", Level.OK, AS_THE_FILE)
             log.info("Reloaded: a new run has begun.")

@@ -9,7 +9,7 @@ from time import monotonic
 import cv2
 
 from bloodedge.imaging import Image
-from bloodedge_device.pipeline import FrameResult
+from bloodedge_device.frames import FrameResult
 
 WATCHED_S = 5.0
 """Somebody watches when the newest frame was asked for within so many seconds."""

@@ -1,8 +1,8 @@
 """Whether the network in force gives probabilities: one that gives none for a few cells in a row is at fault."""
 
 from bloodedge.decision.thresholds import Reason
+from bloodedge_device.frames import FrameResult
 from bloodedge_device.health import Level
-from bloodedge_device.pipeline import FrameResult
 
 MOST_IN_A_ROW = 5
 """Cells. A sound network never fails to give a probability; one whose memory or driver is broken fails again."""

@@ -11,11 +11,12 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
+from bloodedge_device.frames import FrameResult
 from bloodedge_device.health import Health, Level
-from bloodedge_device.outputs.messages import Draft, frame_message, slide_message
-from bloodedge_device.pipeline import FrameResult
-from bloodedge_device.slide.current import SlideInWork
+from bloodedge_device.outputs.messages import frame_message, slide_message
+from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.store import DamagedDatabaseError, DiskFullError, Store
+from bloodedge_device.store.outbox import Draft
 
 log = logging.getLogger("bloodedge.device")
 
@@ -38,7 +39,7 @@ WAITING = 16
 class _Work:
     """One frame's results, or with None the end of a slide."""
 
-    slide: SlideInWork
+    slide: CurrentSlide
     result: FrameResult | None
     actor: str = ""
     """Who ended the slide."""
@@ -59,7 +60,7 @@ class Recorder:
         *,
         publish: bool = False,
         stored: Callable[[], None] = lambda: None,
-        anew: Callable[[SlideInWork], None] = lambda _: None,
+        anew: Callable[[CurrentSlide], None] = lambda _: None,
         ending: Callable[[], bool] = lambda: False,
     ) -> None:
         """began_s: the process' start, monotonic; publish: put messages into the outbox with the results.
@@ -90,11 +91,11 @@ class Recorder:
         if error is None and self._error is not None:
             raise self._error
 
-    def put(self, slide: SlideInWork, result: FrameResult) -> None:
+    def put(self, slide: CurrentSlide, result: FrameResult) -> None:
         """Hand over one frame's results; raises what went wrong with an earlier one."""
         self._hand_over(_Work(slide, result))
 
-    def end(self, slide: SlideInWork, actor: str = "daemon") -> None:
+    def end(self, slide: CurrentSlide, actor: str = "daemon") -> None:
         """Note, after its last frame, that a slide ended in good order."""
         self._hand_over(_Work(slide, None, actor))
 
@@ -143,7 +144,7 @@ class Recorder:
         self._health.tell("store", *_condition(self._store))
         self._stored()
 
-    def _insist(self, slide: SlideInWork, step: Callable[[], None]) -> None:
+    def _insist(self, slide: CurrentSlide, step: Callable[[], None]) -> None:
         """Take a step however long the disk is full, and in a new database where the old one is damaged."""
         while True:
             try:
@@ -166,7 +167,7 @@ class Recorder:
             raise error
         sleep(RETRY_S)
 
-    def _store_batch(self, slide: SlideInWork, results: list[FrameResult]) -> None:
+    def _store_batch(self, slide: CurrentSlide, results: list[FrameResult]) -> None:
         messages = [frame_message(slide, r) for r in results if r.cells] if self._publish else []
         with slide.times.measure("store"):
             self._store.put_frames(slide.id, results, self._store.settings.crops, messages)
@@ -180,11 +181,11 @@ class Recorder:
             self.stored_frames += 1
             self._cells += len(result.cells)
 
-    def _end_slide(self, slide: SlideInWork, actor: str) -> None:
+    def _end_slide(self, slide: CurrentSlide, actor: str) -> None:
         messages: list[Draft] = [slide_message(slide, ended=True)] if self._publish else []
         self._store.end_slide(slide.id, slide.times, messages, actor)
 
-    def _now_and_then(self, slide: SlideInWork) -> None:
+    def _now_and_then(self, slide: CurrentSlide) -> None:
         now = monotonic()
         if self._store.crops_lost and not self._told_of_lost_crops:
             log.warning("The disk has no room for images of cells; results are stored without them.")

@@ -15,12 +15,13 @@ from bloodedge.imaging import Cell, Image, as_image, colour_8bit
 from bloodedge.imaging.restain import Light
 from bloodedge_device.finder.edge import to_edge
 from bloodedge_device.finder.light import Stain, light_at, stain_of
-from bloodedge_device.finder.nuclei import Box, Nucleus, find_nuclei
+from bloodedge_device.finder.nuclei import Nucleus, find_nuclei
 from bloodedge_device.finder.outline import Silhouette, exclusive, filled, whole_cells
 from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, FinderParameters
 from bloodedge_device.finder.scale import um_per_px_of
+from bloodedge_device.frames import Box
 
-__all__ = ["Box", "FinderParameters", "Found", "FoundCell", "Rejected", "estimate_um_per_px", "find_cells"]
+__all__ = ["FinderParameters", "Found", "FoundCell", "Rejected", "estimate_um_per_px", "find_cells"]
 
 _SCALE_SIDE_PX = 640
 """Frames are shrunk to about this side before their red cells are measured."""

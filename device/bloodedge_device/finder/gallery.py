@@ -12,9 +12,10 @@ from bloodedge.decision.thresholds import Reason
 from bloodedge.files import write_text
 from bloodedge.imaging import Image, as_image
 from bloodedge.report import data_uri, render, words
-from bloodedge_device.finder import Box, Found, FoundCell
+from bloodedge_device.finder import Found, FoundCell
 from bloodedge_device.finder.frame_gate import GateResult, check
 from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX
+from bloodedge_device.frames import Box
 
 FRAME_SIDE_PX, CELL_SIDE_PX, THING_SIDE_PX = 1280, 240, 120
 """Pictures are shrunk to these sides at most."""

@@ -10,9 +10,7 @@ from bloodedge.decision.thresholds import Reason
 from bloodedge.imaging import Image, as_image
 from bloodedge_device.finder.light import Floats, Stain
 from bloodedge_device.finder.parameters import FinderParameters
-
-Box = tuple[int, int, int, int]
-"""x, y, width, height in pixels."""
+from bloodedge_device.frames import Box
 
 
 @dataclass(frozen=True)

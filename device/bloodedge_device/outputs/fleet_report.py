@@ -27,9 +27,9 @@ from bloodedge.fleet_messages import (
 from bloodedge.machine import cpu_temperature_c, hardware_name
 from bloodedge_device.bundles.slot_record import read_record
 from bloodedge_device.latency import LatencyHistogram
-from bloodedge_device.outputs.messages import Draft
 from bloodedge_device.snapshot.snapshot import is_alive
 from bloodedge_device.store.crops import free_bytes
+from bloodedge_device.store.outbox import Draft
 from bloodedge_device.system.clock import clock_synchronised
 
 if TYPE_CHECKING:

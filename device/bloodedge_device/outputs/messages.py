@@ -1,24 +1,15 @@
 """What is published: the cells of each frame, the figures of each slide."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from bloodedge import RESEARCH_USE
-from bloodedge_device.pipeline import FrameResult
-from bloodedge_device.slide.current import SlideInWork
+from bloodedge_device.frames import FrameResult
+from bloodedge_device.slide.current import CurrentSlide
+from bloodedge_device.store.outbox import Draft
 
 
-@dataclass(frozen=True)
-class Draft:
-    """A message on its way into the outbox; see Message."""
-
-    topic: str
-    payload: bytes
-    retain: bool = False
-
-
-def frame_message(slide: SlideInWork, result: FrameResult) -> Draft:
+def frame_message(slide: CurrentSlide, result: FrameResult) -> Draft:
     """``frames``: what one frame with cells showed; recalls: see FrameResult."""
     cells = [
         {
@@ -45,7 +36,7 @@ def frame_message(slide: SlideInWork, result: FrameResult) -> Draft:
     )
 
 
-def slide_message(slide: SlideInWork, *, ended: bool) -> Draft:
+def slide_message(slide: CurrentSlide, *, ended: bool) -> Draft:
     """``slides/ID``, kept by the broker: a slide's figures."""
     counts = slide.tally.statistics()
     share = counts.share(slide.rates)

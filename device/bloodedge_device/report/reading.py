@@ -17,13 +17,12 @@ from bloodedge.redact import redacted
 from bloodedge_device.latency import STAGES
 from bloodedge_device.slide.domain_check import FOREIGN_SHARE
 from bloodedge_device.slide.share import SlideShare
-from bloodedge_device.slide.statistics import SlideStatistics, read_statistics
-from bloodedge_device.store import DATABASE, open_for_reading, read_latency
+from bloodedge_device.slide.statistics import SlideStatistics
+from bloodedge_device.store import DATABASE, open_for_reading
+from bloodedge_device.store.queries import GALLERY
+from bloodedge_device.store.statistics import read_latency, read_statistics
 
 PROBABILITY_BINS = 20
-
-GALLERY = 12
-"""Cells shown in each row of the gallery."""
 
 
 @dataclass(frozen=True)

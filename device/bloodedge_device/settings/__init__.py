@@ -5,18 +5,15 @@ import os
 import shlex
 import stat
 import tomllib
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bloodedge.bundle import Bundle
 from bloodedge.config import Model, Strict, read_toml, validate
-from bloodedge.errors import BloodedgeError, UsageError, as_owner, quoted, unreadable, user_name
+from bloodedge.errors import UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
 from bloodedge.redact import address_fault
-from bloodedge_device.bundles.slot_record import read_record, slot_file
 from bloodedge_device.finder.frame_gate import GateParameters
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.settings.camera_profile import read_profile
@@ -45,18 +42,13 @@ __all__ = [
     "TrustSettings",
     "UpdateSettings",
     "WebSettings",
-    "bundle_path",
-    "came_with_installation",
     "default_state",
     "default_trust",
     "home_state",
-    "is_released",
     "is_stream",
     "missing_files",
     "read_settings",
     "readable",
-    "released",
-    "released_bundle",
     "with_options",
 ]
 
@@ -321,57 +313,3 @@ def camera_named(source: str) -> dict[str, object]:
     if source in {"simulated", "picamera", "v4l2"}:
         return {"kind": source, "source": None}
     return {"kind": "v4l2" if source.startswith("/dev/") else "replay", "source": source}
-
-
-def is_released(bundle: Path) -> bool:
-    """Whether a bundle is one that came with the installation."""
-    return bundle.resolve().parent in {folder.resolve() for folder in MODEL_FOLDERS}
-
-
-def bundle_path(settings: DeviceSettings) -> Path:
-    """The bundle to run: the one given, else that of the active slot, else the one that came with the installation.
-
-    Raises UsageError when there is none, and BloodedgeError when the slots' record is damaged.
-    """
-    if settings.bundle is not None:
-        return settings.bundle
-    if (active := read_record(settings.state).active) is not None:
-        return slot_file(settings.state, active)
-    return released_bundle(settings)
-
-
-def released() -> list[Path]:
-    """The bundles that came with the installation."""
-    return [
-        folder / name
-        for folder in MODEL_FOLDERS
-        for name in (DEFAULT_BUNDLE, SIMULATED_BUNDLE)
-        if (folder / name).exists()
-    ]
-
-
-def came_with_installation(bundle: Bundle) -> bool:
-    """Whether an open bundle is one of those that came with the installation, or a copy; its files may differ."""
-    for path in released():
-        with suppress(BloodedgeError), Bundle(path) as ours:
-            if ours.manifest_bytes == bundle.manifest_bytes:
-                return True
-    return False
-
-
-def released_bundle(settings: DeviceSettings) -> Path:
-    """The bundle that came with the installation for such a camera; UsageError when there is none."""
-    name = SIMULATED_BUNDLE if settings.camera.kind == "simulated" else DEFAULT_BUNDLE
-    for path in released():
-        if path.name == name:
-            return path
-    raise UsageError(
-        "No bundle was given and none came with this installation; make one with bloodedge convert and give it with"
-        " --bundle."
-    )
-
-
-DEFAULT_BUNDLE, SIMULATED_BUNDLE = "cells.bundle", "simulated.bundle"
-"""Fitted to people's cells, for every real source of frames; and to drawn cells, for the simulated microscope."""
-MODEL_FOLDERS = (Path(__file__).parents[1] / "models", Path(__file__).parents[3] / "models")
-"""Where the released bundles lie: in an installed package, and in a checkout."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from bloodedge.imaging import Image
-from bloodedge_device.pipeline import Found
+from bloodedge_device.finder import Found
 from bloodedge_device.slide.overlap import Sighting, SlideMap
 
 

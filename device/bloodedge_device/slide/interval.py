@@ -7,6 +7,7 @@ effective number of cells with Student's t in place of z (Korn and Graubard, Sur
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,12 @@ class ClusteredShare:
     """Cells of each cluster, those called for one."""
     times: Sequence[int] | None = None
     """How many clusters are like each one named; default: one."""
+
+    @classmethod
+    def of_frames(cls, frames: Counter[tuple[int, int]]) -> "ClusteredShare":
+        """frames: how many frames had so many (blasts, called cells); those where no cell was called are left out."""
+        alike = [(blasts, called, count) for (blasts, called), count in sorted(frames.items()) if called and count]
+        return cls([row[0] for row in alike], [row[1] for row in alike], [row[2] for row in alike])
 
     @cached_property
     def trials(self) -> int:

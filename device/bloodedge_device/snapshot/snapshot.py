@@ -11,7 +11,7 @@ from bloodedge.machine import cpu_temperature_c
 from bloodedge_device.daemon.live import Picture
 from bloodedge_device.latency import STAGES
 from bloodedge_device.report.reading import warnings_of
-from bloodedge_device.slide.current import SlideInWork
+from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.snapshot.status import (
     BundleStatus,
     CellStatus,
@@ -146,7 +146,7 @@ def _frame(picture: Picture, focus_needed: float) -> FrameStatus:
     )
 
 
-def _slide(slide: SlideInWork, half_width: float) -> SlideStatus:
+def _slide(slide: CurrentSlide, half_width: float) -> SlideStatus:
     counts = slide.tally.statistics()
     share = counts.share(slide.rates)
     return SlideStatus(
@@ -175,7 +175,7 @@ def _slide(slide: SlideInWork, half_width: float) -> SlideStatus:
     )
 
 
-def _stages(slide: SlideInWork) -> dict[str, StageStatus]:
+def _stages(slide: CurrentSlide) -> dict[str, StageStatus]:
     return {
         stage: StageStatus(per=per, count=histogram.count, latency_ms=histogram.summary())
         for stage, per in STAGES.items()

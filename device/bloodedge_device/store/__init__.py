@@ -8,7 +8,6 @@ from bloodedge_device.store.writer import (
     RunInfo,
     StateInUseError,
     Store,
-    read_latency,
 )
 
 __all__ = [
@@ -22,5 +21,4 @@ __all__ = [
     "check_version",
     "database_errors",
     "open_for_reading",
-    "read_latency",
 ]

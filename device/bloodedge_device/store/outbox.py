@@ -1,9 +1,18 @@
-"""Telling others: what the publishers and the daemon must agree on."""
+"""Messages to others, kept on disk until the broker has them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A message on its way into the outbox; see Message."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from bloodedge.bundle.manifest import Manifest, parse_record
 from bloodedge.decision.prevalence import Rates
-from bloodedge_device.report.reading import GALLERY, read_report
 from bloodedge_device.slide.drift import Drift, drift
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.review import ReviewedCell, Sampling
 from bloodedge_device.slide.share import SlideShare
-from bloodedge_device.slide.statistics import read_drawn, read_rates
-from bloodedge_device.store import open_for_reading
-from bloodedge_device.store.database import CROPS
-from bloodedge_device.web.models import CellRow, SlideRow
+from bloodedge_device.store.database import CROPS, DATABASE, open_for_reading
+from bloodedge_device.store.rows import CellRow, SlideRow
+from bloodedge_device.store.statistics import read_drawn, read_rates
+
+GALLERY = 12
+"""Cells shown in each row of the gallery."""
 
 _OF_SLIDE = "FROM cells JOIN frames ON frames.id = cells.frame WHERE frames.slide = ?"
 
@@ -217,7 +219,10 @@ def agreement(state: Path, bundle: str, serial: int) -> tuple[int, int]:
 
 def drift_of(state: Path, slide: int) -> list[Drift] | None:
     """How far a slide's cells are from the reference people's; None when its bundle has no reference."""
-    reference = read_report(state, slide).manifest.reference
+    run = "SELECT manifest FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?"
+    with open_for_reading(state) as database:
+        row = database.execute(run, (slide,)).fetchone()
+    reference = None if row is None else parse_record(Manifest, row["manifest"], str(state / DATABASE)).reference
     if reference is None:
         return None
     query = f"SELECT figures, blast_probability, area_um2 {_OF_SLIDE} AND repeated = 0 AND figures IS NOT NULL"

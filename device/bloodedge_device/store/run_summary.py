@@ -7,7 +7,8 @@ from pathlib import Path
 from bloodedge.decision.prevalence import Rates
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import quoted
-from bloodedge_device.slide.statistics import SlideStatistics, read_rates, read_statistics
+from bloodedge_device.slide.statistics import SlideStatistics
+from bloodedge_device.store.statistics import read_rates, read_statistics
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import sqlite3
 from pathlib import Path
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_device.camera import SourceFile
+from bloodedge_device.frames import SourceFile
 from bloodedge_device.store.database import open_for_reading
 
 

@@ -19,9 +19,8 @@ from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import make_private
 from bloodedge.redact import redacted
-from bloodedge_device.latency import LatencyHistogram, StageTimes
-from bloodedge_device.outputs.messages import Draft
-from bloodedge_device.pipeline import CellResult, FrameResult
+from bloodedge_device.frames import CellResult, FrameResult
+from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.slide.domain_check import REMEMBERED
 from bloodedge_device.store import audit_log
@@ -35,7 +34,7 @@ from bloodedge_device.store.database import (
     open_for_writing,
     set_aside,
 )
-from bloodedge_device.store.outbox import Message
+from bloodedge_device.store.outbox import Draft, Message
 from bloodedge_device.store.retention import (
     SET,
     TRUSTED,
@@ -467,12 +466,6 @@ def _put_latency(database: sqlite3.Connection, slide: int, times: StageTimes) ->
         "INSERT OR REPLACE INTO latency (slide, stage, histogram) VALUES (?, ?, ?)",
         [(slide, stage, histogram.to_json()) for stage, histogram in times.histograms.items() if histogram.count],
     )
-
-
-def read_latency(database: sqlite3.Connection, slide: int) -> dict[str, LatencyHistogram]:
-    """A slide's stored histograms by stage."""
-    rows = database.execute("SELECT stage, histogram FROM latency WHERE slide = ?", (slide,))
-    return {row["stage"]: LatencyHistogram.from_json(row["histogram"]) for row in rows}
 
 
 def _put_frame(

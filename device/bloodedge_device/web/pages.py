@@ -18,11 +18,12 @@ from bloodedge_device.slide.drift import Drift
 from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
 from bloodedge_device.snapshot.status import FrameStatus
 from bloodedge_device.store import audit_log, open_for_reading, queries
+from bloodedge_device.store.rows import CellRow
 from bloodedge_device.web import export, phrases
 from bloodedge_device.web.access import session_cookie
 from bloodedge_device.web.api import query_of
 from bloodedge_device.web.desk import Desk
-from bloodedge_device.web.models import CellRow, SlideLabel, SlidesQuery, StatusQuery
+from bloodedge_device.web.models import SlideLabel, SlidesQuery, StatusQuery
 from bloodedge_device.web.request_checks import address_of, form
 from bloodedge_device.web.responses import caller_of, environment, html, redirect
 from bloodedge_device.web.worker_threads import Work, known_slide

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bloodedge_device.store import queries
+from bloodedge_device.store.rows import SlideRow
 from bloodedge_device.web.desk import Desk
-from bloodedge_device.web.models import SlideRow
 
 THREADS = 6
 """Requests at work at once; others wait their turn."""

@@ -1,0 +1,156 @@
+"""Counts kept up while frames come: of the slide under the microscope, and of everything since the start."""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from bloodedge.decision.thresholds import LABELS, Reason
+from bloodedge_device.frames import CellResult, FrameResult
+from bloodedge_device.slide.domain_check import REMEMBERED
+from bloodedge_device.slide.interval import ClusteredShare
+from bloodedge_device.slide.statistics import SlideStatistics
+
+LOOKED_AT = (None, Reason.NO_CELL)
+"""Reasons of frames whose cells were looked for."""
+
+STANDING = 4000
+"""Cells of which a better view may still come."""
+
+
+@dataclass
+class _Frame:
+    """What counts of one frame."""
+
+    blasts: int = 0
+    called: int = 0
+    counted: bool = False
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        return self.blasts, self.called
+
+
+@dataclass
+class _Counted:
+    """A cell, and whether it is the view that counts."""
+
+    frame: _Frame
+    label: str
+    reason: str
+    counts: bool
+
+
+class Tally:
+    """A slide's statistics, kept up while it is in work; what ``read_statistics`` reads from the store afterwards."""
+
+    def __init__(self) -> None:
+        self._frames = self._dropped = self._repeated = 0
+        self._reasons: Counter[str] = Counter()
+        self._not_cells: Counter[str] = Counter()
+        self._cells: Counter[str] = Counter()
+        self._uncertain: Counter[str] = Counter()
+        self._frame_counts: Counter[tuple[int, int]] = Counter()
+        self._standing: dict[int, _Counted] = {}
+        self._latest: deque[_Counted] = deque(maxlen=REMEMBERED)
+        self._drawn: tuple[int, int] | None = None
+
+    def add(self, result: FrameResult) -> None:
+        """Count a frame."""
+        self._frames += 1
+        self._dropped += result.capture.dropped_before
+        self._reasons.update([] if result.reason is None else [str(result.reason)])
+        self._not_cells.update({str(reason): things for reason, things in result.rejected.items()})
+        if result.capture.truth is not None and result.reason in LOOKED_AT:
+            before, now = self._drawn or (0, 0), result.capture.truth
+            self._drawn = before[0] + now[0], before[1] + now[1]
+        if not result.cells:
+            return
+        frame = _Frame()
+        for cell in result.cells:
+            self._add_cell(frame, cell)
+        self._frame_counts[frame.counts] += 1
+        frame.counted = True
+        if result.recalls:
+            self._recall()
+
+    def _add_cell(self, frame: _Frame, cell: CellResult) -> None:
+        one = _Counted(frame, cell.label, str(cell.reason), counts=not cell.repeated)
+        if cell.blast_probability is not None:
+            self._latest.append(one)
+        if cell.repeated:
+            self._repeated += 1
+            return
+        if cell.number is not None:
+            if (worse := self._standing.get(cell.number)) is not None:
+                self._count(worse, -1)
+                worse.counts = False
+                self._repeated += 1
+            self._standing[cell.number] = one
+            if len(self._standing) > STANDING:
+                del self._standing[next(iter(self._standing))]
+        self._count(one, 1)
+
+    def _recall(self) -> None:
+        """Take the classes of the latest cells back: the slide turned out to be foreign."""
+        for one in self._latest:
+            if one.label == "uncertain":
+                continue
+            if one.counts:
+                self._count(one, -1)
+            one.label, one.reason = "uncertain", str(Reason.OUT_OF_DOMAIN)
+            if one.counts:
+                self._count(one, 1)
+
+    def _count(self, one: _Counted, by: int) -> None:
+        frame, label = one.frame, one.label
+        self._cells[label] += by
+        if label == "uncertain":
+            self._uncertain[one.reason] += by
+            return
+        if frame.counted:
+            self._frame_counts[frame.counts] -= 1
+        frame.called += by
+        frame.blasts += by * (label == "blast")
+        if frame.counted:
+            self._frame_counts[frame.counts] += 1
+
+    def statistics(self) -> SlideStatistics:
+        """The counts so far."""
+        frames = Counter(self._reasons)
+        without_cells = frames.pop(Reason.NO_CELL, 0)
+        return SlideStatistics(
+            frames_processed=self._frames,
+            frames_dropped=self._dropped,
+            frames_without_cells=without_cells,
+            frames_rejected=_most_first(frames),
+            cells={label: self._cells[label] for label in (*LABELS, "uncertain")},
+            uncertain=_most_first(self._uncertain),
+            not_cells=_most_first(self._not_cells),
+            repeated=self._repeated,
+            clustered=ClusteredShare.of_frames(self._frame_counts),
+            drawn=self._drawn,
+        )
+
+
+class Totals:
+    """Counts over all slides since the start; they only grow. A cell counts at its first view, as first said."""
+
+    def __init__(self) -> None:
+        self.frames: Counter[str] = Counter()
+        """By outcome: "cells", or the reason why there are none."""
+        self.cells: Counter[str] = Counter(dict.fromkeys((*LABELS, "uncertain"), 0))
+        self.uncertain: Counter[str] = Counter()
+        self.dropped = 0
+
+    def add(self, result: FrameResult) -> None:
+        """Count a frame."""
+        self.dropped += result.capture.dropped_before
+        self.frames[str(result.reason or "cells")] += 1
+        for cell in result.cells:
+            if not cell.repeated:
+                self.cells[cell.label] += 1
+                if cell.label == "uncertain":
+                    self.uncertain[str(cell.reason)] += 1
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return {key: count for key, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if count}

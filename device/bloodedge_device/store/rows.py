@@ -1,0 +1,63 @@
+"""Slides and cells as the database has them, for the page and for programs."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from bloodedge.decision.prevalence import ShareFigures
+from bloodedge_device.frames import Box
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class SlideRow(_Row):
+    """A slide in the list. Cells seen in several frames count once."""
+
+    id: int
+    label: str
+    started: datetime
+    finished: datetime | None
+    """null while it is the current slide, and for ever after a power cut"""
+    cells: int
+    blasts: int
+    normals: int
+    blast_share: float | None
+    """Among called cells, as called, 0..1; see corrected_share"""
+    blast_ci95: tuple[float, float]
+    """Wilson's interval: as if cells were independent"""
+    blast_ci95_clustered: tuple[float, float] | None
+    """With cells of a frame resembling each other"""
+    corrected_share: ShareFigures
+    share_headline: str
+    """The corrected share in a word or two"""
+    share_sentences: list[str]
+    """What to say beside it, the most important first"""
+    reviewed: int
+    """Cells that a person looked at"""
+
+
+class CellRow(_Row):
+    """A cell of a slide."""
+
+    id: int
+    frame: int
+    """The frame's number on its slide"""
+    source: str
+    """The frame's file name, where it has one"""
+    captured_at: datetime
+    box: Box
+    """x, y, width, height in pixels of the frame"""
+    label: str
+    """blast, normal or uncertain"""
+    blast_probability: float | None
+    """Calibrated, 0..1; null when the cell was not classified"""
+    reason: str | None
+    """Why it is uncertain; model_fault: the network gave no probability"""
+    area_um2: float
+    repeated: bool
+    """Another row shows the same cell, and it counts there"""
+    review: str | None
+    """The latest review"""
+    has_crop: bool

@@ -1,0 +1,84 @@
+"""What the database says of a slide: its counts, its classifier's rates of error and its latencies."""
+
+import json
+import sqlite3
+from collections import Counter
+from functools import lru_cache
+
+from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.thresholds import LABELS, Reason
+from bloodedge_device.latency import LatencyHistogram
+from bloodedge_device.slide.interval import ClusteredShare
+from bloodedge_device.slide.statistics import SlideStatistics
+
+
+def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics:
+    """A slide's statistics from the store, finished or not."""
+    processed, dropped = database.execute(
+        "SELECT count(*), coalesce(sum(dropped_before), 0) FROM frames WHERE slide = ?", (slide,)
+    ).fetchone()
+    frames = _counts(database, "SELECT reason, count(*) FROM frames WHERE slide = ? AND reason IS NOT NULL", slide)
+    sighted = "FROM cells JOIN frames ON frames.id = cells.frame WHERE frames.slide = ?"
+    of_slide = f"{sighted} AND NOT cells.repeated"
+    (repeated,) = database.execute(f"SELECT count(*) {sighted} AND cells.repeated", (slide,)).fetchone()
+    by_frame = database.execute(
+        f"SELECT sum(cells.label = 'blast'), sum(cells.label != 'uncertain') {of_slide} GROUP BY cells.frame", (slide,)
+    ).fetchall()
+    cells = _counts(database, f"SELECT cells.label, count(*) {of_slide}", slide)
+    without_cells = frames.pop(Reason.NO_CELL, 0)
+    return SlideStatistics(
+        frames_processed=processed,
+        frames_dropped=dropped,
+        frames_without_cells=without_cells,
+        frames_rejected=frames,
+        cells={label: cells.get(label, 0) for label in (*LABELS, "uncertain")},
+        uncertain=_counts(database, f"SELECT cells.reason, count(*) {of_slide} AND cells.label = 'uncertain'", slide),
+        not_cells=_counts(
+            database,
+            "SELECT rejected.reason, sum(objects) FROM rejected JOIN frames ON frames.id = rejected.frame"
+            " WHERE frames.slide = ?",
+            slide,
+        ),
+        repeated=repeated,
+        clustered=ClusteredShare.of_frames(Counter((row[0], row[1]) for row in by_frame)),
+        drawn=read_drawn(database, slide, slide)[slide],
+    )
+
+
+def read_drawn(database: sqlite3.Connection, first: int, last: int) -> dict[int, tuple[int, int] | None]:
+    """Drawn blasts and normal cells in the frames looked at, by slide; None of real cameras' slides."""
+    found: dict[int, tuple[int, int] | None] = dict.fromkeys(range(first, last + 1))
+    if any(column["name"] == "drawn_blasts" for column in database.execute("PRAGMA table_info(frames)")):
+        query = (
+            "SELECT slide, sum(drawn_blasts), sum(drawn_normals) FROM frames WHERE slide BETWEEN ? AND ?"
+            " AND drawn_blasts IS NOT NULL AND (reason IS NULL OR reason = ?) GROUP BY slide"
+        )
+        found |= {row[0]: (row[1], row[2]) for row in database.execute(query, (first, last, Reason.NO_CELL))}
+    return found
+
+
+def read_rates(database: sqlite3.Connection, slide: int) -> Rates | None:
+    """The rates of error of the artifact that called a slide's cells; None where its bundle does not say."""
+    row = database.execute(
+        "SELECT manifest, engine, precision FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?", (slide,)
+    ).fetchone()
+    return _rates(row["manifest"], row["engine"], row["precision"])
+
+
+@lru_cache(maxsize=16)
+def _rates(manifest: str, engine: str, precision: str) -> Rates | None:
+    for artifact in json.loads(manifest)["artifacts"]:
+        if (artifact["engine"], artifact["precision"]) == (engine, precision):
+            return None if artifact.get("rates") is None else Rates.model_validate(artifact["rates"])
+    return None
+
+
+def _counts(database: sqlite3.Connection, query: str, slide: int) -> dict[str, int]:
+    rows = database.execute(f"{query} GROUP BY 1 ORDER BY 2 DESC, 1", (slide,)).fetchall()
+    return {row[0]: row[1] for row in rows}
+
+
+def read_latency(database: sqlite3.Connection, slide: int) -> dict[str, LatencyHistogram]:
+    """A slide's stored histograms by stage."""
+    rows = database.execute("SELECT stage, histogram FROM latency WHERE slide = ?", (slide,))
+    return {row["stage"]: LatencyHistogram.from_json(row["histogram"]) for row in rows}
