@@ -56,22 +56,22 @@ COMMAND = "from bloodedge.cli import main; main(sys.argv[2:])"
 CALLED = """
 from pathlib import Path
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.slots import installing, repairing, starting, switching
-from bloodedge_device.slots.record import read_record
-from bloodedge_device.slots.trial import Trial
+from bloodedge_device.bundles import install, repair, start, switch
+from bloodedge_device.bundles.slot_record import read_record
+from bloodedge_device.bundles.trial import Trial
 state = Path(sys.argv[1])
 settings = DeviceSettings(state=state, engine="litert")
 trial = lambda *_: Trial(engine="litert", precision="int8", golden="", latency_ms=1, memory_mb=1)
 digest = lambda: read_record(state).running.sha256
 """
 ACTIONS = {
-    "install": "installing.install(settings, Path(sys.argv[3]), trial=trial)",
-    "repair": "repairing.repair(settings)",
-    "promote": "switching.promote(state, digest())",
-    "fall back": "switching.fall_back(state, digest(), 'it crashed')",
-    "older": "installing.install(settings, Path(sys.argv[3]), allow_older=True, trial=trial)",
-    "start": "with starting.started(settings): pass",
-    "keep health": "switching.keep_health(state, digest(), 60.0)",
+    "install": "install.install(settings, Path(sys.argv[3]), trial=trial)",
+    "repair": "repair.repair(settings)",
+    "promote": "switch.promote(state, digest())",
+    "fall back": "switch.fall_back(state, digest(), 'it crashed')",
+    "older": "install.install(settings, Path(sys.argv[3]), allow_older=True, trial=trial)",
+    "start": "with start.started(settings): pass",
+    "keep health": "switch.keep_health(state, digest(), 60.0)",
 }
 
 

@@ -15,7 +15,7 @@ TWO = len(os.sched_getaffinity(0)) > 1
 
 LOOK = """
 import os, threading
-from bloodedge_device.host import keep_to_cores
+from bloodedge_device.system.process import keep_to_cores
 keep_to_cores([{core}])
 seen = []
 thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))

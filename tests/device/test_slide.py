@@ -87,7 +87,7 @@ def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
 ) -> None:
     monkeypatch.setattr("bloodedge_device.slide.tally.STANDING", known_at_once)
     monkeypatch.setattr("bloodedge_device.store.writer.ROWS_KNOWN", known_at_once)
-    for module in ("specimen.statistics", "store.writer"):
+    for module in ("slide.tally", "store.writer"):
         monkeypatch.setattr(f"bloodedge_device.{module}.REMEMBERED", 11)
     store, tally = Store(state), Tally()
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
