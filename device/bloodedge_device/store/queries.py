@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bloodedge.bundle.manifest import Manifest, parse_record
+from bloodedge.bundle.json_records import parse_record
+from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.prevalence import Rates
 from bloodedge_device.slide.drift import Drift, drift
 from bloodedge_device.slide.interval import ClusteredShare
