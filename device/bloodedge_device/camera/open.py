@@ -1,10 +1,14 @@
 """The camera that the settings name."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
+from bloodedge.errors import UsageError
+from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
+from bloodedge.redact import address_fault
 from bloodedge_device.camera import Camera
 from bloodedge_device.frames import SourceFile
-from bloodedge_device.settings.sections import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings, is_stream
 
 
 def open_camera(settings: CameraSettings, begin: int = 0, done: Iterable[SourceFile] = ()) -> Camera:
@@ -15,9 +19,7 @@ def open_camera(settings: CameraSettings, begin: int = 0, done: Iterable[SourceF
     """
     match settings.kind:
         case "replay":
-            from bloodedge_device.camera.replay import open_replay
-
-            return open_replay(settings, begin, done)
+            return _open_replay(settings, begin, done)
         case "v4l2":
             from bloodedge_device.camera.v4l2 import V4l2Camera
 
@@ -29,3 +31,30 @@ def open_camera(settings: CameraSettings, begin: int = 0, done: Iterable[SourceF
     from bloodedge_device.camera.simulated import SimulatedCamera
 
     return SimulatedCamera(settings, begin)
+
+
+def _open_replay(settings: CameraSettings, begin: int, done: Iterable[SourceFile]) -> Camera:
+    from bloodedge_device.camera.replay import FolderCamera, VideoCamera
+
+    source = settings.source or ""
+    if is_stream(source):
+        if fault := address_fault(source):
+            raise UsageError(fault)
+        return VideoCamera(settings, source, live=True)
+    path = Path(source)
+    if settings.watch:
+        from bloodedge_device.camera.watched_folder import WatchCamera
+
+        if path.is_file():
+            raise UsageError(f"{path} is a file; give the folder that images are written into.")
+        return WatchCamera(settings, path, begin, done)
+    if path.is_dir():
+        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        if not images:
+            raise UsageError(f"{path} holds no image (bmp, jpg, png, tif or webp); give a folder of frames.")
+        return FolderCamera(settings, path, images, begin)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; give a folder of frames, a video file or a stream's address.")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return FolderCamera(settings, path.parent, [path], begin)
+    return VideoCamera(settings, source, live=settings.realtime, begin=begin)

@@ -3,7 +3,7 @@
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit, read_image
-from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
-from bloodedge.redact import PERCENT, address_fault, redacted
+from bloodedge.redact import PERCENT, redacted
 from bloodedge.text import as_text
-from bloodedge_device.camera import Camera, Pace
+from bloodedge_device.camera import Pace
 from bloodedge_device.camera.jpeg import decode_jpeg
-from bloodedge_device.frames import BadFrame, Capture, Frame, SourceFile
+from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.settings import CameraSettings, is_stream
 
 MOTION_JPEG = {"MJPG", "mjpg", "JPEG", "jpeg"}
@@ -36,36 +35,6 @@ MOST_UNREADABLE, MOST_OF_ANNOUNCED = 8, 1000
 
 OPEN_WITHIN_MS = 10_000
 """For a stream to answer."""
-
-
-def open_replay(settings: CameraSettings, begin: int = 0, done: Iterable[SourceFile] = ()) -> Camera:
-    """The replay camera for ``settings.source``, from frame number ``begin``.
-
-    done: a watched folder's files that were taken before. Raises UsageError when there is nothing to replay,
-    BloodedgeError when a stream does not answer.
-    """
-    source = settings.source or ""
-    if is_stream(source):
-        if fault := address_fault(source):
-            raise UsageError(fault)
-        return VideoCamera(settings, source, live=True)
-    path = Path(source)
-    if settings.watch:
-        from bloodedge_device.camera.watched_folder import WatchCamera
-
-        if path.is_file():
-            raise UsageError(f"{path} is a file; give the folder that images are written into.")
-        return WatchCamera(settings, path, begin, done)
-    if path.is_dir():
-        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-        if not images:
-            raise UsageError(f"{path} holds no image (bmp, jpg, png, tif or webp); give a folder of frames.")
-        return FolderCamera(settings, path, images, begin)
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; give a folder of frames, a video file or a stream's address.")
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return FolderCamera(settings, path.parent, [path], begin)
-    return VideoCamera(settings, source, live=settings.realtime, begin=begin)
 
 
 class FolderCamera:
