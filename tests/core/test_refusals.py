@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 import pytest
-from nobody import Nobody
 
 import bloodedge.cli as module
 from bloodedge.bundle import zip_files
 from bloodedge.cli import main
 from bloodedge.errors import as_owner, system_sentence
+from support.nobody import Nobody
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 

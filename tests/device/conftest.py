@@ -1,30 +1,13 @@
 """Fixtures of the device's tests."""
 
-import importlib.util
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from bloodedge_device.system.logs import DeviceHandler
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
-from nobody import Nobody, nobody_s_place
-
-
-@pytest.fixture(scope="session")
-def fakes() -> ModuleType:
-    """tests/device/fakes.py as a module: a manifest, a network and a finder that need no runtime."""
-    spec = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fakes"] = module
-    spec.loader.exec_module(module)
-    return module
+from support.nobody import Nobody, nobody_s_place
 
 
 @pytest.fixture(autouse=True)

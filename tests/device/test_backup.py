@@ -2,7 +2,6 @@ import sqlite3
 import zipfile
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -11,10 +10,11 @@ from bloodedge_device.latency import StageTimes
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.store import DATABASE, Store, backup
 from bloodedge_device.store.backup import back_up
+from support import fakes
 
 
 @pytest.fixture
-def used(state: Path, fakes: ModuleType) -> Path:
+def used(state: Path) -> Path:
     """A state folder with a slide of 20 frames and 40 images."""
     store = Store(state)
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "a slide")
@@ -48,7 +48,7 @@ def test_a_backup_without_images_is_small_and_has_all_results(used: Path, tmp_pa
     assert read_report(tmp_path / "restored", None).statistics == read_report(used, None).statistics
 
 
-def test_a_backup_is_one_moment_of_a_daemon_at_work(used: Path, tmp_path: Path, fakes: ModuleType) -> None:
+def test_a_backup_is_one_moment_of_a_daemon_at_work(used: Path, tmp_path: Path) -> None:
     store = Store(used)
     more = iter(range(20, 1000))
 

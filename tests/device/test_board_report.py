@@ -1,6 +1,5 @@
 """The board's reports: every so often through the outbox, with what has happened since the one before."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,9 +20,11 @@ from bloodedge_device.outputs.fleet_report import Reporter
 from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.settings.sections import CameraSettings, MqttSettings, WebSettings
 from bloodedge_device.store import Store, open_for_reading, queries
+from support.mqtt import Broker, Listener
+from support.needs import needs
+from support.waiting import until
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_mqtt import Broker, Listener, needs_broker, until
+needs_broker = needs("mosquitto")
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_latencies_are_those_since_the_report_before() -> None:
 
 
 def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: Path) -> None:
-    import web_fakes
+    from support import web_fakes
 
     desk = web_fakes.busy_desk(state, WebSettings(port=0))
     try:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nobody import NOBODY, Nobody, _run, interpreter
 
 from bloodedge.cli import main
 from bloodedge_device import settings as module
 from bloodedge_device.settings import default_state, home_state, read_settings
+from support.nobody import NOBODY, Nobody, _run, interpreter
 
 Run = Callable[..., tuple[int, str]]
 

@@ -1,9 +1,7 @@
 """The broker's configuration, under the real Mosquitto: each board for itself, strangers not at all."""
 
-import os
 import re
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -19,89 +17,21 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs" / "broker"
-MOSQUITTO = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
-pytestmark = [
-    pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt install mosquitto)"),
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (apt install openssl)"),
-]
+from support.mqtt import DeployedBroker, certificates, make_authority
+from support.needs import needs
 
-
-def certificates(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = ["sh", str(CONFIGS / "certificates.sh"), str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+pytestmark = [needs("mosquitto"), needs("openssl")]
 
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("authority")
-    for words in (("ca",), ("broker", "127.0.0.1"), ("board", "board-a"), ("board", "board-b"), ("board", "fleet")):
-        done = certificates(folder, *words)
-        assert done.returncode == 0, done.stderr
-    shutil.copy(CONFIGS / "acl", folder / "acl")
-    return folder
-
-
-DEBIAN = Path("/etc/mosquitto/mosquitto.conf")
-AS_DEBIAN_HAS_IT = """\
-pid_file /run/mosquitto/mosquitto.pid
-persistence true
-persistence_location /var/lib/mosquitto/
-log_dest file /var/log/mosquitto/mosquitto.log
-include_dir /etc/mosquitto/conf.d
-"""
-"""Without its comments, for where Mosquitto did not come from Debian (2.0.11-1.2+deb12u2)."""
-
-
-class Broker:
-    """Mosquitto as Debian configures it with our file in conf.d, as they are but for paths and port."""
-
-    def __init__(self, folder: Path, authority: Path, *, part: int = 1) -> None:
-        """part: the queue's limits are divided by it."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        text = (CONFIGS / "mosquitto.conf").read_text()
-        assert text.count("listener 8883\n") == 1
-        text = text.replace("listener 8883\n", f"listener {self.port} 127.0.0.1\n")
-        text = text.replace("/etc/mosquitto/bloodedge", str(authority))
-        text = re.sub(r"(?m)^(max_queued_\w+) (\d+)$", lambda found: f"{found[1]} {int(found[2]) // part}", text)
-        (folder / "conf.d").mkdir()
-        (folder / "conf.d" / "bloodedge.conf").write_text(text + ("user root\n" if os.getuid() == 0 else ""))
-        main = DEBIAN.read_text() if DEBIAN.is_file() else AS_DEBIAN_HAS_IT
-        for place in ("/run/mosquitto", "/var/lib/mosquitto", "/var/log/mosquitto", "/etc/mosquitto"):
-            main = main.replace(f" {place}/", f" {folder}/")
-        self._folder = folder
-        (folder / "mosquitto.conf").write_text(main)
-        self.start()
-
-    def start(self) -> None:
-        """Start it, for the first time or again."""
-        for log in (self._folder / "said", self._folder / "mosquitto.log"):
-            log.unlink(missing_ok=True)
-        command = [str(MOSQUITTO), "-c", str(self._folder / "mosquitto.conf")]
-        with (self._folder / "said").open("w") as said:
-            self.process = subprocess.Popen(command, stdout=said, stderr=said)
-        end = monotonic() + 10
-        while "running" not in self.log:
-            assert self.process.poll() is None, self.log
-            assert monotonic() < end, self.log
-            sleep(0.05)
-
-    @property
-    def log(self) -> str:
-        """All that it has said."""
-        logs = (self._folder / "said", self._folder / "mosquitto.log")
-        return "".join(path.read_text() for path in logs if path.exists())
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(10)
+    boards = ("board", "board-a"), ("board", "board-b"), ("board", "fleet")
+    return make_authority(tmp_path_factory.mktemp("authority"), *boards)
 
 
 @pytest.fixture
-def broker(tmp_path: Path, authority: Path) -> Iterator[Broker]:
-    broker = Broker(tmp_path, authority)
+def broker(tmp_path: Path, authority: Path) -> Iterator[DeployedBroker]:
+    broker = DeployedBroker(tmp_path, authority)
     yield broker
     broker.stop()
 
@@ -110,7 +40,7 @@ class Someone:
     """A client with a certificate, or without one."""
 
     def __init__(
-        self, broker: Broker, authority: Path, name: str | None, hear: str | None = None, *, keep: bool = False
+        self, broker: DeployedBroker, authority: Path, name: str | None, hear: str | None = None, *, keep: bool = False
     ) -> None:
         """hear: topics to subscribe to; keep: the session, as the fleet's server does."""
         self.client = Client(CallbackAPIVersion.VERSION2, f"test-{name}", protocol=5)
@@ -158,17 +88,17 @@ class Someone:
         self.client.loop_stop()
 
 
-def test_mosquitto_takes_the_configuration_without_complaint(broker: Broker) -> None:
+def test_mosquitto_takes_the_configuration_without_complaint(broker: DeployedBroker) -> None:
     lines = [line.lower() for line in broker.log.splitlines() if "should not be run as root" not in line]
     assert [line for line in lines if re.search("error|warning|recommend|deprecat", line)] == []
 
 
-def test_a_board_hears_what_is_too_large_when_it_connects(broker: Broker, authority: Path) -> None:
+def test_a_board_hears_what_is_too_large_when_it_connects(broker: DeployedBroker, authority: Path) -> None:
     with Someone(broker, authority, "board-a") as board:
         assert board.largest == 262144
 
 
-def test_a_board_writes_below_its_own_name_and_reads_no_other_s(broker: Broker, authority: Path) -> None:
+def test_a_board_writes_below_its_own_name_and_reads_no_other_s(broker: DeployedBroker, authority: Path) -> None:
     with (
         Someone(broker, authority, "fleet", "bloodedge/#") as fleet,
         Someone(broker, authority, "board-b", "bloodedge/#") as other,
@@ -188,7 +118,9 @@ def test_a_board_writes_below_its_own_name_and_reads_no_other_s(broker: Broker, 
         assert other.heard == []
 
 
-def test_the_fleet_alone_asks_boards_for_bundles_and_each_hears_its_own(broker: Broker, authority: Path) -> None:
+def test_the_fleet_alone_asks_boards_for_bundles_and_each_hears_its_own(
+    broker: DeployedBroker, authority: Path
+) -> None:
     with (
         Someone(broker, authority, "fleet") as fleet,
         Someone(broker, authority, "board-a", "bloodedge/+/wanted") as board,
@@ -210,7 +142,7 @@ def test_a_server_that_was_away_for_half_a_day_finds_the_reports_of_a_thousand_b
     tmp_path: Path, authority: Path
 ) -> None:
     """One board's reports and a thousandth of the queue."""
-    broker = Broker(tmp_path, authority, part=1000)
+    broker = DeployedBroker(tmp_path, authority, part=1000)
     try:
         with Someone(broker, authority, "fleet", "bloodedge/#", keep=True):
             pass
@@ -230,7 +162,7 @@ def test_a_server_that_was_away_for_half_a_day_finds_the_reports_of_a_thousand_b
 
 @pytest.mark.parametrize("name", [None, "board-c"])
 def test_without_a_certificate_of_the_laboratory_nobody_gets_in(
-    broker: Broker, authority: Path, tmp_path: Path, name: str | None
+    broker: DeployedBroker, authority: Path, tmp_path: Path, name: str | None
 ) -> None:
     stranger = authority
     if name:
@@ -252,7 +184,7 @@ def test_a_revoked_board_gets_in_no_more_and_may_have_a_new_certificate(tmp_path
     assert "revoke it first" in certificates(folder, "board", "board-a").stderr
     assert certificates(folder, "revoke", "board-a").returncode == 0
     assert certificates(folder, "board", "board-a").returncode == 0
-    broker = Broker(tmp_path, folder)
+    broker = DeployedBroker(tmp_path, folder)
     try:
         with Someone(broker, lost, "board-a") as thief, Someone(broker, folder, "board-a") as board:
             assert not thief.answered.is_set()
@@ -275,7 +207,7 @@ def test_a_renewed_board_gets_in_and_its_old_certificate_ends_with_the_revocatio
     shutil.copy(folder / "crl.pem", tmp_path / "new.crl")
     shutil.copy(old / "crl.pem", folder / "crl.pem")
     (tmp_path / "before").mkdir()
-    broker = Broker(tmp_path / "before", folder)  # the broker has not heard yet: both get in
+    broker = DeployedBroker(tmp_path / "before", folder)  # the broker has not heard yet: both get in
     try:
         with Someone(broker, old, "board-a") as before:
             assert before.answered.is_set()
@@ -285,7 +217,7 @@ def test_a_renewed_board_gets_in_and_its_old_certificate_ends_with_the_revocatio
         broker.stop()
     shutil.copy(tmp_path / "new.crl", folder / "crl.pem")
     (tmp_path / "after").mkdir()
-    broker = Broker(tmp_path / "after", folder)
+    broker = DeployedBroker(tmp_path / "after", folder)
     try:
         with Someone(broker, old, "board-a") as before, Someone(broker, folder, "board-a") as board:
             assert not before.answered.is_set()
@@ -300,7 +232,7 @@ def test_a_renewed_broker_keeps_its_name(tmp_path: Path, authority: Path) -> Non
     before = (folder / "broker.pem").read_bytes()
     assert certificates(folder, "renew", "broker").returncode == 0
     assert (folder / "broker.pem").read_bytes() != before
-    broker = Broker(tmp_path, folder)
+    broker = DeployedBroker(tmp_path, folder)
     try:
         with Someone(broker, authority, "board-a") as board:  # checks the broker's address against its certificate
             assert board.answered.is_set()

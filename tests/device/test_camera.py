@@ -1,6 +1,5 @@
 import os
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC
@@ -19,10 +18,8 @@ from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.camera.open import open_camera
 from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
-
-sys.path.insert(0, str(Path(__file__).parent))
-from films import cut, film, gap, zeros
-from rtsp_camera import RtspCamera
+from support.films import cut, film, gap, zeros
+from support.rtsp_camera import RtspCamera
 
 
 def frames_of(**settings: object) -> list[Frame | BadFrame]:

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,7 @@ from bloodedge_device.health import Health
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import Store
 from bloodedge_device.web.client import ask
-
-FAKE_DEVICE = Path(__file__).with_name("fakes.py")
+from support import fakes
 
 
 def free_port() -> int:
@@ -37,7 +35,7 @@ def running(state: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A daemon over the simulated microscope, its page open."""
     port = free_port()
     environment = {**os.environ, "BLOODEDGE_DEVICE__WEB__PORT": str(port), "BLOODEDGE_DEVICE__CAMERA__RATE": "20"}
-    command = [sys.executable, str(FAKE_DEVICE), "run", "--state", str(state)]
+    command = [*fakes.DEVICE, "run", "--state", str(state)]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -105,7 +103,7 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(state: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         environment = {**os.environ, "BLOODEDGE_DEVICE__WEB__PORT": str(taken.getsockname()[1])}
-        command = [sys.executable, str(FAKE_DEVICE), "run", "--state", str(state)]
+        command = [*fakes.DEVICE, "run", "--state", str(state)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "is in use" in done.stderr

@@ -3,7 +3,6 @@
 import os
 import signal
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -28,9 +27,7 @@ from bloodedge_device.daemon.daemon import Daemon, run_device
 from bloodedge_device.health import Level
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE, DiskFullError, Store
-
-sys.path.insert(0, str(Path(__file__).parent))
-from slot_bundles import RELEASED, Laboratory, always_uncertain, tried
+from support.slot_bundles import RELEASED, Laboratory, always_uncertain, tried
 
 CAMERA = {"rate": 20}
 

@@ -10,7 +10,6 @@ import threading
 from contextlib import closing, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -26,11 +25,8 @@ from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.web import browser
 from bloodedge_device.web.client import ask
-
-sys.path.insert(0, str(Path(__file__).parent))
-from films import cut, film, gap, zeros
-
-FAKE_DEVICE = Path(__file__).with_name("fakes.py")
+from support import fakes
+from support.films import cut, film, gap, zeros
 
 
 def run(*arguments: str) -> int:
@@ -55,7 +51,7 @@ def frames(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def faked(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("load", "gate_of", "finder_of"):
         monkeypatch.setattr(daemon, name, getattr(daemon, name))
     fakes.use_fakes()
@@ -98,7 +94,7 @@ def test_frames_and_folders_whose_names_are_not_utf8_become_a_report(
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
-def test_a_report_is_printed_on_an_output_that_is_not_utf8(fakes: ModuleType, state: Path, encoding: str) -> None:
+def test_a_report_is_printed_on_an_output_that_is_not_utf8(state: Path, encoding: str) -> None:
     store = Store(state)
     slide = store.begin_slide(
         store.begin_run(fakes.run_info(fakes.make_manifest())), "سلول \N{GREATER-THAN OR EQUAL TO} 3"
@@ -216,7 +212,7 @@ def _whoever_made_it(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_whoever_made_it")
 @pytest.mark.parametrize("name", ["artifacts/litert.bin", "artifacts/openvino.bin", "golden.npz"])
 def test_a_bundle_with_a_changed_byte_is_refused(
-    name: str, fakes: ModuleType, tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, state: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = fakes.write_bundle(tmp_path / "a.bundle")
     (bundle / name).write_bytes(b"changed")
@@ -227,7 +223,7 @@ def test_a_bundle_with_a_changed_byte_is_refused(
 
 @pytest.mark.usefixtures("_whoever_made_it")
 def test_a_bundle_that_fails_its_self_test_is_refused(
-    fakes: ModuleType, tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = fakes.write_bundle(tmp_path / "a.bundle")
     monkeypatch.setattr(loading, "load_artifact", lambda *_: fakes.FakeEngine())
@@ -240,7 +236,7 @@ def test_a_bundle_that_fails_its_self_test_is_refused(
 
 
 def start(state: Path, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(FAKE_DEVICE), "run", "--state", str(state), *more]
+    command = [*fakes.DEVICE, "run", "--state", str(state), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -458,7 +454,7 @@ def test_kill_9_loses_no_acknowledged_frame_and_the_next_start_goes_on(state: Pa
     assert stored(state, "slides") == 2
 
 
-def test_the_engine_follows_the_machine(fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_follows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = fakes.make_manifest()
     chosen = {}
     for machine, has_openvino in (("x86_64", True), ("x86_64", False), ("aarch64", True)):

@@ -4,9 +4,7 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,14 +12,11 @@ import pytest
 
 from bloodedge import RESEARCH_USE
 from bloodedge_device.web import export
+from support import web_fakes
+from support.needs import needs
+from support.web_fakes import FakeDesk, client_of
 
-sys.path.insert(0, str(Path(__file__).parent))
-import web_fakes
-from web_fakes import FakeDesk, client_of
-
-needs_poppler = pytest.mark.skipif(
-    shutil.which("pdftotext") is None, reason="pdftotext is not installed (apt install poppler-utils)"
-)
+needs_poppler = needs("pdftotext")
 
 
 @pytest.fixture

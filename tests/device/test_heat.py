@@ -14,16 +14,17 @@ from bloodedge.errors import UsageError
 from bloodedge_device.settings import read_settings
 from bloodedge_device.system.thermal import Pace, pace_at
 from bloodedge_device.web.client import ask
+from support import fakes
 
 DEVICE = """
 import runpy, sys
 from pathlib import Path
-from bloodedge_device import housekeeping
-housekeeping.EVERY_S = 0.1
-thermometer, fakes = Path(sys.argv[1]), sys.argv[2]
-housekeeping.cpu_temperature_c = lambda: float(thermometer.read_text())
-sys.argv = [fakes, *sys.argv[3:]]
-runpy.run_path(fakes, run_name="__main__")
+from bloodedge_device.daemon import services
+services.EVERY_S = 0.1
+thermometer = Path(sys.argv[1])
+services.cpu_temperature_c = lambda: float(thermometer.read_text())
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -65,8 +66,7 @@ def thermometer(tmp_path: Path, state: Path) -> Iterator[Callable[[float], None]
     set_to(50)
     limits = {"BLOODEDGE_DEVICE__WATCH__SLOW_AT_C": "70", "BLOODEDGE_DEVICE__WATCH__STOP_AT_C": "80"}
     rate = {"BLOODEDGE_DEVICE__CAMERA__RATE": "20", "BLOODEDGE_DEVICE__WEB__ENABLED": "false"}
-    fakes = str(Path(__file__).with_name("fakes.py"))
-    command = [sys.executable, "-c", DEVICE, str(path), fakes, "run", "--state", str(state)]
+    command = [sys.executable, "-c", DEVICE, str(path), fakes.DEVICE[1], "run", "--state", str(state)]
     with subprocess.Popen(command, env={**os.environ, **limits, **rate}, stderr=subprocess.PIPE) as process:
         yield set_to
         process.kill()

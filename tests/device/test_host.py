@@ -1,7 +1,6 @@
 """The process keeps to the cores that it is given."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from bloodedge.errors import UsageError
 from bloodedge_device.system.process import keep_to_cores
+from support.needs import needs
 
 TWO = len(os.sched_getaffinity(0)) > 1
 
@@ -43,7 +43,7 @@ def test_a_core_that_is_not_there_is_named_with_those_that_are() -> None:
 
 
 @pytest.mark.skipif(not TWO, reason="this machine has one core")
-@pytest.mark.skipif(shutil.which("pgrep") is None, reason="pgrep is not installed (apt install procps)")
+@needs("pgrep")
 def test_the_daemon_keeps_to_its_cores_and_leaves_the_camera_all(tmp_path: Path) -> None:
     core = max(os.sched_getaffinity(0))
     config = tmp_path / "device.toml"

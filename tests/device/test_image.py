@@ -1,7 +1,6 @@
 """Recipes for cards: cloud-init's own check of the user data, and what the layers for rpi-image-gen hold."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from click.testing import CliRunner
 
 from bloodedge.cli import cli
 from bloodedge_device.settings.board_profiles import names
+from support.needs import needs
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed (pip install pyyaml)")
 
@@ -26,7 +26,7 @@ def hooks() -> list[str]:
     return [*layer["customize-hooks"], *layer["cleanup-hooks"], *commands]
 
 
-@pytest.mark.skipif(shutil.which("cloud-init") is None, reason="cloud-init is not installed (apt install cloud-init)")
+@needs("cloud-init")
 def test_cloud_init_takes_the_user_data() -> None:
     done = subprocess.run(["cloud-init", "schema", "-c", USER_DATA], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,7 +1,6 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -9,10 +8,11 @@ from bloodedge.errors import BloodedgeError
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.store import DATABASE, SCHEMA_VERSION, Store, open_for_reading
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS
+from support import fakes
 
 
 @pytest.fixture
-def first_version(state: Path, fakes: ModuleType) -> Path:
+def first_version(state: Path) -> Path:
     """A database as version 1 left it: a run, a slide, two frames, three cells."""
     state.mkdir()
     info = fakes.run_info(fakes.make_manifest())
@@ -46,9 +46,7 @@ def rows(state: Path, query: str) -> list[tuple[object, ...]]:
         return database.execute(query).fetchall()
 
 
-def test_results_of_the_first_version_are_kept_and_new_ones_go_beside_them(
-    first_version: Path, fakes: ModuleType
-) -> None:
+def test_results_of_the_first_version_are_kept_and_new_ones_go_beside_them(first_version: Path) -> None:
     before = rows(first_version, "SELECT id, frame, label, blast_probability, area_um2 FROM cells")
     store = Store(first_version)
     assert store.damaged is None

@@ -1,13 +1,11 @@
 """A network that gives no probabilities: its cells are uncertain, the health says so, and its bundle gives way."""
 
 import sqlite3
-import sys
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -30,9 +28,8 @@ from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import UpdateSettings
 from bloodedge_device.store import DATABASE
 from bloodedge_device.web.phrases import verdict
-
-sys.path.insert(0, str(Path(__file__).parent))
-from slot_bundles import Laboratory, proven, tried
+from support import fakes
+from support.slot_bundles import Laboratory, proven, tried
 
 FAULTS = {"nan": [np.nan, np.nan], "infinite": [np.inf, -np.inf], "out of range": [-1, 2], "sum": [0.4, 0.4]}
 
@@ -106,21 +103,22 @@ OF_BUNDLE = (
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_cell_without_a_probability_is_uncertain_and_called_a_model_fault(fakes: ModuleType, fault: str) -> None:
+def test_a_cell_without_a_probability_is_uncertain_and_called_a_model_fault(fault: str) -> None:
     pipeline = Pipeline(Faulty(FAULTS[fault]), fakes.make_manifest(), fakes.check, fakes.find_cells)
     whole, cut = pipeline.process(fakes.frame()).cells
     assert (whole.label, whole.reason, whole.blast_probability) == ("uncertain", Reason.MODEL_FAULT, None)
     assert cut.reason is Reason.CUT_BY_BORDER
 
 
-def test_a_model_fault_is_called_so_on_a_slide_of_another_kind_too(fakes: ModuleType) -> None:
-    from test_pipeline import outside_of_all
+def test_a_model_fault_is_called_so_on_a_slide_of_another_kind_too() -> None:
 
-    pipeline = Pipeline(Faulty(FAULTS["nan"]), outside_of_all(fakes.make_manifest()), fakes.check, fakes.find_cells)
+    pipeline = Pipeline(
+        Faulty(FAULTS["nan"]), fakes.outside_of_all(fakes.make_manifest()), fakes.check, fakes.find_cells
+    )
     assert {pipeline.process(fakes.frame(n)).cells[0].reason for n in range(20)} == {Reason.MODEL_FAULT}
 
 
-def test_faults_in_a_row_are_counted_over_frames_and_cells_that_were_not_asked_about(fakes: ModuleType) -> None:
+def test_faults_in_a_row_are_counted_over_frames_and_cells_that_were_not_asked_about() -> None:
     sound, faulty = (
         Pipeline(engine, fakes.make_manifest(), fakes.check, fakes.find_cells)
         for engine in (fakes.FakeEngine(), Faulty(FAULTS["nan"]))
@@ -225,7 +223,7 @@ def test_a_network_that_gives_no_probabilities_does_not_pass_its_self_test(
         loading.load_file(lab.settings(), lab.bundle(3))
 
 
-def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide(fakes: ModuleType) -> None:
+def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide() -> None:
     from bloodedge_device.slide.tally import Tally, Totals
     from bloodedge_device.snapshot.status import CellStatus, FrameStatus
 
@@ -256,6 +254,6 @@ def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide(fakes: ModuleType
     )
 
 
-def test_a_bundle_s_caveats_stand_above_the_figures_of_its_slides(fakes: ModuleType) -> None:
+def test_a_bundle_s_caveats_stand_above_the_figures_of_its_slides() -> None:
     manifest = fakes.make_manifest().model_copy(update={"caveats": ["The gate was set wider than usual."]})
     assert warnings_of(manifest, None)[0] == "The gate was set wider than usual."

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import fields
@@ -15,6 +14,7 @@ from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.outputs.prometheus import Snapshot, exposition
+from support.needs import needs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
 RULES = CONFIGS / "prometheus" / "bloodedge.rules.yml"
@@ -49,14 +49,14 @@ def test_every_metric_asked_for_is_told() -> None:
     assert asked <= told()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@needs("promtool")
 @pytest.mark.parametrize("words", [("check", "rules", RULES.name), ("test", "rules", "bloodedge.rules.test.yml")])
 def test_promtool_finds_the_rules_right(words: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@needs("promtool")
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
 def test_promtool_can_read_what_a_dashboard_s_panels_ask(dashboard: Path, tmp_path: Path) -> None:
     targets = [one for panel in json.loads(dashboard.read_text())["panels"] for one in panel["targets"]]

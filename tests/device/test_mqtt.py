@@ -1,148 +1,31 @@
 """Publishing to a real broker: mosquitto, on a loopback port of its own."""
 
 import json
-import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
-from paho.mqtt.client import Client, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from bloodedge_device.outputs import mqtt
-from bloodedge_device.outputs.home_assistant import DeviceDescription, StatusPayload, discovery
+from bloodedge_device.outputs.home_assistant import DeviceDescription, discovery
 from bloodedge_device.outputs.mqtt import MqttPublisher, Window, why_ended
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Message
+from support import ROOT
+from support.mqtt import STATUS, Broker, Listener, MemoryOutbox, free_port
+from support.needs import needs, required
+from support.older_broker import REFUSES_VERSION, OlderBroker
+from support.waiting import until
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
-from older_broker import REFUSES_VERSION, OlderBroker
-
-MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
-
-needs_broker = pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt install mosquitto)")
-
-STATUS = StatusPayload(
-    blast_percent=None,
-    blast_percent_low=None,
-    blast_percent_high=None,
-    blast_percent_called=None,
-    cells_called=0,
-    cells_uncertain=0,
-    frames_per_second=2.5,
-    focus=0.51,
-    slide="smear 7",
-    camera="running",
-    problem="",
-)
-
-
-@dataclass
-class MemoryOutbox:
-    """An outbox that forgets at the end of the process."""
-
-    messages: list[Message] = field(default_factory=list)
-    last: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, count: int, more: str = "") -> None:
-        with self.lock:
-            first, self.last = self.last + 1, self.last + count
-            new = [
-                Message(n, f"frames/{n % 3}", json.dumps({"n": n, **({"more": more} if more else {})}).encode())
-                for n in range(first, first + count)
-            ]
-            self.messages.extend(new)
-
-    def waiting(self, after: int, limit: int) -> list[Message]:
-        with self.lock:
-            return [message for message in self.messages if message.id > after][:limit]
-
-    def delivered(self, up_to: int) -> None:
-        with self.lock:
-            self.messages = [message for message in self.messages if message.id > up_to]
-
-    def __len__(self) -> int:
-        return len(self.messages)
-
-
-def until(condition: Callable[[], bool], within_s: float = 15.0) -> bool:
-    """Whether a condition came true in time."""
-    give_up_s = monotonic() + within_s
-    while not condition():
-        if monotonic() > give_up_s:
-            return False
-        sleep(0.02)
-    return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Broker:
-    """A mosquitto that can be killed and started again on the same port."""
-
-    def __init__(self, folder: Path, *lines: str, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self._config = folder / "mosquitto.conf"
-        unlimited = "max_queued_messages 100000"  # else mosquitto drops what the listener is too slow for
-        options = [unlimited, *(lines or ("allow_anonymous true",)), *(["user root"] if os.geteuid() == 0 else [])]
-        self._config.write_text("\n".join([f"listener {self.port} 127.0.0.1", *options, ""]))
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        assert MOSQUITTO is not None
-        self._process = subprocess.Popen([MOSQUITTO, "-c", str(self._config)], stderr=subprocess.DEVNULL)
-        assert until(self._listens)
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-
-class Listener:
-    """Another machine that listens to everything."""
-
-    def __init__(self, port: int) -> None:
-        self.heard: list[MQTTMessage] = []
-        self._subscribed = threading.Event()
-        self.client = Client(CallbackAPIVersion.VERSION2, "listener", protocol=MQTTProtocolVersion.MQTTv5)
-        self.client.reconnect_delay_set(1, 1)
-        self.client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
-        self.client.on_subscribe = lambda *_: self._subscribed.set()
-        self.client.on_message = lambda _, __, message: self.heard.append(message)
-        self.client.connect("127.0.0.1", port)
-        self.client.loop_start()
-        assert self._subscribed.wait(10)
-
-    def ids(self) -> list[int]:
-        """Of the outbox's messages, in the order of arrival."""
-        return [int(dict(m.properties.UserProperty)["id"]) for m in self.heard if "/frames/" in m.topic]
-
-    def payloads(self, topic: str) -> list[bytes]:
-        return [message.payload for message in self.heard if message.topic == topic]
-
-    def stop(self) -> None:
-        self.client.disconnect()
-        self.client.loop_stop()
+needs_broker = needs("mosquitto")
 
 
 @pytest.fixture
@@ -248,12 +131,15 @@ def test_a_broker_that_dies_and_returns_misses_nothing(
 @needs_broker
 def test_a_killed_board_is_offline_to_everybody(broker: Broker, listener: Listener) -> None:
     script = (
-        "import sys, time; sys.path.insert(0, sys.argv[2]); import test_mqtt as t\n"
-        "s = t.MqttSettings(host='127.0.0.1', port=int(sys.argv[1]), board='bench-1')\n"
-        "d = t.DeviceDescription('b', '0', 'm')\n"
-        "t.MqttPublisher(s, t.MemoryOutbox(), lambda: d, lambda: t.STATUS).start(); time.sleep(60)\n"
+        "import sys, time; sys.path.insert(0, sys.argv[2]); from support.mqtt import STATUS, MemoryOutbox\n"
+        "from bloodedge_device.outputs.home_assistant import DeviceDescription\n"
+        "from bloodedge_device.outputs.mqtt import MqttPublisher\n"
+        "from bloodedge_device.settings.sections import MqttSettings\n"
+        "s = MqttSettings(host='127.0.0.1', port=int(sys.argv[1]), board='bench-1')\n"
+        "d = DeviceDescription('b', '0', 'm')\n"
+        "MqttPublisher(s, MemoryOutbox(), lambda: d, lambda: STATUS).start(); time.sleep(60)\n"
     )
-    board = subprocess.Popen([sys.executable, "-c", script, str(broker.port), str(Path(__file__).parent)])
+    board = subprocess.Popen([sys.executable, "-c", script, str(broker.port), str(ROOT / "tests")])
     topic = "bloodedge/bench-1/availability"
     try:
         assert until(lambda: listener.payloads(topic) == [b"online"], 30)
@@ -335,8 +221,7 @@ def test_refused_messages_are_kept_and_sent_when_the_broker_takes_them(tmp_path:
         assert publisher.state.connected
         assert len(outbox) == 40
         rules.write_text("topic readwrite #\n")
-        assert broker._process is not None
-        broker._process.send_signal(signal.SIGHUP)  # mosquitto reads its rules again
+        broker.process.send_signal(signal.SIGHUP)  # mosquitto reads its rules again
         listener = Listener(broker.port)
         assert until(lambda: len(outbox) == 0)
         assert listener.ids() == list(range(1, 41))
@@ -348,9 +233,7 @@ def test_refused_messages_are_kept_and_sent_when_the_broker_takes_them(tmp_path:
 
 @needs_broker
 def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publish: Publish) -> None:
-    mosquitto_passwd = shutil.which("mosquitto_passwd")
-    if mosquitto_passwd is None:
-        pytest.skip("mosquitto_passwd is not installed (apt install mosquitto)")
+    mosquitto_passwd = required("mosquitto_passwd")
     users, password = tmp_path / "users", tmp_path / "password"
     subprocess.run([mosquitto_passwd, "-b", "-c", str(users), "board", "right"], check=True)
     users.chmod(0o644)
@@ -425,8 +308,7 @@ class Certificates:
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority's certificate, another's of the same name, and a broker's for 127.0.0.1 signed by the first."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed (apt install openssl)")
+    required("openssl")
     folder = tmp_path_factory.mktemp("tls")
 
     def openssl(*words: str) -> None:

@@ -10,13 +10,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from nobody import NOBODY, Nobody
 
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
 from bloodedge_device.bundles.start import started
 from bloodedge_device.provision.undo_record import RECORD
 from bloodedge_device.settings import DeviceSettings
+from support.nobody import NOBODY, Nobody
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 AARCH64 = 183

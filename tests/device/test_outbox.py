@@ -2,12 +2,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from time import sleep, time
-from types import ModuleType
 
 import pytest
 
 from bloodedge_device.store import DATABASE, DiskFullError, Store
 from bloodedge_device.store.outbox import Draft
+from support import fakes
 
 
 def drafts(first: int, last: int) -> list[Draft]:
@@ -84,7 +84,7 @@ def test_beyond_the_most_that_may_wait_the_oldest_go_and_are_counted(state: Path
     store.close()
 
 
-def test_results_and_their_messages_are_stored_together_or_not_at_all(state: Path, fakes: ModuleType) -> None:
+def test_results_and_their_messages_are_stored_together_or_not_at_all(state: Path) -> None:
     store = Store(state)
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
     store.put_frames(slide, [fakes.result(0, [0.9])], keep_crops=False, messages=drafts(1, 1))

@@ -15,11 +15,12 @@ from bloodedge_device.camera.picamera import PiCamera, default_size, wants_still
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.frames import Frame
 from bloodedge_device.settings import CameraSettings
+from support import ROOT
 
 
 @pytest.fixture(scope="module")
 def stand_in() -> Iterator[ModuleType]:
-    path = Path(__file__).with_name("picamera2_stand_in.py")
+    path = ROOT / "tests" / "support" / "picamera2_stand_in.py"
     spec = importlib.util.spec_from_file_location("picamera2", path)
     assert spec is not None
     assert spec.loader is not None

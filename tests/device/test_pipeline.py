@@ -1,11 +1,9 @@
 from dataclasses import dataclass, replace
 from time import monotonic
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.domain import Domain, describe
 from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.imaging import network_input
@@ -13,14 +11,15 @@ from bloodedge_device.frames import BadFrame, Capture
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.slide.domain_check import REMEMBERED
+from support import fakes
 
 
 @pytest.fixture
-def pipeline(fakes: ModuleType) -> Pipeline:
+def pipeline() -> Pipeline:
     return Pipeline(fakes.FakeEngine(), fakes.make_manifest(), fakes.check, fakes.find_cells)
 
 
-def test_a_cell_gets_what_imaging_network_and_decision_say_of_it(pipeline: Pipeline, fakes: ModuleType) -> None:
+def test_a_cell_gets_what_imaging_network_and_decision_say_of_it(pipeline: Pipeline) -> None:
     frame, manifest = fakes.frame(level=240), fakes.make_manifest()
     whole, _ = pipeline.process(frame).cells
     image = network_input(fakes.FakeCell(whole.box).crop(frame.bgr, frame.um_per_px), manifest.imaging)
@@ -29,16 +28,8 @@ def test_a_cell_gets_what_imaging_network_and_decision_say_of_it(pipeline: Pipel
     assert (whole.label, whole.reason) == decide(probability, manifest.thresholds)
 
 
-def outside_of_all(manifest: Manifest) -> Manifest:
-    """A manifest whose domain holds nothing that a camera could show."""
-    figures = len(describe(np.zeros((160, 160, 3), np.uint8)))
-    apart = np.eye(figures).tolist()
-    nowhere = Domain(mean=(1e6,) * figures, deviation=(1.0,) * figures, whitening=apart, limit=1.0, cells=600)
-    return manifest.model_copy(update={"domain": nowhere})
-
-
-def test_a_cell_unlike_the_training_cells_is_uncertain_unless_told_otherwise(fakes: ModuleType) -> None:
-    frame, manifest = fakes.frame(level=240), outside_of_all(fakes.make_manifest())
+def test_a_cell_unlike_the_training_cells_is_uncertain_unless_told_otherwise() -> None:
+    frame, manifest = fakes.frame(level=240), fakes.outside_of_all(fakes.make_manifest())
     parts = fakes.FakeEngine(), manifest, fakes.check, fakes.find_cells
     unlike, _ = Pipeline(*parts).process(frame).cells
     assert (unlike.label, unlike.reason) == ("uncertain", Reason.OUT_OF_DOMAIN)
@@ -54,9 +45,7 @@ def around(image: np.ndarray) -> Domain:
     return Domain(mean=tuple(middle), deviation=(1.0,) * len(middle), whitening=apart, limit=1e-3, cells=600)
 
 
-def test_on_a_slide_of_another_kind_even_a_cell_that_resembles_the_training_cells_is_uncertain(
-    fakes: ModuleType,
-) -> None:
+def test_on_a_slide_of_another_kind_even_a_cell_that_resembles_the_training_cells_is_uncertain() -> None:
     usual, strange = fakes.frame(level=240), fakes.frame(level=120)
     manifest = fakes.make_manifest()
     box = fakes.find_cells(usual.bgr, 0.1).cells[0].box
@@ -93,7 +82,7 @@ class Recogniser:
         return [Sighting(4, repeated=False), Sighting(9, repeated=True)]
 
 
-def test_each_found_cell_is_told_apart_from_those_seen_before(fakes: ModuleType) -> None:
+def test_each_found_cell_is_told_apart_from_those_seen_before() -> None:
     recogniser = Recogniser()
     parts = fakes.FakeEngine(), fakes.make_manifest(), fakes.check, fakes.find_cells
     pipeline = Pipeline(*parts, recogniser=recogniser)
@@ -105,12 +94,12 @@ def test_each_found_cell_is_told_apart_from_those_seen_before(fakes: ModuleType)
     assert [(cell.number, cell.repeated) for cell in alone] == [(None, False), (None, False)]
 
 
-def test_a_cell_cut_by_the_border_is_uncertain_and_not_classified(pipeline: Pipeline, fakes: ModuleType) -> None:
+def test_a_cell_cut_by_the_border_is_uncertain_and_not_classified(pipeline: Pipeline) -> None:
     _, cut = pipeline.process(fakes.frame()).cells
     assert (cut.label, cut.reason, cut.blast_probability) == ("uncertain", Reason.CUT_BY_BORDER, None)
 
 
-def test_nothing_is_said_of_cells_in_a_frame_that_the_gate_rejects(fakes: ModuleType) -> None:
+def test_nothing_is_said_of_cells_in_a_frame_that_the_gate_rejects() -> None:
     def reject(_: object) -> object:
         return fakes.FakeGate(Reason.OUT_OF_FOCUS)
 
@@ -119,14 +108,14 @@ def test_nothing_is_said_of_cells_in_a_frame_that_the_gate_rejects(fakes: Module
     assert (result.reason, result.cells, result.rejected) == (Reason.OUT_OF_FOCUS, [], {})
 
 
-def test_rejected_frames_in_a_row_are_not_searched(pipeline: Pipeline, fakes: ModuleType) -> None:
+def test_rejected_frames_in_a_row_are_not_searched(pipeline: Pipeline) -> None:
     for level in (5, 5, 5, 128, 5):
         pipeline.process(fakes.frame(level=level))
     assert pipeline.times.histograms["gate"].count == 5
     assert pipeline.times.histograms["find"].count == 3  # not the second and third
 
 
-def test_a_frame_without_cells_says_so(pipeline: Pipeline, fakes: ModuleType) -> None:
+def test_a_frame_without_cells_says_so(pipeline: Pipeline) -> None:
     assert pipeline.process(fakes.frame(level=15)).reason is Reason.NO_CELL
 
 
@@ -144,32 +133,30 @@ def test_an_unreadable_frame_is_a_bad_frame(pipeline: Pipeline) -> None:
         np.zeros((0, 0, 3), np.uint8),
     ],
 )
-def test_a_frame_of_another_kind_is_a_bad_frame(pipeline: Pipeline, fakes: ModuleType, bgr: np.ndarray) -> None:
+def test_a_frame_of_another_kind_is_a_bad_frame(pipeline: Pipeline, bgr: np.ndarray) -> None:
     result = pipeline.process(replace(fakes.frame(), bgr=bgr))
     assert result.reason is Reason.BAD_FRAME
     assert result.problem
 
 
-def test_transparency_is_dropped(pipeline: Pipeline, fakes: ModuleType) -> None:
+def test_transparency_is_dropped(pipeline: Pipeline) -> None:
     frame = fakes.frame()
     clear = np.dstack([frame.bgr, np.full(frame.bgr.shape[:2], 255, np.uint8)])
     labels = [[cell.label for cell in pipeline.process(one).cells] for one in (frame, replace(frame, bgr=clear))]
     assert labels[0] == labels[1]
 
 
-def test_what_the_finder_turned_down_is_counted_by_reason(pipeline: Pipeline, fakes: ModuleType) -> None:
+def test_what_the_finder_turned_down_is_counted_by_reason(pipeline: Pipeline) -> None:
     assert pipeline.process(fakes.frame()).rejected == {Reason.TOO_SMALL: 1}
 
 
-def test_a_crop_shows_the_cell_and_a_little_round_it_and_ends_at_the_frame(
-    pipeline: Pipeline, fakes: ModuleType
-) -> None:
+def test_a_crop_shows_the_cell_and_a_little_round_it_and_ends_at_the_frame(pipeline: Pipeline) -> None:
     whole, cut = pipeline.process(fakes.frame()).cells
     assert whole.crop.shape == (78, 78, 3)
     assert 0 < cut.crop.shape[0] <= 40
 
 
-def test_every_stage_is_timed_once_a_frame_or_once_a_cell(pipeline: Pipeline, fakes: ModuleType) -> None:
+def test_every_stage_is_timed_once_a_frame_or_once_a_cell(pipeline: Pipeline) -> None:
     for index in range(3):
         pipeline.process(fakes.frame(index))
     counts = {stage: histogram.count for stage, histogram in pipeline.times.histograms.items()}

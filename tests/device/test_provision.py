@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.cli.provision import provision_command
 from bloodedge_device.provision.undo_record import RECORD
 from bloodedge_device.settings.board_profiles import names, read_profile
-
-sys.path.insert(0, str(Path(__file__).parent))
-from cards import AARCH64, ADDED, CMDLINE, CONFIG, X86_64, contents, make_architecture, make_card, pi, provision
+from support.cards import AARCH64, ADDED, CMDLINE, CONFIG, X86_64, contents, make_architecture, make_card, pi, provision
+from support.needs import needs
 
 FAULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "provision_faults.py"
 
@@ -169,7 +167,7 @@ def test_a_damaged_record_is_called_damaged(root: Path) -> None:
     assert "is damaged; restore it from a backup, or remove it to begin anew" in str(refused.exception)
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (Debian: strace)")
+@needs("strace")
 def test_a_power_cut_at_any_write_can_be_finished_and_undone(tmp_path: Path) -> None:
     command = [sys.executable, str(FAULTS), "--every", "5", "--out", str(tmp_path / "faults.json")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

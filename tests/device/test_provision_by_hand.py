@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,9 +14,7 @@ import pytest
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.provision import content
 from bloodedge_device.provision.undo_record import RECORD
-
-sys.path.insert(0, str(Path(__file__).parent))
-from cards import ADDED, CMDLINE, CONFIG, contents, make_card, pi, provision
+from support.cards import ADDED, CMDLINE, CONFIG, contents, make_card, pi, provision
 
 
 @pytest.fixture

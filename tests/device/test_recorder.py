@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from time import monotonic, sleep
-from types import ModuleType
 
 import pytest
 
@@ -14,6 +13,7 @@ from bloodedge_device.health import Health, Level
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store
+from support import fakes
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -42,7 +42,7 @@ def store(state: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def begin(store: Store, fakes: ModuleType) -> Callable[[], CurrentSlide]:
+def begin(store: Store) -> Callable[[], CurrentSlide]:
     """Begins a slide."""
     run = store.begin_run(fakes.run_info(fakes.make_manifest()))
 
@@ -70,7 +70,7 @@ FULL, DAMAGED = DiskFullError("the disk is full"), DamagedDatabaseError("it is d
 
 
 def test_frames_are_stored_in_their_order_and_the_slide_ends_after_its_last(
-    state: Path, store: Store, begin: Callable[[], CurrentSlide], fakes: ModuleType
+    state: Path, store: Store, begin: Callable[[], CurrentSlide]
 ) -> None:
     first, second = begin(), begin()
     with Recorder(store, monotonic()) as recording:
@@ -90,7 +90,6 @@ def test_a_disk_that_is_full_for_a_while_loses_and_doubles_nothing(
     state: Path,
     store: Store,
     begin: Callable[[], CurrentSlide],
-    fakes: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     method: str,
 ) -> None:
@@ -109,7 +108,7 @@ def test_a_disk_that_is_full_for_a_while_loses_and_doubles_nothing(
 
 
 def test_while_the_disk_is_full_the_page_says_so_and_the_pipeline_waits(
-    store: Store, begin: Callable[[], CurrentSlide], fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, health, slide = fail(monkeypatch, "_put_rows", FULL, 10**9), Health(), begin()
     handed_over = []
@@ -135,7 +134,7 @@ def test_while_the_disk_is_full_the_page_says_so_and_the_pipeline_waits(
 
 
 def test_a_disk_that_stays_full_ends_the_daemon_in_good_time_with_a_sentence(
-    store: Store, begin: Callable[[], CurrentSlide], fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, "_put_rows", FULL, 10**9)
     slides = [begin() for _ in range(5)]
@@ -154,7 +153,7 @@ def test_a_disk_that_stays_full_ends_the_daemon_in_good_time_with_a_sentence(
 
 
 def test_a_daemon_told_to_end_is_not_held_back_for_ever_by_a_full_disk(
-    store: Store, begin: Callable[[], CurrentSlide], fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, "_put_rows", FULL, 10**9)
     told_to_end = threading.Event()
@@ -177,7 +176,6 @@ def test_a_database_that_turns_out_damaged_is_set_aside_and_the_work_goes_on_in_
     state: Path,
     store: Store,
     begin: Callable[[], CurrentSlide],
-    fakes: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     method: str,
 ) -> None:
@@ -206,7 +204,7 @@ def test_a_database_that_turns_out_damaged_is_set_aside_and_the_work_goes_on_in_
 
 
 def test_a_new_database_is_begun_though_the_disk_is_full_just_then(
-    state: Path, store: Store, begin: Callable[[], CurrentSlide], fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    state: Path, store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = begin()
 
@@ -224,7 +222,7 @@ def test_a_new_database_is_begun_though_the_disk_is_full_just_then(
 
 
 def test_what_cannot_be_cured_is_raised_where_frames_are_handed_over(
-    store: Store, begin: Callable[[], CurrentSlide], fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, "put_frames", RuntimeError("a fault"), 1)
     slide = begin()
@@ -239,9 +237,7 @@ def test_what_cannot_be_cured_is_raised_where_frames_are_handed_over(
         work()
 
 
-def test_messages_are_only_made_where_somebody_is_to_have_them(
-    store: Store, begin: Callable[[], CurrentSlide], fakes: ModuleType
-) -> None:
+def test_messages_are_only_made_where_somebody_is_to_have_them(store: Store, begin: Callable[[], CurrentSlide]) -> None:
     stored = []
     with Recorder(store, monotonic(), stored=lambda: stored.append(1)) as recording:
         slide = begin()

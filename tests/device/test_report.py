@@ -4,7 +4,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -18,9 +17,10 @@ from bloodedge_device.report.page import page, write_page
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.report.terminal import show
 from bloodedge_device.store import Store
+from support import fakes
 
 
-def fill(state: Path, fakes: ModuleType, label: str = "smear 7", keep_crops: bool = True, **kind: bool) -> None:
+def fill(state: Path, label: str = "smear 7", keep_crops: bool = True, **kind: bool) -> None:
     store, times = Store(state), StageTimes()
     run = store.begin_run(fakes.run_info(fakes.make_manifest(**kind)))
     slide = store.begin_slide(run, label)
@@ -34,8 +34,8 @@ def fill(state: Path, fakes: ModuleType, label: str = "smear 7", keep_crops: boo
     store.close()
 
 
-def test_a_slide_during_which_the_clock_was_set_is_given_no_duration_of_decades(state: Path, fakes: ModuleType) -> None:
-    fill(state, fakes)
+def test_a_slide_during_which_the_clock_was_set_is_given_no_duration_of_decades(state: Path) -> None:
+    fill(state)
     report = replace(read_report(state), started=datetime(1970, 1, 1, 0, 1, tzinfo=UTC))
     text = Page(page(report)).text
     assert "01 January 1970, 00:01 UTC by a clock that was not set" in text
@@ -60,8 +60,8 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_programs_get_every_figure_of_the_slide(state: Path, fakes: ModuleType) -> None:
-    fill(state, fakes)
+def test_programs_get_every_figure_of_the_slide(state: Path) -> None:
+    fill(state)
     report = json.loads(json.dumps(read_report(state).to_json(), allow_nan=False))
     assert report["frames"] == {
         "seen": 11,
@@ -87,8 +87,8 @@ def test_programs_get_every_figure_of_the_slide(state: Path, fakes: ModuleType) 
     assert report["research_use"] == RESEARCH_USE
 
 
-def test_the_page_needs_nothing_from_anywhere_else(state: Path, fakes: ModuleType) -> None:
-    fill(state, fakes)
+def test_the_page_needs_nothing_from_anywhere_else(state: Path) -> None:
+    fill(state)
     html = page(read_report(state))
     seen = Page(html)
     assert all(address.startswith("data:image/jpeg;base64,") for address in seen.addresses)
@@ -96,8 +96,8 @@ def test_the_page_needs_nothing_from_anywhere_else(state: Path, fakes: ModuleTyp
     assert not re.search(r"url\(|@import|https?://", html)
 
 
-def test_the_page_says_what_matters(state: Path, fakes: ModuleType) -> None:
-    fill(state, fakes)
+def test_the_page_says_what_matters(state: Path) -> None:
+    fill(state)
     text = Page(page(read_report(state))).text
     for said in (
         "smear 7",
@@ -117,10 +117,8 @@ def test_the_page_says_what_matters(state: Path, fakes: ModuleType) -> None:
         assert said in text, said
 
 
-def test_the_gallery_shows_the_most_blast_like_and_the_most_uncertain_cells_first(
-    state: Path, fakes: ModuleType
-) -> None:
-    fill(state, fakes)
+def test_the_gallery_shows_the_most_blast_like_and_the_most_uncertain_cells_first(state: Path) -> None:
+    fill(state)
     report = read_report(state)
     assert [cell.blast_probability for cell in report.most_blast_like][:2] == [0.97, 0.8]
     assert report.most_uncertain[0].blast_probability == 0.5
@@ -128,17 +126,15 @@ def test_the_gallery_shows_the_most_blast_like_and_the_most_uncertain_cells_firs
     assert Page(page(report)).images == len(report.most_blast_like) + len(report.most_uncertain) == 9
 
 
-def test_a_slide_without_kept_images_has_no_gallery(state: Path, fakes: ModuleType) -> None:
-    fill(state, fakes, keep_crops=False)
+def test_a_slide_without_kept_images_has_no_gallery(state: Path) -> None:
+    fill(state, keep_crops=False)
     seen = Page(page(read_report(state)))
     assert seen.images == 0
     assert "Cells worth a look" not in seen.text
 
 
-def test_rendered_and_leaky_bundles_are_called_so_everywhere(
-    state: Path, fakes: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill(state, fakes, rendered=True, leaky=True)
+def test_rendered_and_leaky_bundles_are_called_so_everywhere(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(state, rendered=True, leaky=True)
     report = read_report(state)
     show(report)
     table = " ".join(capsys.readouterr().out.split())
@@ -147,17 +143,15 @@ def test_rendered_and_leaky_bundles_are_called_so_everywhere(
         assert "leaky" in told
 
 
-def test_a_bundle_of_real_cells_is_not_trusted_on_cells_of_another_kind(state: Path, fakes: ModuleType) -> None:
-    fill(state, fakes)
+def test_a_bundle_of_real_cells_is_not_trusted_on_cells_of_another_kind(state: Path) -> None:
+    fill(state)
     (warning,) = read_report(state).warnings
     assert "is not checked" in warning
     assert warning in Page(page(read_report(state))).text
 
 
 @pytest.mark.parametrize(("unlike", "warned"), [(0, False), (1, False), (3, True)])
-def test_a_slide_of_cells_unlike_the_training_cells_is_called_so(
-    state: Path, fakes: ModuleType, unlike: int, warned: bool
-) -> None:
+def test_a_slide_of_cells_unlike_the_training_cells_is_called_so(state: Path, unlike: int, warned: bool) -> None:
     figures = 41
     domain = Domain(
         mean=(0.0,) * figures,
@@ -178,19 +172,17 @@ def test_a_slide_of_cells_unlike_the_training_cells_is_called_so(
     assert ("3 of 8 cells are unlike" in " ".join(warnings)) is warned
 
 
-def test_a_hostile_label_is_only_text(state: Path, fakes: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_hostile_label_is_only_text(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
     label = "<script>alert(1)</script>[bold]"
-    fill(state, fakes, label=label)
+    fill(state, label=label)
     report = read_report(state)
     assert "script" not in Page(page(report)).tags
     show(report)
     assert label in capsys.readouterr().out
 
 
-def test_the_terminal_shows_latency_beside_the_baselines(
-    state: Path, fakes: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    fill(state, fakes)
+def test_the_terminal_shows_latency_beside_the_baselines(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(state)
     show(read_report(state))
     lines = capsys.readouterr().out.splitlines()
     (baseline,) = [line for line in lines if "NVIDIA Test GPU" in line]
@@ -198,7 +190,7 @@ def test_the_terminal_shows_latency_beside_the_baselines(
     assert any("inference" in line and "1.2" in line for line in lines)
 
 
-def test_a_slide_that_saw_nothing_still_has_a_report(state: Path, fakes: ModuleType) -> None:
+def test_a_slide_that_saw_nothing_still_has_a_report(state: Path) -> None:
     store = Store(state)
     store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
     store.close()
@@ -209,16 +201,16 @@ def test_a_slide_that_saw_nothing_still_has_a_report(state: Path, fakes: ModuleT
     show(report)
 
 
-def test_a_slide_can_be_chosen_and_a_wrong_one_is_named(state: Path, fakes: ModuleType) -> None:
-    fill(state, fakes, label="first")
-    fill(state, fakes, label="second")
+def test_a_slide_can_be_chosen_and_a_wrong_one_is_named(state: Path) -> None:
+    fill(state, label="first")
+    fill(state, label="second")
     assert (read_report(state).label, read_report(state, 1).label) == ("second", "first")
     with pytest.raises(UsageError, match="has no slide 9; it has 1 to 2"):
         read_report(state, 9)
 
 
-def test_the_page_is_written_whole_or_not_at_all(state: Path, fakes: ModuleType, tmp_path: Path) -> None:
-    fill(state, fakes)
+def test_the_page_is_written_whole_or_not_at_all(state: Path, tmp_path: Path) -> None:
+    fill(state)
     target = tmp_path / "reports" / "r.html"
     write_page(read_report(state), target)
     assert target.read_text().endswith("</html>\n") or target.read_text().endswith("</html>")

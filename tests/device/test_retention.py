@@ -3,13 +3,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from bloodedge.cli import main
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.store import DATABASE, Store, crops, writer
+from support import fakes
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -35,7 +35,7 @@ def disk(state: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def store(state: Path, fakes: ModuleType) -> Iterator[Store]:
+def store(state: Path) -> Iterator[Store]:
     """Slides 1 to 10, of two frames of two cells each: 40 images."""
     store = Store(state, StoreSettings(keep_free_mb=70, reserve_mb=0))
     run = store.begin_run(fakes.run_info(fakes.make_manifest()))
@@ -81,7 +81,7 @@ def test_where_enough_is_free_no_image_is_even_looked_for(store: Store, monkeypa
 
 
 def test_a_long_slide_fills_many_folders_and_is_emptied_in_the_order_of_its_frames(
-    state: Path, store: Store, disk: list[int], fakes: ModuleType
+    state: Path, store: Store, disk: list[int]
 ) -> None:
     disk[0] = 100
     store.tidy()
@@ -95,7 +95,7 @@ def test_a_long_slide_fills_many_folders_and_is_emptied_in_the_order_of_its_fram
 
 
 def test_emptied_slides_leave_no_folder_but_the_newest_and_later_images_find_their_place(
-    state: Path, store: Store, disk: list[int], fakes: ModuleType
+    state: Path, store: Store, disk: list[int]
 ) -> None:
     disk[0] = 100
     assert store.tidy() == 40
@@ -127,7 +127,7 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def dated(state: Path, fakes: ModuleType) -> Iterator[Store]:
+def dated(state: Path) -> Iterator[Store]:
     """Slide 1: frames of 40 days ago; slide 2: frames 0 to 4 of 40 days, 5 to 9 of 20 days ago; slide 3: of today."""
     store = Store(state, StoreSettings(keep_days=30, reserve_mb=0))
     run = store.begin_run(fakes.run_info(fakes.make_manifest()))
@@ -158,7 +158,7 @@ def test_images_past_their_time_go_and_no_others_and_no_result(state: Path, date
     assert dated.expire(NOW) == 0
 
 
-def test_the_slide_in_work_loses_old_images_and_takes_new_ones(state: Path, dated: Store, fakes: ModuleType) -> None:
+def test_the_slide_in_work_loses_old_images_and_takes_new_ones(state: Path, dated: Store) -> None:
     assert dated.expire(NOW + timedelta(days=31)) == 30
     assert [path.name for path in (state / "crops").iterdir()] == ["3"]  # which the next image may be on its way to
     dated.put_frames(3, [fakes.result(10, [0.9])], keep_crops=True)
@@ -244,7 +244,7 @@ def test_a_recorded_jump_of_the_clock_dates_what_was_taken_before_it(state: Path
     assert dated.expire(today + 31 * DAYS, clock_held=True) == 30
 
 
-def test_a_jump_dates_nothing_of_other_runs_and_nothing_after_it(state: Path, dated: Store, fakes: ModuleType) -> None:
+def test_a_jump_dates_nothing_of_other_runs_and_nothing_after_it(state: Path, dated: Store) -> None:
     today = datetime.now(UTC)
     put_back(state, today - 40 * DAYS)
     dated.note_clock_set(5.0)  # set right early in the first run, whose images therefore are 40 days old
@@ -262,7 +262,7 @@ def test_an_entry_of_an_earlier_version_dates_the_run_that_it_was_made_in(state:
     assert dated.expire(today, clock_held=False) == 0
 
 
-def test_a_later_run_with_a_held_clock_dates_one_without(state: Path, dated: Store, fakes: ModuleType) -> None:
+def test_a_later_run_with_a_held_clock_dates_one_without(state: Path, dated: Store) -> None:
     put_back(state, YEAR_1970)
     run = dated.begin_run(fakes.run_info(fakes.make_manifest()))
     today = datetime.now(UTC)

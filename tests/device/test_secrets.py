@@ -3,13 +3,11 @@
 import json
 import stat
 import subprocess
-import sys
 import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -22,8 +20,8 @@ from bloodedge_device.camera.open import open_camera
 from bloodedge_device.health import Health, Level
 from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
 from bloodedge_device.store import DATABASE, Store, audit_log, open_for_reading
+from support import fakes
 
-FAKE_DEVICE = Path(__file__).with_name("fakes.py")
 SECRETS = (b"hunter2", b"op%40erator", b"tok3nT0K3N")
 
 
@@ -57,7 +55,7 @@ def config(tmp_path: Path) -> Iterator[Path]:
 
 
 def said_by(*arguments: object) -> bytes:
-    command = [sys.executable, str(FAKE_DEVICE), *map(str, arguments)]
+    command = [*fakes.DEVICE, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
     return done.stdout + done.stderr
 
@@ -81,9 +79,7 @@ def test_nothing_that_a_board_says_or_stores_has_what_opens_its_camera(config: P
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_databases_of_before_are_closed_to_others_with_all_that_sqlite_keeps_beside_them(
-    state: Path, fakes: ModuleType
-) -> None:
+def test_databases_of_before_are_closed_to_others_with_all_that_sqlite_keeps_beside_them(state: Path) -> None:
     state.mkdir(exist_ok=True)
     Store(state).close()
     for path in state.glob(f"{DATABASE}*"):

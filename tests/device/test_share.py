@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -18,6 +17,7 @@ from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.store import Store
+from support import fakes
 
 
 def people(count: int, blast: int, normal: int, refused: int) -> dict[str, Outcomes]:
@@ -96,7 +96,7 @@ def test_nothing_called_is_no_figure() -> None:
     assert told.cells_needed(0.05) is not None
 
 
-def test_an_interval_is_told_once(state: Path, fakes: ModuleType) -> None:
+def test_an_interval_is_told_once(state: Path) -> None:
     store = Store(state)
     number = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
     store.put_frames(number, [fakes.result(index, [0.9, 0.1, 0.9]) for index in range(12)], keep_crops=False)
@@ -108,15 +108,15 @@ def test_an_interval_is_told_once(state: Path, fakes: ModuleType) -> None:
         assert text.count(sentence) == 1, sentence
 
 
-def drawn(fakes: ModuleType, truth: tuple[int, int]) -> FrameResult:
+def drawn(truth: tuple[int, int]) -> FrameResult:
     result = fakes.result(0, [0.9, 0.1])
     return FrameResult(**{**vars(result), "capture": Capture(**{**vars(result.capture), "truth": truth})})
 
 
-def test_what_the_simulator_drew_stands_beside_the_share(state: Path, fakes: ModuleType) -> None:
+def test_what_the_simulator_drew_stands_beside_the_share(state: Path) -> None:
     store = Store(state)
     number = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
-    store.put_frames(number, [drawn(fakes, (3, 1)), drawn(fakes, (0, 4))], keep_crops=False)
+    store.put_frames(number, [drawn((3, 1)), drawn((0, 4))], keep_crops=False)
     store.close()
     report = read_report(state)
     assert report.to_json()["blast_share"]["truth"] == 3 / 8
@@ -125,7 +125,7 @@ def test_what_the_simulator_drew_stands_beside_the_share(state: Path, fakes: Mod
     assert said in report.statistics.sentence(fakes.RATES)
 
 
-def test_the_simulated_camera_knows_what_it_draws_and_other_cameras_do_not(fakes: ModuleType) -> None:
+def test_the_simulated_camera_knows_what_it_draws_and_other_cameras_do_not() -> None:
     import threading
 
     stop = threading.Event()
@@ -135,7 +135,7 @@ def test_the_simulated_camera_knows_what_it_draws_and_other_cameras_do_not(fakes
     assert fakes.frame().capture.truth is None
 
 
-def test_the_broker_is_told_the_corrected_share_with_its_interval(fakes: ModuleType) -> None:
+def test_the_broker_is_told_the_corrected_share_with_its_interval() -> None:
     in_work = CurrentSlide(1, "one", fakes.RATES)
     for index in range(12):
         in_work.tally.add(fakes.result(index, [0.9, 0.1, 0.9]))

@@ -1,7 +1,6 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from bloodedge_device.slide.statistics import SlideStatistics
 from bloodedge_device.slide.tally import Tally, Totals
 from bloodedge_device.store import Store, open_for_reading
 from bloodedge_device.store.statistics import read_statistics
+from support import fakes
 
 
 def statistics(state: Path, slide: int) -> SlideStatistics:
@@ -21,7 +21,7 @@ def statistics(state: Path, slide: int) -> SlideStatistics:
 
 
 @pytest.fixture
-def slide(state: Path, fakes: ModuleType) -> int:
+def slide(state: Path) -> int:
     store = Store(state)
     run = store.begin_run(fakes.run_info(fakes.make_manifest()))
     store.put_frames(store.begin_slide(run, "another"), [fakes.result(0, [0.9, 0.9])], keep_crops=False)
@@ -58,7 +58,7 @@ def test_the_blast_share_is_of_called_cells_with_wilsons_interval(state: Path, s
 REASONS = (Reason.OUT_OF_FOCUS, Reason.TOO_DARK, Reason.BAD_FRAME)
 
 
-def random_results(seed: int, frames: int, fakes: ModuleType) -> list[FrameResult]:
+def random_results(seed: int, frames: int) -> list[FrameResult]:
     """Frames as a slide gives them: some rejected, some empty, cells seen again, now and then better than before."""
     rng = np.random.default_rng(seed)
     known, results = 0, []
@@ -83,7 +83,7 @@ def random_results(seed: int, frames: int, fakes: ModuleType) -> list[FrameResul
 @pytest.mark.parametrize("known_at_once", [4000, 7])
 @pytest.mark.parametrize("seed", range(6))
 def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
-    state: Path, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch, seed: int, known_at_once: int
+    state: Path, monkeypatch: pytest.MonkeyPatch, seed: int, known_at_once: int
 ) -> None:
     monkeypatch.setattr("bloodedge_device.slide.tally.STANDING", known_at_once)
     monkeypatch.setattr("bloodedge_device.store.writer.ROWS_KNOWN", known_at_once)
@@ -91,7 +91,7 @@ def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
         monkeypatch.setattr(f"bloodedge_device.{module}.REMEMBERED", 11)
     store, tally = Store(state), Tally()
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
-    results = random_results(seed, 120, fakes)
+    results = random_results(seed, 120)
     for begin in range(0, 120, 8):
         for result in results[begin : begin + 8]:
             tally.add(result)
@@ -110,7 +110,7 @@ def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
     store.close()
 
 
-def test_a_slide_that_turns_out_to_be_foreign_has_no_class_left(state: Path, fakes: ModuleType) -> None:
+def test_a_slide_that_turns_out_to_be_foreign_has_no_class_left(state: Path) -> None:
     store, tally = Store(state), Tally()
     run = store.begin_run(fakes.run_info(fakes.make_manifest()))
     before, slide = store.begin_slide(run, ""), store.begin_slide(run, "")
@@ -127,7 +127,7 @@ def test_a_slide_that_turns_out_to_be_foreign_has_no_class_left(state: Path, fak
     store.close()
 
 
-def test_a_better_view_takes_the_place_of_the_one_before(fakes: ModuleType) -> None:
+def test_a_better_view_takes_the_place_of_the_one_before() -> None:
     tally = Tally()
     for index, (probability, repeated) in enumerate([(0.1, False), (0.2, True), (0.9, False)]):
         result = fakes.result(index, [probability])
@@ -138,7 +138,7 @@ def test_a_better_view_takes_the_place_of_the_one_before(fakes: ModuleType) -> N
     assert counts.clustered.clusters == 1
 
 
-def test_totals_since_the_start_only_grow_and_count_each_cell_at_its_first_view(fakes: ModuleType) -> None:
+def test_totals_since_the_start_only_grow_and_count_each_cell_at_its_first_view() -> None:
     totals = Totals()
     for index, (probability, repeated) in enumerate([(0.1, False), (0.2, True), (0.5, False)]):
         result = fakes.result(index, [probability], dropped_before=2)
@@ -151,7 +151,7 @@ def test_totals_since_the_start_only_grow_and_count_each_cell_at_its_first_view(
     assert totals.dropped == 6
 
 
-def test_a_slide_without_cells_has_no_share(state: Path, fakes: ModuleType) -> None:
+def test_a_slide_without_cells_has_no_share(state: Path) -> None:
     store = Store(state)
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "empty")
     counts = statistics(state, slide)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from hostile import turn_a_bit
 
 from bloodedge.bundle import Bundle
 from bloodedge.cli import main
@@ -41,11 +42,8 @@ from bloodedge_device.cli import slots
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE
 from bloodedge_device.web import client
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from hostile import turn_a_bit
-from slot_bundles import NAME, Laboratory, only_openvino, tried, wrong_outputs
+from support.needs import needs
+from support.slot_bundles import NAME, Laboratory, only_openvino, tried, wrong_outputs
 
 FAULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "update_faults.py"
 
@@ -503,7 +501,7 @@ def test_the_lock_of_the_record_is_let_go(lab: Laboratory) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed (apt install strace)")
+@needs("strace")
 def test_a_power_cut_at_any_write_leaves_one_slot_that_runs(tmp_path: Path) -> None:
     out = tmp_path / "faults.json"
     command = [sys.executable, str(FAULTS), "--every", "12", "--out", str(out)]

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile import turn_a_bit
 from numpy.typing import NDArray
 
 from bloodedge.engine import Engine
@@ -40,11 +41,7 @@ from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import SlideSettings, UpdateSettings
 from bloodedge_device.store import DATABASE, RunInfo, Store
 from bloodedge_device.web.client import ask
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from hostile import turn_a_bit
-from slot_bundles import Laboratory, always_uncertain, proven, tried
+from support.slot_bundles import Laboratory, always_uncertain, proven, tried
 
 CRASHES = """
 import os, signal, sys

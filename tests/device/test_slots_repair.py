@@ -1,6 +1,5 @@
 """A damaged record of the slots: its copy takes its place; without one, the slots and the database say what was."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,9 +22,7 @@ from bloodedge_device.bundles.slot_record import (
 )
 from bloodedge_device.bundles.switch import fall_back, roll_back
 from bloodedge_device.daemon.daemon import run_device
-
-sys.path.insert(0, str(Path(__file__).parent))
-from slot_bundles import NAME, Laboratory, proven, tried
+from support.slot_bundles import NAME, Laboratory, proven, tried
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What says nothing of a bundle costs it nothing: keys or a file that cannot be read now, and may be again tomorrow."""
 
 import errno
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +18,7 @@ from bloodedge_device.bundles.switch import roll_back
 from bloodedge_device.daemon import services
 from bloodedge_device.daemon.daemon import run_device
 from bloodedge_device.health import Level
-
-sys.path.insert(0, str(Path(__file__).parent))
-from slot_bundles import Laboratory, proven, tried
+from support.slot_bundles import Laboratory, proven, tried
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -19,6 +18,7 @@ from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store, open_for_reading
 from bloodedge_device.store.writer import ANEW_SPAN_S, MOST_ANEW
+from support import fakes
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -34,7 +34,7 @@ def store(state: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def slide(store: Store, fakes: ModuleType) -> int:
+def slide(store: Store) -> int:
     return store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "a slide")
 
 
@@ -43,9 +43,7 @@ def test_results_are_written_ahead_and_synced(store: Store) -> None:
     assert pragma == {"journal_mode": "wal", "synchronous": 2}
 
 
-def test_a_frame_and_its_cells_can_be_read_while_the_daemon_runs(
-    state: Path, store: Store, slide: int, fakes: ModuleType
-) -> None:
+def test_a_frame_and_its_cells_can_be_read_while_the_daemon_runs(state: Path, store: Store, slide: int) -> None:
     store.put_frames(slide, [fakes.result(0, [0.9, 0.5])], keep_crops=False)
     assert rows(state, "SELECT label, blast_probability, reason FROM cells") == [
         ("blast", 0.9, None),
@@ -53,14 +51,14 @@ def test_a_frame_and_its_cells_can_be_read_while_the_daemon_runs(
     ]
 
 
-def test_a_bad_frame_keeps_its_problem(state: Path, store: Store, slide: int, fakes: ModuleType) -> None:
+def test_a_bad_frame_keeps_its_problem(state: Path, store: Store, slide: int) -> None:
     store.put_frames(slide, [fakes.bad_frame(0)], keep_crops=True)
     ((reason, detail, source),) = rows(state, "SELECT reason, detail, source FROM frames")
     assert (reason, source) == ("bad_frame", "broken.png")
     assert "truncated" in str(detail)
 
 
-def test_every_row_names_a_whole_image(state: Path, store: Store, slide: int, fakes: ModuleType) -> None:
+def test_every_row_names_a_whole_image(state: Path, store: Store, slide: int) -> None:
     store.put_frames(slide, [fakes.result(3, [0.9, 0.1])], keep_crops=True)
     names = [str(name) for (name,) in rows(state, "SELECT crop FROM cells")]
     assert [cv2.imread(str(state / "crops" / name)).shape for name in names] == [(40, 40, 3)] * 2
@@ -73,7 +71,7 @@ def test_two_daemons_cannot_write_the_same_results(state: Path) -> None:
         Store(state)
 
 
-def test_a_store_that_was_closed_can_be_opened_again(state: Path, fakes: ModuleType) -> None:
+def test_a_store_that_was_closed_can_be_opened_again(state: Path) -> None:
     for _ in range(2):
         store = Store(state)
         store.begin_run(fakes.run_info(fakes.make_manifest()))
@@ -95,7 +93,7 @@ def test_a_state_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "state")
 
 
-def with_images(store: Store, slide: int, fakes: ModuleType, frames: int = 40) -> None:
+def with_images(store: Store, slide: int, frames: int = 40) -> None:
     store.put_frames(slide, [fakes.result(index, [0.9, 0.1]) for index in range(frames)], keep_crops=True)
 
 
@@ -116,9 +114,9 @@ def overwrite_the_header(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [overwrite_the_middle, cut_in_half, overwrite_the_header])
 def test_a_damaged_database_is_set_aside_with_its_images_and_a_new_one_begun(
-    state: Path, store: Store, slide: int, fakes: ModuleType, damage: Callable[[Path], None]
+    state: Path, store: Store, slide: int, damage: Callable[[Path], None]
 ) -> None:
-    with_images(store, slide, fakes)
+    with_images(store, slide)
     store.close()
     damage(state / DATABASE)
     damaged = (state / DATABASE).read_bytes()
@@ -154,9 +152,9 @@ def review_all(store: Store, cells: int) -> None:
 
 
 def test_a_database_that_turns_out_damaged_while_it_is_used_can_be_begun_anew(
-    state: Path, store: Store, slide: int, fakes: ModuleType
+    state: Path, store: Store, slide: int
 ) -> None:
-    with_images(store, slide, fakes, 200)
+    with_images(store, slide, 200)
     store._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     store._database.execute("PRAGMA shrink_memory")  # as after hours of work: pages are read from the disk again
     overwrite_the_middle(state / DATABASE)
@@ -164,7 +162,7 @@ def test_a_database_that_turns_out_damaged_while_it_is_used_can_be_begun_anew(
         review_all(store, 400)
     store.begin_anew()
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "after")
-    with_images(store, slide, fakes, 2)
+    with_images(store, slide, 2)
     assert rows(state, "SELECT count(*) FROM frames") == [(2,)]
     assert rows(state, "PRAGMA integrity_check") == [("ok",)]
 
@@ -196,7 +194,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def noisy(fakes: ModuleType, index: int) -> object:
+def noisy(index: int) -> object:
     """A frame of three cells whose images do not compress."""
     result = fakes.result(index, [0.9] * 3)
     for number, cell in enumerate(result.cells):
@@ -204,50 +202,48 @@ def noisy(fakes: ModuleType, index: int) -> object:
     return result
 
 
-def fill(store: Store, slide: int, fakes: ModuleType, until: Callable[[], bool], begin: int = 0) -> int:
+def fill(store: Store, slide: int, until: Callable[[], bool], begin: int = 0) -> int:
     """Store frame after frame until the store refuses or ``until`` holds; gives how many were acknowledged."""
     for index in range(begin, begin + 20_000):
         if until():
             return index - begin
         try:
-            store.put_frames(slide, [noisy(fakes, index)], keep_crops=True)
+            store.put_frames(slide, [noisy(index)], keep_crops=True)
         except DiskFullError:
             return index - begin
     raise AssertionError("the disk never filled")
 
 
-def squeeze(disk: Path, store: Store, slide: int, fakes: ModuleType, begin: int) -> int:
+def squeeze(disk: Path, store: Store, slide: int, begin: int) -> int:
     """Let something else fill the disk, then store until the store has made room or refuses; gives how many it took."""
     with (disk / "ballast").open("ab") as ballast, suppress(OSError):
         while True:
             os.write(ballast.fileno(), bytes(4096))
-    return fill(store, slide, fakes, lambda: shutil.disk_usage(disk).free > 500_000, begin)
+    return fill(store, slide, lambda: shutil.disk_usage(disk).free > 500_000, begin)
 
 
 def images(state: Path) -> list[str]:
     return sorted(path.name for path in (state / "crops").rglob("*.jpg"))
 
 
-def test_a_full_disk_costs_images_first_the_oldest_then_the_reserve_and_never_a_stored_result(
-    small_disk: Path, fakes: ModuleType
-) -> None:
+def test_a_full_disk_costs_images_first_the_oldest_then_the_reserve_and_never_a_stored_result(small_disk: Path) -> None:
     state = small_disk / "state"
     store = Store(state, StoreSettings(reserve_mb=1))
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "a slide")
     seen = 300
     for index in range(seen):
-        store.put_frames(slide, [noisy(fakes, index)], keep_crops=True)
+        store.put_frames(slide, [noisy(index)], keep_crops=True)
     assert len(images(state)) == 3 * seen
     while before := images(state):
-        seen += squeeze(small_disk, store, slide, fakes, seen)
+        seen += squeeze(small_disk, store, slide, seen)
         assert store.has_reserve
         assert images(state) == before[len(before) - len(images(state)) :]  # the oldest went
     assert store.crops_lost > 0
-    seen += squeeze(small_disk, store, slide, fakes, seen)
+    seen += squeeze(small_disk, store, slide, seen)
     assert not store.has_reserve
-    seen += squeeze(small_disk, store, slide, fakes, seen)
+    seen += squeeze(small_disk, store, slide, seen)
     with pytest.raises(DiskFullError, match="the disk is full; free some space"):
-        store.put_frames(slide, [noisy(fakes, seen)], keep_crops=True)
+        store.put_frames(slide, [noisy(seen)], keep_crops=True)
     assert rows(state, "SELECT number FROM frames ORDER BY id") == [(number,) for number in range(seen)]
     assert rows(state, "SELECT count(*) FROM cells") == [(3 * seen,)]
     named = [str(name) for (name,) in rows(state, "SELECT crop FROM cells WHERE crop IS NOT NULL ORDER BY crop")]
@@ -256,7 +252,7 @@ def test_a_full_disk_costs_images_first_the_oldest_then_the_reserve_and_never_a_
     store.close()
 
 
-def test_a_new_run_takes_the_reserve_of_a_full_disk_as_results_do(small_disk: Path, fakes: ModuleType) -> None:
+def test_a_new_run_takes_the_reserve_of_a_full_disk_as_results_do(small_disk: Path) -> None:
     store = Store(small_disk / "state", StoreSettings(reserve_mb=1, keep_free_mb=0))
     with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
         while True:
@@ -269,18 +265,18 @@ def test_a_new_run_takes_the_reserve_of_a_full_disk_as_results_do(small_disk: Pa
     store.close()
 
 
-def test_once_space_is_freed_results_images_and_the_reserve_come_back(small_disk: Path, fakes: ModuleType) -> None:
+def test_once_space_is_freed_results_images_and_the_reserve_come_back(small_disk: Path) -> None:
     state = small_disk / "state"
     store = Store(state, StoreSettings(reserve_mb=1, keep_free_mb=0))
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "a slide")
     seen = 0
     while store.has_reserve:
-        seen += squeeze(small_disk, store, slide, fakes, seen)
-    seen += squeeze(small_disk, store, slide, fakes, seen)
+        seen += squeeze(small_disk, store, slide, seen)
+    seen += squeeze(small_disk, store, slide, seen)
     store.tidy()
     assert not store.has_reserve
     (small_disk / "ballast").unlink()
-    store.put_frames(slide, [noisy(fakes, seen)], keep_crops=True)
+    store.put_frames(slide, [noisy(seen)], keep_crops=True)
     store.tidy()
     assert store.has_reserve
     assert (state / "reserve").stat().st_blocks * 512 >= 1_000_000  # space that is really taken
@@ -292,7 +288,7 @@ def test_once_space_is_freed_results_images_and_the_reserve_come_back(small_disk
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-import fakes
+from support import fakes
 from bloodedge.errors import BloodedgeError
 from bloodedge_device.store import Store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -308,7 +304,7 @@ except BloodedgeError as error:
 """
 
 
-def test_a_disk_that_refuses_to_grow_a_file_ends_in_one_sentence(state: Path, fakes: ModuleType) -> None:
+def test_a_disk_that_refuses_to_grow_a_file_ends_in_one_sentence(state: Path) -> None:
     command = [sys.executable, "-c", LIMITED, str(state)]
     done = subprocess.run(command, cwd=Path(fakes.__file__).parent, capture_output=True, text=True, check=True)
     assert "what was stored is intact" in done.stderr
@@ -321,7 +317,7 @@ def test_a_disk_that_refuses_to_grow_a_file_ends_in_one_sentence(state: Path, fa
 WRITING = """
 import sys
 from pathlib import Path
-import fakes
+from support import fakes
 from bloodedge_device.store import Store
 store = Store(Path(sys.argv[1]))
 slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "a slide")
@@ -331,9 +327,7 @@ for index in range(100_000):
 """
 
 
-def test_kill_9_in_mid_write_again_and_again_keeps_every_acknowledged_row_and_no_half_image(
-    state: Path, fakes: ModuleType
-) -> None:
+def test_kill_9_in_mid_write_again_and_again_keeps_every_acknowledged_row_and_no_half_image(state: Path) -> None:
     acknowledged = []
     for kill in range(5):
         command = [sys.executable, "-c", WRITING, str(state)]
@@ -363,9 +357,7 @@ def test_what_is_said_of_a_cell_that_is_not_there_is_refused(state: Path, store:
     assert rows(state, "SELECT count(*) FROM audit") == [(0,)]
 
 
-def test_a_review_and_a_label_are_kept_and_say_who_gave_them(
-    state: Path, store: Store, slide: int, fakes: ModuleType
-) -> None:
+def test_a_review_and_a_label_are_kept_and_say_who_gave_them(state: Path, store: Store, slide: int) -> None:
     store.put_frames(slide, [fakes.result(0, [0.9])], keep_crops=False)
     store.review(1, "normal", "gallery", "page")
     store.label_slide(slide, "smear 7", "command line")
@@ -374,7 +366,7 @@ def test_a_review_and_a_label_are_kept_and_say_who_gave_them(
     assert rows(state, "SELECT actor, action FROM audit") == [("page", "review"), ("command line", "slide labelled")]
 
 
-def test_steps_taken_at_once_are_all_stored_or_none(state: Path, store: Store, slide: int, fakes: ModuleType) -> None:
+def test_steps_taken_at_once_are_all_stored_or_none(state: Path, store: Store, slide: int) -> None:
     def begin(fault: str) -> int:
         store.end_run(1)
         run = store.begin_run(fakes.run_info(fakes.make_manifest()))
@@ -393,9 +385,7 @@ def test_steps_taken_at_once_are_all_stored_or_none(state: Path, store: Store, s
     assert rows(state, "SELECT count(*) FROM frames") == [(1,)]
 
 
-def test_a_better_view_of_a_cell_counts_and_the_earlier_one_no_longer(
-    state: Path, store: Store, slide: int, fakes: ModuleType
-) -> None:
+def test_a_better_view_of_a_cell_counts_and_the_earlier_one_no_longer(state: Path, store: Store, slide: int) -> None:
     def sighted(index: int, probability: float, *, repeated: bool) -> object:
         result = fakes.result(index, [probability])
         return replace(result, cells=[replace(result.cells[0], number=5, repeated=repeated)])

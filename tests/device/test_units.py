@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from bloodedge_device.provision.boards import firmware_folder
+from support.needs import needs
 
 MOST_EXPOSED = 2.5
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (apt install systemd)"
-)
+pytestmark = needs("systemd-analyze")
 
 SERVICES = sorted((firmware_folder() / "root/etc/systemd/system").glob("*.service"))
 
@@ -86,9 +85,7 @@ def test_a_service_exposes_little(service: Path) -> None:
     assert float(exposure[1]) <= MOST_EXPOSED
 
 
-@pytest.mark.skipif(
-    shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed (apt install systemd)"
-)
+@needs("systemd-sysusers")
 def test_the_daemons_user_is_made_in_a_fresh_root(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     rules = firmware_folder() / "root/etc/sysusers.d/bloodedge.conf"

@@ -4,10 +4,8 @@ import errno
 import http.server
 import json
 import os
-import shutil
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -28,10 +26,9 @@ from bloodedge_device.outputs import bundle_updater as module
 from bloodedge_device.outputs import download
 from bloodedge_device.outputs.bundle_updater import DOWNLOAD, FILE, WantedWorker
 from bloodedge_device.settings import DeviceSettings, read_settings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from slot_bundles import Laboratory, tried
-from test_mqtt import until
+from support.needs import required
+from support.slot_bundles import Laboratory, tried
+from support.waiting import until
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -429,8 +426,7 @@ def test_a_server_that_is_too_slow_is_given_up_for_the_time_being(
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Certificates for 127.0.0.1 by the script for the broker."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed (apt install openssl)")
+    required("openssl")
     folder = tmp_path_factory.mktemp("authority")
     script = Path(__file__).resolve().parents[2] / "firmware_configs" / "broker" / "certificates.sh"
     for words in (("ca",), ("broker", "127.0.0.1")):

@@ -5,13 +5,11 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from time import monotonic, sleep
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -25,8 +23,7 @@ from bloodedge_device.frames import BadFrame, Frame, SourceFile
 from bloodedge_device.settings import CameraSettings, DeviceSettings, read_settings, with_options
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.store.watched import read_watched
-
-FAKE_DEVICE = Path(__file__).with_name("fakes.py")
+from support import fakes
 
 
 def image(level: int, suffix: str = ".png") -> bytes:
@@ -178,7 +175,7 @@ def test_a_folder_that_goes_away_is_told(folder: Path, watched: Watched) -> None
 
 
 def test_the_store_keeps_a_file_with_its_frame_or_not_at_all(
-    folder: Path, state: Path, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dataclasses import replace
 
@@ -233,7 +230,7 @@ def test_a_folder_that_is_not_there_yet_is_awaited(folder: Path, state: Path) ->
 
 
 def daemon(folder: Path, state: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, str(FAKE_DEVICE), "run", "--state", str(state), "--camera", str(folder), "--watch"]
+    command = [*fakes.DEVICE, "run", "--state", str(state), "--camera", str(folder), "--watch"]
     return subprocess.Popen([*command, "--no-page"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

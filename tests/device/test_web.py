@@ -1,7 +1,6 @@
 """The pages, as a person gets them."""
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from bloodedge.decision.reference_people import ASPECTS, AspectReference, Refere
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.settings import WebSettings
 from bloodedge_device.store import queries
-
-sys.path.insert(0, str(Path(__file__).parent))
-import web_fakes
-from web_fakes import FakeDesk, client_of, csrf_of
+from support import web_fakes
+from support.web_fakes import FakeDesk, client_of, csrf_of
 
 PAGES = ("/", "/slides", "/slides/1", "/slides/1/report", "/review/1", "/review/1/result", "/health", "/nothing")
 

@@ -26,10 +26,8 @@ from bloodedge_device.web.access import Access, Sessions
 from bloodedge_device.web.client import ask
 from bloodedge_device.web.server import WebServer
 from bloodedge_device.web.socket_path import SOCKET
-
-sys.path.insert(0, str(Path(__file__).parent))
-import web_fakes
-from web_fakes import FakeDesk, access_of, client_of, csrf_of
+from support import web_fakes
+from support.web_fakes import FakeDesk, access_of, client_of, csrf_of
 
 LAN = WebSettings(host="0.0.0.0", names=("scope.lab.example",))
 HOST = "scope.lab.example"

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,8 @@ from bloodedge_device.settings import WebSettings
 from bloodedge_device.store import queries
 from bloodedge_device.web import worker_threads
 from bloodedge_device.web.app import make_app
-
-sys.path.insert(0, str(Path(__file__).parent))
-import web_fakes
-from web_fakes import FakeDesk, access_of, client_of
+from support import web_fakes
+from support.web_fakes import FakeDesk, access_of, client_of
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The page in a real browser."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from itertools import cycle
@@ -13,16 +12,11 @@ import pytest
 from bloodedge_device.settings import WebSettings
 from bloodedge_device.store import queries
 from bloodedge_device.web.server import WebServer
+from support import web_fakes
+from support.needs import needs, required
+from support.web_fakes import FakeDesk
 
-sys.path.insert(0, str(Path(__file__).parent))
-import web_fakes
-from web_fakes import FakeDesk
-
-CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: apt install chromium"),
-    pytest.mark.timeout(120),
-]
+pytestmark = [needs("chromium"), pytest.mark.timeout(120)]
 PAGES = ("/", "/slides", "/slides/1", "/slides/1/report", "/review/1", "/review/1/result", "/health", "/nothing")
 
 
@@ -30,7 +24,7 @@ PAGES = ("/", "/slides", "/slides/1", "/slides/1/report", "/review/1", "/review/
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=required("chromium"), args=["--no-sandbox"])
         yield browser
         browser.close()
 

@@ -5,24 +5,20 @@ On Debian 13; BLOODEDGE_DEB_SUITE=bookworm has the same done on Debian 12.
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
+import deb
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import deb
+from support.needs import needs
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="making a Debian root needs root"),
-    pytest.mark.skipif(
-        shutil.which("mmdebstrap") is None, reason="mmdebstrap is not installed (apt install mmdebstrap)"
-    ),
+    needs("mmdebstrap"),
 ]
 SUITE = os.environ.get("BLOODEDGE_DEB_SUITE", "trixie")
 BOARD = "generic-x86-64"

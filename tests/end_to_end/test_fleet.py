@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -26,16 +24,11 @@ from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_fleet.boards import listener
 from bloodedge_fleet.boards.archive import Archive, Outcome
 from bloodedge_fleet.database import migrate, open_database
+from support.mqtt import STATUS, DeployedBroker, MemoryOutbox, free_port, make_authority
+from support.needs import needs
+from support.slot_bundles import Laboratory
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "device"))
-from slot_bundles import Laboratory
-from test_broker_config import CONFIGS, MOSQUITTO, Broker, certificates
-from test_mqtt import STATUS, MemoryOutbox
-
-pytestmark = [
-    pytest.mark.skipif(MOSQUITTO is None, reason="mosquitto is not installed (apt install mosquitto)"),
-    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed (apt install openssl)"),
-]
+pytestmark = [needs("mosquitto"), needs("openssl")]
 BOARD = "board-a"
 
 
@@ -70,29 +63,26 @@ def fleet(state: Path, *words: str) -> Any:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
-    folder = tmp_path / "authority"
-    for words in (("ca",), ("broker", "127.0.0.1"), ("board", BOARD), ("board", "fleet"), ("page", "127.0.0.1")):
-        assert certificates(folder, *words).returncode == 0
-    shutil.copy(CONFIGS / "acl", folder / "acl")
-    return folder
+    others = ("board", BOARD), ("board", "fleet"), ("page", "127.0.0.1")
+    return make_authority(tmp_path / "authority", *others)
 
 
 @pytest.fixture
-def broker(tmp_path: Path, authority: Path) -> Iterator[Broker]:
+def broker(tmp_path: Path, authority: Path) -> Iterator[DeployedBroker]:
     folder = tmp_path / "broker"
     folder.mkdir()
-    made = Broker(folder, authority)
+    made = DeployedBroker(folder, authority)
     yield made
     made.stop()
 
 
-def test_a_bundle_reaches_a_board_over_everything_that_is_real(tmp_path: Path, authority: Path, broker: Broker) -> None:
+def test_a_bundle_reaches_a_board_over_everything_that_is_real(
+    tmp_path: Path, authority: Path, broker: DeployedBroker
+) -> None:
     board, server = tmp_path / "board", tmp_path / "server"
     lab = Laboratory(tmp_path, board)
     bundle = lab.bundle(2_000_000_000)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        page = f"127.0.0.1:{probe.getsockname()[1]}"
+    page = f"127.0.0.1:{free_port()}"
     settings = tmp_path / "device.toml"
     settings.write_text(
         f'state = "{board}"\nengine = "litert"\n[camera]\nrate = 10\nloop = true\n[web]\nenabled = false\n'
@@ -138,7 +128,7 @@ def test_a_bundle_reaches_a_board_over_everything_that_is_real(tmp_path: Path, a
 
 
 def test_board_and_server_find_a_broker_that_was_started_anew_at_once(
-    tmp_path: Path, authority: Path, broker: Broker
+    tmp_path: Path, authority: Path, broker: DeployedBroker
 ) -> None:
     own = {"certificate": authority / f"{BOARD}.pem", "key": authority / f"{BOARD}.key"}
     settings = MqttSettings(host="127.0.0.1", port=broker.port, tls=True, board=BOARD, ca=authority / "ca.pem", **own)

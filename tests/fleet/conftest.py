@@ -1,8 +1,6 @@
 """A database of either kind, a broker, and boards that report."""
 
 import os
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +8,9 @@ import pytest
 from sqlalchemy import Engine
 
 from bloodedge_fleet.database import migrate, open_database
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import Broker, PostgreSQL
-
-MOSQUITTO = shutil.which("mosquitto", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+from support.fleet_fakes import PostgreSQL
+from support.mqtt import Broker
+from support.needs import required
 
 
 @pytest.fixture(scope="session")
@@ -73,8 +69,7 @@ def engine(url: str | None, state: Path) -> Iterator[Engine]:
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     """A running broker."""
-    if MOSQUITTO is None:
-        pytest.skip("mosquitto is not installed (apt install mosquitto)")
+    required("mosquitto")
     folder = tmp_path / "broker"
     folder.mkdir()
     made = Broker(folder)

@@ -1,9 +1,7 @@
 """Reports become rows once each, whatever order and however often they come."""
 
 import json
-import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, func, select, update
@@ -13,17 +11,10 @@ from bloodedge_fleet.boards.archive import Archive, Outcome, Received, forget, r
 from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals
 from bloodedge_fleet.database import reading, writing
 from bloodedge_fleet.database.tables import boards, hours, reports
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import report
+from support.fleet_fakes import report, sent
 
 SILENT = timedelta(minutes=3)
 NOON = datetime(2026, 5, 1, 12, 10, tzinfo=UTC)
-
-
-def sent(board: str, *messages: object) -> list[Received]:
-    """What a board's reports are as the broker delivers them."""
-    return [Received(board, "report", one.model_dump_json().encode()) for one in messages]  # type: ignore[attr-defined]
 
 
 def boards_of(engine: Engine, now: datetime | None = None) -> dict[str, Board]:

@@ -24,10 +24,8 @@ from bloodedge_fleet.cli import serve_command
 from bloodedge_fleet.database import migrate, open_database, reading
 from bloodedge_fleet.metrics import Figures
 from bloodedge_fleet.state_dir import SERVICE_STATE
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import report
-from test_archive import sent
+from support.fleet_fakes import report, sent
+from support.needs import needs
 
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
 RULES = CONFIGS / "prometheus" / "fleet.rules.yml"
@@ -63,7 +61,7 @@ def test_each_alert_is_seen_firing_in_the_rules_own_tests() -> None:
     assert alerts == set(re.findall(r'alertname="(\w+)"', TESTS.read_text()))
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@needs("promtool")
 @pytest.mark.parametrize("words", [("check", "rules", RULES.name), ("test", "rules", TESTS.name)])
 def test_promtool_finds_the_rules_right(words: tuple[str, ...]) -> None:
     done = subprocess.run(["promtool", *words], cwd=RULES.parent, capture_output=True, text=True, check=False)
@@ -82,9 +80,7 @@ def test_how_long_the_broker_keeps_reports_is_told_as_it_is(text: str | Path) ->
     assert re.search(rf"1,000 (for |after |in ){hours[1]}\b|{hours[1]} of 1,000", told)
 
 
-@pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (apt install systemd)"
-)
+@needs("systemd-analyze")
 def test_the_server_s_unit_exposes_little() -> None:
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", "--no-pager", f"--threshold={MOST_EXPOSED * 10:.0f}", UNIT],
@@ -97,9 +93,7 @@ def test_the_server_s_unit_exposes_little() -> None:
     assert float(exposure[1]) <= MOST_EXPOSED
 
 
-@pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed (apt install systemd)"
-)
+@needs("systemd-analyze")
 def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
     shutil.copytree("/usr/lib/systemd/system", tmp_path / "usr/lib/systemd/system", symlinks=True)
     (tmp_path / "usr/bin").mkdir()
@@ -119,9 +113,7 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
-@pytest.mark.skipif(
-    shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed (apt install systemd)"
-)
+@needs("systemd-sysusers")
 def test_certificates_that_were_copied_as_they_were_made_are_the_server_s_alone(tmp_path: Path) -> None:
     certificates = tmp_path / "etc/bloodedge-fleet"
     certificates.mkdir(parents=True)

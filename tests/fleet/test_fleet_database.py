@@ -29,9 +29,7 @@ from bloodedge_fleet.database import (
 from bloodedge_fleet.database.tables import metadata
 from bloodedge_fleet.rollouts.stages import Step
 from bloodedge_fleet.rollouts.store import read_rollouts
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import PostgreSQL
+from support.fleet_fakes import PostgreSQL
 
 GUIDE = Path(__file__).resolve().parents[2] / "firmware_configs" / "README.md"
 

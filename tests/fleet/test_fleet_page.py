@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -27,13 +26,10 @@ from bloodedge_fleet.rollouts.controller import Steering
 from bloodedge_fleet.rollouts.store import begin, halt, read_rollouts
 from bloodedge_fleet.web.access import require_token
 from bloodedge_fleet.web.app import Site, make_app
+from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
+from support.needs import needs, required
+from support.waiting import until
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import offered, report, until
-from test_archive import sent
-from test_rollouts import AT_ONCE, RELEASED
-
-CHROMIUM = Path("/usr/bin/chromium")
 LOCAL = "http://127.0.0.1"
 PAGES = ("/", "/boards/pi-1", "/boards/quiet", "/rollouts", "/nothing")
 HOSTILE = "<script>alert(1)</script>"
@@ -269,12 +265,12 @@ def address(site: Site) -> Iterator[str]:
     thread.join(10)
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: apt install chromium")
+@needs("chromium")
 def test_every_page_fits_a_phone_and_the_browser_has_no_complaint(address: str) -> None:
     playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     complaints: list[str] = []
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=required("chromium"), args=["--no-sandbox"])
         for width in (400, 1280):
             page = browser.new_page(viewport={"width": width, "height": 800})
             page.on("console", lambda message: complaints.append(message.text))
@@ -290,13 +286,13 @@ def test_every_page_fits_a_phone_and_the_browser_has_no_complaint(address: str) 
 LONG = ("W" * 60, "haematology-lab-2nd-floor-bench-0001")
 
 
-@pytest.mark.skipif(not CHROMIUM.exists(), reason="there is no Chromium: apt install chromium")
+@needs("chromium")
 def test_long_names_leave_the_state_in_sight_and_charts_can_be_read_on_a_phone(address: str, site: Site) -> None:
     playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     for name in LONG:
         Archive(site.engine).store(sent(name, report(1, bundle_name="A bundle with a name of its own " * 3)))
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=required("chromium"), args=["--no-sandbox"])
         for width, last in ((390, ".level"), (1280, "td:last-child")):
             page = browser.new_page(viewport={"width": width, "height": 800})
             page.goto(address)

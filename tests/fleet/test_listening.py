@@ -19,12 +19,10 @@ from bloodedge_fleet.boards.archive import Archive, Outcome, Received
 from bloodedge_fleet.boards.listener import Broker, Listener
 from bloodedge_fleet.database import DatabaseError, NotTaken, migrate, open_database, reading
 from bloodedge_fleet.database.tables import reports
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "core"))
-from fleet_fakes import Broker as Mosquitto
-from fleet_fakes import PostgreSQL, report, until
-from older_broker import REFUSES_VERSION, OlderBroker
+from support.fleet_fakes import PostgreSQL, report
+from support.mqtt import Broker as Mosquitto
+from support.older_broker import REFUSES_VERSION, OlderBroker
+from support.waiting import until
 
 
 @pytest.fixture

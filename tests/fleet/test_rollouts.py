@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -36,19 +35,13 @@ from bloodedge_fleet.rollouts.overview import read_shown
 from bloodedge_fleet.rollouts.stages import Rollout
 from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, read_rollouts, wishes
 from bloodedge_fleet.server import Page, _listening, _own_url, _tell_where
+from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
+from support.mqtt import Broker as Mosquitto
+from support.nobody import NOBODY, nobody_s_place
+from support.waiting import until
 
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import Broker as Mosquitto
-from fleet_fakes import offered, report, until
-from test_archive import sent
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core"))
-from nobody import NOBODY, nobody_s_place
-
-RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 URL = "http://127.0.0.1:8770"
 SILENT = timedelta(minutes=3)
-AT_ONCE: dict[str, Any] = {"canary": 1, "percents": [100], "soak_s": 0.0, "halt_on": 1}
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Which boards are asked when, and when a roll-out halts."""
 
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,9 +10,7 @@ from hypothesis import strategies as st
 from bloodedge.errors import UsageError
 from bloodedge.fleet_messages import BoardReport
 from bloodedge_fleet.rollouts.stages import Heard, Rollout, Step, advanced, plan
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fleet_fakes import report
+from support.fleet_fakes import report
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
 NEW, OLD = "b" * 64, "a" * 64

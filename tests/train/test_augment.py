@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -128,7 +129,7 @@ def test_mixup_blends_each_cell_with_its_partner() -> None:
 OTHER_BACK_END = """
 import json, sys
 import numpy as np
-sys.path.insert(0, "tests/train")
+sys.path.insert(0, sys.argv[1])
 from test_augment import EVERYTHING, changed, disc
 print(json.dumps(changed(disc(), EVERYTHING, 4).tolist()))
 """
@@ -137,7 +138,7 @@ print(json.dumps(changed(disc(), EVERYTHING, 4).tolist()))
 def test_jax_changes_cells_as_tensorflow_does() -> None:
     pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     done = subprocess.run(
-        [sys.executable, "-c", OTHER_BACK_END],
+        [sys.executable, "-c", OTHER_BACK_END, str(Path(__file__).parent)],
         env=os.environ | {"KERAS_BACKEND": "jax"},
         capture_output=True,
         text=True,

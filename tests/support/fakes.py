@@ -14,6 +14,7 @@ from bloodedge.bundle.json_records import write_record
 from bloodedge.bundle.manifest import Agreement, Artifact, Baseline, Golden, InputSpec, Manifest, Provenance
 from bloodedge.bundle.run_record import SplitRecord
 from bloodedge.cli import main
+from bloodedge.decision.domain import Domain, describe
 from bloodedge.decision.prevalence import Outcomes, Rates
 from bloodedge.decision.thresholds import Reason, Thresholds
 from bloodedge.engine.golden import GoldenResult
@@ -22,6 +23,9 @@ from bloodedge.imaging import Cell, ImagingSpec
 from bloodedge_device.frames import Capture, CellResult, Frame, FrameResult
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.store import RunInfo
+
+DEVICE = [sys.executable, str(Path(__file__))]
+"""``bloodedge device`` with the fakes, as a command."""
 
 
 def evaluation(accuracy: float, leaky: bool = False) -> Evaluation:
@@ -106,6 +110,14 @@ def make_manifest(rendered: bool = False, leaky: bool = False) -> Manifest:
         ),
         files={},
     )
+
+
+def outside_of_all(manifest: Manifest) -> Manifest:
+    """A manifest whose domain holds nothing that a camera could show."""
+    figures = len(describe(np.zeros((160, 160, 3), np.uint8)))
+    apart = np.eye(figures).tolist()
+    nowhere = Domain(mean=(1e6,) * figures, deviation=(1.0,) * figures, whitening=apart, limit=1.0, cells=600)
+    return manifest.model_copy(update={"domain": nowhere})
 
 
 def write_bundle(folder: Path) -> Path:

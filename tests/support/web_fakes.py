@@ -33,9 +33,7 @@ from bloodedge_device.snapshot.status import (
 from bloodedge_device.store import Store, open_for_reading
 from bloodedge_device.web.access import Access
 from bloodedge_device.web.app import make_app
-
-sys.path.insert(0, str(Path(__file__).parent))
-import fakes
+from support import fakes
 
 STARTED = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 SIZE = (800, 600)

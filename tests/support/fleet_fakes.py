@@ -1,24 +1,25 @@
-"""Boards that report, a broker and a PostgreSQL, for the tests of the fleet."""
+"""Boards that report and a PostgreSQL, for the tests of the fleet."""
 
 import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
-import pytest
 from sqlalchemy import Engine
 
 from bloodedge.fleet_messages import BoardReport
+from bloodedge_fleet.boards.archive import Received
 from bloodedge_fleet.rollouts.store import offer, vouch
+from support import ROOT
+from support.needs import required
+from support.waiting import until
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import broker as brokers
+RELEASED = ROOT / "models" / "cells.bundle"
+AT_ONCE: dict[str, Any] = {"canary": 1, "percents": [100], "soak_s": 0.0, "halt_on": 1}
+"""A roll-out to all boards without waiting."""
 
 BOOT = "0" * 31 + "1"
 
@@ -65,60 +66,25 @@ def report(sequence: int = 1, **changes: Any) -> BoardReport:
     return BoardReport.model_validate(fields | {k: v for k, v in changes.items() if not k.startswith("bundle_")})
 
 
+def sent(board: str, *reports: BoardReport) -> list[Received]:
+    """What a board's reports are as the broker delivers them."""
+    return [Received(board, "report", each.model_dump_json().encode()) for each in reports]
+
+
 def offered(engine: Engine, state: Path, path: Path, trust: Path | None = None) -> str:
     """The digest of a bundle that was checked and is offered."""
     return offer(engine, state, path, vouch(path, trust))
-
-
-def until(condition: Callable[[], bool], within_s: float = 15.0) -> bool:
-    """Whether a condition came true in time."""
-    give_up_s = monotonic() + within_s
-    while not condition():
-        if monotonic() > give_up_s:
-            return False
-        sleep(0.02)
-    return True
-
-
-class Broker:
-    """A mosquitto that keeps what it has over a restart."""
-
-    def __init__(self, folder: Path) -> None:
-        self.port = brokers.free_port()
-        self._folder = folder
-        self._process = brokers.start(folder, self.port)
-
-    @property
-    def address(self) -> str:
-        """For --broker."""
-        return f"127.0.0.1:{self.port}"
-
-    def stop(self) -> None:
-        """End it in good order: it writes down what it has."""
-        self._process.terminate()
-        self._process.wait(10)
-
-    def start(self) -> None:
-        """Start it again, on the same port."""
-        self._process = brokers.start(self._folder, self.port)
 
 
 NOBODY = "nobody"
 """PostgreSQL does not run as root."""
 
 
-def _program(name: str) -> str | None:
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return shutil.which(name, path=os.pathsep.join([os.environ["PATH"], *map(str, places)]))
-
-
 class PostgreSQL:
     """A server on a Unix socket in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        initdb, server = _program("initdb"), _program("postgres")
-        if initdb is None or server is None:
-            pytest.skip("PostgreSQL is not installed (apt install postgresql)")
+        initdb, server = required("initdb"), required("postgres")
         self.folder = folder
         self.url = f"postgresql://fleet@/postgres?host={folder}"
         self._options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
