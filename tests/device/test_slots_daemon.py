@@ -45,7 +45,7 @@ from support.slot_bundles import Laboratory, always_uncertain, proven, tried
 
 CRASHES = """
 import os, signal, sys
-from bloodedge_device import loading
+from bloodedge_device.bundles import loading
 load_artifact = loading.load_artifact
 def load(bundle, *rest):
     if bundle.manifest.serial == 2:
@@ -60,7 +60,7 @@ main(sys.argv[1:])
 ABORTS = """
 import os, sys
 from dataclasses import replace
-from bloodedge_device import loading
+from bloodedge_device.bundles import loading
 load_file = loading.load_file
 class Aborts:
     runtime = name = "aborts"

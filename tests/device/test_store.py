@@ -18,7 +18,7 @@ from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store, open_for_reading
 from bloodedge_device.store.writer import ANEW_SPAN_S, MOST_ANEW
-from support import fakes
+from support import ROOT, fakes
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -306,7 +306,7 @@ except BloodedgeError as error:
 
 def test_a_disk_that_refuses_to_grow_a_file_ends_in_one_sentence(state: Path) -> None:
     command = [sys.executable, "-c", LIMITED, str(state)]
-    done = subprocess.run(command, cwd=Path(fakes.__file__).parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=True)
     assert "what was stored is intact" in done.stderr
     assert done.stderr.count("\n") == 1
     acknowledged = len(done.stdout.split())
@@ -331,7 +331,7 @@ def test_kill_9_in_mid_write_again_and_again_keeps_every_acknowledged_row_and_no
     acknowledged = []
     for kill in range(5):
         command = [sys.executable, "-c", WRITING, str(state)]
-        writer = subprocess.Popen(command, cwd=Path(fakes.__file__).parent, stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(command, cwd=ROOT / "tests", stdout=subprocess.PIPE, text=True)
         assert writer.stdout is not None
         acknowledged += [writer.stdout.readline() for _ in range(3 + 4 * kill)]
         writer.kill()

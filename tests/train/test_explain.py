@@ -158,7 +158,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from bloodedge.engine.keras import load_model
-from bloodedge_train.explain import cut, grad_cam
+from bloodedge_train.explain.grad_cam import cut, grad_cam
 model = load_model(Path(sys.argv[1]))
 import keras
 assert keras.backend.backend() == "jax"

@@ -13,14 +13,14 @@ import numpy as np
 from bloodedge.engine.keras import load_keras
 load_keras()
 import keras
-from bloodedge_train import host
-from bloodedge_train.step import Step
-from bloodedge_train.feed import Feed
-from bloodedge_train.fit import _enter_phase
+from bloodedge_train import hardware
+from bloodedge_train.fitting.step import Step
+from bloodedge_train.fitting.feed import Feed
+from bloodedge_train.fitting.fit import _enter_phase
 from bloodedge_train.recipe import AugmentSpec, FitSpec, Recipe
 from bloodedge.imaging import ImagingSpec
 
-devices = host.spread(8)
+devices = hardware.spread(8)
 recipe = Recipe(imaging=ImagingSpec(size_px=32), augment=AugmentSpec(light=0.1, mixup=0.2),
                 fit=FitSpec(batch=8, optimiser="sgd", learning_rate=0.01))
 keras.utils.set_random_seed(0)
