@@ -240,12 +240,13 @@ def make_pipeline() -> Pipeline:
 
 def use_fakes() -> None:
     """Make the daemon run without a bundle: a fake network and finder, and a gate that rejects dark frames."""
+    from bloodedge_device.bundles import loading
     from bloodedge_device.daemon import daemon
 
     golden = GoldenResult(inputs=64, flips=1, max_probability_difference=0.07, passed=True)
     manifest = make_manifest()
     artifact = manifest.artifact("litert", "int8")
-    daemon.load = lambda _: daemon.Loaded(manifest, artifact, "a test says so", FakeEngine(), golden)
+    loading.load_file = lambda *_: loading.Loaded(manifest, artifact, "a test says so", FakeEngine(), golden)
     daemon.gate_of, daemon.finder_of = lambda _: check, lambda _: find_cells
 
 
