@@ -20,6 +20,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
 
 
+def without_removed(values: Any, **harmless: Any) -> Any:
+    """A stored record's keys without those that this version has no longer; for validators that run before all others.
+
+    harmless: the one value of each such key that changes nothing, or ... for any. Raises ValueError for another value.
+    """
+    if not isinstance(values, dict):
+        return values
+    for key, value in harmless.items():
+        if value is not ... and values.get(key, value) != value:
+            message = f'{key} = "{values[key]}" is not supported any more; train again without it'
+            raise ValueError(message)
+    return {key: value for key, value in values.items() if key not in harmless}
+
+
 FileName = Annotated[str, AfterValidator(as_text)]
 """A file's or folder's name or path in a stored record; ``as_path`` gives the file."""
 

@@ -26,12 +26,9 @@ SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),
     "canonical, levelled": ImagingSpec(size_px=80, scale="canonical", light="levelled"),
     "canonical, equalised": ImagingSpec(size_px=160, scale="canonical", light="equalised"),
-    "density": ImagingSpec(size_px=96, um_per_px=0.2, colour="density"),
     "gaussian": ImagingSpec(size_px=64, um_per_px=0.3, denoise="gaussian"),
     "median": ImagingSpec(size_px=96, um_per_px=0.15, denoise="median"),
-    "wavelet, levelled, density": ImagingSpec(
-        size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled", colour="density"
-    ),
+    "wavelet, levelled": ImagingSpec(size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled"),
 }
 """Every choice that an imaging spec has, at least once."""
 RENDERED_UM_PER_PX = 0.15

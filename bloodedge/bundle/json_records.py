@@ -22,6 +22,8 @@ def parse_record(kind: type[Record], text: str | bytes, source: str) -> Record:
             raise BloodedgeError(
                 f"{source} has schema version {first['input']}, which this bloodedge does not know; upgrade bloodedge."
             ) from error
+        if first["type"] == "value_error":
+            raise BloodedgeError(f"{source} cannot be used: {first['ctx']['error']}.") from error
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise BloodedgeError(f"{source} is damaged ({where}: {first['msg']}); make it again.") from error
 

@@ -2,18 +2,17 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.run_record import FittedRecord, SplitRecord
-from bloodedge.config import FileName, Strict
+from bloodedge.config import FileName, Strict, without_removed
 from bloodedge.decision.domain import Domain
 from bloodedge.decision.prevalence import Rates
 from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
-from bloodedge.imaging.restain import StainBasis
 
 BUNDLE_SCHEMA: Literal[1] = 1
 
@@ -123,8 +122,6 @@ class Manifest(Strict):
     thresholds: Thresholds
     domain: Domain | None = None
     """Where the training cells lie; None where there were too few."""
-    stain: StainBasis | None = None
-    """The training cells' dyes."""
     reference: Reference | None = None
     """How the cells of people that the network was not fitted to look and are answered; None where they are too few."""
     caveats: list[str] = Field(default_factory=list)
@@ -139,6 +136,11 @@ class Manifest(Strict):
     provenance: Provenance
     files: dict[str, str]
     """SHA-256 of every file but manifest.json and signature.json."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        return without_removed(values, stain=...)
 
     def artifact(self, engine: str, precision: str) -> Artifact:
         """The artifact for an engine and precision; raises UsageError naming those there are."""

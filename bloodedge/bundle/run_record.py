@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import model_validator
 
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.other_formats import model_kind
-from bloodedge.config import FileName, Strict
+from bloodedge.config import FileName, Strict, without_removed
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError, quoted
 from bloodedge.files import read_edited
@@ -76,8 +76,6 @@ class RunRecord(Strict):
     macs: int | None = None
     """Multiply-accumulates of one image."""
     weights: FileName
-    teachers: list[FileName] = Field(default_factory=list)
-    """Run folders that this network was distilled from."""
     recipe: dict[str, Any]
     imaging: ImagingSpec
     seed: int
@@ -92,6 +90,11 @@ class RunRecord(Strict):
     versions: dict[str, str]
     history: list[dict[str, float]]
     best_epoch: int
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        return without_removed(values, teachers=...)
 
 
 class RunMetrics(Strict):

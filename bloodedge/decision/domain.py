@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.config import Strict
-from bloodedge.imaging import Cell, Image, as_image
-from bloodedge.imaging.restain import SOURCE_LIGHT
+from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image
 
 ACCEPTANCE = 0.95
 """Share of cells like the training cells that is accepted."""

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError
-from bloodedge.imaging.restain import SOURCE_LIGHT, Light, StainBasis
 
 Image = NDArray[np.uint8]
 """uint8 (H, W, 3) or (H, W), 0..255."""
@@ -17,6 +16,9 @@ Image = NDArray[np.uint8]
 CNMC_UM_PER_PX = 0.066
 """Estimated scale of C-NMC crops. The data set states 1000x and a 2560x1920 Nikon camera (3.4 µm pixels) but no scale;
 with it the median healthy cell (24,200 px) measures 11.6 µm, inside the 7..15 µm of lymphocytes on a smear."""
+
+SOURCE_LIGHT = 215
+"""Level of the empty field, 0..255, that is assumed for a cell cut out onto black: that of a well-exposed slide."""
 
 BACKGROUND_LEVEL = 10
 """A pixel of a cell cut out onto black belongs to the cell when its brightest channel is above this level."""
@@ -26,15 +28,12 @@ BACKGROUND_LEVEL = 10
 class Cell:
     """One white cell cut out of a frame or read from a data set.
 
-    bgr: uint8 (h, w, 3) BGR; mask: uint8 (h, w), 255 on the cell and 0 elsewhere; um_per_px: micrometres per pixel;
-    light: level of the empty field where it lies; stain: its slide's dyes, None where they are not known.
+    bgr: uint8 (h, w, 3) BGR; mask: uint8 (h, w), 255 on the cell and 0 elsewhere; um_per_px: micrometres per pixel.
     """
 
     bgr: Image
     mask: Image
     um_per_px: float
-    light: Light = (SOURCE_LIGHT,) * 3
-    stain: StainBasis | None = None
 
     @cached_property
     def area_px(self) -> int:

@@ -1,19 +1,17 @@
 """The one preprocessing: a cell becomes the network's input, by integer arithmetic and bit-exact filters alone."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from bloodedge.config import Strict
+from bloodedge.config import Strict, without_removed
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging.cell import CNMC_UM_PER_PX, Cell, Image, as_image
 from bloodedge.imaging.denoise import denoise
-from bloodedge.imaging.optical_density import density_table
-from bloodedge.imaging.restain import StainBasis, densities, fit_stain, restained
 
 Counts = NDArray[np.int64]
 
@@ -31,11 +29,11 @@ class ImagingSpec(Strict):
     channel's histogram inside the mask is flattened."""
     denoise: Literal["none", "gaussian", "median", "wavelet"] = "none"
     """A filter of the cell before anything else (see ``bloodedge.imaging.denoise``)."""
-    colour: Literal["rgb", "density"] = "rgb"
-    """rgb: intensities; density: optical densities (``bloodedge.imaging.optical_density``), 0 round the cell."""
-    stain: StainBasis | None = None
-    """The dyes that every cell is brought to (``bloodedge.imaging.restain``): from the dyes of its slide where they are
-    known, else from its own pixels. None leaves cells as they are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        return without_removed(values, colour="rgb", stain=None)
 
 
 def network_input(cell: Cell, spec: ImagingSpec) -> Image:
@@ -50,14 +48,8 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
     bgr = cell.bgr[y : y + height, x : x + width]
     if spec.denoise != "none":
         bgr = denoise(bgr, mask, spec.denoise)
-    if spec.stain is not None:
-        stain = cell.stain or fit_stain(densities(bgr, mask, cell.light))
-        bgr = restained(bgr, cell.light, stain, spec.stain)
     if spec.light != "as_is":
         bgr = _relight(bgr, mask, _levels if spec.light == "levelled" else _equal_shares)
-    if spec.colour == "density":
-        # Before resampling: darkened by the black beyond it, the cell's rim would else look dense.
-        bgr = as_image(cv2.LUT(bgr, density_table()))
     cut = as_image(cv2.bitwise_and(bgr, bgr, mask=mask))
     scaled = _resample(cut, _zoom(cell, spec))
     return as_image(cv2.cvtColor(_centred(scaled, spec.size_px), cv2.COLOR_BGR2RGB))

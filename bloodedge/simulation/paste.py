@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError
-from bloodedge.imaging import Cell, Image
-from bloodedge.imaging.restain import SOURCE_LIGHT
+from bloodedge.imaging import SOURCE_LIGHT, Cell, Image
 from bloodedge.simulation.absorption import Floats
 from bloodedge.simulation.smear import Field, TrueCell
 

@@ -41,8 +41,7 @@ def draft(
         imaging=record.imaging,
         temperature=record.temperature,
         thresholds=record.thresholds,
-        domain=cells.look.domain,
-        stain=cells.look.stain,
+        domain=cells.domain,
         reference=reference,
         artifacts=[one.artifact() for one in measured],
         baseline=Baseline(

@@ -212,9 +212,7 @@ def _run_converters(
         return Sample(what, part.images, part.labels, part.subjects, outputs[index])
 
     held_out, trial = sample("Held-out cells", cells.test, 0), sample("Validation cells", cells.trial, 2)
-    judge = Judge(
-        folder, record, held_out, GoldenSet(golden, outputs[1]), threads, report, cells.filmed, cells.look.domain
-    )
+    judge = Judge(folder, record, held_out, GoldenSet(golden, outputs[1]), threads, report, cells.filmed, cells.domain)
     return judge, trial, outputs[3]
 
 

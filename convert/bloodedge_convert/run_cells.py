@@ -11,12 +11,13 @@ from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, inputs, owners, read_dataset
 from bloodedge.data.fitted_pictures import FittedPictures, held_out
 from bloodedge.data.split import SplitSpec, recall
+from bloodedge.decision.domain import Domain
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.filmed import Filmed, film
 from bloodedge.text import as_path
 from bloodedge_convert.calibration_set import choose_cells, full_range
 from bloodedge_convert.job import Report
-from bloodedge_convert.training_profile import Look, look
+from bloodedge_convert.training_profile import training_domain
 
 TRIAL_CELLS = 400
 """Of the validation part, to choose an int8 method by."""
@@ -55,8 +56,8 @@ class Cells:
     tuning: Part
     """Empty where nothing may be fine-tuned."""
     test: Part
-    look: Look
-    """What the training cells look like."""
+    domain: Domain | None
+    """Of the training cells; None where they are too few."""
     filmed: Filmed
     """Of the test part, and of the validation part."""
     fitted: FittedPictures
@@ -91,7 +92,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         trial=part(choose_cells(spare, TRIAL_CELLS, record.seed), "Cells to choose a method by"),
         tuning=part(choose_cells(parts["train"], TUNING_CELLS if tuning else 0, record.seed), "Cells to fine-tune on"),
         test=test,
-        look=look(parts, test.images, record.imaging, record.seed, _step(report, "Domain and stain")),
+        domain=training_domain(parts, test.images, record.imaging, record.seed, _step(report, "Domain")),
         filmed=film(
             parts["test"], parts["validation"], record.imaging, record.seed, _step(report, "Cells of unseen people")
         ),

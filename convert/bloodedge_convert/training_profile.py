@@ -1,7 +1,6 @@
-"""What a run's training cells look like: their domain and their dyes."""
+"""What a run's training cells look like: the domain outside of which its network's answers mean nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,27 +9,17 @@ from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, in_threads
 from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.imaging.restain import CELL_PIXELS, StainBasis, densities, fit_stain
 from bloodedge_convert.calibration_set import choose_cells
 
 
-@dataclass(frozen=True)
-class Look:
-    """The look of the training cells."""
-
-    domain: Domain | None
-    """None where there were too few cells."""
-    stain: StainBasis
-
-
-def look(
+def training_domain(
     parts: dict[str, list[CellFile]],
     test: NDArray[np.uint8],
     spec: ImagingSpec,
     seed: int,
     progress: Progress | None,
-) -> Look:
-    """Fit both to cells of the training part; the domain's limit is set on the validation part.
+) -> Domain | None:
+    """The domain of cells of the training part, its limit set on the validation part; None where they are too few.
 
     test: held-out network inputs uint8 (N, H, W, 3) RGB, of which the share inside is told.
     """
@@ -42,8 +31,7 @@ def look(
     if domain is not None and len(test):
         distances = domain.distances(np.array([describe(image) for image in test]))
         domain = domain.model_copy(update={"accepted": float((distances <= domain.limit).mean())})
-    pixels = [densities(cell.bgr, cell.mask, cell.light, CELL_PIXELS) for cell in training]
-    return Look(domain, fit_stain(np.concatenate(pixels)))
+    return domain
 
 
 def _both_ways(cells: Sequence[Cell], spec: ImagingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -16,7 +16,6 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import Image, colour_8bit, network_input
 from bloodedge_device.finder import Found, FoundCell
 from bloodedge_device.finder.frame_gate import GateResult
-from bloodedge_device.finder.slide_stain import Mode, SlideStain
 from bloodedge_device.frames import BadFrame, Box, CellResult, Floats, Frame, FrameResult
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.slide.cell_identity import SlideCells
@@ -45,13 +44,11 @@ class Pipeline:
         check: Check,
         find: Find,
         *,
-        stain: Mode = "auto",
         known_only: bool = True,
         recogniser: SlideCells | None = None,
     ) -> None:
-        """stain: see SlideStain; known_only: whether cells outside the bundle's domain are uncertain."""
+        """known_only: whether cells outside the bundle's domain are uncertain."""
         self._engine, self._manifest = engine, manifest
-        self._stain = SlideStain(manifest.imaging, manifest.stain, stain)
         self._domain = manifest.domain
         self._known_only = known_only
         self._slide_domain = SlideDomain()
@@ -126,7 +123,7 @@ class Pipeline:
 
     def _image(self, bgr: Image, found: FoundCell, um_per_px: float) -> Image:
         with self.times.measure("imaging"):
-            return network_input(self._stain.of(found.crop(bgr, um_per_px)), self._stain.imaging)
+            return network_input(found.crop(bgr, um_per_px), self._manifest.imaging)
 
     def _describe(self, image: Image) -> Floats | None:
         if self._domain is None:

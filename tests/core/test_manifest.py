@@ -53,6 +53,13 @@ def test_a_newer_schema_asks_for_an_upgrade(tmp_path: Path) -> None:
         read_run(written(tmp_path, schema_version=7))
 
 
+def test_a_run_of_an_older_version_is_read_or_refused_with_what_to_do(tmp_path: Path) -> None:
+    older = {"imaging": {"colour": "rgb", "stain": None}, "teachers": ["runs/teacher"]}
+    assert read_run(written(tmp_path, **older)) == read_run(written(tmp_path))
+    with pytest.raises(BloodedgeError, match='cannot be used: colour = "density" is not supported any more; train'):
+        read_run(written(tmp_path, imaging={"colour": "density"}))
+
+
 @pytest.mark.parametrize(
     ("changes", "where"),
     [({"colour": 1}, "colour"), ({"temperature": "hot"}, "temperature"), ({"split": {"kind": "x"}}, r"split\.kind")],

@@ -29,10 +29,7 @@ SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),
     "canonical, levelled": ImagingSpec(size_px=80, scale="canonical", light="levelled"),
     "canonical, equalised": ImagingSpec(size_px=160, scale="canonical", light="equalised"),
-    "density": ImagingSpec(size_px=96, um_per_px=0.2, colour="density"),
-    "wavelet, levelled, density": ImagingSpec(
-        size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled", colour="density"
-    ),
+    "wavelet, levelled": ImagingSpec(size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled"),
     "median": ImagingSpec(size_px=96, um_per_px=0.15, denoise="median"),
 }
 SPLIT = SplitSpec(validation=0.2, test=0.3)
@@ -153,7 +150,6 @@ def in_a_frame(cell: Cell) -> tuple[NDArray[np.uint8], Found]:
         nucleus_px=1,
         area_px=cell.area_px,
         area_um2=cell.area_um2,
-        light=(225, 225, 225),
         touches_border=False,
         completeness=1.0,
         nuclear_density=0.5,

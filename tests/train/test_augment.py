@@ -86,18 +86,6 @@ def test_more_stain_darkens_by_the_law_of_beer_and_lambert() -> None:
     assert abs(factor.mean() - 1) > 0.02
 
 
-def test_a_density_image_is_lit_and_dyed_as_its_picture_is() -> None:
-    spec = STILL.model_copy(update={"stain": 0.2, "light": 0.05, "colour": 0.05})
-    picture = np.clip(disc(), 1, 255)
-    top = 1.5  # the largest optical density that a code stands for
-    codes = np.rint(255 * np.log10(255 / picture) / top).astype(np.uint8)
-    lit, dyed = changed(picture, spec), changed(codes, spec, density=True)
-    cell = (disc() > 0) & (dyed > 1) & (dyed < 254) & (lit < 254)
-    again = 255 * 10 ** (-dyed.astype(float) / 255 * top)
-    assert cell.mean() > 0.2
-    assert np.abs(again - lit)[cell].max() < 4  # a step of density is 1.4 % of intensity, and two are rounded
-
-
 def test_contrast_spreads_about_the_cells_mean() -> None:
     spec = STILL.model_copy(update={"contrast": 0.2})
     inside = disc() > 0

@@ -112,7 +112,7 @@ def test_every_picture_of_a_run_is_there_and_can_be_opened(tmp_path: Path) -> No
     ],
 )
 def test_odd_parts_are_drawn_too(case: Case, tmp_path: Path) -> None:
-    assert "montage_test.png" in case.draw(tmp_path, record(epochs=1, colour="density"), ("validation", "test"))
+    assert "montage_test.png" in case.draw(tmp_path, record(epochs=1), ("validation", "test"))
     tallest = cv2.imread(str(tmp_path / "subjects_test.png"))
     assert tallest is not None
     assert tallest.shape[0] < 2000

@@ -1,7 +1,6 @@
 """Fitting can be stopped anywhere and goes on as if it had not been."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from bloodedge.imaging import ImagingSpec
 from bloodedge.metrics import auc
 from bloodedge_train.fitting.checkpoint import Checkpoints, FitState
 from bloodedge_train.fitting.fit import Samples, _set_momentum, advance, fit, kept_weights, predict, watch
-from bloodedge_train.recipe import AugmentSpec, DistilSpec, FitSpec, Recipe
+from bloodedge_train.recipe import AugmentSpec, FitSpec, Recipe
 
 SIDE = 32
 
@@ -52,9 +51,7 @@ def recipe(**choices: Any) -> Recipe:
     return Recipe(imaging=ImagingSpec(size_px=32), fit=spec, augment=AugmentSpec(light=0.1, mixup=0.3))
 
 
-def run(
-    folder: Path, chosen: Recipe, *, kill: tuple[int, int] | None = None, teachers: Sequence[Any] = ()
-) -> tuple[Any, FitState]:
+def run(folder: Path, chosen: Recipe, *, kill: tuple[int, int] | None = None) -> tuple[Any, FitState]:
     """Fit, or go on; with ``kill`` (epoch, batch) the process ends there."""
     model = network()
 
@@ -66,7 +63,7 @@ def run(
         pass
 
     parts = samples(64, 0), samples(32, 1)
-    return model, fit(model, *parts, chosen, 7, Checkpoints(folder), batch_done, epoch_done, teachers)
+    return model, fit(model, *parts, chosen, 7, Checkpoints(folder), batch_done, epoch_done)
 
 
 RESUMED = {
@@ -108,28 +105,6 @@ def test_a_loss_that_is_no_number_stops_with_a_sentence_and_keeps_the_checkpoint
     assert checkpoints.state() == before
     checkpoints.load_kept(model, "best")
     assert all(np.isfinite(w).all() for w in model.get_weights())
-
-
-def test_a_student_learns_what_its_teachers_say_and_not_the_labels(tmp_path: Path) -> None:
-    """Teachers that are sure of the opposite, and all the weight on them."""
-    teacher, _ = run(tmp_path / "teacher", recipe(epochs=6))
-    liar = keras.Model(teacher.input, teacher.output[:, ::-1])
-    held = samples(64, 2)
-    assert watch(teacher, held)["val_accuracy"] > 0.9
-    chosen = recipe(epochs=6).model_copy(update={"distil": DistilSpec(weight=1.0, temperature=2.0)})
-    student, _ = run(tmp_path / "student", chosen, teachers=[liar, liar])
-    assert watch(student, held)["val_accuracy"] < 0.2
-    untaught, _ = run(
-        tmp_path / "untaught", chosen.model_copy(update={"distil": DistilSpec(weight=0.0)}), teachers=[liar]
-    )
-    assert watch(untaught, held)["val_accuracy"] > 0.9
-
-
-def test_teachers_stay_as_they_are(tmp_path: Path) -> None:
-    teacher = network()
-    before = teacher.get_weights()
-    run(tmp_path, recipe(epochs=1), teachers=[teacher])
-    assert all(np.array_equal(a, b) for a, b in zip(before, teacher.get_weights(), strict=True))
 
 
 def test_batch_norm_gets_the_recipes_momentum_however_deep_it_lies() -> None:

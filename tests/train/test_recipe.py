@@ -39,9 +39,12 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     assert 'Did you mean "size_px"?' in told
 
 
-def test_a_stain_layer_without_densities_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r'"learned" unmixes optical densities; set imaging\.colour = "density"'):
-        load_recipe(written(tmp_path, '[network]\nstain = "learned"\n'))
+def test_an_older_versions_recipe_is_read_as_far_as_it_can_be(tmp_path: Path) -> None:
+    older = '[imaging]\ncolour = "rgb"\n[network]\nstain = "none"\n[distil]\nweight = 0.7\n'
+    assert load_recipe(written(tmp_path, older)) == load_recipe(written(tmp_path, ""))
+    for key, section in (('stain = "learned"', "network"), ('colour = "density"', "imaging")):
+        with pytest.raises(UsageError, match=f"{key} is not supported any more; train again without it"):
+            load_recipe(written(tmp_path, f"[{section}]\n{key}\n"))
 
 
 def test_the_papers_recipe_is_the_papers() -> None:

@@ -20,7 +20,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_train.sweep import cluster, results, space
+from bloodedge_train.sweep import cluster, ranking, results, space
 from bloodedge_train.sweep import trial as worker
 from bloodedge_train.sweep.space import Plan, Trial
 from bloodedge_train.sweep.trial import PLAN, TrialRecord, read_trial, run_folder, write_trial
@@ -207,7 +207,7 @@ def ended(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
             # The setting with the better validation figures has the worse test figures.
             value = {True: 0.7, False: 0.8}[fast] + 0.1 * (trial.fold or 0)
             figures[trial.id] = value, 1.5 - value
-    monkeypatch.setattr(results, "read_metrics", lambda run: metrics(*figures[run.name]))
+    monkeypatch.setattr(ranking, "read_metrics", lambda run: metrics(*figures[run.name]))
     return tmp_path, made
 
 

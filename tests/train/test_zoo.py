@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
@@ -102,17 +102,6 @@ def test_a_head_without_a_fully_connected_layer_or_penalties_has_neither() -> No
     model = build("edgenet", 32, NetworkSpec(units=0))
     assert [layer.name for layer in model.layers[-3:]] == ["pool", "dropout", "probabilities"]
     assert model.losses == []
-
-
-@pytest.mark.parametrize("kind", ["romanowsky", "learned"])
-def test_stains_are_unmixed_between_the_image_and_its_scaling(kind: Literal["romanowsky", "learned"]) -> None:
-    model = build("edgenet", 32, NetworkSpec(stain=kind))
-    names = [layer.name for layer in model.layers]
-    assert names[0] == "image"
-    assert 1 < names.index("scale") < names.index("features")
-    black, white = (np.full((1, 32, 32, 3), level, np.uint8) for level in (0, 255))
-    assert np.isfinite(np.asarray(model(black))).all()
-    assert np.isfinite(np.asarray(model(white))).all()
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bloodedge.config import FileName, Strict, read_toml, validate
+from bloodedge.config import FileName, Strict, read_toml, validate, without_removed
 from bloodedge.data.split import SplitSpec
 from bloodedge.errors import UsageError, did_you_mean
 from bloodedge.imaging import ImagingSpec
@@ -45,9 +45,6 @@ class AugmentSpec(Strict):
 class NetworkSpec(Strict):
     """What stands before and after the family's features."""
 
-    stain: Literal["none", "romanowsky", "learned"] = "none"
-    """A first layer that unmixes optical densities into dyes (see ``stain``): fixed to Romanowsky's, or learned from
-    there. Needs ``imaging.colour = "density"``."""
     units: int = Field(default=0, ge=0, le=8192)
     """Units of a fully connected ReLU layer before the output; 0 leaves it out."""
     dropout: float = Field(default=0.3, ge=0, lt=1)
@@ -55,14 +52,10 @@ class NetworkSpec(Strict):
     l2: float = Field(default=0.0, ge=0, le=1)
     """Penalties on the weights of the fully connected and the output layer."""
 
-
-class DistilSpec(Strict):
-    """How a student learns from its teachers (Hinton et al., "Distilling the knowledge in a neural network", 2015)."""
-
-    weight: float = Field(default=0.7, ge=0, le=1)
-    """Share of the teachers' soft outputs in the target; the rest is the label."""
-    temperature: float = Field(default=2.0, ge=1, le=20)
-    """Softens the teachers' outputs."""
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        return without_removed(values, stain="none")
 
 
 class FitSpec(Strict):
@@ -113,16 +106,11 @@ class Recipe(Strict):
     network: NetworkSpec = NetworkSpec()
     augment: AugmentSpec = AugmentSpec()
     fit: FitSpec = FitSpec()
-    distil: DistilSpec = DistilSpec()
 
-    @model_validator(mode="after")
-    def _stain_needs_densities(self) -> Self:
-        if self.network.stain != "none" and self.imaging.colour != "density":
-            message = (
-                f'network.stain = "{self.network.stain}" unmixes optical densities; set imaging.colour = "density"'
-            )
-            raise ValueError(message)
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        return without_removed(values, distil=...)
 
 
 def packaged() -> list[str]:

@@ -29,7 +29,6 @@ from bloodedge.files import require_free, write_beside, write_bytes, write_text
 from bloodedge.machine import versions
 from bloodedge_train import hardware, run_card
 from bloodedge_train.fitting.checkpoint import Checkpoints, FitState, Request
-from bloodedge_train.fitting.teachers import open_teachers
 from bloodedge_train.fitting.temperature import fit_temperature
 from bloodedge_train.recipe import Recipe
 
@@ -55,8 +54,6 @@ class TrainOptions:
     seed: int
     out: Path
     resume: bool
-    teachers: tuple[Path, ...] = ()
-    """Run folders whose networks the student learns from."""
     allow_unreadable: bool = False
     """Go on where more than a tenth of the pictures cannot be used."""
 
@@ -95,8 +92,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
         if parts.get(name):
             with watcher.step(f"Preparing {name} cells") as progress:
                 samples[name] = _samples(dataset, parts[name], options.recipe, progress)
-    scored = [cell for name in ("test", "shift") for cell in parts.get(name, ())]
-    model, state = _fit(options, watcher, dataset, split_record, scored, samples)
+    model, state = _fit(options, watcher, dataset, samples)
     return _finish(options, dataset, split_record, fitted, parts, samples, model, state, watcher)
 
 
@@ -128,8 +124,6 @@ def _fit(
     options: TrainOptions,
     watcher: Watcher,
     dataset: Dataset,
-    split_record: SplitRecord,
-    scored: list[CellFile],
     samples: dict[str, "Samples"],
 ) -> tuple[Any, FitState]:
     """The fitted network, float32 whatever it was fitted in, and how it went."""
@@ -138,8 +132,7 @@ def _fit(
     recipe = options.recipe
     checkpoints = Checkpoints(options.out)
     _begin(options, dataset, checkpoints)
-    hardware.spread(recipe.fit.batch)  # before any network is made, the teachers' too
-    teachers = open_teachers(options.teachers, recipe, split_record, scored)
+    hardware.spread(recipe.fit.batch)  # before any network is made
     precision = hardware.precision(recipe.fit.precision)
     network = _build(options, precision, "none" if checkpoints.state() else options.weights)
     checkpoints.begin(_request(options, dataset))
@@ -154,7 +147,6 @@ def _fit(
             checkpoints,
             batch_done,
             epoch_done,
-            teachers,
         )
     if precision == "float32":
         return network, state
@@ -186,7 +178,6 @@ def _request(options: TrainOptions, dataset: Dataset) -> Request:
         fold=options.fold.number if options.fold else None,
         seed=options.seed,
         data_fingerprint=dataset.fingerprint,
-        teachers=[str(path) for path in options.teachers],
     )
 
 
@@ -235,7 +226,6 @@ def _finish(
         macs=count_macs(model),
         labels=list(LABELS),
         weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).name,
-        teachers=[str(path) for path in options.teachers],
         recipe=options.recipe.model_dump(),
         imaging=options.recipe.imaging,
         seed=options.seed,

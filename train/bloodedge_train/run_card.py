@@ -1,7 +1,5 @@
 """The model card of a run: Mitchell et al., "Model cards for model reporting", FAT* 2019."""
 
-from pathlib import Path
-
 from bloodedge import RESEARCH_USE
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.run_record import RunMetrics, RunRecord
@@ -52,27 +50,19 @@ Says of one segmented white cell whether it looks like a leukaemic blast (ALL) o
 | input | uint8 RGB {record.imaging.size_px}x{record.imaging.size_px}, {record.imaging.um_per_px:.3f} µm per pixel, \
 {_look(record)} |
 | output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |
-| recipe | {record.recipe["name"]}, seed {record.seed}, best epoch {record.best_epoch} of {len(record.history)} |\
-{_teachers(record)}
+| recipe | {record.recipe["name"]}, seed {record.seed}, best epoch {record.best_epoch} of {len(record.history)} |
 | trained | {record.created} on {record.hardware} (Keras {record.versions.get("keras", "?")}, {record.backend}) |"""
 
 
 def _look(record: RunRecord) -> str:
     imaging = record.imaging
     light = imaging.light.replace("_", " ")
-    colour = "optical density" if imaging.colour == "density" else "intensity"
-    return f"scale {imaging.scale}, light {light}, denoise {imaging.denoise}, {colour}, 0 round the cell"
+    return f"scale {imaging.scale}, light {light}, denoise {imaging.denoise}, intensity, 0 round the cell"
 
 
 def _size(record: RunRecord) -> str:
     macs = "" if record.macs is None else f", {record.macs / 1e6:,.1f} million multiply-accumulates a cell"
     return f"{record.parameters:,} parameters{macs}"
-
-
-def _teachers(record: RunRecord) -> str:
-    """A row of the table, with the line break before it, or nothing."""
-    named = ", ".join(Path(teacher).name for teacher in record.teachers)
-    return f"\n| taught by | {named} (distillation) |" if named else ""
 
 
 def _data(record: RunRecord) -> str:

@@ -276,7 +276,6 @@ class Daemon:
             loaded.manifest,
             gate_of(settings),
             finder_of(settings),
-            stain=settings.stain.normalise,
             known_only=settings.domain.known_only,
             recogniser=SlideCells() if settings.slide.overlap else None,
         )

@@ -12,9 +12,8 @@ import numpy as np
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge.imaging import Cell, Image, as_image, colour_8bit
-from bloodedge.imaging.restain import Light
 from bloodedge_device.finder.edge import to_edge
-from bloodedge_device.finder.light import Stain, light_at, stain_of
+from bloodedge_device.finder.light import Stain, stain_of
 from bloodedge_device.finder.nuclei import Nucleus, find_nuclei
 from bloodedge_device.finder.outline import Silhouette, exclusive, filled, whole_cells
 from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, FinderParameters
@@ -40,8 +39,6 @@ class FoundCell:
     nucleus_px: int
     area_px: int
     area_um2: float
-    light: Light
-    """Level of the empty field where the cell lies, 0..255 BGR."""
     touches_border: bool
     """The frame's border cuts the cell: box and mask are what is left of it."""
     completeness: float
@@ -54,7 +51,7 @@ class FoundCell:
     def crop(self, frame_bgr: Image, um_per_px: float) -> Cell:
         """The cell cut out of its frame, for ``bloodedge.imaging.network_input``."""
         x, y, width, height = self.box
-        return Cell(frame_bgr[y : y + height, x : x + width].copy(), self.mask, um_per_px, self.light)
+        return Cell(frame_bgr[y : y + height, x : x + width].copy(), self.mask, um_per_px)
 
     @property
     def outline(self) -> list[list[int]]:
@@ -155,7 +152,6 @@ def _cell(
         nucleus_px=min(area, nucleus.area_px * shrink**2),
         area_px=area,
         area_um2=area * um_per_px**2,
-        light=light_at(stain.light, cell.box, shape),
         touches_border=x <= 0 or y <= 0 or x + width >= shape[1] or y + height >= shape[0],
         completeness=cell.completeness,
         nuclear_density=float(depth),

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.imaging import Image
-from bloodedge.imaging.restain import Light
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+Light = tuple[int, int, int]
+"""Level of the empty field, 0..255 BGR."""
 
 _GRID = (120, 160)
 """Rows and columns of the small copy on which the light is fitted."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bloodedge.config import Model, Strict, read_toml, validate
+from bloodedge.config import Model, Strict, read_toml, validate, without_removed
 from bloodedge.errors import UsageError, as_owner, quoted, unreadable, user_name
 from bloodedge.files import file_mode
 from bloodedge.redact import address_fault
@@ -22,7 +22,6 @@ from bloodedge_device.settings.sections import (
     DomainSettings,
     MqttSettings,
     SlideSettings,
-    StainSettings,
     StoreSettings,
     TrustSettings,
     UpdateSettings,
@@ -108,7 +107,6 @@ class DeviceSettings(Strict):
     slide: SlideSettings = SlideSettings()
     gate: GateParameters = GateParameters()
     finder: FinderParameters = FinderParameters()
-    stain: StainSettings = StainSettings()
     domain: DomainSettings = DomainSettings()
     trust: TrustSettings = TrustSettings()
     update: UpdateSettings = UpdateSettings()
@@ -121,6 +119,14 @@ class DeviceSettings(Strict):
     def trusted_keys(self) -> Path:
         """Folder of the trusted public keys."""
         return self.trust.keys or self.state / "trust"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        """``[stain]`` of files written for older versions; its "on" made results worse (docs/results.md)."""
+        if isinstance(values, dict) and values.get("stain") == {"normalise": "on"}:
+            raise ValueError("stain: cells are no longer brought to one stain; leave the section [stain] out")
+        return without_removed(values, stain=...)
 
     @model_validator(mode="after")
     def _device_is_of_the_engine(self) -> Self:

@@ -101,13 +101,6 @@ class SlideSettings(Strict):
     """Recognise a cell that an earlier frame of the slide showed, and count it once."""
 
 
-class StainSettings(Strict):
-    """The slide's dyes."""
-
-    normalise: Literal["auto", "on", "off"] = "auto"
-    """Bring cells to the training cells' stain: as in training, always, or never."""
-
-
 class DomainSettings(Strict):
     """Cells unlike those that the network was trained on."""
 

@@ -42,14 +42,6 @@ WORTHLESS = (
     "--folds", type=click.IntRange(2, 50), metavar="K", help="Cross-validation: deal the groups into K folds."
 )
 @click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
-@click.option(
-    "--teacher",
-    "teachers",
-    multiple=True,
-    metavar="RUN",
-    type=click.Path(path_type=Path),
-    help="Learn from this finished run's soft outputs; several make an ensemble (recipe: distil).",
-)
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
 @click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
@@ -63,7 +55,6 @@ def train(
     kind: Literal["group", "image"] | None,
     folds: int | None,
     fold: int | None,
-    teachers: tuple[Path, ...],
     epochs: int | None,
     out: Path | None,
     allow_unreadable: bool,
@@ -100,7 +91,6 @@ def train(
         seed=seed,
         out=target,
         resume=resume,
-        teachers=teachers,
         allow_unreadable=allow_unreadable,
     )
     try:

@@ -200,10 +200,9 @@ def look(network: Network, record: RunRecord, cells: Sequence[Cell], label: int 
     require_probabilities(outputs, "The run's network")
     blasts = calibrated(outputs, record.temperature)[:, 1]
     side = images.shape[1:3]
-    shown = 255 - images if spec.colour == "density" else images
     return [
         Look(image, seen_mask(cell, spec), _enlarged(heat, side), int(which), float(blast))
-        for cell, image, heat, which, blast in zip(cells, shown, maps, labels, blasts, strict=True)
+        for cell, image, heat, which, blast in zip(cells, images, maps, labels, blasts, strict=True)
     ]
 
 

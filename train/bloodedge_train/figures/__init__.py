@@ -52,8 +52,7 @@ def draw_all(
 def _draw_montage(
     folder: Path, record: RunRecord, name: str, cells: list[CellFile], samples: "Samples", blast: Floats
 ) -> None:
-    images = 255 - samples.images if record.imaging.colour == "density" else samples.images  # stain dark, glass white
     subjects = [cell.subject for cell in cells]
     rows = montage.choose(samples.labels, blast, record.thresholds.blast)
-    paint = partial(montage.paint, images=images, subjects=subjects, blast=blast, rows=rows, name=name)
+    paint = partial(montage.paint, images=samples.images, subjects=subjects, blast=blast, rows=rows, name=name)
     draw(folder / f"montage_{name}.png", montage.INCHES, paint)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.imaging.optical_density import DENSITY_MAX
 from bloodedge_train.recipe import AugmentSpec
 
 Random = np.random.Generator
@@ -19,8 +18,6 @@ Draws = dict[str, Floats]
 
 LARGEST = 2.5
 """Normal draws are cut at this many standard deviations."""
-CODES_PER_NEPER = 255 / (float(DENSITY_MAX) * np.log(10))
-"""Steps of a density image for a factor of e in intensity (see ``bloodedge.imaging.optical_density``)."""
 
 
 def draw(spec: AugmentSpec, count: int, size_px: int, rng: Random) -> Draws:
@@ -59,16 +56,16 @@ def _geometry(spec: AugmentSpec, count: int, size_px: int, rng: Random) -> NDArr
     return np.concatenate([turn, offset[:, :, None]], axis=2)
 
 
-def augment(images: Any, draws: Any, spec: AugmentSpec, *, density: bool = False) -> Any:
+def augment(images: Any, draws: Any, spec: AugmentSpec) -> Any:
     """Changed network inputs uint8 (B, H, W, 3) of uint8 ``images``; black surroundings stay black.
 
-    ``draws``: tensors as of ``draw``. ``density``: the images hold optical densities (``imaging.colour``).
+    ``draws``: tensors as of ``draw``.
     """
     from keras import ops
 
     changed = _warp(images, draws["matrix"]) if spec.moves else ops.cast(images, "float32")
     if spec.light or spec.stain or spec.colour:
-        changed = (_dyed if density else _lit)(changed, draws["gain"][:, None, None], draws["power"][:, None, None])
+        changed = _lit(changed, draws["gain"][:, None, None], draws["power"][:, None, None])
     if spec.contrast:
         changed = _contrasted(changed, draws["contrast"][:, None, None, None])
     if spec.blur:
@@ -104,13 +101,6 @@ def _lit(image: Any, gain: Any, power: Any) -> Any:
 
     level = ops.maximum(image, 1e-3) / 255
     return ops.where(image > 0.5, ops.clip(255 * gain * ops.power(level, power), 0, 255), 0.0)
-
-
-def _dyed(density: Any, gain: Any, power: Any) -> Any:
-    """What ``_lit`` does to intensities, done to their densities."""
-    from keras import ops
-
-    return ops.where(density > 0.5, ops.clip(power * density - CODES_PER_NEPER * ops.log(gain), 0, 255), 0.0)
 
 
 def _contrasted(image: Any, factor: Any) -> Any:

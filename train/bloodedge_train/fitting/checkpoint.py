@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from bloodedge.config import FileName, Strict
+from bloodedge.config import FileName, Strict, without_removed
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import folder_beside, write_text
 from bloodedge_train.recipe import Recipe
@@ -27,7 +27,11 @@ class Request(Strict):
     fold: int | None
     seed: int
     data_fingerprint: str
-    teachers: list[FileName] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        return without_removed(values, teachers=[])
 
 
 class FitState(Strict):

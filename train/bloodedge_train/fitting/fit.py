@@ -1,7 +1,7 @@
 """Fitting a network: epochs of augmented batches, watched on validation, stopped in time, resumable after each."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -43,7 +43,6 @@ def fit(
     checkpoints: Checkpoints,
     batch_done: BatchDone,
     epoch_done: EpochDone,
-    teachers: Sequence[Any] = (),
 ) -> FitState:
     """Fit until the recipe's last epoch or until validation stagnates; ends with the weights that the recipe keeps.
 
@@ -52,7 +51,7 @@ def fit(
     """
     spec = recipe.fit
     _set_momentum(network, spec)
-    step = Step(network, train.images, recipe, teachers)
+    step = Step(network, train.images, recipe)
     state = checkpoints.state() or FitState(learning_rate=spec.learning_rate)
     _enter_phase(step, spec, max(state.epochs_done - 1, 0))
     if state.epochs_done:

@@ -1,6 +1,5 @@
-"""The training step, one compiled program: cells taken from where they lie, changed, classified, and learnt from."""
+"""The training step, one compiled program: take cells from the accelerator's memory, change, classify, learn."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,26 +20,18 @@ class Step(keras.Model):  # type: ignore[misc]
     Fed by ``feed.Feed``; what travels to the accelerator in each step is a few numbers for each cell.
     """
 
-    def __init__(self, network: Any, images: NDArray[np.uint8], recipe: Recipe, teachers: Sequence[Any] = ()) -> None:
-        """images: uint8 (N, H, W, 3) network inputs; teachers: networks that the student's targets come from."""
+    def __init__(self, network: Any, images: NDArray[np.uint8], recipe: Recipe) -> None:
+        """images: uint8 (N, H, W, 3) network inputs."""
         super().__init__(dtype="float32")
         self.network = network
         self.recipe = recipe
-        self.teachers = list(teachers)
-        for teacher in self.teachers:
-            teacher.trainable = False
         self.cells = keras.Variable(_rounded(images), dtype="uint8", trainable=False, name="cells")
         self.built = True
 
     def call(self, draws: Any, training: bool = False) -> Any:
-        """Probabilities float32 (B, 2) of changed cells: "said", and "taught" where there are teachers."""
+        """Probabilities float32 (B, 2) of changed cells."""
         images = ops.take(self.cells, draws["index"], axis=0)
-        images = augment(images, draws, self.recipe.augment, density=self.recipe.imaging.colour == "density")
-        said = {"said": self.network(images, training=training)}
-        if not self.teachers:
-            return said
-        taught = [teacher(_sized(images, teacher.input_shape[1]), training=False) for teacher in self.teachers]
-        return said | {"taught": ops.stop_gradient(sum(taught[1:], taught[0]) / len(taught))}
+        return self.network(augment(images, draws, self.recipe.augment), training=training)
 
     def compute_loss(
         self,
@@ -50,16 +41,10 @@ class Step(keras.Model):  # type: ignore[misc]
         sample_weight: Any = None,
         **_: Any,
     ) -> Any:
-        """Weighted cross-entropy with smoothed labels, mixed with that to the teachers, and the weights' penalties."""
-        spec, distil = self.recipe.fit, self.recipe.distil
-        said = ops.log(ops.clip(y_pred["said"], TINY, 1.0))
-        targets = y * (1 - spec.label_smoothing) + spec.label_smoothing / 2
-        loss = -ops.sum(targets * said, axis=-1)
-        if self.teachers:
-            warm = distil.temperature
-            taught = ops.softmax(ops.log(ops.clip(y_pred["taught"], TINY, 1.0)) / warm)
-            soft = -ops.sum(taught * ops.log_softmax(said / warm), axis=-1) * warm**2
-            loss = (1 - distil.weight) * loss + distil.weight * soft
+        """Weighted cross-entropy with smoothed labels, and the weights' penalties."""
+        smoothing = self.recipe.fit.label_smoothing
+        targets = y * (1 - smoothing) + smoothing / 2
+        loss = -ops.sum(targets * ops.log(ops.clip(y_pred, TINY, 1.0)), axis=-1)
         return ops.mean(loss * sample_weight) + sum(self.network.losses, 0.0)
 
 
@@ -68,10 +53,3 @@ def _rounded(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if len(images) < ROUND:
         return images
     return np.concatenate([images, np.zeros((-len(images) % ROUND, *images.shape[1:]), np.uint8)])
-
-
-def _sized(images: Any, size_px: int) -> Any:
-    if images.shape[1] == size_px:
-        return images
-    resized = ops.image.resize(ops.cast(images, "float32"), (size_px, size_px), interpolation="bilinear")
-    return ops.cast(ops.round(resized), "uint8")

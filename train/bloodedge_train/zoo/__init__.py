@@ -66,7 +66,7 @@ def check_model(name: str) -> None:
 
 
 def build(name: str, size_px: int, network: "NetworkSpec", *, classes: int = 2, weights: str = "none") -> Any:
-    """A Keras model: the image, its stains unmixed if asked for, scaled, the family's features, and the paper's head.
+    """A Keras model: the image, scaled, the family's features, and the paper's head.
 
     ``weights``: "none" (random), "imagenet" (downloaded) or the path of a weights file of the features.
     Raises UsageError for an unknown model, an image too small for it or a weights file of another network,
@@ -78,17 +78,8 @@ def build(name: str, size_px: int, network: "NetworkSpec", *, classes: int = 2, 
     family: Family = importlib.import_module(f"bloodedge_train.zoo.{ZOO[name].module}")
     features = _features(name, family, size_px, weights)
     image = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    output = _head(features(family.scale(_stained(image, network))), network, classes)
+    output = _head(features(family.scale(image)), network, classes)
     return keras.Model(image, output, name=name)
-
-
-def _stained(image: Any, network: "NetworkSpec") -> Any:
-    """The image, or its dyes' densities, float32 (N, H, W, 3) in 0..255 as well, so that every family's scale fits."""
-    if network.stain == "none":
-        return image
-    from bloodedge_train.zoo import unmixing
-
-    return unmixing.layer(network.stain)(image)
 
 
 def _head(x: Any, network: "NetworkSpec", classes: int) -> Any:

@@ -8,7 +8,7 @@ def count_macs(model: Any) -> int:
     """Multiply-accumulates that the Keras ``model`` spends on one image.
 
     Counted are two-dimensional, depthwise and separable convolutions and fully connected layers, those of nested models
-    included; every other layer (normalisation, activation, pooling, addition, colour unmixing) counts nothing, as in
+    included; every other layer (normalisation, activation, pooling, addition) counts nothing, as in
     the papers whose figures these are held against. The input's size must be fixed, and a layer stand in one place.
     """
     import keras
