@@ -12,7 +12,6 @@ for. Start-up and memory are those of `bloodedge device run` as a process of its
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from threading import Event, Thread
 from time import monotonic, perf_counter, sleep
 
 import numpy as np
-from broker import free_port, mosquitto
+from programs import Broker, Program, bloodedge, free_port
 
 from bloodedge.bundle import Bundle
 from bloodedge.files import write_json
@@ -72,9 +71,9 @@ def main() -> None:
                     "web": {"enabled": served, "port": free_port()},
                 }
             )
-            with mosquitto(Path(folder)) if served else nullcontext(None) as port:
-                if port is not None:
-                    settings = settings.model_copy(update={"mqtt": MqttSettings(host="127.0.0.1", port=port)})
+            with Broker(Path(folder)) if served else nullcontext(None) as broker:
+                if broker is not None:
+                    settings = settings.model_copy(update={"mqtt": MqttSettings(host="127.0.0.1", port=broker.port)})
                 results["overhead"].append(overhead(settings, options.count, options.rounds))
     print(json.dumps(results, indent=2))
     write_json(RESULTS, results)
@@ -223,10 +222,10 @@ def visitor(settings: DeviceSettings) -> Iterator[None]:
     if not settings.web.enabled:
         yield
         return
-    with subprocess.Popen([sys.executable, "-c", VISITOR, f"http://127.0.0.1:{settings.web.port}"]) as process:
+    page = f"http://127.0.0.1:{settings.web.port}"
+    with Program([sys.executable, "-c", VISITOR, page], settings.state / "visitor.log") as somebody:
         yield
-        assert process.poll() is None, "the page was not there"
-        process.kill()
+        assert somebody.running, "the page was not there"
 
 
 def interleaved(passes: tuple[Callable[[], object], ...], rounds: int) -> list[list[float]]:
@@ -245,26 +244,16 @@ def start_up(options: argparse.Namespace, folder: Path, repeats: int = 7) -> dic
     """Seconds from process start to the first stored cell, and resident memory, of the command itself."""
     config = folder / "device.toml"
     config.write_text('engine = "litert"\ntrust.unsigned = true\n[web]\nport = 0\n')
-    command = [Path(sys.executable).with_name("bloodedge"), "device", "run", "--config", config, "--frames", "40"]
-    command += [
-        "--bundle",
-        options.bundle.resolve(),
-        *(["--camera", Path(options.frames).resolve()] if options.frames else []),
-    ]
+    command = bloodedge("device", "run", "--config", config, "--frames", 40, "--bundle", options.bundle.resolve())
+    command += ["--camera", str(Path(options.frames).resolve())] if options.frames else []
     first_s, peak_mib = [], []
     for number in range(repeats):
-        process = subprocess.Popen(
-            [*map(str, command), "--state", str(folder / f"start-{number}")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        daemon = Program([*command, "--state", str(folder / f"start-{number}")], folder / f"start-{number}.log")
         peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, high_water_mib(process.pid))
+        while daemon.running:
+            peak = max(peak, high_water_mib(daemon.process.pid))
             sleep(0.01)
-        assert process.stderr is not None
-        (line,) = [text for text in process.stderr if text.startswith("First cell stored")]
+        (line,) = [text for text in daemon.output.splitlines() if text.startswith("First cell stored")]
         first_s.append(float(line.split()[3]))
         peak_mib.append(peak)
     return {

@@ -22,16 +22,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from os import environ
 from pathlib import Path
 from statistics import median
 from time import monotonic, sleep
 
-import broker
 import cv2
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
-from programs import program
+from programs import Broker, Program, bloodedge, free_port, program
 
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name
@@ -39,21 +37,20 @@ from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 
 RESULTS = Path(__file__).parent / "results" / "faults.json"
 WITHIN_S = 30.0
-COMMAND = [str(Path(sys.executable).with_name("bloodedge")), "device", "run", "--config"]
+CONFIG = "device.toml"
 
 
-class Service:
+class Service(Program):
     """A daemon with a state folder, as a process of its own."""
 
     def __init__(self, folder: Path, camera: str = "rate = 10", more: str = "", **environment: str) -> None:
         self.folder, self.state = folder, folder / "state"
         self.bundle = folder / "a.bundle"
         shutil.copy(Path(__file__).parents[1] / "models" / "simulated.bundle", self.bundle)
-        self.config = folder / "device.toml"
+        self.config = folder / CONFIG
         self._camera, self._more = camera, more
-        self._environment = {**environ, **environment}
         self.write()
-        self.process = self.start()
+        super().__init__(bloodedge("device", "run", "--config", self.config), folder / "log", environment)
 
     def write(self, threads: int = 1) -> None:
         """The settings file."""
@@ -61,12 +58,6 @@ class Service:
             f'bundle = "a.bundle"\nengine = "litert"\nthreads = {threads}\nstate = "state"\ntrust.unsigned = true\n'
             f"[web]\nenabled = false\n[camera]\ntimeout_s = 3\n{self._camera}\n{self._more}"
         )
-
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Start it, anew if it ran before; its words go to a file."""
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*COMMAND, str(self.config)], stdout=log, stderr=log, env=self._environment)
-        return self.process
 
     def capture_pid(self) -> int:
         """The capture process."""
@@ -91,14 +82,10 @@ class Service:
         """Wait until a frame with an id above ``frames`` is stored; gives the seconds."""
         start_s = monotonic()
         while self.last() <= frames:
-            if monotonic() - start_s > within_s or self.process.poll() is not None:
-                raise RuntimeError(f"not back within {within_s} s: {(self.folder / 'log').read_text()[-2000:]}")
+            if monotonic() - start_s > within_s or not self.running:
+                raise RuntimeError(f"not back within {within_s} s: {self.output[-2000:]}")
             sleep(0.02)
         return monotonic() - start_s
-
-    def words(self) -> str:
-        """What it said."""
-        return (self.folder / "log").read_text()
 
     def losses(self) -> int:
         """Frames missing from the numbers, and images that rows name and that are not whole."""
@@ -112,16 +99,6 @@ class Service:
         whole = self.query("PRAGMA quick_check")[0][0] == "ok"
         return int(gaps[0][0]) + broken + (not whole)
 
-    def end(self) -> int:
-        """Stop it; gives its exit code."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        return int(self.process.wait())
-
 
 Outcome = tuple[float, int]
 """Seconds until it was back, and what was lost."""
@@ -134,7 +111,7 @@ def service(folder: Path, *arguments: str, **environment: str) -> Iterator[Servi
         one.wait_for(3)
         yield one
     finally:
-        one.end()
+        one.stop()
 
 
 def camera_killed(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outcome]:
@@ -197,7 +174,7 @@ def camera_unplugged(folder: Path, times: int, _: argparse.Namespace) -> Iterato
     """A camera on the network that goes away for 3 s: the nearest to a pulled cable that can be had without one."""
     field = render_field(0, FieldSpec(style=SubjectStyle.of(0), um_per_px=0.15))
     _Stream.jpeg = cv2.imencode(".jpg", field.bgr, [cv2.IMWRITE_JPEG_QUALITY, 97])[1].tobytes()
-    port = broker.free_port()
+    port = free_port()
     server = plugged_in(port)
     camera = f'kind = "replay"\nsource = "http://127.0.0.1:{port}/"\num_per_px = 0.15'
     with service(folder, camera) as daemon:
@@ -216,8 +193,7 @@ def daemon_killed(folder: Path, times: int, _: argparse.Namespace) -> Iterator[O
         for number in range(times):
             sleep(0.5 + 0.037 * number)
             seen, rows = daemon.last(), daemon.query("SELECT count(*), coalesce(max(id), 0) FROM cells")[0]
-            daemon.process.kill()
-            daemon.process.wait()
+            daemon.stop(signal.SIGKILL)
             survived = daemon.last() >= seen and daemon.query("SELECT count(*), max(id) FROM cells")[0] >= rows
             start_s = monotonic()
             daemon.start()
@@ -257,32 +233,26 @@ def fill(ballast: Path) -> None:
 
 def broker_down(folder: Path, times: int, options: argparse.Namespace) -> Iterator[Outcome]:
     """Ended and started again later; every message must come, its first coming in order."""
-    port = broker.free_port()
-    server = broker.start(folder, port)
-    more = f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\nboard = "faults"\n'
-    listener = Listener(port)
-    try:
+    with Broker(folder) as server:
+        more = f'[mqtt]\nhost = "127.0.0.1"\nport = {server.port}\nboard = "faults"\n'
+        listener = Listener(server.port)
         with service(folder, "rate = 10", more) as daemon:
             for _ in range(times):
-                server.terminate()  # it keeps its subscribers' sessions; killed, it would forget them
-                server.wait()
+                server.stop()  # it keeps its subscribers' sessions; killed, it would forget them
                 sleep(options.broker_down_s)
-                server = broker.start(folder, port)
+                server.start()
                 start_s = monotonic()
                 waiting = daemon.query("SELECT coalesce(max(id), 0) FROM outbox")[0][0]
                 while daemon.query(f"SELECT count(*) FROM outbox WHERE id <= {waiting}")[0][0]:  # noqa: S608
                     sleep(0.05)
                 yield monotonic() - start_s, 0
-            daemon.end()
+            daemon.stop()
             sleep(3)
             wanted = int(daemon.query("SELECT count(DISTINCT frame) FROM cells")[0][0])
             waiting_now = int(daemon.query("SELECT count(*) FROM outbox WHERE topic = 'frames'")[0][0])
             lost = max(0, wanted - waiting_now - len(listener.first))
             disorder = sum(later <= earlier for earlier, later in zip(listener.first, listener.first[1:], strict=False))
             yield 0.0, lost + disorder
-    finally:
-        server.kill()
-        server.wait()
 
 
 class Listener:
@@ -312,8 +282,7 @@ def database_corrupted(folder: Path, times: int, _: argparse.Namespace) -> Itera
     """Overwritten in its middle while the daemon is down: set aside, a new one begun, and the daemon says so."""
     with service(folder) as daemon:
         for number in range(times):
-            daemon.process.kill()
-            daemon.process.wait()
+            daemon.stop(signal.SIGKILL)
             path = daemon.state / "device.sqlite"
             with closing(sqlite3.connect(path)) as database:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -343,14 +312,14 @@ def bundle_corrupted(folder: Path, times: int, _: argparse.Namespace) -> Iterato
             middle = len(whole) // 2 + 1000 * number
             daemon.bundle.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
             daemon.write(threads=2)
-            refused = daemon.words().count("A reload was refused")
+            refused = daemon.output.count("A reload was refused")
             daemon.process.send_signal(signal.SIGHUP)
             end_s = monotonic() + 10
-            while daemon.words().count("A reload was refused") == refused and monotonic() < end_s:
+            while daemon.output.count("A reload was refused") == refused and monotonic() < end_s:
                 sleep(0.05)
-            told = daemon.words().count("A reload was refused") > refused
+            told = daemon.output.count("A reload was refused") > refused
             back_s = daemon.wait_for(daemon.last())
-            other = subprocess.run([*COMMAND, str(daemon.config)], capture_output=True, text=True, check=False)
+            other = subprocess.run(daemon.command, capture_output=True, text=True, check=False)
             plain = other.returncode == 1 and "Traceback" not in other.stderr
             daemon.bundle.write_bytes(whole)
             daemon.write(threads=1)

@@ -11,7 +11,6 @@ certificates here. Exits 1 when a report was lost or doubled, or the lag's 99th 
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,9 +23,9 @@ from time import monotonic, sleep, time
 from typing import Any
 from uuid import uuid4
 
-import broker as brokers
 import click
 import numpy as np
+from programs import Broker, Program, bloodedge
 from sqlalchemy import Engine, func, select
 
 from bloodedge.files import write_json
@@ -137,21 +136,19 @@ REPORT: dict[str, Any] = {
 }
 
 
-class Server:
+class Server(Program):
     """``bloodedge fleet serve`` as a process."""
 
-    def __init__(self, folder: Path, port: int, url: str | None) -> None:
-        self._command = [sys.executable, "-m", "bloodedge", "fleet", "serve", "--broker", f"127.0.0.1:{port}"]
-        self._command += ["--state", str(folder), "--listen", "127.0.0.1:0"]
-        self._command += ["--database", url] if url else []
-        self._log = (folder / "log").open("w")
+    def __init__(self, folder: Path, broker: str, url: str | None) -> None:
         self.cpu_s = 0.0
         self.most_mib = 0.0
-        self.start()
+        database = ["--database", url] if url else []
+        options = ["--broker", broker, "--state", folder, "--listen", "127.0.0.1:0", *database]
+        super().__init__(bloodedge("fleet", "serve", *options), folder / "log")
 
     def start(self) -> None:
         """Start it, for the first time or again."""
-        self.process = subprocess.Popen(self._command, stdout=self._log, stderr=self._log)
+        super().start()
         self._cpu_before_s, self._cpu_now_s = self.cpu_s, 0.0
 
     def look(self) -> None:
@@ -162,11 +159,6 @@ class Server:
             pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
             self.most_mib = max(self.most_mib, pages * os.sysconf("SC_PAGE_SIZE") / 2**20)
             self.cpu_s = self._cpu_before_s + self._cpu_now_s
-
-    def end(self, number: signal.Signals) -> None:
-        """End it with a signal."""
-        self.process.send_signal(number)
-        self.process.wait(30)
 
 
 class Watch:
@@ -242,7 +234,7 @@ class Fault:
     """When every report was there again."""
 
 
-def fell(what: str, watch: Watch, end: Callable[[], None], start: Callable[[], None]) -> Fault:
+def fell(what: str, watch: Watch, end: Callable[[], object], start: Callable[[], None]) -> Fault:
     """End something, start it again a little later, and wait until nothing is behind.
 
     It is looked at from 3 s after the start on: no fault is over before AWAY_S and these.
@@ -295,27 +287,19 @@ def main(number: int, minutes: float, database: str | None, json_out: Path | Non
         folder = Path(name)
         (folder / "broker").mkdir()
         (folder / "state").mkdir()
-        port = brokers.free_port()
-        process = [brokers.start(folder / "broker", port)]
-        server = Server(folder / "state", port, database)
+        broker = Broker(folder / "broker")
+        server = Server(folder / "state", broker.address, database)
         engine = open_database(database, folder / "state")
         await_tables(engine)
-        fleet = [Board(f"board-{place:03}", port) for place in range(number)]
+        fleet = [Board(f"board-{place:03}", broker.port) for place in range(number)]
         began_s = monotonic()
-
-        def end_broker() -> None:
-            process[0].terminate()
-            process[0].wait(30)
-
-        def start_broker() -> None:
-            process[0] = brokers.start(folder / "broker", port)
 
         with Watch(engine, fleet, server) as watch:
             with reporting(fleet):
                 sleep(minutes * 60 / 3)
-                faults = [fell("broker restarted", watch, end_broker, start_broker)]
+                faults = [fell("broker restarted", watch, broker.stop, broker.start)]
                 sleep(max(0.0, began_s + minutes * 40 - monotonic()))
-                faults.append(fell("server killed", watch, lambda: server.end(signal.SIGKILL), server.start))
+                faults.append(fell("server killed", watch, lambda: server.stop(signal.SIGKILL), server.start))
                 sleep(max(0.0, began_s + minutes * 60 - monotonic()))
             sent = sum(len(board.sent_s) for board in fleet)
             give_up_s = monotonic() + SETTLE_S
@@ -340,10 +324,10 @@ def main(number: int, minutes: float, database: str | None, json_out: Path | Non
             "server_cpu_share_of_one_core": round(server.cpu_s / took_s, 3),
             "server_most_mib": round(server.most_mib, 1),
         }
-        server.end(signal.SIGTERM)
+        server.stop()
         for board in fleet:
             board.publisher.stop(0.1)
-        process[0].kill()
+        broker.stop(signal.SIGKILL)
         engine.dispose()
     click.echo(json.dumps(result, indent=2))
     if json_out is not None:

@@ -12,7 +12,6 @@ that are not in the database, and messages about frames with cells that a subscr
 import argparse
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,11 +23,10 @@ from time import monotonic, sleep
 from urllib.request import urlopen
 
 import numpy as np
-from broker import free_port, mosquitto
 from device_loop import VISITOR
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
-from programs import program
+from programs import Broker, Program, bloodedge, free_port, program
 
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name
@@ -41,23 +39,21 @@ WARM_UP = 0.2
 
 def main() -> None:
     options = parse()
-    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".soak.") as name, mosquitto(Path(name)) as port:
-        folder = Path(name)
-        heard = Heard(port)
-        config = settings(folder, options, port)
-        with subprocess.Popen(command(config), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as daemon:
-            page = f"http://127.0.0.1:{config_port(config)}"
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".soak.") as name, Broker(Path(name)) as broker:
+        folder, page_port = Path(name), free_port()
+        heard = Heard(broker.port)
+        config = settings(folder, options, broker.port, page_port)
+        with Program(bloodedge("device", "run", "--config", config), folder / "log") as daemon:
+            page = f"http://127.0.0.1:{page_port}"
             answer(f"{page}/healthz", 30)
-            with subprocess.Popen([sys.executable, "-c", VISITOR, page]) as visitor:
-                samples = watch(daemon.pid, page, options.minutes * 60)
-                visited = visitor.poll() is None
-                visitor.kill()
+            with Program([sys.executable, "-c", VISITOR, page], folder / "visitor") as visitor:
+                samples = watch(daemon.process.pid, page, options.minutes * 60)
+                visited = visitor.running
             status = json.loads(answer(f"{page}/api/v1/status", 5))
-            daemon.send_signal(signal.SIGTERM)
-            output = daemon.communicate(timeout=60)[0]
-        result = report(options, samples, status, folder / "state", heard, daemon.returncode)
+            code = daemon.stop(within_s=60)
+        result = report(options, samples, status, folder / "state", heard, code)
         result["visited_to_the_end"] = visited
-        result["last_lines"] = output.splitlines()[-2:-1]
+        result["last_lines"] = daemon.output.splitlines()[-2:-1]
     print(json.dumps(result, indent=2))
     write_json(RESULTS, result)
 
@@ -70,23 +66,15 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def settings(folder: Path, options: argparse.Namespace, port: int) -> Path:
+def settings(folder: Path, options: argparse.Namespace, port: int, page_port: int) -> Path:
     config = folder / "device.toml"
     camera = f'kind = "replay"\nsource = "{options.frames.resolve()}"\nloop = true\n' if options.frames else ""
     bundle = f'bundle = "{options.bundle.resolve()}"\ntrust.unsigned = true\n' if options.bundle else ""
     config.write_text(
-        f'{bundle}engine = "litert"\nstate = "state"\n[camera]\n{camera}[web]\nport = {free_port()}\n'
+        f'{bundle}engine = "litert"\nstate = "state"\n[camera]\n{camera}[web]\nport = {page_port}\n'
         f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\nboard = "soak"\n[store]\ncrops = true\n'
     )
     return config
-
-
-def config_port(config: Path) -> int:
-    return int(config.read_text().split("[web]\nport = ")[1].split()[0])
-
-
-def command(config: Path) -> list[str]:
-    return [str(Path(sys.executable).with_name("bloodedge")), "device", "run", "--config", str(config)]
 
 
 def answer(address: str, within_s: float) -> bytes:

@@ -34,7 +34,6 @@ def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setattr(module, "SYSTEM", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["benchmarks/fleet.py"])
-    monkeypatch.setitem(sys.modules, "programs", module)
     return module
 
 
@@ -44,12 +43,6 @@ def test_a_program_that_is_missing_is_told_with_its_package(programs: ModuleType
     assert ended.value.code == "fleet.py: pgrep is not installed; install it with: apt install procps"
 
 
-@pytest.mark.usefixtures("programs")
-def test_a_benchmark_without_its_broker_ends_with_a_sentence(tmp_path: Path) -> None:
-    spec = importlib.util.spec_from_file_location("broker", BENCHMARKS / "broker.py")
-    assert spec is not None
-    assert spec.loader is not None
-    broker = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(broker)
+def test_a_benchmark_without_its_broker_ends_with_a_sentence(programs: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="mosquitto is not installed; install it with: apt install mosquitto"):
-        broker.start(tmp_path, 1)
+        programs.Broker(tmp_path)

@@ -11,7 +11,7 @@ USUAL = 1.3
 BELIEF = 3.0
 """What ``USUAL`` weighs, in people with a squared deviation of one e-fold. A validation part has few people, and a few
 who are called wrong would heat everybody: without this one fold came to 7.3, and the error of all folds' cells pooled
-was 0.09 instead of 0.03 (benchmarks/experiments.md in the source)."""
+was 0.09 instead of 0.03 (docs/experiments.md in the source)."""
 
 
 def fit_temperature(labels: NDArray[np.int64], probabilities: NDArray[np.float32], people: int) -> float:

@@ -1,0 +1,78 @@
+"""The documentation: figures from their records, commands that exist, links that lead somewhere, a README read in a minute."""
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from bloodedge.cli import cli
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "models/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "firmware_configs").rglob("README.md")),
+]
+FENCE = re.compile(r"^\s*```(?:sh|console|)\n(.*?)^\s*```", re.DOTALL | re.MULTILINE)
+COMMAND = re.compile(r"^\s*(?:\$ )?(?:sudo )?(?:-u \S+ )?(bloodedge [a-z][^|&;]*)")
+
+
+def commands() -> Iterator[str]:
+    for page in PAGES:
+        for block in FENCE.findall(page.read_text()):
+            yield from (found[1] for line in block.splitlines() if (found := COMMAND.match(line)))
+        yield from re.findall(r"`(bloodedge [a-z][^`]*)`", page.read_text().replace("\n", " "))
+
+
+def test_every_figure_is_its_record_s() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "results.py"), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_is_read_in_a_minute() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_a_command_that_is_shown_exists_with_its_options(line: str) -> None:
+    words = shlex.split(line.replace("\\|", "|").replace("...", ""), comments=True)
+    command: click.Command = cli
+    while isinstance(command, click.Group) and len(words) > 1:
+        below = command.get_command(click.Context(command), words[1])
+        assert below is not None, f"{line}: there is no command {words[1]}"
+        command, words = below, words[1:]
+    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    given = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
+    assert given <= options | {"--help", "-h", "--version"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_leads_to_a_file(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
+    missing = [target for target in targets if ":" not in target and not (page.parent / target).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands(shell: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from bloodedge.cli import main; main([])"],
+        env={
+            "_BLOODEDGE_COMPLETE": f"{shell}_complete",
+            "COMP_WORDS": "bloodedge dev",
+            "COMP_CWORD": "dev" if shell == "fish" else "1",
+            "PYTHONPATH": ":".join(sys.path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "device" in done.stdout, done.stderr
