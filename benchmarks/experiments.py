@@ -25,7 +25,7 @@ from typing import Any
 
 from programs import bloodedge
 
-from bloodedge.bundle.manifest import read_run
+from bloodedge.bundle.run_record import read_run
 from bloodedge.files import write_json
 from bloodedge_train.compare import compare, pages
 from bloodedge_train.compare.rows import Row

@@ -1,7 +1,7 @@
 """A hook of mkdocs: files outside docs/ that are pages too, and links between all of them as they work on the site.
 
-In the repository, links are relative to the file that they stand in. On the site, a link to one of these pages is turned
-into a link to the page; a link to any other file of the repository becomes its plain text.
+In the repository, links are relative to the file that they stand in. On the site, a link to one of these pages becomes
+a link to the page; a link to any other file of the repository becomes its plain text.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The documentation: figures from their records, commands that exist, links that lead somewhere, a README read in a minute."""
+"""The documentation: figures from their records, commands that exist, links that lead to files, a short README."""
 
 import re
 import shlex
