@@ -11,8 +11,6 @@ brought into this form without a change to their figures.
            file DIR/MODEL.h5 or DIR/MODEL.weights.h5 is fitted twice, from that file and from random weights
     leak   one small network by one recipe, split by image and by group
     cnmc   MobileNetV2 by the recipe honest or honest_160, five folds of groups, so that every person is held out once
-    stain  one small network fed colours, optical densities, and dyes by a fixed and by a learned basis
-    distil a small network with and without a teacher, beside the teacher (--runs holds it, as the run "cells")
 """
 
 import argparse
@@ -59,23 +57,10 @@ def leak(_: argparse.Namespace) -> Runs:
 def cnmc(options: argparse.Namespace) -> Runs:
     weights = starts(options.weights_folder, "mobilenetv2").get("pretrained", "imagenet")
     network = ["--model", "mobilenetv2", "--weights", weights, "--recipe", options.recipe]
-    return {f"fold{fold}": [*network, *fold_options(fold)] for fold in range(FOLDS)}
+    return {f"fold{fold}": [*network, "--folds", str(FOLDS), "--fold", str(fold)] for fold in range(FOLDS)}
 
 
-def stain(options: argparse.Namespace) -> Runs:
-    return {
-        f"{arm}{fold}": ["--model", "edgenet", "--recipe", OWN_RECIPES[f"stain_{arm}"], *fold_options(fold)]
-        for arm in ("rgb", "density", "romanowsky", "learned")
-        for fold in range(options.folds)
-    }
-
-
-def distil(options: argparse.Namespace) -> Runs:
-    student = ["--model", "edgenet", "--recipe", OWN_RECIPES["small"]]
-    return {"cells": [], "alone": student, "taught": [*student, "--teacher", str(options.runs / "distil" / "cells")]}
-
-
-EXPERIMENTS = {"zoo": zoo, "leak": leak, "cnmc": cnmc, "stain": stain, "distil": distil}
+EXPERIMENTS = {"zoo": zoo, "leak": leak, "cnmc": cnmc}
 
 
 def main() -> None:
@@ -103,7 +88,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--recipe", help="zoo: small; cnmc: honest_160")
     parser.add_argument("--models", nargs="+", default=list(ZOO), choices=list(ZOO), help="zoo's networks")
     parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="zoo's splits")
-    parser.add_argument("--folds", type=int, default=FOLDS, help="how many of the five folds, for stain")
     parser.add_argument("--weights-folder", type=Path, help="starting weights")
     parser.add_argument("--parallel", type=int, default=1, help="runs at once; a large GPU takes several")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -120,28 +104,23 @@ def starts(folder: Path | None, model: str) -> dict[str, str]:
     return {"random": "none"} | ({"pretrained": str(file)} if file else {})
 
 
-def fold_options(fold: int) -> list[str]:
-    return ["--folds", str(FOLDS), "--fold", str(fold)]
-
-
 def recipes(runs: Sequence[list[str]]) -> list[str]:
     """The recipes that these runs name."""
-    return sorted({options[options.index("--recipe") + 1] for options in runs if options})
+    return sorted({options[options.index("--recipe") + 1] for options in runs})
 
 
 def train(run: Path, data: Path | None, options: list[str]) -> None:
     """Train ``run`` unless it is there, or go on where it was interrupted; refuses one of another recipe."""
     if not (run / "run.json").is_file():
-        if data is None or not options:
+        if data is None:
             raise SystemExit(f"{run} is missing; put it there, or give --data to train it")
         resume = ["--resume"] if (run / "checkpoint").is_dir() else []
         subprocess.run(bloodedge("train", data, *options, "--out", run, *resume), check=True)
-    if options:
-        (name,) = recipes([options])
-        told = {"name", "about", "split"}
-        then = Recipe.model_validate(read_run(run).recipe).model_dump(exclude=told)
-        if then != load_recipe(name).model_dump(exclude=told):
-            raise SystemExit(f"{run} was not trained by the recipe {name} as it is now; remove it and train it again")
+    (name,) = recipes([options])
+    told = {"name", "about", "split"}
+    then = Recipe.model_validate(read_run(run).recipe).model_dump(exclude=told)
+    if then != load_recipe(name).model_dump(exclude=told):
+        raise SystemExit(f"{run} was not trained by the recipe {name} as it is now; remove it and train it again")
 
 
 def described(row: Row) -> dict[str, Any]:
