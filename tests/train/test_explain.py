@@ -19,7 +19,8 @@ from bloodedge.decision.thresholds import LABELS, Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Cell, ImagingSpec
 from bloodedge.simulation import render_field
-from bloodedge_train.explain.grad_cam import Network, cut, grad_cam, look, ring, share
+from bloodedge_train.explain.evidence import look, ring, share
+from bloodedge_train.explain.grad_cam import Network, cut, grad_cam
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import ZOO, build
 

@@ -16,16 +16,9 @@ from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.evaluation.classifier import Classifier
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black
-from bloodedge_train.explain.shortcuts import (
-    ALTERATIONS,
-    audit_shortcuts,
-    blurred,
-    filled,
-    fit_logistic,
-    grey,
-    haze,
-    silhouette,
-)
+from bloodedge_train.explain.alterations import ALTERATIONS, blurred, filled, grey
+from bloodedge_train.explain.cues import fit_logistic, haze, silhouette
+from bloodedge_train.explain.shortcuts import audit_shortcuts
 
 SIDE = 64
 BLAST_PX, NORMAL_PX = (19, 20), (14, 15)
@@ -148,22 +141,24 @@ def test_the_silhouette_of_an_ellipse_is_the_text_books(axes: tuple[int, int], e
     assert hu[0] == pytest.approx(np.log10((a / b + b / a) / (4 * np.pi)), abs=0.01)  # an ellipse's first moment
 
 
-def test_the_logistic_regression_is_scikit_learns() -> None:
-    linear_model = pytest.importorskip("sklearn.linear_model", reason="scikit-learn, the reference, is not installed")
-    preprocessing = pytest.importorskip("sklearn.preprocessing", reason="scikit-learn, the reference, is not installed")
+def test_the_logistic_regression_is_at_the_penalised_likelihoods_maximum() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random(200) < 0.3).astype(int)
     cues = rng.normal(0, [1, 50, 0.01], (200, 3)) + labels[:, None] * [0.5, 40, 0.0]
-    x = preprocessing.StandardScaler().fit_transform(cues)
-    reference = linear_model.LogisticRegression(class_weight="balanced", C=1.0, tol=1e-10, max_iter=1000).fit(x, labels)
-    assert np.allclose(fit_logistic(cues, labels).predict(cues), reference.predict_proba(x)[:, 1], atol=1e-5)
+    blast = fit_logistic(cues, labels).predict_proba(cues)[:, 1]
+    x = np.column_stack([(cues - cues.mean(axis=0)) / cues.std(axis=0), np.ones(200)])
+    weights = np.linalg.lstsq(x, np.log(blast / (1 - blast)), rcond=None)[0]
+    assert np.allclose(1 / (1 + np.exp(-x @ weights)), blast, atol=1e-9)  # it is linear in the standardised cues
+    balance = 200 / 2 / np.bincount(labels)[labels]  # both classes weigh the same
+    slope = x.T @ (balance * (blast - labels)) + [*weights[:3], 0]  # half of the squared weights is the penalty
+    assert np.abs(slope).max() < 1e-5
 
 
 def test_cues_that_part_the_classes_wholly_or_never_vary_do_no_harm() -> None:
     labels = np.array([0, 0, 1, 1])
-    found = fit_logistic([[0, 7], [1, 7], [10, 7], [11, 7]], labels).predict([[0, 7], [11, 7]])
+    found = fit_logistic([[0, 7], [1, 7], [10, 7], [11, 7]], labels).predict_proba([[0, 7], [11, 7]])[:, 1]
     assert found[0] < 0.5 < found[1]
-    assert np.allclose(fit_logistic(np.zeros((4, 2)), labels).predict(np.zeros((3, 2))), 0.5)
+    assert np.allclose(fit_logistic(np.zeros((4, 2)), labels).predict_proba(np.zeros((3, 2))), 0.5)
 
 
 @pytest.fixture

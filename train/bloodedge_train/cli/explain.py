@@ -9,7 +9,7 @@ import click
 from bloodedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from bloodedge_train.explain.grad_cam import Explained
+    from bloodedge_train.explain.evidence import Explained
     from bloodedge_train.explain.shortcuts import ShortcutAudit
 
 
@@ -45,8 +45,8 @@ def explain(
     evidence on it and over the whole frame; the shares of it on the cell and on the cell's border are told.
     """
     from bloodedge.console import emit_json, progress, say
-    from bloodedge_train.explain.grad_cam import Request
-    from bloodedge_train.explain.grad_cam import explain as run_explanation
+    from bloodedge_train.explain.explain import Request
+    from bloodedge_train.explain.explain import explain as run_explanation
 
     if montage and montage.suffix.lower() != ".png":
         raise UsageError(f"--montage {montage} must end in .png.")
@@ -90,7 +90,8 @@ def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None
     """
     from bloodedge.console import emit_json, progress
     from bloodedge.evaluation.classifier import open_run
-    from bloodedge_train.explain.shortcuts import audit_shortcuts, draw_chart
+    from bloodedge_train.explain.shortcuts import audit_shortcuts
+    from bloodedge_train.explain.shortcuts_chart import draw_chart
 
     target = chart or run / "figures" / "shortcuts.png"
     if target.suffix.lower() != ".png":

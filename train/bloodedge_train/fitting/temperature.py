@@ -18,20 +18,14 @@ def fit_temperature(labels: NDArray[np.int64], probabilities: NDArray[np.float32
     """The temperature that makes softmax outputs (N, classes) likeliest for ``labels`` (N,), from 0.25 to 8.
 
     Cells of ``people`` persons speak for no more than so many: their mean cross-entropy is weighed against how far the
-    temperature is from the usual one. Both are unimodal, so the range is narrowed by golden sections of its logarithm.
+    temperature is from the usual one. Both are unimodal in its logarithm.
     """
-    golden = (np.sqrt(5) - 1) / 2
-    low, high = np.log(COOLEST), np.log(HOTTEST)
+    from scipy.optimize import minimize_scalar
 
     def cost(log_temperature: float) -> float:
         p = calibrated(probabilities, float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
         unusual = (log_temperature - np.log(USUAL)) ** 2
         return float(-np.log(np.maximum(p, 1e-12)).mean() + BELIEF / people * unusual)
 
-    for _ in range(40):
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        if cost(left) < cost(right):
-            high = right
-        else:
-            low = left
-    return float(np.exp((low + high) / 2))
+    bounds = np.log(COOLEST), np.log(HOTTEST)
+    return float(np.exp(minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-9}).x))
