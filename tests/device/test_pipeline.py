@@ -7,6 +7,7 @@ import pytest
 from bloodedge.decision.domain import Domain, describe
 from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.imaging import network_input
+from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import BadFrame, Capture
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
@@ -100,8 +101,8 @@ def test_a_cell_cut_by_the_border_is_uncertain_and_not_classified(pipeline: Pipe
 
 
 def test_nothing_is_said_of_cells_in_a_frame_that_the_gate_rejects() -> None:
-    def reject(_: object) -> object:
-        return fakes.FakeGate(Reason.OUT_OF_FOCUS)
+    def reject(bgr: np.ndarray) -> GateResult:
+        return replace(fakes.check(bgr), reason=Reason.OUT_OF_FOCUS)
 
     pipeline = Pipeline(fakes.FakeEngine(), fakes.make_manifest(), reject, fakes.find_cells)
     result = pipeline.process(fakes.frame(level=128))

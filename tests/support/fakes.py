@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -19,7 +20,9 @@ from bloodedge.decision.prevalence import Outcomes, Rates
 from bloodedge.decision.thresholds import Reason, Thresholds
 from bloodedge.engine.golden import GoldenResult
 from bloodedge.files import sha256, write_bytes
-from bloodedge.imaging import Cell, ImagingSpec
+from bloodedge.imaging import Cell, Image, ImagingSpec
+from bloodedge_device.finder import Found, FoundCell, Rejected
+from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import Capture, CellResult, Frame, FrameResult
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.store import RunInfo
@@ -156,37 +159,17 @@ class FakeCell:
         return Cell(frame[y : y + height, x : x + width], np.full((height, width), 255, np.uint8), um_per_px)
 
 
-@dataclass(frozen=True)
-class FakeGate:
-    reason: Reason | None
-    focus: float = 30.0
-    brightness: float = 128.0
-
-
-def check(bgr: np.ndarray) -> FakeGate:
+def check(bgr: Image) -> GateResult:
     """Rejects frames darker than 10."""
-    return FakeGate(Reason.TOO_DARK if bgr.mean() < 10 else None)
+    return GateResult(Reason.TOO_DARK if bgr.mean() < 10 else None, 30.0, 128.0, 0.0, 1.0)
 
 
-@dataclass(frozen=True)
-class FakeRejected:
-    box: tuple[int, int, int, int]
-    reason: Reason
-
-
-@dataclass(frozen=True)
-class FakeFound:
-    cells: list[FakeCell]
-    rejected: list[FakeRejected]
-    um_per_px: float = 0.1
-
-
-def find_cells(bgr: np.ndarray, _: float) -> FakeFound:
+def find_cells(bgr: Image, _: float | None) -> Found:
     """One cell in the middle and one cut by the border of every frame brighter than 20, and a platelet."""
     if bgr.mean() < 20:
-        return FakeFound([], [])
-    cells = [FakeCell((40, 30, 60, 60)), FakeCell((0, 0, 20, 30), touches_border=True)]
-    return FakeFound(cells, [FakeRejected((100, 100, 5, 5), Reason.TOO_SMALL)])
+        return Found((), (), 0.1)
+    cells = FakeCell((40, 30, 60, 60)), FakeCell((0, 0, 20, 30), touches_border=True)
+    return Found(cast("tuple[FoundCell, ...]", cells), (Rejected((100, 100, 5, 5), Reason.TOO_SMALL),), 0.1)
 
 
 def frame(index: int = 0, level: int = 128, dropped_before: int = 0) -> Frame:
@@ -247,7 +230,8 @@ def use_fakes() -> None:
     manifest = make_manifest()
     artifact = manifest.artifact("litert", "int8")
     loading.load_file = lambda *_: loading.Loaded(manifest, artifact, "a test says so", FakeEngine(), golden)
-    daemon.gate_of, daemon.finder_of = lambda _: check, lambda _: find_cells
+    daemon.gate_of = lambda settings: check  # noqa: ARG005
+    daemon.finder_of = lambda settings: find_cells  # noqa: ARG005
 
 
 if __name__ == "__main__":

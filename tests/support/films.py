@@ -32,7 +32,7 @@ def gap(frame: bytes) -> bytes:
 
 def film(path: Path, frames: int, harm: dict[int, Harm] | None = None) -> Path:
     """A Motion JPEG film of so many fields, those named harmed."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, SIZE)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, SIZE)
     for number in range(frames):
         field = render_field(number, FieldSpec(width=SIZE[0], height=SIZE[1]))
         writer.write(field.bgr)

@@ -95,7 +95,7 @@ class PostgreSQL:
                 parent.chmod(0o755)
         data = folder / "data"
         subprocess.run([initdb, "-D", data, "-U", "fleet", "-A", "trust", "--no-sync"], check=True, **self._options)
-        self._command = [server, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        self._command = [server, "-D", str(data), "-k", str(folder), "-c", "listen_addresses=", "-c", "fsync=off"]
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

@@ -190,7 +190,7 @@ class Listener:
         return [int(dict(m.properties.UserProperty)["id"]) for m in self.heard if "/frames/" in m.topic]  # type: ignore[union-attr]
 
     def payloads(self, topic: str) -> list[bytes]:
-        return [message.payload for message in self.heard if message.topic == topic]
+        return [bytes(message.payload) for message in self.heard if message.topic == topic]
 
     def stop(self) -> None:
         self.client.disconnect()

@@ -6,6 +6,7 @@ comes when all are kept; a job that timed out stays queued, and closing behind o
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ DELAY_FRAMES = 3
 """Controls reach the frames that are begun after them."""
 
 SCENE_RGB = (200, 120, 40)
+
+Stream = dict[str, Any]
+Configuration = dict[str, Any]
 
 
 @dataclass
@@ -51,7 +55,7 @@ AE_TARGET_US, AE_TARGET_GAIN, AWB_TARGET = 12_000.0, 2.0, (2.4, 1.6)
 
 class Picamera2:
     @staticmethod
-    def global_camera_info() -> list[dict[str, object]]:
+    def global_camera_info() -> list[dict[str, Any]]:
         return [
             {"Model": s.model, "Location": 2, "Rotation": 180, "Id": f"/base/{s.model}@1a", "Num": i}
             for i, s in enumerate(BOARD)
@@ -63,11 +67,11 @@ class Picamera2:
             raise RuntimeError("Camera __init__ sequence did not complete.")
         self.sensor_resolution = self._sensor.resolution
         self.is_open, self.started = True, False
-        self.config: dict[str, object] | None = None
+        self.config: Configuration | None = None
         self.held = 0
         self.pending_jobs = 0
-        self._applied: dict[str, object] = {}
-        self._under_way: list[dict[str, object]] = []
+        self._applied: dict[str, Any] = {}
+        self._under_way: list[dict[str, Any]] = []
         self._sensor.opened.append(self)
 
     @property
@@ -84,15 +88,19 @@ class Picamera2:
             controls |= {"AwbEnable": (False, True, None), "ColourGains": (0.0, 32.0, None)}
         return controls
 
-    def create_video_configuration(self, main, raw, buffer_count=6, controls=(), queue=True) -> dict:
+    def create_video_configuration(
+        self, main: Stream, raw: Stream, buffer_count: int = 6, controls: Any = (), queue: bool = True
+    ) -> Configuration:
         limits = {"FrameDurationLimits": (33333, 33333)} | dict(controls)
         return _configuration("video", main, raw, buffer_count, limits, queue)
 
-    def create_still_configuration(self, main, raw, buffer_count=1, controls=(), queue=True) -> dict:
+    def create_still_configuration(
+        self, main: Stream, raw: Stream, buffer_count: int = 1, controls: Any = (), queue: bool = True
+    ) -> Configuration:
         limits = {"FrameDurationLimits": (100, 1_000_000_000)} | dict(controls)
         return _configuration("still", main, raw, buffer_count, limits, queue)
 
-    def configure(self, config: dict) -> None:
+    def configure(self, config: Configuration) -> None:
         if self.started:
             raise RuntimeError("Camera must be stopped before configuring")
         if self._sensor.no_memory:
@@ -102,11 +110,11 @@ class Picamera2:
         self.config = config | {"main": config["main"] | {"size": size}}
         self.set_controls(config["controls"])
 
-    def camera_configuration(self) -> dict:
+    def camera_configuration(self) -> Configuration:
         assert self.config is not None
         return self.config
 
-    def set_controls(self, controls: dict[str, object]) -> None:
+    def set_controls(self, controls: dict[str, Any]) -> None:
         for name in controls:
             if name not in self.camera_controls:
                 raise RuntimeError(f"Control {name} is not advertised by libcamera")
@@ -132,7 +140,7 @@ class Picamera2:
         assert not self.pending_jobs, "closing waits behind a job that never ends"
         self.started = self.is_open = False
 
-    def expose(self) -> dict[str, object]:
+    def expose(self) -> dict[str, Any]:
         """One frame: what the sensor has measured so far, moved on by the controls in force."""
         for controls in list(self._under_way):
             controls["_due"] -= 1
@@ -142,26 +150,26 @@ class Picamera2:
         applied = {} if self._sensor.deaf else self._applied
         return self._metadata(self._adapt(applied))
 
-    def _adapt(self, applied: dict[str, object]) -> bool:
+    def _adapt(self, applied: dict[str, Any]) -> bool:
         """Set what is fixed, move the rest towards the scene; whether automatic exposure has found its value."""
         sensor = self._sensor
         sensor.lamp *= 1 + sensor.drift
         us, gain = self._fixed(applied, "ExposureTime"), self._fixed(applied, "AnalogueGain")
         sensor.exposure_us = us or _towards(sensor.exposure_us, AE_TARGET_US / sensor.lamp)
         sensor.gain = gain or _towards(sensor.gain, AE_TARGET_GAIN)
-        colours = tuple(_towards(a, b) for a, b in zip(sensor.colours, AWB_TARGET, strict=True))
-        sensor.colours = applied.get("ColourGains", colours) if applied.get("AwbEnable") is False else colours
+        red, blue = (_towards(a, b) for a, b in zip(sensor.colours, AWB_TARGET, strict=True))
+        sensor.colours = applied.get("ColourGains", (red, blue)) if applied.get("AwbEnable") is False else (red, blue)
         target = AE_TARGET_US / sensor.lamp
         found = us or abs(sensor.exposure_us - target) < 0.01 * target
         return bool(found) and not (us and gain)
 
-    def _fixed(self, applied: dict[str, object], control: str) -> object:
+    def _fixed(self, applied: dict[str, Any], control: str) -> Any:
         """The value that holds ``control``: in its manual mode, or before there were modes whenever one was given."""
         mode = {"ExposureTime": "ExposureTimeMode", "AnalogueGain": "AnalogueGainMode"}[control]
         manual = applied.get(mode) == 1 if self._sensor.modern else True
         return applied.get(control) if manual else None
 
-    def _metadata(self, converged: bool) -> dict[str, object]:
+    def _metadata(self, converged: bool) -> dict[str, Any]:
         sensor = self._sensor
         state = {"AeState": 2 if converged else 1} if sensor.modern else {"AeLocked": converged}
         lines = int(sensor.exposure_us / LINE_US)
@@ -169,7 +177,9 @@ class Picamera2:
         return state | exposure | {"ColourGains": sensor.colours}
 
 
-def _configuration(use_case, main, raw, buffer_count, controls, queue) -> dict:
+def _configuration(
+    use_case: str, main: Stream, raw: Stream, buffer_count: int, controls: dict[str, Any], queue: bool
+) -> Configuration:
     return {
         "use_case": use_case,
         "main": main,
@@ -191,7 +201,11 @@ class Job:
     def get_result(self, timeout: float | None = None) -> "CompletedRequest":
         camera = self._camera
         assert timeout is not None
-        if not camera.started or camera.held >= camera.config["buffer_count"] or camera._sensor.frames_left <= 0:
+        if (
+            not camera.started
+            or camera.held >= camera.camera_configuration()["buffer_count"]
+            or camera._sensor.frames_left <= 0
+        ):
             raise TimeoutError
         camera._sensor.frames_left -= 1
         camera.pending_jobs -= 1
@@ -200,16 +214,16 @@ class Job:
 
 
 class CompletedRequest:
-    def __init__(self, camera: Picamera2, metadata: dict[str, object]) -> None:
+    def __init__(self, camera: Picamera2, metadata: dict[str, Any]) -> None:
         self._camera, self._metadata, self._released = camera, metadata, False
 
-    def get_metadata(self) -> dict[str, object]:
+    def get_metadata(self) -> dict[str, Any]:
         assert not self._released
         return self._metadata
 
     def make_array(self, name: str) -> np.ndarray:
         assert not self._released
-        config = self._camera.config[name]
+        config = self._camera.camera_configuration()[name]
         rgb = {"RGB888": SCENE_RGB[::-1], "BGR888": SCENE_RGB}[config["format"]]
         width, height = config["size"]
         return np.full((height, width, 3), rgb, np.uint8)

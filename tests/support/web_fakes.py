@@ -260,8 +260,8 @@ def client_of(desk: FakeDesk, access: Access | None = None, host: str = "127.0.0
 
 def csrf_of(client: TestClient, path: str = "/") -> str:
     """What the forms of a page carry."""
-    text = client.get(path).text
-    return text.split('name="csrf" value="')[1].split('"')[0]
+    text: str = client.get(path).text
+    return text.split('name="csrf" value="')[1].split('"', maxsplit=1)[0]
 
 
 def serve(state: Path, port: int = 0) -> None:
