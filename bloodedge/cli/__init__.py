@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.console import runtimes_aside
@@ -56,7 +57,7 @@ class LazyGroup(click.Group):
         """Names in the order of the work."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command itself; None when the name is unknown."""
         if name not in COMMANDS:
             return None
@@ -64,6 +65,8 @@ class LazyGroup(click.Group):
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
+            if ctx.resilient_parsing:  # a shell is completing words: nothing may be printed
+                return None
             raise UsageError(_not_installed(f'"bloodedge {name}"', name, error)) from error
         return command
 
@@ -71,9 +74,14 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Click's own, with a hint for a misspelt name."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if not ctx.resilient_parsing and args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise UsageError(f'There is no command "{args[0]}".{did_you_mean(args[0], COMMANDS)} See: bloodedge --help')
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What the shell offers: names from the table and this group's options; click's own imports every command."""
+        names = [CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items() if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """The table of commands, from the table above rather than from each command's module."""

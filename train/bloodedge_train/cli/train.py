@@ -16,7 +16,13 @@ WORTHLESS = (
 
 @click.command()
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
-@click.option("--model", required=True, metavar="NAME", help=f"One of: {', '.join(ZOO)}.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="NAME",
+    help=f"One of: {', '.join(ZOO)}.",
+    shell_complete=lambda _context, _option, typed: [name for name in ZOO if name.startswith(typed)],
+)
 @click.option(
     "--recipe",
     "recipe_name",
