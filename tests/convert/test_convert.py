@@ -242,6 +242,7 @@ def test_the_self_test_notices_a_wrong_network(bundle):
     assert not check_golden(bundle, artifact, Confused()).passed
 
 
+@pytest.mark.slow
 def test_an_artifact_over_the_limit_leaves_no_bundle(canned, capsys, run, tmp_path):
     canned["test"] = canned["test"][:, ::-1]
     code, said = convert(capsys, run, "--int8", "--engine", "litert", "-o", tmp_path / "no.bundle")
@@ -284,6 +285,7 @@ def test_a_run_without_validation_figures_is_judged_by_what_the_network_says_now
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("canned")
 def test_a_worthless_model_that_was_let_through_is_called_so_on_card_report_and_terminal(
     capsys, one_class_run, tmp_path
@@ -304,6 +306,7 @@ def test_a_worthless_model_that_was_let_through_is_called_so_on_card_report_and_
         assert all(caveat in place for caveat in caveats)
 
 
+@pytest.mark.slow
 def test_a_float_artifact_may_not_move_at_all(canned, capsys, run, tmp_path):
     canned["test"] = canned["test"] + np.float32([-0.01, 0.01])
     code, said = convert(capsys, run, "--engine", "onnx", "-o", tmp_path / "no.bundle", "--max-flips", 100)
@@ -335,6 +338,7 @@ def test_an_existing_bundle_is_replaced_only_by_force(capsys, run, tmp_path):
         assert [a.engine for a in opened.manifest.artifacts] == ["litert"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("canned")
 def test_a_bundle_of_int8_alone_holds_no_float_model_and_says_why(capsys, run, tmp_path):
     out = tmp_path / "small.bundle"

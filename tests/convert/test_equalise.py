@@ -221,6 +221,7 @@ def test_a_dead_channel_is_left_alone(apart, cells):
     np.testing.assert_allclose(say(twin, cells[0]), before, atol=ROUNDING)
 
 
+@pytest.mark.slow
 def test_edgenet_keeps_its_outputs_and_is_rounded_with_less_loss(cells):
     images, labels = cells[0][:32], cells[1][:32]
     keras.utils.set_random_seed(0)

@@ -32,6 +32,7 @@ def say(model, images):
     return load_bytes("litert", model, None, 1).predict(images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_another_method_makes_another_int8_and_no_other_float(method, converted):
     folder, job, images, reference, (plain, int8) = converted

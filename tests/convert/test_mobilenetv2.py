@@ -15,6 +15,8 @@ from bloodedge_convert.job import Job, Kind, run_converters
 
 from .conftest import network
 
+pytestmark = pytest.mark.slow
+
 SIZE = 96
 WEIGHTS = "weights/mobilenet_v2_1.0_224_notop.weights.h5"
 

@@ -21,6 +21,7 @@ from bloodedge_convert.openvino import write as openvino
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import ZOO, build
 
+QUICKEST = "alexnet"
 SIZE = 80
 CELLS = 8
 SPREAD = 2.0
@@ -58,7 +59,9 @@ def network(name: str, images):
     return model
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name != QUICKEST else name for name in ZOO]
+)
 def test_every_engine_says_what_keras_says(name, images, tmp_path):
     model = network(name, images)
     wanted = np.asarray(model(images))[:, 1]

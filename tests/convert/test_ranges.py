@@ -173,10 +173,12 @@ def ranges_of(calibrated: bytes) -> dict[str, tuple[float, float]]:
     return {name: (float(q.Min(0)), float(q.Max(0))) for name, q in with_range if q.MinLength()}
 
 
+@pytest.mark.slow
 def test_the_decisions_are_spread(files):
     assert np.asarray(files.model(files.trial))[:, 1].std() > 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RANGES)
 def test_one_rare_value_no_longer_spoils_the_network(files, ranged, method):
     spoilt = distance(quantise(files.calibrated), files)
@@ -184,6 +186,7 @@ def test_one_rare_value_no_longer_spoils_the_network(files, ranged, method):
     assert distance(quantise(ranged[0][method]), files) < spoilt / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RANGES)
 def test_picture_and_probabilities_keep_their_ranges(files, ranged, method):
     before, after = ranges_of(files.calibrated), ranges_of(ranged[0][method])
@@ -199,6 +202,7 @@ def test_picture_and_probabilities_keep_their_ranges(files, ranged, method):
         assert mine["quantization"] == theirs["quantization"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RANGES)
 def test_every_range_holds_zero_and_none_is_empty(files, ranged, method):
     changed = {n: r for n, r in ranges_of(ranged[0][method]).items() if r != ranges_of(files.calibrated)[n]}
@@ -209,6 +213,7 @@ def test_every_range_holds_zero_and_none_is_empty(files, ranged, method):
     assert all((scale > 0).all() for scale in scales)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RANGES)
 def test_a_branch_has_the_range_of_its_own_values(files, ranged, method):
     # The sum is computed in the place of one of its inputs, which TensorFlow records as that input's values.
@@ -220,6 +225,7 @@ def test_a_branch_has_the_range_of_its_own_values(files, ranged, method):
         assert high <= values.max() + margin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RANGES)
 def test_the_network_has_the_same_operators_in_as_few_partitions(files, ranged, method):
     plain, ours = (
@@ -229,6 +235,7 @@ def test_the_network_has_the_same_operators_in_as_few_partitions(files, ranged, 
     assert ours == plain
 
 
+@pytest.mark.slow
 def test_each_image_is_reported(ranged):
     found, steps = ranged
     assert set(found) == set(RANGES)

@@ -193,6 +193,7 @@ def int8(tmp_path_factory):
     return model, square, plain, quantise(calibrate(source, plain, square, lambda *_: None))
 
 
+@pytest.mark.slow
 def test_int8_is_one_partition(int8):
     from bloodedge.engine.litert import load_interpreter
 
@@ -203,6 +204,7 @@ def test_int8_is_one_partition(int8):
     assert "RSQRT" in names
 
 
+@pytest.mark.slow
 def test_int8_and_float32_say_what_keras_says(int8):
     from bloodedge.engine.litert import LiteRTEngine
 

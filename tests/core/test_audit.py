@@ -97,6 +97,7 @@ def test_a_missing_folder_is_one_sentence_and_exit_code_2(tmp_path: Path, capsys
     assert capsys.readouterr().err.strip().count("\n") == 0
 
 
+@pytest.mark.slow
 def test_the_real_data_set_has_the_shortcuts_that_its_readme_warns_of(real_cnmc: Dataset) -> None:
     result = audit(real_cnmc)
     folders = Counter(path.parent.name for path in real_cnmc.root.rglob("*.webp"))

@@ -41,6 +41,7 @@ def share_inside(domain, images) -> float:
     return float(np.mean([domain.holds(image) for image in images]))
 
 
+@pytest.mark.slow
 def test_most_cells_like_the_training_cells_are_inside_however_they_were_seen(domain, cells):
     assert share_inside(domain, shown(cells[430:])) > 0.85
     assert share_inside(domain, in_fields(cells[430:])) > 0.85

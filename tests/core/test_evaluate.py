@@ -273,6 +273,7 @@ def renamed(data: Path, subjects: Iterable[str], folder: Path, suffix: str = "")
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".webp"])
 def test_training_pictures_under_other_peoples_names_are_left_out(
     suffix: str, rendered_data: Path, tmp_path: Path
@@ -405,6 +406,7 @@ def test_whole_fields_among_the_cells_are_refused(tmp_path: Path, rendered_data:
         evaluate(fitted_classifier(rendered_data), data)
 
 
+@pytest.mark.slow
 def test_cells_on_white_or_transparent_give_the_figures_of_black(rendered_data: Path, tmp_path: Path) -> None:
     red = fitted_classifier(rendered_data)
     figures = []

@@ -32,6 +32,7 @@ def shown(cells: list[CellFile]) -> Filmed:
     return filmed(cells)
 
 
+@pytest.mark.slow
 def test_every_person_s_cells_are_in_the_reference(shown: Filmed) -> None:
     reference = shown.reference(np.linspace(0.05, 0.95, len(shown.cells)))
     assert reference is not None

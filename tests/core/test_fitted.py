@@ -61,6 +61,7 @@ def test_moved_and_scaled_cells_are_alike(change: Callable[[np.ndarray], np.ndar
         assert alike(hashes, np.frombuffer(row, np.uint8)[None]).nonzero()[0].tolist() == [number]
 
 
+@pytest.mark.slow
 def test_on_real_cells_copies_are_found_and_other_peoples_are_not(real_cnmc: Dataset, tmp_path: Path) -> None:
     """Of another person's cells, those that C-NMC holds twice are found too: benchmarks/likeness.py counts them."""
     cells = real_cnmc.unique

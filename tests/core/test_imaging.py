@@ -404,6 +404,7 @@ def test_real_fields_are_no_cells(real_data: Path) -> None:
             cell_on_black(read_image(path))
 
 
+@pytest.mark.slow
 def test_real_cells_have_the_masks_and_inputs_that_they_had_when_only_black_was_known(real_data: Path) -> None:
     """What was cut out onto black, as every network's cells were, must not move by a byte."""
 

@@ -118,6 +118,7 @@ def measured(rng: np.random.Generator, chances: tuple[Chances, Chances], number:
     return found
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_on_people_who_were_not_measured() -> None:
     """Nineteen in twenty, over people and counts; an interval of the count alone holds it far more seldom."""
     rng = np.random.default_rng(0)

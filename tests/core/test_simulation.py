@@ -153,6 +153,7 @@ def test_platelets_are_2_to_3_micrometres_wide():
     assert 1.8 < np.median(sides) < 3.6
 
 
+@pytest.mark.slow
 def test_lymphocytes_and_blasts_have_textbook_diameters_that_overlap(cells_of_forty_subjects):
     normal = [diameter_um(cell) for cell, label in cells_of_forty_subjects if label == "normal"]
     blast = [diameter_um(cell) for cell, label in cells_of_forty_subjects if label == "blast"]

@@ -74,6 +74,7 @@ def test_shift_subjects_stand_apart_with_everyone_they_share_a_picture_with() ->
         assert not {"1", "2", "H1", "H2"} & {c.subject for c in parts[name]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("people", "count"), [(12, 4), (5, 5)])
 def test_folds_partition_the_groups(people: int, count: int) -> None:
     data = dataset(people, people)

@@ -48,6 +48,7 @@ def reports(listener: Listener) -> list[BoardReport]:
     return [read_message(BoardReport, payload) for payload in listener.payloads("bloodedge/pi/report")]
 
 
+@pytest.mark.slow
 @needs_broker
 def test_a_daemon_reports_once_a_second_and_goes_on_counting_after_a_restart(state: Path, broker: Broker) -> None:
     listener = Listener(broker.port)
@@ -76,6 +77,7 @@ def test_a_daemon_reports_once_a_second_and_goes_on_counting_after_a_restart(sta
     assert last.frames - 2 <= counted <= last.frames + 2  # each frame once: what was new since the report before
 
 
+@pytest.mark.slow
 @needs_broker
 def test_how_long_it_runs_is_not_told_by_a_clock_that_the_network_sets(
     state: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch

@@ -138,6 +138,7 @@ def test_the_fleet_alone_asks_boards_for_bundles_and_each_hears_its_own(
         assert board.heard == ["bloodedge/board-a/wanted"]
 
 
+@pytest.mark.slow
 def test_a_server_that_was_away_for_half_a_day_finds_the_reports_of_a_thousand_boards(
     tmp_path: Path, authority: Path
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_server_that_was_away_for_half_a_day_finds_the_reports_of_a_thousand_b
         broker.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [None, "board-c"])
 def test_without_a_certificate_of_the_laboratory_nobody_gets_in(
     broker: DeployedBroker, authority: Path, tmp_path: Path, name: str | None
@@ -174,6 +176,7 @@ def test_without_a_certificate_of_the_laboratory_nobody_gets_in(
         assert not nobody.answered.is_set()
 
 
+@pytest.mark.slow
 def test_a_revoked_board_gets_in_no_more_and_may_have_a_new_certificate(tmp_path: Path, authority: Path) -> None:
     folder = tmp_path / "authority"
     shutil.copytree(authority, folder)
@@ -193,6 +196,7 @@ def test_a_revoked_board_gets_in_no_more_and_may_have_a_new_certificate(tmp_path
         broker.stop()
 
 
+@pytest.mark.slow
 def test_a_renewed_board_gets_in_and_its_old_certificate_ends_with_the_revocations(
     tmp_path: Path, authority: Path
 ) -> None:

@@ -119,6 +119,7 @@ def shipped_serial() -> int:
 FRAMES = "SELECT count(*) FROM frames JOIN slides ON slides.id = frames.slide GROUP BY slides.id ORDER BY slides.id"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["end_run", "begin_run", "begin_slide"], indirect=True)
 @pytest.mark.usefixtures("hurried")
 def test_a_reload_waits_for_a_full_disk_and_no_frame_is_lost(
@@ -144,6 +145,7 @@ def test_a_reload_waits_for_a_full_disk_and_no_frame_is_lost(
     assert (int(str(first)) >= 30, int(str(first)) + int(str(second))) == (True, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["begin_run"], indirect=True)
 @pytest.mark.usefixtures("hurried")
 def test_a_take_over_waits_for_a_full_disk_and_is_done_once(
@@ -158,6 +160,7 @@ def test_a_take_over_waits_for_a_full_disk_and_is_done_once(
     assert (int(str(first)) >= 40, int(str(first)) + int(str(after))) == (True, 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("disk", ["begin_run"], indirect=True)
 @pytest.mark.parametrize("put_back", [True, False])
 @pytest.mark.usefixtures("hurried")
@@ -203,6 +206,7 @@ def test_who_ended_a_slide_is_in_the_audit_log(lab: Laboratory, play: Callable[[
     assert ends == [("page", '{"slide": 1}'), ("daemon", '{"slide": 2}')]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_reload_and_a_take_over_at_once_load_one_after_the_other(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
@@ -237,6 +241,7 @@ def test_a_reload_and_a_take_over_at_once_load_one_after_the_other(
     assert serials(lab.state) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_bundle_that_cannot_be_judged_just_now_is_not_taken_over_and_has_not_failed(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, play: Callable[[At], None]
@@ -256,6 +261,7 @@ def test_a_bundle_that_cannot_be_judged_just_now_is_not_taken_over_and_has_not_f
     assert read_record(lab.state).slots["b"].state == "on probation"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_disk_that_fails_once_does_not_end_probation(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     proven(lab, 1)
@@ -309,6 +315,7 @@ def revoked(lab: Laboratory) -> Callable[[Daemon], None]:
     return lambda _: revoke(lab.state / "trust", key.id, "stolen") and None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_all_that_a_key_signed_gives_way_when_it_is_revoked(lab: Laboratory, play: Callable[[At], None]) -> None:
     proven(lab, 1)

@@ -411,6 +411,7 @@ def test_a_damaged_film_is_looked_at_to_its_end_which_says_how_much_came(
     assert "of the 12 announced frames came" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_camera_that_gives_damaged_frames_only_is_not_well(tmp_path: Path, state: Path) -> None:
     path = film(tmp_path / "film.avi", 3, dict.fromkeys(range(3), zeros))
     config = written(tmp_path, f'[camera]\nkind = "replay"\nsource = "{path}"\nloop = true\nrate = 20\n')

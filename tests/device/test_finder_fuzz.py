@@ -165,7 +165,11 @@ def look_at(bgr: Image, um_per_px: float | None) -> Found:
     return found
 
 
-@pytest.mark.parametrize("painter", PAINTERS, ids=lambda painter: painter.__name__)
+@pytest.mark.parametrize(
+    "painter",
+    [pytest.param(one, marks=pytest.mark.slow) if one is checkerboard else one for one in PAINTERS],
+    ids=lambda painter: painter.__name__,
+)
 @settings(STEADY)
 @given(seed=st.integers(0, 2**32 - 1), height=SIDES, width=SIDES, um_per_px=SCALES)
 def test_any_frame_gives_a_sane_answer(

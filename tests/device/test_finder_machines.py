@@ -25,6 +25,7 @@ def found(frames: list[Path], kernels: str | None) -> list[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="OpenBLAS's kernels of other processors are chosen by name")
 def test_other_kernels_find_the_same_cells(real_data: Path) -> None:
     frames = sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[::12]

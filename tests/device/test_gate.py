@@ -109,6 +109,7 @@ def test_real_frames_pass_and_the_same_blurred_or_dimmed_do_not(real_data: Path)
         assert check((bgr // 5).astype(np.uint8)).reason is Reason.TOO_DARK, path.name
 
 
+@pytest.mark.slow
 def test_most_real_frames_that_moved_are_refused(real_data: Path) -> None:
     frames = sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[::24]
     frames += sorted((real_data / "chula" / "Dataset").glob("*.jpg"))[::8]

@@ -91,6 +91,7 @@ def heat(level: str) -> Callable[[dict[str, Any]], bool]:
     return lambda found: bool(found["health"].get("heat", {}).get("level") == level)
 
 
+@pytest.mark.slow
 def test_a_board_that_is_too_hot_looks_at_no_frame_until_it_has_cooled(
     thermometer: Callable[[float], None], state: Path
 ) -> None:

@@ -138,6 +138,7 @@ def test_faults_in_a_row_are_counted_over_frames_and_cells_that_were_not_asked_a
     assert (faults.at_fault, faults.condition()[0]) == (False, Level.WARNING)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("state_of", ["on probation", "good"])
 def test_a_bundle_whose_network_gives_no_probabilities_gives_way(
@@ -163,6 +164,7 @@ def test_a_bundle_whose_network_gives_no_probabilities_gives_way(
     assert daemon.health.conditions()["model"].level is Level.OK
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_without_another_good_bundle_it_goes_on_and_the_health_says_so(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, daemons: list[Daemon], caplog: pytest.LogCaptureFixture
@@ -184,6 +186,7 @@ def test_without_another_good_bundle_it_goes_on_and_the_health_says_so(
     assert sum(report.probabilities) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_faults_now_and_then_end_a_probation_too(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, daemons: list[Daemon]

@@ -91,6 +91,7 @@ def test_messages_arrive_in_order_and_leave_the_outbox(broker: Broker, listener:
     assert (publisher.state.connected, publisher.state.waiting) == (True, 0)
 
 
+@pytest.mark.slow
 @needs_broker
 def test_a_broker_that_dies_and_returns_misses_nothing(
     broker: Broker, listener: Listener, publish: Publish, monkeypatch: pytest.MonkeyPatch
@@ -207,6 +208,7 @@ def test_no_discovery_where_the_settings_say_so(broker: Broker, listener: Listen
     assert {message.topic.split("/")[0] for message in listener.heard} == {"bloodedge"}
 
 
+@pytest.mark.slow
 @needs_broker
 def test_refused_messages_are_kept_and_sent_when_the_broker_takes_them(tmp_path: Path, publish: Publish) -> None:
     rules = tmp_path / "rules"
@@ -249,6 +251,7 @@ def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publ
         broker.kill()
 
 
+@pytest.mark.slow
 @needs_broker
 @pytest.mark.parametrize("answer", [REFUSES_VERSION, b""], ids=["refuses version 5", "hangs up"])
 def test_a_broker_of_mqtt_3_1_1_gets_every_message_in_order(
@@ -360,6 +363,7 @@ def test_a_broker_that_is_not_there_is_told_and_keeps_the_messages(publish: Publ
     assert (publisher.state.connected, publisher.state.waiting) == (False, 5)
 
 
+@pytest.mark.slow
 def test_something_that_is_no_broker_is_told(publish: Publish) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         publisher = publish(MemoryOutbox(), silent.getsockname()[1])

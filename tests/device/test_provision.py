@@ -167,6 +167,7 @@ def test_a_damaged_record_is_called_damaged(root: Path) -> None:
     assert "is damaged; restore it from a backup, or remove it to begin anew" in str(refused.exception)
 
 
+@pytest.mark.slow
 @needs("strace")
 def test_a_power_cut_at_any_write_can_be_finished_and_undone(tmp_path: Path) -> None:
     command = [sys.executable, str(FAULTS), "--every", "5", "--out", str(tmp_path / "faults.json")]

@@ -501,6 +501,7 @@ def test_the_lock_of_the_record_is_let_go(lab: Laboratory) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@pytest.mark.slow
 @needs("strace")
 def test_a_power_cut_at_any_write_leaves_one_slot_that_runs(tmp_path: Path) -> None:
     out = tmp_path / "faults.json"

@@ -149,6 +149,7 @@ def test_a_bundle_is_taken_over_while_the_daemon_runs_and_rolled_back(lab: Labor
     assert actions == ["bundle installed", "bundle rolled back"]
 
 
+@pytest.mark.slow
 def test_a_running_daemon_goes_on_with_its_bundle_whatever_is_offered(lab: Laboratory) -> None:
     proven(lab, 2)
     stranger, _, _ = new_key("stranger", lab.folder / "strangers")
@@ -184,6 +185,7 @@ def signed_by(key: Path, bundle: Path) -> Path:
     return bundle
 
 
+@pytest.mark.slow
 def test_what_is_wished_for_during_a_reload_does_not_end_the_daemon(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +237,7 @@ def aborting(state: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_good_bundle_that_comes_to_crash_gives_way_to_the_good_one_before_it(lab: Laboratory) -> None:
     proven(lab, 1)
     proven(lab, 2)
@@ -250,6 +253,7 @@ def test_a_good_bundle_that_comes_to_crash_gives_way_to_the_good_one_before_it(l
     assert "5 starts with it in a row" in str(last[1])
 
 
+@pytest.mark.slow
 def test_a_good_bundle_that_comes_to_crash_runs_on_where_there_is_no_other(lab: Laboratory) -> None:
     proven(lab, 2)
     for number in range(MOST_STARTS_IN_A_ROW + 2):
@@ -332,6 +336,7 @@ def noting(method: Callable[..., None], note: Callable[[], None]) -> Callable[..
     return noted
 
 
+@pytest.mark.slow
 def test_starts_that_end_in_good_order_do_not_count(lab: Laboratory) -> None:
     install(lab.settings(), lab.bundle(1), trial=tried)
     for _ in range(MOST_STARTS + 1):
@@ -367,6 +372,7 @@ def test_a_damaged_record_does_not_keep_the_daemon_away(lab: Laboratory) -> None
     assert serials(lab.state) == [1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_bundle_that_does_well_becomes_good(lab: Laboratory) -> None:
     install(lab.settings(), lab.bundle(7), trial=tried)
@@ -377,6 +383,7 @@ def test_a_bundle_that_does_well_becomes_good(lab: Laboratory) -> None:
     assert record.highest == {"lymph": 7}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_probation_goes_on_where_it_was(lab: Laboratory) -> None:
     install(lab.settings(), lab.bundle(7), trial=tried)
@@ -386,6 +393,7 @@ def test_probation_goes_on_where_it_was(lab: Laboratory) -> None:
         assert read_record(lab.state).slots["a"].healthy_s > before + 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_runs(lab: Laboratory) -> None:
     proven(lab, 1)
@@ -398,6 +406,7 @@ def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_ru
     assert serials(lab.state) == [1, 2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_what_takes_long_to_take_over_is_taken_over_once(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     proven(lab, 1)
@@ -415,6 +424,7 @@ def test_what_takes_long_to_take_over_is_taken_over_once(lab: Laboratory, monkey
     assert serials(lab.state) == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_network_that_fails_to_load_while_the_daemon_runs_leaves_the_old_one(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
@@ -469,6 +479,7 @@ def delay(monkeypatch: pytest.MonkeyPatch, serial: int, wait: Callable[[], objec
     monkeypatch.setattr(loading, "load_file", delayed)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hurried")
 def test_a_network_that_is_far_slower_gives_way_while_the_daemon_runs(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch

@@ -127,6 +127,7 @@ def test_a_rollback_with_a_fault_of_the_trusted_keys_leaves_the_other_bundle_goo
     assert (record.active, record.slots["a"].state, record.slots["b"].state) == (None, "good", "failed")
 
 
+@pytest.mark.slow
 def test_a_running_daemon_takes_a_bundle_over_once_the_fault_is_put_right(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

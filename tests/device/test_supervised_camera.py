@@ -272,6 +272,7 @@ def test_closing_ends_the_capture_process_and_leaves_nothing_behind(folder: Path
     assert len(list(Path("/proc/self/fd").iterdir())) == files
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_end_by_itself_is_killed(folder: Path, open_: Open) -> None:
     camera = open_(replay(folder, loop=True))
     next(camera.frames(threading.Event()))

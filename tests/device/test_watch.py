@@ -216,6 +216,7 @@ def test_a_file_cannot_be_watched(folder: Path) -> None:
         open_camera(CameraSettings(kind="replay", source=str(folder / "a.png"), watch=True))
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_there_yet_is_awaited(folder: Path, state: Path) -> None:
     running = daemon(folder / "share", state)
     try:
@@ -249,6 +250,7 @@ def wait_for_sources(state: Path, count: int) -> None:
         sleep(0.02)
 
 
+@pytest.mark.slow
 def test_each_image_is_stored_once_over_a_kill_and_restarts(folder: Path, state: Path) -> None:
     for number in range(5):
         (folder / f"{number}.png").write_bytes(image(100 + number))
@@ -276,6 +278,7 @@ def test_each_image_is_stored_once_over_a_kill_and_restarts(folder: Path, state:
     assert sources(state) == [*(f"{number}.png" for number in range(7)), r"7\xe4.png", "8.png", "9.png"]
 
 
+@pytest.mark.slow
 def test_images_that_come_between_slides_belong_to_the_next(folder: Path, state: Path) -> None:
     (folder / "0.png").write_bytes(image(100))
     running = daemon(folder, state)

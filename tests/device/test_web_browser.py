@@ -130,6 +130,7 @@ def test_cells_are_reviewed_with_keys(desk: FakeDesk, open_page: Any) -> None:
     assert queries.answers(desk.state, 1, "random")[order[3]] == "normal"
 
 
+@pytest.mark.slow
 def test_when_the_device_goes_away_the_page_says_so_and_comes_back(desk: FakeDesk, open_page: Any) -> None:
     page = open_page("/")
     page.route("**/live/view*", lambda route: route.fulfill(status=200, body="<p>", content_type="text/html"))
@@ -206,6 +207,7 @@ def test_all_text_stands_out_from_what_is_behind_it(
     assert low <= cv2.imread(str(picture)).mean() <= high
 
 
+@pytest.mark.slow
 def test_two_browsers_watch_and_write_at_the_same_time(desk: FakeDesk, open_page: Any) -> None:
     first, second = open_page("/"), open_page("/")
     threading.Thread(target=desk.see, args=([0.9, 0.1],)).start()

@@ -286,6 +286,7 @@ def test_every_page_fits_a_phone_and_the_browser_has_no_complaint(address: str) 
 LONG = ("W" * 60, "haematology-lab-2nd-floor-bench-0001")
 
 
+@pytest.mark.slow
 @needs("chromium")
 def test_long_names_leave_the_state_in_sight_and_charts_can_be_read_on_a_phone(address: str, site: Site) -> None:
     playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -115,6 +115,7 @@ def test_reports_arrive_and_those_sent_meanwhile_are_not_lost(broker: Mosquitto,
     assert numbers(engine) == list(range(1, 61))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [REFUSES_VERSION, b""], ids=["refuses version 5", "hangs up"])
 def test_a_broker_of_mqtt_3_1_1_keeps_what_is_sent_while_the_server_is_away(
     answer: bytes, broker: Mosquitto, engine: Engine
@@ -148,6 +149,7 @@ def test_what_could_not_be_stored_is_not_acknowledged(broker: Mosquitto, engine:
         assert until(lambda: numbers(engine) == [1, 2, 3, 4, 5])
 
 
+@pytest.mark.slow
 def test_a_postgresql_that_is_stopped_under_a_server_gets_everything_when_it_returns(
     broker: Mosquitto, own_postgres: PostgreSQL, state: Path
 ) -> None:
@@ -255,6 +257,7 @@ def test_the_server_is_current_only_once_all_that_waited_is_stored(broker: Mosqu
         assert len(numbers(engine)) == 1500
 
 
+@pytest.mark.slow
 def test_the_server_is_not_current_while_the_broker_or_the_database_is_away(
     broker: Mosquitto, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -321,6 +321,7 @@ def test_boards_hear_of_it_over_the_broker_also_later(
         thread.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("url", [None], ids=["sqlite"])
 def test_what_waited_at_the_broker_is_heard_before_anything_is_decided(
     engine: Engine, state: Path, broker: Mosquitto

@@ -123,6 +123,7 @@ print(json.dumps(changed(disc(), EVERYTHING, 4).tolist()))
 """
 
 
+@pytest.mark.slow
 def test_jax_changes_cells_as_tensorflow_does() -> None:
     pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     done = subprocess.run(

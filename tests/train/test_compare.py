@@ -331,6 +331,7 @@ def test_what_cannot_be_compared_is_one_sentence(tmp_path: Path, paths, part, to
     assert len(str(result.exception).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_out_writes_pages_data_and_charts_and_the_page_needs_no_other_file(tmp_path: Path) -> None:
     runs = [*five_folds(tmp_path), make_run(tmp_path / "image", kind="image", wrong=0)]
     out = tmp_path / "out"

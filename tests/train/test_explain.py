@@ -161,6 +161,7 @@ np.save(sys.argv[3], grad_cam(cut(model, sys.argv[4]), images, 1)[0])
 """
 
 
+@pytest.mark.slow
 def test_jax_and_tensorflow_draw_the_same_map(tiny_run: Path, network: Any, images: np.ndarray, tmp_path: Path) -> None:
     pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     inner = "first"

@@ -73,7 +73,9 @@ RESUMED = {
 }
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name != "average" else name for name in RESUMED]
+)
 def test_a_resumed_fit_ends_with_the_bytes_of_an_unbroken_one(tmp_path: Path, name: str) -> None:
     unbroken, whole = run(tmp_path / "unbroken", RESUMED[name])
     for kill in ((1, 3), (3, 8)):
@@ -88,6 +90,7 @@ def test_a_resumed_fit_ends_with_the_bytes_of_an_unbroken_one(tmp_path: Path, na
     assert whole.history[-1]["loss"] < whole.history[0]["loss"]
 
 
+@pytest.mark.slow
 def test_warm_up_leaves_the_features_as_they_were_and_then_frees_them(tmp_path: Path) -> None:
     begun = network().get_layer("features").get_weights()
     warm, _ = run(tmp_path / "warm", recipe(epochs=2, warmup_epochs=2, keep="last"))

@@ -53,6 +53,7 @@ def fitted(devices: int) -> dict[str, object]:
     return told
 
 
+@pytest.mark.slow
 def test_two_devices_end_where_one_does() -> None:
     pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     one, two = fitted(1), fitted(2)

@@ -419,6 +419,7 @@ models = ["edgenet"]
 """
 
 
+@pytest.mark.slow
 def test_trials_run_on_both_nodes_and_a_killed_sweep_goes_on(
     two_nodes: str, tmp_path: Path, folder: Path, rendered_data: Path
 ) -> None:

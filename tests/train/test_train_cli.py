@@ -154,6 +154,7 @@ def test_evaluate_gives_the_runs_own_figures_again_as_json(
     assert told["auc"] == pytest.approx(test.auc, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_resumed_ends_with_the_bytes_of_an_unbroken_one(
     tmp_path: Path, asked: list[str], unbroken: Path
 ) -> None:
@@ -169,6 +170,7 @@ def test_a_run_killed_and_resumed_ends_with_the_bytes_of_an_unbroken_one(
     assert not (out / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_ctrl_c_lose_no_epoch(
     tmp_path: Path,
     asked: list[str],
@@ -286,6 +288,7 @@ def test_an_out_that_is_a_file_is_one_sentence(
     assert "choose another name" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_takes_the_back_end_that_is_installed(unbroken: Path, rendered_data: Path) -> None:
     """A GPU host has Keras with JAX; Keras' own default, TensorFlow, is not there."""
     pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
@@ -306,6 +309,7 @@ main(sys.argv[1:])
     assert json.loads(ran.stdout)["confusion"] == read_metrics(unbroken).parts["test"].confusion
 
 
+@pytest.mark.slow
 def test_the_last_line_of_the_fit_gives_the_cards_validation_auc_and_says_whose_it_is(
     asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_network_with_layers_of_its_own_is_read_again_from_its_description(bui
     assert [w.shape for w in again.weights] == [w.shape for w in model.weights]
 
 
+@pytest.mark.slow
 def test_networks_run_on_jax_as_they_are() -> None:
     pytest.importorskip("jax", reason="JAX is not installed (pip install -e '.[train]')")
     code = """

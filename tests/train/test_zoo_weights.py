@@ -101,6 +101,7 @@ def published_efficientnet(model: Any, file: Path, monkeypatch: pytest.MonkeyPat
     return applications.EfficientNetB0(weights="imagenet", include_top=False, input_shape=model.input_shape[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_file_of_the_reference_gives_the_references_output(
     name: str, write_reference: Callable[[str], tuple[Path, np.ndarray]]
