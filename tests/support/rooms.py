@@ -87,7 +87,7 @@ def run_room(room: str, chosen: tuple[str, ...], progress: Progress, task: TaskI
         assert pytest.stdout is not None
         for line in pytest.stdout:
             log.write(line)
-            if collected := COLLECTED.match(line):
+            if collected := COLLECTED.search(line):
                 left_out = int(collected[2] or 0)
                 progress.update(task, total=int(collected[1]) - left_out)
             elif ENDED.search(line):
