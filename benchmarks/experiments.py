@@ -25,7 +25,8 @@ from programs import bloodedge
 
 from bloodedge.bundle.run_record import read_run
 from bloodedge.files import write_json
-from bloodedge_train.compare import compare, pages
+from bloodedge_train.compare import pages
+from bloodedge_train.compare.comparison import compare
 from bloodedge_train.compare.rows import Row
 from bloodedge_train.recipe import Recipe, load_recipe
 from bloodedge_train.zoo import ZOO

@@ -29,7 +29,7 @@ from revision import revision
 
 from bloodedge.bundle import Bundle
 from bloodedge.data.dataset import read_dataset
-from bloodedge.decision.prevalence import Rates, count_outcomes
+from bloodedge.decision.error_rates import Rates, count_outcomes
 from bloodedge.decision.thresholds import LABELS, decide
 from bloodedge.engine import load_artifact
 from bloodedge.evaluation.classifier import blast_probabilities, open_bundle

@@ -8,7 +8,7 @@ from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.run_record import FittedRecord, SplitRecord
 from bloodedge.config import FileName, Strict, without_removed
 from bloodedge.decision.domain import Domain
-from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError

@@ -10,133 +10,36 @@ that a blast and a normal cell are called at all (Rogan and Gladen, American Jou
 have no refusals: c1 = c0). Only the ratio of c1 to c0 matters, so a slide on which more of both classes is refused, for
 its stain or its focus, is not taken for one of another share.
 
-The slide is of one person, and people differ: the four chances are those of a new person, drawn from beta distributions
-with one mode that are fitted to held-out people (beta-binomial; flat prior on the mean and on the root of the inverse
-number of prior cells, Gelman et al., Bayesian Data Analysis, 3rd edition 2013, 5.3). The interval holds every share
-that the count does not contradict: P(at most so many blasts) and P(at least so many), over the count and over people,
-are both above 2.5 %. It is Clopper and Pearson's where the classifier never errs (0 of 200: up to 1.8 %), and Lang and
-Reiczigel's (Preventive Veterinary Medicine 113:13, 2014) is the same thought for rates that differ by chance alone.
-Forman (Data Mining and Knowledge Discovery 17:164, 2008) shows why the correction matters most where a class is rare.
+The slide is of one person, and people differ: the four chances are those of a new person (``error_rates``). The
+interval holds every share that the count does not contradict: P(at most so many blasts) and P(at least so many), over
+the count and over people, are both above 2.5 %. It is Clopper and Pearson's where the classifier never errs (0 of 200:
+up to 1.8 %), and Lang and Reiczigel's (Preventive Veterinary Medicine 113:13, 2014) is the same thought for rates that
+differ by chance alone. Forman (Data Mining and Knowledge Discovery 17:164, 2008) shows why the correction matters most
+where a class is rare.
 """
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from bloodedge.config import Strict
+from bloodedge.decision.error_rates import NewPerson, Rates
 
-FEWEST_PEOPLE = 3
-"""Of each class; fewer show nothing of how people differ."""
 TAIL = 0.025
 """Chance on each side that is left outside the interval."""
 TELLS_NOTHING = 0.8
 """An interval longer than this excludes next to nothing: the model cannot tell."""
 EXPLAINED = 0.01
 """A count with less chance than this at the share that explains it best is unlike all that held-out people show."""
-DRAWS = 2000
-"""People drawn; a tail of TAIL then holds 50 of them."""
-MOST_KEPT = 1000
-_SHARES = np.sin(np.linspace(0, math.pi / 2, 181)) ** 2
+SHARES = np.sin(np.linspace(0, math.pi / 2, 181)) ** 2
 """Shares at which the interval is looked for, denser towards 0 and 1."""
 
 Floats = NDArray[np.float64]
 Limit = Literal["cells", "classifier", "nothing called"]
-
-
-class Outcomes(Strict):
-    """What was said of one person's cells of one true class; refused: uncertain or outside the domain."""
-
-    blast: int = Field(ge=0)
-    normal: int = Field(ge=0)
-    refused: int = Field(ge=0)
-
-    @property
-    def called(self) -> int:
-        """Cells that were called either."""
-        return self.blast + self.normal
-
-
-class Rates(Strict):
-    """What is said of blasts and of normal cells, by person; people that the network was not fitted to."""
-
-    data: str = ""
-    """Which cells were looked at."""
-    blast: dict[str, Outcomes]
-    """Of true blasts."""
-    normal: dict[str, Outcomes]
-    """Of true normal cells."""
-
-    @property
-    def known(self) -> bool:
-        """Whether both classes have people enough to show how people differ."""
-        return min(_people(self.blast), _people(self.normal)) >= FEWEST_PEOPLE
-
-    @property
-    def people(self) -> int:
-        """All whose cells were looked at."""
-        return len(self.blast.keys() | self.normal.keys())
-
-    @cached_property
-    def new_person(self) -> "NewPerson":
-        """What is known of a person not yet seen."""
-        rng = np.random.default_rng(0)
-        blasts, normals = list(self.blast.values()), list(self.normal.values())
-        return NewPerson(
-            called_blasts=_drawn([one.called for one in blasts], [_cells(one) for one in blasts], rng),
-            called_normals=_drawn([one.called for one in normals], [_cells(one) for one in normals], rng),
-            sensitivity=_drawn([one.blast for one in blasts], [one.called for one in blasts], rng),
-            false_blasts=_drawn([one.blast for one in normals], [one.called for one in normals], rng),
-        )
-
-
-def count_outcomes(people: Sequence[str], labels: Sequence[int], said: Sequence[str], data: str = "") -> Rates:
-    """The rates of N cells: whose each is, whether it is a blast (1) and what was said of it (see ``decide``)."""
-    counts: dict[tuple[int, str], Counter[str]] = {}
-    for person, label, one in zip(people, labels, said, strict=True):
-        counts.setdefault((label, person), Counter())[one] += 1
-
-    def of(true: int) -> dict[str, Outcomes]:
-        return {
-            person: Outcomes(blast=count["blast"], normal=count["normal"], refused=count["uncertain"])
-            for (label, person), count in sorted(counts.items())
-            if label == true
-        }
-
-    return Rates(data=data, blast=of(1), normal=of(0))
-
-
-@dataclass(frozen=True)
-class NewPerson:
-    """Chances of people not yet seen, float64 (DRAWS,) each, 0..1."""
-
-    called_blasts: Floats
-    """Of a blast, to be called at all."""
-    called_normals: Floats
-    sensitivity: Floats
-    """Of a called blast, to be called a blast."""
-    false_blasts: Floats
-    """Of a called normal cell, to be called a blast."""
-
-    @cached_property
-    def estimates(self) -> dict[tuple[int, int, float], "BlastShare"]:
-        """Estimates made before, by count: a page asks for the same one many times."""
-        return {}
-
-    @cached_property
-    def said_blast(self) -> Floats:
-        """q(pi) of each person (rows) for each of _SHARES (columns)."""
-        blasts = np.outer(self.called_blasts, _SHARES)
-        normals = np.outer(self.called_normals, 1 - _SHARES)
-        called = np.maximum(blasts + normals, np.finfo(float).tiny)
-        said: Floats = (blasts * self.sensitivity[:, None] + normals * self.false_blasts[:, None]) / called
-        return said
 
 
 @dataclass(frozen=True)
@@ -166,10 +69,6 @@ class BlastShare:
     def half_width(self) -> float:
         """Half of the interval's length."""
         return (self.high - self.low) / 2
-
-    def within_reach(self, half_width: float) -> bool:
-        """Whether more cells could bring half of the interval's length down to ``half_width``."""
-        return (self.endless[1] - self.endless[0]) / 2 <= half_width
 
     def times_the_cells(self, half_width: float) -> float:
         """How many times as many cells would make the interval short enough, about; 1 when it is, inf out of reach.
@@ -208,17 +107,12 @@ def blast_share(rates: Rates | None, blasts: int, called: int, effective: float 
     if rates is None or not rates.known:
         return BlastShare(share, None, 0.0, 1.0, "classifier", rates_known=False)
     effective = float(called) if effective is None else effective
-    made = rates.new_person.estimates
-    if len(made) > MOST_KEPT:
-        made.clear()
-    key = blasts, called, effective
-    if key not in made:
-        made[key] = _estimate(rates.new_person, *key)
-    return made[key]
+    return _estimate(rates.new_person, blasts, called, effective)
 
 
+@lru_cache(maxsize=1000)  # a page asks for the same estimate many times
 def _estimate(new_person: NewPerson, blasts: int, called: int, effective: float) -> BlastShare:
-    share, said = blasts / called, new_person.said_blast
+    share, said = blasts / called, _said_blast(new_person)
     most, least = _explaining(share * effective, effective, len(said))
     at_most, at_least = (said <= most[:, None]).mean(axis=0), (said >= least[:, None]).mean(axis=0)
     if explained := min(at_most[0], at_least[-1]) >= EXPLAINED:
@@ -234,6 +128,16 @@ def _estimate(new_person: NewPerson, blasts: int, called: int, effective: float)
     endless = (max(low, first), min(high, last)) if explained else (low, high)
     limit: Limit = "classifier" if (endless[1] - endless[0]) ** 2 > (high - low) ** 2 / 2 else "cells"
     return BlastShare(share, estimate, low, high, limit, endless)
+
+
+@lru_cache(maxsize=8)
+def _said_blast(person: NewPerson) -> Floats:
+    """q(pi) of each person drawn (rows) for each of SHARES (columns)."""
+    blasts = np.outer(person.called_blasts, SHARES)
+    normals = np.outer(person.called_normals, 1 - SHARES)
+    called = np.maximum(blasts + normals, np.finfo(float).tiny)
+    said: Floats = (blasts * person.sensitivity[:, None] + normals * person.false_blasts[:, None]) / called
+    return said
 
 
 def _bounds(said: Floats, share: float, called: float) -> tuple[Floats, Floats]:
@@ -286,46 +190,4 @@ def _crossing(values: Floats, *, last: bool) -> float:
     if index == len(values) - 1:
         return 1.0
     part = values[index] / max(values[index] - values[index + 1], np.finfo(float).tiny)
-    shares = _SHARES
-    return float(shares[index] + part * (shares[index + 1] - shares[index]))
-
-
-def _people(outcomes: Mapping[str, Outcomes]) -> int:
-    """People of whom at least one cell was called."""
-    return sum(one.called > 0 for one in outcomes.values())
-
-
-def _cells(outcomes: Outcomes) -> int:
-    return outcomes.called + outcomes.refused
-
-
-def _drawn(successes: Sequence[int], trials: Sequence[int], rng: np.random.Generator) -> Floats:
-    """Chances (DRAWS,) of new people, given how often it happened to those seen; see this file's docstring."""
-    means = 1 / (1 + np.exp(-np.linspace(-7, 7, 113)))
-    sizes = np.geomspace(2, 20_000, 21)
-    mean, size = (axis.ravel() for axis in np.meshgrid(means, sizes, indexing="ij"))
-    one_mode = np.minimum(mean, 1 - mean) * size >= 1
-    mean, size = mean[one_mode], size[one_mode]
-    weight = np.log(mean * (1 - mean)) - np.log(size) / 2  # priors, by the grid's even steps of logit and logarithm
-    for happened, tried in zip(successes, trials, strict=True):
-        if tried:
-            a, b = mean * size, (1 - mean) * size
-            weight += _log_rising(a, happened) + _log_rising(b, tried - happened) - _log_rising(size, tried)
-    chance = np.exp(weight - weight.max())
-    chosen = rng.choice(len(chance), DRAWS, p=chance / chance.sum())
-    drawn: Floats = rng.beta((mean * size)[chosen], ((1 - mean) * size)[chosen])
-    return drawn
-
-
-def _log_rising(values: Floats, count: int) -> Floats:
-    """Logarithm of value (value + 1) ... (value + count - 1), for each value."""
-    return _log_gamma(values + count) - _log_gamma(values)
-
-
-def _log_gamma(values: Floats) -> Floats:
-    """Stirling's series from 8 on, to which smaller values are raised; within 1e-9."""
-    raised = values + 8
-    steps = np.log(np.prod(values[:, None] + np.arange(8), axis=1))
-    series = 1 / (12 * raised) - 1 / (360 * raised**3) + 1 / (1260 * raised**5)
-    logarithm: Floats = (raised - 0.5) * np.log(raised) - raised + math.log(2 * math.pi) / 2 + series - steps
-    return logarithm
+    return float(SHARES[index] + part * (SHARES[index + 1] - SHARES[index]))

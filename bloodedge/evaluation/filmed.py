@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, in_threads
 from bloodedge.decision.domain import Domain, camera_scale, describe, in_a_field
-from bloodedge.decision.prevalence import Rates, count_outcomes
+from bloodedge.decision.error_rates import Rates, count_outcomes
 from bloodedge.decision.reference_people import Reference, aspects_of, fit_reference
 from bloodedge.decision.thresholds import Thresholds, decide
 from bloodedge.imaging import ImagingSpec, cell_on_black, network_input, read_image

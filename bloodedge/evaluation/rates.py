@@ -12,7 +12,7 @@ from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, read_dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import recall
-from bloodedge.decision.prevalence import FEWEST_PEOPLE, Rates
+from bloodedge.decision.error_rates import FEWEST_PEOPLE, Rates
 from bloodedge.errors import UsageError, disk_errors
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
 from bloodedge.evaluation.filmed import Filmed, film

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bloodedge.decision.prevalence import BlastShare, Outcomes, Rates, blast_share, count_outcomes
+from bloodedge.decision.error_rates import Outcomes, Rates, count_outcomes
+from bloodedge.decision.prevalence import BlastShare, blast_share
 
 Chances = tuple[float, float]
 """(mean, number of prior cells) of a beta distribution over people."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bloodedge.decision.prevalence import Outcomes, Rates
+from bloodedge.decision.error_rates import Outcomes, Rates
 from bloodedge_device.camera.simulated import SimulatedCamera
 from bloodedge_device.frames import Capture, Frame, FrameResult
 from bloodedge_device.outputs.messages import slide_message

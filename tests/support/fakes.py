@@ -16,7 +16,7 @@ from bloodedge.bundle.manifest import Agreement, Artifact, Baseline, Golden, Inp
 from bloodedge.bundle.run_record import SplitRecord
 from bloodedge.cli import main
 from bloodedge.decision.domain import Domain, describe
-from bloodedge.decision.prevalence import Outcomes, Rates
+from bloodedge.decision.error_rates import Outcomes, Rates
 from bloodedge.decision.thresholds import Reason, Thresholds
 from bloodedge.engine.golden import GoldenResult
 from bloodedge.files import sha256, write_bytes

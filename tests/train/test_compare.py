@@ -19,8 +19,9 @@ from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import ImagingSpec
-from bloodedge_train.compare import Comparison, compare, pages
+from bloodedge_train.compare import pages
 from bloodedge_train.compare.charts import all_charts
+from bloodedge_train.compare.comparison import Comparison, compare
 from bloodedge_train.compare.paper import read_paper
 from bloodedge_train.compare.tables import all_tables
 from bloodedge_train.compare.theme import DARK, LIGHT

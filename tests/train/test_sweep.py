@@ -22,7 +22,7 @@ from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_train.sweep import cluster, ranking, results, space
 from bloodedge_train.sweep import trial as worker
-from bloodedge_train.sweep.space import Plan, Trial
+from bloodedge_train.sweep.plan import Plan, Trial, trials
 from bloodedge_train.sweep.trial import PLAN, TrialRecord, read_trial, run_folder, write_trial
 
 needs_ray = pytest.mark.skipif(
@@ -73,7 +73,7 @@ def plan(folder: Path, text: str) -> Plan:
         recipe=read.recipe,
         weights="none",
         folds=read.folds,
-        trials=space.trials(read),
+        trials=trials(read),
     )
 
 
@@ -87,14 +87,14 @@ def test_every_packaged_space_gives_recipes_that_hold(name: str) -> None:
         recipe=read.recipe,
         weights=read.weights,
         folds=read.folds,
-        trials=space.trials(read),
+        trials=trials(read),
     )
     assert {made.recipe_of(trial).split.kind for trial in made.trials} == {"group"}
     assert len({trial.id for trial in made.trials}) == len(made.trials)
 
 
 def test_the_papers_space_is_its_grid_times_models_times_folds() -> None:
-    tried = space.trials(space.load_space("paper"))
+    tried = trials(space.load_space("paper"))
     assert len(tried) == 3 * 3 * 8 * 5
     assert {trial.values["fit.learning_rate"] for trial in tried} == {0.01, 0.001, 0.0001}
     assert {trial.values["fit.batch"] for trial in tried} == {16, 40, 64}

@@ -12,7 +12,7 @@ from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.manifest import Agreement, Artifact
 from bloodedge.bundle.run_record import RunRecord
 from bloodedge.decision.domain import Domain
-from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.thresholds import calibrated
 from bloodedge.engine import Engine, load_bytes
 from bloodedge.engine.golden import Comparison, compare

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.error_rates import Rates
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.slide.tally import Tally
 

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from bloodedge.decision.prevalence import BlastShare, Rates, ShareFigures, blast_share
+from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.prevalence import BlastShare, ShareFigures, blast_share
 from bloodedge.report import count, percent
 from bloodedge_device.slide.interval import FEWEST_CLUSTERS, ClusteredShare
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.metrics import wilson
 from bloodedge_device.slide.interval import ClusteredShare

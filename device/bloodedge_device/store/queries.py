@@ -13,7 +13,7 @@ import numpy as np
 
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Manifest
-from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.error_rates import Rates
 from bloodedge_device.slide.drift import Drift, drift
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.review import ReviewedCell, Sampling

@@ -4,7 +4,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import quoted
 from bloodedge_device.slide.statistics import SlideStatistics

@@ -5,7 +5,7 @@ import sqlite3
 from collections import Counter
 from functools import lru_cache
 
-from bloodedge.decision.prevalence import Rates
+from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.slide.interval import ClusteredShare

@@ -8,7 +8,7 @@ import click
 from bloodedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from bloodedge_train.compare import Comparison
+    from bloodedge_train.compare.comparison import Comparison
     from bloodedge_train.compare.tables import Cell, Table
 
 
@@ -45,7 +45,7 @@ def compare(paths: tuple[Path, ...], out: Path | None, json_target: str | None, 
     if not paths:
         raise UsageError("Name the run folders and bundles to compare, for instance: bloodedge compare runs/*")
     from bloodedge.console import emit_json, progress
-    from bloodedge_train.compare import compare as run_comparison
+    from bloodedge_train.compare.comparison import compare as run_comparison
 
     with progress("Reading runs and timing networks"):
         comparison = run_comparison(paths, part=part, paper=paper)  # type: ignore[arg-type]

@@ -7,8 +7,8 @@ from bloodedge import RESEARCH_USE
 from bloodedge.bundle.json_records import write_record
 from bloodedge.files import require_free, write_bytes, write_text
 from bloodedge.report import data_uri, percent, render
-from bloodedge_train.compare import Comparison
 from bloodedge_train.compare.charts import all_charts
+from bloodedge_train.compare.comparison import Comparison
 from bloodedge_train.compare.rows import Row
 from bloodedge_train.compare.tables import ENGINES, against, all_tables, markdown
 from bloodedge_train.compare.theme import DARK, LIGHT, Chart

@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
-from bloodedge_train.sweep.space import Plan, Trial
+from bloodedge_train.sweep.plan import Plan, Trial
 from bloodedge_train.sweep.trial import EPOCH, MISTAKE, WATCHED, TrialRecord, read_trial, run_folder, write_trial
 
 KEEP_HALF = 2

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from bloodedge.bundle.run_record import read_metrics
-from bloodedge_train.sweep.space import Plan
+from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.trial import TrialRecord, read_trial, run_folder
 
 SHOWN = {"test": ("auc", "weighted_f1", "accuracy"), "shift": ("auc", "weighted_f1")}

@@ -9,9 +9,9 @@ from typing import Any
 
 from bloodedge import RESEARCH_USE
 from bloodedge.files import write_json, write_text
+from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.plot import draw_settings
 from bloodedge_train.sweep.ranking import SHOWN, Figures, Row, Table, rank
-from bloodedge_train.sweep.space import Plan
 
 FILES = ("results.csv", "results.json", "results.md", "results.png")
 """Beside the plan and the trials in a sweep's folder."""

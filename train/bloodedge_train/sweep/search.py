@@ -16,8 +16,9 @@ from bloodedge.data.split import split
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_free
 from bloodedge_train.sweep import cluster, results
+from bloodedge_train.sweep.plan import Plan, Trial, trials
 from bloodedge_train.sweep.ranking import Table
-from bloodedge_train.sweep.space import Plan, Space, Trial, trials
+from bloodedge_train.sweep.space import Space
 from bloodedge_train.sweep.trial import LOCKS, PLAN, TRIALS, TrialRecord, read_plan, read_trial, run_trial, write_trial
 
 POLL_S = 0.5

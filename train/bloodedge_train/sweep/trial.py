@@ -21,7 +21,7 @@ from bloodedge.text import as_path
 from bloodedge_train.fitting.checkpoint import Checkpoints
 from bloodedge_train.recipe import Recipe
 from bloodedge_train.run import TrainOptions, Watcher, train
-from bloodedge_train.sweep.space import Plan, Trial
+from bloodedge_train.sweep.plan import Plan, Trial
 
 if TYPE_CHECKING:
     from bloodedge_train.fitting.fit import BatchDone, EpochDone

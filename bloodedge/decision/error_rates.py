@@ -1,0 +1,141 @@
+"""How often a classifier errs and refuses, person by person, and what follows for a person not yet seen.
+
+People differ: the chances of a new person are drawn from beta distributions with one mode that are fitted to held-out
+people (beta-binomial; flat prior on the mean and on the root of the inverse number of prior cells, Gelman et al.,
+Bayesian Data Analysis, 3rd edition 2013, 5.3).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bloodedge.config import Strict
+
+FEWEST_PEOPLE = 3
+"""Of each class; fewer show nothing of how people differ."""
+DRAWS = 2000
+"""People drawn; a tail of TAIL then holds 50 of them."""
+
+Floats = NDArray[np.float64]
+
+
+class Outcomes(Strict):
+    """What was said of one person's cells of one true class; refused: uncertain or outside the domain."""
+
+    blast: int = Field(ge=0)
+    normal: int = Field(ge=0)
+    refused: int = Field(ge=0)
+
+    @property
+    def called(self) -> int:
+        """Cells that were called either."""
+        return self.blast + self.normal
+
+
+class Rates(Strict):
+    """What is said of blasts and of normal cells, by person; people that the network was not fitted to."""
+
+    data: str = ""
+    """Which cells were looked at."""
+    blast: dict[str, Outcomes]
+    """Of true blasts."""
+    normal: dict[str, Outcomes]
+    """Of true normal cells."""
+
+    @property
+    def known(self) -> bool:
+        """Whether both classes have people enough to show how people differ."""
+        return min(_people(self.blast), _people(self.normal)) >= FEWEST_PEOPLE
+
+    @property
+    def people(self) -> int:
+        """All whose cells were looked at."""
+        return len(self.blast.keys() | self.normal.keys())
+
+    @cached_property
+    def new_person(self) -> "NewPerson":
+        """What is known of a person not yet seen."""
+        rng = np.random.default_rng(0)
+        blasts, normals = list(self.blast.values()), list(self.normal.values())
+        return NewPerson(
+            called_blasts=_drawn([one.called for one in blasts], [_cells(one) for one in blasts], rng),
+            called_normals=_drawn([one.called for one in normals], [_cells(one) for one in normals], rng),
+            sensitivity=_drawn([one.blast for one in blasts], [one.called for one in blasts], rng),
+            false_blasts=_drawn([one.blast for one in normals], [one.called for one in normals], rng),
+        )
+
+
+def count_outcomes(people: Sequence[str], labels: Sequence[int], said: Sequence[str], data: str = "") -> Rates:
+    """The rates of N cells: whose each is, whether it is a blast (1) and what was said of it (see ``decide``)."""
+    counts: dict[tuple[int, str], Counter[str]] = {}
+    for person, label, one in zip(people, labels, said, strict=True):
+        counts.setdefault((label, person), Counter())[one] += 1
+
+    def of(true: int) -> dict[str, Outcomes]:
+        return {
+            person: Outcomes(blast=count["blast"], normal=count["normal"], refused=count["uncertain"])
+            for (label, person), count in sorted(counts.items())
+            if label == true
+        }
+
+    return Rates(data=data, blast=of(1), normal=of(0))
+
+
+@dataclass(frozen=True, eq=False)
+class NewPerson:
+    """Chances of people not yet seen, float64 (DRAWS,) each, 0..1."""
+
+    called_blasts: Floats
+    """Of a blast, to be called at all."""
+    called_normals: Floats
+    sensitivity: Floats
+    """Of a called blast, to be called a blast."""
+    false_blasts: Floats
+    """Of a called normal cell, to be called a blast."""
+
+
+def _people(outcomes: Mapping[str, Outcomes]) -> int:
+    """People of whom at least one cell was called."""
+    return sum(one.called > 0 for one in outcomes.values())
+
+
+def _cells(outcomes: Outcomes) -> int:
+    return outcomes.called + outcomes.refused
+
+
+def _drawn(successes: Sequence[int], trials: Sequence[int], rng: np.random.Generator) -> Floats:
+    """Chances (DRAWS,) of new people, given how often it happened to those seen; see this file's docstring."""
+    means = 1 / (1 + np.exp(-np.linspace(-7, 7, 113)))
+    sizes = np.geomspace(2, 20_000, 21)
+    mean, size = (axis.ravel() for axis in np.meshgrid(means, sizes, indexing="ij"))
+    one_mode = np.minimum(mean, 1 - mean) * size >= 1
+    mean, size = mean[one_mode], size[one_mode]
+    weight = np.log(mean * (1 - mean)) - np.log(size) / 2  # priors, by the grid's even steps of logit and logarithm
+    for happened, tried in zip(successes, trials, strict=True):
+        if tried:
+            a, b = mean * size, (1 - mean) * size
+            weight += _log_rising(a, happened) + _log_rising(b, tried - happened) - _log_rising(size, tried)
+    chance = np.exp(weight - weight.max())
+    chosen = rng.choice(len(chance), DRAWS, p=chance / chance.sum())
+    drawn: Floats = rng.beta((mean * size)[chosen], ((1 - mean) * size)[chosen])
+    return drawn
+
+
+def _log_rising(values: Floats, count: int) -> Floats:
+    """Logarithm of value (value + 1) ... (value + count - 1), for each value."""
+    return _log_gamma(values + count) - _log_gamma(values)
+
+
+def _log_gamma(values: Floats) -> Floats:
+    """Stirling's series from 8 on, to which smaller values are raised; within 1e-9."""
+    raised = values + 8
+    steps = np.log(np.prod(values[:, None] + np.arange(8), axis=1))
+    series = 1 / (12 * raised) - 1 / (360 * raised**3) + 1 / (1260 * raised**5)
+    logarithm: Floats = (raised - 0.5) * np.log(raised) - raised + math.log(2 * math.pi) / 2 + series - steps
+    return logarithm
