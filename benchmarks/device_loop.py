@@ -33,7 +33,6 @@ from bloodedge.imaging import network_input
 from bloodedge.machine import hardware_name
 from bloodedge_device.bundles.loading import Loaded, load
 from bloodedge_device.camera.open import open_camera
-from bloodedge_device.daemon.daemon import Daemon, finder_of, gate_of
 from bloodedge_device.frames import Frame
 from bloodedge_device.health import Health
 from bloodedge_device.settings import DeviceSettings, MqttSettings

@@ -31,7 +31,7 @@ from sqlalchemy import Engine, func, select
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name, versions
 from bloodedge_device.outputs.home_assistant import DeviceDescription, StatusPayload
-from bloodedge_device.outputs.mqtt import MqttPublisher
+from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Message
 from bloodedge_fleet.database import open_database, reading

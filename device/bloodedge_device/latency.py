@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -47,8 +47,8 @@ class LatencyHistogram:
         raise AssertionError
 
     def plus(self, other: "LatencyHistogram") -> "LatencyHistogram":
-        """Both together."""
-        return LatencyHistogram({i: a + b for i, (a, b) in enumerate(zip(self._counts, other._counts, strict=True))})
+        """Both together, as they are now."""
+        return LatencyHistogram(dict(enumerate(map(int.__add__, self._counts, other._counts))))
 
     def since(self, before: "LatencyHistogram") -> "LatencyHistogram":
         """What was counted after ``before``, an earlier state of this histogram."""
@@ -83,6 +83,12 @@ STAGES = {
 }
 """Each stage and what its time is counted for; a batch is the frames that one sync stores, one unless the disk is slow.
 ``frame`` is the whole way, from frame in to rows stored."""
+
+
+def summed(some: Mapping[str, LatencyHistogram], more: Mapping[str, LatencyHistogram]) -> dict[str, LatencyHistogram]:
+    """New histograms by stage, those of one stage added."""
+    empty = LatencyHistogram()
+    return {stage: some.get(stage, empty).plus(more.get(stage, empty)) for stage in {**some, **more}}
 
 
 class StageTimes:

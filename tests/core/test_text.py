@@ -133,7 +133,7 @@ def test_keys_and_passwords_with_a_byte_order_mark_are_read(tmp_path: Path, enco
 
 @pytest.mark.parametrize("encoding", MARKED.values(), ids=MARKED)
 def test_passwords_for_brokers_with_a_byte_order_mark_are_read(tmp_path: Path, encoding: str) -> None:
-    from bloodedge_device.outputs.mqtt import _password
+    from bloodedge_device.outputs.mqtt.client import _password
     from bloodedge_fleet.cli import _first_line
 
     path = tmp_path / "password"
@@ -142,7 +142,7 @@ def test_passwords_for_brokers_with_a_byte_order_mark_are_read(tmp_path: Path, e
 
 
 def test_a_label_of_the_settings_and_of_a_person_may_hold_joiners() -> None:
-    from bloodedge_device.daemon.daemon import _clean
+    from bloodedge_device.daemon.slides import _clean
 
     assert _clean(" می\u200cخواهم ") == "می\u200cخواهم"
     with pytest.raises(UsageError, match="leave out controls and marks"):

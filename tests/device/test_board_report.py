@@ -13,7 +13,7 @@ import pytest
 
 from bloodedge.errors import UsageError
 from bloodedge.fleet_messages import BoardReport, read_message
-from bloodedge_device.daemon.daemon import run_device
+from bloodedge_device.daemon.loop import run_device
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.outputs import fleet_report as module
 from bloodedge_device.outputs.fleet_report import Reporter
@@ -22,6 +22,7 @@ from bloodedge_device.settings.sections import CameraSettings, MqttSettings, Web
 from bloodedge_device.store import Store, open_for_reading, queries
 from support.mqtt import Broker, Listener
 from support.needs import needs
+from support.snapshots import make_snapshot
 from support.waiting import until
 
 needs_broker = needs("mosquitto")
@@ -96,10 +97,6 @@ def test_how_long_it_runs_is_not_told_by_a_clock_that_the_network_sets(
     assert 0 < told[0].uptime_s < told[1].uptime_s < 60
 
 
-class FakeDaemon(SimpleNamespace):
-    """What a report is made from, at rest."""
-
-
 @pytest.fixture
 def store(state: Path) -> Iterator[Store]:
     with closing(Store(state, most_waiting=100)) as made:
@@ -107,10 +104,9 @@ def store(state: Path) -> Iterator[Store]:
 
 
 def test_reports_leave_the_outbox_to_the_results_when_it_fills(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    daemon = FakeDaemon(store=store, stages={}, settings=DeviceSettings(mqtt=MqttSettings(most_waiting=100)))
-    reporter = Reporter(daemon, lambda: None, lambda: None)  # type: ignore[arg-type]
+    reporter = Reporter(store, MqttSettings(most_waiting=100), make_snapshot, lambda: None, lambda: None)
     made = SimpleNamespace(sequence=1, model_dump_json=lambda: "{}")
-    monkeypatch.setattr(reporter, "make", lambda _: made)
+    monkeypatch.setattr(reporter, "make", lambda *_: made)
     for _ in range(80):
         reporter._report()
     assert len(store) == 51
@@ -119,12 +115,11 @@ def test_reports_leave_the_outbox_to_the_results_when_it_fills(store: Store, mon
 def test_a_report_that_cannot_be_made_is_told_once_and_tried_again(
     store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon = FakeDaemon(store=store, stages={}, settings=DeviceSettings(mqtt=MqttSettings(report_s=1)))
     posted = threading.Event()
-    reporter = Reporter(daemon, lambda: None, posted.set)  # type: ignore[arg-type]
+    reporter = Reporter(store, MqttSettings(report_s=1), make_snapshot, lambda: None, posted.set)
     tries = []
 
-    def make(_: Any) -> Any:
+    def make(*_: object) -> object:
         tries.append(1)
         if len(tries) < 3:
             raise ZeroDivisionError("the figures are not there")
@@ -152,7 +147,7 @@ def test_latencies_are_those_since_the_report_before() -> None:
 def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: Path) -> None:
     from support import web_fakes
 
-    desk = web_fakes.busy_desk(state, WebSettings(port=0))
+    daemon = web_fakes.busy_daemon(state, WebSettings(port=0))
     try:
         with open_for_reading(state) as database:
             name, serial = database.execute("SELECT bundle_name, bundle_serial FROM runs").fetchone()
@@ -161,15 +156,15 @@ def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: 
         called = [cell for cell in cells if cell[1] != "uncertain"]
         (one, label), (two, other) = called[0], called[1]
         wrong = {"blast": "normal", "normal": "blast"}
-        desk.store.review(one, wrong[label], "random", "me")
-        desk.store.review(one, label, "random", "me")  # the latest answer counts
-        desk.store.review(two, wrong[other], "random", "me")
-        desk.store.review(called[2][0], called[2][1], "gallery", "me")
-        desk.store.review(called[3][0], "unsure", "random", "me")
+        daemon.store.review(one, wrong[label], "random", "me")
+        daemon.store.review(one, label, "random", "me")  # the latest answer counts
+        daemon.store.review(two, wrong[other], "random", "me")
+        daemon.store.review(called[2][0], called[2][1], "gallery", "me")
+        daemon.store.review(called[3][0], "unsure", "random", "me")
         assert queries.agreement(state, name, serial) == (2, 1)
         assert queries.agreement(state, name, serial + 1) == (0, 0)
     finally:
-        desk.store.close()
+        daemon.store.close()
 
 
 @pytest.mark.parametrize("value", ["0.5", "-1", "4000"])

@@ -9,19 +9,16 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic, sleep
-from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.daemon import daemon
-from bloodedge_device.health import Health
-from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.store import Store
+from bloodedge_device.timings import Timings
 from bloodedge_device.web.client import ask
 from support import fakes
+from support.web_fakes import FakeDaemon
 
 
 def free_port() -> int:
@@ -121,26 +118,22 @@ def test_the_api_describes_itself(running: tuple[subprocess.Popen[str], int]) ->
         assert json.load(answer)["openapi"].startswith("3.1")
 
 
-def test_nobody_waits_without_end_for_a_frame_that_a_full_disk_holds_up(
-    state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(daemon, "PATIENCE_S", 0.1)
-    store = Store(state)
-    held_up = daemon.Daemon(DeviceSettings(state=state), SimpleNamespace(), SimpleNamespace(), store, Health(), 0.0)
+def test_nobody_waits_without_end_for_a_frame_that_a_full_disk_holds_up(state: Path) -> None:
+    daemon = FakeDaemon(state, timings=Timings(frame_wait_s=0.1))
     holds, done = threading.Event(), threading.Event()
 
     def pipeline() -> None:
-        with held_up._looking:
+        with daemon.slides.changing:
             holds.set()
             done.wait(10)
 
     thread = threading.Thread(target=pipeline)
     thread.start()
     holds.wait(10)
-    for ask_for in (lambda: held_up.start_slide("A-17", "page"), lambda: held_up.end_slide("page")):
-        with pytest.raises(BloodedgeError, match="free some space, then do it again"):
+    for ask_for in (lambda: daemon.desk.start_slide("A-17", "page"), lambda: daemon.desk.end_slide("page")):
+        with pytest.raises(BloodedgeError, match="Free some space, then do it again"):
             ask_for()
     done.set()
     thread.join()
-    assert held_up.end_slide("page") is None
-    store.close()
+    assert daemon.desk.end_slide("page") is None
+    daemon.store.close()

@@ -16,22 +16,24 @@ from bloodedge.bundle import Bundle
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.signing import read_public_key
 from bloodedge.signing.trust import REVOKED, revoke
-from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles import loading
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.bundles.slot_record import Slot, read_record, slot_file
-from bloodedge_device.bundles.slot_watch import SlotWatch
 from bloodedge_device.bundles.switch import promote
-from bloodedge_device.daemon import services
-from bloodedge_device.daemon.daemon import Daemon, run_device
+from bloodedge_device.daemon.loop import run_device
+from bloodedge_device.daemon.slides import Slides
+from bloodedge_device.daemon.slot_watch import SlotWatch
+from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.health import Level
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import DATABASE, DiskFullError, Store
-from support.slot_bundles import RELEASED, Laboratory, always_uncertain, tried
+from bloodedge_device.timings import Timings
+from support.slot_bundles import HURRIED, RELEASED, Laboratory, always_uncertain, tried
 
 CAMERA = {"rate": 20}
 
-At = dict[int, Callable[[Daemon], object]]
+At = dict[int, Callable[[Slides], object]]
 """What happens just before a frame is looked at, by how many were."""
 
 
@@ -41,26 +43,18 @@ def lab(tmp_path: Path, state: Path) -> Laboratory:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes on beside the frames does so all the time."""
-    monkeypatch.setattr(services, "EVERY_S", 0.05)
-    monkeypatch.setattr(slot_watch, "JUDGED_EVERY_S", 0.1)
-    monkeypatch.setattr(slot_watch, "KEPT_EVERY_S", 0.1)
-
-
-@pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[At], None]:
     """Have things happen at certain frames."""
 
     def play(script: At) -> None:
-        process, looked_at = Daemon._process, [0]
+        process, looked_at = Slides.process, [0]
 
-        def scripted(daemon: Daemon, frame: object) -> None:
-            script.get(looked_at[0], lambda _: None)(daemon)
+        def scripted(slides: Slides, frame: Frame | BadFrame) -> None:
+            script.get(looked_at[0], lambda _: None)(slides)
             looked_at[0] += 1
-            process(daemon, frame)  # type: ignore[arg-type]
+            process(slides, frame)
 
-        monkeypatch.setattr(Daemon, "_process", scripted)
+        monkeypatch.setattr(Slides, "process", scripted)
 
     return play
 
@@ -71,10 +65,10 @@ class Disk:
     def __init__(self) -> None:
         self.full = False
 
-    def fill(self, _: Daemon) -> None:
+    def fill(self, _: Slides) -> None:
         self.full = True
 
-    def empty(self, _: Daemon) -> None:
+    def empty(self, _: Slides) -> None:
         self.full = False
 
 
@@ -92,7 +86,7 @@ def disk(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Dis
     return disk
 
 
-def hang_up(_: Daemon) -> None:
+def hang_up(_: Slides) -> None:
     os.kill(os.getpid(), signal.SIGHUP)
 
 
@@ -121,20 +115,19 @@ FRAMES = "SELECT count(*) FROM frames JOIN slides ON slides.id = frames.slide GR
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["end_run", "begin_run", "begin_slide"], indirect=True)
-@pytest.mark.usefixtures("hurried")
 def test_a_reload_waits_for_a_full_disk_and_no_frame_is_lost(
     lab: Laboratory, disk: Disk, play: Callable[[At], None]
 ) -> None:
     seen: list[object] = []
 
-    def look(daemon: Daemon) -> None:
-        condition = daemon.health.conditions()["run"]
+    def look(slides: Slides) -> None:
+        condition = slides.state.health.conditions()["run"]
         runs = rows(lab.state, "SELECT finished IS NOT NULL FROM runs")
-        seen.append((daemon.settings.slide.label, condition.level, condition.sentence, runs))
+        seen.append((slides.state.settings.slide.label, condition.level, condition.sentence, runs))
 
     play({10: disk.fill, 11: hang_up, 29: look, 30: disk.empty, 59: look})
     settings = lab.settings(camera=CAMERA)
-    run_device(settings, frames=60, reread=lambda: lab.settings(camera=CAMERA, slide={"label": "new"}))
+    run_device(settings, frames=60, reread=lambda: lab.settings(camera=CAMERA, slide={"label": "new"}), timings=HURRIED)
     told = "Settings and bundle stay as they are until a new run can be stored. The disk is full."
     assert seen == [
         ("", Level.FAILED, told, [(0,)]),
@@ -147,14 +140,13 @@ def test_a_reload_waits_for_a_full_disk_and_no_frame_is_lost(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["begin_run"], indirect=True)
-@pytest.mark.usefixtures("hurried")
 def test_a_take_over_waits_for_a_full_disk_and_is_done_once(
     lab: Laboratory, disk: Disk, play: Callable[[At], None]
 ) -> None:
     proven(lab, 1)
     second = lab.bundle(2)
     play({10: disk.fill, 11: lambda _: install(lab.settings(), second, trial=tried), 40: disk.empty})
-    run_device(lab.settings(camera=CAMERA), frames=80)
+    run_device(lab.settings(camera=CAMERA), frames=80, timings=HURRIED)
     assert serials(lab.state) == [1, 2]
     (first,), (after,) = rows(lab.state, FRAMES)
     assert (int(str(first)) >= 40, int(str(first)) + int(str(after))) == (True, 80)
@@ -163,7 +155,6 @@ def test_a_take_over_waits_for_a_full_disk_and_is_done_once(
 @pytest.mark.slow
 @pytest.mark.parametrize("disk", ["begin_run"], indirect=True)
 @pytest.mark.parametrize("put_back", [True, False])
-@pytest.mark.usefixtures("hurried")
 def test_settings_put_back_or_spoilt_while_a_reload_waits_for_the_disk_leave_those_in_force(
     lab: Laboratory, disk: Disk, play: Callable[[At], None], put_back: bool
 ) -> None:
@@ -179,7 +170,7 @@ def test_settings_put_back_or_spoilt_while_a_reload_waits_for_the_disk_leave_tho
 
     files = [partial(lab.settings, camera=CAMERA, slide={"label": "new"}), read]
     play({5: disk.fill, 6: hang_up, 20: hang_up, 30: disk.empty})
-    run_device(settings, frames=60, reread=reread)
+    run_device(settings, frames=60, reread=reread, timings=HURRIED)
     assert files == []
     assert rows(lab.state, "SELECT label FROM slides") == [("",)]
     assert rows(lab.state, FRAMES) == [(60,)]
@@ -189,9 +180,9 @@ def test_settings_put_back_or_spoilt_while_a_reload_waits_for_the_disk_leave_tho
 def test_a_slide_that_cannot_be_begun_leaves_the_one_in_work(
     lab: Laboratory, disk: Disk, play: Callable[[At], None]
 ) -> None:
-    def begin(daemon: Daemon) -> None:
+    def begin(slides: Slides) -> None:
         with pytest.raises(BloodedgeError, match="disk is full"):
-            daemon.start_slide("next", "page")
+            slides.start("next", "page")
 
     play({5: disk.fill, 6: begin, 7: disk.empty})
     run_device(lab.settings(), frames=20)
@@ -200,14 +191,13 @@ def test_a_slide_that_cannot_be_begun_leaves_the_one_in_work(
 
 
 def test_who_ended_a_slide_is_in_the_audit_log(lab: Laboratory, play: Callable[[At], None]) -> None:
-    play({5: lambda daemon: daemon.end_slide("page"), 10: lambda daemon: daemon.start_slide("next", "page")})
+    play({5: lambda slides: slides.end("page"), 10: lambda slides: slides.start("next", "page")})
     run_device(lab.settings(), frames=20)
     ends = rows(lab.state, "SELECT actor, detail FROM audit WHERE action = 'slide ended' ORDER BY id")
     assert ends == [("page", '{"slide": 1}'), ("daemon", '{"slide": 2}')]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_a_reload_and_a_take_over_at_once_load_one_after_the_other(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +208,7 @@ def test_a_reload_and_a_take_over_at_once_load_one_after_the_other(
     def slowly(settings: DeviceSettings, path: Path) -> Loaded:
         inside[0] += 1
         most[0] = max(most[0], inside[0])
-        if threading.current_thread().name == "housekeeping":
+        if threading.current_thread().name == "services":
             begun.set()
         sleep(0.5)
         loaded = load_file(settings, path)
@@ -234,7 +224,9 @@ def test_a_reload_and_a_take_over_at_once_load_one_after_the_other(
     second = lab.bundle(2)
     at_once = threading.Timer(2, hang_up_meanwhile)
     at_once.start()
-    run_device(lab.settings(camera=CAMERA), frames=100, reread=lambda: lab.settings(camera=CAMERA, threads=1))
+    run_device(
+        lab.settings(camera=CAMERA), frames=100, reread=lambda: lab.settings(camera=CAMERA, threads=1), timings=HURRIED
+    )
     at_once.join()
     assert begun.is_set()
     assert most == [1]
@@ -242,7 +234,6 @@ def test_a_reload_and_a_take_over_at_once_load_one_after_the_other(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_a_bundle_that_cannot_be_judged_just_now_is_not_taken_over_and_has_not_failed(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, play: Callable[[At], None]
 ) -> None:
@@ -256,34 +247,32 @@ def test_a_bundle_that_cannot_be_judged_just_now_is_not_taken_over_and_has_not_f
 
     monkeypatch.setattr(loading, "load_file", unjudged)
     play({10: lambda _: install(lab.settings(), second, trial=tried)})
-    run_device(lab.settings(camera=CAMERA), frames=40)
+    run_device(lab.settings(camera=CAMERA), frames=40, timings=HURRIED)
     assert serials(lab.state) == [1]
     assert read_record(lab.state).slots["b"].state == "on probation"
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_a_disk_that_fails_once_does_not_end_probation(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     proven(lab, 1)
-    run_device(lab.settings(), frames=100)
+    run_device(lab.settings(), frames=100, timings=HURRIED)
     install(lab.settings(), lab.bundle(2, always_uncertain), trial=tried)
     fsync, failed = os.fsync, threading.Event()
 
     def failing(handle: int) -> None:
-        if threading.current_thread().name == "housekeeping" and not failed.is_set():
+        if threading.current_thread().name == "services" and not failed.is_set():
             failed.set()
             raise OSError(5, "Input/output error")
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", failing)
     update = {"probation_cells": 40}
-    run_device(lab.settings(update=update, camera={"rate": 25}), frames=120)
+    run_device(lab.settings(update=update, camera={"rate": 25}), frames=120, timings=HURRIED)
     assert failed.is_set()
     assert read_record(lab.state).active == "a"
     assert serials(lab.state) == [1, 2, 1]
 
 
-@pytest.mark.usefixtures("hurried")
 def test_a_fault_beside_the_frames_is_told_and_ends_nothing(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, play: Callable[[At], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,68 +284,60 @@ def test_a_fault_beside_the_frames_is_told_and_ends_nothing(
             raise ValueError("a fault")
         look(self)
 
-    def ask(daemon: Daemon) -> None:
-        condition = daemon.health.conditions()["housekeeping"]
+    def ask(slides: Slides) -> None:
+        condition = slides.state.health.conditions()["housekeeping"]
         told.append((condition.level, condition.sentence))
 
     monkeypatch.setattr(SlotWatch, "look", faulty)
     play({15: ask, 16: lambda _: cured.set(), 39: ask})
-    run_device(lab.settings(camera=CAMERA), frames=40)
-    failed = (
-        "Looking after the slots failed (ValueError('a fault')) and is tried again; report what the log says of it."
-    )
-    assert told == [(Level.FAILED, failed), (Level.OK, "What goes on beside the frames is in order.")]
+    run_device(lab.settings(camera=CAMERA), frames=40, timings=HURRIED)
+    failed = "Checking the slots failed (ValueError('a fault')) and is tried again; report what the log says about it."
+    assert told == [(Level.FAILED, failed), (Level.OK, "All services run.")]
     assert [record.getMessage() for record in caplog.records].count(failed) == 1
 
 
-def revoked(lab: Laboratory) -> Callable[[Daemon], None]:
+def revoked(lab: Laboratory) -> Callable[[Slides], None]:
     """Revoke the key that signed everything."""
     key = read_public_key(lab.folder / "keys" / "lab.pub")
     return lambda _: revoke(lab.state / "trust", key.id, "stolen") and None
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_all_that_a_key_signed_gives_way_when_it_is_revoked(lab: Laboratory, play: Callable[[At], None]) -> None:
     proven(lab, 1)
     proven(lab, 2)
     play({10: revoked(lab)})
-    run_device(lab.settings(camera=CAMERA), frames=80)
+    run_device(lab.settings(camera=CAMERA), frames=80, timings=HURRIED)
     record = read_record(lab.state)
     assert record.active is None
     assert "which was revoked (stolen); get it signed with another key." in record.slots["b"].why
     assert serials(lab.state) == [2, shipped_serial()]
 
 
-def test_a_reload_finds_a_revoked_key_at_once(
-    lab: Laboratory, play: Callable[[At], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(services, "EVERY_S", 60)
+def test_a_reload_finds_a_revoked_key_at_once(lab: Laboratory, play: Callable[[At], None]) -> None:
     proven(lab, 1)
     play({10: revoked(lab), 11: hang_up})
-    run_device(lab.settings(camera=CAMERA), frames=20)
+    run_device(lab.settings(camera=CAMERA), frames=20, timings=Timings(services_every_s=60))
     assert serials(lab.state) == [1, shipped_serial()]
     assert [frames for (frames,) in rows(lab.state, FRAMES)] == [12, 8]
 
 
-@pytest.mark.usefixtures("hurried")
 def test_a_bundle_that_the_settings_name_ends_the_daemon_when_its_key_is_revoked(
     lab: Laboratory, play: Callable[[At], None]
 ) -> None:
     play({10: revoked(lab)})
     with pytest.raises(BloodedgeError, match=r"lymph 3 was signed with key \w+, which was revoked \(stolen\)"):
-        run_device(lab.settings(camera=CAMERA, bundle=lab.bundle(3)), frames=200)
+        run_device(lab.settings(camera=CAMERA, bundle=lab.bundle(3)), frames=200, timings=HURRIED)
     assert rows(lab.state, "SELECT finished IS NOT NULL FROM slides") == [(1,)]
 
 
-@pytest.mark.usefixtures("hurried")
 def test_damaged_revocations_are_told_and_no_verdict_on_what_runs(
     lab: Laboratory, play: Callable[[At], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     proven(lab, 1)
     path = lab.state / "trust" / REVOKED
     play({10: lambda _: path.write_text("{}}")})
-    run_device(lab.settings(camera=CAMERA), frames=40)
+    run_device(lab.settings(camera=CAMERA), frames=40, timings=HURRIED)
     assert serials(lab.state) == [1]
     assert read_record(lab.state).slots["a"].state == "good"
     assert sum("is damaged, so no key can be trusted" in record.getMessage() for record in caplog.records) == 1

@@ -20,7 +20,7 @@ from bloodedge.cli import main
 from bloodedge.engine.golden import GoldenResult
 from bloodedge.errors import UsageError
 from bloodedge_device.bundles import loading
-from bloodedge_device.daemon import daemon
+from bloodedge_device.daemon import pipelines
 from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.web import browser
@@ -54,7 +54,7 @@ def frames(tmp_path: Path) -> Path:
 def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "load_file", loading.load_file)  # put back at the end
     for name in ("gate_of", "finder_of"):
-        monkeypatch.setattr(daemon, name, getattr(daemon, name))
+        monkeypatch.setattr(pipelines, name, getattr(pipelines, name))
     fakes.use_fakes()
 
 

@@ -14,26 +14,26 @@ from bloodedge import RESEARCH_USE
 from bloodedge_device.web import export
 from support import web_fakes
 from support.needs import needs
-from support.web_fakes import FakeDesk, client_of
+from support.web_fakes import FakeDaemon, client_of
 
 needs_poppler = needs("pdftotext")
 
 
 @pytest.fixture
-def desk(state: Path) -> Iterator[FakeDesk]:
-    desk = web_fakes.busy_desk(state)
-    yield desk
-    desk.store.close()
+def daemon(state: Path) -> Iterator[FakeDaemon]:
+    daemon = web_fakes.busy_daemon(state)
+    yield daemon
+    daemon.store.close()
 
 
-def rows(desk: FakeDesk) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(export.cells_csv(desk.state, 1))))
+def rows(daemon: FakeDaemon) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(export.cells_csv(daemon.desk.state, 1))))
 
 
-def test_the_csv_holds_every_cell_with_its_frame_and_review(desk: FakeDesk) -> None:
-    desk.review(2, "not_a_cell", "random", "page")
-    desk.see([0.9], repeated=True)
-    given = rows(desk)
+def test_the_csv_holds_every_cell_with_its_frame_and_review(daemon: FakeDaemon) -> None:
+    daemon.desk.review(2, "not_a_cell", "random", "page")
+    daemon.see([0.9], repeated=True)
+    given = rows(daemon)
     assert [row["label"] for row in given[:4]] == ["blast", "blast", "normal", "uncertain"]
     assert len(given) == 16
     first = given[0]
@@ -45,24 +45,24 @@ def test_the_csv_holds_every_cell_with_its_frame_and_review(desk: FakeDesk) -> N
 
 
 @pytest.mark.parametrize("source", ["=1+1.png", "+cmd.png", "-2.png", "@SUM(A1).png"])
-def test_no_file_name_becomes_a_formula_in_a_spreadsheet(desk: FakeDesk, source: str) -> None:
-    desk.store._database.execute("UPDATE frames SET source = ?", (source,))
-    assert {row["source"] for row in rows(desk)} == {f"'{source}"}
+def test_no_file_name_becomes_a_formula_in_a_spreadsheet(daemon: FakeDaemon, source: str) -> None:
+    daemon.store._database.execute("UPDATE frames SET source = ?", (source,))
+    assert {row["source"] for row in rows(daemon)} == {f"'{source}"}
 
 
-def test_text_with_commas_and_quotes_comes_back_whole(desk: FakeDesk) -> None:
-    desk.store._database.execute("UPDATE frames SET source = ?", ('a,"b"\nc.png',))
-    assert {row["source"] for row in rows(desk)} == {'a,"b"\nc.png'}
+def test_text_with_commas_and_quotes_comes_back_whole(daemon: FakeDaemon) -> None:
+    daemon.store._database.execute("UPDATE frames SET source = ?", ('a,"b"\nc.png',))
+    assert {row["source"] for row in rows(daemon)} == {'a,"b"\nc.png'}
 
 
 @needs_poppler
 def test_the_pdf_has_the_figures_intervals_and_warnings_and_says_research_use_on_every_page(
-    desk: FakeDesk, tmp_path: Path
+    daemon: FakeDaemon, tmp_path: Path
 ) -> None:
-    desk.store._database.execute("UPDATE slides SET label = 'Präparat <12> & œ'")
-    desk.end_slide("page")
+    daemon.store._database.execute("UPDATE slides SET label = 'Präparat <12> & œ'")
+    daemon.desk.end_slide("page")
     path = tmp_path / "slide.pdf"
-    path.write_bytes(export.export(desk.state, 1, "pdf")[0])
+    path.write_bytes(export.export(daemon.desk.state, 1, "pdf")[0])
     text = subprocess.run(["pdftotext", "-layout", path, "-"], capture_output=True, text=True, check=True).stdout
     pages = text.split("\f")[:-1]
     assert 1 <= len(pages) <= 2
@@ -79,20 +79,22 @@ def test_the_pdf_has_the_figures_intervals_and_warnings_and_says_research_use_on
 
 
 @needs_poppler
-def test_a_slide_without_cells_has_a_pdf_too(desk: FakeDesk, tmp_path: Path) -> None:
-    desk.start_slide("Empty", "page")
+def test_a_slide_without_cells_has_a_pdf_too(daemon: FakeDaemon, tmp_path: Path) -> None:
+    daemon.desk.start_slide("Empty", "page")
     path = tmp_path / "slide.pdf"
-    path.write_bytes(export.export(desk.state, 2, "pdf")[0])
+    path.write_bytes(export.export(daemon.desk.state, 2, "pdf")[0])
     text = subprocess.run(["pdftotext", path, "-"], capture_output=True, text=True, check=True).stdout
     assert "No cell was called" in text
 
 
 @pytest.mark.parametrize(("kind", "media"), export.KINDS.items())
-def test_a_download_is_a_file_with_a_name_and_is_noted(desk: FakeDesk, kind: str, media: str) -> None:
-    answer = client_of(desk).get(f"/slides/1/export.{kind}")
+def test_a_download_is_a_file_with_a_name_and_is_noted(daemon: FakeDaemon, kind: str, media: str) -> None:
+    answer = client_of(daemon).get(f"/slides/1/export.{kind}")
     assert answer.headers["content-type"] == media
     assert answer.headers["content-disposition"] == f'attachment; filename="slide-1.{kind}"'
-    entry = desk.store._database.execute("SELECT actor, action, detail FROM audit ORDER BY id DESC LIMIT 1").fetchone()
+    entry = daemon.store._database.execute(
+        "SELECT actor, action, detail FROM audit ORDER BY id DESC LIMIT 1"
+    ).fetchone()
     assert (entry["actor"], entry["action"], json.loads(entry["detail"])) == (
         "page",
         "export",
@@ -101,11 +103,11 @@ def test_a_download_is_a_file_with_a_name_and_is_noted(desk: FakeDesk, kind: str
 
 
 @pytest.mark.parametrize("kind", ["exe", "CSV", "csv%00", ".."])
-def test_there_are_no_other_kinds_of_file(desk: FakeDesk, kind: str) -> None:
-    assert client_of(desk).get(f"/slides/1/export.{kind}").status_code == 404
+def test_there_are_no_other_kinds_of_file(daemon: FakeDaemon, kind: str) -> None:
+    assert client_of(daemon).get(f"/slides/1/export.{kind}").status_code == 404
 
 
-def test_the_json_is_the_report_for_programs(desk: FakeDesk) -> None:
-    given = json.loads(export.export(desk.state, 1, "json")[0])
+def test_the_json_is_the_report_for_programs(daemon: FakeDaemon) -> None:
+    given = json.loads(export.export(daemon.desk.state, 1, "json")[0])
     assert given["research_use"] == RESEARCH_USE
     assert (given["cells"]["blast"], given["cells"]["normal"]) == (5, 8)

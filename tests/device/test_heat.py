@@ -19,10 +19,12 @@ from support import fakes
 DEVICE = """
 import runpy, sys
 from pathlib import Path
-from bloodedge_device.daemon import services
-services.EVERY_S = 0.1
+from functools import partial
+from bloodedge_device.daemon import loop, monitor
+from bloodedge_device.timings import Timings
+loop.run_device = partial(loop.run_device, timings=Timings(services_every_s=0.1))
 thermometer = Path(sys.argv[1])
-services.cpu_temperature_c = lambda: float(thermometer.read_text())
+monitor.cpu_temperature_c = lambda: float(thermometer.read_text())
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -99,7 +101,7 @@ def test_a_board_that_is_too_hot_looks_at_no_frame_until_it_has_cooled(
     thermometer(81)
     hot = wait_for(state, heat("failed"))
     assert hot["health"]["heat"]["sentence"] == (
-        "The processor is at 81 °C: no frame is looked at until it has cooled to 75 °C; cool the board."
+        "The processor is at 81 °C: no frame is processed until it has cooled to 75 °C; cool the board."
     )
     began = ask(state, "POST", "/api/v1/slides", {"label": "A-17"})["slide"]  # the page still works
     seen = status(state)["slide"]["frames_seen"]
@@ -109,7 +111,7 @@ def test_a_board_that_is_too_hot_looks_at_no_frame_until_it_has_cooled(
     wait_for(state, lambda found: " 76 °C" in found["health"]["heat"]["sentence"] and heat("failed")(found))
     thermometer(74)
     warm = wait_for(state, heat("warning"))
-    assert "fewer frames are looked at until it has cooled to 65 °C" in warm["health"]["heat"]["sentence"]
+    assert "fewer frames are processed until it has cooled to 65 °C" in warm["health"]["heat"]["sentence"]
     wait_for(state, lambda found: found["slide"]["id"] == began and found["slide"]["frames_seen"] > seen + 2)
     thermometer(60)
     wait_for(state, heat("ok"))

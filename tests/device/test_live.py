@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge_device.daemon import live
-from bloodedge_device.daemon.live import Live
 from bloodedge_device.frames import Capture, FrameResult
+from bloodedge_device.snapshot import live
+from bloodedge_device.snapshot.live import Live
 
 
 def result(index: int) -> FrameResult:

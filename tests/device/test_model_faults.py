@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,14 +14,14 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge.engine import Engine
-from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles import loading
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.bundles.probation import MOST_FAULTS, Figures, figures_of, why_failed
 from bloodedge_device.bundles.slot_record import read_record
-from bloodedge_device.daemon import services
-from bloodedge_device.daemon.daemon import Daemon, run_device
+from bloodedge_device.daemon.loop import Daemon, run_device
 from bloodedge_device.daemon.model_faults import MOST_IN_A_ROW, ModelFaults
+from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.health import Level
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.report.reading import read_report, warnings_of
@@ -29,7 +30,7 @@ from bloodedge_device.settings.sections import UpdateSettings
 from bloodedge_device.store import DATABASE
 from bloodedge_device.web.phrases import verdict
 from support import fakes
-from support.slot_bundles import Laboratory, proven, tried
+from support.slot_bundles import HURRIED, Laboratory, proven, tried
 
 FAULTS = {"nan": [np.nan, np.nan], "infinite": [np.inf, -np.inf], "out of range": [-1, 2], "sum": [0.4, 0.4]}
 
@@ -58,21 +59,14 @@ def lab(tmp_path: Path, state: Path) -> Laboratory:
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon looks at the slots all the time."""
-    monkeypatch.setattr(services, "EVERY_S", 0.05)
-    monkeypatch.setattr(slot_watch, "JUDGED_EVERY_S", 0.1)
-
-
-@pytest.fixture
-def daemons(monkeypatch: pytest.MonkeyPatch) -> list[Daemon]:
-    """Those that ran."""
-    ran: list[Daemon] = []
+def daemons(monkeypatch: pytest.MonkeyPatch) -> list[DaemonState]:
+    """What was in force in those that ran."""
+    ran: list[DaemonState] = []
     run = Daemon.run
 
-    def kept(self: Daemon, *values: object) -> None:
-        ran.append(self)
-        run(self, *values)  # type: ignore[arg-type]
+    def kept(self: Daemon, *values: Any) -> None:
+        ran.append(self.state)
+        run(self, *values)
 
     monkeypatch.setattr(Daemon, "run", kept)
     return ran
@@ -139,10 +133,9 @@ def test_faults_in_a_row_are_counted_over_frames_and_cells_that_were_not_asked_a
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("state_of", ["on probation", "good"])
 def test_a_bundle_whose_network_gives_no_probabilities_gives_way(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, state_of: str, daemons: list[Daemon]
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, state_of: str, daemons: list[DaemonState]
 ) -> None:
     proven(lab, 1)
     if state_of == "good":
@@ -150,7 +143,7 @@ def test_a_bundle_whose_network_gives_no_probabilities_gives_way(
     else:
         install(lab.settings(), lab.bundle(2), trial=tried)
     break_network(monkeypatch, 2)
-    run_device(lab.settings(camera={"rate": 20}), frames=60)
+    run_device(lab.settings(camera={"rate": 20}), frames=60, timings=HURRIED)
     record = read_record(lab.state)
     assert (record.active, record.slots["b"].state) == ("a", "failed")
     assert "its network gave no probability for" in record.slots["b"].why
@@ -165,13 +158,12 @@ def test_a_bundle_whose_network_gives_no_probabilities_gives_way(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_without_another_good_bundle_it_goes_on_and_the_health_says_so(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, daemons: list[Daemon], caplog: pytest.LogCaptureFixture
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, daemons: list[DaemonState], caplog: pytest.LogCaptureFixture
 ) -> None:
     proven(lab, 2)
     break_network(monkeypatch, 2)
-    run_device(lab.settings(camera={"rate": 20}), frames=60)
+    run_device(lab.settings(camera={"rate": 20}), frames=60, timings=HURRIED)
     record = read_record(lab.state)
     assert (record.active, record.slots["a"].state) == ("a", "good")
     kept = [event for event in record.history if event.action == "kept"]
@@ -187,14 +179,13 @@ def test_without_another_good_bundle_it_goes_on_and_the_health_says_so(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_faults_now_and_then_end_a_probation_too(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, daemons: list[Daemon]
+    lab: Laboratory, monkeypatch: pytest.MonkeyPatch, daemons: list[DaemonState]
 ) -> None:
     proven(lab, 1)
     install(lab.settings(), lab.bundle(2), trial=tried)
     break_network(monkeypatch, 2, every=4)
-    run_device(lab.settings(camera={"rate": 20}), frames=100)
+    run_device(lab.settings(camera={"rate": 20}), frames=100, timings=HURRIED)
     assert daemons[0].faults.in_a_row < MOST_IN_A_ROW
     record = read_record(lab.state)
     assert (record.active, record.slots["b"].state) == ("a", "failed")
@@ -228,7 +219,7 @@ def test_a_network_that_gives_no_probabilities_does_not_pass_its_self_test(
 
 def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide() -> None:
     from bloodedge_device.slide.tally import Tally, Totals
-    from bloodedge_device.snapshot.status import CellStatus, FrameStatus
+    from bloodedge_device.web.status import CellStatus, FrameStatus
 
     pipeline = Pipeline(Faulty(FAULTS["nan"]), fakes.make_manifest(), fakes.check, fakes.find_cells)
     result, tally, totals = pipeline.process(fakes.frame()), Tally(), Totals()
@@ -238,18 +229,7 @@ def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide() -> None:
     assert totals.cells == {"normal": 0, "blast": 0, "uncertain": 2}  # what Prometheus and the fleet are told
     (said,) = [one for one in warnings_of(fakes.make_manifest(rendered=True), tally.statistics()) if "fault" in one]
     assert "no probability for 1 of 2 cells" in said
-    cells = [
-        CellStatus(
-            box=cell.box,
-            outline=cell.outline,
-            label=cell.label,
-            blast_probability=cell.blast_probability,
-            reason=cell.reason,
-            area_um2=cell.area_um2,
-            repeated=cell.repeated,
-        )
-        for cell in result.cells
-    ]
+    cells = [CellStatus.of(cell) for cell in result.cells]
     frame = FrameStatus.model_construct(reason=None, detail=None, cells=cells)
     assert verdict(frame) == (
         False,

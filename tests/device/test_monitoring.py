@@ -4,17 +4,16 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.latency import LatencyHistogram
-from bloodedge_device.outputs.prometheus import Snapshot, exposition
+from bloodedge_device.outputs.prometheus import exposition
 from support.needs import needs
+from support.snapshots import make_snapshot
 
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
 RULES = CONFIGS / "prometheus" / "bloodedge.rules.yml"
@@ -28,10 +27,16 @@ def told() -> set[str]:
     times = LatencyHistogram()
     times.add(1.0)
     counts = {"a": 1}
-    values: dict[str, object] = dict.fromkeys((field.name for field in fields(Snapshot)), 1)
-    values |= {"version": "1", "bundle_name": "b", "engine": "e", "precision": "p", "stages": {"find": times}}
-    values |= {"frames": counts, "cells": counts, "uncertain": counts, "baseline_ms": LatencyMs(p50=1, p95=1, p99=1)}
-    snapshot = Snapshot(**values)  # type: ignore[arg-type]
+    snapshot = make_snapshot(
+        frames=counts,
+        cells=counts,
+        uncertain=counts,
+        finished_times={"find": times},
+        last_frame_age_s=1.0,
+        broker_connected=True,
+        temperature_c=1.0,
+        clock_synchronised=True,
+    )
     families = text_string_to_metric_families(exposition(snapshot).decode())
     return {sample.name for family in families for sample in family.samples}
 

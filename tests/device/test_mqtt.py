@@ -14,11 +14,13 @@ from time import monotonic, sleep
 
 import pytest
 
-from bloodedge_device.outputs import mqtt
 from bloodedge_device.outputs.home_assistant import DeviceDescription, discovery
-from bloodedge_device.outputs.mqtt import MqttPublisher, Window, why_ended
+from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
+from bloodedge_device.outputs.mqtt.sentences import why_ended
+from bloodedge_device.outputs.mqtt.window import Window
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Message
+from bloodedge_device.timings import TIMINGS, Timings
 from support import ROOT
 from support.mqtt import STATUS, Broker, Listener, MemoryOutbox, free_port
 from support.needs import needs, required
@@ -50,10 +52,10 @@ def publish() -> Iterator[Publish]:
     """Starts publishers, and stops them at the end."""
     begun: list[MqttPublisher] = []
 
-    def start(outbox: MemoryOutbox, port: int, **settings: object) -> MqttPublisher:
+    def start(outbox: MemoryOutbox, port: int, timings: Timings = TIMINGS, **settings: object) -> MqttPublisher:
         chosen = MqttSettings.model_validate({"host": "127.0.0.1", "port": port, "board": "bench-1", **settings})
         description = DeviceDescription("Test Board 5", "0.1.0", "mobilenetv2 (serial 3)")
-        begun.append(MqttPublisher(chosen, outbox, lambda: description, lambda: STATUS))
+        begun.append(MqttPublisher(chosen, outbox, lambda: description, lambda: STATUS, timings=timings))
         begun[-1].start()
         return begun[-1]
 
@@ -93,12 +95,10 @@ def test_messages_arrive_in_order_and_leave_the_outbox(broker: Broker, listener:
 
 @pytest.mark.slow
 @needs_broker
-def test_a_broker_that_dies_and_returns_misses_nothing(
-    broker: Broker, listener: Listener, publish: Publish, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mqtt, "BACK_OFF_S", (12.0,))  # so that who listens is back before the publisher is
+def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener: Listener, publish: Publish) -> None:
     outbox = MemoryOutbox()
-    publisher = publish(outbox, broker.port)
+    slowly = Timings(broker_back_off_s=(12.0,))  # so that who listens is back before the publisher is
+    publisher = publish(outbox, broker.port, timings=slowly)
 
     def add_slowly() -> None:
         for _ in range(300):
@@ -134,7 +134,7 @@ def test_a_killed_board_is_offline_to_everybody(broker: Broker, listener: Listen
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from support.mqtt import STATUS, MemoryOutbox\n"
         "from bloodedge_device.outputs.home_assistant import DeviceDescription\n"
-        "from bloodedge_device.outputs.mqtt import MqttPublisher\n"
+        "from bloodedge_device.outputs.mqtt.publisher import MqttPublisher\n"
         "from bloodedge_device.settings.sections import MqttSettings\n"
         "s = MqttSettings(host='127.0.0.1', port=int(sys.argv[1]), board='bench-1')\n"
         "d = DeviceDescription('b', '0', 'm')\n"
@@ -407,7 +407,7 @@ def test_a_message_too_large_for_the_broker_holds_up_no_other(tmp_path: Path, pu
     assert until(lambda: listener.ids() == [1, 2, 4, 5])
     assert until(lambda: len(outbox) == 0)
     assert publisher.state.connected
-    assert "takes no packet above 2000 bytes: 1 larger ones were left out" in publisher.state.sentence
+    assert "takes no packet above 2000 bytes: 1 larger ones were skipped" in publisher.state.sentence
     listener.stop()
     broker.kill()
 

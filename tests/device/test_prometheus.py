@@ -5,37 +5,36 @@ from dataclasses import replace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bloodedge import __version__
 from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge_device.latency import LatencyHistogram
-from bloodedge_device.outputs.prometheus import Snapshot, exposition
+from bloodedge_device.outputs.prometheus import exposition
+from bloodedge_device.snapshot.snapshot import Snapshot
+from support import fakes
+from support.snapshots import make_snapshot
 
 
 def snapshot() -> Snapshot:
     find = LatencyHistogram()
     for latency_ms in (0.05, 10.0, 10.0, 40.0, 500_000.0):
         find.add(latency_ms)
-    return Snapshot(
-        version="0.1.0",
-        bundle_name='a "quoted" name',
-        bundle_serial=3,
-        engine="litert",
-        precision="int8",
-        ready_s=1.5,
+    loaded = fakes.make_loaded()
+    latency = {"latency_ms": LatencyMs(p50=3.0, p95=4.0, p99=5.0)}
+    baseline = loaded.manifest.baseline.model_copy(update=latency)
+    manifest = loaded.manifest.model_copy(update={"name": 'a "quoted" name', "serial": 3, "baseline": baseline})
+    return make_snapshot(
+        loaded=replace(loaded, manifest=manifest),
         frames={"cells": 8, "out_of_focus": 2},
         cells={"blast": 3, "normal": 40, "uncertain": 5},
         uncertain={"abstain_band": 5},
         frames_dropped=4,
-        crops_lost=0,
         camera_restarts=1,
-        outbox_waiting=17,
-        mqtt_connected=False,
+        messages_waiting=17,
+        broker_connected=False,
         last_frame_age_s=0.2,
-        disk_free_bytes=5_000_000_000,
         temperature_c=61.5,
         clock_synchronised=True,
-        golden_flips=1,
-        baseline_ms=LatencyMs(p50=3.0, p95=4.0, p99=5.0),
-        stages={"find": find, "gate": LatencyHistogram()},
+        finished_times={"find": find, "gate": LatencyHistogram()},
     )
 
 
@@ -61,7 +60,13 @@ def test_counts_are_counters_and_states_are_gauges() -> None:
     assert value(snapshot(), "bloodedge_camera_restarts_total") == 1
     assert value(snapshot(), "bloodedge_mqtt_connected") == 0
     assert value(snapshot(), "bloodedge_baseline_inference_seconds", quantile="0.95") == pytest.approx(0.004)
-    labels = {"bundle": 'a "quoted" name', "serial": "3", "engine": "litert", "precision": "int8", "version": "0.1.0"}
+    labels = {
+        "bundle": 'a "quoted" name',
+        "serial": "3",
+        "engine": "litert",
+        "precision": "int8",
+        "version": __version__,
+    }
     assert value(snapshot(), "bloodedge_info", **labels) == 1
 
 
@@ -85,7 +90,7 @@ def test_stages_are_histograms_that_count_what_was_added() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     unknown = replace(
-        snapshot(), mqtt_connected=None, temperature_c=None, last_frame_age_s=None, clock_synchronised=None
+        snapshot(), broker_connected=None, temperature_c=None, last_frame_age_s=None, clock_synchronised=None
     )
     for name in ("mqtt_connected", "temperature_celsius", "last_frame_age_seconds", "clock_synchronised"):
         assert value(unknown, f"bloodedge_{name}") is None

@@ -2,17 +2,18 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
 
-from bloodedge_device.daemon import recorder
-from bloodedge_device.daemon.recorder import Recorder
+from bloodedge_device.daemon.recorder import WAITING, Recorder
 from bloodedge_device.health import Health, Level
 from bloodedge_device.settings import StoreSettings
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store
+from bloodedge_device.timings import Timings
 from support import fakes
 
 
@@ -28,10 +29,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
         sleep(0.01)
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "RETRY_S", 0.02)
-    monkeypatch.setattr(recorder, "PATIENCE_S", 0.2)
+IMPATIENT = Timings(full_disk_retry_s=0.02, full_disk_wait_s=0.2)
+PATIENT = replace(IMPATIENT, full_disk_wait_s=10.0, latency_stored_s=0.0)
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_frames_are_stored_in_their_order_and_the_slide_ends_after_its_last(
     state: Path, store: Store, begin: Callable[[], CurrentSlide]
 ) -> None:
     first, second = begin(), begin()
-    with Recorder(store, monotonic()) as recording:
+    with Recorder(store, monotonic(), timings=IMPATIENT) as recording:
         for index in range(50):
             recording.put(first, fakes.result(index, [0.9]))
         recording.end(first)
@@ -94,9 +93,7 @@ def test_a_disk_that_is_full_for_a_while_loses_and_doubles_nothing(
     method: str,
 ) -> None:
     left, health, slide = fail(monkeypatch, method, FULL, 5), Health(), begin()
-    monkeypatch.setattr(recorder, "PATIENCE_S", 10)
-    monkeypatch.setattr(recorder, "FLUSH_EVERY_S", 0.0)
-    with Recorder(store, monotonic(), health, publish=True) as recording:
+    with Recorder(store, monotonic(), health, publish=True, timings=PATIENT) as recording:
         for index in range(40):  # more than may wait
             recording.put(slide, fakes.result(index, [0.9]))
         recording.end(slide)
@@ -118,15 +115,15 @@ def test_while_the_disk_is_full_the_page_says_so_and_the_pipeline_waits(
             recording.put(slide, fakes.result(index, [0.9]))
             handed_over.append(index)
 
-    with Recorder(store, monotonic(), health) as recording:
+    with Recorder(store, monotonic(), health, timings=IMPATIENT) as recording:
         thread = threading.Thread(target=pipeline)
         thread.start()
         wait_until(lambda: "store" in health.conditions())
         assert health.conditions()["store"].level is Level.FAILED
         assert "free" in health.conditions()["store"].sentence
-        wait_until(lambda: len(handed_over) >= recorder.WAITING)
+        wait_until(lambda: len(handed_over) >= WAITING)
         sleep(0.2)
-        assert len(handed_over) <= 2 * recorder.WAITING
+        assert len(handed_over) <= 2 * WAITING
         left[0] = 0
         thread.join(timeout=10)
         assert len(handed_over) == 100
@@ -142,7 +139,7 @@ def test_a_disk_that_stays_full_ends_the_daemon_in_good_time_with_a_sentence(
 
     def work() -> None:
         nonlocal start
-        with Recorder(store, monotonic()) as recording:
+        with Recorder(store, monotonic(), timings=IMPATIENT) as recording:
             for index, slide in enumerate(slides):  # five batches
                 recording.put(slide, fakes.result(index, [0.9]))
             start = monotonic()
@@ -160,9 +157,9 @@ def test_a_daemon_told_to_end_is_not_held_back_for_ever_by_a_full_disk(
     slide, health = begin(), Health()
 
     def work() -> None:
-        with Recorder(store, monotonic(), health, ending=told_to_end.is_set) as recording:
+        with Recorder(store, monotonic(), health, ending=told_to_end.is_set, timings=IMPATIENT) as recording:
             threading.Timer(0.1, told_to_end.set).start()
-            for index in range(10 * recorder.WAITING):  # it waits within put
+            for index in range(10 * WAITING):  # it waits within put
                 recording.put(slide, fakes.result(index, [0.9]))
 
     start = monotonic()
@@ -184,12 +181,10 @@ def test_a_database_that_turns_out_damaged_is_set_aside_and_the_work_goes_on_in_
     def anew(_: object) -> None:
         slide.id = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
 
-    with Recorder(store, monotonic(), health, anew=anew) as recording:
+    with Recorder(store, monotonic(), health, anew=anew, timings=PATIENT) as recording:
         recording.put(slide, fakes.result(0, [0.9]))
         wait_until(lambda: "store" in health.conditions())  # the first frame is in the old database
         fail(monkeypatch, method, DAMAGED, 1)
-        monkeypatch.setattr(recorder, "FLUSH_EVERY_S", 0.0)
-        recording._flush_at_s = 0.0
         for index in range(1, 20):
             recording.put(slide, fakes.result(index, [0.9]))
         recording.end(slide)
@@ -213,8 +208,7 @@ def test_a_new_database_is_begun_though_the_disk_is_full_just_then(
 
     fail(monkeypatch, "_put_rows", DAMAGED, 1)
     left = fail(monkeypatch, "begin_slide", FULL, 3)
-    monkeypatch.setattr(recorder, "PATIENCE_S", 10)
-    with Recorder(store, monotonic(), anew=anew) as recording:
+    with Recorder(store, monotonic(), anew=anew, timings=PATIENT) as recording:
         for index in range(5):
             recording.put(slide, fakes.result(index, [0.9]))
     assert left == [0]
@@ -228,7 +222,7 @@ def test_what_cannot_be_cured_is_raised_where_frames_are_handed_over(
     slide = begin()
 
     def work() -> None:
-        with Recorder(store, monotonic()) as recording:
+        with Recorder(store, monotonic(), timings=IMPATIENT) as recording:
             for index in range(1000):
                 recording.put(slide, fakes.result(index, [0.9]))
                 sleep(0.001)

@@ -26,7 +26,7 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.signing import read_private_key, sign_bundle
 from bloodedge.signing.keys import new_key
 from bloodedge.signing.trust import revoke, trust
-from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles import loading
 from bloodedge_device.bundles import slot_record as slots_record
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import Loaded
@@ -35,13 +35,13 @@ from bloodedge_device.bundles.slot_record import RECORD, Slot, read_record, slot
 from bloodedge_device.bundles.start import started
 from bloodedge_device.bundles.switch import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, promote
 from bloodedge_device.cli.doctor import examine
-from bloodedge_device.daemon import services
-from bloodedge_device.daemon.daemon import Daemon, run_device
+from bloodedge_device.daemon.loop import Daemon, run_device
+from bloodedge_device.daemon.slides import Slides
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import SlideSettings, UpdateSettings
 from bloodedge_device.store import DATABASE, RunInfo, Store
 from bloodedge_device.web.client import ask
-from support.slot_bundles import Laboratory, always_uncertain, proven, tried
+from support.slot_bundles import HURRIED, Laboratory, always_uncertain, proven, tried
 
 CRASHES = """
 import os, signal, sys
@@ -79,13 +79,6 @@ main(sys.argv[1:])
 @pytest.fixture
 def lab(tmp_path: Path, state: Path) -> Laboratory:
     return Laboratory(tmp_path, state)
-
-
-@pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon looks at the slots all the time."""
-    monkeypatch.setattr(services, "EVERY_S", 0.05)
-    monkeypatch.setattr(slot_watch, "JUDGED_EVERY_S", 0.1)
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -198,7 +191,9 @@ def test_what_is_wished_for_during_a_reload_does_not_end_the_daemon(
 
     def reread() -> DeviceSettings:
         (running,) = daemons
-        running.take_over(running.settings, running.loaded)  # as the slots' watch does from its thread
+        running.switcher.take_over(
+            running.state.settings, running.state.loaded
+        )  # as the slots' watch does from its thread
         return settings.model_copy(update={"slide": SlideSettings(label="after")})
 
     monkeypatch.setattr(Daemon, "run", kept)
@@ -273,7 +268,6 @@ def test_a_good_bundle_that_comes_to_crash_runs_on_where_there_is_no_other(lab: 
     assert ("bundle kept",) in rows(lab.state, "SELECT action FROM audit WHERE actor = 'slots'")
 
 
-@pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("state_of", ["good", "on probation"])
 def test_a_minute_ends_a_row_of_crashes_of_a_good_bundle_only(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, state_of: str
@@ -282,21 +276,16 @@ def test_a_minute_ends_a_row_of_crashes_of_a_good_bundle_only(
     if state_of == "good":
         promote(lab.state, done.what.sha256)
     count_start(lab.state)
-    monkeypatch.setattr(slot_watch, "UNHARMED_S", 0.5)
     counts: list[int] = []
-    monkeypatch.setattr(Daemon, "_process", noting(Daemon._process, lambda: counts.append(starts(lab))))
-    run_device(lab.settings(camera={"rate": 20}), frames=40)
+    monkeypatch.setattr(Slides, "process", noting(Slides.process, lambda: counts.append(starts(lab))))
+    run_device(lab.settings(camera={"rate": 20}), frames=40, timings=replace(HURRIED, harmless_after_s=0.5))
     assert counts[0] == 2
     assert counts[-1] == (0 if state_of == "good" else 2)
 
 
-@pytest.mark.usefixtures("hurried")
-def test_a_board_without_its_camera_does_not_count_against_a_bundle_on_probation(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_board_without_its_camera_does_not_count_against_a_bundle_on_probation(lab: Laboratory) -> None:
     install(lab.settings(), lab.bundle(1), trial=tried)
     count_start(lab.state)
-    monkeypatch.setattr(slot_watch, "UNHARMED_S", 0.5)
     counted: list[int] = []
 
     def end_once_forgotten() -> None:
@@ -307,7 +296,8 @@ def test_a_board_without_its_camera_does_not_count_against_a_bundle_on_probation
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=end_once_forgotten).start()
-    run_device(lab.settings(camera={"kind": "v4l2", "source": "/dev/video99"}))
+    absent = lab.settings(camera={"kind": "v4l2", "source": "/dev/video99"})
+    run_device(absent, timings=replace(HURRIED, harmless_after_s=0.5))
     assert counted == [0]
 
 
@@ -373,33 +363,30 @@ def test_a_damaged_record_does_not_keep_the_daemon_away(lab: Laboratory) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_a_bundle_that_does_well_becomes_good(lab: Laboratory) -> None:
     install(lab.settings(), lab.bundle(7), trial=tried)
     update = {"probation_minutes": 0.005, "probation_cells": 10}
-    run_device(lab.settings(update=update, camera={"rate": 20}), frames=60)
+    run_device(lab.settings(update=update, camera={"rate": 20}), frames=60, timings=HURRIED)
     record = read_record(lab.state)
     assert record.slots["a"].state == "good"
     assert record.highest == {"lymph": 7}
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_probation_goes_on_where_it_was(lab: Laboratory) -> None:
     install(lab.settings(), lab.bundle(7), trial=tried)
     for _ in range(2):
         before = read_record(lab.state).slots["a"].healthy_s
-        run_device(lab.settings(camera={"rate": 20}), frames=20)
+        run_device(lab.settings(camera={"rate": 20}), frames=20, timings=HURRIED)
         assert read_record(lab.state).slots["a"].healthy_s > before + 0.3
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_runs(lab: Laboratory) -> None:
     proven(lab, 1)
-    run_device(lab.settings(), frames=100)
+    run_device(lab.settings(), frames=100, timings=HURRIED)
     install(lab.settings(), lab.bundle(2, always_uncertain), trial=tried)
-    run_device(lab.settings(update={"probation_cells": 40}, camera={"rate": 25}), frames=120)
+    run_device(lab.settings(update={"probation_cells": 40}, camera={"rate": 25}), frames=120, timings=HURRIED)
     record = read_record(lab.state)
     assert record.active == "a"
     assert "cells are uncertain, where" in record.slots["b"].why
@@ -407,7 +394,6 @@ def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_ru
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_what_takes_long_to_take_over_is_taken_over_once(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     proven(lab, 1)
     begin_run = Store.begin_run
@@ -419,13 +405,12 @@ def test_what_takes_long_to_take_over_is_taken_over_once(lab: Laboratory, monkey
     monkeypatch.setattr(Store, "begin_run", slowly)
     install_in = threading.Timer(2, lambda: install(lab.settings(), lab.bundle(2), trial=tried))
     install_in.start()
-    run_device(lab.settings(camera={"rate": 20}), frames=150)
+    run_device(lab.settings(camera={"rate": 20}), frames=150, timings=HURRIED)
     install_in.join()
     assert serials(lab.state) == [1, 2]
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_a_network_that_fails_to_load_while_the_daemon_runs_leaves_the_old_one(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -440,7 +425,7 @@ def test_a_network_that_fails_to_load_while_the_daemon_runs_leaves_the_old_one(
     second = lab.bundle(2)
     thread = threading.Timer(1.0, lambda: install(lab.settings(), second, trial=tried))
     thread.start()
-    run_device(lab.settings(camera={"rate": 20}), frames=60)
+    run_device(lab.settings(camera={"rate": 20}), frames=60, timings=HURRIED)
     thread.join()
     record = read_record(lab.state)
     assert (record.active, record.slots["b"].state) == ("a", "failed")
@@ -480,22 +465,20 @@ def delay(monkeypatch: pytest.MonkeyPatch, serial: int, wait: Callable[[], objec
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hurried")
 def test_a_network_that_is_far_slower_gives_way_while_the_daemon_runs(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proven(lab, 1)
-    run_device(lab.settings(), frames=100)
+    run_device(lab.settings(), frames=100, timings=HURRIED)
     install(lab.settings(), lab.bundle(2), trial=tried)
     delay(monkeypatch, 2, lambda: sleep(0.05))
-    run_device(lab.settings(update={"probation_cells": 20}, camera={"rate": 20}), frames=100)
+    run_device(lab.settings(update={"probation_cells": 20}, camera={"rate": 20}), frames=100, timings=HURRIED)
     record = read_record(lab.state)
     assert record.active == "a"
     assert re.search(r"takes (\d+)\.\d ms per cell, where the one before took", record.slots["b"].why)
     assert serials(lab.state) == [1, 2, 1]
 
 
-@pytest.mark.usefixtures("hurried")
 def test_a_network_that_hangs_gives_way_though_its_frame_is_still_in_hand(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,7 +488,7 @@ def test_a_network_that_hangs_gives_way_though_its_frame_is_still_in_hand(
     delay(monkeypatch, 2, lambda: answered.wait(20))
     thread = threading.Thread(target=answer_once_judged, args=(lab, answered))
     thread.start()
-    run_device(lab.settings(watch={"alive_s": 1}, camera={"rate": 20}), frames=20)
+    run_device(lab.settings(watch={"alive_s": 1}, camera={"rate": 20}), frames=20, timings=HURRIED)
     thread.join()
     slot = read_record(lab.state).slots["b"]
     assert (slot.state, slot.why) == ("failed", "no frame was classified though the camera is well")

@@ -21,7 +21,7 @@ from bloodedge_device.bundles.slot_record import (
     slots_folder,
 )
 from bloodedge_device.bundles.switch import fall_back, roll_back
-from bloodedge_device.daemon.daemon import run_device
+from bloodedge_device.daemon.loop import run_device
 from support.slot_bundles import NAME, Laboratory, proven, tried
 
 

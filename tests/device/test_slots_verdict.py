@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,16 @@ import pytest
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import sha256
 from bloodedge.signing.trust import revoke
-from bloodedge_device.bundles import loading, slot_watch
+from bloodedge_device.bundles import loading
 from bloodedge_device.bundles import slot_record as slots_record
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.slot_record import Record, read_record, slot_file
 from bloodedge_device.bundles.start import started
 from bloodedge_device.bundles.switch import roll_back
-from bloodedge_device.daemon import services
-from bloodedge_device.daemon.daemon import run_device
+from bloodedge_device.daemon.loop import run_device
+from bloodedge_device.daemon.slot_watch import SlotWatch
 from bloodedge_device.health import Level
-from support.slot_bundles import Laboratory, proven, tried
+from support.slot_bundles import HURRIED, Laboratory, proven, tried
 
 
 @pytest.fixture
@@ -131,21 +132,20 @@ def test_a_rollback_with_a_fault_of_the_trusted_keys_leaves_the_other_bundle_goo
 def test_a_running_daemon_takes_a_bundle_over_once_the_fault_is_put_right(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "EVERY_S", 0.05)
-    monkeypatch.setattr(slot_watch, "TRIED_EVERY_S", 0.1)
     before = proven(lab, 1)
     put_right = with_a_stray_file(lab.state / "trust")
     told = []
-    tell = slot_watch.SlotWatch._tell
+    tell = SlotWatch._report
 
-    def heard(self: slot_watch.SlotWatch, record: Record) -> None:
+    def heard(self: SlotWatch, record: Record) -> None:
         tell(self, record)
-        told.append(self._daemon.health.conditions()["bundle"])
+        told.append(self._state.health.conditions()["bundle"])
         if len(told) == 10:
             put_right()
 
-    monkeypatch.setattr(slot_watch.SlotWatch, "_tell", heard)
-    run_device(lab.settings(camera={"kind": "simulated", "rate": 20}), frames=60)
+    monkeypatch.setattr(SlotWatch, "_report", heard)
+    retrying = replace(HURRIED, bundle_retry_s=0.1)
+    run_device(lab.settings(camera={"kind": "simulated", "rate": 20}), frames=60, timings=retrying)
     assert {condition.level for condition in told[:10]} == {Level.WARNING}
     assert told[0].sentence.startswith("lymph 1 does not run until this is put right: ")
     assert told[-1].sentence == "lymph 1 in slot a runs."

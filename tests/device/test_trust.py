@@ -16,7 +16,7 @@ from bloodedge.signing import Untrusted, read_private_key, sign_bundle
 from bloodedge.signing.keys import PublicKey, new_key
 from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.bundles.loading import load
-from bloodedge_device.daemon.daemon import run_device
+from bloodedge_device.daemon.loop import run_device
 from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings
 from bloodedge_device.settings.sections import TrustSettings
 from bloodedge_device.store import DATABASE

@@ -22,10 +22,10 @@ from bloodedge_device.bundles.install import TryOut, install
 from bloodedge_device.bundles.slot_record import Record, install_lock, read_record
 from bloodedge_device.bundles.switch import fall_back, promote, roll_back
 from bloodedge_device.bundles.trial import Trial
-from bloodedge_device.outputs import bundle_updater as module
-from bloodedge_device.outputs import download
-from bloodedge_device.outputs.bundle_updater import DOWNLOAD, FILE, WantedWorker
+from bloodedge_device.outputs import bundle_updater, download
+from bloodedge_device.outputs.bundle_updater import DOWNLOAD, FILE, PARTING_S, BundleUpdater
 from bloodedge_device.settings import DeviceSettings, read_settings
+from bloodedge_device.timings import Timings
 from support.needs import required
 from support.slot_bundles import Laboratory, tried
 from support.waiting import until
@@ -83,20 +83,14 @@ def lab(tmp_path: Path, state: Path) -> Laboratory:
     return Laboratory(tmp_path, state)
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tried again at once."""
-    monkeypatch.setattr(module, "RETRY_S", (0.05,))
-
-
 class Board:
-    """The worker, with the real installer but for the trial in a process of its own."""
+    """The updater, with the real installer but for the trial in a process of its own."""
 
     def __init__(self, lab: Laboratory, ca: Path | None = None) -> None:
         self.lab, self.settings = lab, lab.settings()
         self.trial: TryOut = tried
-        self.worker = WantedWorker(lab.state, ca, self._install, self.record)
-        self.worker.start()
+        self.updater = BundleUpdater(lab.state, ca, self._install, self.record, Timings(download_retry_s=(0.05,)))
+        self.updater.start()
 
     def _install(self, path: Path) -> str:
         return install(self.settings, path, trial=self.trial).what.title
@@ -113,12 +107,12 @@ class Board:
             "size_bytes": bundle.stat().st_size,
             "url": server.url,
         }
-        self.worker.want(json.dumps(message | changes).encode())
+        self.updater.request(json.dumps(message | changes).encode())
 
     @property
     def state(self) -> tuple[str, str]:
         """(state, sentence) as the next report tells it."""
-        told = self.worker.state
+        told = self.updater.state
         return ("", "") if told is None else (told.state, told.sentence)
 
     def comes_to(self, state: str) -> str:
@@ -131,7 +125,7 @@ class Board:
 def board(lab: Laboratory) -> Iterator[Board]:
     made = Board(lab)
     yield made
-    made.worker.stop()
+    made.updater.stop()
     assert not (lab.state / DOWNLOAD).exists()
 
 
@@ -145,11 +139,11 @@ def test_a_wanted_bundle_is_installed_once(board: Board, server: Server, lab: La
     assert (running.title, running.sha256) == ("lymph 1", sha256(bundle))
     board.want(server, bundle)
     board.want(server, bundle, url=server.url + "y")
-    board.worker.stop()
+    board.updater.stop()
     again = Board(lab)  # the daemon starts anew
     again.want(server, bundle)
     assert again.state == ("installed", "")
-    again.worker.stop()
+    again.updater.stop()
     assert server.asked == 1
 
 
@@ -170,13 +164,13 @@ def test_an_unsigned_bundle_is_refused_whoever_asks_for_it(board: Board, server:
 def test_other_bytes_than_those_asked_for_are_refused(board: Board, server: Server, lab: Laboratory) -> None:
     bundle, other = lab.bundle(1), lab.bundle(2)
     server.gives(other.read_bytes())
-    assert "its digest is another" in refusal(board, server, bundle, size_bytes=other.stat().st_size)
+    assert "its SHA-256 does not match" in refusal(board, server, bundle, size_bytes=other.stat().st_size)
 
 
 def test_more_bytes_than_announced_are_not_read(board: Board, server: Server, lab: Laboratory) -> None:
     bundle = lab.bundle(1)
     server.gives(bundle.read_bytes() + b"x" * 10_000_000)
-    assert "gives more than" in refusal(board, server, bundle)
+    assert "sends more than" in refusal(board, server, bundle)
 
 
 def test_a_redirect_is_not_followed(board: Board, server: Server, lab: Laboratory) -> None:
@@ -186,7 +180,7 @@ def test_a_redirect_is_not_followed(board: Board, server: Server, lab: Laborator
         request.end_headers()
 
     server.answer = elsewhere
-    assert "points elsewhere" in refusal(board, server, lab.bundle(1))
+    assert "redirects elsewhere" in refusal(board, server, lab.bundle(1))
 
 
 def test_an_older_serial_is_refused(board: Board, server: Server, lab: Laboratory) -> None:
@@ -201,7 +195,7 @@ def test_an_older_serial_is_refused(board: Board, server: Server, lab: Laborator
 
 def test_what_is_no_wish_is_passed_over(board: Board, server: Server) -> None:
     for payload in (b"x", b"{}", b"[1]", b"\xff", b"x" * 100_000, b'{"url": "file:///etc/shadow"}'):
-        board.worker.want(payload)
+        board.updater.request(payload)
     assert board.state == ("", "")
     assert server.asked == 0
 
@@ -243,7 +237,7 @@ def test_what_is_not_wanted_any_more_is_not_fetched_on(board: Board, server: Ser
     server.answer = slowly
     board.want(server, bundle)
     assert until(lambda: server.asked == 1)
-    board.worker.want(b"")
+    board.updater.request(b"")
     assert going.wait(10)
     assert board.state == ("", "")
     assert board.record().active is None
@@ -286,12 +280,12 @@ def test_a_bundle_that_proves_bad_is_told_and_not_fetched_again(
 def test_a_full_disk_is_waited_for(
     board: Board, server: Server, lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SPARE_BYTES", 2**60)
+    monkeypatch.setattr(bundle_updater, "SPARE_BYTES", 2**60)
     bundle = lab.bundle(1)
     server.gives(bundle.read_bytes())
     board.want(server, bundle)
-    assert until(lambda: "no room for the wanted bundle" in board.state[1]), board.state
-    monkeypatch.setattr(module, "SPARE_BYTES", 0)
+    assert until(lambda: "no room for the requested bundle" in board.state[1]), board.state
+    monkeypatch.setattr(bundle_updater, "SPARE_BYTES", 0)
     board.comes_to("installed")
 
 
@@ -356,7 +350,7 @@ def test_what_is_no_address_is_refused_and_the_next_wish_is_heard(
 ) -> None:
     bundle = lab.bundle(1)
     server.gives(bundle.read_bytes())
-    assert refusal(board, server, bundle, url=url) == f"{url} is no address of a file; correct --url."
+    assert refusal(board, server, bundle, url=url) == f"{url} is not the address of a file; correct --url."
     board.want(server, bundle, rollout="r2")
     board.comes_to("installed")
 
@@ -395,8 +389,8 @@ def test_a_server_that_drips_keeps_nobody_waiting(board: Board, server: Server, 
     promote(lab.state, sha256(bundle))
     board.want(server, lab.bundle(2), rollout="r3")
     assert hung.wait(10)
-    board.worker.stop()
-    assert monotonic() - began_s < module.PARTING_S
+    board.updater.stop()
+    assert monotonic() - began_s < PARTING_S
     let_go.set()
 
 
@@ -442,12 +436,12 @@ def test_over_https_the_server_s_certificate_must_be_right(lab: Laboratory, auth
     server.gives(bundle.read_bytes())
     stranger = Board(lab)  # trusts the system's authorities only
     stranger.want(server, bundle)
-    assert until(lambda: "its certificate is not to be trusted" in stranger.state[1]), stranger.state
-    stranger.worker.stop()
+    assert until(lambda: "its certificate is not trusted" in stranger.state[1]), stranger.state
+    stranger.updater.stop()
     board = Board(lab, authority / "ca.pem")
     board.want(server, bundle)
     board.comes_to("installed")
-    board.worker.stop()
+    board.updater.stop()
     server.stop()
 
 

@@ -27,7 +27,7 @@ from bloodedge_device.web.client import ask
 from bloodedge_device.web.server import WebServer
 from bloodedge_device.web.socket_path import SOCKET
 from support import web_fakes
-from support.web_fakes import FakeDesk, access_of, client_of, csrf_of
+from support.web_fakes import FakeDaemon, access_of, client_of, csrf_of
 
 LAN = WebSettings(host="0.0.0.0", names=("scope.lab.example",))
 HOST = "scope.lab.example"
@@ -44,10 +44,10 @@ class Clock:
 
 
 @pytest.fixture
-def desk(state: Path) -> Iterator[FakeDesk]:
-    desk = web_fakes.busy_desk(state)
-    yield desk
-    desk.store.close()
+def daemon(state: Path) -> Iterator[FakeDaemon]:
+    daemon = web_fakes.busy_daemon(state)
+    yield daemon
+    daemon.store.close()
 
 
 @pytest.fixture
@@ -56,14 +56,14 @@ def token(state: Path) -> str:
 
 
 @pytest.fixture
-def lan(state: Path) -> Iterator[FakeDesk]:
-    """A desk that other machines may ask."""
-    desk = web_fakes.busy_desk(state, LAN)
-    yield desk
-    desk.store.close()
+def lan(state: Path) -> Iterator[FakeDaemon]:
+    """A daemon that other machines may ask."""
+    daemon = web_fakes.busy_daemon(state, LAN)
+    yield daemon
+    daemon.store.close()
 
 
-def signed_in(lan: FakeDesk, token: str, access: Access | None = None) -> TestClient:
+def signed_in(lan: FakeDaemon, token: str, access: Access | None = None) -> TestClient:
     client = client_of(lan, access, HOST)
     assert client.post("/login", data={"token": token}).status_code == 303
     return client
@@ -73,19 +73,19 @@ def signed_in(lan: FakeDesk, token: str, access: Access | None = None) -> TestCl
 
 
 @pytest.mark.parametrize("host", ["localhost:8765", "127.0.0.1:8765", "[::1]:8765", "LOCALHOST:8765"])
-def test_a_local_page_answers_to_this_machines_names(desk: FakeDesk, host: str) -> None:
-    assert client_of(desk).get("/", headers={"host": host}).status_code == 200
+def test_a_local_page_answers_to_this_machines_names(daemon: FakeDaemon, host: str) -> None:
+    assert client_of(daemon).get("/", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8765", "localhost", "localhost:80", "127.0.0.1.evil.example:8765", "",
              "192.168.1.5:8765", "localhost:8765:8765", "[::1", "localhost:٨", "user@localhost:8765"],
 )  # fmt: skip
-def test_a_page_elsewhere_cannot_lead_a_browser_here_under_another_name(desk: FakeDesk, host: str) -> None:
-    assert client_of(desk).get("/", headers={"host": host.encode()}).status_code == 421
+def test_a_page_elsewhere_cannot_lead_a_browser_here_under_another_name(daemon: FakeDaemon, host: str) -> None:
+    assert client_of(daemon).get("/", headers={"host": host.encode()}).status_code == 421
 
 
-def test_names_of_the_settings_are_this_machines(lan: FakeDesk) -> None:
+def test_names_of_the_settings_are_this_machines(lan: FakeDaemon) -> None:
     client = client_of(lan)
     for host in (HOST, f"{HOST}:443", "192.168.1.5:8765", f"{socket.gethostname()}:8765"):
         assert client.get("/healthz", headers={"host": host}).status_code == 200
@@ -99,8 +99,8 @@ def writes(client: TestClient, **more: object) -> int:
     return client.post("/api/v1/slides", json={"label": "x"}, **more).status_code  # type: ignore[arg-type]
 
 
-def test_a_write_needs_the_token_or_a_page_of_this_device(desk: FakeDesk, token: str) -> None:
-    client = client_of(desk)
+def test_a_write_needs_the_token_or_a_page_of_this_device(daemon: FakeDaemon, token: str) -> None:
+    client = client_of(daemon)
     assert writes(client) == 403
     assert writes(client, headers={"x-csrf-token": csrf_of(client)}) == 201
     client.cookies.clear()
@@ -108,9 +108,9 @@ def test_a_write_needs_the_token_or_a_page_of_this_device(desk: FakeDesk, token:
     assert writes(client, headers={"authorization": "Bearer wrong"}) == 401
 
 
-def test_a_forms_token_is_of_no_use_in_another_browser(desk: FakeDesk) -> None:
-    access = access_of(desk)
-    mine, other = client_of(desk, access), client_of(desk, access)
+def test_a_forms_token_is_of_no_use_in_another_browser(daemon: FakeDaemon) -> None:
+    access = access_of(daemon)
+    mine, other = client_of(daemon, access), client_of(daemon, access)
     other.get("/")
     assert writes(other, headers={"x-csrf-token": csrf_of(mine)}) == 403
 
@@ -128,42 +128,42 @@ def test_a_forms_token_is_of_no_use_in_another_browser(desk: FakeDesk) -> None:
     ],
 )
 def test_a_write_that_another_page_sends_is_refused_with_the_right_form_too(
-    desk: FakeDesk, headers: dict[str, str]
+    daemon: FakeDaemon, headers: dict[str, str]
 ) -> None:
-    client = client_of(desk)
+    client = client_of(daemon)
     csrf = csrf_of(client)
     assert writes(client, headers={"x-csrf-token": csrf, **headers}) == 403
-    assert desk.slide == 1
+    assert daemon.slide == 1
     right = {"x-csrf-token": csrf, "origin": "http://127.0.0.1:8765", "sec-fetch-site": "same-origin"}
     assert writes(client, headers=right) == 201
 
 
-def test_another_site_may_link_to_a_page_and_no_more(desk: FakeDesk) -> None:
-    client = client_of(desk)
+def test_another_site_may_link_to_a_page_and_no_more(daemon: FakeDaemon) -> None:
+    client = client_of(daemon)
     link, image = ({"sec-fetch-site": "cross-site", "sec-fetch-mode": mode} for mode in ("navigate", "no-cors"))
     assert client.get("/", headers=link).status_code == 200
     for path in ("/", "/live/1.jpg", "/slides/1/export.pdf"):
         assert client.get(path, headers=image).status_code == 403
 
 
-def test_reading_changes_nothing(desk: FakeDesk) -> None:
-    client = client_of(desk)
+def test_reading_changes_nothing(daemon: FakeDaemon) -> None:
+    client = client_of(daemon)
     for path in ("/slides/end", "/slides/1/label", "/logout", "/api/v1/slides/current/end"):
         assert client.get(path).status_code == 405
-    assert desk.slide == 1
+    assert daemon.slide == 1
 
 
 # Sign in
 
 
 def test_the_page_is_not_opened_to_other_machines_without_a_token(state: Path) -> None:
-    desk = FakeDesk(state, LAN)
+    daemon = FakeDaemon(state, LAN)
     with pytest.raises(UsageError, match="bloodedge device token"):
-        WebServer(desk, LAN, state).start()
+        WebServer(daemon.desk, LAN, state).start()
     assert not (state / SOCKET).exists()
 
 
-def test_other_machines_read_nothing_without_signing_in(lan: FakeDesk, token: str) -> None:
+def test_other_machines_read_nothing_without_signing_in(lan: FakeDaemon, token: str) -> None:
     client = client_of(lan, host=HOST)
     for path in ("/", "/slides", "/slides/1", "/slides/1/export.csv", "/health", "/review/1"):
         assert client.get(path).headers["location"] == "/login"
@@ -174,7 +174,7 @@ def test_other_machines_read_nothing_without_signing_in(lan: FakeDesk, token: st
     assert [client.get(path).status_code for path in ("/healthz", "/readyz", "/login", "/static/page.css")] == [200] * 4
 
 
-def test_signing_in_opens_the_page_and_signing_out_closes_it(lan: FakeDesk, token: str) -> None:
+def test_signing_in_opens_the_page_and_signing_out_closes_it(lan: FakeDaemon, token: str) -> None:
     client = signed_in(lan, token)
     csrf = csrf_of(client)
     assert client.post("/slides", data={"label": "Mine"}).status_code == 403
@@ -185,7 +185,7 @@ def test_signing_in_opens_the_page_and_signing_out_closes_it(lan: FakeDesk, toke
     assert client.get("/").headers["location"] == "/login"
 
 
-def test_the_sessions_cookie_is_kept_from_scripts_and_other_sites(lan: FakeDesk, token: str) -> None:
+def test_the_sessions_cookie_is_kept_from_scripts_and_other_sites(lan: FakeDaemon, token: str) -> None:
     set_cookie = client_of(lan, host=HOST).post("/login", data={"token": token}).headers["set-cookie"]
     assert all(part in set_cookie for part in ("HttpOnly", "SameSite=Strict", "Path=/", "Max-Age=43200"))
     assert "Secure" not in set_cookie
@@ -195,14 +195,14 @@ def test_the_sessions_cookie_is_kept_from_scripts_and_other_sites(lan: FakeDesk,
     assert "Secure" in set_cookie
 
 
-def test_a_session_that_nobody_signed_in_to_is_worth_nothing_to_other_machines(lan: FakeDesk, token: str) -> None:
+def test_a_session_that_nobody_signed_in_to_is_worth_nothing_to_other_machines(lan: FakeDaemon, token: str) -> None:
     assert token
     access = access_of(lan)
     cookie, _ = access.sessions.begin(signed_in=False)
     assert client_of(lan, access, HOST, cookies={access.cookie: cookie}).get("/").headers["location"] == "/login"
 
 
-def test_a_session_ends_after_twelve_hours(lan: FakeDesk, token: str) -> None:
+def test_a_session_ends_after_twelve_hours(lan: FakeDaemon, token: str) -> None:
     clock = Clock()
     client = signed_in(lan, token, access_of(lan, clock=clock))
     clock.now += 12 * 3600 - 1
@@ -211,16 +211,16 @@ def test_a_session_ends_after_twelve_hours(lan: FakeDesk, token: str) -> None:
     assert client.get("/").headers["location"] == "/login"
 
 
-def test_a_new_token_ends_sessions_and_the_old_token(lan: FakeDesk, token: str) -> None:
+def test_a_new_token_ends_sessions_and_the_old_token(lan: FakeDaemon, token: str) -> None:
     client = signed_in(lan, token)
-    other = new_token(lan.state)
+    other = new_token(lan.desk.state)
     assert client.get("/").headers["location"] == "/login"
     client.cookies.clear()
     assert client.get("/metrics", headers={"authorization": f"Bearer {token}"}).status_code == 401
     assert client.get("/metrics", headers={"authorization": f"Bearer {other}"}).status_code == 200
 
 
-def test_a_wrong_token_is_told_and_noted(lan: FakeDesk, token: str) -> None:
+def test_a_wrong_token_is_told_and_noted(lan: FakeDaemon, token: str) -> None:
     assert token
     answer = client_of(lan, host=HOST).post("/login", data={"token": "guess"})
     assert answer.status_code == 401
@@ -230,7 +230,7 @@ def test_a_wrong_token_is_told_and_noted(lan: FakeDesk, token: str) -> None:
     assert action == "login refused"
 
 
-def test_another_site_cannot_sign_a_browser_in(lan: FakeDesk, token: str) -> None:
+def test_another_site_cannot_sign_a_browser_in(lan: FakeDaemon, token: str) -> None:
     client = client_of(lan, host=HOST)
     assert client.post("/login", data={"token": token}, headers={"origin": "http://evil.example"}).status_code == 403
 
@@ -303,7 +303,7 @@ def test_the_right_token_clears_an_addresss_wrong_ones() -> None:
     assert [throttle.begin("10.0.0.1") for _ in range(5)] == [0] * 5
 
 
-def test_who_guesses_too_often_is_told_how_long_to_wait(lan: FakeDesk, token: str) -> None:
+def test_who_guesses_too_often_is_told_how_long_to_wait(lan: FakeDaemon, token: str) -> None:
     client = client_of(lan, host=HOST)
     answers = [client.get("/metrics", headers={"authorization": f"Bearer {n}"}) for n in range(7)]
     assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 2
@@ -312,7 +312,7 @@ def test_who_guesses_too_often_is_told_how_long_to_wait(lan: FakeDesk, token: st
     assert client.post("/login", data={"token": token}).status_code == 429  # the wait holds for everything
 
 
-def test_a_program_with_the_right_token_is_not_slowed_down_by_others(lan: FakeDesk, token: str) -> None:
+def test_a_program_with_the_right_token_is_not_slowed_down_by_others(lan: FakeDaemon, token: str) -> None:
     access = access_of(lan)
     client = client_of(lan, access, HOST)
     right = {"authorization": f"Bearer {token}"}
@@ -334,18 +334,18 @@ def test_sessions_take_bounded_memory() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/api/v1/status", "/nothing", "/static/page.css", "/healthz", "/live/1.jpg"])
-def test_every_answer_carries_the_safe_headers(desk: FakeDesk, path: str) -> None:
-    headers = client_of(desk).get(path).headers
+def test_every_answer_carries_the_safe_headers(daemon: FakeDaemon, path: str) -> None:
+    headers = client_of(daemon).get(path).headers
     assert "default-src 'none'" in headers["content-security-policy"]
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
     assert headers["cache-control"] == ("no-cache" if path.startswith("/static") else "no-store")
-    assert client_of(desk).get("/", headers={"host": "evil.example"}).headers["x-content-type-options"] == "nosniff"
+    assert client_of(daemon).get("/", headers={"host": "evil.example"}).headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_request_beyond_64_kib_is_refused_whether_or_not_it_says_its_length(desk: FakeDesk) -> None:
-    client = client_of(desk)
+def test_a_request_beyond_64_kib_is_refused_whether_or_not_it_says_its_length(daemon: FakeDaemon) -> None:
+    client = client_of(daemon)
     large = b"x" * (64 * 1024 + 1)
     assert client.post("/slides", content=large).status_code == 413
     assert client.post("/slides", content=iter([large[:40000], large[40000:]])).status_code == 413
@@ -355,8 +355,8 @@ def test_a_request_beyond_64_kib_is_refused_whether_or_not_it_says_its_length(de
 
 
 @pytest.fixture
-def server(desk: FakeDesk) -> Iterator[WebServer]:
-    server = WebServer(desk, WebSettings(port=0), desk.state)
+def server(daemon: FakeDaemon) -> Iterator[WebServer]:
+    server = WebServer(daemon.desk, WebSettings(port=0), daemon.desk.state)
     server.start()
     yield server
     server.stop()
@@ -369,69 +369,70 @@ def test_the_server_says_where_it_is_and_answers_there(server: WebServer) -> Non
         assert "uvicorn" not in str(answer.headers).lower()
 
 
-def test_a_port_in_use_is_told_at_the_start(server: WebServer, desk: FakeDesk, tmp_path: Path) -> None:
+def test_a_port_in_use_is_told_at_the_start(server: WebServer, daemon: FakeDaemon, tmp_path: Path) -> None:
     port = int(server.url.rstrip("/").rsplit(":", 1)[1])
     (tmp_path / "other").mkdir()
     with pytest.raises(UsageError, match=rf"Port {port} of 127\.0\.0\.1 is in use;"):
-        WebServer(desk, WebSettings(port=port), tmp_path / "other").start()
+        WebServer(daemon.desk, WebSettings(port=port), tmp_path / "other").start()
 
 
-def test_an_address_of_another_machine_is_told_at_the_start(desk: FakeDesk, token: str) -> None:
+def test_an_address_of_another_machine_is_told_at_the_start(daemon: FakeDaemon, token: str) -> None:
     assert token
     with pytest.raises(UsageError, match=r"192\.0\.2\.1 is not an address of this machine"):
-        WebServer(desk, WebSettings(host="192.0.2.1"), desk.state).start()
+        WebServer(daemon.desk, WebSettings(host="192.0.2.1"), daemon.desk.state).start()
 
 
-def test_the_command_line_needs_no_login_and_is_named_in_the_audit_log(server: WebServer, desk: FakeDesk) -> None:
+def test_the_command_line_needs_no_login_and_is_named_in_the_audit_log(server: WebServer, daemon: FakeDaemon) -> None:
     assert server.url
-    assert ask(desk.state, "POST", "/api/v1/slides", {"label": "From here"}) == {"slide": 2}
-    assert ask(desk.state, "GET", "/api/v1/status")["slide"]["label"] == "From here"
-    ((actor,),) = desk.store._database.execute("SELECT actor FROM audit ORDER BY id DESC LIMIT 1").fetchall()
+    assert ask(daemon.desk.state, "POST", "/api/v1/slides", {"label": "From here"}) == {"slide": 2}
+    assert ask(daemon.desk.state, "GET", "/api/v1/status")["slide"]["label"] == "From here"
+    ((actor,),) = daemon.store._database.execute("SELECT actor FROM audit ORDER BY id DESC LIMIT 1").fetchall()
     assert actor == "command line"
     with pytest.raises(UsageError, match="There is no slide 77"):
-        ask(desk.state, "PATCH", "/api/v1/slides/77", {"label": "x"})
+        ask(daemon.desk.state, "PATCH", "/api/v1/slides/77", {"label": "x"})
 
 
-def test_only_this_user_may_open_the_command_lines_socket(server: WebServer, desk: FakeDesk) -> None:
+def test_only_this_user_may_open_the_command_lines_socket(server: WebServer, daemon: FakeDaemon) -> None:
     assert server.url
-    found = (desk.state / SOCKET).stat()
+    found = (daemon.desk.state / SOCKET).stat()
     assert stat.S_ISSOCK(found.st_mode)
     assert stat.S_IMODE(found.st_mode) == 0o600
 
 
-def test_without_a_daemon_the_command_line_says_how_to_start_one(tmp_path: Path, desk: FakeDesk) -> None:
-    for state in (tmp_path / "nowhere", desk.state):
+def test_without_a_daemon_the_command_line_says_how_to_start_one(tmp_path: Path, daemon: FakeDaemon) -> None:
+    for state in (tmp_path / "nowhere", daemon.desk.state):
         with pytest.raises(UsageError, match=r"No daemon runs on .*; start it with: bloodedge device run"):
             ask(state, "GET", "/api/v1/status")
-    server = WebServer(desk, WebSettings(port=0), desk.state)
+    server = WebServer(daemon.desk, WebSettings(port=0), daemon.desk.state)
     server.start()
     server.stop()
     with pytest.raises(UsageError, match="No daemon runs on"):
-        ask(desk.state, "GET", "/api/v1/status")
+        ask(daemon.desk.state, "GET", "/api/v1/status")
 
 
-def test_without_the_page_the_command_line_is_still_served(desk: FakeDesk) -> None:
-    server = WebServer(desk, WebSettings(enabled=False, host="0.0.0.0"), desk.state)
+def test_without_the_page_the_command_line_is_still_served(daemon: FakeDaemon) -> None:
+    server = WebServer(daemon.desk, WebSettings(enabled=False, host="0.0.0.0"), daemon.desk.state)
     server.start()
     try:
         assert server.url == ""
-        assert ask(desk.state, "GET", "/api/v1/status")["alive"] is True
+        assert ask(daemon.desk.state, "GET", "/api/v1/status")["alive"] is True
     finally:
         server.stop()
 
 
 def test_a_state_folder_however_deep_has_its_socket(tmp_path: Path) -> None:
-    desk = FakeDesk(tmp_path / ("deep" * 30) / "state")
-    server = WebServer(desk, WebSettings(port=0), desk.state)
+    daemon = FakeDaemon(tmp_path / ("deep" * 30) / "state")
+    daemon.see([0.9])
+    server = WebServer(daemon.desk, WebSettings(port=0), daemon.desk.state)
     server.start()
     try:
-        assert ask(desk.state, "GET", "/api/v1/status")["alive"] is True
+        assert ask(daemon.desk.state, "GET", "/api/v1/status")["alive"] is True
     finally:
         server.stop()
 
 
-def test_a_browser_that_waits_for_a_frame_does_not_hold_up_the_end(server: WebServer, desk: FakeDesk) -> None:
-    asked, wait_for_frame = threading.Event(), desk.live.wait
+def test_a_browser_that_waits_for_a_frame_does_not_hold_up_the_end(server: WebServer, daemon: FakeDaemon) -> None:
+    asked, wait_for_frame = threading.Event(), daemon.desk.live.wait
 
     def told(after: int, timeout_s: float) -> object:
         asked.set()
@@ -441,7 +442,7 @@ def test_a_browser_that_waits_for_a_frame_does_not_hold_up_the_end(server: WebSe
         with suppress(OSError, HTTPException):
             urlopen(f"{server.url}api/v1/status?after=1000&wait_s=20", timeout=30).read()
 
-    desk.live.wait = told  # type: ignore[assignment, method-assign]
+    daemon.desk.live.wait = told  # type: ignore[assignment, method-assign]
     waiting = threading.Thread(target=wait)
     waiting.start()
     assert asked.wait(20)
@@ -536,10 +537,10 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_with_a_certificate_the_page_is_encrypted_and_old_versions_are_refused(
-    desk: FakeDesk, certificate: tuple[Path, Path]
+    daemon: FakeDaemon, certificate: tuple[Path, Path]
 ) -> None:
     settings = WebSettings(host="localhost", port=0, certificate=certificate[0], key=certificate[1])
-    server = WebServer(desk, settings, desk.state)
+    server = WebServer(daemon.desk, settings, daemon.desk.state)
     server.start()
     try:
         assert server.url.startswith("https://localhost:")
@@ -554,8 +555,8 @@ def test_with_a_certificate_the_page_is_encrypted_and_old_versions_are_refused(
         server.stop()
 
 
-def test_a_certificate_that_cannot_be_used_is_told_at_the_start(desk: FakeDesk, tmp_path: Path) -> None:
+def test_a_certificate_that_cannot_be_used_is_told_at_the_start(daemon: FakeDaemon, tmp_path: Path) -> None:
     (tmp_path / "no.pem").write_text(f"not a certificate, {dt.date(2026, 1, 1)}")
     settings = WebSettings(port=0, certificate=tmp_path / "no.pem", key=tmp_path / "no.pem")
     with pytest.raises(UsageError, match="give a PEM certificate and the key that belongs to it"):
-        WebServer(desk, settings, desk.state).start()
+        WebServer(daemon.desk, settings, daemon.desk.state).start()

@@ -4,6 +4,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from urllib.parse import unquote
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings, strategies
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import ASGIApp, Message, Scope
 
 from bloodedge.errors import BloodedgeError
@@ -22,14 +24,14 @@ from bloodedge_device.store import queries
 from bloodedge_device.web import worker_threads
 from bloodedge_device.web.app import make_app
 from support import web_fakes
-from support.web_fakes import FakeDesk, access_of, client_of
+from support.web_fakes import FakeDaemon, access_of, client_of
 
 
 @pytest.fixture
-def desk(state: Path) -> Iterator[FakeDesk]:
-    desk = web_fakes.busy_desk(state)
-    yield desk
-    desk.store.close()
+def daemon(state: Path) -> Iterator[FakeDaemon]:
+    daemon = web_fakes.busy_daemon(state)
+    yield daemon
+    daemon.store.close()
 
 
 @pytest.fixture
@@ -37,31 +39,31 @@ def bearer(state: Path) -> dict[str, str]:
     return {"authorization": f"Bearer {new_token(state)}"}
 
 
-def test_the_status_is_the_desks(desk: FakeDesk) -> None:
-    given = client_of(desk).get("/api/v1/status").json()
+def test_the_status_is_the_desks(daemon: FakeDaemon) -> None:
+    given = client_of(daemon).get("/api/v1/status").json()
     assert given["slide"]["blasts"] == 5
     assert given["slide"]["normals"] == 8
     assert given["research_use"] == "For Research Use Only. Not for use in diagnostic procedures."
 
 
-def test_a_program_that_waits_gets_the_next_frame_when_it_comes(desk: FakeDesk) -> None:
-    threading.Timer(0.3, desk.see, [[0.9]]).start()
+def test_a_program_that_waits_gets_the_next_frame_when_it_comes(daemon: FakeDaemon) -> None:
+    threading.Timer(0.3, daemon.see, [[0.9]]).start()
     began = monotonic()
-    given = client_of(desk).get("/api/v1/status?after=5&wait_s=20").json()
+    given = client_of(daemon).get("/api/v1/status?after=5&wait_s=20").json()
     assert given["frame"]["number"] == 6
     assert monotonic() - began < 10
 
 
-def test_waiting_ends_when_the_time_is_over(desk: FakeDesk) -> None:
+def test_waiting_ends_when_the_time_is_over(daemon: FakeDaemon) -> None:
     began = monotonic()
-    assert client_of(desk).get("/api/v1/status?after=5&wait_s=0.2").json()["frame"]["number"] == 5
+    assert client_of(daemon).get("/api/v1/status?after=5&wait_s=0.2").json()["frame"]["number"] == 5
     assert 0.2 <= monotonic() - began < 5
 
 
-def test_when_too_many_wait_others_are_answered_at_once(desk: FakeDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_too_many_wait_others_are_answered_at_once(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_threads, "WAITING", 0)
     began = monotonic()
-    assert client_of(desk).get("/api/v1/status?after=5&wait_s=20").status_code == 200
+    assert client_of(daemon).get("/api/v1/status?after=5&wait_s=20").status_code == 200
     assert monotonic() - began < 5
 
 
@@ -75,14 +77,14 @@ def test_when_too_many_wait_others_are_answered_at_once(desk: FakeDesk, monkeypa
         ("after=1e99", "after"),
     ],
 )
-def test_a_wrong_query_is_told_by_its_name(desk: FakeDesk, query: str, word: str) -> None:
-    answer = client_of(desk).get(f"/api/v1/status?{query}")
+def test_a_wrong_query_is_told_by_its_name(daemon: FakeDaemon, query: str, word: str) -> None:
+    answer = client_of(daemon).get(f"/api/v1/status?{query}")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(f"{word}: ")
 
 
-def test_slides_and_their_cells_come_in_pages(desk: FakeDesk) -> None:
-    client = client_of(desk)
+def test_slides_and_their_cells_come_in_pages(daemon: FakeDaemon) -> None:
+    client = client_of(daemon)
     (slide,) = client.get("/api/v1/slides").json()["slides"]
     assert (slide["label"], slide["cells"], slide["blasts"]) == ("Specimen 12", 15, 5)
     seen: list[int] = []
@@ -91,12 +93,15 @@ def test_slides_and_their_cells_come_in_pages(desk: FakeDesk) -> None:
     assert seen == list(range(1, 16))
 
 
-def test_a_slides_report_is_the_reports_json(desk: FakeDesk) -> None:
-    assert client_of(desk).get("/api/v1/slides/1").json()["cells"] == read_report(desk.state, 1).to_json()["cells"]
+def test_a_slides_report_is_the_reports_json(daemon: FakeDaemon) -> None:
+    assert (
+        client_of(daemon).get("/api/v1/slides/1").json()["cells"]
+        == read_report(daemon.desk.state, 1).to_json()["cells"]
+    )
 
 
-def test_a_program_starts_labels_reviews_and_ends(desk: FakeDesk, bearer: dict[str, str]) -> None:
-    client = client_of(desk, headers=bearer)
+def test_a_program_starts_labels_reviews_and_ends(daemon: FakeDaemon, bearer: dict[str, str]) -> None:
+    client = client_of(daemon, headers=bearer)
     assert client.post("/api/v1/slides", json={"label": "Робот"}).json() == {"slide": 2}
     joined = "نمی\u200cبینم 👩\u200d🔬"
     assert client.patch("/api/v1/slides/2", json={"label": joined}).json() == {"slide": 2}
@@ -106,9 +111,9 @@ def test_a_program_starts_labels_reviews_and_ends(desk: FakeDesk, bearer: dict[s
     assert (answer.status_code, answer.json()) == (201, {"cell": 1, "label": "normal"})
     assert client.post("/api/v1/slides/current/end").json() == {"slide": 2}
     assert client.post("/api/v1/slides/current/end").status_code == 409
-    slides = queries.slides(desk.state, 100, 100)
+    slides = queries.slides(daemon.desk.state, 100, 100)
     assert [(slide.label, slide.reviewed) for slide in slides] == [("R2", 0), ("Specimen 12", 1)]
-    actors = {row[0] for row in desk.store._database.execute("SELECT actor FROM audit WHERE id > 1")}
+    actors = {row[0] for row in daemon.store._database.execute("SELECT actor FROM audit WHERE id > 2")}
     assert actors == {"api"}
 
 
@@ -117,34 +122,32 @@ def test_a_program_starts_labels_reviews_and_ends(desk: FakeDesk, bearer: dict[s
     [b"", b"null", b"[]", b"{", b'{"label": 5}', b'{"label": "x", "more": 1}', b'{"label": "\\ud800"}', b"\xff\xfe",
      b'{"label": "a\\nb"}', b'{"label": "a\\u202eb"}', b'{"label": "' + b"x" * 201 + b'"}', b"[" * 30000],
 )  # fmt: skip
-def test_a_body_that_is_not_as_it_must_be_is_refused(desk: FakeDesk, bearer: dict[str, str], body: bytes) -> None:
-    answer = client_of(desk, headers=bearer).post("/api/v1/slides", content=body)
+def test_a_body_that_is_not_as_it_must_be_is_refused(daemon: FakeDaemon, bearer: dict[str, str], body: bytes) -> None:
+    answer = client_of(daemon, headers=bearer).post("/api/v1/slides", content=body)
     assert answer.status_code == 400
     assert set(answer.json()) == {"error"}
-    assert desk.slide == 1
+    assert daemon.slide == 1
 
 
-def test_a_review_of_no_cell_is_not_found(desk: FakeDesk, bearer: dict[str, str]) -> None:
-    answer = client_of(desk, headers=bearer).post(
+def test_a_review_of_no_cell_is_not_found(daemon: FakeDaemon, bearer: dict[str, str]) -> None:
+    answer = client_of(daemon, headers=bearer).post(
         "/api/v1/cells/999/review", json={"label": "blast", "sampling": "random"}
     )
     assert (answer.status_code, answer.json()["error"]) == (404, "There is no cell 999.")
 
 
-def test_a_full_disk_is_told_in_the_stores_own_sentence(
-    desk: FakeDesk, bearer: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_in_the_stores_own_sentence(daemon: FakeDaemon, bearer: dict[str, str]) -> None:
     def full(*_: object) -> int:
         raise BloodedgeError("Results cannot be stored: the disk is full; free some space.")
 
-    monkeypatch.setattr(desk, "start_slide", full)
-    answer = client_of(desk, headers=bearer).post("/api/v1/slides", json={"label": ""})
+    daemon.desk = replace(daemon.desk, start_slide=full)
+    answer = client_of(daemon, headers=bearer).post("/api/v1/slides", json={"label": ""})
     assert answer.status_code == 503
     assert answer.json()["error"].endswith("the disk is full; free some space.")
 
 
-def test_a_cells_image_is_a_picture_of_it(desk: FakeDesk) -> None:
-    answer = client_of(desk).get("/api/v1/cells/1/crop")
+def test_a_cells_image_is_a_picture_of_it(daemon: FakeDaemon) -> None:
+    answer = client_of(daemon).get("/api/v1/cells/1/crop")
     assert answer.headers["content-type"] == "image/jpeg"
     image = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
     assert image is not None
@@ -152,38 +155,38 @@ def test_a_cells_image_is_a_picture_of_it(desk: FakeDesk) -> None:
 
 
 @pytest.mark.parametrize("path", ["../device.sqlite", "/etc/passwd", "1/../../device.sqlite", "1", "link.jpg"])
-def test_no_file_outside_the_images_is_given_whatever_the_database_says(desk: FakeDesk, path: str) -> None:
-    (desk.state / "crops" / "link.jpg").symlink_to("/etc/passwd")
-    desk.store._database.execute("UPDATE cells SET crop = ? WHERE id = 1", (path,))
-    assert client_of(desk).get("/api/v1/cells/1/crop").status_code == 404
+def test_no_file_outside_the_images_is_given_whatever_the_database_says(daemon: FakeDaemon, path: str) -> None:
+    (daemon.desk.state / "crops" / "link.jpg").symlink_to("/etc/passwd")
+    daemon.store._database.execute("UPDATE cells SET crop = ? WHERE id = 1", (path,))
+    assert client_of(daemon).get("/api/v1/cells/1/crop").status_code == 404
 
 
-def test_an_image_removed_to_make_room_is_told_so(desk: FakeDesk) -> None:
-    for path in (desk.state / "crops").rglob("*.jpg"):
+def test_an_image_removed_to_make_room_is_told_so(daemon: FakeDaemon) -> None:
+    for path in (daemon.desk.state / "crops").rglob("*.jpg"):
         path.unlink()
-    answer = client_of(desk).get("/api/v1/cells/1/crop")
+    answer = client_of(daemon).get("/api/v1/cells/1/crop")
     assert answer.status_code == 404
     assert "removed to make room" in answer.json()["error"]
 
 
-def test_supervisors_are_told_by_status_code(desk: FakeDesk) -> None:
-    client = client_of(desk)
-    assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
-    desk.alive = False
-    assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [503, 200]
-    desk.ready = False
-    assert client.get("/readyz").status_code == 503
+def test_supervisors_are_told_by_status_code(daemon: FakeDaemon) -> None:
+    assert [client_of(daemon).get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+    daemon.show(alive=False)
+    assert [client_of(daemon).get(path).status_code for path in ("/healthz", "/readyz")] == [503, 200]
+    daemon.show(ready=False)
+    assert client_of(daemon).get("/readyz").status_code == 503
 
 
-def test_prometheus_gets_its_own_type_of_text(desk: FakeDesk) -> None:
-    answer = client_of(desk).get("/metrics")
+def test_prometheus_gets_its_own_type_of_text(daemon: FakeDaemon) -> None:
+    answer = client_of(daemon).get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert answer.content == desk.metrics()
+    (cells,) = (family for family in text_string_to_metric_families(answer.text) if family.name == "bloodedge_cells")
+    assert {one.labels["label"]: one.value for one in cells.samples} == {"blast": 5, "normal": 8, "uncertain": 2}
 
 
-def test_the_description_names_every_address_for_programs(desk: FakeDesk) -> None:
-    described = client_of(desk).get("/api/v1/openapi.json").json()
-    app = client_of(desk).app
+def test_the_description_names_every_address_for_programs(daemon: FakeDaemon) -> None:
+    described = client_of(daemon).get("/api/v1/openapi.json").json()
+    app = client_of(daemon).app
     inner = app._app._app  # type: ignore[attr-defined]
     served = {
         (route.path.replace(":id", ""), method)
@@ -205,9 +208,10 @@ def test_every_answer_is_as_the_description_says(state: Path) -> None:
     import schemathesis
     from schemathesis import GenerationMode, checks
 
-    desk = web_fakes.busy_desk(state, WebSettings(names=("testserver",)))
+    daemon = web_fakes.busy_daemon(state, WebSettings(names=("testserver",)))
+    daemon.show(alive=True)  # however long it takes
     bearer = {"authorization": f"Bearer {new_token(state)}"}
-    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", make_app(desk, access_of(desk)))
+    schema = schemathesis.openapi.from_asgi("/api/v1/openapi.json", make_app(daemon.desk, access_of(daemon)))
     seen: set[int] = set()
     # allowed: bodies that happen to be right although one part was meant to be wrong, and ids that no slide has
     passed_over = [checks.ignored_auth, checks.unsupported_method, checks.positive_data_acceptance]
@@ -233,7 +237,7 @@ def test_every_answer_is_as_the_description_says(state: Path) -> None:
             suppress_health_check=list(HealthCheck),
         )
         limits(given(case=strategies.one_of(kinds))(ask))()
-    desk.store.close()
+    daemon.store.close()
     assert {200, 201, 400, 404} <= seen
 
 
@@ -352,11 +356,11 @@ async def answer_to(app: ASGIApp, scope: Scope, body: bytes) -> tuple[int, bytes
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
 
 
-def test_a_thousand_hostile_requests_break_nothing_write_nothing_and_read_no_other_file(desk: FakeDesk) -> None:
-    new_token(desk.state)
-    secrets = (b"SQLite format 3", b"root:", (desk.state / "token.json").read_bytes()[:40])
-    app = make_app(desk, access_of(desk))
-    before = stored(desk)
+def test_a_thousand_hostile_requests_break_nothing_write_nothing_and_read_no_other_file(daemon: FakeDaemon) -> None:
+    new_token(daemon.desk.state)
+    secrets = (b"SQLite format 3", b"root:", (daemon.desk.state / "token.json").read_bytes()[:40])
+    app = make_app(daemon.desk, access_of(daemon))
+    before = stored(daemon)
     rng = random.Random(2026)
     statuses: set[int] = set()
 
@@ -369,10 +373,10 @@ def test_a_thousand_hostile_requests_break_nothing_write_nothing_and_read_no_oth
             assert not any(secret in answer for secret in secrets), scope
 
     asyncio.run(ask_all())
-    assert stored(desk) == before
+    assert stored(daemon) == before
     assert statuses >= {200, 400, 401, 403, 404, 405, 413, 421, 429}
 
 
-def stored(desk: FakeDesk) -> list[str]:
+def stored(daemon: FakeDaemon) -> list[str]:
     """The whole database, but for entries of the audit log about exports, which reading makes."""
-    return [line for line in desk.store._database.iterdump() if "'export'" not in line]
+    return [line for line in daemon.store._database.iterdump() if "'export'" not in line]

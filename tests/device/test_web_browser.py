@@ -14,7 +14,7 @@ from bloodedge_device.store import queries
 from bloodedge_device.web.server import WebServer
 from support import web_fakes
 from support.needs import needs, required
-from support.web_fakes import FakeDesk
+from support.web_fakes import FakeDaemon
 
 pytestmark = [needs("chromium"), pytest.mark.timeout(120)]
 PAGES = ("/", "/slides", "/slides/1", "/slides/1/report", "/review/1", "/review/1/result", "/health", "/nothing")
@@ -30,15 +30,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def desk(state: Path) -> Iterator[FakeDesk]:
-    desk = web_fakes.busy_desk(state, WebSettings(port=0))
-    yield desk
-    desk.store.close()
+def daemon(state: Path) -> Iterator[FakeDaemon]:
+    daemon = web_fakes.busy_daemon(state, WebSettings(port=0))
+    yield daemon
+    daemon.store.close()
 
 
 @pytest.fixture
-def url(desk: FakeDesk) -> Iterator[str]:
-    server = WebServer(desk, desk.settings.web, desk.state)
+def url(daemon: FakeDaemon) -> Iterator[str]:
+    server = WebServer(daemon.desk, daemon.settings.web, daemon.desk.state)
     server.start()
     yield server.url.rstrip("/")
     server.stop()
@@ -66,11 +66,11 @@ def open_page(browser: Any, url: str) -> Iterator[Any]:
     assert [text for text in complaints if "404 (Not Found)" not in text] == []
 
 
-def test_the_live_page_follows_the_frames_with_their_outlines(desk: FakeDesk, open_page: Any) -> None:
+def test_the_live_page_follows_the_frames_with_their_outlines(daemon: FakeDaemon, open_page: Any) -> None:
     page = open_page("/")
     assert page.locator(".cell").count() == 2
     before = page.locator(".answer-card .figure").inner_text()
-    desk.see([0.9, 0.1, 0.5, 0.95, 0.2])
+    daemon.see([0.9, 0.1, 0.5, 0.95, 0.2])
     page.wait_for_selector(".cell >> nth=4", state="attached")
     shown = page.locator("[data-part=stage]")
     assert shown.get_attribute("data-number") == "6"
@@ -83,7 +83,7 @@ def test_the_live_page_follows_the_frames_with_their_outlines(desk: FakeDesk, op
     assert "Of 17 called cells, 41.2" in page.locator(".answer-card").inner_text()  # 7 of 17
 
 
-def test_the_figure_is_read_out_but_not_at_every_frame(desk: FakeDesk, open_page: Any) -> None:
+def test_the_figure_is_read_out_but_not_at_every_frame(daemon: FakeDaemon, open_page: Any) -> None:
     page = open_page("/")
     said = page.locator("#said")
     said.evaluate(
@@ -91,53 +91,53 @@ def test_the_figure_is_read_out_but_not_at_every_frame(desk: FakeDesk, open_page
         ".observe(node, {childList: true}); }"
     )
     for _, probability in zip(range(4), cycle([0.9, 0.1]), strict=False):
-        desk.see([probability])
-        page.wait_for_selector(f"[data-number='{desk.live.frames}']")
+        daemon.see([probability])
+        page.wait_for_selector(f"[data-number='{daemon.desk.live.frames}']")
     assert said.get_attribute("aria-live") == "polite"
     assert "corrected for errors and refusals" in said.inner_text()
     assert page.evaluate("window.spoken.length") <= 1
 
 
-def test_a_slide_is_started_by_keyboard_alone_while_frames_come(desk: FakeDesk, open_page: Any) -> None:
+def test_a_slide_is_started_by_keyboard_alone_while_frames_come(daemon: FakeDaemon, open_page: Any) -> None:
     page = open_page("/")
     for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == "new-label":
             break
     page.keyboard.type("By ")
-    desk.see([0.9])
+    daemon.see([0.9])
     page.wait_for_selector("[data-number='6']")
     page.keyboard.type("keyboard")
     page.keyboard.press("Enter")
     page.wait_for_selector("#slide-title:has-text('By keyboard')")
-    assert desk.label == "By keyboard"
+    assert daemon.state.slide.label == "By keyboard"
 
 
-def test_cells_are_reviewed_with_keys(desk: FakeDesk, open_page: Any) -> None:
+def test_cells_are_reviewed_with_keys(daemon: FakeDaemon, open_page: Any) -> None:
     page = open_page("/review/1?sampling=random")
-    order = queries.review_order(desk.state, 1, "random")
+    order = queries.review_order(daemon.desk.state, 1, "random")
     for number, key in enumerate("1234", start=1):
         page.wait_for_selector(".keys:visible")
         page.keyboard.press(key)
         page.wait_for_selector(f".progress-label:has-text('{number} of 15')")
-    answers = queries.answers(desk.state, 1, "random")
+    answers = queries.answers(daemon.desk.state, 1, "random")
     assert [answers[cell] for cell in order[:4]] == ["blast", "normal", "not_a_cell", "unsure"]
     page.get_by_role("link", name="Answer again").click()
     page.wait_for_selector("text=You have seen the device")
     page.wait_for_selector(".keys:visible")
     page.keyboard.press("2")
     page.wait_for_selector(".before:has-text('normal')")
-    assert queries.answers(desk.state, 1, "random")[order[3]] == "normal"
+    assert queries.answers(daemon.desk.state, 1, "random")[order[3]] == "normal"
 
 
 @pytest.mark.slow
-def test_when_the_device_goes_away_the_page_says_so_and_comes_back(desk: FakeDesk, open_page: Any) -> None:
+def test_when_the_device_goes_away_the_page_says_so_and_comes_back(daemon: FakeDaemon, open_page: Any) -> None:
     page = open_page("/")
     page.route("**/live/view*", lambda route: route.fulfill(status=200, body="<p>", content_type="text/html"))
-    desk.see([0.9])
+    daemon.see([0.9])
     page.wait_for_selector("#offline:visible")
     page.unroute("**/live/view*")
-    desk.see([0.9, 0.8, 0.7])
+    daemon.see([0.9, 0.8, 0.7])
     page.wait_for_selector("#offline", state="hidden")
     page.wait_for_selector("[data-number='7']")
 
@@ -192,9 +192,9 @@ CONTRASTS = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_all_text_stands_out_from_what_is_behind_it(
-    desk: FakeDesk, url: str, open_page: Any, tmp_path: Path, scheme: str
+    daemon: FakeDaemon, url: str, open_page: Any, tmp_path: Path, scheme: str
 ) -> None:
-    desk.review(1, "blast", "random", "page")
+    daemon.desk.review(1, "blast", "random", "page")
     page = open_page("/", color_scheme=scheme)
     for path in ("/", "/slides", "/slides/1", "/review/1?before=1", "/review/1/result", "/health", "/nothing"):
         page.goto(url + path)
@@ -208,12 +208,12 @@ def test_all_text_stands_out_from_what_is_behind_it(
 
 
 @pytest.mark.slow
-def test_two_browsers_watch_and_write_at_the_same_time(desk: FakeDesk, open_page: Any) -> None:
+def test_two_browsers_watch_and_write_at_the_same_time(daemon: FakeDaemon, open_page: Any) -> None:
     first, second = open_page("/"), open_page("/")
-    threading.Thread(target=desk.see, args=([0.9, 0.1],)).start()
+    threading.Thread(target=daemon.see, args=([0.9, 0.1],)).start()
     for page in (first, second):
         page.wait_for_selector("[data-number='6']")
     second.get_by_label("New slide").fill("Second's")
     second.get_by_role("button", name="Start slide").click()
     first.wait_for_selector('#slide-title:has-text("Second\'s")')
-    assert desk.label == "Second's"
+    assert daemon.state.slide.label == "Second's"

@@ -19,7 +19,7 @@ import pytest
 from bloodedge.files import sha256
 from bloodedge_device.bundles.slot_record import read_record
 from bloodedge_device.outputs.home_assistant import DeviceDescription
-from bloodedge_device.outputs.mqtt import MqttPublisher
+from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_fleet.boards import listener
 from bloodedge_fleet.boards.archive import Archive, Outcome

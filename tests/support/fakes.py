@@ -21,6 +21,7 @@ from bloodedge.decision.thresholds import Reason, Thresholds
 from bloodedge.engine.golden import GoldenResult
 from bloodedge.files import sha256, write_bytes
 from bloodedge.imaging import Cell, Image, ImagingSpec
+from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.finder import Found, FoundCell, Rejected
 from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import Capture, CellResult, Frame, FrameResult
@@ -221,17 +222,21 @@ def make_pipeline() -> Pipeline:
     return Pipeline(FakeEngine(), make_manifest(), check, find_cells)
 
 
+def make_loaded() -> Loaded:
+    """The manifest's bundle, its network a fake one."""
+    manifest = make_manifest()
+    golden = GoldenResult(inputs=64, flips=1, max_probability_difference=0.07, passed=True)
+    return Loaded(manifest, manifest.artifact("litert", "int8"), "a test says so", FakeEngine(), golden)
+
+
 def use_fakes() -> None:
     """Make the daemon run without a bundle: a fake network and finder, and a gate that rejects dark frames."""
     from bloodedge_device.bundles import loading
-    from bloodedge_device.daemon import daemon
+    from bloodedge_device.daemon import pipelines
 
-    golden = GoldenResult(inputs=64, flips=1, max_probability_difference=0.07, passed=True)
-    manifest = make_manifest()
-    artifact = manifest.artifact("litert", "int8")
-    loading.load_file = lambda *_: loading.Loaded(manifest, artifact, "a test says so", FakeEngine(), golden)
-    daemon.gate_of = lambda settings: check  # noqa: ARG005
-    daemon.finder_of = lambda settings: find_cells  # noqa: ARG005
+    loading.load_file = lambda *_: make_loaded()
+    pipelines.gate_of = lambda settings: check  # noqa: ARG005
+    pipelines.finder_of = lambda settings: find_cells  # noqa: ARG005
 
 
 if __name__ == "__main__":

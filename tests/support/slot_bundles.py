@@ -22,9 +22,13 @@ from bloodedge_device.bundles.switch import promote
 from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import WebSettings
+from bloodedge_device.timings import Timings
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 NAME = "lymph"
+
+HURRIED = Timings(services_every_s=0.05, probation_check_s=0.1, probation_saved_s=0.1)
+"""The daemon looks at the slots all the time."""
 
 Files = dict[str, bytes]
 Change = Callable[[dict[str, Any], Files], None]

@@ -1,43 +1,39 @@
-"""A daemon's desk over a real store, with drawn frames, for tests of the page."""
+"""A daemon's page over a real store, with drawn frames."""
 
 import os
 import sys
-from collections import Counter
-from datetime import UTC, datetime
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 from starlette.testclient import TestClient
 
-from bloodedge import RESEARCH_USE
-from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.thresholds import Reason
-from bloodedge.errors import UsageError
-from bloodedge_device.daemon.live import Live
-from bloodedge_device.frames import CellResult, FrameResult
+from bloodedge_device.daemon.services import desk_of
+from bloodedge_device.daemon.slides import Slides
+from bloodedge_device.daemon.state import DaemonState
+from bloodedge_device.frames import BadFrame, CellResult, Frame, FrameResult
+from bloodedge_device.health import Health, Level
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings import DeviceSettings, WebSettings
-from bloodedge_device.slide.interval import ClusteredShare
-from bloodedge_device.slide.share import SlideShare
-from bloodedge_device.snapshot.status import (
-    BundleStatus,
-    CellStatus,
-    ConditionStatus,
-    FrameStatus,
-    SlideStatus,
-    StageStatus,
-    Status,
-)
-from bloodedge_device.store import Store, open_for_reading
+from bloodedge_device.slide.current import CurrentSlide
+from bloodedge_device.store import Store
+from bloodedge_device.store.outbox import Draft
+from bloodedge_device.system.signals import Signals
+from bloodedge_device.timings import TIMINGS, Timings
 from bloodedge_device.web.access import Access
 from bloodedge_device.web.app import make_app
 from support import fakes
 
-STARTED = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 SIZE = (800, 600)
-FOCUS_NEEDED = 20.0
+SHARP, BLURRED = 0.6, 0.15
 
 
 def drawn(index: int, probabilities: list[float], repeated: bool = False) -> tuple[np.ndarray, FrameResult]:
@@ -65,196 +61,102 @@ def drawn(index: int, probabilities: list[float], repeated: bool = False) -> tup
         )
     reason = None if cells else Reason.NO_CELL
     capture = fakes.frame(index).capture
-    return field, FrameResult(capture, SIZE, None, reason, 31.0, 201.0, cells, Counter({Reason.TOO_SMALL: 2}), 0.1)
+    return field, FrameResult(capture, SIZE, None, reason, SHARP, 201.0, cells, Counter({Reason.TOO_SMALL: 2}), 0.1)
 
 
-class FakeDesk:
-    """The daemon without a camera: its store, live frames and slides are real."""
+class GivenPipeline:
+    """What the pipeline says of each frame is known before."""
 
-    def __init__(self, state: Path, web: WebSettings | None = None) -> None:
-        self.live = Live()
-        self.settings = DeviceSettings(state=state, web=web or WebSettings())
-        self.state = state
-        self.store = Store(state)
-        self.run = self.store.begin_run(fakes.run_info(fakes.make_manifest()))
-        self.slide: int | None = None
-        self.label = ""
-        self.alive = self.ready = True
-        self.health = {
-            "camera": ConditionStatus(level="ok", sentence="Frames come in.", since=STARTED),
-            "clock": ConditionStatus(level="warning", sentence="The clock is not synchronised.", since=STARTED),
-        }
+    def __init__(self, results: "deque[FrameResult]") -> None:
+        self._results = results
+        self.times = StageTimes()
+
+    def process(self, _: Frame | BadFrame) -> FrameResult:
+        for stage, seconds in (("find", 0.046), ("inference", 0.0052), ("frame", 0.088)):
+            self.times.add(stage, seconds)
+        return self._results.popleft()
+
+    def close(self) -> None:
+        """No thread beside."""
+
+
+class PromptRecorder:
+    """Stores each frame before the next one comes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def put(self, slide: CurrentSlide, result: FrameResult) -> None:
+        self._store.put_frames(slide.id, [result], keep_crops=True)
+
+    def end(self, slide: CurrentSlide, actor: str) -> None:
+        messages: Sequence[Draft] = ()
+        self._store.end_slide(slide.id, slide.times, messages, actor)
+
+
+class FakeDaemon:
+    """The daemon without its loop, camera and network; state, slides, store and desk are the real ones."""
+
+    def __init__(self, folder: Path, web: WebSettings | None = None, timings: Timings = TIMINGS) -> None:
+        self.settings = DeviceSettings(state=folder, web=web or WebSettings())
+        self.store = Store(folder)
+        camera: Any = SimpleNamespace(name="replay of 3 images in frames", restarts=0, awaits_files=False, done={})
+        self.state = DaemonState(self.settings, fakes.make_loaded(), camera, self.store, Health(), monotonic())
+        self.state.health.tell("camera", Level.OK, "Frames come in.")
+        self.state.health.tell("clock", Level.WARNING, "The clock is not synchronised.")
+        self._results: deque[FrameResult] = deque()
+        pipeline: Any = GivenPipeline
+        self.slides = Slides(self.state, Signals(Event()), lambda: None, timings, lambda *_: pipeline(self._results))
+        recorder: Any = PromptRecorder(self.store)
+        self.slides.recorder = recorder
+        self.slides.begin_run()
+        self.desk = desk_of(self.state, self.slides)
         self._index = 0
-        self._clusters: list[tuple[int, int]] = []
+
+    def show(self, **changes: object) -> None:
+        """Have the snapshots say something else."""
+        snapshot = self.desk.snapshot
+        self.desk = replace(self.desk, snapshot=lambda: replace(snapshot(), **changes))  # type: ignore[arg-type]
+
+    @property
+    def slide(self) -> int | None:
+        """The current slide's id."""
+        return None if self.state.slide is None else self.state.slide.id
 
     def see(self, probabilities: list[float], repeated: bool = False, reason: Reason | None = None) -> None:
         """A frame goes through the pipeline."""
         self._index += 1
         field, result = drawn(self._index, probabilities, repeated)
         if reason is not None:
-            result = FrameResult(result.capture, SIZE, None, reason, 8.0, 201.0, [], Counter(), 0.1)
-        if self.slide is not None:
-            self.store.put_frames(self.slide, [result], keep_crops=True)
-            labels = [cell.label for cell in result.cells if not cell.repeated]
-            self._clusters.append((labels.count("blast"), labels.count("blast") + labels.count("normal")))
-        self.live.jpeg(0)  # somebody watches, so every frame is kept
-        self.live.put(field, result)
-
-    def _frame(self) -> FrameStatus | None:
-        picture = self.live.latest()
-        if picture is None:
-            return None
-        result = picture.result
-        cells = [
-            CellStatus(
-                box=cell.box,
-                outline=cell.outline,
-                label=cell.label,
-                blast_probability=cell.blast_probability,
-                reason=cell.reason,
-                area_um2=cell.area_um2,
-                repeated=cell.repeated,
-            )
-            for cell in result.cells
-        ]
-        return FrameStatus(
-            number=picture.number,
-            captured_at=result.capture.captured_at,
-            age_s=0.1,
-            width=SIZE[0],
-            height=SIZE[1],
-            um_per_px=0.1,
-            reason=result.reason,
-            detail=result.problem,
-            focus=result.focus,
-            focus_needed=FOCUS_NEEDED,
-            brightness=result.brightness,
-            cells=cells,
-        )
-
-    def _slide(self) -> SlideStatus | None:
-        if self.slide is None:
-            return None
-        share = ClusteredShare([part for part, _ in self._clusters], [whole for _, whole in self._clusters])
-        corrected = SlideShare.of(share, fakes.RATES)
-        with open_for_reading(self.state) as database:
-            query = "SELECT cells.label FROM cells JOIN frames ON frames.id = cells.frame WHERE slide = ?"
-            labels = [row[0] for row in database.execute(query, (self.slide,))]
-        return SlideStatus(
-            id=self.slide,
-            label=self.label,
-            started=STARTED,
-            frames_seen=len(self._clusters),
-            frames_dropped=3,
-            frames_rejected={"out_of_focus": 2},
-            frames_without_cells=1,
-            cells_total=len(labels),
-            blasts=share.successes,
-            normals=share.trials - share.successes,
-            uncertain=labels.count("uncertain"),
-            uncertain_reasons={"abstain_band": labels.count("uncertain")},
-            repeated=4,
-            blast_share=share.share,
-            blast_ci95=share.ci95,
-            blast_ci95_clustered=share.clustered_ci95,
-            corrected_share=corrected.figures,
-            share_headline=corrected.headline,
-            share_sentences=corrected.sentences,
-            half_width=0.05,
-            enough=corrected.enough(0.05),
-            cells_needed=corrected.cells_needed(0.05),
-        )
-
-    def status(self) -> Status:
-        baseline = LatencyMs(p50=3.1, p95=3.4, p99=4.2)
-        latency = {"find": (46.0, 71.0, 90.0), "inference": (5.2, 6.1, 8.0), "frame": (88.0, 120.0, 161.0)}
-        per = {"find": "frame", "inference": "cell", "frame": "frame"}
-        return Status(
-            research_use=RESEARCH_USE,
-            version="0.1.0",
-            board="Test Board 5",
-            started=STARTED,
-            alive=self.alive,
-            ready=self.ready,
-            camera="replay of 3 images in frames",
-            frames_per_second=6.5,
-            clock_synchronised=True,
-            bundle=BundleStatus(
-                name="mobilenetv2",
-                serial=1_790_000_000,
-                engine="litert",
-                precision="int8",
-                runtime="ai-edge-litert 0.0",
-                rendered=False,
-                golden="63 of 64 golden cells keep the float model's class",
-                baseline_hardware="NVIDIA Test GPU",
-                baseline_latency_ms=baseline,
-                warnings=["These figures are of another microscope."],
-            ),
-            frame=self._frame(),
-            slide=self._slide(),
-            stages={
-                name: StageStatus(per=per[name], count=40, latency_ms=LatencyMs(p50=p50, p95=p95, p99=p99))
-                for name, (p50, p95, p99) in latency.items()
-            },
-            health=self.health,
-            waiting_messages=0,
-        )
-
-    def metrics(self) -> bytes:
-        return b"# TYPE bloodedge_cells_total counter\nbloodedge_cells_total 5\n"
-
-    def start_slide(self, label: str, actor: str) -> int:
-        self.end_slide(actor)
-        self.slide, self.label, self._clusters = self.store.begin_slide(self.run, label), label, []
-        self.store.note(actor, "slide started", {"slide": self.slide})
-        return self.slide
-
-    def end_slide(self, actor: str) -> int | None:
-        ended, self.slide = self.slide, None
-        if ended is not None:
-            times = StageTimes()
-            for _ in range(20):
-                times.add("inference", 0.0052)
-                times.add("find", 0.046)
-            self.store.end_slide(ended, times, actor=actor)
-        return ended
-
-    def label_slide(self, slide: int, label: str, actor: str) -> None:
-        if slide > 10**9:
-            raise UsageError(f"There is no slide {slide}.")
-        self.store._database.execute("UPDATE slides SET label = ? WHERE id = ?", (label, slide))
-        self.label = label if slide == self.slide else self.label
-        self.store.note(actor, "slide labelled", {"slide": slide, "label": label})
-
-    def review(self, cell: int, label: str, sampling: str, actor: str) -> None:
-        self.store.review(cell, label, sampling, actor)
-
-    def note(self, actor: str, action: str, detail: dict[str, object]) -> None:
-        self.store.note(actor, action, detail)
+            result = FrameResult(result.capture, SIZE, None, reason, BLURRED, 201.0, [], Counter(), 0.1)
+        self._results.append(result)
+        self.state.live.jpeg(0)  # somebody watches, so every frame is kept
+        self.slides.process(Frame(result.capture, field, 0.1))
 
 
 PROBABILITIES = ([0.95, 0.9, 0.1, 0.5], [0.8, 0.2, 0.05], [0.97, 0.15, 0.1, 0.12, 0.45], [0.1], [0.88, 0.3])
 
 
-def busy_desk(state: Path, web: WebSettings | None = None) -> FakeDesk:
-    """A desk with one slide in work, 15 cells on it."""
-    desk = FakeDesk(state, web)
-    desk.start_slide("Specimen 12", "page")
+def busy_daemon(folder: Path, web: WebSettings | None = None) -> FakeDaemon:
+    """A daemon with a slide under the microscope, 15 cells on it."""
+    daemon = FakeDaemon(folder, web)
+    daemon.desk.start_slide("Specimen 12", "page")
     for probabilities in PROBABILITIES:
-        desk.see(probabilities)
-    return desk
+        daemon.see(probabilities)
+    return daemon
 
 
-def access_of(desk: FakeDesk, **more: Any) -> Access:
-    """The rules of the desk's settings, as if it listened on their port."""
-    return Access(desk.settings.web, desk.state, desk.settings.web.port, **more)
+def access_of(daemon: FakeDaemon, **more: Any) -> Access:
+    """The rules of the daemon's settings, as if it listened on their port."""
+    return Access(daemon.settings.web, daemon.settings.state, daemon.settings.web.port, **more)
 
 
-def client_of(desk: FakeDesk, access: Access | None = None, host: str = "127.0.0.1:8765", **more: Any) -> TestClient:
+def client_of(
+    daemon: FakeDaemon, access: Access | None = None, host: str = "127.0.0.1:8765", **more: Any
+) -> TestClient:
     """A browser or program at the page; ``access`` None: as the settings say."""
-    app = make_app(desk, access or access_of(desk))
-    scheme = "https" if desk.settings.web.certificate else "http"
+    app = make_app(daemon.desk, access or access_of(daemon))
+    scheme = "https" if daemon.settings.web.certificate else "http"
     return TestClient(app, base_url=f"{scheme}://{host}", follow_redirects=False, **more)
 
 
@@ -265,18 +167,18 @@ def csrf_of(client: TestClient, path: str = "/") -> str:
 
 
 def serve(state: Path, port: int = 0) -> None:
-    """As a program for looking at: serve a busy desk until interrupted."""
+    """As a program for looking at: serve a busy daemon until interrupted."""
     import time
 
     from bloodedge_device.web.server import WebServer
 
-    desk = busy_desk(state, WebSettings(port=port))
-    server = WebServer(desk, desk.settings.web, state)
+    daemon = busy_daemon(state, WebSettings(port=port))
+    server = WebServer(daemon.desk, daemon.settings.web, state)
     server.start()
     print(server.url, os.getpid(), flush=True)
     while True:
         time.sleep(0.5)
-        desk.see(PROBABILITIES[int(time.time()) % 5])
+        daemon.see(PROBABILITIES[int(time.time()) % 5])
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def run_command(
     import sys
 
     from bloodedge.errors import BloodedgeError, UsageError
-    from bloodedge_device.daemon.daemon import run_device
+    from bloodedge_device.daemon.loop import run_device
     from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings, with_options
     from bloodedge_device.system.logs import configure_logging
     from bloodedge_device.system.process import process_began_s

@@ -408,7 +408,7 @@ def _broker(patient: Patient) -> tuple[Level, str, str]:
     mqtt = patient.settings.mqtt
     if mqtt.host is None:
         return "ok", "No broker is set: nothing is published.", ""
-    from bloodedge_device.outputs.mqtt import why_unreachable
+    from bloodedge_device.outputs.mqtt.sentences import why_unreachable
 
     where = f"the broker {mqtt.host}:{mqtt.port}"
     try:

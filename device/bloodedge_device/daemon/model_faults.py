@@ -1,4 +1,4 @@
-"""Whether the network in force gives probabilities: one that gives none for a few cells in a row is at fault."""
+"""Counts cells for which the network gives no probability; a few in a row mean that it is broken."""
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.frames import FrameResult
@@ -15,7 +15,7 @@ class ModelFaults:
         self.cells = self.faults = self.in_a_row = 0
 
     def add(self, result: FrameResult) -> None:
-        """Count a frame's cells, those aside that the network was not asked about."""
+        """Count a frame's cells, except those that the network was not asked about."""
         for cell in result.cells:
             fault = cell.reason is Reason.MODEL_FAULT
             if fault or cell.blast_probability is not None:
@@ -25,7 +25,7 @@ class ModelFaults:
 
     @property
     def at_fault(self) -> bool:
-        """Whether the bundle has to give way."""
+        """Whether the bundle is to be rolled back."""
         return self.in_a_row >= MOST_IN_A_ROW
 
     def condition(self) -> tuple[Level, str]:

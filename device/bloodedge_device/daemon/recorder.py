@@ -1,4 +1,4 @@
-"""Between the pipeline and the disk: results are stored by a thread of its own, in the order of the frames."""
+"""Stores results in a thread of its own, in the order of the frames."""
 
 import logging
 import threading
@@ -17,19 +17,9 @@ from bloodedge_device.outputs.messages import frame_message, slide_message
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.store import DamagedDatabaseError, DiskFullError, Store
 from bloodedge_device.store.outbox import Draft
+from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
-
-FLUSH_EVERY_S = 2.0
-"""How often latency histograms are stored; rows are stored with every frame."""
-
-NEWS_EVERY_S = 10.0
-
-RETRY_S = 1.0
-"""Between two attempts to store on a full disk."""
-
-PATIENCE_S = 5.0
-"""How long a full disk is waited for once the daemon is to end."""
 
 WAITING = 16
 """Frames' results that may wait for the disk."""
@@ -62,19 +52,21 @@ class Recorder:
         stored: Callable[[], None] = lambda: None,
         anew: Callable[[CurrentSlide], None] = lambda _: None,
         ending: Callable[[], bool] = lambda: False,
+        timings: Timings = TIMINGS,
     ) -> None:
         """began_s: the process' start, monotonic; publish: put messages into the outbox with the results.
 
-        stored: called after each batch; anew: called with the slide in hand when a new database was begun, to begin
-        its rows; ending: whether the daemon was told to end, though a full disk may still hold it back.
+        stored: called after each batch; anew: called with the slide whose frames are being stored when a new database
+        was begun, to begin its rows; ending: whether the daemon was told to end, while a full disk holds it back.
         """
         self._store, self._began_s = store, began_s
         self._health = health or Health()
         self._publish, self._stored, self._anew, self._ending = publish, stored, anew, ending
-        self._flush_at_s = monotonic() + FLUSH_EVERY_S
-        self._news_at_s = monotonic() + NEWS_EVERY_S
+        self._timings = timings
+        self._flush_at_s = monotonic() + self._timings.latency_stored_s
+        self._news_at_s = monotonic() + self._timings.progress_logged_s
         self.stored_frames = self._cells = 0
-        self._told_of_lost_crops = False
+        self._lost_crops_logged = False
         self._ends_at_s: float | None = None
         self._error: BaseException | None = None
         self._waiting: Queue[_Work | None] = Queue(WAITING)
@@ -85,18 +77,18 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._ends_at_s = monotonic() + PATIENCE_S
+        self._ends_at_s = monotonic() + self._timings.full_disk_wait_s
         self._waiting.put(None)
         self._thread.join()
         if error is None and self._error is not None:
             raise self._error
 
     def put(self, slide: CurrentSlide, result: FrameResult) -> None:
-        """Hand over one frame's results; raises what went wrong with an earlier one."""
+        """Hand over one frame's results; raises the error of an earlier one."""
         self._hand_over(_Work(slide, result))
 
     def end(self, slide: CurrentSlide, actor: str = "daemon") -> None:
-        """Note, after its last frame, that a slide ended in good order."""
+        """Store the end of a slide, after its last frame."""
         self._hand_over(_Work(slide, None, actor))
 
     def _hand_over(self, work: _Work) -> None:
@@ -104,23 +96,23 @@ class Recorder:
             if self._error is not None:
                 raise self._error
             try:
-                self._waiting.put(work, timeout=RETRY_S)
+                self._waiting.put(work, timeout=self._timings.full_disk_retry_s)
             except Full:
                 continue
             return
 
     def _store_all(self) -> None:
         while batch := self._next_batch():
-            if self._error is None:  # nothing is stored after a failure, yet the pipeline must not wait for ever
+            if self._error is None:  # after a failure nothing is stored, but the pipeline must not wait for ever
                 try:
                     self._persist(batch)
                 except BaseException as error:  # raised in the pipeline's thread
                     self._error = error
 
     def _next_batch(self) -> list[_Work]:
-        """All that waits of one slide, at least one frame or its end; empty at the end of all work.
+        """All waiting results of one slide, at least one frame or its end; empty at the end of all work.
 
-        What a slow disk holds up, one sync stores.
+        One sync stores them, however slow the disk.
         """
         first = self._waiting.get()
         batch: list[_Work] = [] if first is None else [first]
@@ -137,14 +129,14 @@ class Recorder:
     def _persist(self, batch: list[_Work]) -> None:
         slide, results = batch[0].slide, [work.result for work in batch if work.result is not None]
         if results:
-            self._insist(slide, partial(self._store_batch, slide, results))
-            self._insist(slide, partial(self._now_and_then, slide))
+            self._persevere(slide, partial(self._store_batch, slide, results))
+            self._persevere(slide, partial(self._store_latency, slide))
         if batch[-1].result is None:
-            self._insist(slide, partial(self._end_slide, slide, batch[-1].actor))
+            self._persevere(slide, partial(self._end_slide, slide, batch[-1].actor))
         self._health.tell("store", *_condition(self._store))
         self._stored()
 
-    def _insist(self, slide: CurrentSlide, step: Callable[[], None]) -> None:
+    def _persevere(self, slide: CurrentSlide, step: Callable[[], None]) -> None:
         """Take a step however long the disk is full, and in a new database where the old one is damaged."""
         while True:
             try:
@@ -154,7 +146,7 @@ class Recorder:
             except DamagedDatabaseError as error:
                 log.warning("%s", error)
                 self._store.begin_anew()
-                self._insist(slide, partial(self._anew, slide))
+                self._persevere(slide, partial(self._anew, slide))
             else:
                 return
 
@@ -162,10 +154,10 @@ class Recorder:
         if self._health.tell("store", Level.FAILED, _FULL):
             log.warning("%s", error)
         if self._ends_at_s is None and self._ending():
-            self._ends_at_s = monotonic() + PATIENCE_S
+            self._ends_at_s = monotonic() + self._timings.full_disk_wait_s
         if self._ends_at_s is not None and monotonic() > self._ends_at_s:
             raise error
-        sleep(RETRY_S)
+        sleep(self._timings.full_disk_retry_s)
 
     def _store_batch(self, slide: CurrentSlide, results: list[FrameResult]) -> None:
         messages = [frame_message(slide, r) for r in results if r.cells] if self._publish else []
@@ -185,21 +177,21 @@ class Recorder:
         messages: list[Draft] = [slide_message(slide, ended=True)] if self._publish else []
         self._store.end_slide(slide.id, slide.times, messages, actor)
 
-    def _now_and_then(self, slide: CurrentSlide) -> None:
+    def _store_latency(self, slide: CurrentSlide) -> None:
         now = monotonic()
-        if self._store.crops_lost and not self._told_of_lost_crops:
-            log.warning("The disk has no room for images of cells; results are stored without them.")
-            self._told_of_lost_crops = True
+        if self._store.crops_lost and not self._lost_crops_logged:
+            log.warning("The disk has no room for images of cells; results are stored without images.")
+            self._lost_crops_logged = True
         if now >= self._flush_at_s:
-            with suppress(DiskFullError):  # the rows are stored; latencies are again in a moment
+            with suppress(DiskFullError):  # the rows are stored; latencies are tried again soon
                 self._store.put_latency(slide.id, slide.times)
-            self._flush_at_s = now + FLUSH_EVERY_S
+            self._flush_at_s = now + self._timings.latency_stored_s
         if now >= self._news_at_s:
             log.info("%d frames, %d cells.", self.stored_frames, self._cells)
-            self._news_at_s = now + NEWS_EVERY_S
+            self._news_at_s = now + self._timings.progress_logged_s
 
 
-_FULL = "The disk is full: nothing more is stored until some space is free; what was stored is intact."
+_FULL = "The disk is full: nothing more is stored until some space is free. Stored results are intact."
 
 
 def _condition(store: Store) -> tuple[Level, str]:
@@ -208,7 +200,10 @@ def _condition(store: Store) -> tuple[Level, str]:
             f"The database was damaged and set aside in {store.damaged.name}; results since then are in a new one."
         )
     if not store.has_reserve:
-        return Level.WARNING, "The disk is nearly full: results take the reserve; free some space."
+        return Level.WARNING, "The disk is nearly full: results use the reserve; free some space."
     if store.crops_lost:
-        return Level.WARNING, f"{store.crops_lost} images of cells were not kept for want of space; their results were."
+        return (
+            Level.WARNING,
+            f"{store.crops_lost} images of cells were not stored for lack of space; results were.",
+        )
     return Level.OK, "Results are stored."

@@ -1,4 +1,7 @@
-"""A file over HTTP: within its announced size and a time, and broken off at once when nobody wants it any more."""
+"""Downloads a file over HTTP: limited in size and time, and broken off at once on request.
+
+http.client and not httpx: to break off a read, another thread has to shut the socket down, which httpx hides.
+"""
 
 import hashlib
 import http.client
@@ -19,36 +22,37 @@ SLOWEST_BYTES_PER_S = 20_000
 """A download that would take longer than at this rate is given up and begun anew."""
 
 
-class Passing(Exception):  # noqa: N818  # it says what is
-    """Something that may pass; the message is a sentence."""
+class Temporary(Exception):  # noqa: N818  # it says what is
+    """A problem that may pass; the message is a sentence."""
 
 
-class Ended(Exception):  # noqa: N818  # it says what happened
+class Cancelled(Exception):  # noqa: N818  # it says what happened
     """Nobody wants the file any more."""
 
 
 class Download:
-    """One file; ``end``, from any thread, breaks it off."""
+    """One file; ``cancel``, from any thread, breaks it off."""
 
     def __init__(self, url: str, size_bytes: int, ca: Path | None) -> None:
         """ca: certificates (PEM) that the server's is checked against, default the system's."""
         self._url, self._size, self._ca = url, size_bytes, ca
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
-        self._ended = self._is_late = False
+        self._cancelled = self._is_late = False
 
-    def end(self) -> None:
-        """Have ``into`` raise Ended."""
-        self._ended = True
+    def cancel(self) -> None:
+        """Have ``into`` raise Cancelled."""
+        self._cancelled = True
         self._cut()
 
     def into(self, file: IO[bytes]) -> str:
-        """Write what the server gives; gives its SHA-256.
+        """Write what the server sends; gives its SHA-256.
 
-        Follows no redirect and asks no proxy. Plain HTTP will do: who changes the bundle breaks its signature. Raises
-        Passing, Ended, BloodedgeError for what will never do, and OSError when the file cannot be written.
+        Follows no redirect and uses no proxy. Plain HTTP will do: whoever changes the bundle breaks its signature.
+        Raises Temporary, Cancelled, BloodedgeError for what will never work, and OSError when the file cannot be
+        written.
         """
-        late = threading.Timer(ANSWER_WITHIN_S + self._size / SLOWEST_BYTES_PER_S, self._be_late)
+        late = threading.Timer(ANSWER_WITHIN_S + self._size / SLOWEST_BYTES_PER_S, self._stop_late)
         late.daemon = True
         late.start()
         try:
@@ -72,11 +76,11 @@ class Download:
         try:
             context = ssl.create_default_context(cafile=self._ca)
         except (OSError, ssl.SSLError) as error:
-            raise Passing(f"mqtt.ca {self._ca} cannot be used ({error}); correct it.") from error
+            raise Temporary(f"mqtt.ca {self._ca} cannot be used ({error}); correct it.") from error
         return http.client.HTTPSConnection(host, port, timeout=ANSWER_WITHIN_S, context=context)
 
     def _no_address(self) -> BloodedgeError:
-        return BloodedgeError(f"{self._url} is no address of a file; correct --url.")
+        return BloodedgeError(f"{self._url} is not the address of a file; correct --url.")
 
     def _answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
         with self._failures():
@@ -84,48 +88,48 @@ class Download:
             with self._lock:
                 # A duplicate: to shut it down ends the connection, whoever reads from it, and its file stays ours.
                 self._socket = socket.socket(fileno=os.dup(connection.sock.fileno()))
-            self._raise_if_cut()
+            self._raise_if_stopped()
             connection.request("GET", urlsplit(self._url)._replace(scheme="", netloc="", fragment="").geturl() or "/")
             answer = connection.getresponse()
         if answer.status in range(300, 400):
-            raise BloodedgeError(f"{self._url} points elsewhere, which is not followed; correct --url.")
+            raise BloodedgeError(f"{self._url} redirects elsewhere, which is not followed; correct --url.")
         if answer.status != http.client.OK:
-            raise Passing(f"{self._url} answers {answer.status}; it is tried again.")
+            raise Temporary(f"{self._url} answers {answer.status}; the download is tried again.")
         return answer
 
     def _read(self, answer: http.client.HTTPResponse, file: IO[bytes]) -> str:
         digest, left = hashlib.sha256(), self._size
         while True:
             with self._failures():
-                chunk = answer.read1(min(65536, left + 1))  # what there is: a slow server is seen to be
+                chunk = answer.read1(min(65536, left + 1))  # as much as there is, so that a slow server is noticed
             if not chunk:
                 break
             left -= len(chunk)
             if left < 0:
-                raise BloodedgeError(f"{self._url} gives more than the {self._size} bytes announced.")
+                raise BloodedgeError(f"{self._url} sends more than the {self._size} bytes announced.")
             digest.update(chunk)
             file.write(chunk)
         if left:
-            self._raise_if_cut()
-            raise Passing(f"{self._url} broke off before the end; it is begun anew.")
+            self._raise_if_stopped()
+            raise Temporary(f"{self._url} broke off before the end; the download starts again.")
         return digest.hexdigest()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """What goes wrong on the network may pass, but for what was cut on purpose."""
+        """Turn errors of the network into Temporary, except where the connection was cut on purpose."""
         try:
             yield
         except (OSError, http.client.HTTPException) as error:
-            self._raise_if_cut()
-            raise Passing(why_not_reached(self._url, error)) from error
+            self._raise_if_stopped()
+            raise Temporary(why_not_reached(self._url, error)) from error
 
-    def _raise_if_cut(self) -> None:
-        if self._ended:
-            raise Ended
+    def _raise_if_stopped(self) -> None:
+        if self._cancelled:
+            raise Cancelled
         if self._is_late:
-            raise Passing(f"{self._url} gives the bundle too slowly; it is begun anew.")
+            raise Temporary(f"{self._url} sends the bundle too slowly; the download starts again.")
 
-    def _be_late(self) -> None:
+    def _stop_late(self) -> None:
         self._is_late = True
         self._cut()
 
@@ -143,9 +147,9 @@ class Download:
 
 
 def why_not_reached(url: str, error: Exception) -> str:
-    """A sentence on a server that is not there."""
+    """A sentence on a server that cannot be reached."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        told = f"its certificate is not to be trusted: {error.verify_message.rstrip('.')}; check mqtt.ca"
-        return f"{url} cannot be reached ({told})."
-    told = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"{url} cannot be reached ({told.rstrip('.')}); it is tried again."
+        why = f"its certificate is not trusted: {error.verify_message.rstrip('.')}; check mqtt.ca"
+        return f"{url} cannot be reached ({why})."
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"{url} cannot be reached ({why.rstrip('.')}); it is tried again."

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypedDict
 
-from bloodedge import RESEARCH_USE
+from bloodedge import RESEARCH_USE, __version__
+from bloodedge.machine import hardware_name
+from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.settings.sections import MqttSettings
+from bloodedge_device.snapshot.snapshot import Snapshot
 
 
 class StatusPayload(TypedDict):
-    """The retained status message, ``TOPIC/BOARD/status``; figures are of the slide in hand."""
+    """The retained status message, ``TOPIC/BOARD/status``; figures are of the current slide."""
 
     blast_percent: float | None
     """Corrected for what the classifier gets wrong and refuses; None before the first called cell, and where the bundle
@@ -36,6 +39,32 @@ class StatusPayload(TypedDict):
     """What is wrong, a sentence; empty when nothing is."""
 
 
+def status_payload(snapshot: Snapshot) -> StatusPayload:
+    """The status message of a snapshot."""
+    slide, picture = snapshot.slide, snapshot.picture
+    share = None if slide is None else slide.share.estimate
+    has_interval = share is not None and share.corrected is not None
+    problems = [condition.sentence for condition in snapshot.conditions.values() if condition.level]
+    camera = snapshot.conditions.get("camera")
+    return {
+        "blast_percent": _percent(share.corrected) if share is not None else None,
+        "blast_percent_low": _percent(share.low) if share is not None and has_interval else None,
+        "blast_percent_high": _percent(share.high) if share is not None and has_interval else None,
+        "blast_percent_called": _percent(share.called) if share is not None else None,
+        "cells_called": 0 if slide is None else slide.counts.called,
+        "cells_uncertain": 0 if slide is None else slide.counts.cells["uncertain"],
+        "frames_per_second": round(snapshot.frames_per_second, 2),
+        "focus": None if picture is None or picture.result.focus is None else round(picture.result.focus, 3),
+        "slide": "" if slide is None else slide.label or f"Slide {slide.id}",
+        "camera": "" if camera is None else camera.sentence,
+        "problem": problems[0] if problems else "",
+    }
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 2)
+
+
 @dataclass(frozen=True)
 class DeviceDescription:
     """What Home Assistant shows of the board."""
@@ -47,6 +76,11 @@ class DeviceDescription:
     """Name and serial of the bundle that runs."""
     page: str | None = None
     """Address of the board's own page, http(s)://…"""
+
+    @classmethod
+    def of(cls, loaded: Loaded, page: str | None) -> "DeviceDescription":
+        """This board with a bundle."""
+        return cls(hardware_name(), __version__, f"{loaded.manifest.name} {loaded.manifest.serial}", page)
 
 
 _MEASURED = {"state_class": "measurement"}
@@ -93,9 +127,9 @@ SENSORS: dict[str, dict[str, Any]] = {
 
 
 def _identifier(board: str) -> str:
-    """A board's name in Home Assistant: of letters, digits, "_" and "-" alone, and no other board's."""
+    """A board's name in Home Assistant: only letters, digits, "_" and "-", and different from every other board's."""
     clean = re.sub(r"[^A-Za-z0-9_-]", "-", board)
-    if clean != board:  # as may be what another name becomes
+    if clean != board:  # another name may become the same
         clean = f"{clean}-{sha256(board.encode()).hexdigest()[:8]}"
     return f"bloodedge-{clean}"
 

@@ -1,9 +1,8 @@
-"""The daemon's figures in Prometheus' text format."""
+"""A snapshot in Prometheus' text format."""
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -16,49 +15,18 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
+from bloodedge import __version__
 from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge_device.latency import BINS, RATIO, SHORTEST_MS, LatencyHistogram
+from bloodedge_device.snapshot.snapshot import Snapshot
 
-__all__ = ["CONTENT_TYPE", "Snapshot", "exposition"]
+__all__ = ["CONTENT_TYPE", "exposition"]
 
 EVERY = 35
 """1.02 to the 35th is 2.000: each bucket ends at twice the one before, at an edge of the histogram's own bins."""
 
 ENDS = range(7 * EVERY, 28 * EVERY + 1, EVERY)
 """Fine bins below which a bucket counts: from 0.13 ms to 270 s."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What is told at one moment; counts are since the daemon started."""
-
-    version: str
-    bundle_name: str
-    bundle_serial: int
-    engine: str
-    precision: str
-    ready_s: float
-    """From the process' start to ready."""
-    frames: Mapping[str, int]
-    """By outcome: "cells", or the reason why there are none."""
-    cells: Mapping[str, int]
-    """By label."""
-    uncertain: Mapping[str, int]
-    """By reason."""
-    frames_dropped: int
-    crops_lost: int
-    camera_restarts: int
-    outbox_waiting: int
-    mqtt_connected: bool | None
-    """None where no broker is set."""
-    last_frame_age_s: float | None
-    disk_free_bytes: int
-    temperature_c: float | None
-    clock_synchronised: bool | None
-    golden_flips: int
-    baseline_ms: LatencyMs
-    """Of the bundle's float model, one cell at a time."""
-    stages: Mapping[str, LatencyHistogram]
 
 
 def exposition(snapshot: Snapshot) -> bytes:
@@ -76,17 +44,18 @@ class _Collector(Collector):
         yield _info(self._snapshot)
         yield from _counters(self._snapshot)
         yield from _gauges(self._snapshot)
-        yield _baseline(self._snapshot.baseline_ms)
-        yield _stages(self._snapshot.stages)
+        yield _baseline(self._snapshot.loaded.manifest.baseline.latency_ms)
+        yield _stages(self._snapshot.times)
 
 
 def _info(snapshot: Snapshot) -> Metric:
+    manifest, artifact = snapshot.loaded.manifest, snapshot.loaded.artifact
     labels = {
-        "version": snapshot.version,
-        "bundle": snapshot.bundle_name,
-        "serial": str(snapshot.bundle_serial),
-        "engine": snapshot.engine,
-        "precision": snapshot.precision,
+        "version": __version__,
+        "bundle": manifest.name,
+        "serial": str(manifest.serial),
+        "engine": artifact.engine,
+        "precision": artifact.precision,
     }
     return InfoMetricFamily("bloodedge", "What runs. For Research Use Only.", labels)
 
@@ -118,13 +87,13 @@ def _counters(snapshot: Snapshot) -> Iterator[Metric]:
 def _gauges(snapshot: Snapshot) -> Iterator[Metric]:
     values = {
         "bloodedge_ready_seconds": ("From the process' start to ready.", snapshot.ready_s),
-        "bloodedge_outbox_messages": ("Messages waiting for the broker.", snapshot.outbox_waiting),
-        "bloodedge_mqtt_connected": ("1 when connected to the broker.", snapshot.mqtt_connected),
+        "bloodedge_outbox_messages": ("Messages waiting for the broker.", snapshot.messages_waiting),
+        "bloodedge_mqtt_connected": ("1 when connected to the broker.", snapshot.broker_connected),
         "bloodedge_last_frame_age_seconds": ("Since the newest processed frame.", snapshot.last_frame_age_s),
         "bloodedge_disk_free_bytes": ("Free on the results' disk.", snapshot.disk_free_bytes),
         "bloodedge_temperature_celsius": ("Of the processor.", snapshot.temperature_c),
         "bloodedge_clock_synchronised": ("1 when the clock is held to a time source.", snapshot.clock_synchronised),
-        "bloodedge_golden_flips": ("Self-test cells that changed class at this start.", snapshot.golden_flips),
+        "bloodedge_golden_flips": ("Self-test cells that changed class at this start.", snapshot.loaded.golden.flips),
     }
     for name, (text, value) in values.items():
         if value is not None:

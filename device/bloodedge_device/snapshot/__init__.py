@@ -1,1 +1,1 @@
-"""What the daemon is doing at one moment, as plain data for the page, MQTT, Prometheus and the fleet."""
+"""The daemon at one moment, as plain data that the page and every output render."""

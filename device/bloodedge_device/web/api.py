@@ -22,6 +22,7 @@ from bloodedge_device.web.models import (
     StatusQuery,
 )
 from bloodedge_device.web.responses import as_json, caller_of
+from bloodedge_device.web.status import status_of
 from bloodedge_device.web.worker_threads import Work, known_slide
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -53,7 +54,7 @@ async def status(work: Work, request: Request) -> Response:
     """The daemon at this moment, or at the next frame."""
     query = query_of(request, StatusQuery)
     await work.wait_for_frame(request, query.after, query.wait_s)
-    return as_json(await work.run(work.desk.status))
+    return as_json(await work.run(lambda: status_of(work.desk.snapshot())))
 
 
 def slides(desk: Desk, request: Request) -> Response:
@@ -124,16 +125,18 @@ def picture(desk: Desk, request: Request) -> Response:
 
 def metrics(desk: Desk, _: Request) -> Response:
     """Prometheus' text."""
-    return Response(desk.metrics(), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+    from bloodedge_device.outputs.prometheus import CONTENT_TYPE, exposition
+
+    return Response(exposition(desk.snapshot()), headers={"content-type": CONTENT_TYPE})
 
 
 def healthz(desk: Desk, _: Request) -> Response:
     """Whether frames flow."""
-    alive = desk.status().alive
+    alive = desk.snapshot().alive
     return PlainTextResponse("alive\n" if alive else "no frame lately\n", 200 if alive else 503)
 
 
 def readyz(desk: Desk, _: Request) -> Response:
     """Whether the network, the camera and the store are ready."""
-    ready = desk.status().ready
+    ready = desk.snapshot().ready
     return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)

@@ -1,58 +1,49 @@
 """What a person or a program may ask of the running daemon."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from bloodedge_device.daemon.live import Live
-from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.snapshot.status import Status
+from bloodedge.errors import UsageError
+from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS
+from bloodedge_device.snapshot.live import Live
+from bloodedge_device.snapshot.snapshot import Snapshot
+from bloodedge_device.store import Store
 
 
-class Desk(Protocol):
-    """The daemon as its page sees it; every method may be called from any thread.
+@dataclass(frozen=True)
+class Desk:
+    """The daemon as its page sees it; everything may be called from any thread.
 
     ``actor`` is who asks, for the audit log: "page", "api", "command line".
     """
 
     live: Live
-
-    @property
-    def settings(self) -> DeviceSettings:
-        """Those in force."""
-        ...
+    store: Store
+    snapshot: Callable[[], Snapshot]
+    """Everything at this moment; cheap enough to ask several times a second."""
+    start_slide: Callable[[str, str], int]
+    """(label, actor): ends the current slide, if any, and begins one; gives its id. UsageError for a bad label."""
+    end_slide: Callable[[str], int | None]
+    """(actor): ends the current slide; gives its id, None when there was none."""
+    label_slide: Callable[[int, str, str], None]
+    """(slide, label, actor): gives a slide another label; UsageError when there is no such slide."""
 
     @property
     def state(self) -> Path:
         """The state folder; read it with ``store.open_for_reading`` and ``report.read_report``."""
-        ...
-
-    def status(self) -> Status:
-        """Everything at this moment; at most a few milliseconds old, cheap enough to ask several times a second."""
-        ...
-
-    def metrics(self) -> bytes:
-        """Prometheus' text."""
-        ...
-
-    def start_slide(self, label: str, actor: str) -> int:
-        """End the slide in work, if any, and begin one; gives its id. UsageError when the label is too long."""
-        ...
-
-    def end_slide(self, actor: str) -> int | None:
-        """End the slide in work; gives its id, None when there was none."""
-        ...
-
-    def label_slide(self, slide: int, label: str, actor: str) -> None:
-        """Give a slide, in work or ended, another label; UsageError when there is no such slide."""
-        ...
+        return self.store.state
 
     def review(self, cell: int, label: str, sampling: str, actor: str) -> None:
-        """Store what a person says of a cell.
+        """Store what a person says about a cell.
 
         UsageError for a wrong label or sampling, BloodedgeError when there is no such cell.
         """
-        ...
+        for value, allowed in ((label, REVIEW_LABELS), (sampling, SAMPLINGS)):
+            if value not in allowed:
+                raise UsageError(f'"{value}" is not one of {", ".join(allowed)}.')
+        self.store.review(cell, label, sampling, actor)
 
     def note(self, actor: str, action: str, detail: dict[str, object]) -> None:
         """Add to the audit log: logins, refused ones, exports."""
-        ...
+        self.store.note(actor, action, detail)

@@ -7,7 +7,6 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from bloodedge import RESEARCH_USE, __version__
-from bloodedge_device.snapshot.status import Status
 from bloodedge_device.web.models import (
     MOST,
     CellList,
@@ -21,6 +20,7 @@ from bloodedge_device.web.models import (
     SlidesQuery,
     StatusQuery,
 )
+from bloodedge_device.web.status import Status
 
 Json = dict[str, Any]
 

@@ -16,7 +16,6 @@ from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.slide.drift import Drift
 from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
-from bloodedge_device.snapshot.status import FrameStatus
 from bloodedge_device.store import audit_log, open_for_reading, queries
 from bloodedge_device.store.rows import CellRow
 from bloodedge_device.web import export, phrases
@@ -26,6 +25,7 @@ from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import SlideLabel, SlidesQuery, StatusQuery
 from bloodedge_device.web.request_checks import address_of, form
 from bloodedge_device.web.responses import caller_of, environment, html, redirect
+from bloodedge_device.web.status import FrameStatus, status_of
 from bloodedge_device.web.worker_threads import Work, known_slide
 
 AUDIT_SHOWN = 100
@@ -35,7 +35,7 @@ REVIEWED_FIGURES = ("accuracy", "sensitivity", "specificity")
 
 def _view(desk: Desk) -> dict[str, object]:
     """What the live page's moving parts show."""
-    status = desk.status()
+    status = status_of(desk.snapshot())
     frame, slide = status.frame, status.slide
     return {
         "status": status,
@@ -75,7 +75,7 @@ def slides(desk: Desk, request: Request) -> Response:
     """Every slide."""
     query = query_of(request, SlidesQuery)
     found = queries.slides(desk.state, query.before, query.limit)
-    current = desk.status().slide
+    current = desk.snapshot().slide
     older = found[-1].id if len(found) == query.limit and found[-1].id > 1 else None
     return html(request, "slides.html", slides=found, older=older, current=current and current.id)
 
@@ -224,7 +224,7 @@ def drift_rows(desk: Desk, slide: int) -> list[Drift] | None:
 
 def health(desk: Desk, request: Request) -> Response:
     """How each part is, and who did what."""
-    status = desk.status()
+    status = status_of(desk.snapshot())
     with open_for_reading(desk.state) as database:
         entries, broken = audit_log.read(database, AUDIT_SHOWN), audit_log.first_broken(database)
     return html(

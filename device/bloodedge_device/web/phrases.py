@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
 from bloodedge.report import count, percent
-from bloodedge_device.snapshot.status import FrameStatus, SlideStatus
+from bloodedge_device.web.status import FrameStatus, SlideStatus
 
 FRAME_REASONS = {
     "out_of_focus": "Out of focus: turn the fine focus.",

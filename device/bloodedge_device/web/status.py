@@ -1,11 +1,16 @@
-"""What the daemon says of itself at this moment, for its page and for programs."""
+"""A snapshot as the page and the API show it."""
 
 from datetime import datetime
 
 from pydantic import BaseModel, Field
 
+from bloodedge import RESEARCH_USE, __version__
 from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.decision.prevalence import ShareFigures
+from bloodedge_device.frames import CellResult
+from bloodedge_device.latency import STAGES
+from bloodedge_device.report.reading import warnings_of
+from bloodedge_device.snapshot.snapshot import SlideSnapshot, Snapshot
 
 
 class CellStatus(BaseModel):
@@ -18,6 +23,11 @@ class CellStatus(BaseModel):
     reason: str | None = Field(description="Why it is uncertain; model_fault: the network gave no probability")
     area_um2: float
     repeated: bool = Field(description="An earlier frame of the slide showed this cell, and it counts there")
+
+    @classmethod
+    def of(cls, cell: CellResult) -> "CellStatus":
+        """One cell of a frame's result."""
+        return cls.model_validate(cell, from_attributes=True)
 
 
 class FrameStatus(BaseModel):
@@ -118,3 +128,105 @@ class Status(BaseModel):
     stages: dict[str, StageStatus]
     health: dict[str, ConditionStatus] = Field(description="Worst first")
     waiting_messages: int = Field(description="Results that the MQTT broker has not acknowledged")
+
+
+def status_of(snapshot: Snapshot) -> Status:
+    """Everything that the page and the API show."""
+    slide = snapshot.slide
+    return Status(
+        research_use=RESEARCH_USE,
+        version=__version__,
+        board=snapshot.settings.mqtt.board,
+        started=snapshot.started,
+        alive=snapshot.alive,
+        ready=snapshot.ready,
+        camera=snapshot.camera,
+        frames_per_second=snapshot.frames_per_second,
+        clock_synchronised=snapshot.clock_synchronised,
+        bundle=_bundle(snapshot),
+        frame=_frame(snapshot),
+        slide=None if slide is None else _slide(slide, snapshot.settings.slide.half_width),
+        stages={} if slide is None else _stages(slide),
+        health={
+            part: ConditionStatus(
+                level=condition.level.name.lower(), sentence=condition.sentence, since=condition.since
+            )
+            for part, condition in snapshot.conditions.items()
+        },
+        waiting_messages=snapshot.messages_waiting,
+    )
+
+
+def _bundle(snapshot: Snapshot) -> BundleStatus:
+    loaded = snapshot.loaded
+    manifest, golden = loaded.manifest, loaded.golden
+    return BundleStatus(
+        name=manifest.name,
+        serial=manifest.serial,
+        engine=loaded.artifact.engine,
+        precision=loaded.artifact.precision,
+        runtime=loaded.engine.runtime,
+        slot=loaded.slot,
+        rendered=manifest.provenance.rendered,
+        golden=f"{golden.inputs - golden.flips} of {golden.inputs} golden cells keep the float model's class",
+        baseline_hardware=manifest.baseline.hardware,
+        baseline_latency_ms=manifest.baseline.latency_ms,
+        warnings=warnings_of(manifest, None),
+    )
+
+
+def _frame(snapshot: Snapshot) -> FrameStatus | None:
+    if snapshot.picture is None:
+        return None
+    result = snapshot.picture.result
+    width, height = result.size or (None, None)
+    return FrameStatus(
+        number=snapshot.picture.number,
+        captured_at=result.capture.captured_at,
+        age_s=snapshot.picture_age_s,
+        width=width,
+        height=height,
+        um_per_px=result.um_per_px,
+        reason=result.reason,
+        detail=result.problem,
+        focus=result.focus,
+        focus_needed=snapshot.settings.gate.focus,
+        brightness=result.brightness,
+        cells=[CellStatus.of(cell) for cell in result.cells],
+    )
+
+
+def _slide(slide: SlideSnapshot, half_width: float) -> SlideStatus:
+    counts, share = slide.counts, slide.share
+    return SlideStatus(
+        id=slide.id,
+        label=slide.label,
+        started=slide.started,
+        frames_seen=counts.frames_seen,
+        frames_dropped=counts.frames_dropped,
+        frames_rejected=counts.frames_rejected,
+        frames_without_cells=counts.frames_without_cells,
+        cells_total=counts.cells_total,
+        blasts=counts.cells["blast"],
+        normals=counts.cells["normal"],
+        uncertain=counts.cells["uncertain"],
+        uncertain_reasons=counts.uncertain,
+        repeated=counts.repeated,
+        blast_share=counts.blast_share,
+        blast_ci95=counts.blast_ci95,
+        blast_ci95_clustered=counts.clustered.clustered_ci95,
+        corrected_share=share.figures,
+        share_headline=share.headline,
+        share_sentences=share.sentences,
+        half_width=half_width,
+        enough=share.enough(half_width),
+        cells_needed=share.cells_needed(half_width),
+    )
+
+
+def _stages(slide: SlideSnapshot) -> dict[str, StageStatus]:
+    return {
+        stage: StageStatus(per=per, count=histogram.count, latency_ms=histogram.summary())
+        for stage, per in STAGES.items()
+        if (histogram := slide.times[stage]).count
+    }

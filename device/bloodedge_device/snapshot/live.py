@@ -1,4 +1,4 @@
-"""The newest frame with what was said of it, for people to look at; costs nothing while nobody does."""
+"""The newest frames and their results, for people to look at; they cost nothing while nobody does."""
 
 import math
 import threading
@@ -16,7 +16,7 @@ WATCHED_S = 5.0
 UNWATCHED_EVERY_S = 1.0
 """How often a frame is kept when nobody watches, so that whoever comes sees one at once."""
 PICTURES = 4
-"""Frames kept: a page asks for a frame's image just after it was told of the frame."""
+"""Frames kept: a page asks for a frame's image just after it has learned of the frame."""
 QUALITY = 80
 LONGEST_SIDE = 1280
 """Larger frames are shown shrunk."""

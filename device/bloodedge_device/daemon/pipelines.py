@@ -1,0 +1,39 @@
+"""The pipeline that the settings and the bundle ask for."""
+
+from functools import partial
+
+from bloodedge.imaging import Image
+from bloodedge_device.bundles.loading import Loaded
+from bloodedge_device.finder import Found, find_cells
+from bloodedge_device.finder.frame_gate import check
+from bloodedge_device.finder.slide_scale import SlideScale
+from bloodedge_device.pipeline import Check, Find, Pipeline
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.slide.cell_identity import SlideCells
+
+
+def pipeline_of(settings: DeviceSettings, loaded: Loaded) -> Pipeline:
+    """A pipeline for one slide."""
+    return Pipeline(
+        loaded.engine,
+        loaded.manifest,
+        gate_of(settings),
+        finder_of(settings),
+        known_only=settings.domain.known_only,
+        recogniser=SlideCells() if settings.slide.overlap else None,
+    )
+
+
+def gate_of(settings: DeviceSettings) -> Check:
+    """The frame gate with the settings' parameters."""
+    return partial(check, parameters=settings.gate)
+
+
+def finder_of(settings: DeviceSettings) -> Find:
+    """The cell finder for one slide, with the settings' parameters."""
+    scale = SlideScale(settings.finder)
+
+    def find(bgr: Image, um_per_px: float | None) -> Found:
+        return find_cells(bgr, um_per_px or scale.of(bgr), settings.finder)
+
+    return find

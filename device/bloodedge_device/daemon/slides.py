@@ -1,0 +1,209 @@
+"""Slides: started and ended between two frames, each with a pipeline of its own that every frame goes through."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from time import monotonic
+
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.text import is_one_line
+from bloodedge_device.bundles.loading import Loaded
+from bloodedge_device.daemon.model_faults import ModelFaults
+from bloodedge_device.daemon.pipelines import pipeline_of
+from bloodedge_device.daemon.recorder import Recorder
+from bloodedge_device.daemon.run_start import store_run, store_slide
+from bloodedge_device.daemon.state import DaemonState
+from bloodedge_device.frames import BadFrame, Frame
+from bloodedge_device.latency import summed
+from bloodedge_device.pipeline import Pipeline
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.slide.current import CurrentSlide
+from bloodedge_device.system.signals import Signals
+from bloodedge_device.timings import TIMINGS, Timings
+
+log = logging.getLogger("bloodedge.device")
+
+LONGEST_LABEL = 200
+
+
+class Slides:
+    """The current slide, its run and its pipeline; people start, end and label slides from any thread."""
+
+    def __init__(
+        self,
+        state: DaemonState,
+        signals: Signals,
+        stored: Callable[[], None],
+        timings: Timings = TIMINGS,
+        new_pipeline: Callable[[DeviceSettings, Loaded], Pipeline] = pipeline_of,
+    ) -> None:
+        """Stored: called when results were stored. The recorder is to be entered before ``begin_run``."""
+        self.state, self._signals, self._timings = state, signals, timings
+        self._new_pipeline = new_pipeline
+        self.recorder = Recorder(
+            state.store,
+            state.began_s,
+            state.health,
+            publish=state.settings.mqtt.host is not None,
+            stored=stored,
+            anew=self._begin_anew,
+            ending=lambda: signals.stop,
+            timings=timings,
+        )
+        self.changing = threading.RLock()
+        """Held while a frame is processed, and by who changes the slide."""
+        self._run = 0
+        self._pipeline: Pipeline | None = None
+        """The current slide's; between slides that of frames which are shown and not stored."""
+
+    def process(self, frame: Frame | BadFrame) -> None:
+        """Take a frame through the pipeline, and hand its result to the recorder and the page."""
+        state = self.state
+        with self.changing:
+            if self._pipeline is None:
+                self._pipeline = self._new_pipeline(state.settings, state.loaded)
+            result = self._pipeline.process(frame)
+            state.count(result)
+            if state.slide is not None:
+                state.slide.tally.add(result)
+                state.totals.add(result)
+                self.recorder.put(state.slide, result)
+                if (file := frame.capture.file) is not None:
+                    state.camera.done[file.path] = file
+            state.show(frame, result)
+
+    def begin_run(self) -> None:
+        """Store a new run of the settings and the bundle in force."""
+        state = self.state
+        state.ready_s = state.ready_s or monotonic() - state.began_s
+        self._run = state.store.at_once(partial(self._store_run, state.settings, state.loaded))
+
+    def _store_run(self, settings: DeviceSettings, loaded: Loaded) -> int:
+        state = self.state
+        name = state.camera.name if settings.camera == state.settings.camera else ""
+        return store_run(state.store, settings, loaded, name or settings.camera.kind, state.ready_s)
+
+    def begin(self, label: str, actor: str) -> int:
+        """End the current slide, if any, and begin one; gives its id."""
+        with self._between_frames():
+            store = self.state.store
+            number = store.at_once(partial(store_slide, store, self._run, label, actor))
+            self._change_to((number, label), actor)
+        return number
+
+    def start(self, label: str, actor: str) -> int:
+        """As ``begin``, for a person or a program; UsageError for a label that is too long or not one line."""
+        label = _clean(label)
+        with self._between_frames():
+            number = self.begin(label, actor)
+            camera = self.state.settings.camera
+            # Light is measured when a slide begins, then held; files that were shown between slides come again.
+            if camera.kind in {"v4l2", "picamera"} or camera.watch:
+                self.state.renew_camera = True
+                self._signals.interrupt.set()
+        log.info("Slide %d began.", number)
+        return number
+
+    def end(self, actor: str) -> int | None:
+        """End the current slide; gives its id, None when there was none."""
+        with self._between_frames():
+            slide = self.state.slide
+            self._change_to(None, actor)
+            return None if slide is None else slide.id
+
+    def label(self, slide: int, label: str, actor: str) -> None:
+        """Give a slide, current or ended, another label; UsageError when there is no such slide."""
+        label = _clean(label)
+        self.state.store.label_slide(slide, label, actor)
+        if self.state.slide is not None and self.state.slide.id == slide:
+            self.state.slide.label = label
+
+    def finish(self) -> None:
+        """End the current slide with the daemon."""
+        with self.changing:
+            self._change_to(None, "daemon")
+
+    def store_next(self, settings: DeviceSettings, loaded: Loaded, actor: str) -> tuple[int, tuple[int, str] | None]:
+        """Store the end of this run and a new one, with the slide that follows the current one, if any.
+
+        Gives (the run, (the slide's id, its label)); BloodedgeError, and nothing stored, when the disk has no room.
+        """
+        store, slide, now = self.state.store, self.state.slide, self.state.settings
+
+        def steps() -> tuple[int, tuple[int, str] | None]:
+            store.end_run(self._run)
+            run = self._store_run(settings, loaded)
+            if slide is None:
+                return run, None
+            label = settings.slide.label if settings.slide != now.slide else slide.label
+            return run, (store_slide(store, run, label, actor), label)
+
+        return store.at_once(steps)
+
+    def switch(
+        self, settings: DeviceSettings, loaded: Loaded, run: int, slide: tuple[int, str] | None, actor: str
+    ) -> None:
+        """Put other settings and another network in force, with what ``store_next`` gave."""
+        state, camera = self.state, self.state.settings.camera
+        if loaded is not state.loaded:
+            state.faults = ModelFaults()  # first, or the slots' watch would hold the old network's against the new one
+        state.loaded = loaded  # before the settings: who sees the new ones sees the network that goes with them
+        state.settings = settings
+        self._run = run
+        if settings.camera != camera:
+            state.open_camera_again()
+        self._change_to(slide, actor)
+
+    def _change_to(self, slide: tuple[int, str] | None, actor: str) -> None:
+        """Make another slide the current one, or none; the one before ends in the store after its last frame."""
+        state, before, pipeline = self.state, self.state.slide, self._pipeline
+        if slide is None:
+            self._pipeline = state.slide = None
+        else:
+            self._pipeline = self._new_pipeline(state.settings, state.loaded)
+            state.slide = CurrentSlide(*slide, state.loaded.artifact.rates, self._pipeline.times)
+            state.last_slide = slide[0]
+            state.first_slide = state.first_slide or slide[0]
+        if before is not None:
+            state.finished_times = summed(state.finished_times, before.times.histograms)
+        if pipeline is not None:
+            pipeline.close()
+        if before is not None:
+            self.recorder.end(before, actor)
+
+    def _begin_anew(self, stored: CurrentSlide) -> None:
+        """A new database was begun in place of a damaged one: run and slides go on in it; in the recorder's thread.
+
+        stored: the slide whose frames are being stored, which may have ended meanwhile.
+        """
+        self.begin_run()
+        state, current = self.state, self.state.slide
+        state.first_slide = 0
+        for slide in (stored,) if current is None or current is stored else (stored, current):
+            slide.id = state.last_slide = state.store.begin_slide(self._run, slide.label)
+            state.first_slide = state.first_slide or slide.id
+
+    @contextmanager
+    def _between_frames(self) -> Iterator[None]:
+        """Wait for the current frame; BloodedgeError when it takes too long, as it does while the disk is full."""
+        if not self.changing.acquire(timeout=self._timings.frame_wait_s):
+            raise BloodedgeError(
+                "The current frame cannot be stored; the disk may be full. Free some space, then do it again."
+            )
+        try:
+            yield
+        finally:
+            self.changing.release()
+
+
+def _clean(label: str) -> str:
+    """A slide's label as it may be stored; UsageError when it is too long or not one line."""
+    label = label.strip()
+    if len(label) > LONGEST_LABEL or not is_one_line(label):
+        raise UsageError(
+            f"A slide's label is one line of at most {LONGEST_LABEL} characters; leave out controls and marks that"
+            " turn the direction of writing."
+        )
+    return label

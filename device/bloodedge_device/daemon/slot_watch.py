@@ -1,0 +1,232 @@
+"""Watches the slots while the daemon runs: takes over what was installed, and judges it while it is on probation."""
+
+import json
+import logging
+from time import monotonic
+
+from bloodedge.errors import BloodedgeError
+from bloodedge.signing.signature import Untrusted
+from bloodedge_device.bundles.loading import is_verdict, load
+from bloodedge_device.bundles.probation import figures_of, is_proven, why_failed
+from bloodedge_device.bundles.repair import repair
+from bloodedge_device.bundles.revocation import heed_revocation
+from bloodedge_device.bundles.slot_record import DamagedRecord, Event, Record, Slot, read_record, slots_folder
+from bloodedge_device.bundles.start import give_way, load_counted, sentence_of, sentence_of_no_verdict
+from bloodedge_device.bundles.switch import (
+    MOST_STARTS_IN_A_ROW,
+    forget_starts,
+    has_good_alternative,
+    keep_health,
+    note_kept,
+    promote,
+)
+from bloodedge_device.daemon.reload import Switcher
+from bloodedge_device.daemon.state import DaemonState
+from bloodedge_device.health import Level
+from bloodedge_device.store import open_for_reading
+from bloodedge_device.timings import TIMINGS, Timings
+
+log = logging.getLogger("bloodedge.device")
+
+ACTOR = "slots"
+"""Of entries in the audit log."""
+
+
+class SlotWatch:
+    """Looks at the slots' record every few seconds, in the services' thread."""
+
+    def __init__(self, state: DaemonState, switcher: Switcher, timings: Timings = TIMINGS) -> None:
+        self._state, self._switcher, self._timings = state, switcher, timings
+        self._folder = state.settings.state
+        self._last_event: int | None = None
+        """Number of the newest event of the record that is in the audit log; None before the first look."""
+        self._skipped: str | None = None
+        """SHA-256 of the bundle that cannot be judged for now."""
+        self._skipped_why = ""
+        self._judged_at_s = self._saved_at_s = self._looked_at_s = self._skipped_at_s = monotonic()
+        self._on_probation = self._running = self._kept_at_fault = ""
+        """SHA-256 of the bundle that each is about."""
+        self._healthy_s = self._harmless_s = 0.0
+
+    def look(self) -> None:
+        """Take over the active slot's bundle when it has changed; while it is on probation, judge it."""
+        now_s = monotonic()
+        passed_s, self._looked_at_s = now_s - self._looked_at_s, now_s
+        if not slots_folder(self._folder).is_dir():
+            return
+        record = self._read_record()
+        self._audit_events(record)
+        if self._state.settings.bundle is None:
+            self._take_over(record)
+            self._forget_old_starts(record, passed_s)
+            if not self._rolled_back_at_fault(record):
+                self._watch_probation(record, passed_s)
+            self._report(read_record(self._folder))
+
+    def heed_revocation(self) -> None:
+        """Roll back from a bundle whose key was revoked; where the settings name the bundle, end the daemon."""
+        try:
+            heed_revocation(self._state.settings, self._state.loaded)
+        except Untrusted as error:
+            self._switcher.refuse(error)
+
+    def close(self) -> None:
+        """Write down how long the bundle on probation has run."""
+        if self._on_probation:
+            keep_health(self._folder, self._on_probation, self._healthy_s)
+
+    def _read_record(self) -> Record:
+        try:
+            return read_record(self._folder)
+        except DamagedRecord:
+            log.warning("%s", repair(self._state.settings))
+            return read_record(self._folder)
+
+    def _audit_events(self, record: Record) -> None:
+        """Copy what happened since the last look, or while no daemon ran, into the audit log."""
+        if self._last_event is None:
+            self._last_event = self._read_last_event()
+        if self._last_event > record.events:  # the record was begun anew
+            self._last_event = 0
+        for event in record.history:
+            if event.number > self._last_event:
+                self._state.store.note(ACTOR, f"bundle {event.action}", _detail(event))
+                self._last_event = event.number
+
+    def _read_last_event(self) -> int:
+        with open_for_reading(self._folder) as database:
+            row = database.execute(
+                "SELECT detail FROM audit WHERE actor = ? ORDER BY id DESC LIMIT 1", (ACTOR,)
+            ).fetchone()
+        return 0 if row is None else int(json.loads(row[0]).get("event", 0))
+
+    def _take_over(self, record: Record) -> None:
+        if record.running is not None and self._looked_at_s - self._skipped_at_s >= self._timings.bundle_retry_s:
+            self._skipped = None
+        with self._switcher.loading:
+            self._load_if_changed(record)
+
+    def _load_if_changed(self, record: Record) -> None:
+        state, slot = self._state, record.running
+        digest = "" if slot is None else slot.sha256
+        settings = state.settings  # looked at in this order, as the daemon changes them in the other one
+        if digest == state.loaded.sha256:
+            self._skipped = None
+        if self._switcher.has_next or digest in {state.loaded.sha256, self._skipped}:
+            return
+        try:
+            loaded = load(settings) if slot is None else load_counted(settings)
+        except BloodedgeError as error:
+            if slot is not None and is_verdict(error):
+                give_way(settings, slot, str(error))
+            else:
+                self._skip(slot, error)
+            return
+        self._skipped = None
+        self._switcher.take_over(settings, loaded)
+
+    def _skip(self, slot: Slot | None, error: BloodedgeError) -> None:
+        """Keep what runs; a slot's bundle, on which the error is no verdict, is tried again after a while."""
+        sentence = str(error) if slot is None else sentence_of_no_verdict(slot, error)
+        if sentence != self._skipped_why:
+            log.warning("The running bundle stays. %s", sentence)
+        self._skipped_why = sentence
+        self._skipped, self._skipped_at_s = "" if slot is None else slot.sha256, self._looked_at_s
+
+    def _forget_old_starts(self, record: Record, passed_s: float) -> None:
+        """Forget earlier starts once the running bundle cannot have ended them.
+
+        The service manager starts a board without its camera again and again: that is no bundle's fault.
+        """
+        state, slot = self._state, record.running
+        if slot is None or slot.sha256 != state.loaded.sha256:
+            return
+        if slot.sha256 != self._running:
+            self._running, self._harmless_s = slot.sha256, 0.0
+        camera_waits = self._level("camera") is not Level.OK
+        harmless = camera_waits or (slot.state == "good" and not self._is_at_fault() and not state.faults.in_a_row)
+        self._harmless_s = self._harmless_s + passed_s if harmless else 0.0
+        if slot.starts and self._harmless_s >= self._timings.harmless_after_s:
+            forget_starts(self._folder)
+
+    def _level(self, part: str) -> Level:
+        condition = self._state.health.conditions().get(part)
+        return Level.OK if condition is None else condition.level
+
+    def _watch_probation(self, record: Record, passed_s: float) -> None:
+        state, slot = self._state, record.running
+        if slot is None or slot.state != "on probation" or slot.sha256 != state.loaded.sha256:
+            self._on_probation = ""
+            return
+        if slot.sha256 != self._on_probation:
+            self._on_probation, self._healthy_s = slot.sha256, slot.healthy_s
+            self._judged_at_s = self._saved_at_s = self._looked_at_s
+        elif state.is_alive:
+            self._healthy_s += passed_s
+        elif self._is_at_fault():
+            give_way(state.settings, slot, "no frame was classified though the camera is well")
+            return
+        if self._looked_at_s - self._saved_at_s >= self._timings.probation_saved_s:
+            self._saved_at_s = self._looked_at_s
+            keep_health(self._folder, slot.sha256, self._healthy_s)
+        every_s = min(self._timings.probation_check_s, state.settings.update.probation_minutes * 60)
+        if self._looked_at_s - self._judged_at_s >= every_s:
+            self._judged_at_s = self._looked_at_s
+            self._judge(slot.model_copy(update={"healthy_s": self._healthy_s}))
+
+    def _rolled_back_at_fault(self, record: Record) -> bool:
+        """Whether a network that gives no probabilities was rolled back, as one that crashes is at the start."""
+        state, slot = self._state, record.running
+        if slot is None or slot.sha256 != state.loaded.sha256 or not state.faults.at_fault:
+            return False
+        why = f"its network gave no probability for {state.faults.in_a_row} cells in a row"
+        if slot.state == "on probation" or has_good_alternative(state.settings, record):
+            give_way(state.settings, slot, why)
+            return True
+        if slot.sha256 != self._kept_at_fault:
+            self._kept_at_fault = slot.sha256
+            note_kept(self._folder, f"{why}, and no other bundle has proven good here")
+        return False
+
+    def _is_at_fault(self) -> bool:
+        """Whether the network holds up a frame: it takes too long, and the disk is well."""
+        taken_s = self._state.frame_since_s
+        held_up = taken_s is not None and monotonic() - taken_s > self._state.settings.watch.alive_s
+        return held_up and self._level("store") is Level.OK
+
+    def _judge(self, slot: Slot) -> None:
+        update = self._state.settings.update
+        now, before = figures_of(self._folder, slot)
+        if why := why_failed(update, now, before):
+            give_way(self._state.settings, slot, why)
+        elif is_proven(update, slot, now):
+            promote(self._folder, slot.sha256)
+            log.info("%s has proven good on this board.", slot.title)
+
+    def _report(self, record: Record) -> None:
+        slot, update = record.running, self._state.settings.update
+        latest = next((event for event in reversed(record.history) if event.action != "refused"), None)
+        level = Level.OK
+        crashes = slot is not None and slot.state == "good" and slot.starts > MOST_STARTS_IN_A_ROW
+        if slot is not None and slot.sha256 == self._skipped:
+            level, sentence = Level.WARNING, self._skipped_why
+        elif slot is not None and crashes:
+            level = Level.WARNING
+            sentence = f"The last {slot.starts - 1} starts with {slot.title} ended within a minute; install another."
+        elif latest is not None and latest.action == "went back":
+            level, sentence = Level.WARNING, sentence_of(latest.bundle, latest.why)
+        elif latest is not None and latest.action == "began anew":
+            level, sentence = Level.WARNING, f"The record of the slots began anew. {latest.why}."
+        elif slot is None:
+            sentence = "The bundle that came with the installation runs."
+        elif slot.state == "on probation":
+            left = max(0.0, update.probation_minutes - self._healthy_s / 60)
+            sentence = f"{slot.title} in slot {record.active} is on probation, {left:.0f} minutes left."
+        else:
+            sentence = f"{slot.title} in slot {record.active} runs."
+        self._state.health.tell("bundle", level, sentence)
+
+
+def _detail(event: Event) -> dict[str, object]:
+    values = event.model_dump(mode="json", exclude={"number", "action"}, exclude_none=True)
+    return {"event": event.number, **{key: value for key, value in values.items() if value}}

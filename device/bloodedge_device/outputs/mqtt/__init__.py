@@ -1,0 +1,1 @@
+"""Results to an MQTT broker: at least once and in order, from an outbox that outlives the daemon."""

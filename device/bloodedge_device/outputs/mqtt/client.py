@@ -1,0 +1,96 @@
+"""A connection to the broker as paho makes it: identity, will, login and TLS."""
+
+import select
+import ssl
+from pathlib import Path
+from time import monotonic
+
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
+
+from bloodedge.files import read_text
+from bloodedge_device.outputs.mqtt.sentences import broker_name
+from bloodedge_device.settings.sections import MqttSettings
+
+NEWEST, OLDER = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
+
+ANSWER_WITHIN_S = 4.0
+"""For the broker to take a connection, and again to answer it."""
+
+
+class ConnectionLost(Exception):  # noqa: N818  # it says what happened
+    """The connection ended or never began; the message is a sentence for people."""
+
+
+def base_topic(settings: MqttSettings) -> str:
+    """What this board's topics begin with."""
+    return f"{settings.topic}/{settings.board}/"
+
+
+def new_client(settings: MqttSettings, version: MQTTProtocolVersion) -> Client:
+    """A client that is not connected; ConnectionLost when its password or certificates cannot be read."""
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        f"bloodedge-{settings.board}",
+        protocol=version,
+        reconnect_on_failure=False,  # else paho tries MQTT 3.1 by itself
+    )
+    client.connect_timeout = ANSWER_WITHIN_S
+    client.will_set(f"{base_topic(settings)}availability", b"offline", qos=1, retain=True)
+    if settings.username is not None:
+        client.username_pw_set(settings.username, _password(settings.password_file))
+    if settings.tls:
+        client.tls_set_context(_tls(settings))
+    return client
+
+
+def say_goodbye(client: Client, version: MQTTProtocolVersion) -> None:
+    """End the connection so that the broker publishes "offline" for this board."""
+    if client.is_connected() and version is NEWEST:  # an older goodbye would keep the will from being sent
+        client.disconnect(ReasonCode(PacketTypes.DISCONNECT, "Disconnect with will message"))
+    give_up_s = monotonic() + 1.0
+    while (connection := client.socket()) is not None:
+        if not client.want_write() or monotonic() > give_up_s:
+            connection.close()
+            return
+        select.select([], [connection], [], 0.1)
+        client.loop_write()
+
+
+def _password(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return read_text(path).partition("\n")[0].rstrip("\r")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConnectionLost(
+            f"mqtt.password_file: {path} cannot be read ({_short(error)}); correct the path or its mode."
+        ) from error
+
+
+def _tls(settings: MqttSettings) -> ssl.SSLContext:
+    files = {"ca": settings.ca, "certificate": settings.certificate, "key": settings.key}
+    for name, path in files.items():
+        try:
+            if path is not None:
+                path.read_bytes()
+        except OSError as error:
+            raise ConnectionLost(
+                f"mqtt.{name}: {path} cannot be read ({_short(error)}); correct the path or its mode."
+            ) from error
+    try:
+        context = ssl.create_default_context(cafile=settings.ca)
+        if settings.certificate is not None:
+            context.load_cert_chain(settings.certificate, settings.key)
+    except ssl.SSLError as error:
+        raise ConnectionLost(
+            f"The certificates for {broker_name(settings)} cannot be used ({error.reason or error}); check mqtt.ca,"
+            " mqtt.certificate and mqtt.key: PEM files, the key without a passphrase."
+        ) from error
+    return context
+
+
+def _short(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
