@@ -33,6 +33,9 @@ from bloodedge.imaging import network_input
 from bloodedge.machine import hardware_name
 from bloodedge_device.bundles.loading import Loaded, load
 from bloodedge_device.camera.open import open_camera
+from bloodedge_device.daemon.loop import Daemon
+from bloodedge_device.daemon.pipelines import finder_of, gate_of, pipeline_of
+from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.frames import Frame
 from bloodedge_device.health import Health
 from bloodedge_device.settings import DeviceSettings, MqttSettings
@@ -130,14 +133,14 @@ def overhead(settings: DeviceSettings, count: int, rounds: int) -> dict[str, obj
     with running(settings, loaded) as (daemon, camera), visitor(settings):
 
         def loop_pass() -> None:
-            wanted = daemon.recorder.stored_frames + len(frames)
+            wanted = daemon.slides.recorder.stored_frames + len(frames)
             for frame, _ in frames:
                 capture = replace(frame.capture, monotonic_s=monotonic(), index=next(numbers))
                 camera.waiting.put(replace(frame, capture=capture))
-            while daemon.recorder.stored_frames < wanted:
+            while daemon.slides.recorder.stored_frames < wanted:
                 sleep(0.003)
 
-        pipeline = daemon._new_pipeline()
+        pipeline = pipeline_of(settings, loaded)
 
         def pipeline_pass() -> None:
             for frame, _ in frames:
@@ -185,10 +188,10 @@ def running(settings: DeviceSettings, loaded: Loaded) -> Iterator[tuple[Daemon, 
     """A daemon in threads of this process, waiting for frames."""
     camera = GivenFrames()
     with closing(Store(settings.state, settings.store)) as store:
-        daemon = Daemon(settings, loaded, camera, store, Health(), monotonic())
-        thread = Thread(target=daemon.run, args=(Signals(Event()), None, lambda: settings))
+        daemon = Daemon(DaemonState(settings, loaded, camera, store, Health(), monotonic()), Signals(Event()))
+        thread = Thread(target=daemon.run, args=(None, lambda: settings))
         thread.start()
-        while daemon.slide is None:
+        while daemon.state.slide is None:
             sleep(0.01)
         sleep(1)  # until the page is open
         yield daemon, camera
