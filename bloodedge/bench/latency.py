@@ -1,8 +1,9 @@
 """Latency of one network input at a time, measured the same way on the GPU host and on the board.
 
-``python -m bloodedge.bench.latency BUNDLE ENGINE PRECISION THREADS`` is one turn of ``bloodedge bench``: an artifact in
-a fresh process. Engines that share a process slow each other down: the threads of the one that has just answered keep
-spinning on the cores that the next one needs (LiteRT int8 beside three others, 2 cores, p10: 1.2 ms, not 0.96).
+``python -m bloodedge.bench.latency bundle BUNDLE ENGINE PRECISION THREADS`` is one turn of ``bloodedge bench``: an
+artifact in a fresh process. ``... network ENGINE SIZE_PX THREADS FILE...`` does so for a network that no bundle holds.
+Engines that share a process slow each other down: the threads of the one that has just answered keep spinning on the
+cores that the next one needs (LiteRT int8 beside three others, 2 cores, p10: 1.2 ms, not 0.96).
 """
 
 import subprocess
@@ -24,7 +25,7 @@ from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.bundle.manifest import Artifact, EngineName, Precision
 from bloodedge.config import Strict
 from bloodedge.decision.thresholds import require_probabilities
-from bloodedge.engine import Engine, load_artifact, require
+from bloodedge.engine import Engine, load_artifact, load_bytes, require
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.machine import cpu_flags, cpu_temperature_c, hardware_name
 from bloodedge.text import utf8_environment
@@ -235,16 +236,29 @@ def _contenders(bundles: Sequence[Path], threads: Sequence[int]) -> tuple[list[C
 
 
 def run_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
-    """One turn in a fresh process; BloodedgeError with the process's own sentence, or with how it died."""
-    command = [sys.executable, "-m", "bloodedge.bench.latency", str(bundle), engine, precision, str(threads)]
+    """One turn of a bundle's artifact in a fresh process.
+
+    Raises BloodedgeError with the process's own sentence, or with how it died.
+    """
+    what = f"{bundle}: the process of {engine} {precision}"
+    return _in_fresh_process(what, "bundle", bundle, engine, precision, threads)
+
+
+def run_network_turn(files: Sequence[Path], engine: str, size_px: int, threads: int) -> Turn:
+    """``run_turn`` for a network's own files, the model first; it takes images of ``size_px`` squared."""
+    return _in_fresh_process(f"The process of {files[0].name}", "network", engine, size_px, threads, *files)
+
+
+def _in_fresh_process(what: str, *arguments: str | int | Path) -> Turn:
+    command = [sys.executable, "-m", "bloodedge.bench.latency", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env=utf8_environment(), check=False)
     if done.returncode == 0:
         return Turn.model_validate_json(done.stdout.splitlines()[-1])
     if done.returncode == FAILED and done.stdout:
         raise BloodedgeError(done.stdout.splitlines()[-1])
-    told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
     raise BloodedgeError(
-        f"{bundle}: the process of {engine} {precision} ended with {done.returncode} ({told}); "
+        f"{what} ended with {done.returncode} ({last_line}); "
         "see that memory is free and that the runtime supports this processor, or convert the run again."
     )
 
@@ -254,16 +268,31 @@ def take_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
 
     Raises BloodedgeError when it gives no probabilities: the time of a network that is at fault says nothing.
     """
+    name = f"{bundle} ({engine} {precision})"
     with Bundle(bundle) as opened:
         artifact, size = opened.manifest.artifact(engine, precision), opened.manifest.input
-        image = np.random.default_rng(0).integers(0, 256, (size.height, size.width, 3), np.uint8)
-        start = perf_counter()
-        loaded = load_artifact(opened, artifact, threads)
-        outputs = loaded.predict(image[np.newaxis])
-        first_ms = (perf_counter() - start) * 1000
-    require_probabilities(outputs, f"{bundle} ({engine} {precision})")
+        return _timed(lambda: load_artifact(opened, artifact, threads), size.height, size.width, name)
+
+
+def take_network_turn(engine: str, size_px: int, threads: int, files: Sequence[Path]) -> Turn:
+    """``take_turn`` for a network's own files, the model first."""
+
+    def load() -> Engine:
+        model, *weights = (file.read_bytes() for file in files)
+        return load_bytes(engine, model, weights[0] if weights else None, threads)
+
+    return _timed(load, size_px, size_px, files[0].name)
+
+
+def _timed(load: Callable[[], Engine], height: int, width: int, name: str) -> Turn:
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    start = perf_counter()
+    loaded = load()
+    outputs = loaded.predict(image[np.newaxis])
+    first_ms = (perf_counter() - start) * 1000
+    require_probabilities(outputs, name)
     rss_mb = peak_rss_mb()
-    times = interleaved({engine: loaded}, image, CALLS)[engine]
+    times = interleaved({"engine": loaded}, image, CALLS)["engine"]
     return Turn(runtime=loaded.runtime, first_ms=first_ms, rss_mb=rss_mb, times_ms=times)
 
 
@@ -281,9 +310,14 @@ def peak_rss_mb() -> float | None:
 
 def main() -> int:
     """Entry point of one turn: its result as JSON, or a sentence, is the last line on stdout."""
-    bundle, engine, precision, threads = sys.argv[1:]
+    kind, *arguments = sys.argv[1:]
     try:
-        turn = take_turn(Path(bundle), engine, precision, int(threads))
+        if kind == "bundle":
+            bundle, engine, precision, threads = arguments
+            turn = take_turn(Path(bundle), engine, precision, int(threads))
+        else:
+            engine, size_px, threads, *files = arguments
+            turn = take_network_turn(engine, int(size_px), int(threads), [Path(file) for file in files])
     except BloodedgeError as error:
         sys.stdout.write(f"{error}\n")
         return FAILED
