@@ -30,7 +30,7 @@ from bloodedge.bundle.run_record import read_run
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name, versions
-from bloodedge_convert.report import JSON
+from bloodedge_convert.output.report import JSON
 
 RESULTS = Path(__file__).parent / "results" / "int8_zoo.json"
 THREADS = 2

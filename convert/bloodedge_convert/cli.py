@@ -116,8 +116,8 @@ def convert(
     """Turn the run folder RUN into a bundle, through the gate.
 
     A run whose float model calls one class only, or may be no better than chance on its validation part, is refused.
-    Float32 models are always made; every model is held against the float model on the run's held-out cells. An int8
-    model over a limit is made again by other methods; if one is to be had by none, no bundle is written. DATA is where
+    Float32 models are always made; every model is compared with the float model on the run's held-out cells. An int8
+    model over a limit is made again by other methods; if none of them passes, no bundle is written. DATA is where
     the run's data lie, if they have moved since training.
     """
     from bloodedge.console import steps
@@ -152,8 +152,8 @@ def show(converted: "Converted") -> None:
     from bloodedge.console import console, plain
     from bloodedge.tables import print_table
     from bloodedge.text import as_text
-    from bloodedge_convert.bundle_card import FIGURES, GATE, SPEED, figure_rows, gate_rows, speed_rows
     from bloodedge_convert.int8_methods import attempt_line
+    from bloodedge_convert.output.bundle_card import FIGURES, GATE, SPEED, figure_rows, gate_rows, speed_rows
 
     manifest, out = converted.manifest, console()
     source = manifest.provenance

@@ -1,7 +1,7 @@
-"""What is tried, and in which order, when plain int8 loses too much against the float model.
+"""Which methods are tried, and in which order, when plain int8 loses too much against the float model.
 
-Attempts are compared on cells of the validation part, and only one that is within the limits there is held against the
-held-out cells: those are to judge what was chosen, not to choose by. How often they were looked at is in the report.
+Attempts are compared on validation cells, and only an attempt within the limits there is measured on held-out cells:
+those judge what was chosen and must not choose. The report says how often they were looked at.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from bloodedge.bundle.manifest import Agreement, EngineName
 from bloodedge.config import Strict
 from bloodedge_convert.job import Kind, Method
-from bloodedge_convert.judge.gate import Judged, Limits, complaint
-from bloodedge_convert.judge.measure import Judge, Measured, Sample
+from bloodedge_convert.judge.gate import Limits, complaint
+from bloodedge_convert.judge.measure import Candidate, Judge
 
-LADDER: dict[EngineName, tuple[Method, ...]] = {
+FURTHER_METHODS: dict[EngineName, tuple[Method, ...]] = {
     "litert": ("percentile", "mse", "entropy", "equalised", "mixed", "qat"),
     "openvino": ("mean", "percentile", "mse", "equalised", "mixed", "qat"),
     "onnx": ("percentile", "mse", "entropy", "equalised"),
 }
 """Methods after "minmax", cheapest first."""
 
-TOLD: dict[Method, str] = {
+DESCRIPTIONS: dict[Method, str] = {
     "minmax": "ranges from the smallest to the largest value seen",
-    "mean": "ranges from the means over the cells of each one's extremes",
+    "mean": "ranges from the means of the cells' smallest and largest values",
     "percentile": "rare extreme values cut off the ranges",
     "mse": "ranges that round with the least squared error",
     "entropy": "ranges that keep most of each distribution (Kullback-Leibler)",
@@ -32,80 +32,75 @@ TOLD: dict[Method, str] = {
 
 
 class Attempt(Strict):
-    """One way of making an int8 artifact, and how it did."""
+    """One way of making an int8 artifact, and its figures."""
 
     kind: Kind
     method: Method
     trial: Agreement
-    """On cells of the validation part."""
+    """On validation cells."""
     distance: float
     """Mean distance of the blast probability from the float model's, on the same cells."""
     held_out: Agreement | None
-    """None where the attempt was not within the limits on the validation part."""
+    """None where the attempt was over a limit on the validation cells."""
     complaint: str | None
     """What is over which limit; None for an attempt that passed."""
 
 
-def climb(
-    first: Measured,
+def try_methods(
+    first: Candidate,
     limits: Limits,
     methods: Sequence[Method],
     make: Callable[[Method, float], None],
     judge: Judge,
-    trial: Sample,
-) -> tuple[Measured, list[Attempt]]:
-    """Try ``methods`` on an int8 artifact that is over a limit until one is within; the last judged and all attempts.
+) -> tuple[Candidate, list[Attempt]]:
+    """Try ``methods`` on an int8 artifact over a limit until one passes; the last artifact measured, and all attempts.
 
-    make: writes the artifact by a method in place of the last one; told the distance that was smallest so far.
+    make: writes the artifact by a method in place of the last one; it is given the smallest distance so far.
     """
-    agreement, distance = judge.try_on(first.kind, trial)
     assert first.method is not None
-    attempts = [_attempt(first.kind, first.method, agreement, distance, first, limits)]
-    measured = first
+    candidate, attempts = first, [_attempt(first.kind, first.method, first, limits, judge)]
     for method in methods:
         make(method, min(attempt.distance for attempt in attempts))
-        agreement, distance = judge.try_on(first.kind, trial)
-        within = complaint(Judged(first.kind, agreement, 0.0), limits) is None
-        looked = judge.measure(first.kind, method) if within else None
-        attempts.append(_attempt(first.kind, method, agreement, distance, looked, limits))
-        if looked is not None:
-            measured = looked
+        attempts.append(_attempt(first.kind, method, None, limits, judge))
+        if attempts[-1].complaint is None:
+            candidate = judge.measure(first.kind, method)
+            update = {"held_out": candidate.agreement, "complaint": candidate.complaint(limits)}
+            attempts[-1] = attempts[-1].model_copy(update=update)
             if attempts[-1].complaint is None:
                 break
-    return measured, attempts
+    return candidate, attempts
 
 
-def _attempt(
-    kind: Kind, method: Method, trial: Agreement, distance: float, looked: Measured | None, limits: Limits
-) -> Attempt:
-    said = complaint(Judged(kind, trial, 0.0) if looked is None else Judged.of(looked), limits)
-    held_out = looked.agreement if looked else None
-    return Attempt(kind=kind, method=method, trial=trial, distance=distance, held_out=held_out, complaint=said)
+def _attempt(kind: Kind, method: Method, measured: Candidate | None, limits: Limits, judge: Judge) -> Attempt:
+    trial, distance = judge.compare_on_trial(kind)
+    return Attempt(
+        kind=kind,
+        method=method,
+        trial=trial,
+        distance=distance,
+        held_out=None if measured is None else measured.agreement,
+        complaint=complaint(kind, trial, 0.0, limits) if measured is None else measured.complaint(limits),
+    )
 
 
-def told(attempts: Sequence[Attempt]) -> str:
-    """What was tried, in a sentence; nothing where nothing was."""
+def describe(attempts: Sequence[Attempt]) -> str:
+    """One sentence on what was tried; empty where nothing was."""
     if not attempts:
         return ""
     best = min(attempts, key=lambda attempt: attempt.distance)
     changed = f"{100 * best.trial.flip_rate:.2f} % of {best.trial.cells} validation cells changed"
-    tried = _listed([attempt.method for attempt in attempts])
-    return f"For {best.kind.engine} int8 {tried} were tried; nearest came {best.method} ({changed}). "
+    *others, last = (attempt.method for attempt in attempts)
+    names = " and ".join([", ".join(others), last] if others else [last])
+    return f"For {best.kind.engine} int8 {names} were tried; nearest came {best.method} ({changed}). "
 
 
 def attempt_line(attempt: Attempt) -> str:
     """An attempt in a line for the terminal."""
-    looked, trial = attempt.held_out, attempt.trial
-    told = (
-        f"Tried {attempt.kind.engine} int8 {attempt.method}: {100 * trial.flip_rate:.2f} % of validation cells changed"
-    )
-    if looked is not None:
-        lost = f"{looked.drop['weighted_f1']:+.2f} points of weighted F1"
-        if "auc" in looked.drop:
-            lost += f" and {looked.drop['auc']:+.2f} of AUC"
-        told += f", {100 * looked.flip_rate:.2f} % of held-out cells, {lost} lost"
-    return f"{told}; {'over a limit' if attempt.complaint else 'taken'}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    held_out, changed = attempt.held_out, f"{100 * attempt.trial.flip_rate:.2f} % of validation cells changed"
+    line = f"Tried {attempt.kind.engine} int8 {attempt.method}: {changed}"
+    if held_out is not None:
+        lost = f"{held_out.drop['weighted_f1']:+.2f} points of weighted F1"
+        if "auc" in held_out.drop:
+            lost += f" and {held_out.drop['auc']:+.2f} of AUC"
+        line += f", {100 * held_out.flip_rate:.2f} % of held-out cells, {lost} lost"
+    return f"{line}; {'over a limit' if attempt.complaint else 'taken'}."

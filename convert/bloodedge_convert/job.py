@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Literal, get_args
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,6 @@ Report = Callable[[str, int, int], None]
 
 Method = Literal["minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat"]
 """How an int8 network is made; see bloodedge_convert.int8_methods."""
-METHODS: tuple[Method, ...] = get_args(Method)
 
 TAIL_LINES = 12
 REWRITES, FINE_TUNING, MIXED = "rewrites.json", "fine_tuning.json", "mixed.json"

@@ -1,4 +1,4 @@
-"""Where machines are, as people write it: checked before anything starts."""
+"""Hosts, ports and URLs from the command line, checked before anything starts."""
 
 import re
 from contextlib import suppress
@@ -12,7 +12,7 @@ from bloodedge.fleet_messages import Address
 
 
 def host_and_port(text: str, option: str, *, lowest: int = 1) -> tuple[str, int]:
-    """The two of HOST:PORT; UsageError when it is none. lowest: 0 where the system may choose the port."""
+    """Host and port of HOST:PORT; UsageError for other text. lowest: 0 where the system may choose the port."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not is_host(host) or not re.fullmatch(r"[0-9]{1,5}", port) or not lowest <= int(port) < 65536:
@@ -21,7 +21,7 @@ def host_and_port(text: str, option: str, *, lowest: int = 1) -> tuple[str, int]
 
 
 def is_host(name: str) -> bool:
-    """Whether a name can be looked up at all, be there such a host or not."""
+    """Whether a name can be looked up, whether or not such a host exists."""
     try:
         return bool(name) and name.isprintable() and bool(name.encode("idna"))
     except UnicodeError:
@@ -29,12 +29,12 @@ def is_host(name: str) -> bool:
 
 
 def bundle_url(url: str, digest: str) -> str:
-    """Where boards fetch an offered bundle; url: where the server is for them."""
+    """The URL of an offered bundle; url: where boards reach the server."""
     return f"{url.rstrip('/')}/bundles/{digest}"
 
 
 def require_url(text: str) -> str:
-    """Where boards find the server, as it was given; UsageError when they could not fetch a bundle from there."""
+    """The given URL of the server; UsageError when boards could not fetch a bundle from there."""
     try:
         TypeAdapter(Address).validate_python(bundle_url(text, "0" * 64))
         parts = urlsplit(text)
@@ -43,12 +43,12 @@ def require_url(text: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        raise UsageError(f'--url takes where boards find this server, such as https://HOST:8770, and not "{text}".')
+        raise UsageError(f'--url takes where boards reach this server, such as https://HOST:8770, and not "{text}".')
     return text
 
 
 def is_everywhere(host: str) -> bool:
-    """Whether it stands for every address of a machine: one to listen on, and none to ask."""
+    """Whether it stands for every address of a machine, such as 0.0.0.0: nobody can connect to it."""
     with suppress(ValueError):
         return ip_address(host).is_unspecified
     return False

@@ -8,14 +8,14 @@ import click
 
 from bloodedge.errors import UsageError
 from bloodedge.files import read_text
-from bloodedge_fleet.options import LONGEST_DAYS, LONGEST_S, MOST_FAILED, Number, require_words
+from bloodedge_fleet.options import MAX_DAYS, MAX_FAILED, MAX_SPAN_S, Number, require_words
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from bloodedge_fleet.boards.listener import Broker
+    from bloodedge_fleet.boards.broker import Broker
 
-# What cannot be read is told in a sentence by who opens it.
+# Whoever opens the file says why it cannot be read.
 FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
 FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
 
@@ -35,16 +35,16 @@ database_option = click.option(
 )
 silent_option = click.option(
     "--silent-s",
-    type=Number(1, LONGEST_S),
+    type=Number(1, MAX_SPAN_S),
     default=180.0,
     show_default=True,
-    help="A board without a report for so long is silent.",
+    help="A board without a report for this long is silent.",
 )
 
 
 @click.group()
 def fleet() -> None:
-    """Take the boards' reports, show them, and roll bundles out to them."""
+    """Collect the boards' reports, show them, and roll bundles out to boards."""
 
 
 @fleet.command("serve")
@@ -56,14 +56,14 @@ def fleet() -> None:
 @click.option("--ca", type=FILE, help="Speak TLS, and check the broker's certificate against this authority's (PEM).")
 @click.option("--certificate", type=FILE, help="This server's own certificate for the broker (PEM).")
 @click.option("--key", type=FILE, help="Its private key (PEM).")
-@click.option("--user", help="For the broker's own access control.")
+@click.option("--user", help="User name at the broker.")
 @click.option("--password-file", type=FILE, help="A file whose first line is the password.")
-@click.option("--listen", default="127.0.0.1:8770", show_default=True, metavar="HOST:PORT", help="For the page.")
-@click.option("--url", help="Where boards find this server, for bundles; default: as it is listened on.")
+@click.option("--listen", default="127.0.0.1:8770", show_default=True, metavar="HOST:PORT", help="Address of the page.")
+@click.option("--url", help="Where boards fetch bundles; default: the address of --listen.")
 @click.option("--page-certificate", type=FILE, help="Serve the page over TLS (PEM).")
 @click.option("--page-key", type=FILE, help="Its private key (PEM).")
 @silent_option
-@click.option("--keep-days", type=Number(1, LONGEST_DAYS), default=30.0, show_default=True, help="For single reports.")
+@click.option("--keep-days", type=Number(1, MAX_DAYS), default=30.0, show_default=True, help="Keep reports so long.")
 def serve_command(
     database: str | None,
     state: Path | None,
@@ -75,7 +75,7 @@ def serve_command(
     keep_days: float,
     **broker: object,
 ) -> None:
-    """Take the boards' reports and serve the page until it is stopped."""
+    """Collect the boards' reports and serve the page until stopped."""
     import logging
 
     from bloodedge_fleet.addresses import host_and_port, require_url
@@ -110,7 +110,7 @@ def _broker(
     password_file: Path | None,
 ) -> "Broker":
     from bloodedge_fleet.addresses import host_and_port
-    from bloodedge_fleet.boards.listener import Broker
+    from bloodedge_fleet.boards.broker import Broker
 
     if (certificate is None) != (key is None):
         raise UsageError("--certificate and --key belong together; give both, or neither.")
@@ -132,7 +132,7 @@ def _first_line(path: Path | None) -> str | None:
     except OSError as error:
         raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text; give a file whose first line is the password.") from error
+        raise UsageError(f"{path} is not text; give a file whose first line is the password.") from error
 
 
 def _open(database: str | None, state: Path | None, *, current: bool = False) -> "Engine":
@@ -148,9 +148,9 @@ def _open(database: str | None, state: Path | None, *, current: bool = False) ->
 @fleet.command("token")
 @state_option
 def token_command(state: Path | None) -> None:
-    """Make the page's access token anew.
+    """Make a new access token for the page.
 
-    It is shown this once, and needed where other machines look.
+    It is shown only once. Other machines need it to read the page.
     """
     from bloodedge.web_access import new_token
     from bloodedge_fleet.state_dir import own_state_folder
@@ -166,7 +166,7 @@ def token_command(state: Path | None) -> None:
 @database_option
 @state_option
 @silent_option
-@click.option("--json", "json_out", metavar="FILE", help='Write it as JSON; "-": to stdout.')
+@click.option("--json", "json_out", metavar="FILE", help='Write them as JSON; "-": to stdout.')
 def boards_command(database: str | None, state: Path | None, silent_s: float, json_out: str | None) -> None:
     """Every board, the worst first."""
     from bloodedge.console import emit_json
@@ -187,37 +187,43 @@ def boards_command(database: str | None, state: Path | None, silent_s: float, js
 @database_option
 @state_option
 def forget_command(board: str, database: str | None, state: Path | None) -> None:
-    """Remove BOARD, which is out of service.
-
-    All that is known of it goes with it.
-    """
+    """Remove BOARD, which is out of service, and everything stored about it."""
     from bloodedge_fleet.boards.archive import board_names, forget
     from bloodedge_fleet.rollouts.store import unknown_board
 
     engine = _open(database, state, current=True)
     if not forget(engine, board):
         raise unknown_board(board, board_names(engine))
-    click.echo(f"{board} is forgotten; should it report again, it is a new board.")
+    click.echo(f"{board} is forgotten. If it reports again, it is a new board.")
 
 
 @fleet.command("rollout")
 @click.argument("bundle", type=FILE)
-@click.option("--trust", type=FOLDER, metavar="FOLDER", help="The keys that the boards trust; checked before any.")
-@click.option("--unsigned", is_flag=True, help="Roll out what nobody signed; boards take it only if told to.")
+@click.option(
+    "--trust",
+    type=FOLDER,
+    metavar="FOLDER",
+    help="Keys that the boards trust, one of which must have signed.",
+)
+@click.option("--unsigned", is_flag=True, help="Check no signature; boards may refuse the bundle.")
 @click.option("--boards", metavar="NAMES", help="Names with commas, asked in this order; default: all, by name.")
 @click.option("--canary", type=click.IntRange(0), default=1, show_default=True, help="Boards asked first.")
 @click.option(
     "--percent", default="10,50,100", show_default=True, help="Shares of the boards asked by each later stage."
 )
 @click.option(
-    "--soak-s", type=Number(0, LONGEST_S), default=3600.0, show_default=True, help="A stage must run it well."
+    "--soak-s",
+    type=Number(0, MAX_SPAN_S),
+    default=3600.0,
+    show_default=True,
+    help="Each stage must run it well so long.",
 )
 @click.option(
     "--halt-on",
-    type=click.IntRange(1, MOST_FAILED),
+    type=click.IntRange(1, MAX_FAILED),
     default=1,
     show_default=True,
-    help="So many failed boards halt it.",
+    help="This many failed boards halt it.",
 )
 @database_option
 @state_option
@@ -233,13 +239,10 @@ def rollout_command(
     database: str | None,
     state: Path | None,
 ) -> None:
-    """Begin to roll BUNDLE out in stages.
-
-    The running server moves it on.
-    """
+    """Begin to roll BUNDLE out in stages; the running server moves it on."""
     from bloodedge_fleet.boards.archive import board_names
     from bloodedge_fleet.rollouts.stages import require_ascending
-    from bloodedge_fleet.rollouts.store import begin, offer, require_possible, vouch
+    from bloodedge_fleet.rollouts.store import begin, check_bundle, offer, require_possible
     from bloodedge_fleet.state_dir import command, own_state_folder
 
     if (trust is None) != unsigned:
@@ -248,11 +251,11 @@ def rollout_command(
     require_ascending(percents)
     state = own_state_folder(state)
     engine = _open(database, state, current=True)
-    vouched = vouch(bundle, trust)
+    checked = check_bundle(bundle, trust)
     names = board_names(engine) if boards is None else [name.strip() for name in boards.split(",") if name.strip()]
     names = list(dict.fromkeys(names))
     require_possible(engine, names)
-    digest = offer(engine, state, bundle, vouched)
+    digest = offer(engine, state, bundle, checked)
     rollout = begin(engine, digest, names, canary=canary, percents=percents, soak_s=soak_s, halt_on=halt_on)
     stages = ", ".join(str(count) for count in rollout.stages)
     click.echo(f"Roll-out {rollout.name}: {len(rollout.steps)} boards, asked in stages of {stages}.")
@@ -273,14 +276,14 @@ def _percents(text: str) -> list[float]:
 @silent_option
 @click.option("--json", "json_out", metavar="FILE", help='Write them as JSON; "-": to stdout.')
 def rollouts_command(database: str | None, state: Path | None, silent_s: float, json_out: str | None) -> None:
-    """Every roll-out, the newest first, and how far its boards are."""
+    """Every roll-out with its boards' progress, the newest first."""
     from bloodedge.console import emit_json
     from bloodedge_fleet.database import reading
-    from bloodedge_fleet.rollouts.overview import read_shown
+    from bloodedge_fleet.rollouts.overview import read_rollout_views
     from bloodedge_fleet.terminal import print_rollouts, rollout_rows
 
     with reading(_open(database, state, current=True)) as connection:
-        found = read_shown(connection, timedelta(seconds=silent_s))
+        found = read_rollout_views(connection, timedelta(seconds=silent_s))
     if json_out is not None:
         emit_json(rollout_rows(found), json_out)
     else:
@@ -292,10 +295,7 @@ def rollouts_command(database: str | None, state: Path | None, silent_s: float, 
 @database_option
 @state_option
 def halt_command(rollout: str, database: str | None, state: Path | None) -> None:
-    """Ask no further board for ROLLOUT.
-
-    Boards that run its bundle keep it.
-    """
+    """Halt ROLLOUT: no further board is asked; boards that run its bundle keep it."""
     from bloodedge_fleet.rollouts.store import halt
 
     halt(_open(database, state, current=True), rollout, "Halted by a person.")

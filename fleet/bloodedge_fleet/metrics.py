@@ -29,18 +29,20 @@ class Figures:
         self._lag = Histogram("bloodedge_fleet_lag_seconds", text, buckets=BUCKETS_S, registry=self._registry)
 
     def note(self, outcome: Outcome) -> None:
-        """A batch was stored."""
+        """Count a stored batch."""
         with self._lock:
             self._counts.update(stored=outcome.stored, repeated=outcome.repeated, refused=outcome.refused)
         for lag_s in outcome.lags_s:
             self._lag.observe(max(0.0, lag_s))
 
     def exposition(self, boards: Sequence[Board], rollouts: Mapping[str, int], listener: Listener) -> bytes:
-        """The text that a scrape gets, to be sent as CONTENT_TYPE; rollouts: how many by state."""
+        """The answer to a scrape, of type CONTENT_TYPE; rollouts: their number by state."""
         with self._lock:
             counts = dict(self._counts)
         registry = CollectorRegistry()
-        registry.register(_Snapshot([*_own(counts, listener), *_of_boards(boards), _of_rollouts(rollouts)]))
+        registry.register(
+            _Snapshot([*_server_metrics(counts, listener), *_board_metrics(boards), _rollout_metric(rollouts)])
+        )
         return generate_latest(self._registry) + generate_latest(registry)
 
 
@@ -52,7 +54,7 @@ class _Snapshot(Collector):
         return iter(self._metrics)
 
 
-def _own(counts: dict[str, int], listener: Listener) -> Iterator[Metric]:
+def _server_metrics(counts: dict[str, int], listener: Listener) -> Iterator[Metric]:
     messages = CounterMetricFamily("bloodedge_fleet_messages", "Boards' messages by outcome.", labels=["outcome"])
     for outcome in ("stored", "repeated", "refused"):
         messages.add_metric([outcome], counts.get(outcome, 0))
@@ -66,7 +68,7 @@ def _own(counts: dict[str, int], listener: Listener) -> Iterator[Metric]:
         yield GaugeMetricFamily(name, text, float(value))
 
 
-def _of_boards(boards: Sequence[Board]) -> Iterator[Metric]:
+def _board_metrics(boards: Sequence[Board]) -> Iterator[Metric]:
     states = GaugeMetricFamily("bloodedge_fleet_boards", "Boards by state.", labels=["state"])
     for state in ORDER:
         states.add_metric([state], sum(board.state == state for board in boards))
@@ -93,7 +95,7 @@ def _of_boards(boards: Sequence[Board]) -> Iterator[Metric]:
     yield from (age, missing, against, uncertain, drifted)
 
 
-def _of_rollouts(counts: Mapping[str, int]) -> Metric:
+def _rollout_metric(counts: Mapping[str, int]) -> Metric:
     family = GaugeMetricFamily("bloodedge_fleet_rollouts", "Roll-outs by state.", labels=["state"])
     for state in ("running", "done", "halted"):
         family.add_metric([state], counts.get(state, 0))

@@ -1,4 +1,4 @@
-"""What the fleet's commands take, checked before anything starts."""
+"""Values of the fleet's options, checked before anything starts."""
 
 import math
 from typing import Any
@@ -8,21 +8,21 @@ import click
 from bloodedge.errors import UsageError
 from bloodedge.text import is_one_line
 
-LONGEST_S = 30 * 24 * 3600.0
-"""Of every span in seconds: 30 days."""
+MAX_SPAN_S = 30 * 24 * 3600.0
+"""Longest span in seconds: 30 days."""
 
-LONGEST_DAYS = 36_500.0
-"""A hundred years, for whoever wants to keep everything."""
+MAX_DAYS = 36_500.0
+"""A hundred years, to keep everything."""
 
-MOST_FAILED = 1_000_000
-"""More than any roll-out has boards: such a one is never halted by failures."""
+MAX_FAILED = 1_000_000
+"""More boards than any roll-out has: failures never halt it."""
 
 
 class Number(click.FloatRange):
-    """A number within limits. Click's own takes "nan", which is within any."""
+    """A number within limits; click's own type takes "nan"."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number; click's own error where it is none of the range."""
+        """The number; click's own error where it is outside the range."""
         number = float(super().convert(value, param, ctx))
         if math.isnan(number):
             self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
@@ -30,7 +30,9 @@ class Number(click.FloatRange):
 
 
 def require_words(**words: str | None) -> None:
-    """UsageError when what is sent to the broker as text is none."""
+    """UsageError when a text for the broker holds characters that are not text."""
     for option, word in words.items():
         if word is not None and not is_one_line(word):
-            raise UsageError(f"--{option} has controls, or marks that turn the direction of writing; leave them out.")
+            raise UsageError(
+                f"--{option} holds control characters, or marks that turn the direction of writing; omit them."
+            )

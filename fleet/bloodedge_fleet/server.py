@@ -1,4 +1,4 @@
-"""Everything that ``bloodedge fleet serve`` runs, put together."""
+"""The server of ``bloodedge fleet serve``, put together from its parts."""
 
 import fcntl
 import logging
@@ -20,10 +20,11 @@ from sqlalchemy import Engine
 from bloodedge.errors import UsageError, disk_errors
 from bloodedge_fleet.addresses import is_everywhere
 from bloodedge_fleet.boards.archive import Archive, remove_old_reports
-from bloodedge_fleet.boards.listener import Broker, Listener
+from bloodedge_fleet.boards.broker import Broker
+from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.database import DatabaseError, migrate
 from bloodedge_fleet.metrics import Figures
-from bloodedge_fleet.rollouts.controller import Steering
+from bloodedge_fleet.rollouts.controller import RolloutController
 from bloodedge_fleet.state_dir import require_readable
 from bloodedge_fleet.web.access import require_token
 from bloodedge_fleet.web.app import Site, make_app
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("bloodedge.fleet")
 
 LOCK = "serve.lock"
-AWAIT_DATABASE_S = 60.0
+DATABASE_WAIT_S = 60.0
 TIDY_EVERY_S = 3600.0
 
 
@@ -45,37 +46,37 @@ class Page:
     host: str
     port: int
     url: str | None = None
-    """Where boards find it; default: as it is listened on."""
+    """Where boards reach it; default: the address it listens on."""
     certificate: Path | None = None
     key: Path | None = None
 
 
 def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: timedelta, keep: timedelta) -> None:
-    """Serve until SIGTERM or SIGINT; raises UsageError or BloodedgeError with what keeps it from it."""
+    """Serve until SIGTERM or SIGINT; UsageError or BloodedgeError where the server cannot start."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     require_readable(page.certificate, page.key)
-    with _alone(state), _listening(page) as listening:
+    with _lock(state), _listening(page) as listening:
         needs_token = require_token(page.host, state)
         url = page.url or _own_url(page, listening)
         _migrate(engine, stop)
         figures = Figures()
         archive = Archive(engine)
         listener = Listener(broker, archive)
-        steering = Steering(engine, listener.publish, listener.is_current, url, silent)
+        controller = RolloutController(engine, listener.publish, listener.is_current, url, silent)
         web = _web_server(Site(engine, state, listener, figures, silent), page, needs_token)
         thread = threading.Thread(target=web.run, args=([listening],), name="web", daemon=True)
-        listener.start(figures.note, steering.tell_anew)
-        steering.start()
+        listener.start(figures.note, controller.send_again)
+        controller.start()
         thread.start()
-        _tell_where(page, listening)
+        _log_address(page, listening)
         while not stop.is_set():
             _tidy(engine, keep)
             stop.wait(TIDY_EVERY_S)
-        log.info("Stopping: what was delivered is stored first.")
+        log.info("Stopping; delivered messages are stored first.")
         web.should_exit = True
-        steering.stop()
+        controller.stop()
         listener.stop()
         thread.join(5)
 
@@ -84,11 +85,11 @@ def _tidy(engine: Engine, keep: timedelta) -> None:
     try:
         remove_old_reports(engine, datetime.now(UTC) - keep)
     except DatabaseError as error:
-        log.warning("Old reports are removed later: %s", error)
+        log.warning("Old reports could not be removed; it is tried again later. %s", error)
 
 
 @contextmanager
-def _alone(state: Path) -> Iterator[None]:
+def _lock(state: Path) -> Iterator[None]:
     with disk_errors("the server's folder"):
         state.mkdir(parents=True, exist_ok=True)
         lock = (state / LOCK).open("a")
@@ -96,7 +97,7 @@ def _alone(state: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise UsageError(f"A fleet server runs already in {state}; stop it, or give another --state.") from error
+            raise UsageError(f"A fleet server is running in {state}; stop it, or give another --state.") from error
         yield
 
 
@@ -116,7 +117,7 @@ def _listening(page: Page) -> Iterator[socket.socket]:
             listening.listen(128)
         except OSError as error:
             raise UsageError(
-                f"{page.host}:{page.port} cannot be listened on ({error.strerror}); choose another --listen."
+                f"The server cannot listen on {page.host}:{page.port} ({error.strerror}); choose another --listen."
             ) from error
         yield listening
 
@@ -127,28 +128,28 @@ def _address(page: Page, listening: socket.socket) -> str:
 
 
 def _own_url(page: Page, listening: socket.socket) -> str:
-    """Where boards find a server of which nobody said it; UsageError where it listens on all of its addresses."""
+    """The server's URL where no --url was given; UsageError where it listens on all addresses of the machine."""
     if is_everywhere(listening.getsockname()[0]):
-        raise UsageError(f"{page.host} is no address that boards could ask; give --url, such as https://HOST:8770.")
+        raise UsageError(f"Boards cannot reach {page.host}; give --url, such as https://HOST:8770.")
     return _address(page, listening)
 
 
-def _tell_where(page: Page, listening: socket.socket) -> None:
+def _log_address(page: Page, listening: socket.socket) -> None:
     log.info("Page: %s", _address(page, listening))
     if page.url is None and ip_address(listening.getsockname()[0]).is_loopback:
-        log.warning("Boards on other machines find no bundles there; to roll out to them, give --listen and --url.")
+        log.warning("Boards on other machines cannot fetch bundles there; to let them, give --listen and --url.")
 
 
 def _migrate(engine: Engine, stop: threading.Event) -> None:
-    """Bring the tables up to date; a database that starts at the same time as this server is waited for."""
-    give_up_s = monotonic() + AWAIT_DATABASE_S
+    """Bring the tables up to date; waits for a database that starts at the same time as this server."""
+    deadline_s = monotonic() + DATABASE_WAIT_S
     while True:
         try:
             migrate(engine)
         except DatabaseError as error:
-            if monotonic() > give_up_s or stop.is_set():
+            if monotonic() > deadline_s or stop.is_set():
                 raise
-            log.warning("%s It is tried again.", error)
+            log.warning("%s The server tries again.", error)
             stop.wait(2)
         else:
             return
@@ -165,7 +166,7 @@ def _web_server(site: Site, page: Page, needs_token: bool) -> "Server":
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="critical",  # the application tells of its own errors
+        log_level="critical",  # the application logs its own errors
         access_log=False,
         proxy_headers=False,
         server_header=False,

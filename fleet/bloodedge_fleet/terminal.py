@@ -7,7 +7,7 @@ from bloodedge.console import console, plain
 from bloodedge.report import milliseconds, percent
 from bloodedge.tables import print_table
 from bloodedge_fleet.boards.overview import Board
-from bloodedge_fleet.rollouts.overview import Shown
+from bloodedge_fleet.rollouts.overview import RolloutView
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -34,7 +34,7 @@ def board_rows(boards: Sequence[Board]) -> list[dict[str, Any]]:
 
 
 def print_boards(boards: Sequence[Board]) -> None:
-    """A table, and below it what is wrong with which board."""
+    """Print a table of boards, and below it their problems."""
     from rich.text import Text
 
     out = console()
@@ -63,7 +63,7 @@ def _cells(board: Board) -> list["str | Text"]:
     ]
 
 
-def rollout_rows(found: Sequence[Shown]) -> list[dict[str, Any]]:
+def rollout_rows(found: Sequence[RolloutView]) -> list[dict[str, Any]]:
     """Each roll-out with its boards, ready for JSON."""
     return [
         {
@@ -84,19 +84,19 @@ def rollout_rows(found: Sequence[Shown]) -> list[dict[str, Any]]:
                 for step in rollout.steps
             ],
         }
-        for rollout, row in ((one.rollout, one.row) for one in found)
+        for rollout, row in ((view.rollout, view.row) for view in found)
     ]
 
 
-def print_rollouts(found: Sequence[Shown]) -> None:
-    """A paragraph for each."""
+def print_rollouts(found: Sequence[RolloutView]) -> None:
+    """Print a paragraph for each roll-out."""
     out = console()
     if not found:
         out.print("There is no roll-out; begin one with: bloodedge fleet rollout BUNDLE --trust FOLDER")
-    for shown in found:
-        rollout, row = shown.rollout, shown.row
+    for view in found:
+        rollout, row = view.rollout, view.row
         stage = f"stage {rollout.stage + 1} of {len(rollout.stages)}"
-        out.print(plain(f"{rollout.name}  {row.bundle} {row.serial}  {rollout.state}, {stage}: {shown.counts}"))
-        for text in [rollout.why, *(f"{part.board}: {part.why}" for part in shown.parts if part.why)]:
+        out.print(plain(f"{rollout.name}  {row.bundle} {row.serial}  {rollout.state}, {stage}: {view.counts}"))
+        for text in [rollout.why, *(f"{part.board}: {part.why}" for part in view.parts if part.why)]:
             if text:
                 out.print(plain(f"  {text}"))

@@ -10,7 +10,7 @@ from bloodedge.engine.keras import load_model
 from bloodedge.engine.openvino import import_openvino
 from bloodedge.errors import BloodedgeError
 from bloodedge_convert.job import Kind, file_names
-from bloodedge_convert.judge.gate import Judged, Limits, complaint
+from bloodedge_convert.judge.gate import Limits
 from bloodedge_convert.judge.measure import GoldenSet, Judge, Sample
 from bloodedge_convert.litert.write import to_litert
 from bloodedge_convert.network.export import export_saved_model
@@ -32,7 +32,7 @@ def judge(run, model, tmp_path):
     """Over artifacts in ``tmp_path``, on noise."""
     outputs = np.asarray(model(IMAGES))
     sample = Sample("Noise", IMAGES, [0, 1] * 6, [f"S{i // 3}" for i in range(12)], outputs)
-    return Judge(tmp_path, read_run(run), sample, GoldenSet(IMAGES, outputs), 1, lambda *_: None)
+    return Judge(tmp_path, read_run(run), sample, sample, GoldenSet(IMAGES, outputs), 1, lambda *_: None)
 
 
 def refusal(judge: Judge, kind: Kind) -> str:
@@ -46,7 +46,8 @@ def test_a_sound_route_is_let_through(model, judge, tmp_path):
     (tmp_path / file_names(LITERT)[0]).write_bytes(to_litert(tmp_path / "saved", "float32"))
     save(read(tmp_path / "saved"), tmp_path / file_names(OPENVINO)[0])
     for kind in (LITERT, OPENVINO):
-        assert complaint(Judged.of(judge.measure(kind, "minmax")), Limits()) is None
+        # The network may call all noise one class; that is no fault of the route.
+        assert judge.measure(kind, "minmax").complaint(Limits(allow_worthless=True)) is None
 
 
 def test_variables_that_were_not_initialised(model, judge, tmp_path):
@@ -106,6 +107,6 @@ def test_colours_in_the_wrong_order(kind, model, judge, tmp_path):
         (tmp_path / file_names(kind)[0]).write_bytes(to_litert(tmp_path / "saved", "float32"))
     else:
         save(read(tmp_path / "saved"), tmp_path / file_names(kind)[0])
-    said = complaint(Judged.of(judge.measure(kind, "minmax")), Limits(max_drop=100, max_flips=100))
+    said = judge.measure(kind, "minmax").complaint(Limits(max_drop=100, max_flips=100))
     assert said is not None
     assert "moved a probability" in said

@@ -23,9 +23,9 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.evaluation.scoring import score
 from bloodedge_convert import conversion as convert_module
 from bloodedge_convert import job
-from bloodedge_convert.calibration_set import cells_digest, choose_cells
+from bloodedge_convert.cells.calibration_set import cells_digest, choose_cells
+from bloodedge_convert.cells.run_cells import read_cells
 from bloodedge_convert.job import Job, Kind, file_names, run_converters
-from bloodedge_convert.run_cells import read_cells
 
 from .conftest import IMAGING, SPLIT
 

@@ -10,7 +10,7 @@ from keras import layers  # noqa: E402
 
 from bloodedge.data.dataset import inputs, read_dataset  # noqa: E402
 from bloodedge.engine import load_bytes  # noqa: E402
-from bloodedge_convert.calibration_set import full_range  # noqa: E402
+from bloodedge_convert.cells.calibration_set import full_range  # noqa: E402
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.equalise import LARGEST, SMALLEST, Seen, Weights, choose_factors, equalise  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402

@@ -6,7 +6,7 @@ import pytest
 from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
-from bloodedge_convert.calibration_set import full_range
+from bloodedge_convert.cells.calibration_set import full_range
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert
 from bloodedge_convert.network import finetune as module
 from bloodedge_convert.network.export import export_saved_model

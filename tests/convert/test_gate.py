@@ -10,11 +10,11 @@ from bloodedge.bundle.manifest import Agreement
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import BloodedgeError
 from bloodedge.evaluation.scoring import agree, score
-from bloodedge_convert.bundle_writer import without_paths
-from bloodedge_convert.calibration_set import full_range
+from bloodedge_convert.cells.calibration_set import full_range
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.checks import Port, Ports, check, check_answers
-from bloodedge_convert.judge.gate import Judged, Limits, admit, complaint, enforce, tiny, worthless
+from bloodedge_convert.judge.gate import Limits, admit, complaint, enforce, tiny, worthless
+from bloodedge_convert.output.bundle_writer import without_paths
 
 GOOD = Ports([Port((1, 64, 64, 3), "uint8")], [Port((1, 2), "float32")])
 
@@ -41,7 +41,7 @@ def judged(
         drop={"weighted_f1": drop, "auc": auc, "balanced_accuracy": balanced},
         drop_ci95={},
     )
-    return Judged(Kind(engine="litert", precision=precision), agreement, golden)
+    return Kind(engine="litert", precision=precision), agreement, golden
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def judged(
     ],
 )
 def test_an_artifact_at_its_limits_passes(passing):
-    assert complaint(passing, Limits(0.5, 1.5)) is None
+    assert complaint(*passing, Limits(0.5, 1.5)) is None
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_an_artifact_at_its_limits_passes(passing):
     ],
 )
 def test_an_artifact_over_a_limit_is_named_with_its_figures(failing, words):
-    said = complaint(failing, Limits(0.5, 1.5))
+    said = complaint(*failing, Limits(0.5, 1.5))
     assert said is not None
     assert words in said
-    assert f"litert {failing.kind.precision}" in said
+    assert f"litert {failing[0].precision}" in said
 
 
 def test_an_artifact_without_a_ranking_is_refused_though_no_class_changes():
@@ -86,12 +86,12 @@ def test_an_artifact_without_a_ranking_is_refused_though_no_class_changes():
     assert agreement.drop["auc"] == pytest.approx(100 * (roc_auc_score(labels, reference) - 0.5))
     low, high = agreement.drop_ci95["auc"]
     assert low < agreement.drop["auc"] < high
-    said = complaint(Judged(Kind(engine="litert", precision="int8"), agreement, 0.0), Limits()) or ""
+    said = complaint(Kind(engine="litert", precision="int8"), agreement, 0.0, Limits()) or ""
     assert "points of AUC" in said
     assert "calls no cell blast" in said
     assert "moved the probabilities by" in said
     wide = Limits(max_auc_drop=100, max_probability_error=1, allow_worthless=True)
-    assert complaint(Judged(Kind(engine="litert", precision="int8"), agreement, 0.0), wide) is None
+    assert complaint(Kind(engine="litert", precision="int8"), agreement, 0.0, wide) is None
 
 
 def validation(blasts: list[float], normals: list[float]):
@@ -155,15 +155,16 @@ def test_a_gate_set_wider_than_usual_says_what_it_lets_through():
 
 
 def test_every_failing_artifact_is_named_at_once():
+    made = (judged(drop=9), judged("float16", flips=50), judged())
     with pytest.raises(BloodedgeError) as failure:
-        enforce([judged(drop=9), judged("float16", flips=50), judged()], Limits(), lambda: "In layer X. ")
+        enforce((complaint(*one, Limits()) for one in made), lambda: "In layer X. ")
     assert "litert int8 lost 9.00" in str(failure.value)
     assert "litert float16 changed" in str(failure.value)
     assert "In layer X." in str(failure.value)
 
 
 def test_where_the_loss_arises_is_not_asked_when_all_pass():
-    enforce([judged()], Limits(), lambda: pytest.fail("asked"))
+    enforce([complaint(*judged(), Limits())], lambda: pytest.fail("asked"))
 
 
 def test_a_small_held_out_part_is_said_to_be_small():

@@ -11,7 +11,7 @@ from bloodedge.engine import load_bytes
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert.cli import METHODS
 from bloodedge_convert.conversion import Options
-from bloodedge_convert.int8_methods import LADDER, TOLD, attempt_line, climb, told
+from bloodedge_convert.int8_methods import DESCRIPTIONS, FURTHER_METHODS, attempt_line, describe, try_methods
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.gate import Limits
 from bloodedge_convert.judge.measure import GoldenSet, Judge, Sample
@@ -39,7 +39,7 @@ def files(conversion):
 
 @pytest.fixture
 def scene(run, rendered_cells, files, tmp_path):
-    """(judge, trial sample, what is written in place of the int8 network)."""
+    """(judge, the file of the int8 network)."""
     record = read_run(run)
     parts = recall(read_dataset(rendered_cells), record.split, SPLIT)
 
@@ -51,12 +51,12 @@ def scene(run, rendered_cells, files, tmp_path):
 
     golden = golden_inputs(IMAGING, 4, 0)
     said = load_bytes("litert", files["sound"], None, 1).predict(golden)
-    judge = Judge(tmp_path, record, sample("test"), GoldenSet(golden, said), 1, lambda *_: None)
-    return judge, sample("validation"), judge.files(INT8)[0]
+    judge = Judge(tmp_path, record, sample("test"), sample("validation"), GoldenSet(golden, said), 1, lambda *_: None)
+    return judge, judge.files(INT8)[0]
 
 
 def test_the_first_way_that_is_within_the_limits_is_taken(scene, files):
-    judge, trial, target = scene
+    judge, target = scene
     target.write_bytes(files["ruined"])
     first = judge.measure(INT8, "minmax")
     asked = []
@@ -65,7 +65,7 @@ def test_the_first_way_that_is_within_the_limits_is_taken(scene, files):
         asked.append((method, smallest))
         target.write_bytes(files["sound" if method == "mse" else "ruined"])
 
-    measured, attempts = climb(first, LIMITS, LADDER["litert"], make, judge, trial)
+    measured, attempts = try_methods(first, LIMITS, FURTHER_METHODS["litert"], make, judge)
     assert [attempt.method for attempt in attempts] == ["minmax", "percentile", "mse"]
     assert measured.method == "mse"
     assert measured.agreement.flips == 0
@@ -78,13 +78,13 @@ def test_the_first_way_that_is_within_the_limits_is_taken(scene, files):
 
 
 def test_when_nothing_helps_all_is_told(scene, files):
-    judge, trial, target = scene
+    judge, target = scene
     target.write_bytes(files["ruined"])
     first = judge.measure(INT8, "minmax")
-    measured, attempts = climb(first, LIMITS, ("percentile", "mixed"), lambda *_: None, judge, trial)
+    measured, attempts = try_methods(first, LIMITS, ("percentile", "mixed"), lambda *_: None, judge)
     assert measured is first
     assert [attempt.held_out is not None for attempt in attempts] == [True, False, False]
-    said = told(attempts)
+    said = describe(attempts)
     assert "minmax, percentile and mixed were tried" in said
     assert f"{100 * attempts[0].trial.flip_rate:.2f} %" in said
 
@@ -96,5 +96,5 @@ def test_fine_tuning_is_only_tried_where_it_was_allowed():
 
 
 def test_every_method_has_its_name_on_the_command_line_and_its_words():
-    assert set(METHODS) == {"auto", *TOLD}
-    assert {method for methods in LADDER.values() for method in methods} | {"minmax"} == set(TOLD)
+    assert set(METHODS) == {"auto", *DESCRIPTIONS}
+    assert {method for methods in FURTHER_METHODS.values() for method in methods} | {"minmax"} == set(DESCRIPTIONS)

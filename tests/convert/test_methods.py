@@ -5,7 +5,7 @@ import pytest
 
 from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.engine import load_bytes
-from bloodedge_convert.calibration_set import full_range
+from bloodedge_convert.cells.calibration_set import full_range
 from bloodedge_convert.job import MIXED, TRIAL, TUNING, Job, Kind, fine_tuning, run_again, run_converters
 from bloodedge_convert.litert.mixed import Mixed
 

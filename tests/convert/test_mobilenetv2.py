@@ -10,7 +10,7 @@ import pytest
 from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
-from bloodedge_convert.calibration_set import full_range
+from bloodedge_convert.cells.calibration_set import full_range
 from bloodedge_convert.job import Job, Kind, run_converters
 
 from .conftest import network

@@ -11,7 +11,7 @@ import keras
 from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
 from bloodedge.simulation import golden_inputs
-from bloodedge_convert.calibration_set import full_range
+from bloodedge_convert.cells.calibration_set import full_range
 from bloodedge_convert.job import Kind
 from bloodedge_convert.judge.checks import check, ports
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert

@@ -14,9 +14,10 @@ from keras import layers  # noqa: E402
 from tensorflow.lite.python import schema_py_generated as schema  # noqa: E402
 
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter  # noqa: E402
-from bloodedge_convert.litert.ranges import RANGES, SEARCHES, Histogram, with_ranges  # noqa: E402
+from bloodedge_convert.litert.ranges import with_ranges  # noqa: E402
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402
+from bloodedge_convert.range_search import SEARCHES, Histogram  # noqa: E402
 
 from .conftest import spread_decisions  # noqa: E402
 
@@ -63,7 +64,7 @@ def test_entropy_keeps_an_even_distribution_and_cuts_off_what_is_far_from_the_re
     assert 3.3 < high < 50
 
 
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_zeros_do_not_count(method):
     values = drawn("normal", 100_000)
     assert searched(method, np.append(values, np.zeros(3_000_000))) == searched(method, values)
@@ -78,7 +79,7 @@ def test_surroundings_all_alike_do_not_count():
     assert histogram.values == 24 * (12 * 4 + 3)
 
 
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_a_constant_keeps_its_place(method):
     low, high = searched(method, np.full(50_000, 3.0))
     assert low <= 3 <= high
@@ -156,7 +157,9 @@ def files(tmp_path_factory):
 def ranged(files):
     """The calibrated networks by method, with what was reported."""
     steps: list[tuple[str, int, int]] = []
-    found = {m: with_ranges(files.calibrated, files.plain, files.images, m, lambda *s: steps.append(s)) for m in RANGES}
+    found = {
+        m: with_ranges(files.calibrated, files.plain, files.images, m, lambda *s: steps.append(s)) for m in SEARCHES
+    }
     return found, steps
 
 
@@ -179,7 +182,7 @@ def test_the_decisions_are_spread(files):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_one_rare_value_no_longer_spoils_the_network(files, ranged, method):
     spoilt = distance(quantise(files.calibrated), files)
     assert spoilt > 0.1
@@ -187,7 +190,7 @@ def test_one_rare_value_no_longer_spoils_the_network(files, ranged, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_picture_and_probabilities_keep_their_ranges(files, ranged, method):
     before, after = ranges_of(files.calibrated), ranges_of(ranged[0][method])
     assert before.keys() == after.keys()
@@ -203,7 +206,7 @@ def test_picture_and_probabilities_keep_their_ranges(files, ranged, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_every_range_holds_zero_and_none_is_empty(files, ranged, method):
     changed = {n: r for n, r in ranges_of(ranged[0][method]).items() if r != ranges_of(files.calibrated)[n]}
     assert all(low <= 0 <= high and low < high for low, high in changed.values())
@@ -214,7 +217,7 @@ def test_every_range_holds_zero_and_none_is_empty(files, ranged, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_a_branch_has_the_range_of_its_own_values(files, ranged, method):
     # The sum is computed in the place of one of its inputs, which TensorFlow records as that input's values.
     for layer in ("branch", "other"):
@@ -226,7 +229,7 @@ def test_a_branch_has_the_range_of_its_own_values(files, ranged, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", RANGES)
+@pytest.mark.parametrize("method", SEARCHES)
 def test_the_network_has_the_same_operators_in_as_few_partitions(files, ranged, method):
     plain, ours = (
         Counter(op["op_name"] for op in load_interpreter(quantise(file), 1)[0]._get_ops_details())
@@ -238,6 +241,6 @@ def test_the_network_has_the_same_operators_in_as_few_partitions(files, ranged, 
 @pytest.mark.slow
 def test_each_image_is_reported(ranged):
     found, steps = ranged
-    assert set(found) == set(RANGES)
-    assert [step[1:] for step in steps] == [(n, IMAGES) for n in range(1, IMAGES + 1)] * len(RANGES)
-    assert len({step[0] for step in steps}) == len(RANGES)
+    assert set(found) == set(SEARCHES)
+    assert [step[1:] for step in steps] == [(n, IMAGES) for n in range(1, IMAGES + 1)] * len(SEARCHES)
+    assert len({step[0] for step in steps}) == len(SEARCHES)

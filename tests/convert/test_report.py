@@ -8,14 +8,18 @@ import pytest
 
 from bloodedge.bench.latency import Turn
 from bloodedge.bundle import Bundle
-from bloodedge_convert.bundle_card import figure
-from bloodedge_convert.conversion import Options, in_pairs, why_left_out, why_undecided
+from bloodedge.bundle.run_record import read_run
+from bloodedge_convert.conversion import Options, decide
 from bloodedge_convert.job import Kind
-from bloodedge_convert.judge import measure
-from bloodedge_convert.judge.measure import Timed
+from bloodedge_convert.judge import speed
+from bloodedge_convert.judge.measure import Judge, Sample
+from bloodedge_convert.judge.speed import Timed, in_pairs
 from bloodedge_convert.litert.layer_noise import LayerNoise, layer_noise
-from bloodedge_convert.report import HTML, JSON, ConversionReport
-from bloodedge_convert.report.page import page, ranking
+from bloodedge_convert.output.bundle_card import figure
+from bloodedge_convert.output.report import HTML, JSON, ConversionReport
+from bloodedge_convert.output.report_page import page, ranking
+
+from .conftest import IMAGING
 
 PLAIN, INT8 = Kind(engine="litert", precision="float32"), Kind(engine="litert", precision="int8")
 
@@ -43,21 +47,19 @@ SLOW = times([40, 42, 80, 38, 40, 41], [50, 60, 90, 57, 50, 52])
 
 
 def test_int8_that_is_slower_in_every_round_is_left_out_with_the_range_of_its_speed():
-    reasons = why_left_out(KINDS, SLOW, ASKED)
+    reasons, doubts = decide(KINDS, SLOW, ASKED)
     assert list(reasons) == ["litert/int8"]
     assert "in each of 6 rounds" in reasons["litert/int8"]
     assert "0.67 to 0.89" in reasons["litert/int8"]
     assert "--keep-slow" in reasons["litert/int8"]
-    assert why_undecided(KINDS, SLOW, ASKED) == []
+    assert doubts == []
 
 
 def test_int8_that_is_faster_stays_and_so_does_a_slow_one_that_was_asked_for():
     fast = times([2.0] * 6, [1.0, 1.1, 0.9, 1.0, 1.2, 1.0])
-    assert why_left_out(KINDS, fast, ASKED) == {}
-    assert why_undecided(KINDS, fast, ASKED) == []
+    assert decide(KINDS, fast, ASKED) == ({}, [])
     asked = Options(engines=("litert",), keep_slow=True)
-    assert why_left_out(KINDS, SLOW, asked) == {}
-    assert why_undecided(KINDS, SLOW, asked) == []
+    assert decide(KINDS, SLOW, asked) == ({}, [])
 
 
 @pytest.mark.parametrize("busy", range(6))
@@ -67,24 +69,27 @@ def test_what_else_the_machine_does_in_one_round_leaves_no_int8_out(busy: int):
     int8[busy] = 0.5
     found = times([1.0] * 6, int8)
     assert found["litert/int8"].latency.p50 > found["litert/float32"].latency.p50
-    assert why_left_out(KINDS, found, ASKED) == {}
-    (sentence,) = why_undecided(KINDS, found, ASKED)
+    reasons, (sentence,) = decide(KINDS, found, ASKED)
+    assert reasons == {}
     assert "litert int8" in sentence
     assert "undecided" in sentence
     assert "0.98 to 2.00 over 6 rounds" in sentence
 
 
-def test_int8_takes_turns_with_the_float32_that_it_has_to_beat(monkeypatch):
+def test_int8_takes_turns_with_the_float32_that_it_has_to_beat(monkeypatch, run):
+    nothing = Sample("", *[np.empty(0)] * 4)
+    judge = Judge(Path("folder"), read_run(run), nothing, nothing, None, 1, lambda *_: None)
     float16 = Kind(engine="litert", precision="float16")
     order = []
 
-    def turn(_bundle, engine, precision, _threads):
-        order.append(f"{engine}/{precision}")
+    def turn(files, engine, size_px, _threads):
+        assert size_px == IMAGING.size_px
+        order.append(f"{engine}/{files[0].stem.removeprefix('model_')}")
         return Turn(runtime="none", first_ms=1, rss_mb=None, times_ms=[1.0, 2.0])
 
-    monkeypatch.setattr(measure, "run_turn", turn)
+    monkeypatch.setattr(speed, "run_network_turn", turn)
     kinds = [PLAIN, float16, INT8]
-    found = measure.latencies(Path("a.bundle"), kinds, in_pairs(kinds), 1, lambda *_: None)
+    found = speed.latencies(judge, kinds, in_pairs(kinds))
     assert {name: len(timed.rounds) for name, timed in found.items()} == {
         "litert/float32": 6,
         "litert/float16": 2,

@@ -21,8 +21,9 @@ from bloodedge_device.bundles.slot_record import read_record
 from bloodedge_device.outputs.home_assistant import DeviceDescription
 from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
 from bloodedge_device.settings.sections import MqttSettings
-from bloodedge_fleet.boards import listener
 from bloodedge_fleet.boards.archive import Archive, Outcome
+from bloodedge_fleet.boards.broker import Broker as BrokerAddress
+from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.database import migrate, open_database
 from support.mqtt import STATUS, DeployedBroker, MemoryOutbox, free_port, make_authority
 from support.needs import needs
@@ -137,9 +138,7 @@ def test_board_and_server_find_a_broker_that_was_started_anew_at_once(
     engine = open_database(None, tmp_path)
     migrate(engine)
     files = (authority / name for name in ("ca.pem", "fleet.pem", "fleet.key"))
-    server = listener.Listener(
-        listener.Broker("127.0.0.1", broker.port, "bloodedge", "fleet", True, *files), Archive(engine)
-    )
+    server = Listener(BrokerAddress("127.0.0.1", broker.port, "bloodedge", "fleet", True, *files), Archive(engine))
     stored: list[Outcome] = []
     board.start()
     server.start(stored.append)

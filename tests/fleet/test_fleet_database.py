@@ -16,10 +16,10 @@ from sqlalchemy import Engine, inspect, text
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_fleet.database import (
-    REVISION,
     DatabaseError,
-    NotTaken,
+    RejectedError,
     _alembic,
+    head_revision,
     migrate,
     open_database,
     reading,
@@ -38,7 +38,7 @@ def test_migrations_make_the_tables_of_the_code(engine: Engine) -> None:
     with reading(engine) as connection:
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, metadata) == []
-        assert context.get_current_revision() == REVISION
+        assert context.get_current_revision() == head_revision()
     require_current(engine)
     migrate(engine)  # a second time changes nothing
 
@@ -67,11 +67,11 @@ def test_what_the_first_version_kept_is_there_after_a_migration(url: str | None,
 
 def test_what_a_database_never_takes_is_told_from_one_that_is_away(engine: Engine) -> None:
     row = {"board": "a", "messages": None, "last_at": datetime.now(UTC), "sentence": "No."}
-    with pytest.raises(NotTaken), writing(engine) as connection:
+    with pytest.raises(RejectedError), writing(engine) as connection:
         connection.execute(metadata.tables["refused"].insert(), row)
     with pytest.raises(DatabaseError) as told, writing(engine) as connection:
         connection.execute(text("SELECT * FROM gone"))
-    assert not isinstance(told.value, NotTaken)
+    assert not isinstance(told.value, RejectedError)
 
 
 def test_a_database_without_tables_is_told_what_makes_them(url: str | None, state: Path) -> None:

@@ -19,10 +19,11 @@ from starlette.testclient import TestClient
 
 from bloodedge.web_access import new_token
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
-from bloodedge_fleet.boards.listener import Broker, Listener
+from bloodedge_fleet.boards.broker import Broker
+from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.database import migrate, open_database, reading
 from bloodedge_fleet.metrics import Figures
-from bloodedge_fleet.rollouts.controller import Steering
+from bloodedge_fleet.rollouts.controller import RolloutController
 from bloodedge_fleet.rollouts.store import begin, halt, read_rollouts
 from bloodedge_fleet.web.access import require_token
 from bloodedge_fleet.web.app import Site, make_app
@@ -108,8 +109,8 @@ def test_a_board_that_says_it_is_not_well_is_not_ok(client: TestClient, site: Si
     archive.store(sent("dead", report(1, alive=False)))
     archive.store(sent("adrift", report(1, clock_synchronised=False)))
     page = words_of(client.get("/").text)
-    assert "dead warning No frame has gone through it lately; look at its camera." in page
-    assert "adrift warning Its clock is not held to a time source: times may be wrong." in page
+    assert "dead warning It has processed no frame lately; check its camera." in page
+    assert "adrift warning Its clock is not synchronised with a time source: times may be wrong." in page
     assert "Frames since the start 10, 0 dropped; none lately" in words_of(client.get("/boards/dead").text)
     assert "Clock not synchronised: times may be wrong" in words_of(client.get("/boards/adrift").text)
 
@@ -119,7 +120,7 @@ def test_a_clock_far_ahead_is_told_and_spoils_no_chart(client: TestClient, site:
     before = words_of(client.get("/boards/pi-1").text)
     Archive(site.engine).store(sent("pi-1", report(26, sent_at=now + timedelta(days=400, minutes=1))))
     page = words_of(client.get("/boards/pi-1").text)
-    assert "warning Its clock is 400 days ahead of this server's; look which of them is wrong." in page
+    assert "warning Its clock is 400 days ahead of this server's; check which of them is wrong." in page
     (ends,) = set(re.findall(ENDS, page))
     assert {ends} == set(re.findall(ENDS, before))
     assert ends[1] == f"{now.replace(minute=0):%d %b, %H:%M}"
@@ -137,7 +138,7 @@ def words_of(page: str) -> str:
 def test_a_running_rollout_says_which_board_holds_it_up_and_a_halted_one_waits_for_none(
     client: TestClient, site: Site
 ) -> None:
-    Steering(site.engine, lambda *_: True, lambda: True, LOCAL, site.silent).look(datetime.now(UTC))
+    RolloutController(site.engine, lambda *_: True, lambda: True, LOCAL, site.silent).check(datetime.now(UTC))
     with reading(site.engine) as connection:
         running, halted = (rollout.name for rollout, _ in read_rollouts(connection))
     page = words_of(client.get(f"/rollouts/{running}").text)
@@ -186,9 +187,9 @@ def test_figures_for_prometheus(client: TestClient) -> None:
     assert missing["pi-2"] == 2
 
 
-def test_health_says_what_is_wrong_with_the_server(client: TestClient, site: Site) -> None:
+def test_health_says_what_is_wrong_with_the_server(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.get("/healthz").status_code == 503
-    site.listener._connected = True
+    monkeypatch.setattr(Listener, "connected", True)
     assert client.get("/healthz").json() == {"ok": True, "troubles": []}
 
 

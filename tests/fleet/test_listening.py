@@ -14,10 +14,11 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from sqlalchemy import Engine, select
 
-from bloodedge_fleet.boards import listener as listening_module
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
-from bloodedge_fleet.boards.listener import Broker, Listener
-from bloodedge_fleet.database import DatabaseError, NotTaken, migrate, open_database, reading
+from bloodedge_fleet.boards.broker import Broker
+from bloodedge_fleet.boards.listener import Listener
+from bloodedge_fleet.boards.store_worker import Timings
+from bloodedge_fleet.database import DatabaseError, RejectedError, migrate, open_database, reading
 from bloodedge_fleet.database.tables import reports
 from support.fleet_fakes import PostgreSQL, report
 from support.mqtt import Broker as Mosquitto
@@ -96,8 +97,8 @@ def numbers(engine: Engine) -> list[int]:
 
 
 @contextmanager
-def listening(broker: Mosquitto | OlderBroker, archive: Archive) -> Iterator[Listener]:
-    listener = Listener(Broker("127.0.0.1", broker.port), archive)
+def listening(broker: Mosquitto | OlderBroker, archive: Archive, timings: Timings | None = None) -> Iterator[Listener]:
+    listener = Listener(Broker("127.0.0.1", broker.port), archive, timings)
     listener.start(lambda _: None)
     assert until(lambda: listener.connected)
     yield listener
@@ -185,12 +186,9 @@ def migrated(engine: Engine) -> bool:
         return False
 
 
-def test_a_database_that_does_not_answer_is_told_before_it_fails(
-    broker: Mosquitto, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listening_module, "STUCK_S", 0.5, raising=False)
+def test_a_database_that_does_not_answer_is_told_before_it_fails(broker: Mosquitto, engine: Engine) -> None:
     hanging = Hanging(engine)
-    with listening(broker, hanging) as listener, Pi(broker) as pi:
+    with listening(broker, hanging, Timings(stuck_s=0.5)) as listener, Pi(broker) as pi:
         pi.report(1, 1)
         try:
             assert until(lambda: "The database has not answered for" in listener.database_state)
@@ -220,7 +218,7 @@ def test_a_broker_that_is_started_anew_loses_and_doubles_nothing(broker: Mosquit
     assert numbers(engine) == list(range(1, 41))
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), NotTaken("The database does not take this.")])
+@pytest.mark.parametrize("error", [ZeroDivisionError(), RejectedError("The database does not take this.")])
 def test_a_message_that_no_code_can_store_holds_up_no_other(
     broker: Mosquitto, engine: Engine, error: Exception
 ) -> None:
@@ -258,12 +256,9 @@ def test_the_server_is_current_only_once_all_that_waited_is_stored(broker: Mosqu
 
 
 @pytest.mark.slow
-def test_the_server_is_not_current_while_the_broker_or_the_database_is_away(
-    broker: Mosquitto, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listening_module, "CURRENT_S", 0.5)
+def test_the_server_is_not_current_while_the_broker_or_the_database_is_away(broker: Mosquitto, engine: Engine) -> None:
     archive = Trying(engine, 0)
-    with listening(broker, archive) as listener, Pi(broker) as pi:
+    with listening(broker, archive, Timings(current_s=0.5)) as listener, Pi(broker) as pi:
         assert until(listener.is_current)
         archive.failures = 2
         pi.report(1, 1)

@@ -27,14 +27,15 @@ from bloodedge.signing.keys import new_key, read_private_key
 from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import trust
 from bloodedge_fleet.boards.archive import Archive, Received, forget
-from bloodedge_fleet.boards.listener import Broker, Listener
+from bloodedge_fleet.boards.broker import Broker
+from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.database import migrate, open_database, reading, writing
 from bloodedge_fleet.database.tables import boards
-from bloodedge_fleet.rollouts.controller import EVERY_S, Steering
-from bloodedge_fleet.rollouts.overview import read_shown
+from bloodedge_fleet.rollouts.controller import EVERY_S, RolloutController
+from bloodedge_fleet.rollouts.overview import read_rollout_views
 from bloodedge_fleet.rollouts.stages import Rollout
-from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, read_rollouts, wishes
-from bloodedge_fleet.server import Page, _listening, _own_url, _tell_where
+from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, pending_requests, read_rollouts
+from bloodedge_fleet.server import Page, _listening, _log_address, _own_url
 from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
 from support.mqtt import Broker as Mosquitto
 from support.nobody import NOBODY, nobody_s_place
@@ -67,13 +68,15 @@ def the_rollout(engine: Engine) -> Rollout:
     return rollout
 
 
-def steering(engine: Engine, told: list[tuple[str, bytes]], is_current: Callable[[], bool] = lambda: True) -> Steering:
+def controller(
+    engine: Engine, told: list[tuple[str, bytes]], is_current: Callable[[], bool] = lambda: True
+) -> RolloutController:
     def publish(board: str, topic: str, payload: bytes) -> bool:
         assert topic == "wanted"
         told.append((board, payload))
         return True
 
-    return Steering(engine, publish, is_current, URL, SILENT)
+    return RolloutController(engine, publish, is_current, URL, SILENT)
 
 
 def test_a_signed_bundle_is_offered_whole_and_an_unsigned_one_is_not(
@@ -104,8 +107,8 @@ def test_a_rollout_goes_from_the_canary_to_all_as_boards_report(engine: Engine, 
     begun = begin(engine, digest, ["b", "a", "c"], **AT_ONCE)
     assert begun.stages == (1, 3)
     told: list[tuple[str, bytes]] = []
-    thread = steering(engine, told)
-    thread.look(datetime.now(UTC))
+    thread = controller(engine, told)
+    thread.check(datetime.now(UTC))
     asked = {board: payload for board, payload in told if payload}
     assert list(asked) == ["b"]
     wanted = read_message(Wanted, asked["b"])
@@ -114,16 +117,16 @@ def test_a_rollout_goes_from_the_canary_to_all_as_boards_report(engine: Engine, 
     assert wanted.size_bytes == RELEASED.stat().st_size
     archive.store(sent("b", report(2, bundle_sha256=digest)))
     told.clear()
-    thread.look(datetime.now(UTC))  # b is good, and so for long enough
+    thread.check(datetime.now(UTC))  # b is good, and so for long enough
     assert {board for board, payload in told if payload} == {"a", "c"}
     for name in ("a", "c"):
         archive.store(sent(name, report(2, bundle_sha256=digest)))
-    thread.look(datetime.now(UTC))
+    thread.check(datetime.now(UTC))
     assert the_rollout(engine).state == "done"
     told.clear()
-    thread.look(datetime.now(UTC))
+    thread.check(datetime.now(UTC))
     assert told == []
-    assert set(wishes(engine, URL).values()) == {b""}
+    assert set(pending_requests(engine, URL).values()) == {b""}
 
 
 def test_a_failure_halts_it_and_withdraws_what_was_asked(engine: Engine, state: Path) -> None:
@@ -133,13 +136,13 @@ def test_a_failure_halts_it_and_withdraws_what_was_asked(engine: Engine, state: 
     digest = offered(engine, state, RELEASED)
     begun = begin(engine, digest, ["a", "b", "c", "d"], **AT_ONCE | {"canary": 2})
     told: list[tuple[str, bytes]] = []
-    thread = steering(engine, told)
-    thread.look(datetime.now(UTC))
+    thread = controller(engine, told)
+    thread.check(datetime.now(UTC))
     assert {board for board, payload in told if payload} == {"a", "b"}
     no = {"rollout": begun.name, "state": "refused", "sentence": "The key is revoked; get it signed with another."}
     archive.store(sent("b", report(2, wanted=no)))
     told.clear()
-    thread.look(datetime.now(UTC))
+    thread.check(datetime.now(UTC))
     halted = the_rollout(engine)
     assert halted.state == "halted"
     assert halted.why == "b: The key is revoked; get it signed with another."
@@ -154,7 +157,7 @@ def test_a_person_s_halt_is_not_overtaken(engine: Engine, state: Path) -> None:
         halt(engine, begun.name, "Again.")
     with pytest.raises(UsageError, match="There is no roll-out"):
         halt(engine, "other", "")
-    steering(engine, []).look(datetime.now(UTC))
+    controller(engine, []).check(datetime.now(UTC))
     assert the_rollout(engine).state == "halted"
 
 
@@ -162,7 +165,7 @@ def test_a_board_takes_part_in_one_rollout_at_a_time(engine: Engine, state: Path
     Archive(engine).store([*sent("a", report(1)), *sent("b", report(1))])
     digest = offered(engine, state, RELEASED)
     first = begin(engine, digest, ["a"], **AT_ONCE)
-    with pytest.raises(UsageError, match=f"a is part of roll-out {first.name}, which runs"):
+    with pytest.raises(UsageError, match=f"a is part of the running roll-out {first.name}"):
         begin(engine, digest, ["b", "a"], **AT_ONCE)
     with pytest.raises(UsageError, match=r'No board "bb" has reported\. Did you mean "b"\?'):
         begin(engine, digest, ["bb"], **AT_ONCE)
@@ -174,11 +177,11 @@ def test_a_board_forgotten_in_the_middle_does_not_hold_it_up(engine: Engine, sta
     archive.store([*sent("a", report(1)), *sent("b", report(1))])
     digest = offered(engine, state, RELEASED)
     begin(engine, digest, ["a", "b"], **AT_ONCE)
-    thread = steering(engine, [])
-    thread.look(datetime.now(UTC))
+    thread = controller(engine, [])
+    thread.check(datetime.now(UTC))
     archive.store(sent("a", report(2, bundle_sha256=digest)))
     forget(engine, "b")
-    thread.look(datetime.now(UTC))
+    thread.check(datetime.now(UTC))
     assert the_rollout(engine).state == "done"
 
 
@@ -208,10 +211,10 @@ def soaking(engine: Engine, state: Path) -> str:
         archive.store(sent(name, report(1)))
     digest = offered(engine, state, RELEASED)
     begin(engine, digest, ["a", "b", "c"], **AT_ONCE | {"soak_s": 3600.0})
-    thread = steering(engine, [])
-    thread.look(datetime.now(UTC))
+    thread = controller(engine, [])
+    thread.check(datetime.now(UTC))
     archive.store(sent("a", report(2, bundle_sha256=digest)))
-    thread.look(datetime.now(UTC))
+    thread.check(datetime.now(UTC))
     assert the_rollout(engine).number("good") == 1
     return digest
 
@@ -223,7 +226,7 @@ def test_a_canary_that_is_not_heard_of_again_holds_its_rollout(engine: Engine, s
         Archive(engine).store([Received("a", "availability", word)])
     told: list[tuple[str, bytes]] = []
     for hours in (1, 24, 720):
-        steering(engine, told).look(datetime.now(UTC) + timedelta(hours=hours))
+        controller(engine, told).check(datetime.now(UTC) + timedelta(hours=hours))
     assert the_rollout(engine).stage == 0
     assert {board for board, payload in told if payload} == {"a"}
 
@@ -234,7 +237,7 @@ def test_a_canary_that_reports_well_for_an_hour_moves_it_on_also_over_a_restart(
         at = began + timedelta(minutes=number - 2)
         assert the_rollout(engine).stage == 0
         Archive(engine, lambda now=at: now).store(sent("a", report(number, bundle_sha256=digest)))
-        steering(engine, []).look(at)
+        controller(engine, []).check(at)
     assert the_rollout(engine).stage == 1
 
 
@@ -244,12 +247,12 @@ def test_a_report_that_cannot_be_read_holds_up_its_own_rollout_alone(engine: Eng
     digest = offered(engine, state, RELEASED)
     for name in ("a", "b"):
         begin(engine, digest, [name], **AT_ONCE)
-    thread = steering(engine, [])
-    thread.look(datetime.now(UTC))
+    thread = controller(engine, [])
+    thread.check(datetime.now(UTC))
     archive.store([*sent("a", report(2, bundle_sha256=digest)), *sent("b", report(2, bundle_sha256=digest))])
     with writing(engine) as connection:
         connection.execute(update(boards).where(boards.c.name == "a").values(report="{}"))
-    thread.look(datetime.now(UTC))
+    thread.check(datetime.now(UTC))
     with reading(engine) as connection:
         states = {rollout.steps[0].board: rollout.state for rollout, _ in read_rollouts(connection)}
     assert states == {"a": "running", "b": "done"}
@@ -261,16 +264,16 @@ def test_nothing_moves_on_before_what_boards_have_said_is_stored(engine: Engine,
     digest = offered(engine, state, RELEASED)
     begun = begin(engine, digest, ["a", "b"], **AT_ONCE)
     told: list[tuple[str, bytes]] = []
-    steering(engine, told).look(datetime.now(UTC))
+    controller(engine, told).check(datetime.now(UTC))
     archive.store(sent("a", report(2, bundle_sha256=digest)))
     told.clear()
-    with pytest.raises(BloodedgeError, match="may still lie at the broker"):
-        steering(engine, told, lambda: False).look(datetime.now(UTC))
+    with pytest.raises(BloodedgeError, match="the broker may still hold boards' reports"):
+        controller(engine, told, lambda: False).check(datetime.now(UTC))
     assert the_rollout(engine).stage == 0
     assert {board for board, payload in told if payload} == {"a"}  # what was decided before is told
     no = {"rollout": begun.name, "state": "went back", "sentence": "It crashed."}
     archive.store(sent("a", report(3, wanted=no)))
-    steering(engine, told).look(datetime.now(UTC))
+    controller(engine, told).check(datetime.now(UTC))
     assert the_rollout(engine).why == "a: It crashed."
 
 
@@ -302,8 +305,8 @@ def test_boards_hear_of_it_over_the_broker_also_later(
     engine: Engine, state: Path, broker: Mosquitto, listener: Listener
 ) -> None:
     Archive(engine).store(sent("pi", report(1)))
-    thread = Steering(engine, listener.publish, listener.is_current, URL, SILENT)
-    listener.start(lambda _: None, thread.tell_anew)
+    thread = RolloutController(engine, listener.publish, listener.is_current, URL, SILENT)
+    listener.start(lambda _: None, thread.send_again)
     assert until(lambda: listener.connected)
     thread.start()
     try:
@@ -333,7 +336,7 @@ def test_what_waited_at_the_broker_is_heard_before_anything_is_decided(
     Archive(engine).store([*sent("a", report(1)), *sent("b", report(1))])
     digest = offered(engine, state, RELEASED)
     begun = begin(engine, digest, ["a", "b"], **AT_ONCE)
-    steering(engine, []).look(datetime.now(UTC))
+    controller(engine, []).check(datetime.now(UTC))
     Archive(engine).store(sent("a", report(2, bundle_sha256=digest)))
     first.stop()  # before it has looked at that
     no = {"rollout": begun.name, "state": "went back", "sentence": "It crashed."}
@@ -341,8 +344,8 @@ def test_what_waited_at_the_broker_is_heard_before_anything_is_decided(
     board.client.publish("bloodedge/a/report", report(3, wanted=no).model_dump_json(), qos=1).wait_for_publish(10)
     broker.stop()
     second = Listener(at_broker, Archive(engine))
-    thread = Steering(engine, second.publish, second.is_current, URL, SILENT)
-    second.start(lambda _: None, thread.tell_anew)
+    thread = RolloutController(engine, second.publish, second.is_current, URL, SILENT)
+    second.start(lambda _: None, thread.send_again)
     thread.start()
     try:
         assert until(lambda: "No connection" in second.broker_state)
@@ -365,17 +368,17 @@ def test_what_a_forgotten_board_was_asked_is_withdrawn(
     Archive(engine).store(sent("pi", report(1)))
     listener.start(lambda _: None)
     assert until(lambda: listener.connected)
-    thread = Steering(engine, listener.publish, lambda: True, URL, SILENT)
+    thread = RolloutController(engine, listener.publish, lambda: True, URL, SILENT)
     begun = begin(engine, offered(engine, state, RELEASED), ["pi"], **AT_ONCE)
-    thread.look(datetime.now(UTC))
+    thread.check(datetime.now(UTC))
     asked = Board(broker, "pi")
     assert until(lambda: any(asked.heard))
     asked.stop()
     forget(engine, "pi")
     halt(engine, begun.name, "Halted by a person.")
     if when == "before its next start":
-        thread = Steering(engine, listener.publish, lambda: True, URL, SILENT)
-    thread.look(datetime.now(UTC))
+        thread = RolloutController(engine, listener.publish, lambda: True, URL, SILENT)
+    thread.check(datetime.now(UTC))
     assert until(listener.is_current)  # the broker has had all that was sent to it
     back = Board(broker, "pi")
     sleep(0.5)
@@ -424,14 +427,14 @@ def test_the_command_line_begins_shows_and_halts(engine: Engine, state: Path, si
         (("serve", "--broker", "a..b:1"), "--broker takes HOST:PORT"),
         (("serve", "--broker", "h:1", "--listen", "x"), "--listen takes HOST:PORT"),
         (("serve", "--broker", "h:1", "--listen", "a..b:0"), "--listen takes HOST:PORT"),
-        (("serve", "--broker", "h:1", "--url", "fleet.example:8770"), "--url takes where boards find this server"),
+        (("serve", "--broker", "h:1", "--url", "fleet.example:8770"), "--url takes where boards reach this server"),
         (("serve", "--broker", "h:1", "--url", "https://"), "--url takes"),
         (("serve", "--broker", "h:1", "--url", "https://h:x"), "--url takes"),
         (("serve", "--broker", "h:1", "--url", "https://h/?page"), "--url takes"),
         (("serve", "--broker", "h:1", "--url", "http://0.0.0.0:8770"), "--url takes"),
         (
             ("serve", "--broker", "h:1", "--client", "\x1b[2J"),
-            "--client has controls",
+            "--client holds control characters",
         ),
         (("boards", "--database", "postgresql://u@h:abc/x"), "cannot be read; give one such as postgresql://"),
         (("boards", "--database", "postgresql://u@a..b/x"), "must be PostgreSQL"),
@@ -486,15 +489,15 @@ def test_a_server_that_listens_everywhere_wants_to_know_where_boards_find_it(eng
     assert run("token", "--state", str(state)).exit_code == 0
     done = run("serve", "--broker", "h:1", "--listen", "0.0.0.0:0", "--state", str(state))
     assert isinstance(done.exception, UsageError), done.output
-    assert "0.0.0.0 is no address that boards could ask; give --url" in str(done.exception)
+    assert "Boards cannot reach 0.0.0.0; give --url" in str(done.exception)
 
 
 def test_a_server_for_this_machine_alone_says_that_others_find_no_bundles(caplog: pytest.LogCaptureFixture) -> None:
     page = Page("127.0.0.1", 0)
     with _listening(page) as listening:
         assert _own_url(page, listening) == f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        _tell_where(page, listening)
-    assert "Boards on other machines find no bundles there" in caplog.text
+        _log_address(page, listening)
+    assert "Boards on other machines cannot fetch bundles there" in caplog.text
 
 
 @pytest.mark.parametrize("url", [None], ids=["sqlite"])
@@ -520,7 +523,7 @@ def test_nobody_waits_for_boards_of_a_halted_rollout(engine: Engine, state: Path
     for name in ("a", "b"):
         archive.store([*sent(name, report(1)), Received(name, "availability", b"offline")])
     begun = begin(engine, offered(engine, state, RELEASED), ["a", "b"], **AT_ONCE)
-    steering(engine, []).look(datetime.now(UTC))
+    controller(engine, []).check(datetime.now(UTC))
     told = run("rollouts", "--state", str(state)).output
     assert "1 waiting, 1 asked" in told
     assert "a: It has no connection to the broker." in told
@@ -528,8 +531,8 @@ def test_nobody_waits_for_boards_of_a_halted_rollout(engine: Engine, state: Path
     halt(engine, begun.name, "Halted by a person.")
     assert "1 not asked, 1 withdrawn" in run("rollouts", "--state", str(state)).output
     with reading(engine) as connection:
-        (now,) = read_shown(connection, timedelta(minutes=3))
-        (later,) = read_shown(connection, timedelta(minutes=3), now=datetime.now(UTC) + timedelta(days=9))
+        (now,) = read_rollout_views(connection, timedelta(minutes=3))
+        (later,) = read_rollout_views(connection, timedelta(minutes=3), now=datetime.now(UTC) + timedelta(days=9))
     assert now.parts == later.parts
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bloodedge.errors import UsageError
 from bloodedge.fleet_messages import BoardReport
-from bloodedge_fleet.rollouts.stages import Heard, Rollout, Step, advanced, plan
+from bloodedge_fleet.rollouts.stages import LastReport, Rollout, Step, advanced, plan
 from support.fleet_fakes import report
 
 START = datetime(2026, 5, 1, tzinfo=UTC)
@@ -22,18 +22,18 @@ def rollout(stages: tuple[int, ...] = (1, 5, 10), halt_on: int = 1, soak_s: floa
     return Rollout("r", NEW, stages, soak_s, halt_on, steps)
 
 
-def heard(made: BoardReport, after_s: float = 0.0, away: bool = False) -> Heard:
+def heard(made: BoardReport, after_s: float = 0.0, away: bool = False) -> LastReport:
     """A report that was stored so long after the start."""
-    return Heard(made, START + timedelta(seconds=after_s), away)
+    return LastReport(made, START + timedelta(seconds=after_s), away)
 
 
-def runs(state: str = "good", after_s: float = 0.0, away: bool = False, **changes: object) -> Heard:
+def runs(state: str = "good", after_s: float = 0.0, away: bool = False, **changes: object) -> LastReport:
     """What a board that runs the bundle reports so long after the start."""
     own = {"uptime_s": 300.0 + after_s, "bundle_sha256": NEW, "bundle_state": state}
     return heard(report(5, **own | changes), after_s, away)
 
 
-def says(state: str, sentence: str = "") -> Heard:
+def says(state: str, sentence: str = "") -> LastReport:
     told = {"rollout": "r", "state": state, "sentence": sentence}
     return heard(report(5, bundle_sha256=OLD, wanted=told))
 
@@ -153,7 +153,7 @@ def test_a_board_that_will_not_have_it_halts_the_rollout(state: str) -> None:
 def test_a_board_that_runs_another_bundle_again_has_failed() -> None:
     halted = advanced(good(), {"pi-0": heard(report(6, bundle_sha256=OLD))}, START)
     assert halted.state == "halted"
-    assert "another bundle again" in halted.why
+    assert "went back to another bundle" in halted.why
 
 
 def test_failures_below_the_limit_do_not_hold_up_the_others() -> None:

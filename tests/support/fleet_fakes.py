@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from bloodedge.fleet_messages import BoardReport
 from bloodedge_fleet.boards.archive import Received
-from bloodedge_fleet.rollouts.store import offer, vouch
+from bloodedge_fleet.rollouts.store import check_bundle, offer
 from support import ROOT
 from support.needs import required
 from support.waiting import until
@@ -73,7 +73,7 @@ def sent(board: str, *reports: BoardReport) -> list[Received]:
 
 def offered(engine: Engine, state: Path, path: Path, trust: Path | None = None) -> str:
     """The digest of a bundle that was checked and is offered."""
-    return offer(engine, state, path, vouch(path, trust))
+    return offer(engine, state, path, check_bundle(path, trust))
 
 
 NOBODY = "nobody"

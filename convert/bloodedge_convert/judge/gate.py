@@ -1,21 +1,19 @@
 """The gate: which float model is worth converting, and what an artifact may lose against it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Self
 
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.manifest import Agreement
 from bloodedge.errors import BloodedgeError
 from bloodedge_convert.job import Kind
-from bloodedge_convert.judge.measure import Measured
 
 FLOAT_TOLERANCE = {"float32": 1e-3, "float16": 0.05}
 """Largest calibrated probability difference of a float artifact, on held-out and golden cells. Correct conversions stay
 below 2e-5 in float32; a swapped colour channel or a lost batch norm is far above."""
 
 TINY_CELLS, TINY_SUBJECTS = 200, 6
-"""Below either, one flip is half a percent or more, or one person decides the figure: said beside the table."""
+"""Below either, one flip is half a percent or more, or one person decides the figure; a note then says so."""
 
 CHANCE = 0.5
 """AUC and balanced accuracy of a model that guesses."""
@@ -26,7 +24,7 @@ DROPS = {"weighted_f1": "weighted F1", "auc": "AUC", "balanced_accuracy": "balan
 
 @dataclass(frozen=True)
 class Limits:
-    """Of every artifact, on held-out cells."""
+    """What every artifact may lose on held-out cells."""
 
     max_drop: float = 0.5
     """Percentage points of weighted F1."""
@@ -48,7 +46,7 @@ class Limits:
 
     @property
     def wider(self) -> str | None:
-        """A sentence on the limits that are above the usual ones; None where none is."""
+        """A sentence on the limits above the usual ones; None where there are none."""
         usual = Limits()
         found = [
             _LIMIT_WORDS[name].format(ours, theirs)
@@ -69,34 +67,20 @@ _LIMIT_WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Judged:
-    """What the gate looks at."""
-
-    kind: Kind
-    agreement: Agreement
-    golden_difference: float
-
-    @classmethod
-    def of(cls, measured: Measured) -> Self:
-        """Of a measured artifact."""
-        return cls(measured.kind, measured.agreement, measured.golden.max_probability_difference)
-
-
 def worthless(validation: Evaluation, held_out: Evaluation) -> str | None:
-    """Why a float model with these figures is of no use; None for one that is.
+    """Why a float model with these figures is worth nothing; None for a useful model.
 
-    It calls one class only; or neither part's 95 % interval over people of its AUC, or of its balanced accuracy, lies
-    above 0.5. Few people in one part make its interval wide, and are no fault of the model.
+    A worthless model calls one class only, or the 95 % interval of its AUC or balanced accuracy reaches 0.5 on both
+    parts. One part alone does not count: few people make its interval wide, which is no fault of the model.
     """
     parts = {"validation": validation, "held-out": held_out}
     for what, part in parts.items():
         if part.never_called is not None:
             return f"it calls none of {_cells(what, part)} {part.never_called}"
     for name in ("auc", "balanced_accuracy"):
-        told = {what: part for what, part in parts.items() if getattr(part, name) is not None}
-        if told and all(_range(part, name)[0] <= CHANCE for part in told.values()):
-            figures = " and ".join(f"{_figure(part, name)} on {_cells(what, part)}" for what, part in told.items())
+        known = {what: part for what, part in parts.items() if getattr(part, name) is not None}
+        if known and all(_range(part, name)[0] <= CHANCE for part in known.values()):
+            figures = " and ".join(f"{_figure(part, name)} on {_cells(what, part)}" for what, part in known.items())
             return f"its {DROPS[name]} is {figures}, which may be chance (0.5)"
     return None
 
@@ -116,26 +100,28 @@ def _cells(what: str, part: Evaluation) -> str:
 
 
 def admit(validation: Evaluation, held_out: Evaluation, limits: Limits) -> str | None:
-    """A caveat on a float model that is worth nothing and converted all the same; None on one that is worth it.
+    """A caveat where a worthless float model is converted all the same; None for a useful model.
 
-    Raises BloodedgeError for a worthless one that the limits do not allow.
+    Raises BloodedgeError for a worthless model that the limits do not allow.
     """
     why = worthless(validation, held_out)
     if why is None:
         return None
     if not limits.allow_worthless:
         raise BloodedgeError(
-            f"No bundle was written, for the float model is worth nothing: {why}. Train it for longer, with another "
-            "recipe or on more people; --allow-worthless converts it all the same and says so on the model card."
+            f"No bundle was written: the float model is worth nothing: {why}. Train it for longer, with another recipe "
+            "or on more people; --allow-worthless converts it all the same and says so on the model card."
         )
-    return f"This model is worth nothing, and was converted by --allow-worthless: {why}."
+    return f"This model is worth nothing and was converted with --allow-worthless: {why}."
 
 
-def complaint(judged: Judged, limits: Limits) -> str | None:
-    """What is over which limit, with the figures; None when the artifact passes."""
-    kind, agreement = judged.kind, judged.agreement
+def complaint(kind: Kind, agreement: Agreement, golden_difference: float, limits: Limits) -> str | None:
+    """What is over which limit, with the figures; None when the artifact passes.
+
+    golden_difference: the largest probability difference on golden cells, 0..1.
+    """
     faults = []
-    difference = max(agreement.max_probability_difference, judged.golden_difference)
+    difference = max(agreement.max_probability_difference, golden_difference)
     tolerance = FLOAT_TOLERANCE.get(kind.precision)
     if tolerance is not None and difference > tolerance:
         faults.append(f"moved a probability by {difference:.2g} (limit {tolerance:g})")
@@ -155,9 +141,9 @@ def complaint(judged: Judged, limits: Limits) -> str | None:
     return f"{kind.engine} {kind.precision} {' and '.join(faults)}" if faults else None
 
 
-def enforce(judged: list[Judged], limits: Limits, where: Callable[[], str]) -> None:
-    """Raise BloodedgeError naming every artifact over a limit; ``where`` is asked where the loss arises."""
-    faults = [fault for one in judged if (fault := complaint(one, limits)) is not None]
+def enforce(complaints: Iterable[str | None], where: Callable[[], str]) -> None:
+    """Raise BloodedgeError with the complaints about artifacts; ``where`` then says where the loss arises."""
+    faults = [fault for fault in complaints if fault is not None]
     if faults:
         raise BloodedgeError(
             f"No bundle was written: against the float model, on held-out cells, {'; '.join(faults)}. {where()}"
@@ -167,7 +153,7 @@ def enforce(judged: list[Judged], limits: Limits, where: Callable[[], str]) -> N
 
 
 def tiny(cells: int, subjects: int) -> str | None:
-    """A sentence where the held-out part is too small for its figures to say much."""
+    """A sentence on a held-out part that is too small for its figures to say much; None for a larger part."""
     if cells >= TINY_CELLS and subjects >= TINY_SUBJECTS:
         return None
     return (

@@ -1,13 +1,12 @@
-"""What an artifact is worth: its figures on cells, beside the float model's, and its latency."""
+"""An artifact's figures on cells, beside the float model's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.bench.latency import in_turns, percentiles, run_turn
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.manifest import Agreement, Artifact
 from bloodedge.bundle.run_record import RunRecord
@@ -21,20 +20,16 @@ from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import sha256
 from bloodedge_convert.job import Kind, Method, Report, file_names
 from bloodedge_convert.judge.checks import check, check_answers, ports
+from bloodedge_convert.judge.gate import Limits, complaint
 
-ROUNDS = 2
-"""Turns of each artifact when its latency is taken; in each, bloodedge.bench.latency times 60 calls."""
 TEST_PART = "the test part of the run's data"
-PAIRED_ROUNDS = 6
-"""Of an int8 artifact and the float32 one that it has to beat. The ratios of six pairs hold the median ratio between
-the smallest and the largest in 31 of 32 cases (sign test), whatever else the machine does."""
 BLOCK = 32
 """Cells predicted between two progress reports."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Cells that artifacts are held against the float model on."""
+    """Cells on which artifacts are compared with the float model."""
 
     what: str
     """Their name in progress reports."""
@@ -55,19 +50,24 @@ class GoldenSet:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One artifact with all that the gate and the manifest need."""
+class Candidate:
+    """An artifact that was made, with its figures."""
 
     kind: Kind
     method: Method | None
     """How int8 was made; None for other precisions."""
     files: list[Path]
     evaluation: Evaluation
+    """On the held-out cells."""
     agreement: Agreement
     golden: Comparison
     rates: Rates | None
 
-    def artifact(self, latency: LatencyMs | None = None) -> Artifact:
+    def complaint(self, limits: Limits) -> str | None:
+        """What is over which limit; None when the artifact passes the gate."""
+        return complaint(self.kind, self.agreement, self.golden.max_probability_difference, limits)
+
+    def artifact(self) -> Artifact:
         """Its entry in the manifest."""
         names = [f"artifacts/{path.name}" for path in self.files]
         return Artifact(
@@ -78,24 +78,30 @@ class Measured:
             weights_file=names[1] if len(names) > 1 else None,
             sha256=sha256(self.files[0]),
             size_bytes=sum(path.stat().st_size for path in self.files),
-            evaluation=self.evaluation.model_copy(update={"latency_ms": latency}),
+            evaluation=self.evaluation,
             agreement=self.agreement,
             rates=self.rates,
         )
 
+    def timed(self, latency: LatencyMs) -> Self:
+        """The same with its latency among its figures."""
+        return replace(self, evaluation=self.evaluation.model_copy(update={"latency_ms": latency}))
+
 
 @dataclass(frozen=True)
 class Judge:
-    """Holds artifacts that lie in ``folder`` against the float model of the run ``record``."""
+    """Compares the artifacts in ``folder`` with the float model of the run ``record``."""
 
     folder: Path
     record: RunRecord
     held_out: Sample
+    trial: Sample
+    """Validation cells, by which an int8 method is chosen."""
     golden: GoldenSet
     threads: int
     report: Report
     filmed: Filmed | None = None
-    """What rates of error are counted on."""
+    """Cells on which error rates are counted."""
     domain: Domain | None = None
 
     def files(self, kind: Kind) -> list[Path]:
@@ -116,12 +122,12 @@ class Judge:
         )
         return load_bytes(kind.engine, model, weights, self.threads)
 
-    def measure(self, kind: Kind, method: Method) -> Measured:
+    def measure(self, kind: Kind, method: Method) -> Candidate:
         """Run the held-out and the golden cells through an artifact."""
         engine, sample, record = self.load(kind), self.held_out, self.record
         reference, blast = self._blast(kind, engine, sample)
         threshold = record.thresholds.blast
-        return Measured(
+        return Candidate(
             kind=kind,
             method=method if kind.precision == "int8" else None,
             files=self.files(kind),
@@ -145,8 +151,9 @@ class Judge:
         leaky, threshold = self.record.split.leaky, self.record.thresholds.blast
         return score(sample.labels, blast, sample.subjects, threshold=threshold, leaky=leaky)
 
-    def try_on(self, kind: Kind, sample: Sample) -> tuple[Agreement, float]:
-        """An artifact against the float model on other cells; and the mean distance of their blast probabilities."""
+    def compare_on_trial(self, kind: Kind) -> tuple[Agreement, float]:
+        """An artifact and the float model on the trial cells, and the mean distance of their blast probabilities."""
+        sample = self.trial
         reference, blast = self._blast(kind, self.load(kind), sample)
         distance = float(np.abs(reference - blast).mean())
         return agree(reference, blast, sample.labels, sample.subjects, self.record.thresholds), distance
@@ -167,35 +174,3 @@ class Judge:
         outputs = np.concatenate(parts)
         check_answers(kind, outputs)
         return outputs
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Latencies of one cell, in milliseconds, by round."""
-
-    rounds: list[list[float]]
-
-    @property
-    def latency(self) -> LatencyMs:
-        """Over all rounds."""
-        return percentiles([time for times in self.rounds for time in times])
-
-    def speed_up(self, other: "Timed") -> tuple[float, float, float]:
-        """(median, smallest, largest) over the rounds of how many times as fast as ``other`` this is."""
-        pairs = zip(self.rounds, other.rounds, strict=False)
-        ratios = [median(theirs) / median(ours) for ours, theirs in pairs]
-        return median(ratios), min(ratios), max(ratios)
-
-
-def latencies(bundle: Path, kinds: list[Kind], paired: list[Kind], threads: int, report: Report) -> dict[str, Timed]:
-    """Latency of one cell for each artifact of ``bundle``, by its kind's name: in turns, each in a fresh process.
-
-    paired: those of ``kinds`` that take PAIRED_ROUNDS turns, the others take ROUNDS.
-    """
-    later = [kind for kind in kinds if kind in paired]
-    turns = [*in_turns(kinds, ROUNDS), *in_turns(later, PAIRED_ROUNDS - ROUNDS)]
-    rounds: dict[str, list[list[float]]] = {str(kind): [] for kind in kinds}
-    for done, kind in enumerate(turns, 1):
-        rounds[str(kind)].append(run_turn(bundle, kind.engine, kind.precision, threads).times_ms)
-        report("Latency of one cell", done, len(turns))
-    return {name: Timed(own) for name, own in rounds.items()}

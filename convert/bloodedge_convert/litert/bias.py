@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
+from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.litert.activations import schema, watch
 
-IMAGES = 64
 BIASED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 AT_ONCE = 256 * 2**20
 """Bytes of the float network's values that are kept at a time."""
@@ -47,7 +47,7 @@ def correct_biases(
 ) -> bytes:
     """The int8 ``.tflite`` with corrected biases; both networks come from the same graph.
 
-    images: calibration inputs uint8 (N, H, W, 3) RGB, IMAGES of which are used, evenly spread.
+    images: calibration inputs uint8 (N, H, W, 3) RGB, some of which are used, evenly spread.
     """
     images = spread(images)
     data = bytearray(int8_model)
@@ -75,11 +75,6 @@ def _groups(layers: Sequence[Layer], images: int) -> Iterator[list[Layer]]:
         group.append(layer)
     if group:
         yield group
-
-
-def spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """IMAGES of the calibration inputs, evenly spread."""
-    return images[:: max(1, len(images) // IMAGES)][:IMAGES]
 
 
 def _bias_arrays(data: bytearray) -> dict[int, NDArray[np.int32]]:

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from bloodedge.config import Strict
 from bloodedge.engine.litert import load_interpreter
+from bloodedge_convert.job import Kind, file_names
 from bloodedge_convert.litert.activations import watch
 
 IMAGES = 8
@@ -53,6 +55,13 @@ def layer_noise(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8]
     noise = {name: math.sqrt(errors[name] / signal[name]) for name in shared if signal[name] > 0}
     added = _added(networks[1], noise)
     return [LayerNoise(name=short(name), noise=noise[name], added=added[name]) for name in added]
+
+
+def int8_noise(folder: Path, images: NDArray[np.uint8]) -> list[LayerNoise]:
+    """``layer_noise`` of the LiteRT artifacts in ``folder``; nothing where int8 or float32 was not made."""
+    plain, int8 = (folder / file_names(Kind(engine="litert", precision=p))[0] for p in ("float32", "int8"))
+    both = plain.is_file() and int8.is_file()
+    return layer_noise(plain.read_bytes(), int8.read_bytes(), images) if both else []
 
 
 def worst_layers(layers: Sequence[LayerNoise], count: int = 3) -> list[str]:

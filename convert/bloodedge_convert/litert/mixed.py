@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from bloodedge.config import Strict
 from bloodedge.decision.thresholds import is_fault
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
+from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.job import Report
-from bloodedge_convert.litert.bias import BIASED, correct_biases, spread
+from bloodedge_convert.litert.bias import BIASED, correct_biases
 from bloodedge_convert.litert.layer_noise import layer_noise, short
 from bloodedge_convert.litert.write import quantise
 

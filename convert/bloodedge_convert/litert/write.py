@@ -13,6 +13,8 @@ from bloodedge_convert.litert.ranges import with_extremes
 
 Images = NDArray[np.uint8]
 
+FLOAT_MARK = "in_float32"
+"""In the name of a layer that stays in float32 in an int8 network."""
 FIRST = 2
 """Images for TensorFlow's own calibrator."""
 WITHOUT_INT8_KERNEL = {
@@ -90,7 +92,5 @@ def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
 
 def _marked(model: bytes) -> list[str]:
     """Names of the tensors in the parts of a network that stay in float32."""
-    from bloodedge_convert.network.rewrite import FLOAT_MARK
-
     network, _ = load_interpreter(model, threads=1, keep_tensors=True)
     return [details["name"] for details in network.get_tensor_details() if FLOAT_MARK in details["name"]]

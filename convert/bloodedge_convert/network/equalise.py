@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge_convert.litert.bias import spread
+from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.network.finetune import LINEAR
 from bloodedge_convert.network.program import Call, Program, trace
 

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge_convert.cells.calibration_set import SPREAD, spread
 from bloodedge_convert.job import FineTuning
-from bloodedge_convert.litert.bias import FEWEST_VALUES, IMAGES, spread
+from bloodedge_convert.litert.bias import FEWEST_VALUES
 from bloodedge_convert.network.program import Call, Program, trace
 
 BATCH = 16
@@ -89,7 +90,7 @@ def finetune(model: Any, images: Images, calibration: Images, steps: int, seed: 
     def look() -> Floats:
         """Each calibration cell's distance, converted as it would be now."""
         network.observe(calibration)
-        network.correct(spread(calibration)[:: IMAGES // CORRECTED_ON])
+        network.correct(spread(calibration)[:: SPREAD // CORRECTED_ON])
         distances: Floats = np.abs(_probabilities(rounded, calibration) - reference)[:, 1]
         return distances
 

@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 
 from bloodedge.bundle.manifest import EngineName
 from bloodedge_convert.job import Rewrite
+from bloodedge_convert.litert.write import FLOAT_MARK
 from bloodedge_convert.network.program import Call, Program, trace
 
-FLOAT_MARK = "in_float32"
-"""In the name of a layer that stays in float32 in an int8 network."""
 TOLERANCE = 1e-4
 """Largest change of a probability."""
 IMAGES = 16

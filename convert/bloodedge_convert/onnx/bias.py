@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.job import Report, counted
-from bloodedge_convert.litert.bias import spread
 from bloodedge_convert.onnx.ranges import watch
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.job import Method, Report, counted
-from bloodedge_convert.litert.bias import spread
-from bloodedge_convert.litert.ranges import FEWEST_VALUES, SEARCHES, Histogram
+from bloodedge_convert.range_search import SEARCHES, Histogram
 
 WEIGHTED = {"Conv", "Gemm", "MatMul"}
 
@@ -27,7 +27,7 @@ def find_ranges(model: bytes, images: Images, method: Method, report: Report) ->
     """The lowest and the highest value to represent of each activation, by name; 0 always lies between.
 
     model: a float32 ``.onnx`` file. images: calibration inputs uint8 (N, H, W, 3) RGB. All give the extremes; the
-    methods of litert.ranges choose a narrower range by histograms over some of them. What comes before the first layer
+    methods of range_search choose a narrower range by histograms over some of them. What comes before the first layer
     with weights is still the picture and keeps its range; so do tensors with few values.
     """
     names, layers = _activations(model)
@@ -44,9 +44,8 @@ def find_ranges(model: bytes, images: Images, method: Method, report: Report) ->
                 if name in histograms:
                     histograms[name].add(np.moveaxis(value, 1, -1))  # from (1, C, H, W)
         for name, histogram in histograms.items():
-            if histogram.values >= FEWEST_VALUES:
-                low, high = SEARCHES[method](*histogram.occupied())
-                ranges[name] = min(low, 0.0), max(high, 0.0)
+            if (chosen := histogram.search(method)) is not None:
+                ranges[name] = min(chosen[0], 0.0), max(chosen[1], 0.0)
     return ranges
 
 

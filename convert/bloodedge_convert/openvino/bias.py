@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.engine.openvino import import_openvino, shared_core
-from bloodedge_convert.litert.bias import spread
+from bloodedge_convert.cells.calibration_set import spread
 
 BIASED = {"Convolution", "GroupConvolution", "MatMul"}
 

@@ -1,4 +1,4 @@
-"""From messages to rows: every report once, however often the broker delivers it."""
+"""Stores messages as rows: every report once, however often the broker delivers it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from sqlalchemy import Connection, Engine, bindparam, case, delete, select, upda
 from bloodedge.errors import BloodedgeError
 from bloodedge.fleet_messages import BoardReport, read_message
 from bloodedge.machine import EARLIEST
-from bloodedge_fleet.boards.index import TOTALS, Boot, Content, Known, Start
+from bloodedge_fleet.boards.index import TOTALS, BoardIndex, Boot, Content, Start
 from bloodedge_fleet.database import Values, insert_into, reading, writing
-from bloodedge_fleet.database.tables import LONGEST_NAME, boards, boots, forgotten, hours, refused, reports
+from bloodedge_fleet.database.tables import MAX_NAME, boards, boots, forgotten, hours, refused, reports
 
 
 @dataclass(frozen=True)
@@ -39,34 +39,34 @@ class Outcome:
 
 
 class Archive:
-    """Stores batches of messages; one thread at a time, of one server."""
+    """Stores batches of messages; for one thread of one server at a time."""
 
     def __init__(self, engine: Engine, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine, self._clock = engine, clock
 
     def store(self, batch: Sequence[Received]) -> Outcome:
-        """Store all of a batch in one transaction, or raise DatabaseError and have stored nothing."""
+        """Store a whole batch in one transaction; on DatabaseError nothing is stored."""
         outcome = Outcome()
         read = [(message, _content(message)) for message in batch]
         now = self._clock()
         with writing(self._engine) as connection:
-            work = _Batch(connection, read, now, outcome)
+            rows = _Batch(connection, read, now, outcome)
             for message, content in read:
-                work.add(message, content)
-            work.write()
+                rows.add(message, content)
+            rows.write()
         done = self._clock()
-        outcome.lags_s = [(done - sent).total_seconds() for sent in work.sent]
+        outcome.lags_s = [(done - sent).total_seconds() for sent in rows.sent]
         return outcome
 
 
 class _Batch:
-    """The rows that a batch comes to."""
+    """The rows that a batch adds or changes."""
 
     def __init__(
         self, connection: Connection, read: Sequence[tuple[Received, Content]], now: datetime, outcome: Outcome
     ) -> None:
         self._connection, self._now, self._outcome = connection, now, outcome
-        self._known = Known(connection, [(message.board, content) for message, content in read], now)
+        self._index = BoardIndex(connection, [(message.board, content) for message, content in read], now)
         self.sent: list[datetime] = []
         self._reports: dict[tuple[int, str, int], Values] = {}
         self._newest: dict[int, str] = {}
@@ -75,12 +75,12 @@ class _Batch:
         self._refused: dict[str, Values] = {}
 
     def add(self, message: Received, content: Content) -> None:
-        """One message, as it was read."""
+        """Add one message."""
         if isinstance(content, BloodedgeError):
-            self._refuse(message.board[:LONGEST_NAME], str(content))
+            self._refuse(message.board[:MAX_NAME], str(content))
         elif isinstance(content, BoardReport):
-            self._add_report(self._known.reporting(message.board), content)
-        elif (board := self._known.connecting(message.board, online=content)) is not None:
+            self._add_report(self._index.id_of_reporting(message.board), content)
+        elif (board := self._index.id_of_connecting(message.board, online=content)) is not None:
             self._note_online(board, content)
 
     def _refuse(self, board: str, why: str) -> None:
@@ -95,19 +95,19 @@ class _Batch:
 
     def _add_report(self, board: int, report: BoardReport) -> None:
         boot, key = (board, report.boot), (board, report.boot, report.sequence)
-        known = self._known.start(boot, report.sequence)
-        newer = report.sequence > known.highest
-        if key in self._reports or known.has(report.sequence) or (not newer and self._is_stored(key)):
+        start = self._index.start(boot, report.sequence)
+        newer = report.sequence > start.highest
+        if key in self._reports or start.has(report.sequence) or (not newer and self._is_stored(key)):
             self._outcome.repeated += 1
             return
-        known.first, known.reports = min(known.first, report.sequence), known.reports + 1
+        start.first, start.reports = min(start.first, report.sequence), start.reports + 1
         totals = _totals(report)
-        grown = tuple(max(0, now - before) for now, before in zip(totals, known.totals, strict=True))
+        grown = tuple(max(0, total - before) for total, before in zip(totals, start.totals, strict=True))
         if newer:
-            known.highest, known.totals = report.sequence, totals
+            start.highest, start.totals = report.sequence, totals
             self._newest[board] = report.model_dump_json()
         row = self._reports[key] = _row(board, report, self._now, dict(zip(TOTALS, grown, strict=True)))
-        self._count(boot, known, report)
+        self._count(boot, start, report)
         self._count_hour(row)
         self._outcome.stored += 1
         self.sent.append(report.sent_at)
@@ -119,12 +119,12 @@ class _Batch:
         )
         return self._connection.execute(query).first() is not None
 
-    def _count(self, boot: Boot, known: Start, report: BoardReport) -> None:
+    def _count(self, boot: Boot, start: Start, report: BoardReport) -> None:
         row = self._boots.setdefault(
             boot, {"board": boot[0], "boot": boot[1], "began": report.sent_at, "reports": 0, "highest": 0}
         )
-        row |= {"reports": row["reports"] + 1, "first": known.first, "highest": known.highest}
-        row |= dict(zip(TOTALS, known.totals, strict=True))
+        row |= {"reports": row["reports"] + 1, "first": start.first, "highest": start.highest}
+        row |= dict(zip(TOTALS, start.totals, strict=True))
 
     def _count_hour(self, row: Values) -> None:
         hour = row["sent_at"].astimezone(UTC).replace(minute=0, second=0, microsecond=0)
@@ -139,7 +139,7 @@ class _Batch:
         sums["inference_p95_max_ms"] = max(sums["inference_p95_max_ms"], row["inference_p95_ms"] or 0.0)
 
     def write(self) -> None:
-        """Everything, into the open transaction."""
+        """Write all rows in the open transaction."""
         if self._reports:
             self._connection.execute(reports.insert(), list(self._reports.values()))
             self._write_boots()
@@ -185,16 +185,16 @@ class _Batch:
 
 
 ADDED = ("reports", "failed", *TOTALS, "cells_timed", "inference_p50_sum_ms")
-"""Columns of ``hours`` that grow by each report's."""
+"""Columns of ``hours`` to which each report adds."""
 
 
 def _content(message: Received) -> Content:
-    if len(message.board) > LONGEST_NAME:
-        return BloodedgeError(f"The board's name has more than {LONGEST_NAME} characters; give it a shorter one.")
+    if len(message.board) > MAX_NAME:
+        return BloodedgeError(f"The board's name has more than {MAX_NAME} characters; give it a shorter one.")
     if message.kind == "availability":
         if message.payload in {b"online", b"offline"}:
             return message.payload == b"online"
-        return BloodedgeError('The message of availability is neither "online" nor "offline".')
+        return BloodedgeError('The availability message is neither "online" nor "offline".')
     try:
         return read_message(BoardReport, message.payload)
     except BloodedgeError as error:
@@ -225,9 +225,9 @@ def _row(board: int, report: BoardReport, now: datetime, grown: dict[str, int]) 
 
 
 def remove_old_reports(engine: Engine, before: datetime) -> int:
-    """Remove the reports stored before a moment; what they come to by the hour stays. Gives how many there were.
+    """Remove the reports stored before a moment and return their number; the sums by the hour stay.
 
-    Those stored before the server's clock was ever set count from ``now`` on, by a clock that is.
+    A report that was stored before the server's clock was set gets the present time, once the clock is set.
     """
     now = datetime.now(UTC)
     with writing(engine) as connection:
@@ -237,7 +237,7 @@ def remove_old_reports(engine: Engine, before: datetime) -> int:
 
 
 def forget(engine: Engine, name: str) -> bool:
-    """Remove all that is known of a board but that name; whether there was one. One that reports again is new."""
+    """Remove everything about a board but its name; False where there is none. If it reports again, it is new."""
     with writing(engine) as connection:
         was_there = connection.execute(delete(boards).where(boards.c.name == name)).rowcount > 0
         connection.execute(delete(refused).where(refused.c.board == name))

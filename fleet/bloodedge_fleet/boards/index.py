@@ -1,4 +1,7 @@
-"""What the database holds of the boards that a batch is of, looked up anew for each: a person may forget any."""
+"""The boards and daemon starts of one batch of messages, as the database has them.
+
+They are read anew for each batch, because a person may forget a board at any time.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +19,21 @@ Boot = tuple[int, str]
 """A board's id and its daemon's start."""
 
 Content = BoardReport | bool | BloodedgeError
-"""A message as it was read: a report, whether its board is online, or why it cannot be read."""
+"""A message after reading: a report, whether its board is online, or why it cannot be read."""
 
 
 @dataclass
 class Start:
-    """What is stored of a daemon's start."""
+    """One start of a board's daemon, as it is stored."""
 
     first: int
-    """Sequence number that was to come first: 1, but for a board that reported before this server knew it."""
+    """Sequence number of the first report to expect: 1, unless the board reported before this server knew it."""
     highest: int = 0
     reports: int = 0
     totals: tuple[int, ...] = (0, 0, 0, 0)
 
     def has(self, sequence: int) -> bool:
-        """Whether a report is stored for certain: none is missing, and it may have been removed as an old one since."""
+        """Whether a report certainly was stored, because none is missing; it may have been removed with age since."""
         return self.first <= sequence <= self.highest and self.reports == self.highest - self.first + 1
 
 
@@ -38,13 +41,13 @@ def _start(row: RowMapping) -> Start:
     return Start(row["first"], row["highest"], row["reports"], tuple(row[name] for name in TOTALS))
 
 
-class Known:
-    """Boards by their names and their daemons' starts; new ones are made known as their messages come."""
+class BoardIndex:
+    """Boards by name, and their daemons' starts; new boards are added as their messages come."""
 
-    def __init__(self, connection: Connection, read: Sequence[tuple[str, Content]], now: datetime) -> None:
-        """read: (board's name, message) of the batch."""
+    def __init__(self, connection: Connection, messages: Sequence[tuple[str, Content]], now: datetime) -> None:
+        """messages: (board's name, content) of the batch."""
         self._connection, self._now = connection, now
-        sent = [(name, content) for name, content in read if not isinstance(content, BloodedgeError)]
+        sent = [(name, content) for name, content in messages if not isinstance(content, BloodedgeError)]
         names = {name for name, _ in sent}
         of_names = select(boards.c.name, boards.c.id).where(boards.c.name.in_(names))
         self._ids: dict[str, int] = dict(connection.execute(of_names).tuples().all())
@@ -55,33 +58,33 @@ class Known:
         query = select(boots).where(tuple_(boots.c.board, boots.c.boot).in_(keys))
         return {(row["board"], row["boot"]): _start(row) for row in self._connection.execute(query).mappings()}
 
-    def reporting(self, name: str) -> int:
-        """The id of a board that has sent a report."""
+    def id_of_reporting(self, name: str) -> int:
+        """The id of a board that sent a report."""
         if name not in self._ids:
-            self._make(name)
+            self._add(name)
         return self._ids[name]
 
-    def connecting(self, name: str, *, online: bool) -> int | None:
-        """The id of a board of which the broker tells; None: a stranger's, of which nothing is to be kept.
+    def id_of_connecting(self, name: str, *, online: bool) -> int | None:
+        """The id of a board whose availability the broker sends; None where nothing should be stored.
 
-        The broker says again and again what it heard last of a board, be it long out of service.
+        The broker repeats a board's last availability at every connection, even if the board is long out of service.
         """
         if name not in self._ids and online and not self._is_forgotten(name):
-            self._make(name)
+            self._add(name)
         return self._ids.get(name)
 
     def _is_forgotten(self, name: str) -> bool:
         query = select(forgotten.c.name).where(forgotten.c.name == name)
         return self._connection.execute(query).first() is not None
 
-    def _make(self, name: str) -> None:
+    def _add(self, name: str) -> None:
         insert = insert_into(self._connection, boards).values(name=name, first_seen=self._now)
         self._connection.execute(insert.on_conflict_do_nothing())
         self._connection.execute(delete(forgotten).where(forgotten.c.name == name))
         self._ids[name] = self._connection.execute(select(boards.c.id).where(boards.c.name == name)).scalar_one()
 
     def start(self, key: Boot, sequence: int) -> Start:
-        """What is stored of a daemon's start; sequence: of the report that has just come."""
+        """The stored start of a daemon; sequence: of the report that has just come."""
         if key not in self._starts:
             self._starts[key] = Start(1 if self._has_reported(key[0]) else sequence)
         return self._starts[key]

@@ -1,4 +1,4 @@
-"""What the page, the command line and the metrics tell of boards."""
+"""Boards as the page, the command line and the metrics show them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,12 +16,12 @@ ORDER: tuple[State, ...] = ("failed", "silent", "offline", "warning", "new", "ok
 """Worst first."""
 
 CLOCK_AHEAD = timedelta(minutes=1)
-"""A board's clock that is further ahead of this server's is told."""
+"""A board's clock that is further ahead of this server's gets a warning."""
 
 
 @dataclass(frozen=True)
 class Board:
-    """One board as it is known at a moment."""
+    """One board at one moment."""
 
     name: str
     state: State
@@ -32,9 +32,9 @@ class Board:
     age_s: float | None
     """Since its newest report was stored."""
     online: bool | None
-    """What the broker says; None when it never did."""
+    """By the broker; None where it never said."""
     missing: int
-    """Reports that were sent, by their numbers, and never arrived."""
+    """Reports that were sent, judging by their numbers, and never arrived."""
     report: BoardReport | None
 
     @property
@@ -53,7 +53,7 @@ class Board:
 
     @property
     def reviewed_accuracy(self) -> tuple[float, tuple[float, float]] | None:
-        """(share, Wilson's 95 % interval) of cells drawn at random that a person called the same; None without any."""
+        """(share, Wilson's 95 % interval) of randomly drawn cells that a reviewer called the same; None without any."""
         reviewed = None if self.report is None else self.report.reviewed
         if reviewed is None or not reviewed.called:
             return None
@@ -61,7 +61,7 @@ class Board:
 
 
 def read_boards(connection: Connection, silent: timedelta, now: datetime | None = None) -> list[Board]:
-    """Every board, the worst first; silent: without a report for so long, it is taken to be away."""
+    """Every board, the worst first; silent: a board without a report for so long counts as silent."""
     now = now or datetime.now(UTC)
     counted = select(boots.c.board, func.sum(boots.c.highest - boots.c.first + 1 - boots.c.reports)).group_by(
         boots.c.board
@@ -74,7 +74,7 @@ def read_boards(connection: Connection, silent: timedelta, now: datetime | None 
 
 
 def _board(values: RowMapping, missing: int, silent: timedelta, now: datetime) -> Board:
-    report = None if values["report"] is None else read_newest(values["report"])
+    report = None if values["report"] is None else read_last_report(values["report"])
     last = values["last_report"]
     state, sentence = _state(report, last, values["online"], silent, now)
     age_s = None if last is None else (now - last).total_seconds()
@@ -85,64 +85,66 @@ def _board(values: RowMapping, missing: int, silent: timedelta, now: datetime) -
 def _state(
     report: BoardReport | None, last: datetime | None, online: bool | None, silent: timedelta, now: datetime
 ) -> tuple[State, str]:
-    away = _away(last, online, silent, now)
-    if away is not None or last is None:
-        return away or NEW
+    unreachable = _unreachable(last, online, silent, now)
+    if unreachable is not None or last is None:
+        return unreachable or NEW
     return UNREADABLE if report is None else _reported(report, last)
 
 
 NEW: tuple[State, str] = ("new", "It has not reported yet.")
 UNREADABLE: tuple[State, str] = (
     "warning",
-    "Its newest report, as another version stored it, cannot be read; wait for the next.",
+    "Its newest report was stored by another version and cannot be read; wait for the next one.",
 )
 
 
-def _away(last: datetime | None, online: bool | None, silent: timedelta, now: datetime) -> tuple[State, str] | None:
-    """Why nothing is heard of a board; None where it is heard of."""
+def _unreachable(
+    last: datetime | None, online: bool | None, silent: timedelta, now: datetime
+) -> tuple[State, str] | None:
+    """Why a board is unreachable; None where it is not."""
     if online is False:
         return "offline", "It has no connection to the broker."
     if last is None:
         return NEW
     if now - last > silent:
-        return "silent", f"It has not reported for {told(now - last)}."
+        return "silent", f"It has not reported for {describe(now - last)}."
     return None
 
 
 def _reported(report: BoardReport, last: datetime) -> tuple[State, str]:
-    """What a board says of itself, and what can be seen of its clock."""
-    wrong = [one.sentence for one in report.health.values() if one.level == report.level]
+    """State by the board's own report and its clock."""
+    wrong = [part.sentence for part in report.health.values() if part.level == report.level]
     if report.level != "ok":
         return report.level, wrong[0]
     if not report.alive:
-        return "warning", "No frame has gone through it lately; look at its camera."
+        return "warning", "It has processed no frame lately; check its camera."
     if report.clock_synchronised is False:
-        return "warning", "Its clock is not held to a time source: times may be wrong."
+        return "warning", "Its clock is not synchronised with a time source: times may be wrong."
     if report.sent_at - last > CLOCK_AHEAD:
         return (
             "warning",
-            f"Its clock is {told(report.sent_at - last)} ahead of this server's; look which of them is wrong.",
+            f"Its clock is {describe(report.sent_at - last)} ahead of this server's; check which of them is wrong.",
         )
     return "ok", ""
 
 
-def read_newest(text: str) -> BoardReport | None:
-    """A board's newest report as it is stored; None where this version cannot read it, which says nothing of others."""
+def read_last_report(text: str) -> BoardReport | None:
+    """A board's newest report from its stored form; None where this version cannot read it."""
     try:
         return read_stored(BoardReport, text)
     except BloodedgeError:
         return None
 
 
-def read_away(connection: Connection, silent: timedelta, now: datetime) -> dict[str, str]:
-    """Why nothing is heard of a board, by its name, for each of which nothing is; silent: as for read_boards."""
+def read_unreachable(connection: Connection, silent: timedelta, now: datetime) -> dict[str, str]:
+    """Why a board is unreachable, by name, for each board that is; silent: as for read_boards."""
     query = select(boards.c.name, boards.c.last_report, boards.c.online)
-    found = {name: _away(last, online, silent, now) for name, last, online in connection.execute(query).tuples()}
-    return {name: away[1] for name, away in found.items() if away is not None}
+    found = {name: _unreachable(last, online, silent, now) for name, last, online in connection.execute(query).tuples()}
+    return {name: unreachable[1] for name, unreachable in found.items() if unreachable is not None}
 
 
-def told(age: timedelta) -> str:
-    """A time span as people say it."""
+def describe(age: timedelta) -> str:
+    """A time span in words, such as "3 hours"."""
     seconds = age.total_seconds()
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= length:
@@ -153,7 +155,7 @@ def told(age: timedelta) -> str:
 
 @dataclass(frozen=True)
 class Hour:
-    """What a board did in an hour."""
+    """One board in one hour."""
 
     hour: datetime
     reports: int

@@ -1,10 +1,10 @@
-"""Where boards, reports and roll-outs are kept: SQLite beside the server, or PostgreSQL."""
+"""The database of boards, reports and roll-outs: SQLite beside the server, or PostgreSQL."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
 from sqlalchemy.engine import URL, make_url
@@ -15,11 +15,11 @@ from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.files import make_private
 from bloodedge_fleet.addresses import is_host
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 MIGRATIONS = "bloodedge_fleet.database:migrations"
 DATABASE = "fleet.sqlite"
-REVISION = "0002"
-"""Of the newest migration."""
-
 ANSWER_WITHIN_S = 5
 
 Values = dict[str, Any]
@@ -28,7 +28,7 @@ Values = dict[str, Any]
 def open_database(url: str | None, state: Path) -> Engine:
     """The database of ``url``, such as postgresql://USER@HOST/NAME; without one, SQLite in the state folder.
 
-    Raises UsageError when the URL is none, and BloodedgeError when the folder cannot be made. Nothing is connected yet.
+    Raises UsageError for a wrong URL, and BloodedgeError when the folder cannot be made. It does not connect yet.
     """
     if url is None:
         with disk_errors("the server's folder"):
@@ -53,7 +53,7 @@ def open_database(url: str | None, state: Path) -> Engine:
 
 
 def _keep_sqlite_safe(engine: Engine, file: Path) -> None:
-    """What was stored outlives a power cut; who writes locks before it reads; nobody else reads."""
+    """Commits survive a power cut; a writing transaction locks before it reads; other users cannot read the file."""
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
@@ -71,7 +71,7 @@ def _keep_sqlite_safe(engine: Engine, file: Path) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """A connection whose answers belong to one moment; raises BloodedgeError when the database does not answer."""
+    """A connection that sees one moment; raises BloodedgeError when the database does not answer."""
     options: Values = {} if engine.dialect.name == "sqlite" else {"isolation_level": "REPEATABLE READ"}
     with database_errors(engine), engine.execution_options(**options).begin() as connection:
         yield connection
@@ -79,14 +79,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction: all of it is stored when the block ends well, and nothing else; BloodedgeError as in reading."""
+    """A transaction, stored whole when the block succeeds, else not at all; BloodedgeError as in reading."""
     with database_errors(engine), engine.execution_options(writes=True).begin() as connection:
         yield connection
 
 
 def hold(connection: Connection, table: Table) -> None:
-    """Wait for those that change a table, and keep others from it until this transaction ends; they may read."""
-    if connection.dialect.name == "postgresql":  # on SQLite, one writes at a time
+    """Lock a table against changes by others until this transaction ends; they may read it."""
+    if connection.dialect.name == "postgresql":  # SQLite has one writer at a time
         connection.execute(text(f"LOCK TABLE {table.name} IN SHARE ROW EXCLUSIVE MODE"))
 
 
@@ -96,34 +96,34 @@ def insert_into(connection: Connection, table: Any) -> Any:
 
 
 class DatabaseError(BloodedgeError):
-    """The database does not answer, or not as it should."""
+    """The database does not answer, or fails."""
 
 
-class NotTaken(DatabaseError):  # noqa: N818  # as people say it
-    """The database is well, and takes what it was given neither now nor later."""
+class RejectedError(DatabaseError):
+    """The database works and rejected the data; trying again does not help."""
 
 
 @contextmanager
 def database_errors(engine: Engine) -> Iterator[None]:
-    """Turn what the database's driver raises into a sentence."""
+    """Turn errors of the database's driver into a sentence."""
     try:
         yield
     except (DBAPIError, PoolTimeoutError) as error:
         cause = getattr(error, "orig", None) or error
         first = str(cause).strip().partition("\n")[0].rstrip(".")
         if isinstance(error, DataError | IntegrityError):
-            raise NotTaken(f"{_name(engine)} does not take this ({first}); leave it out, or correct it.") from error
-        raise DatabaseError(f"{_name(engine)} does not do what is asked of it ({first}); {_cure(engine)}.") from error
+            raise RejectedError(f"{_name(engine)} rejected the data ({first}); correct or omit them.") from error
+        raise DatabaseError(f"{_name(engine)} rejected the query ({first}); {_cure(engine)}.") from error
 
 
 def _name(engine: Engine) -> str:
-    """For sentences, which others may see: without what else its URL says, such as a password."""
+    """Its name in sentences, without the rest of its URL, such as a password."""
     hosts = ", ".join(_hosts(engine.url))
     return f"The database {engine.url.database}" + (f" on {hosts}" if hosts else "")
 
 
 def _hosts(url: URL) -> Sequence[str]:
-    """Where a database is; a socket's folder begins with a slash."""
+    """The database's hosts; a socket's folder begins with a slash."""
     hosts = url.host or url.query.get("host", ())
     return (hosts,) if isinstance(hosts, str) else hosts
 
@@ -135,9 +135,7 @@ def _cure(engine: Engine) -> str:
 
 
 def migrate(engine: Engine) -> None:
-    """Make the tables, or bring them up to date; BloodedgeError when a newer bloodedge made them."""
-    if _revision(engine) == REVISION:  # as at all starts but the first: a killed server is back the sooner
-        return
+    """Create the tables, or bring them up to date; BloodedgeError when a newer bloodedge made them."""
     from alembic import command
     from alembic.util.exc import CommandError
 
@@ -147,19 +145,19 @@ def migrate(engine: Engine) -> None:
     except CommandError as error:
         raise BloodedgeError(f"{_name(engine)} was made by a newer bloodedge ({error}); upgrade this one.") from error
     except SQLAlchemyError as error:
-        raise BloodedgeError(f"{_name(engine)} could not be brought up to date ({error}); it is as it was.") from error
+        raise BloodedgeError(f"{_name(engine)} could not be brought up to date ({error}); it is unchanged.") from error
 
 
 def require_current(engine: Engine) -> None:
-    """Raise BloodedgeError unless the tables are those of this version: the server alone brings them up to date."""
+    """Raise BloodedgeError unless the tables are of this version; only the server brings them up to date."""
     now = _revision(engine)
-    if now != REVISION:
+    if now != head_revision():
         state = "has no tables yet" if now is None else "is of another version"
         raise BloodedgeError(f"{_name(engine)} {state}; start its server once: bloodedge fleet serve")
 
 
 def _revision(engine: Engine) -> str | None:
-    """Of the tables; None where there are none."""
+    """Revision of the tables; None where there are none."""
     with reading(engine) as connection:
         if not inspect(connection).has_table("alembic_version"):
             return None
@@ -167,7 +165,14 @@ def _revision(engine: Engine) -> str | None:
         return revision
 
 
-def _alembic(connection: Connection) -> Any:
+def head_revision() -> str | None:
+    """Revision of the newest migration."""
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def _alembic(connection: Connection | None = None) -> "Config":
     from alembic.config import Config
 
     config = Config()

@@ -1,4 +1,4 @@
-"""The tables; ``migrations`` makes them, and a test holds the two against each other."""
+"""The tables; ``migrations`` creates them, and a test compares the two."""
 
 from datetime import UTC, datetime
 
@@ -21,7 +21,7 @@ from sqlalchemy import (
 
 
 class Utc(TypeDecorator[datetime]):
-    """A moment; kept as UTC, and always given with its time zone."""
+    """A moment, stored in UTC and always read with its time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -47,14 +47,14 @@ metadata = MetaData(
     }
 )
 
-LONGEST_NAME = 200
-"""Characters of a board's name."""
+MAX_NAME = 200
+"""Most characters of a board's name."""
 
 boards = Table(
     "boards",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", String(LONGEST_NAME), nullable=False, unique=True),
+    Column("name", String(MAX_NAME), nullable=False, unique=True),
     Column("first_seen", Utc, nullable=False),
     Column("last_report", Utc),  # when the newest report was stored, by this server's clock
     Column("online", Boolean),  # what the broker says of its connection
@@ -65,7 +65,7 @@ boards = Table(
 forgotten = Table(  # boards that a person had forgotten, and that have not reported since
     "forgotten",
     metadata,
-    Column("name", String(LONGEST_NAME), primary_key=True),
+    Column("name", String(MAX_NAME), primary_key=True),
 )
 
 boots = Table(  # a board's daemon from one start to the next
@@ -126,7 +126,7 @@ hours = Table(  # what reports come to by the hour in which they were sent; kept
 refused = Table(  # messages that could not be read
     "refused",
     metadata,
-    Column("board", String(LONGEST_NAME), primary_key=True),  # as the topic names it, known or not
+    Column("board", String(MAX_NAME), primary_key=True),  # as the topic names it, known or not
     Column("messages", BigInteger, nullable=False),
     Column("last_at", Utc, nullable=False),
     Column("sentence", Text, nullable=False),

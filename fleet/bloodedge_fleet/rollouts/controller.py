@@ -1,4 +1,4 @@
-"""The thread that moves roll-outs on and tells boards what is wanted of them."""
+"""The thread that moves roll-outs on and asks boards to install bundles."""
 
 import logging
 import threading
@@ -12,30 +12,30 @@ from bloodedge.fleet_messages import WANTED
 from bloodedge_fleet.database import reading
 from bloodedge_fleet.rollouts.overview import count_states
 from bloodedge_fleet.rollouts.stages import advanced
-from bloodedge_fleet.rollouts.store import newest_reports, read_rollouts, store, wishes
+from bloodedge_fleet.rollouts.store import last_reports, pending_requests, read_rollouts, store
 
 log = logging.getLogger("bloodedge.fleet")
 
 EVERY_S = 1.0
 
 Publish = Callable[[str, str, bytes], bool]
-"""Board, topic below its own, payload; whether it went out."""
+"""Board, topic below the board's, payload; False where it was not sent."""
 
 
-class Steering:
-    """Looks at every roll-out once a second; ``stop`` ends it."""
+class RolloutController:
+    """Checks every roll-out once a second until ``stop``."""
 
     def __init__(
         self, engine: Engine, publish: Publish, is_current: Callable[[], bool], url: str, silent: timedelta
     ) -> None:
-        """is_current: whether all that boards have said by now is stored; url: where they find this server.
+        """is_current: whether all that boards have sent is stored; url: where they reach this server.
 
-        silent: a board without a report for so long is away, and holds its roll-out up.
+        silent: a board without a report for so long is silent, and its roll-out waits for it.
         """
         self._engine, self._publish, self._is_current = engine, publish, is_current
         self._url, self._silent = url, silent
-        self._told: dict[str, bytes] = {}
-        self._tell_anew = threading.Event()
+        self._sent: dict[str, bytes] = {}
+        self._send_again = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="roll-outs", daemon=True)
         self._failed = ""
@@ -45,56 +45,56 @@ class Steering:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; roll-outs go on with the next start."""
+        """End; roll-outs go on after the next start."""
         self._stopping.set()
         self._thread.join(10)
 
-    def tell_anew(self) -> None:
-        """Connected to the broker anew: what it was told before may be lost."""
-        self._tell_anew.set()
+    def send_again(self) -> None:
+        """Repeat all requests: the broker of a new connection may have lost them."""
+        self._send_again.set()
 
     def _run(self) -> None:
         while not self._stopping.wait(EVERY_S):
             try:
-                self.look(datetime.now(UTC))
+                self.check(datetime.now(UTC))
                 self._failed = ""
             except BloodedgeError as error:
                 if str(error) != self._failed:
                     self._failed = str(error)
                     log.warning("Roll-outs wait: %s", error)
             except Exception:
-                log.exception("Roll-outs could not be looked at; they are again in a moment.")
+                log.exception("Checking the roll-outs failed; it is tried again.")
 
-    def look(self, now: datetime) -> None:
-        """Move every roll-out on as far as the boards' reports allow, and tell boards what has changed for them.
+    def check(self, now: datetime) -> None:
+        """Move every roll-out on as far as the boards' reports allow, and send boards what has changed for them.
 
-        Raises BloodedgeError where roll-outs wait.
+        Raises BloodedgeError while roll-outs must wait.
         """
         with reading(self._engine) as connection:
             are_running = "running" in count_states(connection)
         must_wait = are_running and not self._is_current()
         if are_running and not must_wait:
             self._move_on(now)
-        self._tell()
+        self._send_requests()
         if must_wait:
-            raise BloodedgeError("what boards have said may still lie at the broker; they go on once it is stored.")
+            raise BloodedgeError("the broker may still hold boards' reports; roll-outs go on once these are stored.")
 
     def _move_on(self, now: datetime) -> None:
         with reading(self._engine) as connection:
             running = [rollout for rollout, _ in read_rollouts(connection, running=True)]
-            heard = newest_reports(connection, self._silent, now)
+            reports = last_reports(connection, self._silent, now)
         for before in running:
-            after = advanced(before, heard, now)
+            after = advanced(before, reports, now)
             if after != before and store(self._engine, before, after):
                 if after.state != before.state:
                     log.warning("Roll-out %s is %s. %s", after.name, after.state, after.why)
                 elif after.stage != before.stage:
                     log.info("Roll-out %s: stage %d of %d.", after.name, after.stage + 1, len(after.stages))
 
-    def _tell(self) -> None:
-        if self._tell_anew.is_set():
-            self._tell_anew.clear()
-            self._told.clear()
-        for board, payload in wishes(self._engine, self._url).items():
-            if self._told.get(board) != payload and self._publish(board, WANTED, payload):
-                self._told[board] = payload
+    def _send_requests(self) -> None:
+        if self._send_again.is_set():
+            self._send_again.clear()
+            self._sent.clear()
+        for board, payload in pending_requests(self._engine, self._url).items():
+            if self._sent.get(board) != payload and self._publish(board, WANTED, payload):
+                self._sent[board] = payload

@@ -1,4 +1,4 @@
-"""What the page, the command line and the metrics tell of roll-outs."""
+"""Roll-outs as the page, the command line and the metrics show them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, select
 
-from bloodedge_fleet.boards.overview import read_away
+from bloodedge_fleet.boards.overview import read_unreachable
 from bloodedge_fleet.database.tables import rollouts
 from bloodedge_fleet.rollouts.stages import BOARD_STATES, Rollout
 from bloodedge_fleet.rollouts.store import read_rollouts
 
 ENDED = {"waiting": "not asked", "asked": "withdrawn"}
-"""What a board's state is called once nobody waits for it any more."""
+"""Names of a board's state once its roll-out has ended."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Part:
     board: str
     state: str
     lasted: timedelta
-    """How long it has been so, or was when the roll-out ended."""
+    """Time in this state, until now or the roll-out's end."""
     why: str
     """Why it failed, or what it waits for."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A roll-out as it is shown."""
+class RolloutView:
+    """A roll-out with its boards in words."""
 
     rollout: Rollout
     row: Row[Any]
@@ -40,7 +40,7 @@ class Shown:
 
     @property
     def failed(self) -> tuple[Part, ...]:
-        """Of the boards, those that failed."""
+        """Boards that failed."""
         return tuple(part for part in self.parts if part.state == "failed")
 
     @property
@@ -50,36 +50,40 @@ class Shown:
         return ", ".join(f"{counts[state]} {state}" for state in (*BOARD_STATES, *ENDED.values()) if counts[state])
 
 
-def read_shown(
+def read_rollout_views(
     connection: Connection, silent: timedelta, *, among: list[str] | None = None, now: datetime | None = None
-) -> list[Shown]:
-    """Every roll-out, or those of these names, the newest first; silent: as for read_boards."""
+) -> list[RolloutView]:
+    """Every roll-out, or those named in ``among``, the newest first; silent: as for read_boards."""
     now = now or datetime.now(UTC)
-    away = read_away(connection, silent, now)
+    unreachable = read_unreachable(connection, silent, now)
     return [
-        Shown(rollout, row, _going(rollout, away, now) if rollout.state == "running" else _gone(rollout, row.ended))
+        RolloutView(
+            rollout,
+            row,
+            _running(rollout, unreachable, now) if rollout.state == "running" else _ended(rollout, row.ended),
+        )
         for rollout, row in read_rollouts(connection, among=among)
     ]
 
 
-def _going(rollout: Rollout, away: Mapping[str, str], now: datetime) -> tuple[Part, ...]:
+def _running(rollout: Rollout, unreachable: Mapping[str, str], now: datetime) -> tuple[Part, ...]:
     asked = {step.board for step in rollout.in_stage if step.state != "failed"}
     parts = []
     for step in rollout.steps:
-        holds_up = away.get(step.board, "") if step.board in asked else ""
-        why = step.why if holds_up in step.why else f"{step.why} {holds_up}".strip()
+        blocks = unreachable.get(step.board, "") if step.board in asked else ""
+        why = step.why if blocks in step.why else f"{step.why} {blocks}".strip()
         parts.append(Part(step.board, step.state, now - step.since, why))
     return tuple(parts)
 
 
-def _gone(rollout: Rollout, ended: datetime) -> tuple[Part, ...]:
+def _ended(rollout: Rollout, ended: datetime) -> tuple[Part, ...]:
     return tuple(
         Part(step.board, ENDED.get(step.state, step.state), ended - step.since, step.why) for step in rollout.steps
     )
 
 
 def newest_names(connection: Connection, number: int) -> list[str]:
-    """Of that many roll-outs, the newest, and of all that run."""
+    """Names of so many of the newest roll-outs, and of all that run."""
     newest = connection.execute(select(rollouts.c.name).order_by(rollouts.c.began.desc()).limit(number)).scalars()
     running = connection.execute(select(rollouts.c.name).where(rollouts.c.state == "running")).scalars()
     return [*{*newest, *running}]

@@ -1,4 +1,4 @@
-"""What follows from what boards report: which are asked next, and when a roll-out halts. No database, no broker."""
+"""How boards' reports move a roll-out on: which boards are asked next, and when it halts. No database, no broker."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ RolloutState = Literal["running", "done", "halted"]
 
 @dataclass(frozen=True)
 class Step:
-    """How far one board is."""
+    """One board's progress."""
 
     board: str
     state: BoardState
@@ -24,34 +24,34 @@ class Step:
     why: str = ""
     """Why it failed, or what it waits for."""
     boot: str = ""
-    """The start of its daemon in which it runs the bundle well."""
+    """Start of its daemon in which it runs the bundle well."""
     uptime_s: float = 0.0
-    """How long that daemon was up by its first report of that."""
+    """Uptime of that daemon in its first report of that."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What was heard last of a board."""
+class LastReport:
+    """A board's last report."""
 
     report: BoardReport
     at: datetime
     """When it was stored."""
-    away: bool = False
-    """Nothing is heard of it by now: it has no connection, or is silent."""
+    unreachable: bool = False
+    """The board has no connection by now, or is silent."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """A bundle on its way."""
+    """A bundle on its way to boards."""
 
     name: str
     sha256: str
     stages: tuple[int, ...]
     """Boards asked by the end of each stage, ascending; the last is all of them."""
     soak_s: float
-    """Every board of a stage has to run the bundle well for so long before the next stage."""
+    """Every board of a stage must run the bundle well for so long before the next stage."""
     halt_on: int
-    """So many failed boards halt it."""
+    """This many failed boards halt it."""
     steps: tuple[Step, ...]
     """In the order in which boards are asked."""
     state: RolloutState = "running"
@@ -60,16 +60,16 @@ class Rollout:
 
     @property
     def in_stage(self) -> tuple[Step, ...]:
-        """Boards that have been asked by now, or are to be."""
+        """Boards up to the present stage."""
         return self.steps[: self.stages[self.stage]]
 
     def number(self, state: BoardState) -> int:
-        """Boards in a state."""
+        """How many boards are in a state."""
         return sum(step.state == state for step in self.steps)
 
 
 def plan(boards: int, canary: int, percents: Sequence[float]) -> tuple[int, ...]:
-    """How many boards are asked by the end of each stage: the canaries, then shares of all, and at last all.
+    """How many boards are asked by the end of each stage: the canaries, then shares of all boards, finally all.
 
     Raises UsageError when there is no board, or the shares do not ascend within 0..100.
     """
@@ -91,13 +91,13 @@ def require_ascending(percents: Sequence[float]) -> None:
         raise UsageError("--percent takes ascending shares of the boards, such as 10,50,100.")
 
 
-def advanced(rollout: Rollout, heard: dict[str, Heard], now: datetime) -> Rollout:
-    """The roll-out after what was heard last of its boards; itself where nothing has changed."""
+def advanced(rollout: Rollout, last_reports: dict[str, LastReport], now: datetime) -> Rollout:
+    """The roll-out after its boards' last reports; itself where nothing changed."""
     if rollout.state != "running":
         return rollout
     asked = len(rollout.in_stage)
     steps = tuple(
-        _advanced(step, rollout, heard.get(step.board), now) if place < asked else step
+        _advanced(step, rollout, last_reports.get(step.board), now) if place < asked else step
         for place, step in enumerate(rollout.steps)
     )
     rollout = replace(rollout, steps=steps)
@@ -105,54 +105,54 @@ def advanced(rollout: Rollout, heard: dict[str, Heard], now: datetime) -> Rollou
     if len(failed) >= rollout.halt_on:
         why = f"{failed[-1].board}: {failed[-1].why}"
         return replace(rollout, state="halted", why=why)
-    if not all(_has_soaked(step, rollout, heard.get(step.board)) for step in rollout.in_stage):
+    if not all(_has_soaked(step, rollout, last_reports.get(step.board)) for step in rollout.in_stage):
         return rollout
     if rollout.stage + 1 == len(rollout.stages):
         return replace(rollout, state="done")
-    return advanced(replace(rollout, stage=rollout.stage + 1), heard, now)
+    return advanced(replace(rollout, stage=rollout.stage + 1), last_reports, now)
 
 
-def _advanced(step: Step, rollout: Rollout, heard: Heard | None, now: datetime) -> Step:
+def _advanced(step: Step, rollout: Rollout, last: LastReport | None, now: datetime) -> Step:
     if step.state == "waiting":
         step = replace(step, state="asked", since=now)
-    if step.state == "failed" or heard is None or (step.state == "asked" and heard.at < step.since):
-        return step  # what was heard before a board was asked is no answer
-    state, why = _seen(step, rollout, heard.report)
-    boot, uptime_s = (heard.report.boot, heard.report.uptime_s) if state == "good" else ("", 0.0)
+    if step.state == "failed" or last is None or (step.state == "asked" and last.at < step.since):
+        return step  # a report from before the board was asked is no answer
+    state, why = _state(step, rollout, last.report)
+    boot, uptime_s = (last.report.boot, last.report.uptime_s) if state == "good" else ("", 0.0)
     if (state, boot) == (step.state, step.boot):
         return replace(step, why=why)
     return replace(step, state=state, since=now, why=why, boot=boot, uptime_s=uptime_s)
 
 
-def _seen(step: Step, rollout: Rollout, report: BoardReport) -> tuple[BoardState, str]:
-    """What a board that was asked has come to, and why."""
-    told = report.wanted
-    if told is None or told.rollout != rollout.name:
-        told = None
-    elif told.state in {"refused", "went back"}:
-        return "failed", told.sentence or f"The board says no more than: {told.state}."
+def _state(step: Step, rollout: Rollout, report: BoardReport) -> tuple[BoardState, str]:
+    """The state of a board that was asked, and why."""
+    answer = report.wanted
+    if answer is None or answer.rollout != rollout.name:
+        answer = None
+    elif answer.state in {"refused", "went back"}:
+        return "failed", answer.sentence or f"The board gives no reason; its state is: {answer.state}."
     if report.bundle.sha256 == rollout.sha256:
         return _running(report)
     if step.state in {"installed", "good"}:
-        return "failed", "The board runs another bundle again."
-    return "asked", "" if told is None else told.sentence
+        return "failed", "The board went back to another bundle."
+    return "asked", "" if answer is None else answer.sentence
 
 
 def _running(report: BoardReport) -> tuple[BoardState, str]:
-    """What a board has come to that runs the bundle."""
+    """The state of a board that runs the bundle, and why."""
     if report.bundle.state != "good":
         return "installed", "On probation."
     if not report.alive or report.level == "failed":
-        return "installed", "The board is not well."
+        return "installed", "The board reports a problem."
     return "good", ""
 
 
-def _has_soaked(step: Step, rollout: Rollout, heard: Heard | None) -> bool:
-    """Whether a board has run the bundle well for long enough and reports it still, or is given up.
+def _has_soaked(step: Step, rollout: Rollout, last: LastReport | None) -> bool:
+    """Whether a board has run the bundle well for long enough and still reports it, or has failed.
 
-    Its daemon's own time counts, from one report to another: not that in which nothing came, nor that in which reports
-    waited somewhere.
+    The daemon's uptime counts, from one report to another. Time without reports does not count, nor does time in which
+    reports waited somewhere.
     """
-    if step.state != "good" or heard is None or heard.away:
+    if step.state != "good" or last is None or last.unreachable:
         return step.state == "failed"
-    return heard.report.uptime_s - step.uptime_s >= rollout.soak_s
+    return last.report.uptime_s - step.uptime_s >= rollout.soak_s

@@ -1,4 +1,4 @@
-"""Roll-outs in the database, and the files they offer."""
+"""Roll-outs in the database, and the bundle files that they offer."""
 
 import json
 import secrets
@@ -19,60 +19,60 @@ from bloodedge.fleet_messages import Wanted
 from bloodedge.signing.signature import verify_bundle
 from bloodedge.signing.trust import TrustStore
 from bloodedge_fleet.addresses import bundle_url
-from bloodedge_fleet.boards.overview import read_away, read_newest
+from bloodedge_fleet.boards.overview import read_last_report, read_unreachable
 from bloodedge_fleet.database import Values, hold, insert_into, reading, writing
 from bloodedge_fleet.database.tables import boards, bundles, forgotten, rollout_boards, rollouts
-from bloodedge_fleet.rollouts.stages import Heard, Rollout, Step, plan, require_boards
+from bloodedge_fleet.rollouts.stages import LastReport, Rollout, Step, plan, require_boards
 from bloodedge_fleet.state_dir import require_readable, unreadable
 
 FOLDER = "bundles"
 
 
 def bundle_file(state: Path, digest: str) -> Path:
-    """Where an offered bundle lies."""
+    """The file of an offered bundle."""
     return state / FOLDER / f"{digest}.bundle"
 
 
 @dataclass(frozen=True)
-class Vouched:
-    """A bundle that was found right."""
+class CheckedBundle:
+    """A bundle that was checked, and who signed it."""
 
     sha256: str
     """Of its file."""
     name: str
     serial: int
     signer: str
-    """Empty where nobody was asked to have signed it."""
+    """Empty where no signature was asked for."""
 
 
-def vouch(path: Path, trust: Path | None) -> Vouched:
+def check_bundle(path: Path, trust: Path | None) -> CheckedBundle:
     """Check a bundle's file.
 
-    trust: the folder of trusted keys; None: whoever signed it, or nobody. Raises UsageError or BloodedgeError when it
-    is no bundle that those keys vouch for.
+    trust: the folder of trusted keys; None: the signature is not checked. Raises UsageError or BloodedgeError when it
+    is no bundle, or none of those keys signed it.
     """
     require_readable(path)
     with Bundle(path) as bundle:
         bundle.verify()
         signer = "" if trust is None else _signer(bundle, trust)
-        return Vouched(sha256(path), bundle.manifest.name, bundle.manifest.serial, signer)
+        return CheckedBundle(sha256(path), bundle.manifest.name, bundle.manifest.serial, signer)
 
 
-def offer(engine: Engine, state: Path, path: Path, vouched: Vouched) -> str:
-    """Put a bundle among those that boards can have; gives its file's digest."""
-    target = bundle_file(state, vouched.sha256)
+def offer(engine: Engine, state: Path, path: Path, checked: CheckedBundle) -> str:
+    """Offer a checked bundle to boards; returns its SHA-256."""
+    target = bundle_file(state, checked.sha256)
     write_beside(target, partial(_copy, path))
-    if sha256(target) != vouched.sha256:
+    if sha256(target) != checked.sha256:
         target.unlink()
         raise BloodedgeError(f"{path} changed while it was read; give it again.")
-    row = {**asdict(vouched), "size_bytes": target.stat().st_size, "added_at": datetime.now(UTC)}
+    row = {**asdict(checked), "size_bytes": target.stat().st_size, "added_at": datetime.now(UTC)}
     with writing(engine) as connection:
         connection.execute(insert_into(connection, bundles).values(row).on_conflict_do_nothing())
-    return vouched.sha256
+    return checked.sha256
 
 
 def require_possible(engine: Engine, names: Sequence[str]) -> None:
-    """UsageError when there is no board, one is not known, or one is part of another roll-out that runs."""
+    """UsageError when there is no board, or one is unknown or part of another running roll-out."""
     require_boards(len(names))
     with reading(engine) as connection:
         _require_free(connection, _ids_of(connection, names))
@@ -105,7 +105,7 @@ def begin(
 ) -> Rollout:
     """Begin a roll-out of an offered bundle to boards, in the order of their names here.
 
-    Raises UsageError when a board is not known or part of another roll-out that runs.
+    Raises UsageError when a board is unknown or part of another running roll-out.
     """
     stages = plan(len(names), canary, percents)
     now = datetime.now(UTC)
@@ -128,7 +128,7 @@ def begin(
 
 
 def unknown_board(name: str, known: Iterable[str]) -> UsageError:
-    """That there is none of that name."""
+    """The error for a board's name that is not known."""
     return UsageError(f'No board "{name}" has reported.{did_you_mean(name, known)} See: bloodedge fleet boards')
 
 
@@ -150,13 +150,13 @@ def _require_free(connection: Connection, ids: dict[str, int]) -> None:
     for name, number in ids.items():
         if number in busy:
             raise UsageError(
-                f"{name} is part of roll-out {busy[number]}, which runs; wait for its end, or halt it with: bloodedge"
-                f" fleet halt {busy[number]}"
+                f"{name} is part of the running roll-out {busy[number]}; wait for its end, or halt it with:"
+                f" bloodedge fleet halt {busy[number]}"
             )
 
 
 def halt(engine: Engine, name: str, why: str) -> None:
-    """Halt a roll-out that runs: no further board is asked. UsageError when there is none of that name."""
+    """Halt a running roll-out: no further board is asked. UsageError when there is no such roll-out."""
     with writing(engine) as connection:
         running = connection.execute(select(rollouts.c.state).where(rollouts.c.name == name)).scalar_one_or_none()
         if running is None:
@@ -168,7 +168,7 @@ def halt(engine: Engine, name: str, why: str) -> None:
 
 
 def store(engine: Engine, before: Rollout, after: Rollout) -> bool:
-    """Store how far a roll-out has come; False, and nothing is stored, when somebody has halted it meanwhile."""
+    """Store a roll-out's progress; False, and nothing is stored, when somebody has halted it meanwhile."""
     with writing(engine) as connection:
         values: Values = _figures(after) | ({} if after.state == "running" else {"ended": datetime.now(UTC)})
         still = (rollouts.c.name == after.name, rollouts.c.state == "running")
@@ -233,20 +233,20 @@ def read_rollouts(
 
 
 def _within(stages: tuple[int, ...], boards_left: int) -> tuple[int, ...]:
-    """Stages where boards were forgotten meanwhile."""
+    """The stages without the boards that were forgotten meanwhile."""
     return tuple(min(count, boards_left) for count in stages)
 
 
-def newest_reports(connection: Connection, silent: timedelta, now: datetime) -> dict[str, Heard]:
-    """What was heard last of every board whose report can be read, by its name; silent: as for read_boards."""
-    away = read_away(connection, silent, now)
+def last_reports(connection: Connection, silent: timedelta, now: datetime) -> dict[str, LastReport]:
+    """The last report of every board whose report can be read, by name; silent: as for read_boards."""
+    unreachable = read_unreachable(connection, silent, now)
     query = select(boards.c.name, boards.c.report, boards.c.last_report).where(boards.c.report.is_not(None))
-    read = ((name, read_newest(text), at) for name, text, at in connection.execute(query).tuples())
-    return {name: Heard(report, at, name in away) for name, report, at in read if report is not None}
+    read = ((name, read_last_report(text), at) for name, text, at in connection.execute(query).tuples())
+    return {name: LastReport(report, at, name in unreachable) for name, report, at in read if report is not None}
 
 
-def wanted_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
-    """What a roll-out asks of its boards; url: where this server is for them."""
+def request_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
+    """A roll-out's request to its boards; url: where they reach this server."""
     return Wanted(
         rollout=rollout.name,
         name=row.bundle,
@@ -257,17 +257,17 @@ def wanted_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
     )
 
 
-def wishes(engine: Engine, url: str) -> dict[str, bytes]:
-    """What every board shall be told, retained: its wanted bundle while a roll-out asks for it, else nothing.
+def pending_requests(engine: Engine, url: str) -> dict[str, bytes]:
+    """The retained message of every board: the requested bundle while a roll-out asks for it, else nothing.
 
-    Forgotten ones too, or the broker would keep for them what they were asked last.
+    Forgotten boards get one too, or the broker would keep the last request for them.
     """
     with reading(engine) as connection:
         names = union(select(boards.c.name), select(forgotten.c.name))
-        told = dict.fromkeys(connection.execute(names).scalars(), b"")
+        requests = dict.fromkeys(connection.execute(names).scalars(), b"")
         for rollout, row in read_rollouts(connection, running=True):
-            payload = wanted_of(rollout, row, url).model_dump_json().encode()
+            payload = request_of(rollout, row, url).model_dump_json().encode()
             for step in rollout.in_stage:
                 if step.state != "failed":
-                    told[step.board] = payload
-    return told
+                    requests[step.board] = payload
+    return requests

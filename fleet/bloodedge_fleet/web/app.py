@@ -1,4 +1,4 @@
-"""Every address that the server answers."""
+"""The addresses that the server answers."""
 
 import logging
 import re
@@ -22,10 +22,10 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.report import environment
 from bloodedge.web_access import SafeHeaders, TokenCheck
 from bloodedge_fleet.boards.listener import Listener
-from bloodedge_fleet.boards.overview import Board, read_boards, read_hours, read_refusals, told
+from bloodedge_fleet.boards.overview import Board, describe, read_boards, read_hours, read_refusals
 from bloodedge_fleet.database import reading
 from bloodedge_fleet.metrics import CONTENT_TYPE, Figures
-from bloodedge_fleet.rollouts.overview import count_states, newest_names, read_shown
+from bloodedge_fleet.rollouts.overview import count_states, newest_names, read_rollout_views
 from bloodedge_fleet.rollouts.store import bundle_file
 from bloodedge_fleet.web.access import HEADERS, Guard
 from bloodedge_fleet.web.trends import Trend, trends
@@ -34,7 +34,7 @@ log = logging.getLogger("bloodedge.fleet")
 
 TREND = timedelta(days=2)
 AHEAD = timedelta(hours=1)
-"""What a board sent later than this from now, by its clock, is in no chart."""
+"""Reports dated further in the future, by a board's clock, are in no chart."""
 
 ROLLOUTS_SHOWN = 10
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -49,7 +49,7 @@ class Site:
     listener: Listener
     figures: Figures
     silent: timedelta
-    """A board without a report for so long is taken to be away."""
+    """A board without a report for so long is silent."""
 
     def boards(self) -> list[Board]:
         """Every board now."""
@@ -58,7 +58,7 @@ class Site:
 
     @property
     def troubles(self) -> list[str]:
-        """What is wrong with the server itself."""
+        """Problems of the server itself, in sentences."""
         broker = [] if self.listener.connected else [self.listener.broker_state]
         return [*broker, *([self.listener.database_state] if self.listener.database_state else [])]
 
@@ -104,7 +104,7 @@ class _Pages:
     def _board(self, name: str) -> Response:
         now = datetime.now(UTC)
         with reading(self._site.engine) as connection:
-            board = next((one for one in read_boards(connection, self._site.silent) if one.name == name), None)
+            board = next((board for board in read_boards(connection, self._site.silent) if board.name == name), None)
             hours = read_hours(connection, name, now - TREND, now + AHEAD)
         if board is None:
             raise HTTPException(404, "No board of this name has reported.")
@@ -118,7 +118,7 @@ class _Pages:
     def _rollouts(self) -> Response:
         with reading(self._site.engine) as connection:
             number = sum(count_states(connection).values())
-            found = read_shown(connection, self._site.silent, among=newest_names(connection, ROLLOUTS_SHOWN))
+            found = read_rollout_views(connection, self._site.silent, among=newest_names(connection, ROLLOUTS_SHOWN))
         return self._html("rollouts.html", rollouts=found, number=number)
 
     async def rollout(self, request: Request) -> Response:
@@ -126,10 +126,10 @@ class _Pages:
 
     def _rollout(self, name: str) -> Response:
         with reading(self._site.engine) as connection:
-            found = read_shown(connection, self._site.silent, among=[name])
+            found = read_rollout_views(connection, self._site.silent, among=[name])
         if not found:
             raise HTTPException(404, "There is no roll-out of this name.")
-        return self._html("rollout.html", shown=found[0])
+        return self._html("rollout.html", view=found[0])
 
     async def metrics(self, _: Request) -> Response:
         return await run_in_threadpool(self._metrics)
@@ -146,17 +146,17 @@ class _Pages:
         return JSONResponse({"ok": not troubles, "troubles": troubles}, 503 if troubles else 200)
 
     async def bundle(self, request: Request) -> Response:
-        """A bundle that is offered, by its digest."""
+        """An offered bundle, by its SHA-256."""
         digest = request.path_params["digest"]
         path = bundle_file(self._site.state, digest)
         if not DIGEST.fullmatch(digest) or not path.is_file():
-            raise HTTPException(404, "No such bundle is offered.")
+            raise HTTPException(404, "This bundle is not offered.")
         return FileResponse(path, media_type="application/zip")
 
     def _html(self, template: str, **values: Any) -> Response:
         page = environment("bloodedge_fleet.web").get_template(template)
         now = datetime.now(UTC)
-        return HTMLResponse(page.render(now=now, told=told, troubles=self._site.troubles, **values))
+        return HTMLResponse(page.render(now=now, describe=describe, troubles=self._site.troubles, **values))
 
 
 def _error(status: int, sentence: str) -> Response:
@@ -166,7 +166,7 @@ def _error(status: int, sentence: str) -> Response:
 
 async def _http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    sentences = {404: "There is nothing at this address; check it.", 405: "This page only shows."}
+    sentences = {404: "There is nothing at this address; check it.", 405: "This page only shows and changes nothing."}
     own = error.detail if error.detail.endswith(".") else sentences.get(error.status_code, f"{error.detail}.")
     return _error(error.status_code, own)
 
@@ -177,7 +177,7 @@ async def _failed(_: Request, error: Exception) -> Response:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     log.error("A request for %s failed.", request.url.path, exc_info=error)
-    return _error(500, "The server failed at this; its journal says why.")
+    return _error(500, "The server failed; its journal says why.")
 
 
 async def _static(request: Request) -> Response:

@@ -1,37 +1,41 @@
-"""Laying a bundle out: its manifest, its files, their digests."""
+"""Writing a bundle: its manifest, its files, their digests."""
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any
 
 from bloodedge import __version__
-from bloodedge.bundle import MANIFEST
+from bloodedge.bundle import MANIFEST, zip_folder
 from bloodedge.bundle.json_records import write_record
-from bloodedge.bundle.manifest import Artifact, Baseline, Golden, InputSpec, Manifest, Provenance
+from bloodedge.bundle.manifest import Baseline, Golden, InputSpec, Manifest, Provenance
 from bloodedge.bundle.run_record import RunMetrics, RunRecord
 from bloodedge.decision.reference_people import Reference
 from bloodedge.engine.golden import GOLDEN_CELLS
-from bloodedge.files import sha256
+from bloodedge.files import sha256, write_beside, write_text
 from bloodedge.machine import hardware_name, versions
-from bloodedge_convert.calibration_set import cells_digest
-from bloodedge_convert.judge.measure import Measured
-from bloodedge_convert.run_cells import Cells
+from bloodedge_convert.cells.calibration_set import cells_digest
+from bloodedge_convert.cells.run_cells import Cells
+from bloodedge_convert.judge.measure import Candidate
 
 RECORDED = ("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "openvino", "nncf", "tf2onnx", "onnxruntime")
-"""Packages whose versions a bundle tells."""
+"""Packages whose versions the manifest records."""
 
 
-def draft(
+def make_manifest(
     name: str,
     record: RunRecord,
     metrics: RunMetrics,
-    measured: list[Measured],
     cells: Cells,
     reference: Reference | None,
+    shipped: list[Candidate],
+    left_out: dict[str, str],
+    caveats: list[str],
     threads: int,
 ) -> Manifest:
-    """The manifest of all artifacts that were made, before their latencies are known."""
+    """The manifest of a bundle of ``shipped``, still without its files' digests.
+
+    left_out: artifacts that are not in the bundle, such as "litert/int8", and the reason in a sentence.
+    """
     now = datetime.now(UTC)
     return Manifest(
         serial=int(now.timestamp()),
@@ -43,7 +47,9 @@ def draft(
         thresholds=record.thresholds,
         domain=cells.domain,
         reference=reference,
-        artifacts=[one.artifact() for one in measured],
+        artifacts=[candidate.artifact() for candidate in shipped],
+        left_out=left_out,
+        caveats=caveats,
         baseline=Baseline(
             hardware=metrics.hardware,
             backend=record.backend,
@@ -52,8 +58,8 @@ def draft(
         ),
         golden=Golden(
             inputs=GOLDEN_CELLS,
-            max_flips={str(one.kind): one.golden.clear_flips for one in measured},
-            max_probability_difference={str(one.kind): one.golden.max_probability_difference for one in measured},
+            max_flips={str(c.kind): c.golden.clear_flips for c in shipped},
+            max_probability_difference={str(c.kind): c.golden.max_probability_difference for c in shipped},
         ),
         fitted=cells.fitted.record(),
         provenance=Provenance(
@@ -75,27 +81,6 @@ def draft(
     )
 
 
-def without(manifest: Manifest, left_out: dict[str, str]) -> Manifest:
-    """The manifest without the artifacts left out ("litert/int8": why), and with the reasons."""
-
-    def kept(named: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in named.items() if name not in left_out}
-
-    golden = manifest.golden
-    return manifest.model_copy(
-        update={
-            "artifacts": [one for one in manifest.artifacts if f"{one.engine}/{one.precision}" not in left_out],
-            "left_out": left_out,
-            "golden": golden.model_copy(
-                update={
-                    "max_flips": kept(golden.max_flips),
-                    "max_probability_difference": kept(golden.max_probability_difference),
-                }
-            ),
-        }
-    )
-
-
 def without_paths(value: Any) -> Any:
     """``value`` with every absolute path in it, at any depth, cut to its last part: a bundle travels."""
     if isinstance(value, dict):
@@ -107,26 +92,24 @@ def without_paths(value: Any) -> Any:
     return value
 
 
-def gather(layout: Path, measured: Collection[Measured]) -> None:
-    """Move the artifacts' files to their place in the bundle folder ``layout``."""
-    (layout / "artifacts").mkdir(parents=True)
-    for one in measured:
-        for path in one.files:
-            path.rename(layout / "artifacts" / path.name)
+def write_bundle(
+    out: Path, layout: Path, manifest: Manifest, shipped: list[Candidate], contents: dict[str, str | bytes]
+) -> Manifest:
+    """Lay the bundle out in the folder ``layout`` and zip it to ``out``; the manifest with the digests of its files.
 
-
-def drop_files(layout: Path, artifacts: Collection[Artifact]) -> None:
-    """Remove the artifacts' files that none of ``artifacts`` names."""
-    named = {name for one in artifacts for name in (one.file, one.weights_file)}
-    for path in (layout / "artifacts").iterdir():
-        if f"artifacts/{path.name}" not in named:
-            path.unlink()
-
-
-def seal(layout: Path, manifest: Manifest) -> Manifest:
-    """Write ``manifest`` with the digests of all that lies in ``layout``; a signature of it comes after."""
-    paths = (path for path in layout.rglob("*") if path.is_file() and path != layout / MANIFEST)
-    names = sorted(path.relative_to(layout).as_posix() for path in paths)
+    The artifacts are moved there. contents: all other files by name.
+    """
+    artifacts = layout / "artifacts"
+    artifacts.mkdir(parents=True)
+    for path in (path for candidate in shipped for path in candidate.files):
+        path.rename(artifacts / path.name)
+    for name, content in contents.items():
+        if isinstance(content, str):
+            write_text(layout / name, content)
+        else:
+            (layout / name).write_bytes(content)
+    names = sorted(path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_file())
     manifest = manifest.model_copy(update={"files": {name: sha256(layout / name) for name in names}})
     write_record(layout / MANIFEST, manifest)
+    write_beside(out, lambda target: zip_folder(layout, target))
     return manifest

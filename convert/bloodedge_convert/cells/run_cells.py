@@ -15,9 +15,9 @@ from bloodedge.decision.domain import Domain
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.filmed import Filmed, film
 from bloodedge.text import as_path
-from bloodedge_convert.calibration_set import choose_cells, full_range
+from bloodedge_convert.cells.calibration_set import choose_cells, full_range
+from bloodedge_convert.cells.training_profile import training_domain
 from bloodedge_convert.job import Report
-from bloodedge_convert.training_profile import training_domain
 
 TRIAL_CELLS = 400
 """Of the validation part, to choose an int8 method by."""

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from bloodedge.data.dataset import CellFile, digest
 
+SPREAD = 64
+
 
 def choose_cells(train: Sequence[CellFile], count: int, seed: int) -> list[CellFile]:
     """``count`` cells of the training part, both classes alike and within a class every subject alike.
@@ -47,3 +49,8 @@ def full_range(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     brightest = images[int(images.reshape(len(images), -1).max(axis=1).argmax())]
     brightest[brightest == brightest.max()] = 255
     return images
+
+
+def spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """SPREAD of the calibration images (N, H, W, 3), evenly spread; all where there are fewer."""
+    return images[:: max(1, len(images) // SPREAD)][:SPREAD]

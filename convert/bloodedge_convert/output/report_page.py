@@ -5,10 +5,10 @@ from markupsafe import Markup
 from bloodedge.bundle.manifest import Agreement, Artifact
 from bloodedge.report import milliseconds, render
 from bloodedge.report.charts import Axis, axis_labels, bar_strip, interval_strip
-from bloodedge_convert.bundle_card import figure, lost
-from bloodedge_convert.int8_methods import TOLD, Attempt
+from bloodedge_convert.int8_methods import DESCRIPTIONS, Attempt
 from bloodedge_convert.litert.layer_noise import LayerNoise
-from bloodedge_convert.report import ConversionReport, Verdict
+from bloodedge_convert.output.bundle_card import figure, lost
+from bloodedge_convert.output.report import ConversionReport, Verdict
 
 ENGINES = {"litert": "LiteRT", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
 WORST = 10
@@ -24,7 +24,7 @@ def page(report: ConversionReport) -> str:
     drops, decibels = drop_axis(report), decibel_axis(noisy)
     worst = {id(layer) for layer in ranking(noisy)}
     return render(
-        "bloodedge_convert.report",
+        "bloodedge_convert.output",
         "conversion.html",
         report=report,
         tiles=_tiles(report),
@@ -106,7 +106,7 @@ def _attempt(attempt: Attempt) -> tuple[str, ...]:
     looked = attempt.held_out
     return (
         ENGINES[attempt.kind.engine],
-        f"{attempt.method}: {TOLD[attempt.method]}",
+        f"{attempt.method}: {DESCRIPTIONS[attempt.method]}",
         f"{attempt.distance:.4f}",
         _flips(attempt.trial),
         DASH if looked is None else _flips(looked),

@@ -1,0 +1,1 @@
+"""The cells that conversion needs, and what is measured of them."""

@@ -1,0 +1,1 @@
+"""What conversion writes: the bundle, its model card and the conversion report."""
