@@ -2,8 +2,8 @@
 
     python docs/pictures.py [live report review conversion fleet field share zoo leak]
 
-Needs Chromium, Mosquitto (for the fleet) and pip install '.[train,convert,device,fleet,docs]'; takes about five minutes.
-The pages are of daemons on the simulated microscope, so that no data set's picture is copied.
+Needs Chromium, Mosquitto (for the fleet) and pip install '.[train,convert,device,fleet,docs]'; takes minutes. The
+pages are of daemons on the simulated microscope, so that no data set's picture is copied.
 """
 
 import argparse
