@@ -107,7 +107,7 @@ def packed(entries: list[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED)
 
 def bits(rng: Random, good: bytes, _: bytes) -> bytes:
     data = bytearray(good)
-    for _ in range(int(rng.integers(1, 9))):
+    for _turn in range(int(rng.integers(1, 9))):
         data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
     return bytes(data)
 
@@ -116,7 +116,7 @@ def header_bits(rng: Random, good: bytes, _: bytes) -> bytes:
     """In the zip's own directory, where a change of any other place is drowned by the models' bytes."""
     data = bytearray(good)
     start = struct.unpack("<L", data[-6:-2])[0]
-    for _ in range(int(rng.integers(1, 5))):
+    for _turn in range(int(rng.integers(1, 5))):
         data[int(rng.integers(start, len(data)))] = int(rng.integers(256))
     return bytes(data)
 
@@ -189,7 +189,7 @@ def edited(rng: Random, text: bytes) -> bytes:
         if not isinstance(inner, dict | list) or not inner or rng.random() < 0.1:
             break
         place = inner
-    values = [None, 0, -1, 1e308, "", "x" * 1000, [], {}, True, "0" * 64, "../x", "2001-01-01T00:00:00Z"]
+    values: list[object] = [None, 0, -1, 1e308, "", "x" * 1000, [], {}, True, "0" * 64, "../x", "2001-01-01T00:00:00Z"]
     place[key] = values[int(rng.integers(len(values)))]
     return json.dumps(record).encode()
 
@@ -223,7 +223,7 @@ def model_replaced(rng: Random, good: bytes, _: bytes) -> bytes:
 def packed_otherwise(rng: Random, good: bytes, _: bytes) -> bytes:
     """The same files, in another order and packing: harmless, so that not everything is refused."""
     files = list(contents(good).items())
-    rng.shuffle(files)  # type: ignore[arg-type]
+    rng.shuffle(files)
     methods = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2]
     return packed(files, methods[int(rng.integers(len(methods)))])
 

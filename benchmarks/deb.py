@@ -328,7 +328,7 @@ def timed(folder: Path, options: argparse.Namespace, package: Path) -> dict[str,
 def emulated(folder: Path, options: argparse.Namespace, package: Path) -> dict[str, Any]:
     """What held on a board; nothing of how long it took, for it is emulated."""
     sys.path.insert(0, str(REPO / "benchmarks" / "arm64"))
-    from board import UnavailableError, set_up
+    from board import UnavailableError, set_up  # type: ignore[import-not-found]  # below arm64/
 
     try:
         board = set_up(REPO / ".cache" / "arm64")

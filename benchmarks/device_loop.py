@@ -23,6 +23,7 @@ from queue import Queue
 from statistics import median
 from threading import Event, Thread
 from time import monotonic, perf_counter, sleep
+from typing import Any
 
 import numpy as np
 from programs import Broker, Program, bloodedge, free_port
@@ -50,7 +51,7 @@ def main() -> None:
     options = parse()
     camera = {"kind": "replay", "source": options.frames, "um_per_px": options.um_per_px} if options.frames else {}
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".device_loop.") as folder:
-        results = {
+        results: dict[str, Any] = {
             "command": "python benchmarks/device_loop.py "
             + " ".join(Path(a).name if Path(a).exists() else a for a in sys.argv[1:]),
             "cpu": hardware_name(),
@@ -186,7 +187,7 @@ def frames_with_cells(
 @contextmanager
 def running(settings: DeviceSettings, loaded: Loaded) -> Iterator[tuple[Daemon, GivenFrames]]:
     """A daemon in threads of this process, waiting for frames."""
-    camera = GivenFrames()
+    camera: Any = GivenFrames()
     with closing(Store(settings.state, settings.store)) as store:
         daemon = Daemon(DaemonState(settings, loaded, camera, store, Health(), monotonic()), Signals(Event()))
         thread = Thread(target=daemon.run, args=(None, lambda: settings))

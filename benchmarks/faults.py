@@ -25,10 +25,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
 from time import monotonic, sleep
+from typing import Any
 
 import cv2
 from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from programs import Broker, Program, bloodedge, free_port, program
 
 from bloodedge.files import write_json
@@ -66,7 +67,7 @@ class Service(Program):
         )
         return int(found.stdout.split()[0])
 
-    def query(self, text: str) -> list[tuple[object, ...]]:
+    def query(self, text: str) -> list[tuple[Any, ...]]:
         """Rows of the database as it is now."""
         with closing(sqlite3.connect(f"file:{self.state / 'device.sqlite'}?mode=ro", uri=True)) as database:
             return database.execute(text).fetchall()
@@ -116,13 +117,13 @@ def service(folder: Path, *arguments: str, **environment: str) -> Iterator[Servi
 
 def camera_killed(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outcome]:
     with service(folder) as daemon:
-        for _ in range(times):
+        for _turn in range(times):
             yield signalled(daemon, signal.SIGKILL)
 
 
 def camera_hung(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outcome]:
     with service(folder) as daemon:
-        for _ in range(times):
+        for _turn in range(times):
             yield signalled(daemon, signal.SIGSTOP)
 
 
@@ -178,7 +179,7 @@ def camera_unplugged(folder: Path, times: int, _: argparse.Namespace) -> Iterato
     server = plugged_in(port)
     camera = f'kind = "replay"\nsource = "http://127.0.0.1:{port}/"\num_per_px = 0.15'
     with service(folder, camera) as daemon:
-        for _ in range(times):
+        for _turn in range(times):
             unplug(server)
             sleep(3)
             before = daemon.last()
@@ -208,7 +209,7 @@ def disk_full(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outco
     subprocess.run([program("mount"), "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
     try:
         with service(folder, "rate = 10", "[store]\nkeep_free_mb = 1\nreserve_mb = 2\n") as daemon:
-            for _ in range(times):
+            for _turn in range(times):
                 fill(folder / "ballast")
                 sleep(3)
                 before = daemon.last()
@@ -237,7 +238,7 @@ def broker_down(folder: Path, times: int, options: argparse.Namespace) -> Iterat
         more = f'[mqtt]\nhost = "127.0.0.1"\nport = {server.port}\nboard = "faults"\n'
         listener = Listener(server.port)
         with service(folder, "rate = 10", more) as daemon:
-            for _ in range(times):
+            for _turn in range(times):
                 server.stop()  # it keeps its subscribers' sessions; killed, it would forget them
                 sleep(options.broker_down_s)
                 server.start()
@@ -260,19 +261,24 @@ class Listener:
 
     def __init__(self, port: int) -> None:
         self.first: list[int] = []
-        self._client = Client(CallbackAPIVersion.VERSION2, "faults-listener", protocol=5, reconnect_on_failure=True)
+        self._client = Client(
+            CallbackAPIVersion.VERSION2,
+            "faults-listener",
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=True,
+        )
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = lambda client, *_: client.subscribe("bloodedge/faults/frames", qos=1)
         self._client.on_message = self._note
         from paho.mqtt.packettypes import PacketTypes
         from paho.mqtt.properties import Properties
 
-        lasting = Properties(PacketTypes.CONNECT)
+        lasting = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has none
         lasting.SessionExpiryInterval = 3600
         self._client.connect("127.0.0.1", port, clean_start=False, properties=lasting)
         self._client.loop_start()
 
-    def _note(self, _client: object, _data: object, message: object) -> None:
+    def _note(self, _client: object, _data: object, message: Any) -> None:
         number = int(dict(message.properties.UserProperty)["id"])
         if number not in self.first[-2000:]:
             self.first.append(number)

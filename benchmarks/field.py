@@ -190,7 +190,8 @@ def run(
     for number, cell in enumerate(cells):
         slides[cell.subject].append(number)
     for seed, numbers in enumerate(slides.values()):
-        slide, measured = Slide(setting, seed), defaultdict(lambda: SlideScale(FinderParameters()))
+        slide = Slide(setting, seed)
+        measured: defaultdict[float, SlideScale] = defaultdict(lambda: SlideScale(FinderParameters()))
         for start in range(0, len(numbers), CELLS_PER_FIELD):
             group = numbers[start : start + CELLS_PER_FIELD]
             background, um_per_px = backgrounds[(start // CELLS_PER_FIELD + 7 * seed) % len(backgrounds)]

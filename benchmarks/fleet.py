@@ -98,6 +98,9 @@ class Board:
 
 STATUS = StatusPayload(
     blast_percent=None,
+    blast_percent_low=None,
+    blast_percent_high=None,
+    blast_percent_called=None,
     cells_called=0,
     cells_uncertain=0,
     frames_per_second=2.5,
@@ -253,7 +256,8 @@ def fell(what: str, watch: Watch, end: Callable[[], object], start: Callable[[],
 
 def lags(fleet: list[Board], watch: Watch, faults: list[Fault]) -> tuple[list[float], list[float]]:
     """Seconds from sending to stored: (of reports sent outside the faults, of those sent during them)."""
-    outside, inside = [], []
+    outside: list[float] = []
+    inside: list[float] = []
     for board in fleet:
         for sent_s, stored_s in zip(board.sent_s, watch.stored_s[board.boot], strict=False):
             during = any(fault.began_s - 2.0 <= sent_s <= fault.over_s for fault in faults)
@@ -308,7 +312,7 @@ def main(number: int, minutes: float, database: str | None, json_out: Path | Non
         rows, different = stored(engine)
         outside, inside = lags(fleet, watch, faults)
         took_s = monotonic() - began_s
-        result = {
+        result: dict[str, Any] = {
             "command": f"python benchmarks/fleet.py --boards {number} --minutes {minutes:g}",
             "cpu": hardware_name(),
             "cores": os.cpu_count(),

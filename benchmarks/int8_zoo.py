@@ -26,7 +26,9 @@ import numpy as np
 
 from bloodedge.bench.latency import bench, interleaved
 from bloodedge.bundle import Bundle
+from bloodedge.bundle.manifest import Artifact
 from bloodedge.bundle.run_record import read_run
+from bloodedge.engine import Engine
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name, versions
@@ -119,9 +121,11 @@ def measure(run: Path, bundle: Path, rounds: int) -> dict[str, Any]:
         found = bench([bundle], [THREADS], rounds, lambda _done, _total: None)
         with Bundle(bundle) as opened:
             report = json.loads(opened.read(JSON))
-            artifacts = {(one.engine, one.precision): one for one in opened.manifest.artifacts}
+            artifacts: dict[tuple[str, str], Artifact] = {
+                (one.engine, one.precision): one for one in opened.manifest.artifacts
+            }
             ours = opened.read(artifacts["litert", "int8"].file)
-        times = {(row.engine, row.precision): row.p50_ms for row in found.rows}
+        times: dict[tuple[str, str], float] = {(row.engine, row.precision): row.p50_ms for row in found.rows}
         engines = {
             engine: {
                 "p50_ms": {precision: round(times[engine, precision], 3) for precision in ("float32", "int8")},
@@ -132,7 +136,7 @@ def measure(run: Path, bundle: Path, rounds: int) -> dict[str, Any]:
                 "drop_ci95": artifacts[engine, "int8"].agreement.drop_ci95.get("weighted_f1"),
                 "flip_rate": artifacts[engine, "int8"].agreement.flip_rate,
                 "cells": artifacts[engine, "int8"].agreement.cells,
-                "blasts_said": sum(row[1] for row in artifacts[engine, "int8"].evaluation.confusion),
+                "blasts_said": sum(int(row[1]) for row in artifacts[engine, "int8"].evaluation.confusion),
             }
             for engine in ENGINES
         }
@@ -214,7 +218,7 @@ def plain(run: Path, size_px: int, ours: bytes, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-c", PLAIN, str(run), str(size_px), str(folder)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
     theirs = (folder / "plain.tflite").read_bytes()
-    engines = {"ours": LiteRTEngine(ours, THREADS), "theirs": LiteRTEngine(theirs, THREADS)}
+    engines: dict[str, Engine] = {"ours": LiteRTEngine(ours, THREADS), "theirs": LiteRTEngine(theirs, THREADS)}
     times = interleaved(engines, images[0], PLAIN_ROUNDS)
     return {"times_ours": round(float(median(np.divide(times["theirs"], times["ours"]))), 2), "graph": graph(theirs)}
 

@@ -31,7 +31,9 @@ def encoded(suffix: str, setting: int, quality: int) -> Callable[[Image], Image]
 
     def change(image: Image) -> Image:
         _, data = cv2.imencode(suffix, image, [setting, quality])
-        return as_image(cv2.imdecode(data, cv2.IMREAD_COLOR))
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        return as_image(decoded)
 
     return change
 

@@ -20,12 +20,13 @@ import threading
 from contextlib import closing
 from pathlib import Path
 from time import monotonic, sleep
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
 from device_loop import VISITOR
 from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from programs import Broker, Program, bloodedge, free_port, program
 
 from bloodedge.files import write_json
@@ -95,13 +96,13 @@ class Heard:
     def __init__(self, port: int) -> None:
         self.ids: set[str] = set()
         self.messages = 0
-        self._client = Client(CallbackAPIVersion.VERSION2, "soak-listener", protocol=5)
+        self._client = Client(CallbackAPIVersion.VERSION2, "soak-listener", protocol=MQTTProtocolVersion.MQTTv5)
         self._client.on_message = self._note
         self._client.connect("127.0.0.1", port)
         self._client.subscribe("bloodedge/soak/frames", qos=1)
         threading.Thread(target=self._client.loop_forever, daemon=True).start()
 
-    def _note(self, _client: object, _data: object, message: object) -> None:
+    def _note(self, _client: object, _data: object, message: Any) -> None:
         self.messages += 1
         self.ids.add(dict(message.properties.UserProperty)["id"])
 
@@ -138,7 +139,7 @@ def resident_mib(pid: int) -> float:
 def report(
     options: argparse.Namespace,
     samples: list[dict[str, float]],
-    status: dict[str, object],
+    status: dict[str, Any],
     state: Path,
     heard: Heard,
     code: int,

@@ -48,7 +48,8 @@ def row(seed: int, light: str) -> Image:
         shown = network_input(cell.crop(field.bgr, found.um_per_px), SPEC)[:, :, ::-1]
         top, left = (k * (side + GAP) for k in divmod(number, 2))
         inputs[top : top + side, left : left + side] = cv2.resize(shown, (side, side), interpolation=cv2.INTER_AREA)
-    frames = [cv2.resize(one, FRAME, interpolation=cv2.INTER_AREA) for one in (field.bgr, outlined(field.bgr, found))]
+    shown_frames = (field.bgr, outlined(field.bgr, found))
+    frames = [as_image(cv2.resize(one, FRAME, interpolation=cv2.INTER_AREA)) for one in shown_frames]
     return padded([*frames, inputs])
 
 

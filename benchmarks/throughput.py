@@ -102,7 +102,7 @@ def feed(recipe: Any, cells: int, epoch: int, *, again: bool) -> Any:
     if not again:
         return real
 
-    class Again(keras.utils.PyDataset):
+    class Again(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
         def __init__(self) -> None:
             super().__init__()
             self.batch = real[0]

@@ -98,8 +98,9 @@ def rooms(package: str) -> list[tuple[str, str]]:
 def rendered() -> dict[Path, str]:
     """What each file should hold, by path."""
     loader = FileSystemLoader(TEMPLATES)
-    options = {"undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=loader, **options)  # noqa: S701  # Markdown, not HTML
+    environment = Environment(  # noqa: S701  # Markdown, not HTML
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {"num": num, "interval": interval}
     environment.globals |= {
         "least": least,
