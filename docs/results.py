@@ -90,9 +90,19 @@ def rooms(package: str) -> list[tuple[str, str]]:
     found = []
     for name in orders[package].split():
         files = (folder.parent / f"{name}.py", folder.parent / name / "__init__.py")
-        docstring = ast.get_docstring(ast.parse(next(path for path in files if path.exists()).read_text())) or ""
-        found.append((name, docstring.partition("\n\n")[0].replace("\n", " ").replace("``", "`").rstrip(".")))
+        found.append((name, job(next(path for path in files if path.exists()))))
     return found
+
+
+def files(folder: str) -> list[tuple[str, str]]:
+    """Each file of a room with its job."""
+    return [(path.name, job(path)) for path in sorted((ROOT / folder).glob("*.py")) if path.stem != "__init__"]
+
+
+def job(path: Path) -> str:
+    """What a module is for: the first paragraph of its docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return docstring.partition("\n\n")[0].replace("\n", " ").replace("``", "`").rstrip(".")
 
 
 def rendered() -> dict[Path, str]:

@@ -59,20 +59,3 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     missing = [target for target in targets if ":" not in target and not (page.parent / target).exists()]
     assert missing == []
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_shell_completes_commands(shell: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", "from bloodedge.cli import main; main([])"],
-        env={
-            "_BLOODEDGE_COMPLETE": f"{shell}_complete",
-            "COMP_WORDS": "bloodedge dev",
-            "COMP_CWORD": "dev" if shell == "fish" else "1",
-            "PYTHONPATH": ":".join(sys.path),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert "device" in done.stdout, done.stderr
