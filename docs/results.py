@@ -90,7 +90,7 @@ def rooms(package: str) -> list[tuple[str, str]]:
     found = []
     for name in orders[package].split():
         files = (folder.parent / f"{name}.py", folder.parent / name / "__init__.py")
-        found.append((name, job(next(path for path in files if path.exists()))))
+        found += [(name, job(path)) for path in files if path.exists()]
     return found
 
 
