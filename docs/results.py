@@ -119,6 +119,7 @@ def rendered() -> dict[Path, str]:
         "keyed": keyed,
         "called": called,
         "rooms": rooms,
+        "files": files,
     }
     known = records()
 
