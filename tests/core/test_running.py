@@ -7,12 +7,11 @@ import pytest
 from support import ROOT, rooms, slow
 
 
-def test_every_slow_test_is_listed_with_its_time() -> None:
+def test_every_slow_test_is_listed() -> None:
     listed = (ROOT / "tests" / "README.md").read_text().split(slow.BEGIN)[1].split(slow.END)[0].splitlines()[2:]
     rows = [tuple(part.strip() for part in line.strip("|").split("|")) for line in listed]
     cure = "run: ./run test --all && .venv/bin/python tests/support/slow.py --write"
     assert {(room, test) for room, test, _ in rows} == {(test.room, test.shown) for test in slow.slow_tests()}, cure
-    assert [test for _, test, seconds in rows if not seconds.isdecimal()] == [], cure
 
 
 def test_every_folder_with_tests_is_a_room_but_for_those_on_hardware() -> None:

@@ -25,6 +25,7 @@ def compare() -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_released_bundle_gives_the_same_bytes_on_an_arm_board(tmp_path: Path) -> None:
     out = tmp_path / "arm64.json"
     command = [sys.executable, str(BENCHMARK / "run.py"), "--cells", "2", "--frames", "2", "--cpu", "cortex-a72"]

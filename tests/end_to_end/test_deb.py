@@ -17,6 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from support.needs import needs
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0, reason="making a Debian root needs root"),
     needs("mmdebstrap"),
 ]

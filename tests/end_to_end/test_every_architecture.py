@@ -11,6 +11,8 @@ from bloodedge.cli import main
 from bloodedge.data.dataset import Dataset
 from bloodedge_train.zoo import ZOO
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [imaging]
 size_px = 80

@@ -77,6 +77,7 @@ def broker(tmp_path: Path, authority: Path) -> Iterator[DeployedBroker]:
     made.stop()
 
 
+@pytest.mark.slow
 def test_a_bundle_reaches_a_board_over_everything_that_is_real(
     tmp_path: Path, authority: Path, broker: DeployedBroker
 ) -> None:

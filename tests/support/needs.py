@@ -1,4 +1,7 @@
-"""Programs of the system that tests talk to and look with; a test that needs one skips where there is none."""
+"""Programs of the system that tests talk to and look with; a test that needs one skips where there is none.
+
+    python tests/support/needs.py   prints the packages to install, for Debian's apt
+"""
 
 import os
 import shutil
@@ -49,3 +52,7 @@ def required(name: str) -> str:
     if found is None:
         pytest.skip(missing(name))
     return found
+
+
+if __name__ == "__main__":
+    print(*sorted({package for name, package in PACKAGES.items() if program(name) is None}))
