@@ -1,6 +1,6 @@
 """Programs of the system that tests talk to and look with; a test that needs one skips where there is none.
 
-    python tests/support/needs.py   prints the packages to install, for Debian's apt
+python tests/support/needs.py   prints the packages to install, for Debian's apt
 """
 
 import os
