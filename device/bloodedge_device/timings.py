@@ -12,6 +12,11 @@ class Timings:
     frame_wait_s: float = 5.0
     """A person who starts or ends a slide waits at most so long for the current frame."""
 
+    camera_opening_s: float = 20.0
+    """A camera may take so long beyond its timeout until it is open."""
+    camera_back_off_s: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0)
+    """Before a failed camera is tried again; the last one over and over."""
+
     services_every_s: float = 2.0
     """Between two rounds of the services' thread."""
     seldom_every_s: float = 30.0

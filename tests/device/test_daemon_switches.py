@@ -123,6 +123,8 @@ def test_a_reload_waits_for_a_full_disk_and_no_frame_is_lost(
     def look(slides: Slides) -> None:
         condition = slides.state.health.conditions()["run"]
         runs = rows(lab.state, "SELECT finished IS NOT NULL FROM runs")
+        assert slides.state.slide is not None
+        assert slides.state.slide.rates == slides.state.loaded.artifact.rates is not None
         seen.append((slides.state.settings.slide.label, condition.level, condition.sentence, runs))
 
     play({10: disk.fill, 11: hang_up, 29: look, 30: disk.empty, 59: look})

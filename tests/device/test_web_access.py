@@ -512,7 +512,7 @@ def test_when_too_many_ask_the_answer_says_when_to_try_again(
     request = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"
     status, headers, body = raw_answer(server, request % b"/api/v1/status")
     assert (status, headers["retry-after"]) == (503, "5")
-    assert json.loads(body) == {"error": "Too many ask this device at the same time; try again in 5 s."}
+    assert json.loads(body) == {"error": "Too many requests at the same time; try again in 5 s."}
     assert request_checks.HEADERS.items() <= headers.items()
     status, headers, body = raw_answer(server, request % b"/slides")
     assert (status, headers["content-type"]) == (503, "text/html; charset=utf-8")

@@ -85,16 +85,16 @@ def test_the_live_page_follows_the_frames_with_their_outlines(daemon: FakeDaemon
 
 def test_the_figure_is_read_out_but_not_at_every_frame(daemon: FakeDaemon, open_page: Any) -> None:
     page = open_page("/")
-    said = page.locator("#said")
-    said.evaluate(
+    summary = page.locator("#summary")
+    summary.evaluate(
         "node => { window.spoken = []; new MutationObserver(() => window.spoken.push(node.textContent))"
         ".observe(node, {childList: true}); }"
     )
     for _, probability in zip(range(4), cycle([0.9, 0.1]), strict=False):
         daemon.see([probability])
         page.wait_for_selector(f"[data-number='{daemon.desk.live.frames}']")
-    assert said.get_attribute("aria-live") == "polite"
-    assert "corrected for errors and refusals" in said.inner_text()
+    assert summary.get_attribute("aria-live") == "polite"
+    assert "corrected for errors and refusals" in summary.inner_text()
     assert page.evaluate("window.spoken.length") <= 1
 
 

@@ -17,7 +17,7 @@ import pytest
 from bloodedge.errors import UsageError
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web import server
-from bloodedge_device.web.server import _inherited_socket, _where_it_listens
+from bloodedge_device.web.server import _inherited_socket, _with_address_of
 
 ACTIVATE = shutil.which("systemd-socket-activate")
 
@@ -69,7 +69,7 @@ def test_the_daemon_serves_on_the_socket_that_it_is_given(state: Path, tmp_path:
 def test_whether_a_token_is_needed_hangs_on_the_real_address() -> None:
     with socket.socket() as listening:
         listening.bind(("0.0.0.0", 0))
-        settings = _where_it_listens(WebSettings(), listening)
+        settings = _with_address_of(WebSettings(), listening)
     assert not settings.is_local
 
 
@@ -101,6 +101,6 @@ def test_a_file_is_no_socket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with (
         (tmp_path / "x").open("w") as file,
         passed(monkeypatch, file.fileno()),
-        pytest.raises(UsageError, match="no socket"),
+        pytest.raises(UsageError, match="not a socket"),
     ):
         _inherited_socket()

@@ -101,12 +101,12 @@ class FakeDaemon:
         self.settings = DeviceSettings(state=folder, web=web or WebSettings())
         self.store = Store(folder)
         camera: Any = SimpleNamespace(name="replay of 3 images in frames", restarts=0, awaits_files=False, done={})
-        self.state = DaemonState(self.settings, fakes.make_loaded(), camera, self.store, Health(), monotonic())
+        self.state = DaemonState(self.settings, fakes.make_loaded(), camera, self.store, Health(), monotonic(), timings)
         self.state.health.tell("camera", Level.OK, "Frames come in.")
         self.state.health.tell("clock", Level.WARNING, "The clock is not synchronised.")
         self._results: deque[FrameResult] = deque()
         pipeline: Any = GivenPipeline
-        self.slides = Slides(self.state, Signals(Event()), lambda: None, timings, lambda *_: pipeline(self._results))
+        self.slides = Slides(self.state, Signals(Event()), lambda: None, lambda *_: pipeline(self._results))
         recorder: Any = PromptRecorder(self.store)
         self.slides.recorder = recorder
         self.slides.begin_run()

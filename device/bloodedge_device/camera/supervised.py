@@ -24,14 +24,9 @@ from bloodedge_device.camera.capture import SLOT_BYTES, SLOTS
 from bloodedge_device.frames import BadFrame, Capture, Frame, SourceFile
 from bloodedge_device.health import Level
 from bloodedge_device.settings.sections import CameraSettings
+from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
-
-OPENING_S = 20.0
-"""A camera may take so long beyond its timeout until it is open."""
-
-BACK_OFF_S = (0.0, 0.5, 1.0, 2.0, 3.0)
-"""Waits before a failed camera is tried again; the last one over and over."""
 
 Tell = Callable[[Level, str], object]
 """Called when the camera's state changes."""
@@ -46,6 +41,7 @@ class SupervisedCamera:
         tell: Tell | None = None,
         number: int = 0,
         done: dict[str, SourceFile] | None = None,
+        timings: Timings = TIMINGS,
     ) -> None:
         """Start the capture process, its first frame to be ``number``; ``wait_until_open`` says how it went.
 
@@ -56,6 +52,7 @@ class SupervisedCamera:
         self.name, self.live, self.ending = "", settings.is_hardware, ""
         self.restarts = 0
         self._settings, self._tell = settings, tell or (lambda _level, _sentence: None)
+        self._timings = timings
         self._memory_file = _shared_memory()
         self._memory = mmap.mmap(self._memory_file, SLOTS * SLOT_BYTES)
         self.given = number
@@ -73,7 +70,7 @@ class SupervisedCamera:
         Raises UsageError when its settings can never work.
         """
         while not stop.is_set():
-            problem = self._child.wait_opened(stop, self._settings.timeout_s + OPENING_S)
+            problem = self._child.wait_opened(stop, self._settings.timeout_s + self._timings.camera_opening_s)
             if problem is None:
                 self.name, self.live = self._child.name, self._child.live
                 self._ever_opened = True
@@ -122,7 +119,8 @@ class SupervisedCamera:
         self._child.kill()
         if isinstance(problem, UsageError) and not self._ever_opened:
             raise problem
-        wait_s = BACK_OFF_S[min(self._failures, len(BACK_OFF_S) - 1)]
+        waits_s = self._timings.camera_back_off_s
+        wait_s = waits_s[min(self._failures, len(waits_s) - 1)]
         if not self._failures:
             log.warning("Camera: %s Trying again until it answers.", problem)
         self._tell(Level.FAILED, str(problem))

@@ -41,15 +41,15 @@ def run_device(
     keep_freed_memory()
     with signals_heard() as signals:
         health = Health()
-        with closing(supervised_camera(settings, health)) as camera:
+        with closing(supervised_camera(settings, health, timings=timings)) as camera:
             keep_to_cores(settings.cores)
             with started(settings) as loaded:
                 if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
                     camera.wait_until_open(signals.interrupt)
                 with closing(Store(settings.state, settings.store, settings.mqtt.most_waiting)) as store:
-                    state = DaemonState(settings, loaded, camera, store, health, began_s)
+                    state = DaemonState(settings, loaded, camera, store, health, began_s, timings)
                     with closing(state):
-                        Daemon(state, signals, timings).run(frames, reread or (lambda: settings), show_page)
+                        Daemon(state, signals).run(frames, reread or (lambda: settings), show_page)
                     first, ending = state.first_slide, state.camera.ending
         with open_for_reading(settings.state) as database:
             return read_summary(database, first, ending, interrupted=signals.interrupted)
@@ -58,12 +58,12 @@ def run_device(
 class Daemon:
     """The loop over frames, and its parts: slides, switches, and the services beside."""
 
-    def __init__(self, state: DaemonState, signals: Signals, timings: Timings = TIMINGS) -> None:
-        self.state, self._signals, self._timings = state, signals, timings
+    def __init__(self, state: DaemonState, signals: Signals) -> None:
+        self.state, self._signals = state, signals
         self._notifier = Notifier()
-        self.slides = Slides(state, signals, self._wake_services, timings)
+        self.slides = Slides(state, signals, self._wake_services)
         self.switcher = Switcher(state, self.slides, signals.interrupt)
-        self._services = Services(state, self.slides, self.switcher, self._notifier, timings)
+        self._services = Services(state, self.slides, self.switcher, self._notifier)
 
     def _wake_services(self) -> None:
         self._services.wake()
@@ -121,7 +121,7 @@ class Daemon:
         state, interrupt = self.state, self._signals.interrupt
         if state.pace is Pace.SLOW:
             interrupt.wait(worked_s)
-        while state.pace is Pace.STOPPED and not interrupt.wait(self._timings.cooling_check_s):
+        while state.pace is Pace.STOPPED and not interrupt.wait(state.timings.cooling_check_s):
             self._notifier.watchdog()
 
     def _between_frames(self, reread: Callable[[], DeviceSettings]) -> None:

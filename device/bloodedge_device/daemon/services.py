@@ -12,7 +12,6 @@ from bloodedge.errors import BloodedgeError, system_sentence
 from bloodedge_device.daemon.monitor import Monitor
 from bloodedge_device.daemon.slot_watch import SlotWatch
 from bloodedge_device.health import Level
-from bloodedge_device.timings import TIMINGS, Timings
 from bloodedge_device.web.desk import Desk
 
 if TYPE_CHECKING:
@@ -33,19 +32,12 @@ log = logging.getLogger("bloodedge.device")
 class Services:
     """Starts the services, and watches the board in a thread of its own; ``with`` ends them."""
 
-    def __init__(
-        self,
-        state: DaemonState,
-        slides: Slides,
-        switcher: Switcher,
-        notifier: Notifier,
-        timings: Timings = TIMINGS,
-    ) -> None:
-        self._state, self._slides, self._switcher, self._timings = state, slides, switcher, timings
+    def __init__(self, state: DaemonState, slides: Slides, switcher: Switcher, notifier: Notifier) -> None:
+        self._state, self._slides, self._switcher, self._timings = state, slides, switcher, state.timings
         self._stop = threading.Event()
         self._web: WebServer | None = None
         self._monitor = Monitor(state, notifier)
-        self._slots = SlotWatch(state, switcher, timings)
+        self._slots = SlotWatch(state, switcher)
         self._reporter: Reporter | None = None
         self._updater: BundleUpdater | None = None
         self._failures: dict[str, str] = {}

@@ -21,7 +21,6 @@ from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.system.signals import Signals
-from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
 
@@ -36,11 +35,10 @@ class Slides:
         state: DaemonState,
         signals: Signals,
         stored: Callable[[], None],
-        timings: Timings = TIMINGS,
         new_pipeline: Callable[[DeviceSettings, Loaded], Pipeline] = pipeline_of,
     ) -> None:
         """Stored: called when results were stored. The recorder is to be entered before ``begin_run``."""
-        self.state, self._signals, self._timings = state, signals, timings
+        self.state, self._signals = state, signals
         self._new_pipeline = new_pipeline
         self.recorder = Recorder(
             state.store,
@@ -50,7 +48,7 @@ class Slides:
             stored=stored,
             anew=self._begin_anew,
             ending=lambda: signals.stop,
-            timings=timings,
+            timings=state.timings,
         )
         self.changing = threading.RLock()
         """Held while a frame is processed, and by who changes the slide."""
@@ -188,7 +186,7 @@ class Slides:
     @contextmanager
     def _between_frames(self) -> Iterator[None]:
         """Wait for the current frame; BloodedgeError when it takes too long, as it does while the disk is full."""
-        if not self.changing.acquire(timeout=self._timings.frame_wait_s):
+        if not self.changing.acquire(timeout=self.state.timings.frame_wait_s):
             raise BloodedgeError(
                 "The current frame cannot be stored; the disk may be full. Free some space, then do it again."
             )

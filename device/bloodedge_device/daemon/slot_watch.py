@@ -24,7 +24,6 @@ from bloodedge_device.daemon.reload import Switcher
 from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.health import Level
 from bloodedge_device.store import open_for_reading
-from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
 
@@ -35,8 +34,8 @@ ACTOR = "slots"
 class SlotWatch:
     """Looks at the slots' record every few seconds, in the services' thread."""
 
-    def __init__(self, state: DaemonState, switcher: Switcher, timings: Timings = TIMINGS) -> None:
-        self._state, self._switcher, self._timings = state, switcher, timings
+    def __init__(self, state: DaemonState, switcher: Switcher) -> None:
+        self._state, self._switcher, self._timings = state, switcher, state.timings
         self._folder = state.settings.state
         self._last_event: int | None = None
         """Number of the newest event of the record that is in the audit log; None before the first look."""

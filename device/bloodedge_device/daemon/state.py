@@ -27,6 +27,7 @@ from bloodedge_device.store.crops import free_bytes
 from bloodedge_device.store.watched import read_watched
 from bloodedge_device.system.clock import clock_synchronised
 from bloodedge_device.system.thermal import Pace
+from bloodedge_device.timings import TIMINGS, Timings
 
 if TYPE_CHECKING:
     from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
@@ -45,10 +46,11 @@ class DaemonState:
         store: Store,
         health: Health,
         began_s: float,
+        timings: Timings = TIMINGS,
     ) -> None:
         """began_s: when the process began, on the monotonic clock."""
         self.settings, self.loaded, self.camera, self.store, self.health = settings, loaded, camera, store, health
-        self.began_s = began_s
+        self.began_s, self.timings = began_s, timings
         self.started = datetime.now(UTC) - timedelta(seconds=monotonic() - began_s)
         self.ready_s = 0.0
         """From the process' start to ready; 0 before."""
@@ -90,7 +92,7 @@ class DaemonState:
         self.renew_camera = False
         self._earlier_restarts += self.camera.restarts
         self.camera.close()
-        self.camera = supervised_camera(self.settings, self.health, number, self.camera.done)
+        self.camera = supervised_camera(self.settings, self.health, number, self.camera.done, self.timings)
 
     def close(self) -> None:
         """Close the camera, whichever is open now."""
@@ -149,9 +151,14 @@ def _slide_snapshot(slide: CurrentSlide) -> SlideSnapshot:
 
 
 def supervised_camera(
-    settings: DeviceSettings, health: Health, number: int = 0, done: Mapping[str, SourceFile] | None = None
+    settings: DeviceSettings,
+    health: Health,
+    number: int = 0,
+    done: Mapping[str, SourceFile] | None = None,
+    timings: Timings = TIMINGS,
 ) -> SupervisedCamera:
     """The settings' camera; number: of its first frame; done: a watched folder's files taken since the start."""
     folder = settings.camera.source if settings.camera.watch else None
     stored = {} if folder is None else read_watched(settings.state, Path(folder))
-    return SupervisedCamera(settings.camera, partial(health.tell, "camera"), number, {**stored, **(done or {})})
+    taken = {**stored, **(done or {})}
+    return SupervisedCamera(settings.camera, partial(health.tell, "camera"), number, taken, timings)

@@ -23,13 +23,13 @@ from bloodedge_device.web.models import (
 )
 from bloodedge_device.web.responses import as_json, caller_of
 from bloodedge_device.web.status import status_of
-from bloodedge_device.web.worker_threads import Work, known_slide
+from bloodedge_device.web.worker_threads import Work, slide_or_404
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def query_of(request: Request, model: type[Model]) -> Model:
-    """A request's query; 400 with a sentence when it is not as it must be."""
+    """A request's query; 400 with a sentence when it is invalid."""
     try:
         return model.model_validate_strings(dict(request.query_params))
     except ValidationError as error:
@@ -37,7 +37,7 @@ def query_of(request: Request, model: type[Model]) -> Model:
 
 
 def body_of(request: Request, model: type[Model]) -> Model:
-    """A request's JSON; 400 with a sentence when it is not as it must be."""
+    """A request's JSON; 400 with a sentence when it is invalid."""
     try:
         return model.model_validate_json(request.scope["body"])
     except ValidationError as error:
@@ -65,13 +65,13 @@ def slides(desk: Desk, request: Request) -> Response:
 
 def slide(desk: Desk, request: Request) -> Response:
     """One slide's report."""
-    return as_json(read_report(desk.state, known_slide(desk, request).id).to_json())
+    return as_json(read_report(desk.state, slide_or_404(desk, request).id).to_json())
 
 
 def cells(desk: Desk, request: Request) -> Response:
     """A slide's cells."""
     query = query_of(request, CellsQuery)
-    found = known_slide(desk, request)
+    found = slide_or_404(desk, request)
     return as_json(CellList(cells=queries.cells(desk.state, found.id, query.after, query.limit)))
 
 
@@ -82,23 +82,23 @@ def start_slide(desk: Desk, request: Request) -> Response:
 
 
 def end_slide(desk: Desk, request: Request) -> Response:
-    """End the slide in work."""
+    """End the current slide."""
     ended = desk.end_slide(caller_of(request).actor)
     if ended is None:
-        raise HTTPException(409, "No slide is in work; start one first.")
+        raise HTTPException(409, "There is no current slide; start one first.")
     return as_json(SlideReference(slide=ended))
 
 
 def label_slide(desk: Desk, request: Request) -> Response:
     """Give a slide another label."""
     label = body_of(request, SlideLabel).label
-    found = known_slide(desk, request)
+    found = slide_or_404(desk, request)
     desk.label_slide(found.id, label, caller_of(request).actor)
     return as_json(SlideReference(slide=found.id))
 
 
 def review(desk: Desk, request: Request) -> Response:
-    """Store what a person says of a cell."""
+    """Store a person's label for a cell."""
     answer = body_of(request, NewReview)
     cell: int = request.path_params["cell"]
     if queries.find_cell(desk.state, cell) is None:
@@ -116,7 +116,7 @@ def crop(desk: Desk, request: Request) -> Response:
 
 
 def picture(desk: Desk, request: Request) -> Response:
-    """A frame just seen."""
+    """A recent frame."""
     data = desk.live.jpeg(request.path_params["frame"])
     if data is None:
         raise HTTPException(404, "This frame is gone; only the newest few are kept.")
@@ -131,7 +131,7 @@ def metrics(desk: Desk, _: Request) -> Response:
 
 
 def healthz(desk: Desk, _: Request) -> Response:
-    """Whether frames flow."""
+    """Whether frames come in."""
     alive = desk.snapshot().alive
     return PlainTextResponse("alive\n" if alive else "no frame lately\n", 200 if alive else 503)
 

@@ -1,4 +1,4 @@
-"""Every address that the daemon answers, and what comes of errors."""
+"""Every address that the daemon serves, and how errors are answered."""
 
 import hashlib
 import logging
@@ -45,19 +45,19 @@ class _Id(Convertor[int]):
         return str(value)
 
 
-CONVERTOR_TYPES["id"] = _Id()  # one of Starlette's own for this process: read when routes are made
+CONVERTOR_TYPES["id"] = _Id()  # Starlette's table for this process, read when routes are made
 
 
 def make_app(desk: Desk, access: Access | None) -> ASGIApp:
-    """Everything that is served: over TCP by the rules of ``access``, to the command line without."""
+    """The application: over TCP with the rules of ``access``, for the command line without (None)."""
     inner = Starlette(
         routes=_routes(Work(desk)),
         exception_handlers={
             HTTPException: _http_error,
-            RefusedError: _refused,
-            UsageError: _wrong_request,
-            BloodedgeError: _failed,
-            Exception: _unforeseen,
+            RefusedError: _refused_error,
+            UsageError: _usage_error,
+            BloodedgeError: _bloodedge_error,
+            Exception: _unexpected,
         },
     )
     inner.router.redirect_slashes = False
@@ -135,20 +135,20 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return error_response(request.url.path, error.status_code, own, error.headers)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
     return error_response(request.url.path, error.status, error.sentence, error.headers)
 
 
-async def _wrong_request(request: Request, error: Exception) -> Response:
+async def _usage_error(request: Request, error: Exception) -> Response:
     return error_response(request.url.path, 400, str(error))
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    log.warning("The page could not do what was asked: %s", error)
+async def _bloodedge_error(request: Request, error: Exception) -> Response:
+    log.warning("A request failed: %s", error)
     return error_response(request.url.path, 503, str(error), {"retry-after": "5"})
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
+async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("A request for %s failed.", request.url.path, exc_info=error)
-    return error_response(request.url.path, 500, "The device failed at this; its journal says why.")
+    return error_response(request.url.path, 500, "The device failed; its journal says why.")

@@ -20,5 +20,5 @@ def _open(url: str) -> None:
 
 
 def _has_desktop() -> bool:
-    """Whether a browser would have a window of its own: one in the terminal would take it from the daemon."""
+    """Whether a browser would open in a window of its own; one in the terminal would take it from the daemon."""
     return sys.platform != "linux" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY"))

@@ -1,4 +1,4 @@
-"""How the command line asks the daemon: over the Unix socket in the state folder."""
+"""The command line's requests to the daemon, over the Unix socket in the state folder."""
 
 import json as json_module
 import socket
@@ -27,8 +27,8 @@ class _Connection(HTTPConnection):
 def ask(state: Path, method: str, path: str, json: object = None) -> dict[str, Any]:
     """The daemon's JSON answer; ``json`` is sent as the request's body unless it is None.
 
-    Raises UsageError when no daemon runs on the state folder or it calls the request wrong, BloodedgeError when it
-    cannot do it.
+    Raises UsageError when no daemon runs on the state folder or it refuses the request, BloodedgeError when the request
+    fails.
     """
     connection = _Connection(state)
     body = None if json is None else json_module.dumps(json).encode()

@@ -1,4 +1,4 @@
-"""A slide as a file to keep: its cells as CSV, its report as JSON, HTML and PDF."""
+"""Exports a slide: its cells as CSV, its report as JSON, HTML and PDF."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ COLUMNS = (
 )  # fmt: skip
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Text that spreadsheets take for a formula when it begins so."""
+"""Spreadsheets take text that begins so for a formula."""
 
 GALLERY_SHOWN = 6
 """Cells in each row of the PDF."""
@@ -130,7 +130,7 @@ def _head(report: DeviceReport) -> list[Any]:
         _text(report.name, 18, bold=True, after=4),
         _text(f"Slide {report.slide} · {report.started:%d %B %Y, %H:%M} to {ended} · {run['hardware']}", colour=SOFT),
         _text(RESEARCH_USE, 9, bold=True, after=8),
-        *(_text(f"Mind. {warning}", 8.5, colour="#8a3906", after=5) for warning in report.warnings),
+        *(_text(f"Note. {warning}", 8.5, colour="#8a3906", after=5) for warning in report.warnings),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What programs send and get, beside the daemon's status."""
+"""What programs send and receive, besides the daemon's status."""
 
 from typing import Annotated
 
@@ -10,10 +10,10 @@ from bloodedge_device.slide.review import ReviewLabel, Sampling
 from bloodedge_device.store.rows import CellRow, SlideRow
 
 MOST = 2**53
-"""Ids that every program can hold exactly; far more than a database ever has."""
+"""Ids up to here are exact in every program; no database has so many."""
 
 Label = Annotated[str, StringConstraints(max_length=200, pattern=ONE_LINE)]
-"""A slide's: one line."""
+"""A slide's label, one line."""
 
 
 class StatusQuery(Strict):
@@ -44,10 +44,10 @@ class SlideLabel(Strict):
 
 
 class NewReview(Strict):
-    """What a person says of a cell."""
+    """A person's label for a cell."""
 
     label: ReviewLabel
-    sampling: Sampling = Field(description="How the cell was come by: only random ones stand for the slide")
+    sampling: Sampling = Field(description="How the cell was chosen; only random ones represent the slide")
 
 
 class SlideReference(BaseModel):

@@ -33,18 +33,18 @@ _RULES = (
 )
 
 _ERRORS = {
-    400: "The request is not as it must be",
+    400: "The request is invalid",
     401: "The access token is missing or wrong",
     403: "Writing without the access token or a session of the page",
-    404: "There is no such thing",
-    405: "This address does not take such a request",
+    404: "It was not found",
+    405: "This address does not allow this method",
     408: "The request came too slowly",
     409: "Not possible at this moment",
     413: "The request is larger than 64 KiB",
     421: "The Host header does not name this device",
     429: "Too many wrong tokens; Retry-After says how long to wait",
     500: "The device failed",
-    503: "The device cannot do it now, for one because the disk is full",
+    503: "The device cannot do it now; the disk may be full",
 }
 _ALWAYS = (401, 405, 421, 429, 500, 503)
 _WRITING = (400, 403, 408, 413)
@@ -80,9 +80,9 @@ def _paths() -> Json:
         "/api/v1/status": {"get": _reading("The daemon now, or at the next frame", Status, StatusQuery)},
         "/api/v1/slides": {
             "get": _reading("Stored slides, newest first", SlideList, SlidesQuery),
-            "post": _writing("End the slide in work, if any, and begin one", SlideReference, SlideLabel, 201),
+            "post": _writing("End the current slide, if any, and begin one", SlideReference, SlideLabel, 201),
         },
-        "/api/v1/slides/current/end": {"post": _writing("End the slide in work", SlideReference, None, 200, 409)},
+        "/api/v1/slides/current/end": {"post": _writing("End the current slide", SlideReference, None, 200, 409)},
         "/api/v1/slides/{slide}": {
             "parameters": [_id("slide")],
             "get": _operation("A slide's report", {200: anything}, 404),
@@ -94,7 +94,7 @@ def _paths() -> Json:
         },
         "/api/v1/cells/{cell}/review": {
             "parameters": [_id("cell")],
-            "post": _writing("Store what a person says of a cell", ReviewReference, NewReview, 201, 404),
+            "post": _writing("Store a person's label for a cell", ReviewReference, NewReview, 201, 404),
         },
         "/api/v1/cells/{cell}/crop": {
             "parameters": [_id("cell")],
@@ -102,10 +102,10 @@ def _paths() -> Json:
         },
         "/live/{frame}.jpg": {
             "parameters": [_id("frame")],
-            "get": _operation("A frame just seen, as status names it", {200: image}, 404),
+            "get": _operation("A recent frame, by the number that status gives", {200: image}, 404),
         },
         "/metrics": {"get": _operation("Figures for Prometheus", {200: text})},
-        "/healthz": {"get": _probe("Whether frames flow")},
+        "/healthz": {"get": _probe("Whether frames come in")},
         "/readyz": {"get": _probe("Whether network, camera and store are ready")},
         "/api/v1/openapi.json": {"get": _operation("This document", {200: anything})},
     }
@@ -144,7 +144,7 @@ def _operation(summary: str, answers: dict[int, Json], *errors: int) -> Json:
 def _probe(summary: str) -> Json:
     text = {"text/plain": {"schema": {"type": "string"}}}
     operation = _operation(summary, {200: text})
-    operation["responses"]["503"] = {"description": "It is not so", "content": text}
+    operation["responses"]["503"] = {"description": "No", "content": text}
     return operation | {"security": [{}]}
 
 

@@ -14,7 +14,6 @@ from bloodedge.report import charts
 from bloodedge.web_access import RefusedError
 from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip
 from bloodedge_device.report.reading import read_report
-from bloodedge_device.slide.drift import Drift
 from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
 from bloodedge_device.store import audit_log, open_for_reading, queries
 from bloodedge_device.store.rows import CellRow
@@ -26,7 +25,7 @@ from bloodedge_device.web.models import SlideLabel, SlidesQuery, StatusQuery
 from bloodedge_device.web.request_checks import address_of, form
 from bloodedge_device.web.responses import caller_of, environment, html, redirect
 from bloodedge_device.web.status import FrameStatus, status_of
-from bloodedge_device.web.worker_threads import Work, known_slide
+from bloodedge_device.web.worker_threads import Work, slide_or_404
 
 AUDIT_SHOWN = 100
 REVIEW_NAMES = {"blast": "Blast", "normal": "Normal", "not_a_cell": "Not a cell", "unsure": "Unsure"}
@@ -44,7 +43,7 @@ def _view(desk: Desk) -> dict[str, object]:
         "verdict": phrases.verdict(frame) if frame else None,
         "focus": phrases.focus(frame) if frame else None,
         "progress": phrases.progress(slide) if slide else None,
-        "said": phrases.said(slide),
+        "summary": phrases.summary(slide),
         "stage_names": STAGE_NAMES,
         "share_strip": share_strip(slide.corrected_share) if slide else "",
         "reasons": phrases.why_uncertain(slide.uncertain_reasons) if slide else {},
@@ -59,7 +58,7 @@ def _frame_reasons(frame: FrameStatus) -> dict[str, int]:
 
 
 def live(desk: Desk, request: Request) -> Response:
-    """What the camera sees and the slide in work."""
+    """What the camera sees, and the current slide."""
     return html(request, "live.html", **_view(desk))
 
 
@@ -82,7 +81,7 @@ def slides(desk: Desk, request: Request) -> Response:
 
 def slide(desk: Desk, request: Request) -> Response:
     """One slide."""
-    found = known_slide(desk, request)
+    found = slide_or_404(desk, request)
     report = read_report(desk.state, found.id)
     return html(
         request,
@@ -92,13 +91,13 @@ def slide(desk: Desk, request: Request) -> Response:
         strip=share_strip(found.corrected_share),
         reasons=phrases.why_uncertain(report.statistics.uncertain),
         axis=charts.axis_labels(charts.share_axis()),
-        drift=drift_rows(desk, found.id),
+        drift=queries.drift_of(desk.state, found.id),
     )
 
 
 def report(desk: Desk, request: Request) -> Response:
-    """A slide's whole report: one HTML file with a style of its own, which the answer's policy names by its digest."""
-    text = page(read_report(desk.state, known_slide(desk, request).id))
+    """A slide's whole report: one HTML file, whose own style the answer's policy allows by its digest."""
+    text = page(read_report(desk.state, slide_or_404(desk, request).id))
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
@@ -108,7 +107,7 @@ def report(desk: Desk, request: Request) -> Response:
 
 def download(desk: Desk, request: Request) -> Response:
     """A slide as a file."""
-    found, kind = known_slide(desk, request), request.path_params["kind"]
+    found, kind = slide_or_404(desk, request), request.path_params["kind"]
     if kind not in export.KINDS:
         raise HTTPException(404, f"There is no such kind of file; choose one of {', '.join(export.KINDS)}.")
     data, media = export.export(desk.state, found.id, kind)
@@ -125,14 +124,14 @@ def start_slide(desk: Desk, request: Request) -> Response:
 
 
 def end_slide(desk: Desk, request: Request) -> Response:
-    """End the slide in work; its page follows."""
+    """End the current slide, and show it."""
     ended = desk.end_slide(caller_of(request).actor)
     return redirect("/" if ended is None else f"/slides/{ended}")
 
 
 def label_slide(desk: Desk, request: Request) -> Response:
     """Give a slide another label."""
-    found = known_slide(desk, request)
+    found = slide_or_404(desk, request)
     desk.label_slide(found.id, _label(request), caller_of(request).actor)
     return redirect("/" if _fields(request).get("back") == "live" else f"/slides/{found.id}")
 
@@ -156,8 +155,8 @@ def _sampling(value: str | None) -> Sampling:
 
 
 def review(desk: Desk, request: Request) -> Response:
-    """One cell to be judged, and what was said of the one before."""
-    found, sampling = known_slide(desk, request), _sampling(request.query_params.get("sampling", "random"))
+    """One cell to review, and the answer to the one before."""
+    found, sampling = slide_or_404(desk, request), _sampling(request.query_params.get("sampling", "random"))
     order = queries.review_order(desk.state, found.id, sampling)
     answers = queries.answers(desk.state, found.id, sampling)
     again = _cell_of(desk, found.id, request.query_params.get("cell"))
@@ -180,7 +179,7 @@ def review(desk: Desk, request: Request) -> Response:
 
 
 def _cell_of(desk: Desk, slide: int, text: str | None) -> CellRow | None:
-    """The slide's cell that a query names, if any; 404 when it is none of the slide's."""
+    """The slide's cell that a query names, if any; 404 when the slide has no such cell."""
     if text is None:
         return None
     found = queries.find_cell(desk.state, int(text)) if re.fullmatch(r"[1-9][0-9]{0,15}", text) else None
@@ -190,20 +189,20 @@ def _cell_of(desk: Desk, slide: int, text: str | None) -> CellRow | None:
 
 
 def answer(desk: Desk, request: Request) -> Response:
-    """Store what a person says of a cell; the next one follows."""
-    found, fields = known_slide(desk, request), _fields(request)
+    """Store a person's label for a cell, and show the next cell."""
+    found, fields = slide_or_404(desk, request), _fields(request)
     sampling, label = _sampling(fields.get("sampling")), fields.get("label", "")
     cell = _cell_of(desk, found.id, str(request.path_params["cell"]))
     assert cell is not None
     if label not in REVIEW_LABELS:
-        raise HTTPException(400, "Say blast, normal, not a cell or unsure; go back and choose one.")
+        raise HTTPException(400, "Choose blast, normal, not a cell or unsure; go back and choose one.")
     desk.review(cell.id, label, sampling, caller_of(request).actor)
     return redirect(f"/review/{found.id}?sampling={sampling}&before={cell.id}")
 
 
 def result(desk: Desk, request: Request) -> Response:
-    """How often the reviewer and the device agree, beside what the bundle promises."""
-    found = known_slide(desk, request)
+    """How often reviewer and device agree, beside the bundle's held-out figures."""
+    found = slide_or_404(desk, request)
     figures = review_figures(queries.reviewed_cells(desk.state, found.id))
     manifest = read_report(desk.state, found.id).manifest
     return html(
@@ -217,11 +216,6 @@ def result(desk: Desk, request: Request) -> Response:
     )
 
 
-def drift_rows(desk: Desk, slide: int) -> list[Drift] | None:
-    """How far a slide's cells are from the reference people's; None when its bundle has no reference."""
-    return queries.drift_of(desk.state, slide)
-
-
 def health(desk: Desk, request: Request) -> Response:
     """How each part is, and who did what."""
     status = status_of(desk.snapshot())
@@ -233,7 +227,7 @@ def health(desk: Desk, request: Request) -> Response:
         status=status,
         entries=entries,
         broken=broken,
-        drift=drift_rows(desk, status.slide.id) if status.slide else None,
+        drift=queries.drift_of(desk.state, status.slide.id) if status.slide else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What the live page says in words, and where its marks stand."""
+"""The live page's sentences, and where the focus meter's needle stands."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ FRAME_REASONS = {
     "too_dark": "Too dark: turn up the lamp.",
     "too_bright": "Too bright: turn down the lamp.",
     "no_cell": "No white cell in this field: move the stage.",
-    "bad_frame": "The camera gave a frame that cannot be read: check its cable.",
+    "bad_frame": "The camera sent a frame that cannot be read: check its cable.",
 }
 
 SHARP = 1.25
-"""Times the focus needed, above which turning the knob gains little."""
+"""Times the needed focus; above it, turning the knob gains little."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Focus:
     text: str
     words: str
     at: float
-    """Where the needle stands, 0..100; what is needed stands at 50."""
+    """Where the needle stands, 0..100; the needed focus is at 50."""
     good: bool
 
 
 def verdict(frame: FrameStatus) -> tuple[bool, str]:
-    """Whether a frame was used, and one sentence on it."""
+    """Whether a frame was used, and a sentence about it."""
     if frame.reason == "bad_frame" and frame.detail:
         return False, frame.detail
     if frame.reason is not None:
@@ -65,7 +65,7 @@ def why_uncertain(reasons: Mapping[str, int]) -> dict[str, int]:
 
 
 def progress(slide: SlideStatus) -> tuple[int, str]:
-    """How far a slide is to enough cells, 0..100, and in words."""
+    """How far a slide is from enough cells: 0..100, and a sentence."""
     called = slide.blasts + slide.normals
     if slide.enough:
         return 100, f"Enough cells: the share is known within {percent(slide.half_width, 0)} either way."
@@ -74,10 +74,10 @@ def progress(slide: SlideStatus) -> tuple[int, str]:
     return round(100 * called / (called + slide.cells_needed)), f"About {count(slide.cells_needed)} more cells needed."
 
 
-def said(slide: SlideStatus | None) -> str:
-    """The slide's figure for those who listen."""
+def summary(slide: SlideStatus | None) -> str:
+    """The slide's figure for screen readers."""
     if slide is None:
-        return "No slide is in work."
+        return "There is no current slide."
     if slide.blast_share is None:
         return "No cell was called yet."
     figure = f"Blasts: {slide.share_headline}. " if "%" in slide.share_headline else ""

@@ -18,7 +18,7 @@ from bloodedge_device.web.responses import error_response, redirect
 
 MOST_BODY = 64 * 1024
 BODY_S = 10.0
-"""A request's body must have come within so many seconds."""
+"""A request's body must arrive within so many seconds."""
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN = ("/static/", "/healthz", "/readyz", "/login", "/favicon.ico")
@@ -35,7 +35,7 @@ HEADERS = {
 
 
 class LocalOperator:
-    """Lets through requests of the command line: the socket's permissions are the login."""
+    """Lets requests of the command line through; the socket's permissions are the login."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -50,7 +50,7 @@ async def _local() -> Caller:
 
 
 class Guard:
-    """Lets through requests over TCP that keep to the rules of ``access``."""
+    """Lets requests over TCP through that ``access`` allows."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app, self._access = app, access
@@ -79,7 +79,7 @@ class Guard:
             return caller
         _refuse_forged(headers, access)
         if scope["path"] != "/login":
-            _refuse_unknown_form(caller, headers, body)
+            _refuse_without_csrf(caller, headers, body)
         return caller
 
     async def _check_bearer(self, token: str, scope: Scope) -> None:
@@ -148,13 +148,13 @@ def _is_open(path: str) -> bool:
 
 
 def _refuse_embedding(headers: Headers) -> None:
-    """Another site may link to a page, and that is all it may."""
+    """Refuse another site's requests, except for a link to a page."""
     if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
         raise RefusedError(403, "Another site asks for this; only the device's own pages may.")
 
 
 def _refuse_forged(headers: Headers, access: Access) -> None:
-    """A write by a browser must come from this very page, as far as the browser says where it comes from."""
+    """Refuse a browser's write that comes from another page, as far as the browser says."""
     scheme = "https" if access.tls else "http"
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if (origin is not None and origin.lower() != f"{scheme}://{headers['host'].lower()}") or (
@@ -163,7 +163,7 @@ def _refuse_forged(headers: Headers, access: Access) -> None:
         raise RefusedError(403, "This request comes from another page; use the device's own.")
 
 
-def _refuse_unknown_form(caller: Caller, headers: Headers, body: bytes) -> None:
+def _refuse_without_csrf(caller: Caller, headers: Headers, body: bytes) -> None:
     sent = headers.get("x-csrf-token") or form(headers, body).get("csrf", "")
     if caller.session is None or not hmac.compare_digest(sent.encode(), caller.session.csrf.encode()):
         raise RefusedError(

@@ -1,4 +1,4 @@
-"""How every answer is made: pages from templates, errors as one sentence, JSON for programs."""
+"""Answers: pages from templates, errors as one sentence, JSON for programs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ PROGRAMS = ("/api/", "/live/", "/metrics", "/healthz", "/readyz")
 
 SENTENCES = {
     404: "There is nothing at this address; check it.",
-    405: "This address does not take such a request.",
+    405: "This address does not allow this method.",
 }
 
 
@@ -32,7 +32,7 @@ def caller_of(request: Request) -> Caller:
 
 
 def html(request: Request, template: str, **values: Any) -> Response:
-    """A page, with a session for its forms where the caller has none yet and needs no login."""
+    """A page; a caller who needs no login gets a session for its forms."""
     caller = caller_of(request)
     headers = {}
     if caller.session is None and caller.access is not None and not caller.access.needs_login:
@@ -58,5 +58,5 @@ def error_response(path: str, status: int, sentence: str, headers: Mapping[str, 
 
 
 def redirect(path: str) -> Response:
-    """Go on with a page, after a form too."""
+    """Redirect to a page, also after a form."""
     return RedirectResponse(path, 303)

@@ -1,4 +1,4 @@
-"""Serving: the page over TCP and the command line over a Unix socket, in one thread of the daemon."""
+"""Serves the page over TCP and the command line over a Unix socket, in one thread of the daemon."""
 
 import errno
 import logging
@@ -51,7 +51,7 @@ class WebServer:
         tls = self._listen_tls()
         inherited = _inherited_socket() if self._settings.enabled else None
         if inherited is not None:
-            self._settings = _where_it_listens(self._settings, inherited)
+            self._settings = _with_address_of(self._settings, inherited)
         sockets = [_control_socket(self._state)]
         try:
             if self._settings.enabled:
@@ -114,7 +114,7 @@ class WebServer:
 
 
 def _control_socket(state: Path) -> socket.socket:
-    """The command line's socket, listening; only this user may open it."""
+    """The command line's socket, listening; only the daemon's user may open it."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with disk_errors(SOCKET):
         (state / SOCKET).unlink(missing_ok=True)
@@ -135,7 +135,9 @@ def _inherited_socket() -> socket.socket | None:
     try:
         inherited = socket.socket(fileno=FIRST_INHERITED)
     except OSError as error:
-        raise UsageError("The service manager passes something that is no socket; correct the .socket unit.") from error
+        raise UsageError(
+            "The service manager passes what is not a socket; correct the .socket unit."
+        ) from error
     inherited.set_inheritable(False)
     if number != "1" or inherited.family not in {socket.AF_INET, socket.AF_INET6}:
         inherited.close()
@@ -143,11 +145,11 @@ def _inherited_socket() -> socket.socket | None:
     return inherited
 
 
-def _where_it_listens(settings: WebSettings, inherited: socket.socket) -> WebSettings:
-    """The settings with the address that an inherited socket really has: whether a token is needed hangs on it."""
+def _with_address_of(settings: WebSettings, inherited: socket.socket) -> WebSettings:
+    """The settings with the inherited socket's address, which decides whether a token is needed."""
     host, port = inherited.getsockname()[:2]
     if (settings.host, settings.port) != (host, port):
-        log.warning("The service manager listens on %s port %d; web.host and web.port are passed over.", host, port)
+        log.warning("The service manager listens on %s port %d; web.host and web.port are ignored.", host, port)
     return settings.model_copy(update={"host": host, "port": port})
 
 
@@ -168,7 +170,7 @@ def _tcp_socket(settings: WebSettings) -> socket.socket:
         listening.close()
         reasons = {
             errno.EADDRINUSE: f"Port {port} of {host} is in use; stop what uses it, or choose another with --port.",
-            errno.EACCES: f"Port {port} of {host} needs more rights; choose one above 1023 with --port.",
+            errno.EACCES: f"Port {port} of {host} needs root rights; choose one above 1023 with --port.",
             errno.EADDRNOTAVAIL: f"web.host {host} is not an address of this machine; correct it in the settings.",
         }
         raise UsageError(

@@ -48,7 +48,7 @@ class FrameStatus(BaseModel):
 
 
 class SlideStatus(BaseModel):
-    """The slide in work. Cells seen in several frames count once."""
+    """The current slide. Cells seen in several frames count once."""
 
     id: int
     label: str
@@ -62,14 +62,14 @@ class SlideStatus(BaseModel):
     normals: int
     uncertain: int
     uncertain_reasons: dict[str, int]
-    repeated: int = Field(description="Sightings of cells that had been seen before")
+    repeated: int = Field(description="Views of cells that had been seen before")
     blast_share: float | None = Field(description="Among called cells, as called, 0..1; see corrected_share")
     blast_ci95: tuple[float, float] = Field(description="Wilson's interval: as if cells were independent")
     blast_ci95_clustered: tuple[float, float] | None = Field(description="With cells of a frame resembling each other")
     corrected_share: ShareFigures
     share_headline: str = Field(description="The corrected share in a word or two")
-    share_sentences: list[str] = Field(description="What is to be said beside it, the most important first")
-    half_width: float = Field(description="What the corrected share is to be known within, either way")
+    share_sentences: list[str] = Field(description="Sentences that explain it, the most important first")
+    half_width: float = Field(description="The corrected share is to be known within this, either way")
     enough: bool = Field(description="It is")
     cells_needed: int | None = Field(
         description="Further called cells until then, about; null when more cells would not help"
@@ -93,7 +93,7 @@ class ConditionStatus(BaseModel):
 
 
 class BundleStatus(BaseModel):
-    """What classifies."""
+    """The bundle that classifies."""
 
     name: str
     serial: int
@@ -107,7 +107,7 @@ class BundleStatus(BaseModel):
     golden: str = Field(description="The self-test on this machine")
     baseline_hardware: str
     baseline_latency_ms: LatencyMs
-    warnings: list[str] = Field(description="What must be said before any figure of this bundle is believed")
+    warnings: list[str] = Field(description="To be read before any figure of this bundle is believed")
 
 
 class Status(BaseModel):
@@ -117,7 +117,7 @@ class Status(BaseModel):
     version: str
     board: str
     started: datetime
-    alive: bool = Field(description="A frame went through the pipeline recently")
+    alive: bool = Field(description="A frame was processed recently")
     ready: bool = Field(description="The network is loaded and proven, the camera open, the store writable")
     camera: str
     frames_per_second: float = Field(description="Through the pipeline, over the last seconds")

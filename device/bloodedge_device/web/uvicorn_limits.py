@@ -1,4 +1,4 @@
-"""uvicorn, quiet, with limits on how much and how long it listens."""
+"""uvicorn with limits on connections, sizes and times, and without a log of its own."""
 
 import asyncio
 import json
@@ -18,20 +18,20 @@ from bloodedge_device.web.responses import error_response
 CONNECTIONS = 64
 HEADERS_BYTES = 16 * 1024
 SILENT_S = 10.0
-"""A connection without a whole request for so long is closed; an idle one that had one, sooner."""
+"""A connection without a whole request for so long is closed; one that is idle after a request, sooner."""
 
 TRY_AGAIN_S = 5
 
 MALFORMED = (
     f"The request is not HTTP/1.1, or its head is larger than {HEADERS_BYTES // 1024} KiB; correct what sends it."
 )
-BUSY = f"Too many ask this device at the same time; try again in {TRY_AGAIN_S} s."
+BUSY = f"Too many requests at the same time; try again in {TRY_AGAIN_S} s."
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that gives up on whoever opens a connection and does not ask, or asks a byte at a time.
+class LimitedProtocol(H11Protocol):
+    """HTTP/1.1 that closes connections which send nothing, or a byte at a time.
 
-    What it answers itself is of the application's kind: one sentence, with the headers that every answer carries.
+    Its own answers look like the application's: one sentence, with the headers that every answer carries.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -45,7 +45,7 @@ class PatientProtocol(H11Protocol):
         await app(scope, receive, send)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
-        """Answer what is no request, where no other answer is under way, and hang up."""
+        """Answer a malformed request, unless another answer is under way, and close the connection."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -58,7 +58,7 @@ class PatientProtocol(H11Protocol):
         self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client is there."""
+        """A client has connected."""
         super().connection_made(transport)
         self._watch(self.cycle)
 
@@ -80,11 +80,11 @@ def make_server(app: ASGIApp, tls: ssl.SSLContext | None) -> Server:
         Config(
             app,
             loop="asyncio",
-            http=PatientProtocol,
+            http=LimitedProtocol,
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="critical",  # the application tells of its own errors
+            log_level="critical",  # the application logs its own errors
             access_log=False,
             proxy_headers=False,
             server_header=False,

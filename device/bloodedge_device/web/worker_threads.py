@@ -1,4 +1,4 @@
-"""Blocking work of requests, in a few threads, so that the pipeline keeps the processor."""
+"""Runs what blocks in a few threads, so that requests leave the processor to the pipeline."""
 
 import math
 from collections.abc import Awaitable, Callable
@@ -14,25 +14,25 @@ from bloodedge_device.store.rows import SlideRow
 from bloodedge_device.web.desk import Desk
 
 THREADS = 6
-"""Requests at work at once; others wait their turn."""
+"""Requests handled at once; others wait their turn."""
 WAITING = 16
 """Requests that may wait for a frame at once; others are answered at once."""
 STEP_S = 0.5
-"""A waiting thread looks up so often, so that the daemon's end need not wait for it."""
+"""A waiting thread checks so often whether to go on waiting, so that the daemon's end is not held up."""
 
 Result = TypeVar("Result")
 Handler = Callable[[Desk, Request], Response]
 
 
 class Work:
-    """The daemon's desk and the threads that ask it."""
+    """The daemon's desk, and the threads in which requests use it."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self._threads, self._waiting = CapacityLimiter(THREADS), CapacityLimiter(WAITING)
 
     def endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """A handler that blocks, as Starlette calls it."""
+        """An endpoint for Starlette from a handler that blocks."""
 
         async def handle(request: Request) -> Response:
             return await to_thread.run_sync(handler, self.desk, request, limiter=self._threads)
@@ -49,11 +49,11 @@ class Work:
                 return
 
     async def run(self, handler: Callable[[], Result]) -> Result:
-        """Something that blocks."""
+        """Run something that blocks."""
         return await to_thread.run_sync(handler, limiter=self._threads)
 
 
-def known_slide(desk: Desk, request: Request) -> SlideRow:
+def slide_or_404(desk: Desk, request: Request) -> SlideRow:
     """The slide that a request's path names; 404 when there is none."""
     number: int = request.path_params["slide"]
     slide = queries.find_slide(desk.state, number)

@@ -1,12 +1,12 @@
 "use strict";
 // Each answer of /live/view holds the page's moving parts for one frame; its picture is loaded before they are shown,
 // so that outlines and picture belong together.
-const WAIT_S = 5, SHORTEST_MS = 120, AFTER_ERROR_MS = 3000, SAY_EVERY_MS = 10000;
-const said = document.getElementById("said"), offline = document.getElementById("offline");
+const WAIT_S = 5, SHORTEST_MS = 120, AFTER_ERROR_MS = 3000, SPEAK_EVERY_MS = 10000;
+const summary = document.getElementById("summary"), offline = document.getElementById("offline");
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 const visible = () => document.hidden
   ? new Promise((done) => document.addEventListener("visibilitychange", done, { once: true })) : null;
-let number = Number(document.querySelector("[data-part=stage]").dataset.number), saidAt = 0;
+let number = Number(document.querySelector("[data-part=stage]").dataset.number), spokenAt = 0;
 
 async function load() {
   const answer = await fetch(`/live/view?after=${number}&wait_s=${WAIT_S}`);
@@ -27,8 +27,8 @@ function show(fresh) {
   for (const part of fresh.querySelectorAll("[data-part]")) {
     document.querySelector(`[data-part=${part.dataset.part}]`).replaceWith(part);
   }
-  const text = document.querySelector("[data-part=slide]").dataset.said, now = Date.now();
-  if (text !== said.textContent && now - saidAt >= SAY_EVERY_MS) { said.textContent = text; saidAt = now; }
+  const text = document.querySelector("[data-part=slide]").dataset.summary, now = Date.now();
+  if (text !== summary.textContent && now - spokenAt >= SPEAK_EVERY_MS) { summary.textContent = text; spokenAt = now; }
 }
 
 (async () => {
