@@ -62,7 +62,7 @@ def test_the_daemon_serves_on_the_socket_that_it_is_given(state: Path, tmp_path:
     finally:
         process.terminate()
         process.wait(30)
-    told = f"The service manager listens on 127.0.0.1 port {given}; web.host and web.port are passed over."
+    told = f"The service manager listens on 127.0.0.1 port {given}; web.host and web.port are ignored."
     assert told in log.read_text()
 
 
