@@ -135,9 +135,7 @@ def _inherited_socket() -> socket.socket | None:
     try:
         inherited = socket.socket(fileno=FIRST_INHERITED)
     except OSError as error:
-        raise UsageError(
-            "The service manager passes what is not a socket; correct the .socket unit."
-        ) from error
+        raise UsageError("The service manager passes what is not a socket; correct the .socket unit.") from error
     inherited.set_inheritable(False)
     if number != "1" or inherited.family not in {socket.AF_INET, socket.AF_INET6}:
         inherited.close()
