@@ -59,3 +59,18 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text)
     missing = [target for target in targets if ":" not in target and not (page.parent / target).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "experiments.md"], ids=lambda page: page.name)
+def test_a_file_that_is_named_exists(page: Path) -> None:
+    top = r"bloodedge|train|convert|device|fleet|tests|benchmarks|docs|firmware_configs|models|\.ci"
+    named = re.findall(rf"`((?:{top})/[\w./*-]+)`", page.read_text())
+    examples = ("acme", "NAME")
+    missing = [name for name in named if not any(word in name for word in examples) and not list(ROOT.glob(name))]
+    assert missing == []
+
+
+def test_the_tests_that_the_threat_model_names_exist() -> None:
+    named = set(re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)`", (ROOT / "SECURITY.md").read_text()))
+    assert len(named) > 10
+    assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}

@@ -69,7 +69,7 @@ def test_promtool_finds_the_rules_right(words: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["README.md", "firmware_configs/README.md", "firmware_configs/broker/mosquitto.conf", RULES]
+    "text", ["docs/fleet.md", "firmware_configs/README.md", "firmware_configs/broker/mosquitto.conf", RULES]
 )
 def test_how_long_the_broker_keeps_reports_is_told_as_it_is(text: str | Path) -> None:
     limits = dict(re.findall(r"^(max_queued_\w+) (\d+)$", MOSQUITTO.read_text(), re.MULTILINE))
