@@ -126,7 +126,8 @@ def rendered() -> dict[Path, str]:
     def page(name: str) -> str:
         return environment.get_template(f"{name}.md.j2").render(known)
 
-    texts = {ROOT / "docs" / f"{name}.md": page(name) + "\n" for name in PAGES}
+    note = "<!-- Written by docs/results.py from docs/templates/{}.md.j2: edit that file. -->\n\n"
+    texts = {ROOT / "docs" / f"{name}.md": note.format(name) + page(name) + "\n" for name in PAGES}
     for name, path in BLOCKS.items():
         before, mark, after = texts.get(path, path.read_text()).partition(f"<!-- figures: {name} -->\n")
         _, end, rest = after.partition("\n<!-- end -->")
