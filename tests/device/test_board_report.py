@@ -22,8 +22,8 @@ from bloodedge_device.settings.sections import CameraSettings, MqttSettings, Web
 from bloodedge_device.store import Store, open_for_reading, queries
 from support.mqtt import Broker, Listener
 from support.needs import needs
+from support.processes import until
 from support.snapshots import make_snapshot
-from support.waiting import until
 
 needs_broker = needs("mosquitto")
 

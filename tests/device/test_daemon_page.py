@@ -1,7 +1,6 @@
 """The running daemon as a person at its command line and its page meets it; network and finder are stand-ins."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -18,24 +17,16 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.timings import Timings
 from bloodedge_device.web.client import ask
 from support import fakes
+from support.processes import free_port
 from support.web_fakes import FakeDaemon
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture
 def running(state: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A daemon over the simulated microscope, its page open."""
     port = free_port()
-    environment = {**os.environ, "BLOODEDGE_DEVICE__WEB__PORT": str(port), "BLOODEDGE_DEVICE__CAMERA__RATE": "20"}
-    command = [*fakes.DEVICE, "run", "--state", str(state)]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    settings = {"BLOODEDGE_DEVICE__WEB__PORT": str(port), "BLOODEDGE_DEVICE__CAMERA__RATE": "20"}
+    with fakes.start(state, **settings) as process:
         end = monotonic() + 30
         while not is_alive(port):
             assert monotonic() < end and process.poll() is None, "the daemon did not come up"  # noqa: PT018
@@ -99,12 +90,11 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(state: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        environment = {**os.environ, "BLOODEDGE_DEVICE__WEB__PORT": str(taken.getsockname()[1])}
-        command = [*fakes.DEVICE, "run", "--state", str(state)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert "is in use" in done.stderr
-    assert "Traceback" not in done.stderr
+        daemon = fakes.start(state, BLOODEDGE_DEVICE__WEB__PORT=str(taken.getsockname()[1]))
+        told = daemon.communicate(timeout=60)[1]
+    assert daemon.returncode == 2
+    assert "is in use" in told
+    assert "Traceback" not in told
 
 
 def test_without_a_daemon_the_command_line_says_how_to_start_one(state: Path) -> None:

@@ -149,7 +149,7 @@ def test_the_page_has_the_port_that_was_asked_for_and_opens_in_a_browser(
     monkeypatch.setenv("BROWSER", str(script))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    daemon_ = start(state, "--port", str(port), "--open")
+    daemon_ = fakes.start(state, "--port", str(port), "--open")
     try:
         end = monotonic() + 20
         while not opened.exists():
@@ -236,11 +236,6 @@ def test_a_bundle_that_fails_its_self_test_is_refused(
     assert not state.exists()
 
 
-def start(state: Path, *more: str) -> subprocess.Popen[str]:
-    command = [*fakes.DEVICE, "run", "--state", str(state), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 def stored(state: Path, table: str = "frames") -> int:
     try:
         with closing(sqlite3.connect(f"file:{state / DATABASE}?mode=ro", uri=True)) as database:
@@ -257,7 +252,7 @@ def wait_for_frames(state: Path, frames: int, table: str = "frames") -> None:
 
 
 def test_sigterm_stops_after_the_frame_in_hand_with_latencies_stored(state: Path) -> None:
-    daemon_ = start(state)
+    daemon_ = fakes.start(state)
     wait_for_frames(state, 3)
     daemon_.send_signal(signal.SIGTERM)
     out, err = daemon_.communicate(timeout=10)
@@ -290,7 +285,7 @@ def wait_for_line(process: subprocess.Popen[str], part: str) -> str:
 
 def test_sighup_with_changed_settings_begins_a_new_run_and_slide(state: Path, tmp_path: Path) -> None:
     config = written(tmp_path, '[slide]\nlabel = "before"\n')
-    daemon_ = start(state, "--config", str(config))
+    daemon_ = fakes.start(state, "--config", str(config))
     wait_for_frames(state, 3)
     written(tmp_path, '[slide]\nlabel = "after"\n')
     daemon_.send_signal(signal.SIGHUP)
@@ -312,7 +307,7 @@ def test_sighup_with_changed_settings_begins_a_new_run_and_slide(state: Path, tm
 
 def test_sighup_with_broken_settings_keeps_the_old_ones_and_says_what_is_wrong(state: Path, tmp_path: Path) -> None:
     config = written(tmp_path, '[slide]\nlabel = "before"\n')
-    daemon_ = start(state, "--config", str(config))
+    daemon_ = fakes.start(state, "--config", str(config))
     wait_for_frames(state, 3)
     written(tmp_path, '[slide]\nlabl = "after"\n')
     daemon_.send_signal(signal.SIGHUP)
@@ -329,7 +324,7 @@ def test_sighup_with_broken_settings_keeps_the_old_ones_and_says_what_is_wrong(s
 
 def test_sighup_again_and_again_with_the_same_settings_changes_nothing(state: Path, tmp_path: Path) -> None:
     config = written(tmp_path, '[slide]\nlabel = "before"\n')
-    daemon_ = start(state, "--config", str(config))
+    daemon_ = fakes.start(state, "--config", str(config))
     wait_for_frames(state, 3)
     for _ in range(6):  # more often than the camera has slots
         daemon_.send_signal(signal.SIGHUP)
@@ -342,7 +337,7 @@ def test_sighup_again_and_again_with_the_same_settings_changes_nothing(state: Pa
 
 
 def test_a_capture_process_that_is_killed_is_replaced_and_no_frame_is_missing(state: Path) -> None:
-    daemon_ = start(state)
+    daemon_ = fakes.start(state)
     wait_for_frames(state, 3)
     (capture,) = Path(f"/proc/{daemon_.pid}/task/{daemon_.pid}/children").read_text().split()
     os.kill(int(capture), signal.SIGKILL)
@@ -372,7 +367,7 @@ def test_a_database_that_was_destroyed_while_the_daemon_was_off_costs_one_warnin
 def test_ctrl_c_ends_with_the_summary_of_every_slide_and_the_report_s_command(tmp_path: Path) -> None:
     state = tmp_path / "the lab's results"
     config = written(tmp_path, '[slide]\nlabel = "before"\n')
-    daemon_ = start(state, "--config", str(config))
+    daemon_ = fakes.start(state, "--config", str(config))
     wait_for_frames(state, 3)
     written(tmp_path, '[slide]\nlabel = "after"\n')
     daemon_.send_signal(signal.SIGHUP)
@@ -415,7 +410,7 @@ def test_a_damaged_film_is_looked_at_to_its_end_which_says_how_much_came(
 def test_a_camera_that_gives_damaged_frames_only_is_not_well(tmp_path: Path, state: Path) -> None:
     path = film(tmp_path / "film.avi", 3, dict.fromkeys(range(3), zeros))
     config = written(tmp_path, f'[camera]\nkind = "replay"\nsource = "{path}"\nloop = true\nrate = 20\n')
-    daemon_ = start(state, "--config", str(config))
+    daemon_ = fakes.start(state, "--config", str(config))
     try:
         end = monotonic() + 20
         frames: dict[str, str] = {}
@@ -440,7 +435,7 @@ def test_a_film_of_which_no_frame_can_be_read_is_a_failure(
 
 
 def test_kill_9_loses_no_acknowledged_frame_and_the_next_start_goes_on(state: Path, frames: Path) -> None:
-    daemon_ = start(state)
+    daemon_ = fakes.start(state)
     wait_for_frames(state, 20)
     os.kill(daemon_.pid, signal.SIGKILL)
     daemon_.communicate()
@@ -451,7 +446,7 @@ def test_kill_9_loses_no_acknowledged_frame_and_the_next_start_goes_on(state: Pa
     assert len(numbers) >= 20
     assert numbers == list(range(len(numbers)))
     assert all(cv2.imread(str(state / "crops" / crop)) is not None for crop in crops)
-    again = start(state, "--camera", str(frames))
+    again = fakes.start(state, "--camera", str(frames))
     _, err = again.communicate(timeout=20)
     assert again.returncode == 0, err
     assert stored(state, "slides") == 2

@@ -22,10 +22,10 @@ from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Message
 from bloodedge_device.timings import TIMINGS, Timings
 from support import ROOT
-from support.mqtt import STATUS, Broker, Listener, MemoryOutbox, free_port
+from support.mqtt import STATUS, Broker, Listener, MemoryOutbox
 from support.needs import needs, required
 from support.older_broker import REFUSES_VERSION, OlderBroker
-from support.waiting import until
+from support.processes import free_port, until
 
 needs_broker = needs("mosquitto")
 

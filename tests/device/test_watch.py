@@ -231,8 +231,7 @@ def test_a_folder_that_is_not_there_yet_is_awaited(folder: Path, state: Path) ->
 
 
 def daemon(folder: Path, state: Path) -> subprocess.Popen[str]:
-    command = [*fakes.DEVICE, "run", "--state", str(state), "--camera", str(folder), "--watch"]
-    return subprocess.Popen([*command, "--no-page"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return fakes.start(state, "--camera", str(folder), "--watch", "--no-page")
 
 
 def sources(state: Path) -> list[str]:

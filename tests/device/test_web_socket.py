@@ -1,7 +1,6 @@
 """The page on a socket that the service manager holds."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,14 +17,8 @@ from bloodedge.errors import UsageError
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web import server
 from bloodedge_device.web.server import _inherited_socket, _with_address_of
-
-ACTIVATE = shutil.which("systemd-socket-activate")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from support.needs import needs, required
+from support.processes import free_port
 
 
 def answer(url: str, within_s: float) -> int:
@@ -43,12 +36,21 @@ def answer(url: str, within_s: float) -> int:
             sleep(0.1)
 
 
-@pytest.mark.skipif(ACTIVATE is None, reason="systemd-socket-activate is not installed (apt install systemd)")
+@needs("systemd-socket-activate")
 def test_the_daemon_serves_on_the_socket_that_it_is_given(state: Path, tmp_path: Path) -> None:
     given, own = free_port(), free_port()
     settings = tmp_path / "device.toml"
     settings.write_text(f'state = "{state}"\nengine = "litert"\n[camera]\nrate = 5\n[web]\nport = {own}\n')
-    command = [str(ACTIVATE), "-l", f"127.0.0.1:{given}", sys.executable, "-m", "bloodedge", "device", "run"]
+    command = [
+        required("systemd-socket-activate"),
+        "-l",
+        f"127.0.0.1:{given}",
+        sys.executable,
+        "-m",
+        "bloodedge",
+        "device",
+        "run",
+    ]
     environment = ["-E", f"PYTHONPATH={os.pathsep.join(sys.path)}", "-E", "PATH"]
     log = tmp_path / "log"
     with log.open("w") as output:

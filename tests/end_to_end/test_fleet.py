@@ -25,8 +25,9 @@ from bloodedge_fleet.boards.archive import Archive, Outcome
 from bloodedge_fleet.boards.broker import Broker as BrokerAddress
 from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.database import migrate, open_database
-from support.mqtt import STATUS, DeployedBroker, MemoryOutbox, free_port, make_authority
+from support.mqtt import STATUS, DeployedBroker, MemoryOutbox, make_authority
 from support.needs import needs
+from support.processes import free_port
 from support.slot_bundles import Laboratory
 
 pytestmark = [needs("mosquitto"), needs("openssl")]

@@ -1,5 +1,7 @@
 """A bundle's manifest, a network and a finder that need no runtime; as a program, ``bloodedge device`` with them."""
 
+import os
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -237,6 +239,14 @@ def use_fakes() -> None:
     loading.load_file = lambda *_: make_loaded()
     pipelines.gate_of = lambda settings: check  # noqa: ARG005
     pipelines.finder_of = lambda settings: find_cells  # noqa: ARG005
+
+
+def start(state: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
+    """``bloodedge device run`` with the fakes, as a process of its own."""
+    command = [*DEVICE, "run", "--state", str(state), *words]
+    return subprocess.Popen(
+        command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 if __name__ == "__main__":

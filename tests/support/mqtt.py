@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from bloodedge_device.outputs.home_assistant import StatusPayload
 from bloodedge_device.store.outbox import Message
 from support import ROOT
 from support.needs import required
-from support.waiting import until
+from support.processes import free_port, until
 
 CONFIGS = ROOT / "firmware_configs" / "broker"
 
@@ -63,12 +62,6 @@ class MemoryOutbox:
 
     def __len__(self) -> int:
         return len(self.messages)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Broker:

@@ -1,5 +1,6 @@
-"""Waiting for what another thread or process does."""
+"""Programs that run beside a test, and waiting for what they do."""
 
+import socket
 from collections.abc import Callable
 from time import monotonic, sleep
 
@@ -12,3 +13,10 @@ def until(condition: Callable[[], object], within_s: float = 15.0) -> bool:
             return False
         sleep(0.02)
     return True
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
