@@ -160,7 +160,7 @@ def show(converted: "Converted") -> None:
     title = Text(f"{converted.cells} held-out cells of {converted.subjects} subjects", "italic")
     if source.split.leaky:
         title.append(" (leaky: cells of these subjects were seen in training)", "bold red")
-    lost_title = "Lost against the float model on the same cells, and what the gate lets through"
+    lost_title = "Lost against the float model on the same cells, and what the gate allows"
     speed_title = f"One cell on {source.hardware}; speed-up over float32 of the same engine"
     print_table(FIGURES, figure_rows(manifest), title=title)
     print_table(GATE, gate_rows(manifest, converted.limits), title=lost_title)

@@ -1,4 +1,4 @@
-"""What the converters are asked to do, and the process that does it."""
+"""What the converters are asked to do, and the process that runs them."""
 
 import json
 import os
@@ -47,20 +47,20 @@ class Job(Strict):
     size_px: int
     kinds: list[Kind]
     engines: list[EngineName]
-    """That graphs are exported for: those of this job and of later ones in the same folder."""
+    """Engines that graphs are exported for, also for later jobs in the same folder."""
     method: Method = "minmax"
-    """Of the int8 kinds."""
+    """For the int8 kinds."""
     fine_tuning_steps: int = 300
-    """Of the method "qat"."""
+    """For the method "qat"."""
     seed: int = 0
-    """Of the order in which fine-tuning sees its cells."""
+    """For the order in which fine-tuning sees its cells."""
     max_distance: float = 0.0
-    """Of the method "mixed": layers go back to float32 until the mean distance of the blast probability from the float
-    model's, on the trial cells, is no larger."""
+    """For the method "mixed": layers go back to float32 until the mean distance of the blast probability from the float
+    model's, on the trial cells, is at most this."""
 
 
 class Rewrite(Strict):
-    """One kind of layer that was brought into a form that the engine is faster at; see network.rewrite."""
+    """One kind of layer that was brought into a form that is faster on the engine; see network.rewrite."""
 
     engine: EngineName
     name: str
@@ -68,27 +68,27 @@ class Rewrite(Strict):
     max_difference: float
     """Largest difference of a probability from the float model's, on calibration cells."""
     kept: bool
-    """False where the difference was too large, and the layers were left as they were."""
+    """False where the difference was too large and the layers stayed as they were."""
 
 
 def rewrites(folder: Path) -> list[Rewrite]:
-    """What the converters did to the network before converting it for LiteRT; nothing where they kept no record."""
+    """How the network was changed before conversion; nothing where there is no record."""
     path = folder / REWRITES
     return [Rewrite.model_validate(row) for row in json.loads(path.read_bytes())] if path.is_file() else []
 
 
 class FineTuning(Strict):
-    """What fine-tuning with fake quantisation brought; see bloodedge_convert.network.finetune."""
+    """The result of fine-tuning with fake quantisation; see network.finetune."""
 
     steps: int
     before: float
     """Mean distance of the rounded network's blast probability from the float model's, on calibration cells."""
     after: float
-    """No smaller where nothing was gained and the weights are as they were."""
+    """Equal where nothing was gained and the weights stayed as they were."""
 
 
 def fine_tuning(folder: Path) -> FineTuning | None:
-    """What fine-tuning brought, where it was asked for."""
+    """The result of fine-tuning; None where there was none."""
     path = folder / FINE_TUNING
     return FineTuning.model_validate_json(path.read_bytes()) if path.is_file() else None
 
@@ -100,7 +100,7 @@ def file_names(kind: Kind) -> list[str]:
 
 
 def counted(images: NDArray[np.uint8], what: str, report: Report) -> Iterator[NDArray[np.uint8]]:
-    """The images one by one, each reported."""
+    """The images one by one, with a progress report after each."""
     for number, image in enumerate(images, 1):
         yield image
         report(what, number, len(images))
@@ -120,7 +120,7 @@ def run_converters(
 
 
 def run_again(folder: Path, job: Job, report: Report) -> None:
-    """Make another job's artifacts in the ``folder`` of an earlier one, from the same graphs and images."""
+    """Make the artifacts of another job in an earlier job's ``folder``, from the same graphs and images."""
     for part in _parts(folder, job):
         (folder / "job.json").write_text(part.model_dump_json(), encoding="utf-8")
         with tempfile.TemporaryFile() as log:
@@ -128,7 +128,7 @@ def run_again(folder: Path, job: Job, report: Report) -> None:
 
 
 def _parts(folder: Path, job: Job) -> Iterator[Job]:
-    """A job as one for each engine, after one for the graphs: no process holds what two converters leave behind."""
+    """One job for the graphs and one for each engine, so that no process holds the memory of two converters."""
     if not (folder / REFERENCE).is_file():
         yield job.model_copy(update={"kinds": []})
     for engine in dict.fromkeys(kind.engine for kind in job.kinds):
@@ -161,7 +161,7 @@ def _failure(code: int, step: str, log: BinaryIO) -> str:
         return f'The converters were killed at "{step}", most often for lack of memory; free some and retry.'
     if code < 0:
         return (
-            f'The converters were stopped by signal {-code} at "{step}": a runtime gave up on this network; '
+            f'The converters were stopped by signal {-code} at "{step}", because a runtime cannot handle this network; '
             "leave that engine or precision out, or train the run again."
         )
     log.seek(0)

@@ -1,13 +1,13 @@
 """The converters themselves, in a process of their own: ``python -m bloodedge_convert.worker JOB``.
 
-TensorFlow is loaded here and nowhere else: the calling process may have Keras on another back end, keeps its memory,
-and keeps its terminal free of the converters' thousands of log lines.
+Only this process loads TensorFlow. The calling process may have Keras on another back end; it keeps its memory, and its
+terminal stays free of the converters' thousands of log lines.
 
 JOB is a folder with ``job.json`` (see bloodedge_convert.job), ``calibration.npy`` and ``inputs.npy``, both uint8
 (N, H, W, 3) RGB. The artifacts and ``reference.npy``, the float model's softmax outputs float32 (N, classes), are
-written into it. What later jobs in the same folder need again is kept there and made once: the reference, the graphs,
-LiteRT's calibrated network. Progress goes to stdout, one JSON list [what, done, total] a line; a failure that has a
-sentence for people goes there as {"error": sentence}.
+written into it. Later jobs in the same folder use again what the first made there: the reference, the graphs, LiteRT's
+calibrated network. Progress goes to stdout, one JSON list [what, done, total] a line; an error for people goes there as
+{"error": sentence}.
 """
 
 import json
@@ -53,8 +53,8 @@ Images = NDArray[np.uint8]
 PLAIN, CALIBRATED = "model_float32.tflite", "calibrated.tflite"
 
 
-class Work:
-    """One job in its folder."""
+class Worker:
+    """Does one job in its folder."""
 
     def __init__(self, folder: Path, report: Report) -> None:
         self.folder, self.report = folder, report
@@ -63,20 +63,20 @@ class Work:
         self.network = cache(self._load)
 
     def do(self) -> None:
-        """Make what was asked for."""
+        """Make the job's artifacts."""
         if not (self.folder / REFERENCE).is_file():
-            self.refer()
+            self.write_reference()
             self.export(self.folder)
         graphs = self.graphs()
         for kind in self.job.kinds:
-            with self.told(f"Converting: {kind.engine} {kind.precision}"):
+            with self.step(f"Converting: {kind.engine} {kind.precision}"):
                 self.make(kind, graphs)
-            with self.told(f"Trying: {kind.engine} {kind.precision}"):
+            with self.step(f"Trying: {kind.engine} {kind.precision}"):
                 self.try_out(kind)
 
     @contextmanager
-    def told(self, what: str) -> Iterator[None]:
-        """Report a step that has no parts."""
+    def step(self, what: str) -> Iterator[None]:
+        """Report a step without parts."""
         self.report(what, 0, 1)
         yield
         self.report(what, 1, 1)
@@ -84,13 +84,12 @@ class Work:
     def _load(self) -> Any:
         from bloodedge.engine.keras import KerasEngine
 
-        self.report("Loading the float model", 0, 1)
-        engine = KerasEngine(as_path(self.job.run))
-        check_weights(engine.model)
-        self.report("Loading the float model", 1, 1)
+        with self.step("Loading the float model"):
+            engine = KerasEngine(as_path(self.job.run))
+            check_weights(engine.model)
         return engine
 
-    def refer(self) -> None:
+    def write_reference(self) -> None:
         """Write the float model's outputs."""
         from bloodedge.engine.keras import BATCH
 
@@ -105,11 +104,11 @@ class Work:
     def export(self, folder: Path) -> None:
         """Write the graphs that the job's engines start from."""
         model = self.network().model
-        with self.told("Exporting the graph"):
+        with self.step("Exporting the graph"):
             export_graphs(model, self.job.size_px, self.calibration, self.job.engines, folder)
 
     def graphs(self) -> Path:
-        """The folder of the graphs that int8 is made from: those of a network changed for it, where the method asks."""
+        """The folder of the graphs that int8 is made from; some methods change the network first."""
         changes = {"equalised": self.equalise, "qat": self.fine_tune}
         if self.job.method not in changes:
             return self.folder
@@ -121,21 +120,19 @@ class Work:
         return folder
 
     def equalise(self) -> None:
-        """Bring the channels of the network's layers to like ranges."""
+        """Bring the channels of each layer to like ranges."""
         from bloodedge_convert.network.equalise import equalise
 
         equalise(self.network().model, self.calibration)
 
     def fine_tune(self) -> None:
-        """Fit the network to rounding; what it brought is written down."""
+        """Fit the network to rounding, and record the result."""
         from bloodedge_convert.network.finetune import finetune
 
-        def told(done: int, total: int) -> None:
-            self.report("Fine-tuning with fake quantisation", done, total)
-
         images, steps = np.load(self.folder / TUNING), self.job.fine_tuning_steps
-        done = finetune(self.network().model, images, self.calibration, steps, self.job.seed, told)
-        (self.folder / FINE_TUNING).write_text(done.model_dump_json(), encoding="utf-8")
+        report = self.steps("Fine-tuning with fake quantisation")
+        result = finetune(self.network().model, images, self.calibration, steps, self.job.seed, report)
+        (self.folder / FINE_TUNING).write_text(result.model_dump_json(), encoding="utf-8")
 
     def make(self, kind: Kind, graphs: Path) -> None:
         """Write one artifact; ``graphs``: the folder that int8 starts from."""
@@ -153,11 +150,11 @@ class Work:
             target.write_bytes(litert.to_litert(saved_model_for(kind.engine, self.folder), kind.precision))
 
     def litert_int8(self, graphs: Path, target: Path) -> None:
-        """LiteRT's int8 artifact; its float32 and calibrated networks stay in ``graphs`` for the next attempt."""
+        """Write LiteRT's int8 artifact; its float32 and calibrated networks stay in ``graphs`` for later attempts."""
         saved_model, method = saved_model_for("litert", graphs), self.job.method
-        plain = kept(graphs / PLAIN, lambda: litert.to_litert(saved_model, "float32"))
+        plain = cached(graphs / PLAIN, lambda: litert.to_litert(saved_model, "float32"))
         images, report = self.calibration, self.report
-        calibrated = kept(graphs / CALIBRATED, lambda: litert.calibrate(saved_model, plain, images, report))
+        calibrated = cached(graphs / CALIBRATED, lambda: litert.calibrate(saved_model, plain, images, report))
         float_layers: list[str] = []
         if method in {"percentile", "mse", "entropy"}:
             calibrated = with_ranges(calibrated, plain, images, method, report)
@@ -172,7 +169,7 @@ class Work:
         target.write_bytes(correct_biases(plain, int8, images, self.steps("Correcting biases: litert int8")))
 
     def openvino_int8(self, graphs: Path, target: Path) -> None:
-        """OpenVINO's int8 artifact."""
+        """Write OpenVINO's int8 artifact."""
         model = openvino.read(saved_model_for("openvino", graphs))
         if self.job.method == "mixed":
             int8 = openvino.quantise_mixed(model, self.calibration, self.trial(), self.job.max_distance, self.report)
@@ -182,41 +179,41 @@ class Work:
         openvino.save(int8, target)
 
     def onnx_int8(self, graphs: Path, target: Path) -> None:
-        """ONNX Runtime's int8 artifact."""
-        plain = kept(graphs / "model_float32.onnx", lambda: onnx.to_onnx(saved_model_for("onnx", graphs)))
+        """Write ONNX Runtime's int8 artifact."""
+        plain = cached(graphs / "model_float32.onnx", lambda: onnx.to_onnx(saved_model_for("onnx", graphs)))
         target.write_bytes(onnx.to_int8(plain, self.calibration, self.job.method, self.report))
 
     def trial(self) -> Images:
-        """Cells to choose layers by."""
+        """Cells by which layers are chosen."""
         return np.asarray(np.load(self.folder / TRIAL))
 
     def steps(self, what: str) -> Callable[[int, int], None]:
-        """A report of (done, total) alone."""
+        """A report of a step's (done, total)."""
         return lambda done, total: self.report(what, done, total)
 
     def try_out(self, kind: Kind) -> None:
-        """Run one cell through a new artifact, here: a runtime that aborts ends this process and not the caller's."""
+        """Run one cell through a new artifact: a runtime that aborts ends this process and not the caller's."""
         model, *weights = ((self.folder / name).read_bytes() for name in file_names(kind))
         engine = load_bytes(kind.engine, model, weights[0] if weights else None, 1)
         check_answers(kind, engine.predict(self.calibration[:1]))
 
 
 def check_weights(model: Any) -> None:
-    """Raise BloodedgeError naming the first of the Keras network's weights that holds something that is no number."""
+    """Raise BloodedgeError where a weight of the Keras network is NaN or infinite."""
     for weight in model.weights:
         if not np.isfinite(np.asarray(weight)).all():
             raise BloodedgeError(f"The run's weights {weight.path} hold NaN or infinity; train it again.")
 
 
-def kept(path: Path, make: Callable[[], bytes]) -> bytes:
-    """The file's bytes, made where it is missing."""
+def cached(path: Path, make: Callable[[], bytes]) -> bytes:
+    """The file's bytes, which ``make`` gives where it is missing."""
     if not path.is_file():
         path.write_bytes(make())
     return path.read_bytes()
 
 
 def _channel() -> TextIO:
-    """A stream to stdout for progress alone: whatever else this process prints goes to stderr from here on."""
+    """A stream to stdout for progress; from here on all other output of this process goes to stderr."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return channel
@@ -230,7 +227,7 @@ def main() -> int:
         channel.write(json.dumps([what, done, total]) + "\n")
 
     try:
-        Work(Path(sys.argv[1]), report).do()
+        Worker(Path(sys.argv[1]), report).do()
     except BloodedgeError as error:
         channel.write(json.dumps({"error": str(error)}) + "\n")
         return error.exit_code

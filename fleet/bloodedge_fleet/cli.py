@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -73,7 +73,7 @@ def serve_command(
     page_key: Path | None,
     silent_s: float,
     keep_days: float,
-    **broker: object,
+    **broker: Any,
 ) -> None:
     """Collect the boards' reports and serve the page until stopped."""
     import logging
@@ -92,34 +92,27 @@ def serve_command(
     serve(
         _open(database, state),
         state,
-        _broker(**broker),  # type: ignore[arg-type]  # click's own types
+        _broker(**broker),
         Page(host, port, url, page_certificate, page_key),
         silent=timedelta(seconds=silent_s),
         keep=timedelta(days=keep_days),
     )
 
 
-def _broker(
-    broker: str,
-    topic: str,
-    client: str,
-    ca: Path | None,
-    certificate: Path | None,
-    key: Path | None,
-    user: str | None,
-    password_file: Path | None,
-) -> "Broker":
+def _broker(broker: str, password_file: Path | None, **options: Any) -> "Broker":
+    """The broker, from the options ``serve`` has for it."""
     from bloodedge_fleet.addresses import host_and_port
     from bloodedge_fleet.boards.broker import Broker
 
-    if (certificate is None) != (key is None):
+    topic, certificate = options["topic"], options["certificate"]
+    if (certificate is None) != (options["key"] is None):
         raise UsageError("--certificate and --key belong together; give both, or neither.")
     if not topic or any(mark in topic for mark in "+#\0") or topic.startswith("$") or topic != topic.strip("/"):
         raise UsageError(f'"{topic}" cannot begin MQTT topics: leave out +, #, a leading $ and outer slashes.')
-    require_words(topic=topic, client=client, user=user)
+    require_words(topic=topic, client=options["client"], user=options["user"])
     host, port = host_and_port(broker, "--broker")
-    tls = ca is not None or certificate is not None
-    return Broker(host, port, topic, client, tls, ca, certificate, key, user, _first_line(password_file))
+    tls = options["ca"] is not None or certificate is not None
+    return Broker(host, port, tls=tls, password=_first_line(password_file), **options)
 
 
 def _first_line(path: Path | None) -> str | None:

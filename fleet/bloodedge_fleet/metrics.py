@@ -60,9 +60,9 @@ def _server_metrics(counts: dict[str, int], listener: Listener) -> Iterator[Metr
         messages.add_metric([outcome], counts.get(outcome, 0))
     yield messages
     gauges = {
-        "bloodedge_fleet_broker_connected": ("1 when connected to the broker.", listener.connected),
-        "bloodedge_fleet_database_answers": ("1 when what comes is stored.", not listener.database_state),
-        "bloodedge_fleet_messages_waiting": ("Delivered by the broker and not stored yet.", listener.waiting),
+        "bloodedge_fleet_broker_connected": ("1 when connected to the broker.", listener.broker.connected),
+        "bloodedge_fleet_database_answers": ("1 when what comes is stored.", not listener.worker.state),
+        "bloodedge_fleet_messages_waiting": ("Delivered by the broker and not stored yet.", listener.worker.waiting),
     }
     for name, (text, value) in gauges.items():
         yield GaugeMetricFamily(name, text, float(value))

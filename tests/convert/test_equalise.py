@@ -14,7 +14,7 @@ from bloodedge_convert.cells.calibration_set import full_range  # noqa: E402
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert  # noqa: E402
 from bloodedge_convert.network.equalise import LARGEST, SMALLEST, Seen, Weights, choose_factors, equalise  # noqa: E402
 from bloodedge_convert.network.export import export_saved_model  # noqa: E402
-from bloodedge_convert.network.finetune import FakeQuantised  # noqa: E402
+from bloodedge_convert.network.fake_quantised import FakeQuantised  # noqa: E402
 from bloodedge_convert.network.program import trace  # noqa: E402
 from bloodedge_train.recipe import NetworkSpec  # noqa: E402
 from bloodedge_train.zoo import build  # noqa: E402

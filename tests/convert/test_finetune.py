@@ -8,9 +8,11 @@ from bloodedge.engine import load_bytes
 from bloodedge.imaging import ImagingSpec
 from bloodedge_convert.cells.calibration_set import full_range
 from bloodedge_convert.litert.write import calibrate, quantise, to_litert
+from bloodedge_convert.network import fake_quantised
 from bloodedge_convert.network import finetune as module
 from bloodedge_convert.network.export import export_saved_model
-from bloodedge_convert.network.finetune import FakeQuantised, finetune, is_nearer
+from bloodedge_convert.network.fake_quantised import FakeQuantised
+from bloodedge_convert.network.finetune import finetune, is_nearer
 from bloodedge_convert.network.program import trace
 
 from .conftest import features, fit, network
@@ -147,7 +149,7 @@ def coarse(kernel):
 
 
 def test_finetuning_wins_back_more_than_corrected_biases_do(depthwise, images, monkeypatch):
-    monkeypatch.setattr(module, "_rounded_kernel", coarse)
+    monkeypatch.setattr(fake_quantised, "_rounded_kernel", coarse)
     monkeypatch.setattr(module, "RATE", 1e-3)  # as far as coarse steps lie apart
     model = copy_of(depthwise)
     plain = model.predict(images[0], verbose=0)[:, 1]

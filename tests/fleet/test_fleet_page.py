@@ -187,9 +187,9 @@ def test_figures_for_prometheus(client: TestClient) -> None:
     assert missing["pi-2"] == 2
 
 
-def test_health_says_what_is_wrong_with_the_server(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_says_what_is_wrong_with_the_server(client: TestClient, site: Site) -> None:
     assert client.get("/healthz").status_code == 503
-    monkeypatch.setattr(Listener, "connected", True)
+    site.listener.broker.connected = True
     assert client.get("/healthz").json() == {"ok": True, "troubles": []}
 
 

@@ -100,7 +100,7 @@ def numbers(engine: Engine) -> list[int]:
 def listening(broker: Mosquitto | OlderBroker, archive: Archive, timings: Timings | None = None) -> Iterator[Listener]:
     listener = Listener(Broker("127.0.0.1", broker.port), archive, timings)
     listener.start(lambda _: None)
-    assert until(lambda: listener.connected)
+    assert until(lambda: listener.broker.connected)
     yield listener
     listener.stop()
 
@@ -144,7 +144,7 @@ def test_what_could_not_be_stored_is_not_acknowledged(broker: Mosquitto, engine:
     away = Trying(engine, 1_000_000)
     with listening(broker, away) as listener, Pi(broker) as pi:
         pi.report(1, 5)
-        assert until(lambda: "away" in listener.database_state)
+        assert until(lambda: "away" in listener.worker.state)
     assert numbers(engine) == []
     with listening(broker, Archive(engine)):
         assert until(lambda: numbers(engine) == [1, 2, 3, 4, 5])
@@ -191,29 +191,29 @@ def test_a_database_that_does_not_answer_is_told_before_it_fails(broker: Mosquit
     with listening(broker, hanging, Timings(stuck_s=0.5)) as listener, Pi(broker) as pi:
         pi.report(1, 1)
         try:
-            assert until(lambda: "The database has not answered for" in listener.database_state)
+            assert until(lambda: "The database has not answered for" in listener.worker.state)
         finally:
             hanging.goes_on.set()
-        assert until(lambda: not listener.database_state)
+        assert until(lambda: not listener.worker.state)
 
 
 def test_a_database_that_returns_gets_everything(broker: Mosquitto, engine: Engine) -> None:
     with listening(broker, Trying(engine, 2)) as listener, Pi(broker) as pi:
         pi.report(1, 40)
         assert until(lambda: len(numbers(engine)) == 40)
-        assert until(lambda: not listener.database_state)
+        assert until(lambda: not listener.worker.state)
 
 
 def test_a_broker_that_is_started_anew_loses_and_doubles_nothing(broker: Mosquitto, engine: Engine) -> None:
     with listening(broker, Archive(engine)) as listener, Pi(broker) as pi:
         pi.report(1, 20)
         broker.stop()
-        assert until(lambda: not listener.connected)
-        assert "was lost; it is tried again" in listener.broker_state
+        assert until(lambda: not listener.broker.connected)
+        assert "was lost; it is tried again" in listener.broker.state
         broker.start()
         assert until(pi.client.is_connected)
         pi.report(21, 40)
-        assert until(lambda: listener.connected)
+        assert until(lambda: listener.broker.connected)
         assert until(lambda: len(numbers(engine)) == 40)
     assert numbers(engine) == list(range(1, 41))
 
@@ -265,7 +265,7 @@ def test_the_server_is_not_current_while_the_broker_or_the_database_is_away(brok
         assert until(lambda: not listener.is_current())
         assert until(lambda: listener.is_current() and numbers(engine) == [1])
         broker.stop()
-        assert until(lambda: not listener.connected)
+        assert until(lambda: not listener.broker.connected)
         assert not listener.is_current()
         broker.start()
         assert until(listener.is_current)
@@ -277,9 +277,9 @@ def test_a_broker_that_is_not_there_is_told_and_tried_again(engine: Engine, tmp_
     listener = Listener(Broker("127.0.0.1", port.port), Archive(engine))
     listener.start(lambda _: None)
     try:
-        assert until(lambda: "No connection to the broker" in listener.broker_state)
+        assert until(lambda: "No connection to the broker" in listener.broker.state)
         port.start()
-        assert until(lambda: listener.connected)
+        assert until(lambda: listener.broker.connected)
     finally:
         listener.stop()
         port.stop()

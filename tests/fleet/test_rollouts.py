@@ -307,7 +307,7 @@ def test_boards_hear_of_it_over_the_broker_also_later(
     Archive(engine).store(sent("pi", report(1)))
     thread = RolloutController(engine, listener.publish, listener.is_current, URL, SILENT)
     listener.start(lambda _: None, thread.send_again)
-    assert until(lambda: listener.connected)
+    assert until(lambda: listener.broker.connected)
     thread.start()
     try:
         begun = begin(engine, offered(engine, state, RELEASED), ["pi"], **AT_ONCE)
@@ -367,7 +367,7 @@ def test_what_a_forgotten_board_was_asked_is_withdrawn(
 ) -> None:
     Archive(engine).store(sent("pi", report(1)))
     listener.start(lambda _: None)
-    assert until(lambda: listener.connected)
+    assert until(lambda: listener.broker.connected)
     thread = RolloutController(engine, listener.publish, lambda: True, URL, SILENT)
     begun = begin(engine, offered(engine, state, RELEASED), ["pi"], **AT_ONCE)
     thread.check(datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""The calibration set: which cells int8 ranges are measured on."""
+"""The calibration set: the cells on which int8 ranges are measured."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ SPREAD = 64
 
 
 def choose_cells(train: Sequence[CellFile], count: int, seed: int) -> list[CellFile]:
-    """``count`` cells of the training part, both classes alike and within a class every subject alike.
+    """``count`` training cells, half of each class, and within a class as evenly from all subjects as possible.
 
-    Subjects are dealt from in turn until the class has its half; what a class lacks, the other gives. All cells are
-    taken when there are no more than ``count``. They come in random order, so that any first few are a fair sample.
+    Where one class has too few, the other fills up; all cells are taken when there are no more than ``count``. Their
+    order is random, so that the first few cells are a fair sample too.
     """
     rng = np.random.default_rng(seed)
     queues = [_in_turns([c for c in train if c.label == label], rng) for label in (0, 1)]
@@ -42,8 +42,8 @@ def cells_digest(cells: Sequence[CellFile]) -> str:
 def full_range(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The calibration images uint8 (N, H, W, 3), one of them with its brightest values raised to 255.
 
-    The input's int8 range is what calibration saw: with 0 (the black around a cell) and 255 in it, every camera byte
-    keeps a step of its own and nothing is clipped.
+    Calibration sets the input's int8 range. With 0 (the black around a cell) and 255 in it, every camera byte keeps its
+    own step and nothing is clipped.
     """
     images = images.copy()
     brightest = images[int(images.reshape(len(images), -1).max(axis=1).argmax())]

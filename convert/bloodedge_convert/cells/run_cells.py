@@ -1,4 +1,4 @@
-"""The cells of a run that conversion needs: to calibrate on, to try methods on, and to judge by."""
+"""The cells of a run that conversion needs: to calibrate, to choose a method, and to judge."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,9 @@ from bloodedge_convert.cells.training_profile import training_domain
 from bloodedge_convert.job import Report
 
 TRIAL_CELLS = 400
-"""Of the validation part, to choose an int8 method by."""
+"""Validation cells by which an int8 method is chosen."""
 TUNING_CELLS = 2000
-"""Of the training part, for fine-tuning."""
+"""Training cells for fine-tuning."""
 
 Images = NDArray[np.uint8]
 """Network inputs (N, H, W, 3) RGB."""
@@ -42,31 +42,31 @@ class Part:
 
     @property
     def subjects(self) -> list[str]:
-        """Whose they are."""
+        """The person of each cell."""
         return owners(self.cells)
 
 
 @dataclass(frozen=True)
 class Cells:
-    """A run's cells, by what they are for."""
+    """A run's cells by purpose."""
 
     calibration: Part
-    """Of the training part, one image raised to the full range of a camera byte."""
+    """Training cells; one image is raised to the full range of a camera byte."""
     trial: Part
     tuning: Part
-    """Empty where nothing may be fine-tuned."""
+    """Empty where fine-tuning is not allowed."""
     test: Part
     domain: Domain | None
     """Of the training cells; None where they are too few."""
     filmed: Filmed
-    """Of the test part, and of the validation part."""
+    """Cells of the test and validation parts as a camera shows them."""
     fitted: FittedPictures
 
 
 def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning: bool, report: Report) -> Cells:
-    """Read what ``record``'s run was fitted to, from ``data`` if it has moved.
+    """Read the data of ``record``'s run, from ``data`` if they have moved.
 
-    Raises UsageError when the data are not there or not the same.
+    Raises UsageError when the data are missing or changed.
     """
     root = data or as_path(record.data.root)
     if not root.is_dir() and data is None:

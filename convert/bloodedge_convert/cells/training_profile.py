@@ -1,4 +1,4 @@
-"""What a run's training cells look like: the domain outside of which its network's answers mean nothing."""
+"""The domain of a run's training cells, outside of which its network's answers mean nothing."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def training_domain(
 ) -> Domain | None:
     """The domain of cells of the training part, its limit set on the validation part; None where they are too few.
 
-    test: held-out network inputs uint8 (N, H, W, 3) RGB, of which the share inside is told.
+    test: held-out network inputs uint8 (N, H, W, 3) RGB; the domain records what share of them lies inside.
     """
     chosen = [choose_cells(parts[name], CELLS, seed) for name in ("train", "validation")]
     cells = in_threads(lambda cell: cell_on_black(read_image(cell.path)), [*chosen[0], *chosen[1]], progress)

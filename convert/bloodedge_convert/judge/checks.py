@@ -1,4 +1,4 @@
-"""Faults that converters commit in silence: found before an artifact is judged by its figures."""
+"""Silent faults of converters, found before an artifact is judged by its figures."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +32,11 @@ class Ports:
 
 
 def ports(kind: Kind, model: bytes, weights: bytes | None) -> Ports:
-    """What the network takes and gives, read from its file by its own runtime."""
+    """The network's inputs and outputs, read from its file by its own runtime."""
     if kind.engine == "litert":
         interpreter, _ = load_interpreter(model, threads=1)
-        return Ports(*([_litert_port(d) for d in details] for details in _litert_details(interpreter)))
+        sides = interpreter.get_input_details(), interpreter.get_output_details()
+        return Ports(*([_litert_port(details) for details in side] for side in sides))
     if kind.engine == "openvino":
         network = shared_core().read_model(model, weights or b"")
         return Ports(*([_openvino_port(p) for p in side] for side in (network.inputs, network.outputs)))
@@ -43,10 +44,6 @@ def ports(kind: Kind, model: bytes, weights: bytes | None) -> Ports:
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return Ports(*([_onnx_port(p) for p in side] for side in (session.get_inputs(), session.get_outputs())))
-
-
-def _litert_details(interpreter: Any) -> tuple[Any, Any]:
-    return interpreter.get_input_details(), interpreter.get_output_details()
 
 
 def _litert_port(details: Any) -> Port:
@@ -65,7 +62,7 @@ def _onnx_port(port: Any) -> Port:
 
 
 def check(kind: Kind, found: Ports, size_bytes: int, *, size_px: int, classes: int, parameters: int) -> None:
-    """Raise BloodedgeError when an artifact cannot be a faithful conversion, whatever its outputs are."""
+    """Raise BloodedgeError when the artifact's form shows that it is no faithful conversion."""
     fault = _fault(found, size_px, classes)
     # Batch norms fold into their convolutions, so fewer parameters are stored than were trained; never under half.
     if fault is None and size_bytes < parameters * BYTES[kind.precision] / 2:
@@ -77,7 +74,7 @@ def check(kind: Kind, found: Ports, size_bytes: int, *, size_px: int, classes: i
 
 
 def check_answers(kind: Kind, outputs: NDArray[np.float32]) -> None:
-    """Raise BloodedgeError when a converted network gives what is no probabilities; outputs: float32 (N, classes)."""
+    """Raise BloodedgeError when outputs float32 (N, classes) of a converted network are not probabilities."""
     faults = is_fault(outputs)
     if faults.any():
         raise BloodedgeError(

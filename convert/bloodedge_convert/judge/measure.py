@@ -43,7 +43,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Rendered cells and the float model's outputs for them; they travel in the bundle."""
+    """Rendered cells and the float model's outputs for them, which the bundle carries."""
 
     images: NDArray[np.uint8]
     reference: NDArray[np.float32]
@@ -138,7 +138,7 @@ class Judge:
         )
 
     def _rates(self, kind: Kind, engine: Engine) -> Rates | None:
-        """None where nobody was held out."""
+        """Error rates by person; None where no person was held out."""
         if self.record.split.leaky or self.filmed is None or not self.filmed.held_out:
             return None
         outputs = self._outputs("Cells as filmed", kind, engine, self.filmed.images)
@@ -160,12 +160,12 @@ class Judge:
 
     def _blast(self, kind: Kind, engine: Engine, sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Calibrated blast probabilities (N,): the float model's and the artifact's."""
-        outputs = (sample.reference, self._outputs(sample.what, kind, engine, sample.images))
-        reference, blast = (calibrated(one, self.record.temperature)[:, 1] for one in outputs)
+        both = (sample.reference, self._outputs(sample.what, kind, engine, sample.images))
+        reference, blast = (calibrated(outputs, self.record.temperature)[:, 1] for outputs in both)
         return reference, blast
 
     def _outputs(self, what: str, kind: Kind, engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """An artifact's softmax outputs (N, classes); BloodedgeError when one is no probabilities."""
+        """An artifact's softmax outputs (N, classes); BloodedgeError when they are not probabilities."""
         parts = []
         for start in range(0, len(images), BLOCK):
             parts.append(engine.predict(images[start : start + BLOCK]))

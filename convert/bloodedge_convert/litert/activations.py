@@ -1,7 +1,7 @@
-"""What a LiteRT network computes on the way to its answer.
+"""The activations inside a LiteRT network.
 
-Between XNNPACK's kernels no tensor can be read, and without them a network runs several times slower and, in int8, not
-to the same values. So a copy of the network gives the tensors in question as its outputs.
+Tensors between XNNPACK's kernels cannot be read, and without XNNPACK a network runs several times slower and, in int8,
+with other values. So a copy of the network gives the wanted tensors as its outputs.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from bloodedge.engine.litert import load_interpreter
 
 OUTPUTS_FIELD, OPERATORS_FIELD = 8, 10
-"""Of a SubGraph in LiteRT's schema: where its table says where the outputs and the operators are."""
+"""Fields of a SubGraph's table in LiteRT's schema that point to its outputs and its operators."""
 THREADS = 2
 
 
 def watch(model: bytes, tensors: Sequence[int]) -> Callable[[NDArray[np.uint8]], list[NDArray[Any]]]:
-    """A function from an image uint8 (H, W, 3) RGB to the values, as stored, of the tensors with these numbers.
-
-    The values are the caller's to keep.
-    """
+    """A function from an image uint8 (H, W, 3) RGB to copies of the stored values of the tensors with these numbers."""
     network, _ = load_interpreter(with_outputs(model, tensors), threads=THREADS)
     source = network.get_input_details()[0]["index"]
 
@@ -34,7 +31,7 @@ def watch(model: bytes, tensors: Sequence[int]) -> Callable[[NDArray[np.uint8]],
 
 
 def with_outputs(model: bytes, tensors: Sequence[int]) -> bytes:
-    """A copy of a network that ends with the last operator to make one of ``tensors``, and gives them."""
+    """A copy of a network whose outputs are ``tensors``; it ends with the operator that makes the last of them."""
     data = bytearray(model)
     graph = schema().Model.GetRootAs(data, 0).Subgraphs(0)
     table, wanted = graph._tab, set(tensors)

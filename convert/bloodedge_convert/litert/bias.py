@@ -1,10 +1,10 @@
 """Bias correction of an int8 LiteRT network, on the finished file.
 
 Rounded weights shift a layer's outputs by a constant wherever its inputs are constant, and most of a cell's picture is
-its black surroundings: layer upon layer these shifts add up and move the decision. So each layer in turn, with those
-before it corrected, has its bias moved until its mean output per channel is the float network's (empirical bias
-correction; Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019). Weights
-and latency stay as they are.
+black surroundings. These shifts add up over the layers and move the decision. So layer by layer, after those before it,
+each bias is moved until the mean output per channel is the float network's (empirical bias correction; Nagel et al.,
+"Data-free quantization through weight equalization and bias correction", ICCV 2019). Weights and latency stay as they
+are.
 """
 
 from collections import Counter
@@ -20,22 +20,22 @@ from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.litert.activations import schema, watch
 
 BIASED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
-AT_ONCE = 256 * 2**20
-"""Bytes of the float network's values that are kept at a time."""
-FEWEST_VALUES = 16
-"""A channel with fewer values off the ends of its activation is left alone."""
+GROUP_BYTES = 256 * 2**20
+"""Bytes of the float network's values kept in memory at a time."""
+MIN_VALUES = 16
+"""A channel with fewer values that its activation does not cut off keeps its bias."""
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a bias: the numbers of its tensors in both networks, and how its int8 values become real ones."""
+    """A layer with a bias: the numbers of its tensors in both networks, and its quantisation parameters."""
 
     float_output: int
     int8_output: int
     values: int
-    """That it gives for one image."""
+    """How many values it gives for one image."""
     bias: int
     bias_scales: Floats
     scale: float
@@ -66,10 +66,10 @@ def correct_biases(
 
 
 def _groups(layers: Sequence[Layer], images: int) -> Iterator[list[Layer]]:
-    """The layers in order, in groups whose float values for so many images take about AT_ONCE bytes."""
+    """The layers in order, in groups whose float values for so many images take about GROUP_BYTES."""
     group: list[Layer] = []
     for layer in layers:
-        if group and sum(one.values for one in (*group, layer)) * images * 4 > AT_ONCE:
+        if group and sum(member.values for member in (*group, layer)) * images * 4 > GROUP_BYTES:
             yield group
             group = []
         group.append(layer)
@@ -78,7 +78,7 @@ def _groups(layers: Sequence[Layer], images: int) -> Iterator[list[Layer]]:
 
 
 def _bias_arrays(data: bytearray) -> dict[int, NDArray[np.int32]]:
-    """Writable views of ``data`` by tensor number; constants that several tensors share are left out."""
+    """Writable views of the biases in ``data``, by tensor number, without those that several tensors share."""
     model = schema().Model.GetRootAs(data, 0)
     graph = model.Subgraphs(0)
     uses = Counter(graph.Tensors(i).Buffer() for i in range(graph.TensorsLength()))
@@ -92,7 +92,7 @@ def _bias_arrays(data: bytearray) -> dict[int, NDArray[np.int32]]:
 
 
 def _layers(float_model: bytes, int8_model: bytes) -> list[Layer]:
-    """Layers with a bias that both networks have, in the order in which they are computed."""
+    """Layers with a bias that both networks have, in order of computation."""
     float_network, _ = load_interpreter(float_model, threads=1, keep_tensors=True)
     network, _ = load_interpreter(int8_model, threads=1, keep_tensors=True)
     by_name = {d["name"]: int(d["index"]) for d in float_network.get_tensor_details()}
@@ -134,4 +134,4 @@ def _shift(wanted: Floats, found: Floats) -> NDArray[np.float64]:
             free &= values < 6
     count = free.sum(axis=0)
     total = np.where(free, wanted - found, 0).sum(axis=0, dtype=np.float64)
-    return np.where(count >= FEWEST_VALUES, total / np.maximum(count, 1), 0.0)
+    return np.where(count >= MIN_VALUES, total / np.maximum(count, 1), 0.0)

@@ -1,6 +1,6 @@
-"""What each layer of an int8 LiteRT network costs: its tensors beside those of the float32 network.
+"""The noise that each layer of an int8 LiteRT network adds, against the float32 network.
 
-``_get_ops_details`` is not public, but the interpreter has no public way to list its layers.
+``_get_ops_details`` is not public; the interpreter has no public way to list its layers.
 """
 
 import math
@@ -24,8 +24,8 @@ class LayerNoise(Strict):
 
     name: str
     noise: float
-    """Root mean square of int8 minus float, over the standard deviation of float between cells: what all cells share
-    (their black surroundings above all) carries no signal."""
+    """Root mean square of int8 minus float, divided by the standard deviation of float between cells: what all cells
+    share, such as black surroundings, carries no signal."""
     added: float
     """The noise less that of the layer's noisiest input."""
 
@@ -36,19 +36,19 @@ class LayerNoise(Strict):
 
 
 def layer_noise(float_model: bytes, int8_model: bytes, images: NDArray[np.uint8]) -> list[LayerNoise]:
-    """Every layer that both networks have, in the order in which they are computed.
+    """Every layer that both networks have, in order of computation.
 
     images: network inputs uint8 (N, H, W, 3), of which the first few are used.
     """
     networks = [load_interpreter(model, threads=1, keep_tensors=True)[0] for model in (float_model, int8_model)]
-    ours, theirs = (_activations(network) for network in networks)
-    shared = [name for name in ours if name in theirs and np.array_equal(ours[name]["shape"], theirs[name]["shape"])]
-    watched = [watch(float_model, [ours[name]["index"] for name in shared])]
-    watched.append(watch(int8_model, [theirs[name]["index"] for name in shared]))
+    plain, int8 = (_activations(network) for network in networks)
+    shared = [name for name in plain if name in int8 and np.array_equal(plain[name]["shape"], int8[name]["shape"])]
+    watched = [watch(float_model, [plain[name]["index"] for name in shared])]
+    watched.append(watch(int8_model, [int8[name]["index"] for name in shared]))
     errors, signals = dict.fromkeys(shared, 0.0), {name: Spread() for name in shared}
     for image in images[:IMAGES]:
         for name, *values in zip(shared, *(look(image) for look in watched), strict=True):
-            wanted, found = _real(values[0], ours[name]), _real(values[1], theirs[name])
+            wanted, found = _real(values[0], plain[name]), _real(values[1], int8[name])
             errors[name] += float(np.square(found - wanted).mean())
             signals[name].add(wanted)
     signal = {name: spread.sum_of_squares for name, spread in signals.items()}
@@ -77,7 +77,7 @@ class Spread:
         self._images, self._mean, self._squares = 0, np.zeros(1), np.zeros(1)
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Take one image's values in."""
+        """Add one image's values."""
         self._images += 1
         away = values - self._mean
         self._mean = self._mean + away / self._images

@@ -1,13 +1,14 @@
 """Mixed precision: the few layers of a LiteRT network that int8 harms most stay in float32.
 
-Which ones is measured. Those that add most noise (litert.noise) are left out one at a time, and what counts is how much
-nearer the blast probability comes to the float model's: a noisy layer may be one that the decision hardly looks at.
+They are found by measurement. The layers that add most noise (litert.layer_noise) return to float32 one at a time, and
+what counts is how much nearer the blast probability comes to the float model's: the decision may hardly depend on a
+noisy layer.
 
-A layer alone in float32 has its output rounded for the next one, so this helps where its weights do not fit int8. Where
-its output does not (channels of unlike ranges), what reads the output has to be in float32 too: no rounding lies
+The output of a single float32 layer is rounded for the next layer, so this helps where its weights do not fit int8.
+Where its output does not (channels of unlike ranges), the layers that read it must be in float32 too: no rounding lies
 between two float32 layers. That is tried where the layer alone gains little.
 
-Biases are corrected before each measurement, on fewer images than at the end. Without, their shifts hide the rest: for
+Biases are corrected before each measurement, on fewer images than at the end. Otherwise their shifts hide the rest: for
 two in five of the layers tried on a MobileNetV2 and an EfficientNet-B0 the gain had the other sign.
 """
 
@@ -27,38 +28,39 @@ from bloodedge_convert.litert.layer_noise import layer_noise, short
 from bloodedge_convert.litert.write import quantise
 
 CANDIDATES = 12
-"""Layers that are tried."""
+"""How many layers are tried."""
 MOST_LAYERS = 8
-"""Left in float32; with more, little would be left of what int8 gains."""
+"""Most outputs in float32; with more, little would be left of int8's gain."""
 LEAST_GAIN = 0.05
-"""Of the distance, for a layer to be left in float32; smaller ones change with the images that correct biases."""
+"""Least gain, as a share of the distance, for a layer to return to float32; smaller gains depend on the images that
+correct biases."""
 BIAS_IMAGES = 16
-"""For the biases of each network that is measured."""
+"""Images on which the biases of each measured network are corrected."""
 THREADS = 2
 STEP = "Choosing float32 layers: litert int8"
 
 Images = NDArray[np.uint8]
 Distance = Callable[[Collection[str]], float]
-"""How far the network is with these outputs computed in float32."""
+"""The network's distance from the float model with these outputs computed in float32."""
 
 
 class Sensitivity(Strict):
-    """What a layer gains in float32."""
+    """The gain of a layer in float32."""
 
     name: str
     outputs: list[str]
-    """What is then computed in float32: the layer's output and, where that helps, those of what reads it."""
+    """Outputs then computed in float32: the layer's own and, where that helps, those of its readers."""
     gain: float
-    """By how much the mean distance of the blast probability from the float model's shrinks."""
+    """How much the mean distance of the blast probability from the float model's shrinks."""
 
     @property
     def worth(self) -> float:
-        """The gain for each output that is no longer int8."""
+        """The gain per output that is no longer int8."""
         return self.gain / len(self.outputs)
 
 
 class Mixed(Strict):
-    """The layers to leave in float32, and why these."""
+    """The layers to leave in float32, and the measurements behind that."""
 
     layers: list[str]
     """Names of their outputs, as litert.write.quantise takes them."""
@@ -66,13 +68,13 @@ class Mixed(Strict):
     """Mean distance of the blast probability from the float model's, on the trial cells, with all layers in int8."""
     distance_after: float
     sensitivities: list[Sensitivity]
-    """Of the layers that were tried, those worth most first."""
+    """Of the layers that were tried, by worth, largest first."""
 
 
 def find_float_layers(
     calibrated: bytes, plain: bytes, images: Images, trial: Images, max_distance: float, report: Report
 ) -> Mixed:
-    """Leave layers in float32 until the distance is ``max_distance``, no layer gains, or MOST_LAYERS are.
+    """Return layers to float32 until the distance is ``max_distance``, no layer gains, or MOST_LAYERS are reached.
 
     calibrated, plain: ``.tflite`` files of the same graph, with ranges and in float32. images: calibration inputs, to
     correct biases on; trial: cells to measure on; both uint8 (N, H, W, 3) RGB.
@@ -84,13 +86,13 @@ def find_float_layers(
     for number, (name, outputs, readers) in enumerate(candidates, 1):
         sensitivities.append(_sensitivity(name, outputs, readers, before, distance))
         report(STEP, number, len(candidates))
-    sensitivities.sort(key=lambda one: -one.worth)
+    sensitivities.sort(key=lambda sensitivity: -sensitivity.worth)
     layers, after = _chosen(sensitivities, before, max_distance, distance)
     return Mixed(layers=layers, distance_before=before, distance_after=after, sensitivities=sensitivities)
 
 
 def _distance_from(calibrated: bytes, plain: bytes, images: Images, trial: Images) -> Distance:
-    """How to measure the mean distance of the blast probability from the float model's."""
+    """A function that measures the mean distance of the blast probability from the float model's."""
     images = spread(images)
     images = images[:: max(1, len(images) // BIAS_IMAGES)][:BIAS_IMAGES]
 
@@ -106,7 +108,7 @@ def _distance_from(calibrated: bytes, plain: bytes, images: Images, trial: Image
 
 
 def _candidates(calibrated: bytes, plain: bytes, images: Images) -> list[tuple[str, list[str], list[str]]]:
-    """(layer, names of its outputs, names of the outputs of what reads these) of the layers that add most noise."""
+    """(layer, names of its outputs, names of its readers' outputs) of the layers that add most noise."""
     network, _ = load_interpreter(calibrated, threads=1, keep_tensors=True)
     names = {int(details["index"]): details["name"] for details in network.get_tensor_details()}
     ops = network._get_ops_details()
@@ -125,7 +127,7 @@ def _candidates(calibrated: bytes, plain: bytes, images: Images) -> list[tuple[s
 
 
 def _sensitivity(name: str, outputs: list[str], readers: list[str], before: float, distance: Distance) -> Sensitivity:
-    """What a layer gains, alone or, where that is little, with what reads it."""
+    """The gain of a layer, alone or, where that is little, with its readers."""
     alone = Sensitivity(name=name, outputs=outputs, gain=before - distance(outputs))
     if alone.gain >= LEAST_GAIN * before:
         return alone
@@ -137,16 +139,16 @@ def _sensitivity(name: str, outputs: list[str], readers: list[str], before: floa
 def _chosen(
     sensitivities: Iterable[Sensitivity], before: float, max_distance: float, distance: Distance
 ) -> tuple[list[str], float]:
-    """Outputs to compute in float32, those worth most first and as long as each gains, and the distance then."""
+    """Outputs to compute in float32, by worth and as long as each gains, and the resulting distance."""
     layers: list[str] = []
     after = before
-    for one in sensitivities:
-        more = _joined([layers, one.outputs])
+    for sensitivity in sensitivities:
+        more = _joined([layers, sensitivity.outputs])
         if after <= max_distance:
             break
-        if len(more) > MOST_LAYERS or one.gain < LEAST_GAIN * before:
+        if len(more) > MOST_LAYERS or sensitivity.gain < LEAST_GAIN * before:
             continue
-        found = distance(more) if layers else before - one.gain
+        found = distance(more) if layers else before - sensitivity.gain
         if after - found >= LEAST_GAIN * before:
             layers, after = more, found
     return layers, after

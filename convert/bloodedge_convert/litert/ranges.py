@@ -52,7 +52,7 @@ def with_ranges(calibrated: bytes, float_model: bytes, images: Images, method: M
 
     float_model: the network in float32; both come from the same graph. images: calibration inputs uint8 (N, H, W, 3)
     RGB, some of which are used, evenly spread. The network's input and output keep their ranges, and so do tensors with
-    few values. What comes before the first layer with weights is still the picture: of that nothing is cut off.
+    few values. Tensors before the first layer with weights are still the picture, of which nothing is cut off.
     """
     data, images = bytearray(calibrated), spread(images)
     views = _range_views(data, MIN_RANGE)
@@ -75,7 +75,7 @@ def with_ranges(calibrated: bytes, float_model: bytes, images: Images, method: M
 
 
 def _range_views(data: bytearray, narrowest: float) -> dict[str, RangeViews]:
-    """The ranges in a calibrated network that are no narrower, by tensor name."""
+    """The ranges in a calibrated network that are at least so wide, by tensor name."""
     graph = schema().Model.GetRootAs(data, 0).Subgraphs(0)
     tensors = [graph.Tensors(index) for index in range(graph.TensorsLength())]
     found = {}
@@ -89,7 +89,7 @@ def _range_views(data: bytearray, narrowest: float) -> dict[str, RangeViews]:
 
 
 def _parts(network: Any) -> tuple[dict[int, str], dict[int, str]]:
-    """(still the picture, later activations) by tensor number, without the network's input and output."""
+    """(tensors that are still the picture, later activations) by number, without the network's input and output."""
     names = {int(details["index"]): details["name"] for details in network.get_tensor_details()}
     ports = {int(details["index"]) for details in (*network.get_input_details(), *network.get_output_details())}
     activations = {int(details["index"]) for details in network.get_input_details()}
@@ -103,13 +103,13 @@ def _parts(network: Any) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def _every_byte(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A grey image of the same shape with all the values that a camera can give."""
+    """A grey image of the same shape that holds every value of a byte."""
     greys = np.resize(np.arange(256, dtype=np.uint8), image.shape[:2])
     return np.repeat(greys[..., np.newaxis], image.shape[2], axis=2)
 
 
 def _widen(found: dict[str, Range], network: Any, tensors: dict[int, str]) -> None:
-    """Widen the ranges in ``found`` to hold the values that the network has just computed."""
+    """Widen the ranges in ``found`` to the values that the network has just computed."""
     for index, name in tensors.items():
         values, (low, high) = network.get_tensor(index), found[name]
         found[name] = min(low, float(values.min())), max(high, float(values.max()))

@@ -15,8 +15,8 @@ Images = NDArray[np.uint8]
 
 FLOAT_MARK = "in_float32"
 """In the name of a layer that stays in float32 in an int8 network."""
-FIRST = 2
-"""Images for TensorFlow's own calibrator."""
+CALIBRATOR_IMAGES = 2
+"""How many images TensorFlow's own calibrator sees."""
 WITHOUT_INT8_KERNEL = {
     "ABS",
     "AVERAGE_POOL_2D",
@@ -35,7 +35,7 @@ WITHOUT_INT8_KERNEL = {
 }
 """Operators that XNNPACK has in float32 only (ai-edge-litert 2.3), by their names in LiteRT's schema.
 
-A ReLU is here only where it stands alone: after a convolution or a sum it is part of that.
+A ReLU counts only where it stands alone; after a convolution or a sum it is part of that operator.
 """
 
 
@@ -54,14 +54,14 @@ def to_litert(saved_model: Path, precision: Precision) -> bytes:
 def calibrate(saved_model: Path, plain: bytes, images: Images, report: Report) -> bytes:
     """A float32 ``.tflite`` file in which every activation carries the range that it has over ``images``.
 
-    plain: the same network as ``to_litert`` gives it in float32. TensorFlow's calibrator finds out which tensors need
-    a range, on a few images; ``with_extremes`` finds the ranges.
+    plain: the same network in float32, from ``to_litert``. TensorFlow's calibrator finds, on a few images, which
+    tensors need a range; ``with_extremes`` finds the ranges.
     """
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved_model))
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images[:FIRST])
+    converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images[:CALIBRATOR_IMAGES])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
     converter.inference_output_type = tf.uint8
@@ -72,9 +72,9 @@ def calibrate(saved_model: Path, plain: bytes, images: Images, report: Report) -
 def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
     """The int8 form, uint8 in and uint8 out, of a network that carries its ranges, a few layers kept in float32.
 
-    float_tensors: names of the outputs of further layers to keep. It is what the converter itself does next, but for
-    the layers to keep, which only its debugger takes: left in int8, the layers of ``WITHOUT_INT8_KERNEL`` run one by
-    one on slow kernels and cut the network into pieces around them.
+    float_tensors: names of the outputs of further layers to keep. The converter itself would do this next, but only its
+    debugger takes layers to keep. In int8, the layers of ``WITHOUT_INT8_KERNEL`` would run one by one on slow kernels
+    and cut the network into pieces.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize

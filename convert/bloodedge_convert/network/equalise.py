@@ -1,4 +1,4 @@
-"""Channels of a network brought to like ranges before it is quantised, its outputs unchanged.
+"""Brings a network's channels to like ranges before it is quantised; its outputs stay the same.
 
 Both engines round a layer's activations in steps of one size for all channels, the widest channel's, and its weights in
 steps of one size per output channel. Where only ReLU, pooling or zero padding lies between two layers, a channel may be
@@ -7,7 +7,7 @@ divided by a positive factor in the first and multiplied by it in the second (cr
 al., "SmoothQuant", ICML 2023: the activation's range to a power over the weights' range to the rest of it, from which
 the power is taken that leaves the second layer least rounding noise.
 
-For inference alone: the batch norms' variances are not those of their inputs any more.
+The result serves inference only: its batch norms' variances are no longer those of their inputs.
 """
 
 from collections import Counter
@@ -19,15 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge_convert.cells.calibration_set import spread
-from bloodedge_convert.network.finetune import LINEAR
-from bloodedge_convert.network.program import Call, Program, trace
+from bloodedge_convert.network.program import LINEAR, Call, Program, trace
 
 BATCH = 16
 SMALLEST, LARGEST = 1 / 16, 16.0
 """Factors, about a geometric mean of 1."""
 POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEAD = 1e-6
-"""A channel whose activation or weights are narrower than this part of the widest's is left alone."""
+"""A channel whose activation or weights are narrower than this share of the widest stays as it is."""
 PASSIVE = {
     "AveragePooling2D",
     "Dropout",
@@ -37,7 +36,7 @@ PASSIVE = {
     "MaxPooling2D",
     "ZeroPadding2D",
 }
-"""Layers that give a multiple for a multiple, channel by channel."""
+"""Layers whose output scales with their input, channel by channel."""
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +52,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a layer takes, by channel (C,): the lowest and the highest value, 0 among them, and the mean square."""
+    """A layer's input by channel (C,): lowest and highest value, 0 included, and mean square."""
 
     low: Floats
     high: Floats
@@ -62,10 +61,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a layer does to its input's channels; those of a group are contiguous.
-
-    Weights are relative to the largest of their output channel.
-    """
+    """A layer's weights by input channel, relative to the largest of their output channel; groups are contiguous."""
 
     largest: Floats
     """(inputs of a group, groups, outputs of a group)."""
@@ -83,7 +79,7 @@ class Weights:
 
 
 def equalise(model: Any, images: NDArray[np.uint8]) -> int:
-    """Rescale channels in ``model`` (Keras, functional) in place; the number of pairs of layers where that was done.
+    """Rescale channels in ``model`` (Keras, functional) in place; returns the number of changed pairs of layers.
 
     images: network inputs uint8 (N, H, W, 3) RGB, on which activations are measured (some, evenly spread). Layers that
     are called more than once, and activations other than ReLU, are left as they are.
@@ -124,7 +120,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def _is_scalable(call: Call) -> bool:
-    """Whether the layer, a batch norm rescaled, gives a multiple for a multiple."""
+    """Whether the layer's output scales with its input; a batch norm is rescaled to."""
     if call.kind == "ReLU":
         return call.layer.max_value is None and not call.layer.threshold
     if call.kind == "Activation":
@@ -137,7 +133,7 @@ def _is_channels_last(layer: Any) -> bool:
 
 
 def _measure(program: Program, takers: set[int], images: NDArray[np.uint8]) -> dict[int, Seen]:
-    """What layers take, by the number of their output."""
+    """The inputs of the layers ``takers``, by the number of their output."""
     parts: dict[int, list[Seen]] = {number: [] for number in takers}
 
     def apply(call: Call, arguments: list[Any], options: dict[str, Any]) -> Any:
@@ -158,7 +154,7 @@ def _joined(parts: Iterable[Seen]) -> Seen:
 
 
 def _kernel(layer: Any) -> Any:
-    """The kernel that meets the layer's input."""
+    """The kernel that reads the layer's input."""
     return layer.depthwise_kernel if type(layer).__name__ == "SeparableConv2D" else layer.kernel
 
 
@@ -179,7 +175,7 @@ def _weights(call: Call) -> Weights:
 
 
 def choose_factors(seen: Seen, weights: Weights) -> Floats | None:
-    """By what to divide each channel (C,) of the first layer's output; None where nothing is quieter than 1."""
+    """Divisors of the first layer's output channels (C,); None where none lower the noise."""
     width = np.maximum(seen.high, -seen.low)
     largest = weights.flat(weights.largest.max(axis=2))
     living = (width > DEAD * width.max()) & (largest > DEAD)
@@ -198,9 +194,9 @@ def choose_factors(seen: Seen, weights: Weights) -> Floats | None:
 
 
 def noise(factors: Floats, seen: Seen, weights: Weights) -> float:
-    """What rounding to int8 adds to the second layer's outputs with these factors: a variance, summed over channels.
+    """Variance that int8 rounding adds to the second layer's outputs with these factors, summed over channels.
 
-    Both the activations' and the weights' rounding errors are taken as independent and even over a step.
+    Rounding errors of activations and weights are taken as independent and uniform over a step.
     """
     shaped = weights.shaped(factors)
     activation_step = ((seen.high / factors).max() - (seen.low / factors).min()) / 255

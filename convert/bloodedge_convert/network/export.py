@@ -15,9 +15,9 @@ Images = NDArray[np.uint8]
 
 
 def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
-    """One SavedModel that all converters start from.
+    """Write the SavedModel that converters start from.
 
-    Its batch is static: a dynamic one leaves SHAPE and RESHAPE chains that break int8 graphs into many partitions.
+    Its batch is static: a dynamic batch leaves SHAPE and RESHAPE chains that break int8 graphs into many partitions.
     """
     import keras
 
@@ -26,9 +26,9 @@ def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
 
 
 def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterable[EngineName], folder: Path) -> None:
-    """A SavedModel of the network in the form that each engine is fastest at, and a list of what was done for that.
+    """Write a SavedModel of the network in each engine's fastest form, and a list of the rewrites.
 
-    calibration: images on which the forms' outputs are compared.
+    calibration: images on which the outputs of the forms are compared.
     """
     from bloodedge_convert.network.rewrite import rewrite
 
@@ -43,6 +43,6 @@ def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterab
 
 
 def saved_model_for(engine: str, folder: Path) -> Path:
-    """What the converter to an engine starts from."""
+    """The SavedModel that an engine's converter starts from."""
     own = folder / f"saved_model_{engine}"
     return own if own.is_dir() else folder / "saved_model"

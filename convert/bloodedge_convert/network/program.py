@@ -1,4 +1,4 @@
-"""A Keras network as a list of calls, nested networks opened: what can be run with layers replaced."""
+"""A Keras network as a flat list of layer calls, which can be run with layers replaced."""
 
 import functools
 from collections import Counter, defaultdict
@@ -6,17 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LINEAR = {"Conv2D", "DepthwiseConv2D", "SeparableConv2D", "Dense"}
+"""Layers with weights."""
+
 
 @dataclass(frozen=True)
 class Call:
-    """One layer applied once; tensors are numbered in the order in which they are made, the network's input is 0."""
+    """One layer applied once. Tensors are numbered in the order in which they are made; the network's input is 0."""
 
     layer: Any
     arguments: Any
-    """What the layer is called with, each symbolic tensor replaced by a ``Slot``."""
+    """The layer's arguments, each symbolic tensor replaced by a ``Slot``."""
     options: Mapping[str, Any]
     output: int
-    """The number of what it gives; a layer that gives several tensors has the numbers from here on."""
+    """Number of its output; the first number for a layer with several outputs."""
 
     @property
     def kind(self) -> str:
@@ -25,7 +28,7 @@ class Call:
 
     @property
     def inputs(self) -> list[int]:
-        """Numbers of the tensors that it takes."""
+        """Numbers of its input tensors."""
         import keras
 
         return [leaf.number for leaf in keras.tree.flatten(self.arguments) if isinstance(leaf, Slot)]
@@ -46,7 +49,7 @@ class Program:
     output: int
 
     def consumers(self) -> dict[int, list[Call]]:
-        """Who takes each tensor; the network's output is taken by nobody."""
+        """The calls that take each tensor; nothing takes the network's output."""
         found: dict[int, list[Call]] = defaultdict(list)
         for call in self.calls:
             for number in call.inputs:
@@ -54,7 +57,7 @@ class Program:
         return found
 
     def run(self, image: Any, apply: Callable[[Call, list[Any], dict[str, Any]], Any]) -> Any:
-        """The output for ``image``; ``apply`` makes one call with its tensors filled in."""
+        """The output for ``image``; ``apply`` makes one call with its actual tensors."""
         import keras
 
         values = {0: image}
@@ -75,7 +78,7 @@ class Program:
 
 
 def trace(model: Any) -> Program:
-    """The calls of a Keras functional network with one input and one output; its layers are shared, not copied."""
+    """The calls of a Keras functional network with one input and one output, which shares its layers."""
     import keras
 
     numbers: dict[int, int] = {}

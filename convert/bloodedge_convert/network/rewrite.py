@@ -1,4 +1,4 @@
-"""Equal forms of layers that an engine has no fast kernel for.
+"""Replaces layers for which an engine has no fast kernel by equal forms that are fast.
 
 XNNPACK, which runs LiteRT's networks, has depthwise kernels of up to 25 taps. A larger one (ConvNeXt's 7x7) runs as a
 grouped convolution with one channel a group, ten times slower than the same taps as a sum of smaller convolutions. It
@@ -8,8 +8,8 @@ after it, it is half as slow, and ``litert.write`` keeps it in float32 by ``FLOA
 
 OpenVINO subtracts the zero point of a fully connected layer's int8 input in float32; a convolution takes it as it is.
 
-Only the order of sums changes, so outputs stay the float network's to rounding. That is measured, not believed: a kind
-of rewrite that moves a probability by more than ``TOLERANCE`` is left out.
+Only the order of sums changes, so outputs equal the float network's up to rounding. That is measured: a kind of rewrite
+that moves a probability by more than ``TOLERANCE`` is left out.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from bloodedge_convert.network.program import Call, Program, trace
 TOLERANCE = 1e-4
 """Largest change of a probability."""
 IMAGES = 16
-"""How many it is measured on."""
+"""Images on which that is measured."""
 MOST_TAPS = 25
 """Of XNNPACK's depthwise kernels, f32 and qs8 (f32-dwconv and qs8-dwconv come with 3, 4, 9 and 25)."""
 
@@ -120,9 +120,9 @@ class PlainNorm(layers.Layer):  # type: ignore[misc]
 
 
 def rewrite(model: Any, engine: EngineName, images: NDArray[np.uint8]) -> tuple[Any, list[Rewrite]]:
-    """A network with the layers that an engine is slow at in an equal form, and what was done and left.
+    """The network in a faster, equal form for an engine, and a record of each kind of rewrite.
 
-    model: a Keras functional network; it stays as it is. images: calibration inputs uint8 (N, H, W, 3) RGB, on which
+    model: a Keras functional network, which is not changed. images: calibration inputs uint8 (N, H, W, 3) RGB, on which
     both networks' outputs are compared.
     """
     images = images[:IMAGES]
@@ -145,7 +145,7 @@ def rewrite(model: Any, engine: EngineName, images: NDArray[np.uint8]) -> tuple[
 
 
 def _outputs(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """One image at a time: in one batch the maps of a large network take gigabytes, which the process then keeps."""
+    """The network's outputs, image by image: a batch takes gigabytes in a large network, which the process keeps."""
     return np.concatenate([np.asarray(model(image[np.newaxis], training=False)) for image in images])
 
 
@@ -196,14 +196,14 @@ def _is_over_channels(norm: Any) -> bool:
 
 
 def _takes_gain(layer: Any) -> bool:
-    """Whether an offset of the layer's inputs is the same for all outputs: not where zeros are padded to them."""
+    """Whether an offset of the layer's inputs shifts all outputs alike; padding with zeros prevents that."""
     if isinstance(layer, layers.Conv2D):
         return layer.padding == "valid" and layer.groups == 1 and type(layer) is layers.Conv2D
     return type(layer) is layers.Dense
 
 
 def _with_gain(layer: Any, norm: Any) -> Any:
-    """The layer for inputs that have not been through the norm's gain and offset."""
+    """The layer with the norm's gain and offset moved into its weights."""
     gain, offset, kernel = (np.asarray(weight, np.float64) for weight in (norm.gamma, norm.beta, layer.kernel))
     bias = np.asarray(layer.bias, np.float64) if layer.use_bias else 0.0
     shift = (kernel * offset[:, np.newaxis]).sum(axis=tuple(range(kernel.ndim - 1)))
@@ -245,4 +245,4 @@ KINDS: dict[str, dict[str, Callable[[Program], Replacements]]] = {
         "fully connected layers on maps as convolutions": _dense_on_maps,
     },
 }
-"""What is done for an engine, in this order; each works on what those before it have left."""
+"""Rewrites for an engine, in this order; each works on the result of those before it."""

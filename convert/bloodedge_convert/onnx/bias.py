@@ -1,9 +1,7 @@
 """Bias correction of an int8 ONNX network.
 
-Rounded weights shift a layer's outputs by a constant wherever its inputs are constant, as in a cell's black
-surroundings. The mean shift of each channel is taken off the bias of its convolution (Nagel et al., "Data-free
-quantization through weight equalization and bias correction", ICCV 2019). A convolution is linear: what rounding added
-to its weights, as a convolution of the same inputs, gives the shift, for all layers in one run of the float network.
+See litert.bias for the reason. A convolution is linear, so the shift is the convolution of the same inputs with the
+weights' rounding errors: one run of the float network gives the shifts of all layers.
 """
 
 from collections import Counter
@@ -59,9 +57,9 @@ def _biases(int8: Any) -> dict[str, tuple[Any, NDArray[np.float32]]]:
 
 
 def _errors(plain: bytes, int8: Any, names: Collection[str]) -> Any:
-    """A GraphProto of what the errors of the weights of the layers ``names`` add to their mean outputs.
+    """A GraphProto that computes how the weights' rounding errors shift the mean outputs of the layers ``names``.
 
-    Each is an activation float32 (1, outputs, 1, 1) by the layer's name.
+    Each shift is an activation float32 (1, outputs, 1, 1) with the layer's name.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -90,5 +88,5 @@ def _convolutions(network: Any) -> dict[str, Any]:
 
 
 def _made(network: Any) -> dict[str, Any]:
-    """The node that makes each activation."""
+    """The node that computes each activation."""
     return {output: node for node in network.graph.node for output in node.output}

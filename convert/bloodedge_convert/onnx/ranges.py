@@ -1,7 +1,7 @@
 """Ranges of the activations of an ONNX network.
 
-ONNX Runtime's own calibrators keep the activations of all images at once, or, given them one by one, lengthen their
-histograms by bins of the first image's width, without an end where that image happened to give small values only.
+ONNX Runtime's own calibrators keep the activations of all images in memory. Given images one by one, they extend their
+histograms by bins of the first image's width, without limit where that image gave small values only.
 """
 
 import tempfile

@@ -14,7 +14,7 @@ from bloodedge_convert.onnx.ranges import find_ranges
 
 ONNX_OPSET = 18
 LARGE_BYTES = 1024
-"""Weights of more bytes go around tf2onnx."""
+"""Larger weights bypass tf2onnx."""
 
 INT8 = {
     "Add",
@@ -41,7 +41,7 @@ def to_onnx(saved_model: Path) -> bytes:
     """An ``.onnx`` file, float32.
 
     tf2onnx sees the network without its large weights: each of its passes copies them, which took 4 GB for ResNet-RS-50
-    (135 MB) and a minute. ONNX Runtime then does with them what needs their values, such as folding batch norms.
+    (135 MB) and a minute. ONNX Runtime then does what needs their values, such as folding batch norms.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "whole.onnx"
@@ -86,7 +86,7 @@ def _without_weights(saved_model: Path, parts: BinaryIO) -> tuple[Any, list[str]
 
 
 def _is_weight(tensor: Any) -> bool:
-    """Whether a TensorProto is a large kernel; what has one axis is left to tf2onnx's own rules."""
+    """Whether a TensorProto is a large kernel; tf2onnx handles tensors with one axis itself."""
     import tensorflow as tf
 
     return (

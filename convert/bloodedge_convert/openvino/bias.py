@@ -1,6 +1,6 @@
-"""Bias correction of an int8 OpenVINO network; see bias.py for what it is and why.
+"""Bias correction of an int8 OpenVINO network; see litert.bias for the reason.
 
-NNCF's own leaves depthwise convolutions out, and on MobileNetV2 most of the shift arises there.
+NNCF's own correction leaves depthwise convolutions out, where most of MobileNetV2's shift arises.
 """
 
 from collections.abc import Callable

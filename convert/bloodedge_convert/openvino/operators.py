@@ -1,6 +1,6 @@
-"""Where an int8 network's time goes, by operator.
+"""Time of an int8 network by operator.
 
-OpenVINO tells each node's time. LiteRT's runtime keeps its profiler from Python, so nothing is said of it here.
+OpenVINO reports each node's time. LiteRT's profiler cannot be reached from Python.
 """
 
 from collections import defaultdict
@@ -21,14 +21,14 @@ class OperatorTime(Strict):
 
     operator: str
     kernel: str
-    """The implementations that were chosen, as OpenVINO names them: the last part is the precision."""
+    """The chosen implementations by OpenVINO's names; the last part is the precision."""
     nodes: int
     ms: float
     """Median over runs."""
 
 
 def by_operator(folder: Path, image: NDArray[np.uint8], threads: int) -> list[OperatorTime]:
-    """OpenVINO int8's operators, the costliest first; nothing where there is no such artifact.
+    """The operators of OpenVINO int8, slowest first; nothing where there is no such artifact.
 
     image: a network input uint8 (H, W, 3).
     """

@@ -54,7 +54,7 @@ def quantise(model: Any, images: Images, method: Method, report: Report) -> Any:
 
 
 def quantise_mixed(model: Any, images: Images, trial: Images, max_distance: float, report: Report) -> Any:
-    """int8 with the layers that cost most left in float32, by NNCF's accuracy control.
+    """The int8 form with the most harmful layers left in float32, by NNCF's accuracy control.
 
     Layers go back to float32, those first whose return helps most, until the mean distance of the blast probability
     from the float model's over ``trial`` is at most ``max_distance``; if that is not to be had, the nearest.

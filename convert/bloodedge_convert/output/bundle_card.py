@@ -1,4 +1,4 @@
-"""The bundle's model card: the run's own, with what conversion did to it."""
+"""The bundle's model card: the run's own card, followed by the conversion."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def figure_rows(manifest: Manifest) -> list[tuple[str, ...]]:
 
 
 def gate_rows(manifest: Manifest, limits: Limits) -> list[tuple[str, ...]]:
-    """What each artifact lost against the float model, one row of GATE for each, and the limits in the last one."""
+    """One row of GATE for each artifact with its losses against the float model; the last row holds the limits."""
     limited = tuple(f"{limit:g}" for limit in limits.drops.values())
     last = ("limit", *limited, f"{limits.max_flips:g} %", f"{limits.max_probability_error:g}", "")
     return [*(_gate_row(artifact) for artifact in manifest.artifacts), last]
@@ -49,7 +49,7 @@ def _gate_row(artifact: Artifact) -> tuple[str, ...]:
 
 
 def lost(agreement: Agreement, name: str) -> str:
-    """Points of a figure that an artifact lost, with sign; a dash where it has no such figure."""
+    """Points of a figure that an artifact lost, with sign; a dash where there is no such figure."""
     return f"{agreement.drop[name]:+.2f}" if name in agreement.drop else "-"
 
 
@@ -125,7 +125,7 @@ def card(run_card: str, manifest: Manifest, limits: Limits, notes: Sequence[str]
 
 def _domain(domain: Domain | None) -> str:
     if domain is None:
-        return "There were too few training cells to tell what is unlike them: the device classifies whatever it finds."
+        return "There were too few training cells to describe their domain: the device classifies every cell."
     accepted = "" if domain.accepted is None else f" and {100 * domain.accepted:.1f} % of the held-out cells"
     return (
         f"A cell unlike the training cells (distance over {domain.limit:.2f}) is called uncertain, out of domain; "

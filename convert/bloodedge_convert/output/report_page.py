@@ -13,12 +13,12 @@ from bloodedge_convert.output.report import ConversionReport, Verdict
 ENGINES = {"litert": "LiteRT", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
 WORST = 10
 EXACT_DB = 100.0
-"""Above this a layer only hands on what it was given, as the input does."""
+"""A layer above this only passes its input on."""
 DASH = "\N{EN DASH}"
 
 
 def page(report: ConversionReport) -> str:
-    """HTML that needs nothing else."""
+    """The report as HTML in one file."""
     manifest = report.manifest
     noisy = [layer for layer in report.layers if layer.sqnr_db < EXACT_DB]
     drops, decibels = drop_axis(report), decibel_axis(noisy)
@@ -49,7 +49,7 @@ def _int8(report: ConversionReport) -> list[Verdict]:
 
 
 def _tiles(report: ConversionReport) -> list[tuple[str, str, str]]:
-    """One for each int8 artifact's loss and one for its gain: (what, value, note)."""
+    """Tiles with the loss and the gain of each int8 artifact: (what, value, note)."""
     tiles = []
     for verdict in _int8(report):
         artifact, name = verdict.artifact, _name(verdict.artifact)
@@ -63,7 +63,7 @@ def _tiles(report: ConversionReport) -> list[tuple[str, str, str]]:
 
 
 def speed_up(artifact: Artifact, verdicts: list[Verdict]) -> float | None:
-    """How many times as fast as its engine's float32 an artifact is, by p50."""
+    """Speed-up of an artifact over its engine's float32, by p50."""
     ours = artifact.evaluation.latency_ms
     for verdict in verdicts:
         other = verdict.artifact
@@ -102,7 +102,7 @@ def _drop(agreement: Agreement, name: str) -> str:
 
 
 def _attempt(attempt: Attempt) -> tuple[str, ...]:
-    """The engine, what was done, its figures on validation and on held-out cells, and how it ended."""
+    """The engine, the method, its figures on validation and on held-out cells, and the outcome."""
     looked = attempt.held_out
     return (
         ENGINES[attempt.kind.engine],

@@ -1,17 +1,20 @@
 """Stores messages as rows: every report once, however often the broker delivers it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, case, delete, select, update
+from sqlalchemy import Connection, Engine, Table, bindparam, case, delete, select, update
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.fleet_messages import BoardReport, read_message
 from bloodedge.machine import EARLIEST
-from bloodedge_fleet.boards.index import TOTALS, BoardIndex, Boot, Content, Start
+from bloodedge_fleet.boards.index import BoardIndex, Boot, Content, Start
 from bloodedge_fleet.database import Values, insert_into, reading, writing
-from bloodedge_fleet.database.tables import MAX_NAME, boards, boots, forgotten, hours, refused, reports
+from bloodedge_fleet.database.tables import MAX_NAME, TOTALS, boards, boots, forgotten, hours, refused, reports
+
+Names = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -142,36 +145,22 @@ class _Batch:
         """Write all rows in the open transaction."""
         if self._reports:
             self._connection.execute(reports.insert(), list(self._reports.values()))
-            self._write_boots()
-            self._write_hours()
+            self._upsert(boots, self._boots, add=("reports",), replace=("first", "highest", *TOTALS))
+            self._upsert(hours, self._hours, add=ADDED, largest=("inference_p95_max_ms",))
             self._write_newest()
         if self._refused:
-            statement = insert_into(self._connection, refused)
-            new = statement.excluded
-            statement = statement.on_conflict_do_update(
-                index_elements=["board"],
-                set_={"messages": refused.c.messages + new.messages, "last_at": new.last_at, "sentence": new.sentence},
-            )
-            self._connection.execute(statement, list(self._refused.values()))
+            self._upsert(refused, self._refused, add=("messages",), replace=("last_at", "sentence"))
 
-    def _write_boots(self) -> None:
-        statement = insert_into(self._connection, boots)
-        new = statement.excluded
-        values = {name: new[name] for name in ("first", "highest", *TOTALS)}
-        statement = statement.on_conflict_do_update(
-            index_elements=["board", "boot"], set_={"reports": boots.c.reports + new.reports, **values}
-        )
-        self._connection.execute(statement, list(self._boots.values()))
-
-    def _write_hours(self) -> None:
-        statement = insert_into(self._connection, hours)
-        new, longest = statement.excluded, "inference_p95_max_ms"
-        added = {name: hours.c[name] + new[name] for name in ADDED}
-        highest = case((new[longest] > hours.c[longest], new[longest]), else_=hours.c[longest])
-        statement = statement.on_conflict_do_update(
-            index_elements=["board", "hour", "bundle"], set_={**added, longest: highest}
-        )
-        self._connection.execute(statement, list(self._hours.values()))
+    def _upsert(
+        self, table: Table, rows: Mapping[Any, Values], *, add: Names, replace: Names = (), largest: Names = ()
+    ) -> None:
+        """Insert rows by the table's primary key; where one exists, change its columns as named."""
+        statement = insert_into(self._connection, table)
+        old, new = table.c, statement.excluded
+        changed = {name: old[name] + new[name] for name in add} | {name: new[name] for name in replace}
+        changed |= {name: case((new[name] > old[name], new[name]), else_=old[name]) for name in largest}
+        statement = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=changed)
+        self._connection.execute(statement, list(rows.values()))
 
     def _write_newest(self) -> None:
         statement = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -165,47 +165,39 @@ class BrokerConnection:
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         return client
 
-    def _set_state(self, sentence: str, level: int = logging.INFO) -> None:
+    def _set_state(self, sentence: str, level: int = logging.WARNING) -> None:
         if sentence != self.state:
             self.state = sentence
             log.log(level, "%s", sentence)
 
-    def _on_connect(
-        self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _properties: Properties | None
-    ) -> None:
+    def _on_connect(self, client: Client, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
         address = self._broker.address
         self._answered = reason.value != UNSUPPORTED_VERSION
         if not self._answered:
             self._refuses_newest = self._version is NEWEST
-            self._set_state(f"The broker {address} does not know this version of MQTT; another is tried.")
+            self._set_state(f"The broker {address} does not know this version of MQTT; another is tried.", logging.INFO)
             return
         if reason.is_failure:
             self._set_state(
                 f"The broker {address} refuses this server ({reason.getName()}); correct its certificate, or its user"
-                " and password.",
-                logging.WARNING,
+                " and password."
             )
             return
         with self._acknowledging:
             self.number += 1
             self.connected = True
-        self._set_state(f"Connected to the broker {address}.")
+        self._set_state(f"Connected to the broker {address}.", logging.INFO)
         client.subscribe([(f"{self._broker.topic}/{topic}", 1) for topic in self._topics])
         self._on_connected()
 
-    def _on_subscribe(
-        self, _client: Client, _data: Any, _packet: int, reasons: list[ReasonCode], _properties: Properties | None
-    ) -> None:
+    def _on_subscribe(self, _client: Any, _data: Any, _packet: int, reasons: list[ReasonCode], _: Any) -> None:
         if any(reason.is_failure for reason in reasons):
             self._set_state(
                 f"The broker {self._broker.address} does not let this server read {self._broker.topic}/#; correct its"
-                " access rules.",
-                logging.WARNING,
+                " access rules."
             )
 
-    def _on_disconnect(
-        self, _client: Client, _data: Any, _flags: DisconnectFlags, reason: ReasonCode, _properties: Properties | None
-    ) -> None:
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
         self.connected = False
         answered, self._answered = self._answered, False
         version_is_right = answered and (self._version is NEWEST or self._refuses_newest)
@@ -213,19 +205,15 @@ class BrokerConnection:
             threading.Thread(target=self._change_version, name="mqtt version", daemon=True).start()
         if reason.value == SESSION_TAKEN_OVER:
             self._set_state(
-                f'Another server called "{self._broker.client}" took over this session; stop one, or give it --client.',
-                logging.WARNING,
+                f'Another server called "{self._broker.client}" took over this session; stop one, or give it --client.'
             )
         elif not self._stopping.is_set():
-            self._set_state(
-                f"The connection to the broker {self._broker.address} was lost; it is tried again.", logging.WARNING
-            )
+            self._set_state(f"The connection to the broker {self._broker.address} was lost; it is tried again.")
 
     def _on_connect_fail(self, _client: Client, _data: Any) -> None:
         self._set_state(
             f"No connection to the broker {self._broker.address}; it is tried again. Check its name and port, that it"
-            " runs, and the certificates.",
-            logging.WARNING,
+            " runs, and the certificates."
         )
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:

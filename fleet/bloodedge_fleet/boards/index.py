@@ -12,9 +12,8 @@ from sqlalchemy import Connection, RowMapping, delete, select, tuple_
 from bloodedge.errors import BloodedgeError
 from bloodedge.fleet_messages import BoardReport
 from bloodedge_fleet.database import insert_into
-from bloodedge_fleet.database.tables import boards, boots, forgotten
+from bloodedge_fleet.database.tables import TOTALS, boards, boots, forgotten
 
-TOTALS = ("frames", "blasts", "normals", "uncertain")
 Boot = tuple[int, str]
 """A board's id and its daemon's start."""
 

@@ -16,38 +16,18 @@ TOPICS = (f"+/{REPORT}", "+/availability", MARKS)
 
 
 class Listener:
-    """Takes boards' messages from the broker and stores them, in two threads; its states say what fails."""
+    """Takes boards' messages from the ``broker`` and stores them in a ``worker``; the states of both say what fails."""
 
     def __init__(self, broker: Broker, archive: Archive, timings: Timings | None = None) -> None:
         """Raises UsageError where the certificates for the broker cannot be used."""
         self._timings = timings or Timings()
-        self._worker = StoreWorker(archive, MARKS, self._timings)
-        self._broker = BrokerConnection(broker, TOPICS, self._worker.put)
+        self.worker = StoreWorker(archive, MARKS, self._timings)
+        self.broker = BrokerConnection(broker, TOPICS, self.worker.put)
         self._stored: Callable[[Outcome], None] = lambda _: None
         self._run = uuid4().hex
         """Tells this process's marks from those of an earlier one."""
         self._current_to_s = -math.inf
         """All that reached the broker until then is stored (monotonic)."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker is connected."""
-        return self._broker.connected
-
-    @property
-    def broker_state(self) -> str:
-        """The connection to the broker in a sentence."""
-        return self._broker.state
-
-    @property
-    def database_state(self) -> str:
-        """Why nothing is stored; empty when all is well."""
-        return self._worker.database_state
-
-    @property
-    def waiting(self) -> int:
-        """Messages delivered and not stored yet."""
-        return self._worker.waiting
 
     def start(self, stored: Callable[[Outcome], None], connected: Callable[[], None] = lambda: None) -> None:
         """Connect and begin to store; a broker that is away is tried again and again.
@@ -55,17 +35,17 @@ class Listener:
         ``stored`` is called after each batch and ``connected`` after each connection, in the listener's own threads.
         """
         self._stored = stored
-        self._broker.start(connected)
-        self._worker.start(lambda: self._broker.number, self._acknowledge)
+        self.broker.start(connected)
+        self.worker.start(lambda: self.broker.number, self._acknowledge)
 
     def stop(self) -> None:
         """Store what was delivered, and disconnect; the broker keeps what comes meanwhile."""
-        self._worker.stop()
-        self._broker.stop()
+        self.worker.stop()
+        self.broker.stop()
 
     def publish(self, board: str, topic: str, payload: bytes) -> bool:
         """Send a board a retained message; False where it was not sent."""
-        return self._broker.publish(f"{board}/{topic}", payload, retain=True)
+        return self.broker.publish(f"{board}/{topic}", payload, retain=True)
 
     def is_current(self) -> bool:
         """Whether all that boards sent until a moment ago is stored, so that no waiting message contradicts it.
@@ -73,11 +53,11 @@ class Listener:
         Each call sends a mark, which the broker delivers after all messages that wait there; a later call then knows.
         """
         now_s = monotonic()
-        self._broker.publish(MARKS, f"{self._run} {now_s!r}")
-        return self._broker.connected and now_s - self._current_to_s < self._timings.current_s
+        self.broker.publish(MARKS, f"{self._run} {now_s!r}")
+        return self.broker.connected and now_s - self._current_to_s < self._timings.current_s
 
     def _acknowledge(self, batch: list[Delivery], outcome: Outcome) -> None:
-        self._broker.acknowledge(batch)
+        self.broker.acknowledge(batch)
         marks = [self._marked_s(delivery.payload) for delivery in batch if delivery.topic == MARKS]
         self._current_to_s = max(self._current_to_s, *marks, -math.inf)
         self._stored(outcome)

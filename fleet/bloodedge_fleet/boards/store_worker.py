@@ -36,7 +36,7 @@ class StoreWorker:
         """marks: the topic whose messages are passed on and not stored."""
         self._archive, self._marks, self._timings = archive, marks, timings
         self._queue: Queue[Delivery] = Queue()
-        self._database_state = ""
+        self._state = ""
         self._storing_since_s: float | None = None
         """When the batch that is being stored was begun (monotonic)."""
         self._stopping = threading.Event()
@@ -48,11 +48,11 @@ class StoreWorker:
         return self._queue.qsize()
 
     @property
-    def database_state(self) -> str:
+    def state(self) -> str:
         """Why nothing is stored; empty when all is well."""
         since_s = self._storing_since_s
-        if self._database_state or since_s is None or monotonic() - since_s < self._timings.stuck_s:
-            return self._database_state
+        if self._state or since_s is None or monotonic() - since_s < self._timings.stuck_s:
+            return self._state
         return f"The database has not answered for {monotonic() - since_s:.0f} s; check its machine."
 
     def put(self, delivery: Delivery) -> None:
@@ -100,16 +100,16 @@ class StoreWorker:
             try:
                 outcome = self._store(batch)
             except RejectedError as error:
-                self._set_database_state("")
+                self._set_state("")
                 log.warning("Some of %d messages cannot be stored. %s", len(batch), error)
                 return self._store_one_by_one(batch)
             except DatabaseError as error:
-                self._set_database_state(str(error))
+                self._set_state(str(error))
             except Exception:  # one bad message must not block the others for ever
                 log.exception("A batch of %d messages could not be stored.", len(batch))
                 return self._store_one_by_one(batch)
             else:
-                self._set_database_state("")
+                self._set_state("")
                 return outcome
             waits_s = self._timings.retry_s
             if self._stopping.wait(waits_s[min(failures, len(waits_s) - 1)]):
@@ -137,9 +137,9 @@ class StoreWorker:
             total.lags_s += outcome.lags_s
         return total
 
-    def _set_database_state(self, sentence: str) -> None:
-        if sentence != self._database_state:
-            self._database_state = sentence
+    def _set_state(self, sentence: str) -> None:
+        if sentence != self._state:
+            self._state = sentence
             log.log(logging.WARNING if sentence else logging.INFO, "%s", sentence or "The database answers again.")
 
 

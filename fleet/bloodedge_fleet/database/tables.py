@@ -47,8 +47,15 @@ metadata = MetaData(
     }
 )
 
+TOTALS = ("frames", "blasts", "normals", "uncertain")
+
 MAX_NAME = 200
 """Most characters of a board's name."""
+
+
+def _totals() -> list[Column[int]]:
+    return [Column(name, BigInteger, nullable=False) for name in TOTALS]
+
 
 boards = Table(
     "boards",
@@ -76,13 +83,8 @@ boots = Table(  # a board's daemon from one start to the next
     Column("began", Utc, nullable=False),
     Column("first", BigInteger, nullable=False),  # sequence number that was to come first
     Column("highest", BigInteger, nullable=False),  # and the highest that came
-    Column(
-        "reports", BigInteger, nullable=False
-    ),  # stored: fewer than from ``first`` to ``highest`` when some were lost
-    Column("frames", BigInteger, nullable=False),  # totals of the report with the highest number
-    Column("blasts", BigInteger, nullable=False),
-    Column("normals", BigInteger, nullable=False),
-    Column("uncertain", BigInteger, nullable=False),
+    Column("reports", BigInteger, nullable=False),  # stored; fewer than ``first`` to ``highest`` when some were lost
+    *_totals(),  # of the report with the highest number
 )
 
 reports = Table(
@@ -96,10 +98,7 @@ reports = Table(
     Column("bundle", String(140), nullable=False),
     Column("level", String(10), nullable=False),
     Column("temperature_c", Float),
-    Column("frames", BigInteger, nullable=False),  # since the report before, like the following
-    Column("blasts", BigInteger, nullable=False),
-    Column("normals", BigInteger, nullable=False),
-    Column("uncertain", BigInteger, nullable=False),
+    *_totals(),  # since the report before, like the following
     Column("cells_timed", BigInteger, nullable=False),
     Column("inference_p50_ms", Float),
     Column("inference_p95_ms", Float),
@@ -114,10 +113,7 @@ hours = Table(  # what reports come to by the hour in which they were sent; kept
     Column("bundle", String(140), primary_key=True),
     Column("reports", BigInteger, nullable=False),
     Column("failed", BigInteger, nullable=False),  # reports of a board of which a part had failed
-    Column("frames", BigInteger, nullable=False),
-    Column("blasts", BigInteger, nullable=False),
-    Column("normals", BigInteger, nullable=False),
-    Column("uncertain", BigInteger, nullable=False),
+    *_totals(),
     Column("cells_timed", BigInteger, nullable=False),
     Column("inference_p50_sum_ms", Float, nullable=False),  # each report's p50 times its cells
     Column("inference_p95_max_ms", Float, nullable=False),

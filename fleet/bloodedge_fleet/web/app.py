@@ -11,7 +11,6 @@ from typing import Any
 
 from sqlalchemy import Engine
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
@@ -22,7 +21,7 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.report import environment
 from bloodedge.web_access import SafeHeaders, TokenCheck
 from bloodedge_fleet.boards.listener import Listener
-from bloodedge_fleet.boards.overview import Board, describe, read_boards, read_hours, read_refusals
+from bloodedge_fleet.boards.overview import describe, read_boards, read_hours, read_refusals
 from bloodedge_fleet.database import reading
 from bloodedge_fleet.metrics import CONTENT_TYPE, Figures
 from bloodedge_fleet.rollouts.overview import count_states, newest_names, read_rollout_views
@@ -37,6 +36,10 @@ AHEAD = timedelta(hours=1)
 """Reports dated further in the future, by a board's clock, are in no chart."""
 
 ROLLOUTS_SHOWN = 10
+STYLES = {
+    "report.css": ("bloodedge.report", "templates/style.css"),
+    "page.css": ("bloodedge_fleet.web", "static/page.css"),
+}
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -51,16 +54,13 @@ class Site:
     silent: timedelta
     """A board without a report for so long is silent."""
 
-    def boards(self) -> list[Board]:
-        """Every board now."""
-        with reading(self.engine) as connection:
-            return read_boards(connection, self.silent)
-
     @property
     def troubles(self) -> list[str]:
         """Problems of the server itself, in sentences."""
-        broker = [] if self.listener.connected else [self.listener.broker_state]
-        return [*broker, *([self.listener.database_state] if self.listener.database_state else [])]
+        broker = self.listener.broker
+        return [
+            sentence for sentence in ("" if broker.connected else broker.state, self.listener.worker.state) if sentence
+        ]
 
 
 def make_app(site: Site, host: str, *, needs_token: bool = False) -> ASGIApp:
@@ -85,23 +85,20 @@ def make_app(site: Site, host: str, *, needs_token: bool = False) -> ASGIApp:
 
 
 class _Pages:
+    """The answers; Starlette runs those that are not ``async`` in threads, because they read the database."""
+
     def __init__(self, site: Site) -> None:
         self._site = site
 
-    async def boards(self, _: Request) -> Response:
-        return await run_in_threadpool(self._boards)
-
-    def _boards(self) -> Response:
+    def boards(self, _: Request) -> Response:
         with reading(self._site.engine) as connection:
             boards = read_boards(connection, self._site.silent)
             refusals = read_refusals(connection)
         counts = Counter(board.state for board in boards)
         return self._html("boards.html", boards=boards, counts=counts, refusals=refusals)
 
-    async def board(self, request: Request) -> Response:
-        return await run_in_threadpool(self._board, request.path_params["name"])
-
-    def _board(self, name: str) -> Response:
+    def board(self, request: Request) -> Response:
+        name = request.path_params["name"]
         now = datetime.now(UTC)
         with reading(self._site.engine) as connection:
             board = next((board for board in read_boards(connection, self._site.silent) if board.name == name), None)
@@ -112,29 +109,21 @@ class _Pages:
         shown: list[Trend] = trends(hours, None if baseline is None else baseline.latency_ms.p50)
         return self._html("board.html", board=board, trends=shown)
 
-    async def rollouts(self, _: Request) -> Response:
-        return await run_in_threadpool(self._rollouts)
-
-    def _rollouts(self) -> Response:
+    def rollouts(self, _: Request) -> Response:
         with reading(self._site.engine) as connection:
             number = sum(count_states(connection).values())
             found = read_rollout_views(connection, self._site.silent, among=newest_names(connection, ROLLOUTS_SHOWN))
         return self._html("rollouts.html", rollouts=found, number=number)
 
-    async def rollout(self, request: Request) -> Response:
-        return await run_in_threadpool(self._rollout, request.path_params["name"])
-
-    def _rollout(self, name: str) -> Response:
+    def rollout(self, request: Request) -> Response:
+        name = request.path_params["name"]
         with reading(self._site.engine) as connection:
             found = read_rollout_views(connection, self._site.silent, among=[name])
         if not found:
             raise HTTPException(404, "There is no roll-out of this name.")
         return self._html("rollout.html", view=found[0])
 
-    async def metrics(self, _: Request) -> Response:
-        return await run_in_threadpool(self._metrics)
-
-    def _metrics(self) -> Response:
+    def metrics(self, _: Request) -> Response:
         site = self._site
         with reading(site.engine) as connection:
             boards = read_boards(connection, site.silent)
@@ -181,11 +170,7 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
 
 
 async def _static(request: Request) -> Response:
-    name = request.path_params["name"]
-    if name == "report.css":
-        return Response(
-            files("bloodedge.report").joinpath("templates", "style.css").read_bytes(), media_type="text/css"
-        )
-    if name == "page.css":
-        return Response(files("bloodedge_fleet.web").joinpath("static", name).read_bytes(), media_type="text/css")
-    raise HTTPException(404)
+    style = STYLES.get(request.path_params["name"])
+    if style is None:
+        raise HTTPException(404)
+    return Response(files(style[0]).joinpath(style[1]).read_bytes(), media_type="text/css")
