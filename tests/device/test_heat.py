@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from bloodedge.errors import UsageError
+from bloodedge_device.daemon import monitor
+from bloodedge_device.health import Level
 from bloodedge_device.settings import read_settings
+from bloodedge_device.system.sd_notify import Notifier
 from bloodedge_device.system.thermal import Pace, pace_at
 from bloodedge_device.web.client import ask
 from support import fakes
+from support.web_fakes import FakeDaemon
 
 DEVICE = """
 import runpy, sys
@@ -115,3 +119,24 @@ def test_a_board_that_is_too_hot_looks_at_no_frame_until_it_has_cooled(
     wait_for(state, lambda found: found["slide"]["id"] == began and found["slide"]["frames_seen"] > seen + 2)
     thermometer(60)
     wait_for(state, heat("ok"))
+
+
+def test_the_pace_follows_the_temperature(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon = FakeDaemon(state)
+    settings = daemon.settings.model_copy(
+        update={"watch": daemon.settings.watch.model_copy(update={"slow_at_c": 70.0, "stop_at_c": 80.0})}
+    )
+    daemon.state.settings = settings
+    watch = monitor.Monitor(daemon.state, Notifier({}))
+    seen = []
+    for temperature in (81.0, 76.0, 74.0, 60.0):
+        monkeypatch.setattr(monitor, "cpu_temperature_c", lambda temperature=temperature: temperature)
+        watch.check_heat()
+        seen.append((daemon.state.pace, daemon.state.snapshot().conditions["heat"].level))
+    assert seen == [
+        (Pace.STOPPED, Level.FAILED),
+        (Pace.STOPPED, Level.FAILED),
+        (Pace.SLOW, Level.WARNING),
+        (Pace.FULL, Level.OK),
+    ]
+    daemon.store.close()

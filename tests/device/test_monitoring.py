@@ -13,7 +13,7 @@ from bloodedge.decision.thresholds import Reason
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.outputs.prometheus import exposition
 from support.needs import needs
-from support.snapshots import make_snapshot
+from support.snapshots import make_snapshot, make_totals
 
 CONFIGS = Path(__file__).resolve().parents[2] / "firmware_configs"
 RULES = CONFIGS / "prometheus" / "bloodedge.rules.yml"
@@ -28,9 +28,7 @@ def told() -> set[str]:
     times.add(1.0)
     counts = {"a": 1}
     snapshot = make_snapshot(
-        frames=counts,
-        cells=counts,
-        uncertain=counts,
+        totals=make_totals(counts, counts, counts),
         finished_times={"find": times},
         last_frame_age_s=1.0,
         broker_connected=True,

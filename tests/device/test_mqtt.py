@@ -90,7 +90,7 @@ def test_messages_arrive_in_order_and_leave_the_outbox(broker: Broker, listener:
     first = next(message for message in listener.heard if "/frames/" in message.topic)
     assert (first.topic, first.payload) == ("bloodedge/bench-1/frames/1", b'{"n": 1}')
     assert first.properties.ContentType == "application/json"
-    assert (publisher.state.connected, publisher.state.waiting) == (True, 0)
+    assert (publisher.connected, len(outbox)) == (True, 0)
 
 
 @pytest.mark.slow
@@ -110,8 +110,8 @@ def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener:
     adding.start()
     assert until(lambda: len(listener.ids()) > 200)
     broker.kill()
-    assert until(lambda: not publisher.state.connected)
-    assert "was lost" in publisher.state.sentence or "No program listens" in publisher.state.sentence
+    assert until(lambda: not publisher.connected)
+    assert "was lost" in publisher.sentence or "No program listens" in publisher.sentence
     listener.stop()
     adding.join()
     first = outbox.waiting(0, 1)[0].id  # what the broker had acknowledged when it died was its own to pass on
@@ -119,8 +119,8 @@ def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener:
     broker.start()
     back_s = monotonic()
     after = Listener(broker.port)
-    assert not publisher.state.connected
-    assert until(lambda: publisher.state.connected, 20)
+    assert not publisher.connected
+    assert until(lambda: publisher.connected, 20)
     assert monotonic() - back_s < 15
     assert until(lambda: len(outbox) == 0)
     assert until(lambda: 3000 in after.ids())
@@ -159,7 +159,7 @@ def test_a_board_that_stops_sends_what_waits_and_goes_offline(
 ) -> None:
     outbox = MemoryOutbox()
     publisher = publish(outbox, broker.port)
-    assert until(lambda: publisher.state.connected)
+    assert until(lambda: publisher.connected)
     outbox.add(300)
     publisher.stop(10)
     assert len(outbox) == 0
@@ -218,16 +218,16 @@ def test_refused_messages_are_kept_and_sent_when_the_broker_takes_them(tmp_path:
     outbox.add(40)
     try:
         publisher = publish(outbox, broker.port)
-        assert until(lambda: "refuses this board's messages" in publisher.state.sentence)
-        assert "access rules" in publisher.state.sentence
-        assert publisher.state.connected
+        assert until(lambda: "refuses this board's messages" in publisher.sentence)
+        assert "access rules" in publisher.sentence
+        assert publisher.connected
         assert len(outbox) == 40
         rules.write_text("topic readwrite #\n")
         broker.process.send_signal(signal.SIGHUP)  # mosquitto reads its rules again
         listener = Listener(broker.port)
         assert until(lambda: len(outbox) == 0)
         assert listener.ids() == list(range(1, 41))
-        assert publisher.state.sentence.startswith("Connected")
+        assert publisher.sentence.startswith("Connected")
         listener.stop()
     finally:
         broker.kill()
@@ -243,10 +243,10 @@ def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publ
     password.write_text("wrong\n")
     try:
         publisher = publish(MemoryOutbox(), broker.port, username="board", password_file=password)
-        assert until(lambda: "does not let this board in" in publisher.state.sentence)
-        assert "mqtt.password_file" in publisher.state.sentence
+        assert until(lambda: "does not let this board in" in publisher.sentence)
+        assert "mqtt.password_file" in publisher.sentence
         password.write_text("right\n")  # read at every attempt
-        assert until(lambda: publisher.state.connected)
+        assert until(lambda: publisher.connected)
     finally:
         broker.kill()
 
@@ -263,7 +263,7 @@ def test_a_broker_of_mqtt_3_1_1_gets_every_message_in_order(
     try:
         publisher = publish(outbox, older.port)
         assert until(lambda: len(outbox) == 0)
-        assert publisher.state.sentence == f"Connected to the broker 127.0.0.1:{older.port}."
+        assert publisher.sentence == f"Connected to the broker 127.0.0.1:{older.port}."
         outbox.add(400)
         publisher.wake()
         assert until(lambda: len(outbox) < 400)
@@ -290,11 +290,11 @@ def test_a_broker_that_hung_up_once_is_spoken_to_by_mqtt_5_again(broker: Broker,
     older = OlderBroker(broker.port, b"")
     try:
         publisher = publish(MemoryOutbox(), older.port)
-        assert until(lambda: publisher.state.connected)
+        assert until(lambda: publisher.connected)
         older.newest = 5
         older.cut()
         assert until(lambda: len(older.levels) == 3)
-        assert until(lambda: publisher.state.connected)
+        assert until(lambda: publisher.connected)
     finally:
         older.close()
     assert older.levels == [5, 4, 5]
@@ -339,14 +339,14 @@ def test_tls_checks_the_broker(certificates: Certificates, tmp_path: Path, publi
     try:
         right = publish(outbox, broker.port, tls=True, ca=certificates.ca)
         assert until(lambda: len(outbox) == 0)
-        assert right.state.connected
+        assert right.connected
         wrong = publish(MemoryOutbox(), broker.port, tls=True, ca=certificates.other_ca, board="bench-2")
-        assert until(lambda: "is not to be trusted" in wrong.state.sentence)
-        assert "mqtt.ca" in wrong.state.sentence
+        assert until(lambda: "is not to be trusted" in wrong.sentence)
+        assert "mqtt.ca" in wrong.sentence
         plain = publish(MemoryOutbox(), broker.port, board="bench-3")
-        assert until(lambda: "it may expect TLS" in plain.state.sentence)
+        assert until(lambda: "it may expect TLS" in plain.sentence)
         without = publish(MemoryOutbox(), broker.port, tls=True, ca=tmp_path / "none.pem", board="bench-4")
-        assert until(lambda: "mqtt.ca: " in without.state.sentence)
+        assert until(lambda: "mqtt.ca: " in without.sentence)
     finally:
         broker.kill()
 
@@ -359,15 +359,15 @@ def test_a_broker_that_is_not_there_is_told_and_keeps_the_messages(publish: Publ
     outbox = MemoryOutbox()
     outbox.add(5)
     publisher = publish(outbox, free_port(), host=host)
-    assert until(lambda: sentence in publisher.state.sentence)
-    assert (publisher.state.connected, publisher.state.waiting) == (False, 5)
+    assert until(lambda: sentence in publisher.sentence)
+    assert (publisher.connected, len(outbox)) == (False, 5)
 
 
 @pytest.mark.slow
 def test_something_that_is_no_broker_is_told(publish: Publish) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         publisher = publish(MemoryOutbox(), silent.getsockname()[1])
-        assert until(lambda: "does not answer" in publisher.state.sentence)
+        assert until(lambda: "does not answer" in publisher.sentence)
 
 
 @needs_broker
@@ -383,7 +383,7 @@ def test_an_outbox_that_fails_for_a_while_stops_nothing(broker: Broker, listener
     outbox = Failing()
     outbox.add(5)
     publisher = publish(outbox, broker.port)
-    assert until(lambda: "the disk failed" in publisher.state.sentence)
+    assert until(lambda: "the disk failed" in publisher.sentence)
     outbox.healthy = True
     assert until(lambda: len(outbox) == 0)
     assert listener.ids() == [1, 2, 3, 4, 5]
@@ -406,8 +406,8 @@ def test_a_message_too_large_for_the_broker_holds_up_no_other(tmp_path: Path, pu
     publisher = publish(outbox, broker.port, discovery="")
     assert until(lambda: listener.ids() == [1, 2, 4, 5])
     assert until(lambda: len(outbox) == 0)
-    assert publisher.state.connected
-    assert "takes no packet above 2000 bytes: 1 larger ones were skipped" in publisher.state.sentence
+    assert publisher.connected
+    assert "takes no packet above 2000 bytes: 1 larger ones were skipped" in publisher.sentence
     listener.stop()
     broker.kill()
 
@@ -421,7 +421,7 @@ def test_a_description_too_large_for_the_broker_does_not_end_the_connection(tmp_
     publisher = publish(outbox, broker.port)  # what Home Assistant is told has some thousand bytes
     assert until(lambda: listener.ids() == [1, 2, 3])
     assert until(lambda: bool(listener.payloads("bloodedge/bench-1/status")))
-    assert publisher.state.connected
+    assert publisher.connected
     assert not [message for message in listener.heard if message.topic.startswith("homeassistant")]
     listener.stop()
     broker.kill()

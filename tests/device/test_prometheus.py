@@ -11,7 +11,7 @@ from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.outputs.prometheus import exposition
 from bloodedge_device.snapshot.snapshot import Snapshot
 from support import fakes
-from support.snapshots import make_snapshot
+from support.snapshots import make_snapshot, make_totals
 
 
 def snapshot() -> Snapshot:
@@ -24,10 +24,9 @@ def snapshot() -> Snapshot:
     manifest = loaded.manifest.model_copy(update={"name": 'a "quoted" name', "serial": 3, "baseline": baseline})
     return make_snapshot(
         loaded=replace(loaded, manifest=manifest),
-        frames={"cells": 8, "out_of_focus": 2},
-        cells={"blast": 3, "normal": 40, "uncertain": 5},
-        uncertain={"abstain_band": 5},
-        frames_dropped=4,
+        totals=make_totals(
+            {"cells": 8, "out_of_focus": 2}, {"blast": 3, "normal": 40, "uncertain": 5}, {"abstain_band": 5}, dropped=4
+        ),
         camera_restarts=1,
         messages_waiting=17,
         broker_connected=False,

@@ -145,12 +145,12 @@ def test_board_and_server_find_a_broker_that_was_started_anew_at_once(
     board.start()
     server.start(stored.append)
     try:
-        until(lambda: board.state.connected and server.broker.connected, 15, "nobody is connected")
+        until(lambda: board.connected and server.broker.connected, 15, "nobody is connected")
         broker.stop()
-        until(lambda: not board.state.connected and not server.broker.connected, 5, "nobody notices")
+        until(lambda: not board.connected and not server.broker.connected, 5, "nobody notices")
         sleep(3.5)
         broker.start()
-        until(lambda: board.state.connected and server.broker.connected, 5, "the broker is not found")
+        until(lambda: board.connected and server.broker.connected, 5, "the broker is not found")
         until(lambda: stored, 5, "what the broker says of the board does not arrive")
     finally:
         board.stop(1)

@@ -4,10 +4,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.slide.tally import Totals
 from bloodedge_device.snapshot.snapshot import Snapshot
 from support import fakes
 
 STARTED = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+
+
+def make_totals(frames: dict[str, int], cells: dict[str, int], uncertain: dict[str, int], dropped: int = 0) -> Totals:
+    """Counts since the start."""
+    totals = Totals()
+    totals.frames.update(frames)
+    totals.cells.update(cells)
+    totals.uncertain.update(uncertain)
+    totals.dropped = dropped
+    return totals
 
 
 def make_snapshot(**changes: Any) -> Snapshot:
@@ -28,10 +39,7 @@ def make_snapshot(**changes: Any) -> Snapshot:
         "slide": None,
         "last_slide": 0,
         "conditions": {},
-        "frames": {},
-        "cells": {},
-        "uncertain": {},
-        "frames_dropped": 0,
+        "totals": Totals(),
         "finished_times": {},
         "crops_lost": 0,
         "messages_waiting": 0,

@@ -106,7 +106,7 @@ class FakeDaemon:
         self.state.health.tell("clock", Level.WARNING, "The clock is not synchronised.")
         self._results: deque[FrameResult] = deque()
         pipeline: Any = GivenPipeline
-        self.slides = Slides(self.state, Signals(Event()), lambda: None, lambda *_: pipeline(self._results))
+        self.slides = Slides(self.state, Signals(Event()), lambda *_: pipeline(self._results))
         recorder: Any = PromptRecorder(self.store)
         self.slides.recorder = recorder
         self.slides.begin_run()

@@ -61,12 +61,9 @@ class Daemon:
     def __init__(self, state: DaemonState, signals: Signals) -> None:
         self.state, self._signals = state, signals
         self._notifier = Notifier()
-        self.slides = Slides(state, signals, self._wake_services)
+        self.slides = Slides(state, signals)
         self.switcher = Switcher(state, self.slides, signals.interrupt)
         self._services = Services(state, self.slides, self.switcher, self._notifier)
-
-    def _wake_services(self) -> None:
-        self._services.wake()
 
     def run(
         self, limit: int | None, reread: Callable[[], DeviceSettings], show_page: Callable[[str], None] | None = None

@@ -53,7 +53,7 @@ class Monitor:
         """Broker, frames, network and jumps of the clock; the line that the service manager shows."""
         state = self._state
         if state.publisher is not None:
-            broker, lost = state.publisher.state, state.store.messages_lost
+            broker, lost = state.publisher, state.store.messages_lost
             level = Level.OK if broker.connected and not lost else Level.WARNING
             state.health.tell("broker", level, broker.sentence + (f" {lost} messages were dropped." if lost else ""))
         self._check_frames()

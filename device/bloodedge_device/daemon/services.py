@@ -79,7 +79,7 @@ class Services:
             state.settings.mqtt,
             state.snapshot,
             lambda: None if updater is None else updater.state,
-            self.wake,
+            state.wake_publisher,
         )
         self._reporter.start()
 
@@ -115,11 +115,6 @@ class Services:
     def page(self) -> str:
         """The page's address; empty without one."""
         return "" if self._web is None else self._web.url
-
-    def wake(self) -> None:
-        """Results were stored."""
-        if self._state.publisher is not None:
-            self._state.publisher.wake()
 
     def _describe(self) -> DeviceDescription:
         from bloodedge_device.outputs.home_assistant import DeviceDescription

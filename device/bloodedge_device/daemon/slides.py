@@ -34,10 +34,9 @@ class Slides:
         self,
         state: DaemonState,
         signals: Signals,
-        stored: Callable[[], None],
         new_pipeline: Callable[[DeviceSettings, Loaded], Pipeline] = pipeline_of,
     ) -> None:
-        """Stored: called when results were stored. The recorder is to be entered before ``begin_run``."""
+        """The recorder is to be entered before ``begin_run``."""
         self.state, self._signals = state, signals
         self._new_pipeline = new_pipeline
         self.recorder = Recorder(
@@ -45,7 +44,7 @@ class Slides:
             state.began_s,
             state.health,
             publish=state.settings.mqtt.host is not None,
-            stored=stored,
+            stored=state.wake_publisher,
             anew=self._begin_anew,
             ending=lambda: signals.stop,
             timings=state.timings,

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -86,6 +87,11 @@ class DaemonState:
         self.rate.note()
         self.live.put(None if isinstance(frame, BadFrame) else frame.bgr, result)
 
+    def wake_publisher(self) -> None:
+        """Messages are in the outbox; from any thread."""
+        if self.publisher is not None:
+            self.publisher.wake()
+
     def open_camera_again(self) -> None:
         """Close the camera, and open that of the settings in force."""
         number = self.camera.given if self.renew_camera else 0
@@ -111,8 +117,7 @@ class DaemonState:
 
     def snapshot(self) -> Snapshot:
         """Everything at this moment, in a few milliseconds; from any thread."""
-        picture, totals, store = self.live.latest(), self.totals, self.store
-        slide = self.slide
+        picture, slide, store = self.live.latest(), self.slide, self.store
         return Snapshot(
             settings=self.settings,
             loaded=self.loaded,
@@ -129,15 +134,12 @@ class DaemonState:
             slide=None if slide is None else _slide_snapshot(slide),
             last_slide=self.last_slide,
             conditions=self.health.conditions(),
-            frames=dict(totals.frames),
-            cells=dict(totals.cells),
-            uncertain=dict(totals.uncertain),
-            frames_dropped=totals.dropped,
+            totals=deepcopy(self.totals),
             finished_times=self.finished_times,
             crops_lost=store.crops_lost,
             messages_waiting=len(store),
             messages_lost=store.messages_lost,
-            broker_connected=None if self.publisher is None else self.publisher.state.connected,
+            broker_connected=None if self.publisher is None else self.publisher.connected,
             disk_free_bytes=free_bytes(store.state),
             temperature_c=cpu_temperature_c(),
             clock_synchronised=clock_synchronised(),

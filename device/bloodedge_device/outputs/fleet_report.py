@@ -115,9 +115,9 @@ class Reporter:
                 part: Condition(level=_LEVELS[condition.level], sentence=condition.sentence[:500])
                 for part, condition in snapshot.conditions.items()
             },
-            frames=sum(snapshot.frames.values()),
-            frames_dropped=snapshot.frames_dropped,
-            cells=dict(snapshot.cells),
+            frames=sum(snapshot.totals.frames.values()),
+            frames_dropped=snapshot.totals.dropped,
+            cells=dict(snapshot.totals.cells),
             latency=self._latency(times),
             reviewed=self._reviewed,
             drifted=self._drifted,

@@ -61,10 +61,16 @@ def _info(snapshot: Snapshot) -> Metric:
 
 
 def _counters(snapshot: Snapshot) -> Iterator[Metric]:
+    totals = snapshot.totals
     by_label = (
-        ("bloodedge_frames", "Frames by outcome: cells, or the reason why there are none.", "outcome", snapshot.frames),
-        ("bloodedge_cells", "White cells by what they were called.", "label", snapshot.cells),
-        ("bloodedge_cells_uncertain", "White cells called uncertain, by reason.", "reason", snapshot.uncertain),
+        (
+            "bloodedge_frames",
+            "Frames by outcome: cells, or the reason why there are none.",
+            "outcome",
+            totals.frames,
+        ),
+        ("bloodedge_cells", "White cells by what they were called.", "label", totals.cells),
+        ("bloodedge_cells_uncertain", "White cells called uncertain, by reason.", "reason", totals.uncertain),
     )
     for name, text, label, counts in by_label:
         family = CounterMetricFamily(name, text, labels=[label])
@@ -74,7 +80,7 @@ def _counters(snapshot: Snapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "bloodedge_frames_dropped",
         "Frames replaced by a newer one before they were processed.",
-        snapshot.frames_dropped,
+        totals.dropped,
     )
     yield CounterMetricFamily(
         "bloodedge_crops_lost", "Images of cells not kept because the disk was full.", snapshot.crops_lost

@@ -10,6 +10,7 @@ from bloodedge_device.latency import LatencyHistogram, summed
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.slide.statistics import SlideStatistics
+from bloodedge_device.slide.tally import Totals
 from bloodedge_device.snapshot.live import Picture
 
 
@@ -54,13 +55,7 @@ class Snapshot:
     """Id of the slide begun last."""
     conditions: Mapping[str, Condition]
     """How each part is, worst first."""
-    frames: Mapping[str, int]
-    """By outcome: "cells", or the reason why there are none."""
-    cells: Mapping[str, int]
-    """By label."""
-    uncertain: Mapping[str, int]
-    """By reason."""
-    frames_dropped: int
+    totals: Totals
     finished_times: Mapping[str, LatencyHistogram]
     """How long each stage took on slides that have ended."""
     crops_lost: int

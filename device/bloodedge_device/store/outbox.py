@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 
@@ -43,16 +42,3 @@ class Outbox(Protocol):
     def __len__(self) -> int:
         """How many wait."""
         ...
-
-
-@dataclass(frozen=True)
-class PublisherState:
-    """How publishing goes."""
-
-    connected: bool
-    sentence: str
-    """What is, and what to do where something is wrong."""
-    since: datetime
-    """UTC: when it became so."""
-    waiting: int
-    """Messages in the outbox."""

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
@@ -16,7 +15,7 @@ from bloodedge_device.outputs.mqtt.client import NEWEST, OLDER, ConnectionLost, 
 from bloodedge_device.outputs.mqtt.sentences import broker_name
 from bloodedge_device.outputs.mqtt.session import TURN_S, Session
 from bloodedge_device.settings.sections import MqttSettings
-from bloodedge_device.store.outbox import Outbox, PublisherState
+from bloodedge_device.store.outbox import Outbox
 from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
@@ -26,7 +25,7 @@ STEADY_S = 30.0
 
 
 class MqttPublisher:
-    """Publishes an outbox in a thread of its own; whatever fails stands in ``state`` and is tried again."""
+    """Publishes an outbox in a thread of its own; whatever fails stands in ``sentence`` and is tried again."""
 
     def __init__(
         self,
@@ -51,7 +50,8 @@ class MqttPublisher:
         self._waker.setblocking(False)
         self._preferred = self._version = NEWEST
         """Versions of MQTT: to begin with, and for the next connection."""
-        self._now = (False, f"Not connected to {broker_name(settings)} yet.", datetime.now(UTC))
+        self.connected, self.sentence = False, f"Not connected to {broker_name(settings)} yet."
+        """How publishing goes, and what to do where something is wrong; read from any thread."""
         self._thread = threading.Thread(target=self._run, name="mqtt", daemon=True)
 
     def start(self) -> None:
@@ -71,15 +71,9 @@ class MqttPublisher:
         if self._thread.is_alive():
             self._thread.join(timeout + TURN_S)
 
-    @property
-    def state(self) -> PublisherState:
-        """How publishing goes."""
-        connected, sentence, since = self._now
-        return PublisherState(connected, sentence, since, len(self._outbox))
-
     def _note(self, connected: bool, sentence: str, level: int = logging.INFO) -> None:
-        if (connected, sentence) != self._now[:2]:
-            self._now = (connected, sentence, datetime.now(UTC))
+        if (connected, sentence) != (self.connected, self.sentence):
+            self.sentence, self.connected = sentence, connected
             log.log(level, "MQTT: %s", sentence)
 
     def _run(self) -> None:
