@@ -181,7 +181,7 @@ def test_a_database_that_turns_out_damaged_is_set_aside_and_the_work_goes_on_in_
     def anew(_: object) -> None:
         slide.id = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
 
-    with Recorder(store, monotonic(), health, anew=anew, timings=PATIENT) as recording:
+    with Recorder(store, monotonic(), health, on_new_database=anew, timings=PATIENT) as recording:
         recording.put(slide, fakes.result(0, [0.9]))
         wait_until(lambda: "store" in health.conditions())  # the first frame is in the old database
         fail(monkeypatch, method, DAMAGED, 1)
@@ -208,7 +208,7 @@ def test_a_new_database_is_begun_though_the_disk_is_full_just_then(
 
     fail(monkeypatch, "_put_rows", DAMAGED, 1)
     left = fail(monkeypatch, "begin_slide", FULL, 3)
-    with Recorder(store, monotonic(), anew=anew, timings=PATIENT) as recording:
+    with Recorder(store, monotonic(), on_new_database=anew, timings=PATIENT) as recording:
         for index in range(5):
             recording.put(slide, fakes.result(index, [0.9]))
     assert left == [0]

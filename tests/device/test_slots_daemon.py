@@ -264,7 +264,7 @@ def test_a_good_bundle_that_comes_to_crash_runs_on_where_there_is_no_other(lab: 
         wait_until(lambda: "bundle" in health()["health"], process)
         condition = health()["health"]["bundle"]
         assert condition["level"] == "warning"
-        assert condition["sentence"] == "The last 7 starts with lymph 2 ended within a minute; install another."
+        assert condition["sentence"] == "lymph 2 crashed within a minute in the last 7 starts; install another."
     assert ("bundle kept",) in rows(lab.state, "SELECT action FROM audit WHERE actor = 'slots'")
 
 
@@ -491,7 +491,7 @@ def test_a_network_that_hangs_gives_way_though_its_frame_is_still_in_hand(
     run_device(lab.settings(watch={"alive_s": 1}, camera={"rate": 20}), frames=20, timings=HURRIED)
     thread.join()
     slot = read_record(lab.state).slots["b"]
-    assert (slot.state, slot.why) == ("failed", "no frame was classified though the camera is well")
+    assert (slot.state, slot.why) == ("failed", "no frame was classified although the camera works")
     assert serials(lab.state) == [2, 1]
 
 

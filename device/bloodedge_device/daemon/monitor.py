@@ -1,4 +1,4 @@
-"""How each part of the daemon is, for its health: frames, broker, clock, heat and disk."""
+"""Reports how each part of the daemon is to its health: frames, broker, clock, heat and disk."""
 
 import logging
 from contextlib import suppress
@@ -19,7 +19,7 @@ HOT_C = 80.0
 """Raspberry Pis slow down from here on (Raspberry Pi documentation, frequency management)."""
 
 UNREADABLE_IN_A_ROW = 10
-"""So many frames without one that can be read are more than a disturbance."""
+"""So many unreadable frames in a row are more than a disturbance."""
 
 
 class Monitor:

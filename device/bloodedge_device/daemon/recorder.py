@@ -27,7 +27,7 @@ WAITING = 16
 
 @dataclass(frozen=True)
 class _Work:
-    """One frame's results, or with None the end of a slide."""
+    """One frame's results; None for the end of a slide."""
 
     slide: CurrentSlide
     result: FrameResult | None
@@ -50,18 +50,18 @@ class Recorder:
         *,
         publish: bool = False,
         stored: Callable[[], None] = lambda: None,
-        anew: Callable[[CurrentSlide], None] = lambda _: None,
+        on_new_database: Callable[[CurrentSlide], None] = lambda _: None,
         ending: Callable[[], bool] = lambda: False,
         timings: Timings = TIMINGS,
     ) -> None:
         """began_s: the process' start, monotonic; publish: put messages into the outbox with the results.
 
-        stored: called after each batch; anew: called with the slide whose frames are being stored when a new database
-        was begun, to begin its rows; ending: whether the daemon was told to end, while a full disk holds it back.
+        stored: called after each batch; on_new_database: called with the slide whose frames are being stored, to begin
+        its rows again; ending: whether the daemon was told to end, while a full disk holds it back.
         """
         self._store, self._began_s = store, began_s
         self._health = health or Health()
-        self._publish, self._stored, self._anew, self._ending = publish, stored, anew, ending
+        self._publish, self._stored, self._on_new_database, self._ending = publish, stored, on_new_database, ending
         self._timings = timings
         self._flush_at_s = monotonic() + self._timings.latency_stored_s
         self._news_at_s = monotonic() + self._timings.progress_logged_s
@@ -137,7 +137,7 @@ class Recorder:
         self._stored()
 
     def _persevere(self, slide: CurrentSlide, step: Callable[[], None]) -> None:
-        """Take a step however long the disk is full, and in a new database where the old one is damaged."""
+        """Take a step, however long the disk is full; where the database is damaged, in a new one."""
         while True:
             try:
                 step()
@@ -146,7 +146,7 @@ class Recorder:
             except DamagedDatabaseError as error:
                 log.warning("%s", error)
                 self._store.begin_anew()
-                self._persevere(slide, partial(self._anew, slide))
+                self._persevere(slide, partial(self._on_new_database, slide))
             else:
                 return
 

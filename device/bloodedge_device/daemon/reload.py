@@ -20,10 +20,10 @@ NEEDS_RESTART = ("cores", "state", "store", "web", "mqtt")
 """Settings that a reload leaves as they are."""
 
 NEW_NETWORK = ("bundle", "engine", "precision", "threads", "openvino_device", "trust")
-"""Settings whose change loads a network anew."""
+"""Settings whose change loads the network again."""
 
 RELOAD = "reload"
-"""Who does what a reload brings, in the audit log."""
+"""The actor of a reload, in the audit log."""
 
 IN_FORCE = "The settings in force are those of the file."
 
@@ -43,7 +43,7 @@ class Switcher:
     """Holds the switch that waits for the current frame, and makes it in the daemon's thread."""
 
     def __init__(self, state: DaemonState, slides: Slides, interrupt: threading.Event) -> None:
-        """Interrupt: set to have ``between_frames`` called."""
+        """Interrupt: set to have ``switch`` called after the current frame."""
         self._state, self._slides, self._interrupt = state, slides, interrupt
         self.loading = threading.Lock()
         """Held by who loads a network to go on with: a reload, or the slots' watch."""
@@ -83,7 +83,7 @@ class Switcher:
             raise self._refusal
 
     def reload(self, reread: Callable[[], DeviceSettings]) -> None:
-        """Read the settings anew; when they are wrong, say so and keep the old ones in force."""
+        """Read the settings again; when they are wrong, say so and keep the old ones in force."""
         if self._next is not None and self._next.actor == RELOAD:
             self._forget_next()  # the file has changed again since
         try:

@@ -1,4 +1,4 @@
-"""What the store and its audit log are told as a run or a slide begins."""
+"""Stores that a run or a slide begins, and notes it in the audit log."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -18,8 +18,8 @@ def store_run(store: Store, settings: DeviceSettings, loaded: Loaded, camera: st
     bundle = {"bundle": info.bundle_name, "serial": info.bundle_serial, "engine": info.engine}
     if loaded.signer is not None:
         bundle["signed by"] = f"{loaded.signer.name} ({loaded.signer.key_id})"
-    said = settings.model_dump(mode="json", exclude_defaults=True)
-    store.note("daemon", "run began", {"run": run, **bundle, "settings": said})
+    chosen = settings.model_dump(mode="json", exclude_defaults=True)
+    store.note("daemon", "run began", {"run": run, **bundle, "settings": chosen})
     return run
 
 
@@ -51,5 +51,5 @@ def _run_info(settings: DeviceSettings, loaded: Loaded, camera: str, ready_s: fl
 
 
 def _as_used(settings: DeviceSettings, manifest: Manifest) -> Manifest:
-    """The manifest, without the domain where the settings leave it aside."""
+    """The manifest, without the domain where the settings ignore it."""
     return manifest if settings.domain.known_only else manifest.model_copy(update={"domain": None})

@@ -1,4 +1,4 @@
-"""What runs beside the frames: the page, the broker, the fleet's reports and updates, and the watches."""
+"""Runs what goes on beside the frames: the page, the broker, the fleet's reports and updates, and the watches."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ class Services:
 
 
 def _failure_sentence(what: str, error: Exception) -> str:
-    """A sentence on what nobody foresaw."""
+    """A sentence about an unexpected error."""
     known = system_sentence(error) if isinstance(error, OSError) else None
     return known or f"Checking {what} failed ({error!r}) and is tried again; report what the log says about it."
 

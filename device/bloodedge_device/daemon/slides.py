@@ -1,4 +1,4 @@
-"""Slides: started and ended between two frames, each with a pipeline of its own that every frame goes through."""
+"""Starts, ends and labels slides between two frames; every frame goes through the current slide's pipeline."""
 
 import logging
 import threading
@@ -45,7 +45,7 @@ class Slides:
             state.health,
             publish=state.settings.mqtt.host is not None,
             stored=state.wake_publisher,
-            anew=self._begin_anew,
+            on_new_database=self._begin_again,
             ending=lambda: signals.stop,
             timings=state.timings,
         )
@@ -145,8 +145,8 @@ class Slides:
         """Put other settings and another network in force, with what ``store_next`` gave."""
         state, camera = self.state, self.state.settings.camera
         if loaded is not state.loaded:
-            state.faults = ModelFaults()  # first, or the slots' watch would hold the old network's against the new one
-        state.loaded = loaded  # before the settings: who sees the new ones sees the network that goes with them
+            state.faults = ModelFaults()  # first, or the slots' watch would blame the new network for the old one's
+        state.loaded = loaded  # before the settings: who reads the new ones finds the network that goes with them
         state.settings = settings
         self._run = run
         if settings.camera != camera:
@@ -170,8 +170,8 @@ class Slides:
         if before is not None:
             self.recorder.end(before, actor)
 
-    def _begin_anew(self, stored: CurrentSlide) -> None:
-        """A new database was begun in place of a damaged one: run and slides go on in it; in the recorder's thread.
+    def _begin_again(self, stored: CurrentSlide) -> None:
+        """Go on in a new database, begun in place of a damaged one; called in the recorder's thread.
 
         stored: the slide whose frames are being stored, which may have ended meanwhile.
         """

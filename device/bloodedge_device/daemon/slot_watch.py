@@ -108,7 +108,7 @@ class SlotWatch:
     def _load_if_changed(self, record: Record) -> None:
         state, slot = self._state, record.running
         digest = "" if slot is None else slot.sha256
-        settings = state.settings  # looked at in this order, as the daemon changes them in the other one
+        settings = state.settings  # read before ``loaded``: the daemon changes them in the opposite order
         if digest == state.loaded.sha256:
             self._skipped = None
         if self._switcher.has_next or digest in {state.loaded.sha256, self._skipped}:
@@ -163,7 +163,7 @@ class SlotWatch:
         elif state.is_alive:
             self._healthy_s += passed_s
         elif self._is_at_fault():
-            give_way(state.settings, slot, "no frame was classified though the camera is well")
+            give_way(state.settings, slot, "no frame was classified although the camera works")
             return
         if self._looked_at_s - self._saved_at_s >= self._timings.probation_saved_s:
             self._saved_at_s = self._looked_at_s
@@ -211,11 +211,11 @@ class SlotWatch:
             level, sentence = Level.WARNING, self._skipped_why
         elif slot is not None and crashes:
             level = Level.WARNING
-            sentence = f"The last {slot.starts - 1} starts with {slot.title} ended within a minute; install another."
+            sentence = f"{slot.title} crashed within a minute in the last {slot.starts - 1} starts; install another."
         elif latest is not None and latest.action == "went back":
             level, sentence = Level.WARNING, sentence_of(latest.bundle, latest.why)
         elif latest is not None and latest.action == "began anew":
-            level, sentence = Level.WARNING, f"The record of the slots began anew. {latest.why}."
+            level, sentence = Level.WARNING, f"The record of the slots was started again. {latest.why}."
         elif slot is None:
             sentence = "The bundle that came with the installation runs."
         elif slot.state == "on probation":

@@ -1,4 +1,4 @@
-"""What is in force now: written by the daemon's thread, read by the page, the publishers and the watches."""
+"""What is in force now: the daemon's thread writes it; the page, the publishers and the watches read it."""
 
 import logging
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ class DaemonState:
         self._earlier_restarts = 0
 
     def count(self, result: FrameResult) -> None:
-        """Count what one frame says of the network and the camera."""
+        """Count what a frame says about the network and the camera."""
         before = self.faults.faults
         self.faults.add(result)
         if self.faults.faults != before:
@@ -111,7 +111,7 @@ class DaemonState:
 
     @property
     def is_alive(self) -> bool:
-        """Whether a frame was processed recently, or none is there to be."""
+        """Whether a frame was processed recently, or a watched folder holds no new one."""
         age_s = self.rate.age_s
         return self.awaits_files or (age_s is not None and age_s <= self.settings.watch.alive_s)
 

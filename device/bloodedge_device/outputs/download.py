@@ -19,7 +19,7 @@ from bloodedge.errors import BloodedgeError
 
 ANSWER_WITHIN_S = 20.0
 SLOWEST_BYTES_PER_S = 20_000
-"""A download that would take longer than at this rate is given up and begun anew."""
+"""A slower download is cut off and starts again."""
 
 
 class Temporary(Exception):  # noqa: N818  # it says what is

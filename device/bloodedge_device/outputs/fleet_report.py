@@ -34,7 +34,7 @@ log = logging.getLogger("bloodedge.device")
 
 REVIEWED_EVERY_S = 60.0
 DRIFT_EVERY_S = 300.0
-"""How often the database is asked for what takes it a while."""
+"""How often the slower queries are made."""
 
 FULL = 0.5
 """While the outbox is fuller than this share, the rest of it is for results, and no report is made."""

@@ -1,4 +1,4 @@
-"""Home Assistant's device discovery over MQTT: one retained message that says what the status message holds.
+"""Home Assistant's device discovery over MQTT: a retained message that describes the status message.
 
 https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 """

@@ -8,6 +8,7 @@ from time import monotonic
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from bloodedge.files import read_text
@@ -44,6 +45,15 @@ def new_client(settings: MqttSettings, version: MQTTProtocolVersion) -> Client:
     if settings.tls:
         client.tls_set_context(_tls(settings))
     return client
+
+
+def describing(payload: bytes, message: int | None) -> Properties:
+    """MQTT 5's properties of a message: what it holds, and for one of the outbox its id, to know a repetition by."""
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.ContentType = "application/json" if payload.startswith(b"{") else "text/plain"
+    if message is not None:
+        properties.UserProperty = ("id", str(message))
+    return properties
 
 
 def say_goodbye(client: Client, version: MQTTProtocolVersion) -> None:

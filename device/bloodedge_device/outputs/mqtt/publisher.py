@@ -92,7 +92,7 @@ class MqttPublisher:
         self._note(False, f"Disconnected from {broker_name(self._settings)}: the daemon stops.")
 
     def _choose_version(self, session: Session) -> None:
-        """Try the other version of MQTT on a broker that does not know this one, or hung up without an answer."""
+        """Try the other version of MQTT on a broker that does not support this one, or hung up without an answer."""
         other = OLDER if self._version is NEWEST else NEWEST
         if session.version_refused:
             self._preferred = self._version = other

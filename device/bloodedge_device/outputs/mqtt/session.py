@@ -13,9 +13,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -25,6 +24,7 @@ from bloodedge_device.outputs.mqtt.client import (
     NEWEST,
     ConnectionLost,
     base_topic,
+    describing,
     new_client,
     say_goodbye,
 )
@@ -80,7 +80,7 @@ class Session:
         self.accepted = False
         """Whether the broker let this board in."""
         self.version_refused = False
-        """Whether the broker said that it does not know this version of MQTT."""
+        """Whether the broker said that it does not support this version of MQTT."""
         self._settings, self._outbox, self._note, self._request = settings, outbox, note, request
         self._where, self._base = broker_name(settings), base_topic(settings)
         self._no_request_at_s: float | None = None
@@ -104,7 +104,7 @@ class Session:
 
     @property
     def unanswered(self) -> bool:
-        """Whether the broker took the connection and never answered, as some do that do not know the version."""
+        """Whether the broker took the connection and never answered, as some do that do not support the version."""
         return self._asked and not self.accepted and not self._denied
 
     @property
@@ -124,7 +124,8 @@ class Session:
         where = self._where
         client = self._client = new_client(self._settings, self._version)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
-        client.on_publish, client.on_subscribe, client.on_message = self._on_puback, self._on_suback, self._on_message
+        client.on_publish, client.on_subscribe = self._on_puback, self._on_suback
+        client.on_message = lambda _client, _data, message: self._pass_on(bytes(message.payload))
         try:
             client.connect(self._settings.host or "", self._settings.port, KEEP_ALIVE_S)
         except OSError as error:
@@ -135,7 +136,9 @@ class Session:
             if stopping.is_set():
                 raise ConnectionLost("The daemon stops.")
             if monotonic() > give_up_s:
-                raise ConnectionLost(f"{where} takes connections and does not answer; check that it is an MQTT broker.")
+                raise ConnectionLost(
+                    f"{where} accepts connections but does not answer; check that it is an MQTT broker."
+                )
             self.exchange(None)
         self._note(True, f"Connected to {where}.", logging.INFO)
         if self._request is not None:
@@ -226,14 +229,9 @@ class Session:
                 say_goodbye(self._client, self._version)
 
     def _publish(self, topic: str, payload: bytes, retain: bool, message: int | None = None) -> int:
-        """Send JSON; gives the packet identifier. By MQTT 5 the message's id goes with it, to know a repetition by."""
+        """Send a message; gives the packet identifier."""
         assert self._client is not None
-        properties = None
-        if self._version is NEWEST:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.ContentType = "application/json" if payload.startswith(b"{") else "text/plain"
-            if message is not None:
-                properties.UserProperty = ("id", str(message))
+        properties = describing(payload, message) if self._version is NEWEST else None
         sent = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if sent.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise ConnectionLost(self._ended or self._why_lost())
@@ -277,12 +275,9 @@ class Session:
     ) -> None:
         if any(reason.is_failure for reason in reasons):
             topic = f"{self._base}{WANTED}"
-            self._warn(topic, "the broker does not let this board read them; correct its access rules")
+            self._warn(topic, "the broker does not let this board subscribe to them; correct its access rules")
         elif self._no_request_at_s is None:
             self._no_request_at_s = monotonic() + RETAINED_WITHIN_S
-
-    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        self._pass_on(bytes(message.payload))
 
     def _pass_on(self, payload: bytes) -> None:
         self._no_request_at_s = math.inf
