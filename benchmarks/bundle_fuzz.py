@@ -1,4 +1,4 @@
-"""Whether a damaged or forged bundle is ever believed: signed ones, changed at random in many ways.
+"""Whether a damaged or forged bundle is ever accepted: signed bundles, changed at random in many ways.
 
     python benchmarks/bundle_fuzz.py [--times 10000] [--seed 0]
 

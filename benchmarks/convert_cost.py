@@ -1,4 +1,4 @@
-"""What converting a large network takes: seconds and memory of ``bloodedge convert --int8`` for a ResNet-RS-50.
+"""What converting a large network costs: seconds and memory of ``bloodedge convert --int8`` for a ResNet-RS-50.
 
     python benchmarks/convert_cost.py [--model resnetrs50] [--size-px 224] [--calibration-cells 300]
 

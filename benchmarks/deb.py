@@ -1,4 +1,4 @@
-"""The Debian package on a clean root: to the first classified frame without a network, and its life on an ARM64 board.
+"""The Debian package on a clean root: time to the first classified frame without a network; its life on an ARM64 board.
 
     python benchmarks/deb.py [--suite trixie|bookworm] [--times 5] [--package FILE.deb] [--json results/deb.json]
     python benchmarks/deb.py --arch arm64 [--suite ...] [--package FILE.deb] [--json results/deb_arm64.json]
@@ -140,8 +140,8 @@ def build(out: Path, *more: str) -> Path:
 def make_root(folder: Path, suite: str, package: Path, emulator: Path | None = None) -> Root:
     """A clean Debian with what the package depends on."""
     said = subprocess.run(["dpkg-deb", "-f", package, "Depends"], capture_output=True, text=True, check=True).stdout
-    wanted = ",".join(one.split()[0] for one in said.split(","))
-    command = ["mmdebstrap", "--quiet", f"--include={wanted}"]
+    names = ",".join(one.split()[0] for one in said.split(","))
+    command = ["mmdebstrap", "--quiet", f"--include={names}"]
     if emulator is None:
         command += ["--variant=minbase"]
     else:

@@ -1,11 +1,11 @@
-"""What the device loop costs beyond its own work, how soon it answers, and how much memory it takes.
+"""What the daemon adds to finding and classifying a cell, how soon it starts, and how much memory it takes.
 
     python benchmarks/device_loop.py NAME.bundle [--frames FOLDER] [--um-per-px X] [--engine litert|openvino]
 
 Overhead: the same decoded frames go in turns through find + imaging + bare invoke, through the pipeline (gate, the
 same, recognition of cells seen before, domain, decision), and through the daemon itself (the pipeline, rows durably
 stored, the last row's sync waited for), in one process, the order turned round every round: without images of cells,
-with them, and with them, a Mosquitto broker and somebody at the page, who is a program that asks for what the page asks
+with them, and with them, a Mosquitto broker and a visitor of the page, a program that requests what the page requests
 for. Start-up and memory are those of `bloodedge device run` as a process of its own with the page open, with LiteRT.
 """
 
@@ -134,11 +134,11 @@ def overhead(settings: DeviceSettings, count: int, rounds: int) -> dict[str, obj
     with running(settings, loaded) as (daemon, camera), visitor(settings):
 
         def loop_pass() -> None:
-            wanted = daemon.slides.recorder.stored_frames + len(frames)
+            expected = daemon.slides.recorder.stored_frames + len(frames)
             for frame, _ in frames:
                 capture = replace(frame.capture, monotonic_s=monotonic(), index=next(numbers))
                 camera.waiting.put(replace(frame, capture=capture))
-            while daemon.slides.recorder.stored_frames < wanted:
+            while daemon.slides.recorder.stored_frames < expected:
                 sleep(0.003)
 
         pipeline = pipeline_of(settings, loaded)

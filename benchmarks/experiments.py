@@ -118,17 +118,17 @@ def train(run: Path, data: Path | None, options: list[str]) -> None:
         resume = ["--resume"] if (run / "checkpoint").is_dir() else []
         subprocess.run(bloodedge("train", data, *options, "--out", run, *resume), check=True)
     (name,) = recipes([options])
-    told = {"name", "about", "split"}
-    then = Recipe.model_validate(read_run(run).recipe).model_dump(exclude=told)
-    if then != load_recipe(name).model_dump(exclude=told):
+    fields = {"name", "about", "split"}
+    then = Recipe.model_validate(read_run(run).recipe).model_dump(exclude=fields)
+    if then != load_recipe(name).model_dump(exclude=fields):
         raise SystemExit(f"{run} was not trained by the recipe {name} as it is now; remove it and train it again")
 
 
 def described(row: Row) -> dict[str, Any]:
     """A row of the comparison without its epochs, with what its first run was fitted by and on."""
     run = read_run(Path(row.runs[0]))
-    told = row.model_dump(exclude={"histories", "latency_ms"}) | {"runs": [Path(name).name for name in row.runs]}
-    return told | {name: getattr(run, name) for name in ("weights", "hardware", "backend", "versions")}
+    fields = row.model_dump(exclude={"histories", "latency_ms"}) | {"runs": [Path(name).name for name in row.runs]}
+    return fields | {name: getattr(run, name) for name in ("weights", "hardware", "backend", "versions")}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the daemon loses, and how soon it is back, when things break: each fault many times in a row.
+"""What the daemon loses when something breaks, and how soon it is back: each fault many times in a row.
 
     python benchmarks/faults.py [--times 20] [--only NAME ...] [--broker-down-s 60]
 
@@ -249,9 +249,9 @@ def broker_down(folder: Path, times: int, options: argparse.Namespace) -> Iterat
                 yield monotonic() - start_s, 0
             daemon.stop()
             sleep(3)
-            wanted = int(daemon.query("SELECT count(DISTINCT frame) FROM cells")[0][0])
+            expected = int(daemon.query("SELECT count(DISTINCT frame) FROM cells")[0][0])
             waiting_now = int(daemon.query("SELECT count(*) FROM outbox WHERE topic = 'frames'")[0][0])
-            lost = max(0, wanted - waiting_now - len(listener.first))
+            lost = max(0, expected - waiting_now - len(listener.first))
             disorder = sum(later <= earlier for earlier, later in zip(listener.first, listener.first[1:], strict=False))
             yield 0.0, lost + disorder
 
@@ -305,9 +305,9 @@ def database_corrupted(folder: Path, times: int, _: argparse.Namespace) -> Itera
             daemon.wait_for(0)
             back_s = monotonic() - start_s
             kept = len(list(daemon.state.glob("damaged-*/device.sqlite"))) == number + 1
-            told = daemon.query("SELECT count(*) FROM audit WHERE action = 'damaged database set aside'")[0][0] == 1
+            reported = daemon.query("SELECT count(*) FROM audit WHERE action = 'damaged database set aside'")[0][0] == 1
             daemon.wait_for(daemon.last() + 10)
-            yield back_s, daemon.losses() + (not kept) + (not told)
+            yield back_s, daemon.losses() + (not kept) + (not reported)
 
 
 def bundle_corrupted(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outcome]:
@@ -323,13 +323,13 @@ def bundle_corrupted(folder: Path, times: int, _: argparse.Namespace) -> Iterato
             end_s = monotonic() + 10
             while daemon.output.count("A reload was refused") == refused and monotonic() < end_s:
                 sleep(0.05)
-            told = daemon.output.count("A reload was refused") > refused
+            reported = daemon.output.count("A reload was refused") > refused
             back_s = daemon.wait_for(daemon.last())
             other = subprocess.run(daemon.command, capture_output=True, text=True, check=False)
             plain = other.returncode == 1 and "Traceback" not in other.stderr
             daemon.bundle.write_bytes(whole)
             daemon.write(threads=1)
-            yield back_s, daemon.losses() + (not told) + (not plain)
+            yield back_s, daemon.losses() + (not reported) + (not plain)
 
 
 def clock_jumped(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Outcome]:
@@ -352,9 +352,9 @@ def clock_jumped(folder: Path, times: int, _: argparse.Namespace) -> Iterator[Ou
             sleep(0.3)
             back_s = daemon.wait_for(daemon.last())
             end_s = monotonic() + 8
-            while (noted := clock_set(daemon)) <= number and monotonic() < end_s:
+            while (logged := clock_set(daemon)) <= number and monotonic() < end_s:
                 sleep(0.1)
-            yield back_s, daemon.losses() + (noted <= number)
+            yield back_s, daemon.losses() + (logged <= number)
 
 
 def clock_set(daemon: Service) -> int:

@@ -1,4 +1,4 @@
-"""The field gap: held-out cells in real fields, found and classified there, against the same cells fed directly.
+"""The field gap: held-out cells in real fields, found and classified there, against the same cells given directly.
 
     python benchmarks/field.py --data ../shared/data [--cells 1123] [--bundle models/cells.bundle]
 
@@ -86,7 +86,7 @@ SETTINGS = {
 
 
 @dataclass
-class Seen:
+class FieldResults:
     """What came of the pasted cells, by their number."""
 
     blast: dict[int, float] = field(default_factory=dict)
@@ -184,9 +184,9 @@ def run(
     manifest: Manifest,
     backgrounds: list[tuple[Image, float]],
     setting: Setting,
-) -> Seen:
+) -> FieldResults:
     """Everything through the chain, person by person and microscope by microscope."""
-    seen, slides = Seen(), defaultdict(list)
+    results, slides = FieldResults(), defaultdict(list)
     for number, cell in enumerate(cells):
         slides[cell.subject].append(number)
     for seed, numbers in enumerate(slides.values()):
@@ -197,8 +197,8 @@ def run(
             background, um_per_px = backgrounds[(start // CELLS_PER_FIELD + 7 * seed) % len(backgrounds)]
             shown = slide.show(_pasted(cells, group, background, um_per_px))
             scale = shown.um_per_px if setting.known_scale else measured[um_per_px].of(shown.bgr)
-            _look(shown, scale, group, slide, manifest, classifier, seen)
-    return seen
+            _look(shown, scale, group, slide, manifest, classifier, results)
+    return results
 
 
 def _pasted(cells: list[CellFile], group: list[int], background: Image, um_per_px: float) -> Field:
@@ -213,47 +213,49 @@ def _look(
     slide: Slide,
     manifest: Manifest,
     classifier: Classifier,
-    seen: Seen,
+    results: FieldResults,
 ) -> None:
     if len(shown.cells) < len(group):
         return  # no place was left for one of them: who is who is not known
-    seen.pasted += len(group)
+    results.pasted += len(group)
     reason = check(shown.bgr).reason
     if reason is not None:
-        seen.lost[f"frame {reason}"] += len(group)
+        results.lost[f"frame {reason}"] += len(group)
         return
     found = find_cells(shown.bgr, um_per_px)
     boxes = [slide.as_pasted(cell.box, cell.mask) for cell in found.cells]
     pairs = matched([true.box for true in shown.cells], [box for box, _ in boxes])
-    seen.false += len(found.cells) - len(pairs)
-    seen.lost["missed"] += len(group) - len(pairs)
+    results.false += len(found.cells) - len(pairs)
+    results.lost["missed"] += len(group) - len(pairs)
     for true, index in pairs:
-        seen.dices.append(dice(shown.cells[true].box, shown.cells[true].mask, *boxes[index]))
+        results.dices.append(dice(shown.cells[true].box, shown.cells[true].mask, *boxes[index]))
         cell = found.cells[index]
         if cell.touches_border:
-            seen.lost["cut by border"] += 1
+            results.lost["cut by border"] += 1
             continue
         image = network_input(cell.crop(shown.bgr, found.um_per_px), manifest.imaging)
         probability = blast_probabilities(classifier.engine, image[np.newaxis], classifier.temperature)
-        seen.blast[group[true]] = float(probability[0])
-        seen.inside[group[true]] = manifest.domain is None or manifest.domain.holds(image)
+        results.blast[group[true]] = float(probability[0])
+        results.inside[group[true]] = manifest.domain is None or manifest.domain.holds(image)
 
 
-def compare(cells: list[CellFile], direct: NDArray[np.float64], seen: Seen, classifier: Classifier) -> dict[str, Any]:
+def compare(
+    cells: list[CellFile], direct: NDArray[np.float64], results: FieldResults, classifier: Classifier
+) -> dict[str, Any]:
     """The figures of a setting."""
-    numbers = sorted(seen.blast)
-    blast = np.array([seen.blast[n] for n in numbers])
+    numbers = sorted(results.blast)
+    blast = np.array([results.blast[n] for n in numbers])
     labels, people = [cells[n].label for n in numbers], [cells[n].subject for n in numbers]
-    inside = np.array([seen.inside[n] for n in numbers])
+    inside = np.array([results.inside[n] for n in numbers])
     agreement = agree(direct[numbers], blast, labels, people, classifier.thresholds)
     ours, theirs = (score(labels, p, people, threshold=classifier.thresholds.blast) for p in (direct[numbers], blast))
     return {
-        "pasted": seen.pasted,
+        "pasted": results.pasted,
         "classified": len(numbers),
-        "not_classified": {reason: count for reason, count in seen.lost.items() if count},
-        "false_cells": seen.false,
-        "dice_mean": float(np.mean(seen.dices)),
-        "dice_p10": float(np.percentile(seen.dices, 10)),
+        "not_classified": {reason: count for reason, count in results.lost.items() if count},
+        "false_cells": results.false,
+        "dice_mean": float(np.mean(results.dices)),
+        "dice_p10": float(np.percentile(results.dices, 10)),
         "weighted_f1_direct": ours.weighted_f1,
         "weighted_f1_field": theirs.weighted_f1,
         "auc_direct": ours.auc,

@@ -1,4 +1,4 @@
-"""Many boards on one server: what is lost or doubled, and how late it is stored, while broker and server fall over.
+"""Many boards on one server: reports lost or doubled, and how late they are stored, while broker and server crash.
 
     python benchmarks/fleet.py --boards 200 --minutes 10 --json benchmarks/results/fleet.json
 

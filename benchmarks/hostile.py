@@ -1,4 +1,4 @@
-"""Bundles that nobody may believe, for the benchmarks and the tests."""
+"""Damaged bundles that must be refused, for benchmarks and tests."""
 
 import zipfile
 from pathlib import Path

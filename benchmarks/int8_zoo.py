@@ -1,12 +1,12 @@
-"""What int8 costs and gives each architecture: drop, flips, speed, size; and what converting takes.
+"""What int8 costs and gains for each network: drop, flips, speed, size; and what converting costs.
 
     python benchmarks/int8_zoo.py RUN... [--data DIR/cnmc] [--rounds 3] [--calibration-cells 100] [--bundles FOLDER]
 
-Each RUN (those of ``benchmarks/zoo.py --recipe small``: runs/zoo_small/*) goes through ``bloodedge convert --int8`` by
-its first method, calibration with corrected biases, and without limits: whether the gate would have let it pass is told
-by the figures. It is timed by ``bloodedge bench``, each turn in a fresh process. "plain" is LiteRT int8 as TensorFlow's
-documentation says to make it. Bundles are kept, with what making them took, and not made again; everything is then
-timed, and results/int8_zoo.json written.
+Each RUN (those of ``benchmarks/experiments.py zoo --recipe small``: runs/zoo_small/*) goes through ``bloodedge
+convert --int8`` by its first method, calibration with corrected biases, and without limits: the figures say whether
+the gate would have let it pass. It is timed by ``bloodedge bench``, each turn in a fresh process. "plain" is LiteRT
+int8 as TensorFlow's documentation says to make it. Bundles are kept, with what making them took, and not made again;
+everything is then timed, and results/int8_zoo.json written.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The perceptual hash of cells: how often it finds a copy, and how often it takes different cells for one.
+"""The perceptual hash of cells: how often it finds a copy, and how often it takes different cells for copies.
 
     python benchmarks/likeness.py --data DIR/cnmc
 

@@ -1,4 +1,4 @@
-"""Power cuts while a root is provisioned: every file is the old or the new one whole, and the next run finishes.
+"""Power cuts while a root is provisioned: every file is whole, old or new, and the next run finishes.
 
     python benchmarks/provision_faults.py [--every N] [--out FILE]
 

@@ -1,4 +1,4 @@
-"""Which code a record was made by."""
+"""The commit that a record was made with."""
 
 import subprocess
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""How well a slide's share of blasts is told: simulated slides of known shares, and people held out of C-NMC.
+"""How well a slide's share of blasts is estimated: simulated slides of known shares, and held-out people of C-NMC.
 
     python benchmarks/share.py [--slides 100] [--data DIR/cnmc]
 
 Each simulated slide is of a person of its own, whose smear holds a share of blasts between 0.02 and 0.98, and goes
 through gate, finder, network and decision as on a device. With ``--data``, slides are put together from the held-out
 people of models/cells.bundle as well: the blasts of one patient and the normal cells of one healthy person, in a known
-share, judged by rates of the other people. Four ways to tell the share are held against each other by how often their
+share, judged by rates of the other people. Four estimates are compared by how often their
 95 % interval holds the truth, and how long it is:
 
 - counting: blasts among called cells, frames as clusters;
@@ -70,7 +70,7 @@ Interval = tuple[float | None, float, float]
 
 
 @dataclass(frozen=True)
-class Seen:
+class SlideCells:
     """What a slide showed: for each frame, the probabilities and labels of its cells that the network was asked of."""
 
     truth: float
@@ -120,7 +120,7 @@ def simulated(slides: int) -> dict[str, Any]:
         }
 
 
-def look(pipeline: Pipeline, number: int, truth: float) -> Seen:
+def look(pipeline: Pipeline, number: int, truth: float) -> SlideCells:
     """A slide of a new person with a share of blasts."""
     seed = FIRST_SPECIMEN + number
     spec = FieldSpec(
@@ -141,7 +141,7 @@ def look(pipeline: Pipeline, number: int, truth: float) -> Seen:
         if called >= CELLS:
             break
     pipeline.close()
-    return Seen(truth, frames)
+    return SlideCells(truth, frames)
 
 
 def put_together(data: Path) -> dict[str, Any]:
@@ -178,13 +178,13 @@ def put_together(data: Path) -> dict[str, Any]:
             )  # fmt: skip
             chosen = [int(rng.choice(whose[pair[int(rng.random() >= truth)]])) for _ in range(CELLS)]
             frames = [[(float(blast[i]), said[i])] for i in chosen]
-            rows.append(judge(Seen(truth, frames), of_others))
+            rows.append(judge(SlideCells(truth, frames), of_others))
     return {"bundle": sha256(RELEASED), "cells": which, "people": len({key[0] for key in whose}),
             "methods": summary(rows), "by_share": {str(share): summary([r for r in rows if r["truth"] == share])
                                                    for share in SHARES}}  # fmt: skip
 
 
-def judge(seen: Seen, rates: Rates) -> dict[str, Any]:
+def judge(seen: SlideCells, rates: Rates) -> dict[str, Any]:
     """A slide's truth with each method's estimate and interval."""
     counted = seen.counted
     share = SlideShare.of(counted, rates).estimate
@@ -212,20 +212,20 @@ def lang_reiczigel(counted: ClusteredShare, rates: Rates) -> Interval:
     sensitivity = (positives[0] + 1) / (trials[0] + 2)
     specificity = (trials[1] - positives[1] + 1) / (trials[1] + 2)
     apparent = (counted.share * n + Z**2 / 2) / (n + Z**2)
-    tells = sensitivity + specificity - 1
-    if tells <= 0:
+    youden = sensitivity + specificity - 1
+    if youden <= 0:
         return None, 0.0, 1.0
-    share = (apparent + specificity - 1) / tells
+    share = (apparent + specificity - 1) / youden
     first = sensitivity * (1 - sensitivity) / (trials[0] + 2)
     second = specificity * (1 - specificity) / (trials[1] + 2)
     shift = 2 * Z**2 * (share * first - (1 - share) * second)
-    error = np.sqrt(apparent * (1 - apparent) / (n + Z**2) + share**2 * first + (1 - share) ** 2 * second) / tells
+    error = np.sqrt(apparent * (1 - apparent) / (n + Z**2) + share**2 * first + (1 - share) ** 2 * second) / youden
     ends = share + shift - Z * error, share + shift + Z * error, share
     low, high, estimate = (float(np.clip(value, 0, 1)) for value in ends)
     return estimate, low, high
 
 
-def em(seen: Seen) -> Interval:
+def em(seen: SlideCells) -> Interval:
     """QuaPy's EMQ over the probabilities of called cells, bootstrapped over frames."""
     from quapy.method.aggregative import EMQ
 
@@ -278,10 +278,10 @@ def plot(result: dict[str, Any], target: Path) -> None:
         axis.plot([0, 1], [0, 1], color="#777", linewidth=0.8)
         told = result["methods"][method]
         axis.set_title(f"{method}: {told['held']} of {told['slides']} hold the truth", fontsize=10)
-        axis.set_xlabel("drawn share of blasts", fontsize=9)
+        axis.set_xlabel("true share of blasts", fontsize=9)
         axis.tick_params(labelsize=8)
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes[0].set_ylabel("told, with its 95 % interval", fontsize=9)
+    axes[0].set_ylabel("estimated share, with its 95 % interval", fontsize=9)
     figure.savefig(target, dpi=110)
 
 

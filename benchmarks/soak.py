@@ -1,10 +1,10 @@
-"""Half an hour of the daemon at full speed: whether memory is steady and every row there, how late results are.
+"""Half an hour of the daemon at full speed: whether memory is steady, whether every row is there, how late results are.
 
     python benchmarks/soak.py [--minutes 30] [--frames FOLDER] [--bundle NAME.bundle]
 
 `bloodedge device run` as a process of its own, with LiteRT, over a folder of frames that begins again at its end, as
-fast as it goes, with a Mosquitto broker, somebody at the page (a program that asks for what the page asks for) and
-Prometheus asking every 5 s. Memory is the daemon's and its capture process's resident memory, every 5 s; its slope
+fast as it goes, with a Mosquitto broker, a visitor of the page (a program that requests what the page requests) and
+Prometheus, which asks every 5 s. Memory is the daemon's and its capture process's resident memory, every 5 s; its slope
 is that of a line fitted to the daemon's after the first fifth. Rows lost: frames that the daemon says it stored and
 that are not in the database, and messages about frames with cells that a subscriber did not get.
 """
@@ -42,7 +42,7 @@ def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".soak.") as name, Broker(Path(name)) as broker:
         folder, page_port = Path(name), free_port()
-        heard = Heard(broker.port)
+        subscriber = Subscriber(broker.port)
         config = settings(folder, options, broker.port, page_port)
         with Program(bloodedge("device", "run", "--config", config), folder / "log") as daemon:
             page = f"http://127.0.0.1:{page_port}"
@@ -52,7 +52,7 @@ def main() -> None:
                 visited = visitor.running
             status = json.loads(answer(f"{page}/api/v1/status", 5))
             code = daemon.stop(within_s=60)
-        result = report(options, samples, status, folder / "state", heard, code)
+        result = report(options, samples, status, folder / "state", subscriber, code)
         result["visited_to_the_end"] = visited
         result["last_lines"] = daemon.output.splitlines()[-2:-1]
     print(json.dumps(result, indent=2))
@@ -90,7 +90,7 @@ def answer(address: str, within_s: float) -> bytes:
             sleep(0.1)
 
 
-class Heard:
+class Subscriber:
     """Messages about frames that a subscriber got, by their id."""
 
     def __init__(self, port: int) -> None:
@@ -141,7 +141,7 @@ def report(
     samples: list[dict[str, float]],
     status: dict[str, Any],
     state: Path,
-    heard: Heard,
+    subscriber: Subscriber,
     code: int,
 ) -> dict[str, object]:
     sleep(2)  # what is still on its way from the broker
@@ -175,8 +175,8 @@ def report(
         "cells_stored": cells,
         "rows_lost": numbers - frames,
         "images_lost": crops - images,
-        "messages_lost": with_cells - len(heard.ids | waiting),
-        "messages_doubled": heard.messages - len(heard.ids),
+        "messages_lost": with_cells - len(subscriber.ids | waiting),
+        "messages_doubled": subscriber.messages - len(subscriber.ids),
         "integrity": whole,
         "level_at_the_end": {part: one["level"] for part, one in status["health"].items()},
         "frame_to_stored_ms": latency,

@@ -1,8 +1,8 @@
-"""The picture in the README: rendered fields, what the finder makes of them, and what the network gets.
+"""The picture in the handbook of the device: rendered fields, what the finder finds, and what the network gets.
 
     python benchmarks/strip.py docs/field.png
 
-Rendered, so that no data set's picture is copied: a field of one specimen in three lights, with what was turned down.
+Rendered, so that no data set's picture is copied: a field of one specimen in three lights, with what was rejected.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from bloodedge_device.finder.picture import outlined
 
 SPEC = ImagingSpec(size_px=160, scale="canonical", light="levelled")
 FIELDS = ((21, "warm"), (33, "neutral"), (8, "blue"))
-TITLES = ("what the camera gives", "what the finder makes of it", "what the network gets")
+TITLES = ("what the camera gives", "what the finder finds", "what the network gets")
 FRAME = (400, 300)
 GAP, HEAD = 12, 34
 CELLS = 4

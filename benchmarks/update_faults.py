@@ -1,4 +1,4 @@
-"""Power cuts while a bundle is installed, judged or rolled back: always one slot that runs, and the next install works.
+"""Power cuts while a bundle is installed, judged or rolled back: one slot always runs, and the next install works.
 
     python benchmarks/update_faults.py [--every N] [--out FILE]
 

@@ -139,7 +139,7 @@ def fleet(folder: Path) -> None:
 
 
 def field(folder: Path) -> None:
-    """Rendered fields, what the finder makes of them, what the network gets."""
+    """Rendered fields, what the finder finds, what the network gets."""
     target = folder / "field.png"
     subprocess.run([sys.executable, str(ROOT / "benchmarks" / "strip.py"), str(target)], check=True)
     save("field", target.read_bytes())

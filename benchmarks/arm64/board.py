@@ -79,8 +79,8 @@ class Board:
 def set_up(cache: Path) -> Board:
     """The board, made below ``cache`` unless it is there from last time; UnavailableError where it cannot be had."""
     _check_host()
-    wanted = _requirements()
-    recipe = [SUITE, PYTHON, *PACKAGES, *wanted, (REPO / "constraints.txt").read_text(), Path(__file__).read_text()]
+    packages = _requirements()
+    recipe = [SUITE, PYTHON, *PACKAGES, *packages, (REPO / "constraints.txt").read_text(), Path(__file__).read_text()]
     final = cache / f"board-{hashlib.sha256(chr(10).join(recipe).encode()).hexdigest()[:12]}"
     if final.is_dir():
         return Board(final)
@@ -90,7 +90,7 @@ def set_up(cache: Path) -> Board:
         with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-") as temporary:
             made = Path(temporary) / "made"
             _unpack_debian(Path(temporary) / "apt", made, _mirror())
-            _install_wheels(made / "wheels", wanted)
+            _install_wheels(made / "wheels", packages)
             for outdated in cache.glob("board-*"):
                 shutil.rmtree(outdated)
             made.rename(final)
@@ -154,12 +154,18 @@ def _extract(package: Path, target: Path, *members: str) -> None:
         raise UnavailableError(f"{package.name} could not be unpacked")
 
 
-def _install_wheels(target: Path, wanted: Sequence[str]) -> None:
+def _install_wheels(target: Path, packages: Sequence[str]) -> None:
     """The device's requirements as aarch64 wheels in ``target``, in the versions of constraints.txt."""
     platforms = [f"--platform=manylinux_2_{minor}_aarch64" for minor in range(17, GLIBC_MINOR + 1)]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1"]
     command += ["--target", str(target), "--python-version", PYTHON, "--only-binary=:all:", "--no-compile"]
-    command += [*platforms, "--platform=manylinux2014_aarch64", "--constraint", str(REPO / "constraints.txt"), *wanted]
+    command += [
+        *platforms,
+        "--platform=manylinux2014_aarch64",
+        "--constraint",
+        str(REPO / "constraints.txt"),
+        *packages,
+    ]
     _run(command, "the aarch64 wheels")
 
 

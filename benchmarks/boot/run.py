@@ -74,7 +74,7 @@ class Bench:
         return self.board.machine
 
 
-Seen = dict[str, Any]
+Observed = dict[str, Any]
 """What a check saw; it raises when it is not as it must be."""
 
 
@@ -84,7 +84,7 @@ def must(condition: object, what: str) -> None:
         raise MachineError(what)
 
 
-def first_start(bench: Bench) -> Seen:
+def first_start(bench: Bench) -> Observed:
     """From power on a blank card to a classified cell, with no network and no hands."""
     board, machine = bench.board, bench.machine
     machine.power_on()
@@ -103,7 +103,7 @@ def engine_of(board: Board) -> str:
     return said.strip()
 
 
-def system(bench: Bench) -> Seen:
+def system(bench: Bench) -> Observed:
     """No unit of the system has failed; what provisioning set is what the kernel and systemd have."""
     board, machine = bench.board, bench.machine
     no_unit_failed(machine)
@@ -131,12 +131,12 @@ def no_unit_failed(machine: Machine) -> None:
     must(state == "running", f"the system is {state}: {failed}")
 
 
-def confined(bench: Bench) -> Seen:
+def confined(bench: Bench) -> Observed:
     """The daemon has no rights, writes nowhere but to its folder and has no device but the camera; systemd agrees."""
     board, machine = bench.board, bench.machine
     pid = board.show(SERVICE, "MainPID")[0]
     status = dict(line.split(":", 1) for line in machine.need(f"cat /proc/{pid}/status").splitlines())
-    seen: Seen = {key: status[key].strip() for key in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
+    seen: Observed = {key: status[key].strip() for key in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
     must(set(seen.values()) == {"0000000000000000", "1", "2"}, f"the process has {seen}")
     owner = machine.need(f"stat -c %U /proc/{pid}")
     must(owner == "bloodedge", f"the daemon runs as {owner}")
@@ -163,7 +163,7 @@ def exposure_of(machine: Machine, unit: str) -> float:
     return float(said.partition(f"{unit}: ")[2].split()[0])
 
 
-def page(bench: Bench) -> Seen:
+def page(bench: Bench) -> Observed:
     """The page answers, tells of its health, and the socket unit can hold its address."""
     machine = bench.machine
     script = 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8765/{}", timeout=60).status)'
@@ -185,7 +185,7 @@ def answer(machine: Machine, ask: str) -> str:
     return "200"
 
 
-def timers(bench: Bench) -> Seen:
+def timers(bench: Bench) -> Observed:
     """The nightly backup and the daily examination do their work when they are started."""
     machine = bench.machine
     due = machine.need("systemctl list-timers --no-legend 'bloodedge-*' | grep -o 'bloodedge-[a-z]*.timer'").split()
@@ -197,7 +197,7 @@ def timers(bench: Bench) -> Seen:
     return {"due": due, "backup": machine.need("cd /var/lib/bloodedge-backup; ls")}
 
 
-def retention(bench: Bench) -> Seen:
+def retention(bench: Bench) -> Observed:
     """Images past their time go by the nightly unit while the daemon rests, and no row does."""
     board, machine = bench.board, bench.machine
     machine.need(REST, 400)
@@ -215,7 +215,7 @@ def retention(bench: Bench) -> Seen:
     return {"images_before": images, "images_after": left, "cells_before": before[1], "cells_after": after[1]}
 
 
-def killed(bench: Bench) -> Seen:
+def killed(bench: Bench) -> Observed:
     """SIGKILL: the service is back by itself, and no row is lost."""
     board, machine = bench.board, bench.machine
     before, pid = board.stored()[1], board.show(SERVICE, "MainPID")[0]
@@ -227,7 +227,7 @@ def killed(bench: Bench) -> Seen:
     return {"cells_before": before, "cells_after": after}
 
 
-def hung(bench: Bench) -> Seen:
+def hung(bench: Bench) -> Observed:
     """A daemon that stands still is ended by systemd's watchdog and started again."""
     board, machine = bench.board, bench.machine
     pid = board.show(SERVICE, "MainPID")[0]
@@ -238,7 +238,7 @@ def hung(bench: Bench) -> Seen:
     return {"journal": said}
 
 
-def wrong_settings(bench: Bench) -> Seen:
+def wrong_settings(bench: Bench) -> Observed:
     """Wrong settings end the daemon with one sentence and it is not tried again; put right, it runs."""
     board, machine = bench.board, bench.machine
     machine.need(f"cp {CONFIG} /srv/kept.toml; printf '\\n[camera2]\\nkind = 1\\n' >> {CONFIG}")
@@ -252,7 +252,7 @@ def wrong_settings(bench: Bench) -> Seen:
     return {"exit_code": code, "said": said}
 
 
-def camera_away(bench: Bench) -> Seen:
+def camera_away(bench: Bench) -> Observed:
     """The camera goes and comes back: the daemon stays, and classifies again."""
     board, machine = bench.board, bench.machine
     pid = board.show(SERVICE, "MainPID")[0]
@@ -265,17 +265,17 @@ def camera_away(bench: Bench) -> Seen:
     return {"cells_before": before, "cells_after": after, "daemon": "the same process"}
 
 
-def panic(bench: Bench) -> Seen:
+def panic(bench: Bench) -> Observed:
     """A kernel that panics starts again after ten seconds."""
     return start_again(bench, "echo c > /proc/sysrq-trigger")
 
 
-def dead_kernel(bench: Bench) -> Seen:
+def dead_kernel(bench: Bench) -> Observed:
     """A kernel that stands still is reset by the hardware's watchdog."""
     return start_again(bench, "echo 0 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger")
 
 
-def start_again(bench: Bench, script: str) -> Seen:
+def start_again(bench: Bench, script: str) -> Observed:
     """Give a fatal command and wait for the board to be READY in another start of the kernel."""
     board, machine = bench.board, bench.machine
     boot = machine.need("cat /proc/sys/kernel/random/boot_id")
@@ -287,12 +287,12 @@ def start_again(bench: Bench, script: str) -> Seen:
     return {"cells_before": before, "cells_after": board.wait_for_cells(before)}
 
 
-def updated(bench: Bench) -> Seen:
+def updated(bench: Bench) -> Observed:
     """A signed bundle is installed and taken over as the daemon runs; unsigned, strangers' and changed ones are not."""
     board, supplies = bench.board, bench.supplies
     board.bloodedge("device", "rollback")  # from what an earlier check left on probation, if anything
     before = running_serial(board)
-    seen: Seen = {}
+    seen: Observed = {}
     for name, (path, words) in supplies.hostile().items():
         code, said = install(board, path, HOSTILE)
         must(code == 1 and words in said and "\n" not in said, f"{name}: {code}: {said}")
@@ -331,7 +331,7 @@ def works(machine: Machine, script: str) -> bool:
     return machine.sh(script).code == 0
 
 
-def power_cuts(bench: Bench) -> Seen:
+def power_cuts(bench: Bench) -> Observed:
     """The power goes as cells are classified, within an install and at the switch: the board comes up by itself, whole.
 
     Of four cuts two come at any moment, one within 15 s of the start of an install, and one up to 2 s after the record
@@ -368,11 +368,15 @@ def power_cuts(bench: Bench) -> Seen:
         panics += machine.console().count("end Kernel panic")
     must(lost == 0, f"{lost} rows were lost")
     # Now and then the emulator loses a race with a kernel that patches its own code: it panics, and starts again.
-    seen: Seen = {"cuts": bench.cuts, "as_an_install_ran": living, "after_the_record_named_the_new_bundle": switches}
+    seen: Observed = {
+        "cuts": bench.cuts,
+        "as_an_install_ran": living,
+        "after_the_record_named_the_new_bundle": switches,
+    }
     return {**seen, "rows_lost": lost, "serials_that_ran": serials, "panics_of_the_emulated_kernel": panics}
 
 
-def upgraded(bench: Bench) -> Seen:
+def upgraded(bench: Bench) -> Observed:
     """A newer package on the live system: units brought up to date, the service runs again by itself."""
     board, machine = bench.board, bench.machine
     pid, before = board.show(SERVICE, "MainPID")[0], board.stored()[1]
@@ -384,7 +388,7 @@ def upgraded(bench: Bench) -> Seen:
     return {"cells_before": before, "cells_after": board.wait_for_cells(before)}
 
 
-def read_only(bench: Bench) -> Seen:
+def read_only(bench: Bench) -> Observed:
     """With a read-only root: what is written to the system is gone after a power cut, results and backups are not."""
     board, machine = bench.board, bench.machine
     stored, known = board.stored()[1], board.identity()
@@ -428,7 +432,7 @@ def doctors_sentence(board: Board, name: str) -> str:
     return str(finding["sentence"])
 
 
-def writable_again(bench: Bench) -> Seen:
+def writable_again(bench: Bench) -> Observed:
     """The read-only root is given up again from within, as the handbook says; the results come along."""
     board, machine = bench.board, bench.machine
     stored, known = board.stored()[1], board.identity()
@@ -446,7 +450,7 @@ def writable_again(bench: Bench) -> Seen:
     }
 
 
-def undone(bench: Bench) -> Seen:
+def undone(bench: Bench) -> Observed:
     """The package removed: the service and its units are gone, settings and results stay; purged: results stay."""
     machine = bench.machine
     machine.need(f"echo '# by hand' >> {CONFIG}")
@@ -460,7 +464,7 @@ def undone(bench: Bench) -> Seen:
     return {"said": said.splitlines()[-1]}
 
 
-CHECKS: dict[str, Callable[[Bench], Seen]] = {
+CHECKS: dict[str, Callable[[Bench], Observed]] = {
     check.__name__: check
     for check in (
         first_start, system, confined, page, timers, retention, killed, hung, wrong_settings, camera_away, panic,
