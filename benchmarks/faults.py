@@ -318,12 +318,12 @@ def bundle_corrupted(folder: Path, times: int, _: argparse.Namespace) -> Iterato
             middle = len(whole) // 2 + 1000 * number
             daemon.bundle.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
             daemon.write(threads=2)
-            refused = daemon.output.count("A reload was refused")
+            refused = daemon.output.count("The reload failed")
             daemon.process.send_signal(signal.SIGHUP)
             end_s = monotonic() + 10
-            while daemon.output.count("A reload was refused") == refused and monotonic() < end_s:
+            while daemon.output.count("The reload failed") == refused and monotonic() < end_s:
                 sleep(0.05)
-            reported = daemon.output.count("A reload was refused") > refused
+            reported = daemon.output.count("The reload failed") > refused
             back_s = daemon.wait_for(daemon.last())
             other = subprocess.run(daemon.command, capture_output=True, text=True, check=False)
             plain = other.returncode == 1 and "Traceback" not in other.stderr

@@ -127,7 +127,7 @@ def test_a_camera_that_hangs_is_told_in_time(state: Path, monkeypatch: pytest.Mo
         yield from ()
 
     hung = SimpleNamespace(name="a dead camera", live=True, frames=frames)
-    monkeypatch.setattr(camera, "open_camera", lambda _: hung)
+    monkeypatch.setattr("bloodedge_device.camera.open.open_camera", lambda _: hung)
     findings = found(settings(state, camera={"timeout_s": 0.5}))
     assert findings["camera"].sentence == "a dead camera gave no frame within 0.5 s."
     assert findings["camera"].cure == "Check its cable and power."
