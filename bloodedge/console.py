@@ -36,17 +36,17 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def plain(text: str) -> "Text":
-    """Words from elsewhere, as they are: no markup, and nothing that a terminal would obey or that hides a part."""
+    """Text from outside, literally: no markup, no control characters."""
     from rich.text import Text
 
     return Text(shown(text))
 
 
 SHORT_S = 0.5
-"""A step that tells nothing is named after so long."""
+"""A step that has not reported yet is named after so long."""
 
 LINE_EVERY_S = 30.0
-"""Where the output is no terminal, a step that goes on says so this often."""
+"""Seconds between the lines of one step where the output is no terminal."""
 
 
 def say(sentence: str) -> None:
@@ -56,9 +56,9 @@ def say(sentence: str) -> None:
 
 @contextmanager
 def progress(title: str) -> Iterator[Progress]:
-    """How far one step is, as ``steps`` shows it; yields the callback to feed it with (done, total)."""
+    """Progress of one step, as ``steps`` shows it; yields the callback to call with (done, total)."""
     with steps() as report:
-        begun = Timer(SHORT_S, report, (title, 0, 0))  # whatever is refused at once needs no line before the reason
+        begun = Timer(SHORT_S, report, (title, 0, 0))  # a step that fails at once needs no line
         begun.daemon = True
         begun.start()
 
@@ -74,9 +74,9 @@ def progress(title: str) -> Iterator[Progress]:
 
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
-    """How far a piece of work is, on stderr: a bar for the step at hand on a terminal, else a line for each step.
+    """Progress of several steps on stderr: a bar for the current step on a terminal, else a line for each step.
 
-    Yields the callback to feed it with (the step's name, done, total).
+    Yields the callback to call with (the step's name, done, total).
     """
     out = console(stderr=True)
     if not out.is_interactive:
@@ -101,32 +101,32 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
 
 
 class _Lines:
-    """The steps of a piece of work as lines, for a file or another program."""
+    """Steps as lines, for a file or another program."""
 
     def __init__(self) -> None:
         self._begun: set[str] = set()
-        self._told_s = 0.0
+        self._printed_s = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Name a step when it begins; tell how far a long one is."""
+        """Print a line when a step begins, and every LINE_EVERY_S while it goes on."""
         now_s = monotonic()
         if what not in self._begun:
             self._begun.add(what)
             line = what
-        elif done < total and now_s - self._told_s >= LINE_EVERY_S:
+        elif done < total and now_s - self._printed_s >= LINE_EVERY_S:
             line = f"{what}: {done} of {total}"
         else:
             return
-        self._told_s = now_s
+        self._printed_s = now_s
         click.echo(line, err=True)
 
 
 @contextmanager
 def runtimes_aside() -> Iterator[None]:
-    """Keep what the runtimes' native code prints to stderr out of the terminal, where it would tear progress bars.
+    """Send what the runtimes' native code prints to stderr to a file: in the terminal it would break progress bars.
 
-    It goes to a file. The file's end is shown where the command fails in a way that nobody foresaw; where the process
-    crashes, the file stays in the folder for temporary files (bloodedge-runtimes-*.log).
+    The file's end is shown when the command fails unexpectedly. After a crash the file remains in the folder for
+    temporary files (bloodedge-runtimes-*.log).
     """
     python = sys.stderr
     if not _is_file(python, STDERR):
@@ -160,7 +160,7 @@ LOG_TAIL = 4000
 
 
 def _is_file(stream: TextIO | None, number: int) -> bool:
-    """Whether a stream writes to the file descriptor ``number``: not one that a test or a program put in its place."""
+    """Whether a stream writes to the file descriptor ``number``; a test's or program's replacement does not."""
     try:
         return stream is not None and stream.fileno() == number
     except (OSError, ValueError):
@@ -168,7 +168,7 @@ def _is_file(stream: TextIO | None, number: int) -> bool:
 
 
 def emit_toml(text: str) -> None:
-    """Print what a settings file holds: on a terminal in its encoding, elsewhere in UTF-8, as TOML has to be."""
+    """Print TOML: on a terminal in its encoding, elsewhere in UTF-8 as TOML requires."""
     click.echo(text if sys.stdout.isatty() else as_text(text).encode(), nl=False)
 
 

@@ -117,7 +117,7 @@ class Row(Strict):
     cpu_flags: list[str]
     """Instruction sets of this processor that int8 kernels are chosen by."""
     temperature: float | None
-    """The processor's in °C, the highest seen after one of the artifact's turns; None where the system does not tell.
+    """The processor's in °C, the highest seen after one of the artifact's turns; None where no sensor was found.
     A Raspberry Pi slows itself down from 80 °C on (its documentation)."""
     official: Official | None = None
 
@@ -256,17 +256,17 @@ def _in_fresh_process(what: str, *arguments: str | int | Path) -> Turn:
         return Turn.model_validate_json(done.stdout.splitlines()[-1])
     if done.returncode == FAILED and done.stdout:
         raise BloodedgeError(done.stdout.splitlines()[-1])
-    last_line = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
     raise BloodedgeError(
-        f"{what} ended with {done.returncode} ({last_line}); "
-        "see that memory is free and that the runtime supports this processor, or convert the run again."
+        f"{what} ended with exit code {done.returncode} ({last_line}); "
+        "free some memory, check that the runtime supports this processor, or convert the run again."
     )
 
 
 def take_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
     """Load and time one artifact in this process, on noise: what an image shows does not matter.
 
-    Raises BloodedgeError when it gives no probabilities: the time of a network that is at fault says nothing.
+    Raises BloodedgeError when it gives no probabilities: the latency of a broken network means nothing.
     """
     name = f"{bundle} ({engine} {precision})"
     with Bundle(bundle) as opened:
@@ -297,7 +297,7 @@ def _timed(load: Callable[[], Engine], height: int, width: int, name: str) -> Tu
 
 
 def peak_rss_mb() -> float | None:
-    """The most resident memory, in MiB, that this process has had; None where the system does not tell.
+    """The peak resident memory of this process in MiB; None off Linux.
 
     Not from getrusage: there a process inherits the peak of the one that started it.
     """

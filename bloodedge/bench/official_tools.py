@@ -45,9 +45,9 @@ def official_p50_ms(bundle: Path, artifact: Artifact, threads: int) -> float:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=place)
     found = MEDIAN.search(done.stdout)
     if done.returncode or not found:
-        told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last_line = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise BloodedgeError(
-            f"{TOOLS[artifact.engine]} failed on {artifact.file} of {bundle} ({told}); "
+            f"{TOOLS[artifact.engine]} failed on {artifact.file} of {bundle} ({last_line}); "
             "leave out --against-official, or install another version of it."
         )
     return float(found[1]) / (1000 if found[2] == "us" else 1)

@@ -23,9 +23,9 @@ class SubjectScore(Strict):
 
 
 class Evaluation(Strict):
-    """Held-out figures; a blast is the positive class. A figure that one class alone cannot give is None.
+    """Held-out figures; a blast is the positive class. None for a figure that needs both classes where one is missing.
 
-    Those with a default came later: records stored before do not have them.
+    Figures with a default are missing in older records.
     """
 
     cells: int
@@ -52,23 +52,23 @@ class Evaluation(Strict):
     """95 % intervals, bootstrapped over subjects."""
     per_subject: dict[str, SubjectScore]
     confusion: list[list[int]]
-    """rows: true normal, true blast; columns: said normal, said blast."""
+    """Rows: true normal, true blast; columns: called normal, called blast."""
     latency_ms: LatencyMs | None = None
     leaky: bool = False
     """True when training and test cells may come from the same subject (a split by image)."""
 
     @property
     def never_called(self) -> str | None:
-        """The class that cells are of and that none was called; None where both are called."""
+        """The class that has cells though no cell was called it; None where both are called."""
         return never_called(self.confusion)
 
     @property
     def worst_subject(self) -> str:
-        """Whose cells are called worst; of several equally bad ones, the one with most cells."""
+        """The subject with the lowest accuracy; among equals the one with most cells."""
         return min(self.per_subject, key=lambda name: (self.per_subject[name].accuracy, -self.per_subject[name].cells))
 
 
 def never_called(confusion: Sequence[Sequence[float]]) -> str | None:
-    """The class of a confusion matrix (true by said) that cells are of and that none was called."""
-    said = [sum(column) for column in zip(*confusion, strict=True)]
-    return next((label for label, row, n in zip(LABELS, confusion, said, strict=True) if sum(row) and not n), None)
+    """The class of a confusion matrix (true by called) that has cells though no cell was called it."""
+    called = [sum(column) for column in zip(*confusion, strict=True)]
+    return next((label for label, row, n in zip(LABELS, confusion, called, strict=True) if sum(row) and not n), None)

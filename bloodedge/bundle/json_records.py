@@ -13,7 +13,7 @@ Record = TypeVar("Record", bound=Strict)
 
 
 def parse_record(kind: type[Record], text: str | bytes, source: str) -> Record:
-    """A stored record; raises BloodedgeError when it is damaged, or of a schema this version does not know."""
+    """A stored record; raises BloodedgeError when it is damaged or of an unknown schema version."""
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:

@@ -40,11 +40,11 @@ class Agreement(Strict):
     """Share of cells whose class changes, 0..1."""
     max_probability_difference: float
     mean_probability_difference: float | None = None
-    """Of calibrated blast probabilities, 0..1; None in records stored before it was kept."""
+    """Of calibrated blast probabilities, 0..1; None in older records."""
     mean_probability_difference_ci95: tuple[float, float] | None = None
     """Over subjects."""
     never_called: str | None = None
-    """The class that the artifact calls no cell, though cells are of it."""
+    """The class that has cells though the artifact calls no cell it."""
     drop: dict[str, float]
     """Baseline metric minus artifact metric, percentage points."""
     drop_ci95: dict[str, tuple[float, float]]
@@ -66,8 +66,8 @@ class Artifact(Strict):
     evaluation: Evaluation
     agreement: Agreement
     rates: Rates | None = None
-    """What it says of held-out people's cells as a camera shows them, by person; None in bundles made before, and where
-    the split is leaky."""
+    """How it calls held-out people's cells as a camera shows them, by person; None in older bundles and for a leaky
+    split."""
 
 
 class Baseline(Strict):
@@ -121,18 +121,18 @@ class Manifest(Strict):
     temperature: float = Field(gt=0)
     thresholds: Thresholds
     domain: Domain | None = None
-    """Where the training cells lie; None where there were too few."""
+    """The training cells' domain; None where there were too few cells."""
     reference: Reference | None = None
-    """How the cells of people that the network was not fitted to look and are answered; None where they are too few."""
+    """How cells of people outside the training data look and are called; None where there are too few people."""
     caveats: list[str] = Field(default_factory=list)
-    """Sentences that stand above the model's figures: what the gate was told to let through."""
+    """Sentences to print above the model's figures: faults that the gate was asked to let through."""
     artifacts: list[Artifact]
     left_out: dict[str, str] = Field(default_factory=dict)
     """Artifacts not in the bundle ("litert/int8") and why."""
     baseline: Baseline
     golden: Golden
     fitted: FittedRecord | None = None
-    """None in bundles made before it was kept."""
+    """None in older bundles."""
     provenance: Provenance
     files: dict[str, str]
     """SHA-256 of every file but manifest.json and signature.json."""
@@ -143,9 +143,9 @@ class Manifest(Strict):
         return without_removed(values, stain=...)
 
     def artifact(self, engine: str, precision: str) -> Artifact:
-        """The artifact for an engine and precision; raises UsageError naming those there are."""
+        """The artifact for an engine and precision; raises UsageError that lists the bundle's artifacts."""
         for artifact in self.artifacts:
             if (artifact.engine, artifact.precision) == (engine, precision):
                 return artifact
-        there = ", ".join(f"{a.engine} {a.precision}" for a in self.artifacts)
-        raise UsageError(f'Bundle "{self.name}" has no {engine} {precision} model; it has: {there}.')
+        available = ", ".join(f"{a.engine} {a.precision}" for a in self.artifacts)
+        raise UsageError(f'Bundle "{self.name}" has no {engine} {precision} model; it has: {available}.')

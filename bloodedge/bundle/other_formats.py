@@ -1,4 +1,4 @@
-"""Other programs' model files: what they are, for the sentence that says that they are no bundle."""
+"""Other programs' model files, recognised so that an error can name what was given instead of a bundle."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ SUFFIXES = {
     ".pth": "a PyTorch model",
     ".safetensors": "a safetensors file of weights",
 }
-"""Of formats that are zips, or begin with nothing of their own."""
+"""For formats that are zips or have no signature of their own."""
 
 
 def model_kind(path: Path) -> str | None:
-    """What another program's file or folder is, such as "a Keras model"; None where that is not known."""
+    """The kind of another program's file or folder, such as "a Keras model"; None if unknown."""
     if path.is_dir():
         return "a TensorFlow SavedModel" if (path / "saved_model.pb").is_file() else None
     with path.open("rb") as file:
@@ -33,10 +33,10 @@ def model_kind(path: Path) -> str | None:
 
 
 def not_a_bundle(path: Path) -> str:
-    """The sentence that says what a file that is no bundle is, and what to do."""
+    """The error sentence for a file that is no bundle."""
     kind = model_kind(path)
     what = f"{path} is {kind}, not a bundle" if kind else f"{path} is not a bundle"
     return (
-        f"{what}: a bundle also says how a cell becomes the network's input and what the network is worth. "
+        f"{what}: a bundle also holds the network's preprocessing and its measured figures. "
         "Make one from cells with: bloodedge train DATA --model NAME --out RUN, then bloodedge convert RUN --int8"
     )

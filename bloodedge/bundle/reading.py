@@ -1,4 +1,4 @@
-"""Opening a bundle (a folder or its zip) and trusting nothing in it that its manifest does not vouch for."""
+"""Opening a bundle (a folder or its zip); only files with the manifest's SHA-256 are given out."""
 
 import hashlib
 import lzma
@@ -38,7 +38,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSEr
 
 
 class Bundle:
-    """An opened bundle; ``read`` gives a file's bytes once its digest was found right. Nothing is ever unpacked."""
+    """An opened bundle; ``read`` gives a file's bytes after checking its SHA-256. Nothing is unpacked to disk."""
 
     def __init__(self, path: Path) -> None:
         """Open ``path``; raises UsageError when it is no bundle and BloodedgeError when its manifest is damaged."""
@@ -48,7 +48,7 @@ class Bundle:
             if self._zip is not None:
                 _check_entries(path, self._zip.infolist())
             self.manifest_bytes = self._raw(MANIFEST, LARGEST_RECORD)
-            """As stored: what a signature is over."""
+            """As stored: what a signature covers."""
             self.manifest = parse_record(Manifest, self.manifest_bytes, f"{path}: {MANIFEST}")
             for name in self.manifest.files:
                 _check_name(path, name)
@@ -60,10 +60,12 @@ class Bundle:
         try:
             size = self._inside(name).stat().st_size if self._zip is None else self._zip.getinfo(name).file_size
             if size > largest:
-                raise BloodedgeError(f"{self.path}: {name} is larger than any model; copy or convert the bundle again.")
+                raise BloodedgeError(
+                    f"{self.path}: {name} is too large to be a model; copy or convert the bundle again."
+                )
             return self._inside(name).read_bytes() if self._zip is None else self._unpacked(self._zip, name, size)
         except PermissionError as error:
-            raise UsageError(_closed(self.path, error)) from error
+            raise UsageError(_not_permitted(self.path, error)) from error
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
             if name == MANIFEST:
                 plain = f"{self.path} is not a bundle (no {MANIFEST}); make one with: bloodedge convert"
@@ -74,12 +76,12 @@ class Bundle:
 
     @staticmethod
     def _unpacked(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
-        """An entry's bytes; ``ZipFile.read`` would first inflate all of an entry that holds more than it says."""
+        """An entry's bytes, at most one more than it declares; ``ZipFile.read`` would inflate a zip bomb whole."""
         with archive.open(name) as stream:
             return stream.read(size + 1)
 
     def _inside(self, name: str) -> Path:
-        """A file of a bundle that is a folder; BloodedgeError where a link leads away, or what is there never ends."""
+        """A file of a bundle that is a folder; BloodedgeError for a link, a device or a pipe."""
         path = self.path / name
         if any((self.path / part).is_symlink() for part in [name, *map(str, PurePosixPath(name).parents)][:-1]):
             raise BloodedgeError(f"{self.path}: {name} is a link; put the file itself there.")
@@ -88,21 +90,21 @@ class Bundle:
         return path
 
     def signature(self) -> bytes | None:
-        """Bytes of the signature's file; None where there is none."""
-        there = (self.path / SIGNATURE).exists() if self._zip is None else SIGNATURE in self._zip.namelist()
-        return self._raw(SIGNATURE, LARGEST_RECORD) if there else None
+        """Bytes of ``signature.json``; None if the bundle is not signed."""
+        signed = (self.path / SIGNATURE).exists() if self._zip is None else SIGNATURE in self._zip.namelist()
+        return self._raw(SIGNATURE, LARGEST_RECORD) if signed else None
 
     def unlisted(self) -> list[str]:
-        """Files that the manifest does not vouch for, by name."""
+        """Names of files that the manifest does not list."""
         if self._zip is None:
-            there = {
+            names = {
                 path.relative_to(self.path).as_posix()
                 for path in self.path.rglob("*")
                 if path.is_symlink() or not path.is_dir()
             }
         else:
-            there = set(self._zip.namelist())
-        return sorted(there - set(self.manifest.files) - {MANIFEST, SIGNATURE})
+            names = set(self._zip.namelist())
+        return sorted(names - set(self.manifest.files) - {MANIFEST, SIGNATURE})
 
     def read(self, name: str) -> bytes:
         """Bytes of a file; raises BloodedgeError when it is missing or was changed after conversion."""
@@ -112,7 +114,8 @@ class Bundle:
         data = self._raw(name)
         if hashlib.sha256(data).hexdigest() != expected:
             raise BloodedgeError(
-                f"{self.path}: {name} was changed after conversion (wrong digest); copy or convert the bundle again."
+                f"{self.path}: {name} was changed after conversion (its SHA-256 is not the manifest's);"
+                " copy or convert the bundle again."
             )
         return data
 
@@ -152,7 +155,7 @@ def _opened(path: Path) -> zipfile.ZipFile | None:
             )
         return _zip(path)
     except PermissionError as error:
-        raise UsageError(_closed(path, error)) from error
+        raise UsageError(_not_permitted(path, error)) from error
 
 
 def _zip(path: Path) -> zipfile.ZipFile:
@@ -168,14 +171,14 @@ def _zip(path: Path) -> zipfile.ZipFile:
 
 
 def _has_zip_in_it(path: Path) -> bool:
-    """Whether a file begins as a zip or ends about as one; an empty file may have been one."""
+    """Whether a file begins like a zip, ends nearly like one, or is empty."""
     with path.open("rb") as file:
         start = file.read(2)
         file.seek(max(0, path.stat().st_size - 2**16))
         return start in {b"", b"PK"} or b"PK\x05\x06" in file.read()
 
 
-def _closed(path: Path, error: PermissionError) -> str:
+def _not_permitted(path: Path, error: PermissionError) -> str:
     return (
         f"{path} cannot be read ({error.strerror}); copy it to where this user may read it, or"
         f" {as_owner(Path(error.filename or path))}."
@@ -183,7 +186,7 @@ def _closed(path: Path, error: PermissionError) -> str:
 
 
 def _check_end(path: Path) -> None:
-    """Refuse, before its directory is read, a zip that has other bytes around it, is a zip64 or lists too much."""
+    """Check a zip before its directory is read: no bytes around it, no zip64, not too large a directory."""
     length = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, length - END.size - 20))
@@ -196,13 +199,13 @@ def _check_end(path: Path) -> None:
     if not whole or locator.startswith(b"PK\x06\x07"):
         raise zipfile.BadZipFile
     if size > LARGEST_DIRECTORY or length > LARGEST_BUNDLE:
-        raise BloodedgeError(f"{path} holds more than any bundle does; copy or convert it again.")
+        raise BloodedgeError(f"{path} is too large to be a bundle; copy or convert it again.")
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse a zip that is made to do harm; BloodedgeError says how."""
+    """Raise BloodedgeError for a zip that is made to do harm."""
     if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > LARGEST_BUNDLE:
-        raise BloodedgeError(f"{path} holds more than any bundle does; copy or convert it again.")
+        raise BloodedgeError(f"{path} is too large to be a bundle; copy or convert it again.")
     names = set()
     for entry in entries:
         if entry.is_dir():
@@ -211,7 +214,9 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         if stat.S_IFMT(entry.external_attr >> 16) not in {0, stat.S_IFREG}:
             raise BloodedgeError(f"{path}: {entry.filename} is not a plain file; copy or convert the bundle again.")
         if entry.flag_bits & 1 or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-            raise BloodedgeError(f"{path}: {entry.filename} is locked or oddly packed; convert the bundle again.")
+            raise BloodedgeError(
+                f"{path}: {entry.filename} is encrypted or compressed in an unsupported way; convert the bundle again."
+            )
         if entry.filename.lower() in names:
             raise BloodedgeError(f"{path} holds {entry.filename} twice; copy or convert the bundle again.")
         names.add(entry.filename.lower())
@@ -222,4 +227,6 @@ def _check_name(path: Path, name: str) -> None:
     parts = PurePosixPath(name).parts
     plain = name.isprintable() and not set(name) & set("\\:") and "/".join(parts) == name
     if not plain or not parts or name.startswith("/") or ".." in parts or "." in parts:
-        raise BloodedgeError(f"{path} holds a file of a name that leads out of it; get the bundle from somebody else.")
+        raise BloodedgeError(
+            f"{path} holds a file whose name points outside the bundle; get the bundle from somebody else."
+        )

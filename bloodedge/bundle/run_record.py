@@ -39,7 +39,7 @@ class SplitRecord(Strict):
 
     @property
     def leaky(self) -> bool:
-        """Whether cells of one subject may stand on both sides."""
+        """Whether cells of one subject may be in training and in test."""
         return self.kind == "image"
 
 
@@ -47,7 +47,7 @@ class DataRecord(Strict):
     """The data a run was fitted to."""
 
     root: FileName
-    """Where it lay; ``convert`` and ``evaluate`` take another place as an argument."""
+    """The data folder at training; ``convert`` and ``evaluate`` take another one as an argument."""
     fingerprint: str
     """SHA-256 over the sorted (name, file digest) of every cell."""
     cells: int
@@ -82,7 +82,7 @@ class RunRecord(Strict):
     data: DataRecord
     split: SplitRecord
     fitted: FittedRecord | None = None
-    """None in runs made before it was kept."""
+    """None in older runs."""
     temperature: float
     thresholds: Thresholds
     backend: str

@@ -1,4 +1,4 @@
-"""The ``bloodedge`` command: a thin skin that loads a stage's commands only when they are called."""
+"""The ``bloodedge`` command; a stage's commands are imported only when they are called."""
 
 import importlib
 import io
@@ -19,35 +19,41 @@ from bloodedge.redact import redacted
 from bloodedge.text import PLAIN_OUTPUT
 
 COMMANDS = {
-    "data": ("bloodedge.cli.data:data", "Look at a data set before trusting a figure made from it."),
+    "data": ("bloodedge.cli.data:data", "Check a data set before trusting figures from it."),
     "train": ("bloodedge_train.cli.train:train", "Fit a network to a folder of cells; writes a run folder."),
     "sweep": ("bloodedge_train.cli.sweep:sweep", "Train with many settings on Ray Tune and rank them by validation."),
     "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 models that passed the gate."),
     "report": ("bloodedge.cli.report:report", "Open a bundle's conversion report in the browser."),
     "rates": ("bloodedge.cli.rates:rates", "Measure how often a bundle errs and refuses, on more people."),
-    "keys": ("bloodedge.cli.keys:keys", "Keys that sign bundles, and those that a board trusts."),
+    "keys": ("bloodedge.cli.keys:keys", "Make, trust and revoke the keys that sign bundles."),
     "sign": ("bloodedge.cli.keys:sign", "Sign a bundle."),
-    "verify": ("bloodedge.cli.keys:verify", "Say who signed a bundle, or why it is not to be trusted."),
-    "evaluate": ("bloodedge.cli.evaluate:evaluate", "Held-out figures of a run or a bundle, with intervals."),
-    "bench": ("bloodedge.cli.bench:bench", "Latency, memory and size of a bundle's artifacts on this machine."),
+    "verify": ("bloodedge.cli.keys:verify", "Show who signed a bundle, or why it cannot be trusted."),
+    "evaluate": ("bloodedge.cli.evaluate:evaluate", "Score a run or a bundle on held-out cells, with intervals."),
+    "bench": ("bloodedge.cli.bench:bench", "Measure latency, memory and size of a bundle's artifacts on this machine."),
     "compare": (
         "bloodedge_train.cli.compare:compare",
-        "Networks beside each other and beside the paper's, with their cost.",
+        "Compare networks with each other and with the paper.",
     ),
-    "explain": ("bloodedge_train.cli.explain:explain", "Where in a cell the network finds its evidence (Grad-CAM)."),
+    "explain": (
+        "bloodedge_train.cli.explain:explain",
+        "Show where in a cell the network finds its evidence (Grad-CAM).",
+    ),
     "shortcuts": (
         "bloodedge_train.cli.explain:shortcuts",
-        "What besides a cell's inside tells its class in a data set.",
+        "Cues outside a cell's inside that predict its class.",
     ),
     "find": ("bloodedge_device.cli.find:find", "Find white cells in full-field frames."),
     "device": ("bloodedge_device.cli.device:device", "Run the daemon beside the microscope, and report on it."),
-    "fleet": ("bloodedge_fleet.cli:fleet", "Many boards: their reports, their page, and roll-outs of bundles."),
-    "demo": ("bloodedge.cli.demo:demo", "Everything end to end on rendered cells, offline, in minutes."),
+    "fleet": ("bloodedge_fleet.cli:fleet", "Serve many boards: their reports, a page, roll-outs of bundles."),
+    "demo": (
+        "bloodedge.cli.demo:demo",
+        "Train, convert, run and report on simulated cells; offline, in minutes.",
+    ),
 }
 
 
 LOGGING = {"device", "fleet", "demo"}
-"""Commands whose stderr is a log, of daemons or of commands that they start: what runtimes print belongs there."""
+"""Commands whose stderr is a log: what runtimes print belongs there."""
 
 
 class LazyGroup(click.Group):
@@ -73,7 +79,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Click's own, with a hint for a misspelt name."""
+        """Click's own, with a suggestion for a misspelt name."""
         if not ctx.resilient_parsing and args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise UsageError(f'There is no command "{args[0]}".{did_you_mean(args[0], COMMANDS)} See: bloodedge --help')
         return super().resolve_command(ctx, args)
@@ -90,7 +96,7 @@ class LazyGroup(click.Group):
 
 
 EXTRAS = {"bloodedge_train": "train", "bloodedge_convert": "convert", "bloodedge_fleet": "fleet"}
-"""By a command's package; the core's commands need an engine, which the device's has."""
+"""By a command's package; the core's own commands need an engine, which the device extra has."""
 
 
 def _not_installed(what: str, name: str, error: ModuleNotFoundError) -> str:
@@ -114,7 +120,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    _take_any_text()
+    _tolerate_encodings()
     try:
         logs = not LOGGING.isdisjoint((arguments or sys.argv[1:])[:1])
         with nullcontext() if logs else runtimes_aside():
@@ -133,12 +139,12 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"bloodedge: {_not_installed('this command', name, error)}", err=True)
         sys.exit(UsageError.exit_code)
     except OSError as error:
-        sys.exit(_told(error))
+        sys.exit(_report_os_error(error))
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
         click.echo(redacted(shown.getvalue()), err=True, nl=False)
-        if cure := _way_in(error.message):
+        if cure := _permission_cure(error.message):
             click.echo(cure, err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -147,8 +153,8 @@ def main(arguments: list[str] | None = None) -> Any:
     sys.exit(0)
 
 
-def _told(error: OSError) -> int:
-    """Tell what the operating system refused and nobody expected, and give the exit code; anything else is raised."""
+def _report_os_error(error: OSError) -> int:
+    """Print what the operating system refused and return the exit code; raise what is more likely a bug."""
     sentence = system_sentence(error)
     if sentence is None:
         raise error
@@ -158,8 +164,8 @@ def _told(error: OSError) -> int:
     return BloodedgeError.exit_code
 
 
-def _take_any_text() -> None:
-    """Have the output spell in ASCII what its encoding lacks, where Python would end with a traceback."""
+def _tolerate_encodings() -> None:
+    """Spell in ASCII what the output's encoding lacks; Python would end with a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=PLAIN_OUTPUT)
@@ -169,8 +175,8 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _way_in(message: str) -> str:
-    """What click leaves unsaid of a path that this user may not read: who may."""
+def _permission_cure(message: str) -> str:
+    """Who may use a path that click calls not readable or not writable; empty for any other message."""
     closed = re.search(r"""(['"])(?P<path>.*)\1 is not (read|writ)able\.$""", message)
     if closed is None:
         return ""

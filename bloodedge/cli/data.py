@@ -1,4 +1,4 @@
-"""``bloodedge data``: a look at a data set before a figure is made from it."""
+"""``bloodedge data``: check a data set before trusting figures from it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 @click.group()
 def data() -> None:
-    """Look at a data set before trusting a figure made from it."""
+    """Check a data set before trusting figures from it."""
 
 
 @data.command("audit")
 @click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
 @click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
 def audit_command(folder: Path, json_target: str | None) -> None:
-    """Count what DATA holds, and find what is wrong with it.
+    """Count cells, classes, people and folds; find faults.
 
-    Cells, classes, subjects and folds are counted; unreadable and repeated images and shortcuts are found. DATA is laid
+    Faults are unreadable images, images that occur twice, and shortcuts to the class. DATA is laid
     out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
     """
     from bloodedge.console import emit_json, progress
@@ -68,7 +68,7 @@ def _show_faults(result: "Audit") -> None:
 
     out = console()
     out.print(
-        f"\n[bold]{len(result.duplicates)}[/] pictures stand more than once: {result.across_subjects} under more than "
+        f"\n[bold]{len(result.duplicates)}[/] pictures occur more than once: {result.across_subjects} under more than "
         f"one subject, {result.across_folds} in more than one fold, {result.across_classes} under both classes."
     )
     for same in result.duplicates:
@@ -84,7 +84,7 @@ def _show_faults(result: "Audit") -> None:
         out.print(plain(f"unreadable {name}: {reason}"), soft_wrap=True)
     out.print("Unreadable images: " + (str(len(result.unreadable)) if result.unreadable else "none"))
     if result.without_subject:
-        out.print(f"{result.without_subject} cells do not say whose they are (expected UID_<subject>_...).")
+        out.print(f"{result.without_subject} cells have no subject in their name (expected UID_<subject>_...).")
     for what, value in (("cell area", result.area_auc), ("mean brightness", result.brightness_auc)):
         if value is not None:
             out.print(f"AUC of {what} alone (0.5 = no signal): [bold]{value:.3f}[/]")

@@ -31,7 +31,7 @@ MADE = ("cells", "run", "demo.bundle", "keys", "state", "audit.json", "report.ht
 """All that a demo leaves in its folder, beside the marker."""
 
 MARKER = ".bloodedge-demo.json"
-"""What a demo made: SHA-256 by path. Files that are not as it says are the user's."""
+"""What a demo made: SHA-256 by path. A file that differs is the user's."""
 
 
 @click.command()
@@ -40,9 +40,9 @@ MARKER = ".bloodedge-demo.json"
     type=click.Path(path_type=Path),
     default=Path("bloodedge-demo"),
     show_default=True,
-    help="Folder for everything the demo makes; an earlier demo's is replaced if nobody has changed it.",
+    help="Folder for everything the demo makes; an unchanged earlier demo there is replaced.",
 )
-@click.option("--force", is_flag=True, help=f"Replace {', '.join(MADE)} in the folder, whoever made them.")
+@click.option("--force", is_flag=True, help=f"Replace {', '.join(MADE)} in the folder even if they were changed.")
 def demo(out: Path, force: bool) -> None:
     """Draw cells, train, convert to int8, run the device on simulated frames, and write a report. Offline; minutes.
 
@@ -55,8 +55,8 @@ def demo(out: Path, force: bool) -> None:
 def run_demo(out: Path, *, force: bool = False) -> None:
     """Make everything in the folder ``out``, which appears whole at the end or not at all.
 
-    Raises UsageError when ``out`` holds anything but an unchanged earlier demo; force: its files may have been changed,
-    or made by somebody else, as long as they have the demo's names.
+    Raises UsageError when ``out`` holds anything but an unchanged earlier demo; force: only the files' names must be
+    the demo's.
     """
     began = monotonic()
     _check_replaceable(out, force)
@@ -89,7 +89,7 @@ def _make(work: Path, out: Path) -> None:
 
 
 def _move_data(run: Path, cells: Path) -> None:
-    """Note in a run's record where its cells will lie."""
+    """Store the final place of the cells in a run's record."""
     from bloodedge.bundle.json_records import write_record
     from bloodedge.bundle.run_record import read_run
 
@@ -99,24 +99,24 @@ def _move_data(run: Path, cells: Path) -> None:
 
 
 def _check_replaceable(out: Path, force: bool) -> None:
-    """UsageError unless ``out`` is absent, empty, or an earlier demo's that nobody has changed since.
+    """UsageError unless ``out`` is absent, empty or an unchanged earlier demo.
 
     force: only the names of what lies in the folder count.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; choose a folder for the demo with --out.")
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if foreign := sorted(there - {*MADE, MARKER}):
-        raise UsageError(f"{out} holds {foreign[0]}, which no demo made; choose another folder with --out.")
-    if there and not force and (mine := _not_the_demos(out)):
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if unknown := sorted(names - {*MADE, MARKER}):
+        raise UsageError(f"{out} holds {unknown[0]}, which no demo made; choose another folder with --out.")
+    if names and not force and (changed := _changed_file(out)):
         raise UsageError(
-            f"{out} holds {mine}, which no demo made or somebody has changed since; choose another folder with --out,"
-            " or replace what is there with --force."
+            f"{out} holds {changed}, which no demo made or which was changed since; choose another folder with --out,"
+            " or replace it with --force."
         )
 
 
-def _not_the_demos(out: Path) -> str | None:
-    """A file in the folder that is not as the demo's marker has it; None where all are."""
+def _changed_file(out: Path) -> str | None:
+    """A file in the folder that differs from the demo's marker; None if all match."""
     try:
         made = json.loads((out / MARKER).read_bytes())["made"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -131,12 +131,12 @@ def _digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): "" if path.is_symlink() or not path.is_file() else sha256(path)
         for path in files
-        if path != folder / MARKER and not _is_left_by_a_look(path)
+        if path != folder / MARKER and not _is_sqlite_leftover(path)
     }
 
 
-def _is_left_by_a_look(path: Path) -> bool:
-    """Whether SQLite left a file that holds no results beside a database that somebody looked at."""
+def _is_sqlite_leftover(path: Path) -> bool:
+    """Whether a file is one that SQLite leaves, without results, beside a database that was only read."""
     return path.name.endswith(".sqlite-shm") or (path.name.endswith(".sqlite-wal") and path.stat().st_size == 0)
 
 

@@ -35,7 +35,7 @@ VIEWS = ("1", "8")
     type=click.Choice(WEIGHTS),
     default="mean",
     show_default=True,
-    help="Of several: all alike, or each by Cohen's kappa on its own validation part.",
+    help="Weights of an ensemble: all equal, or each by Cohen's kappa on its own validation part.",
 )
 @click.option(
     "--rescale",
@@ -43,7 +43,7 @@ VIEWS = ("1", "8")
     default=1.0,
     show_default=True,
     metavar="F",
-    help="Resize each cell by F (0.5 to 2) first: how much does its size matter?",
+    help="Resize each cell by F (0.5 to 2) first, to see how much its size matters.",
 )
 @click.option(
     "--views",
@@ -57,9 +57,9 @@ VIEWS = ("1", "8")
     "--subject",
     "subject_rule",
     metavar="RULE",
-    help='Whose a cell is, where its name does not say: the group of a regular expression, as "(patient[0-9]+)".',
+    help='Subject of a cell whose name has none: the group of a regular expression, as "(patient[0-9]+)".',
 )
-@click.option("--one-person", is_flag=True, help="All cells whose names do not say whose they are are one person's.")
+@click.option("--one-person", is_flag=True, help="All cells without a subject in their name are one person's.")
 @click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
 @click.option(
     "--predictions",
@@ -88,9 +88,9 @@ def evaluate(
 ) -> None:
     """Score the run folder RUN, or the bundle BUNDLE, on cells of DATA that it never saw.
 
-    Several are scored as one: an ensemble that says the weighted mean of their calibrated probabilities. A blast
-    (C-NMC's all) is the positive class. Intervals are 95 %, bootstrapped over subjects. Pictures that it was fitted to
-    are left out, whatever they are called in DATA; what is left out is counted, and named with --json.
+    Several are scored as an ensemble: the weighted mean of their calibrated probabilities. A blast (C-NMC's all) is the
+    positive class. Intervals are 95 %, bootstrapped over subjects. Copies of training pictures are left out, whatever
+    their names in DATA; --json lists what was left out.
     """
     from bloodedge.console import emit_json, progress
     from bloodedge.data.dataset import subject_pattern
@@ -125,11 +125,11 @@ def evaluate(
 
 
 NAMED = 3
-"""Pictures of each reason that the terminal names."""
+"""Pictures listed in the terminal for each reason."""
 
 
 def _show_left_out(left_out: dict[str, str], notes: list[str]) -> None:
-    """What is not scored, by reason, and what limits the figures."""
+    """Print what was not scored, by reason, and what limits the figures."""
     from rich.markup import escape
 
     from bloodedge.console import console, plain
@@ -190,7 +190,7 @@ def show_evaluation(evaluation: "Evaluation", title: str) -> None:
     print_table(("figure", "value", "95 % interval"), rows, title=heading)
     (tn, fp), (fn, tp) = evaluation.confusion
     matrix = [("normal", str(tn), str(fp)), ("blast", str(fn), str(tp))]
-    print_table(("true \\ said", "normal", "blast"), matrix, title="Cells by class")
+    print_table(("true \\ called", "normal", "blast"), matrix, title="Cells by class")
     people = [(name, r.label, str(r.cells), f"{r.accuracy:.3f}") for name, r in evaluation.per_subject.items()]
     columns = ("subject", "true class", "cells", "accuracy")
     print_table(columns, people, title=f"{evaluation.subjects} subjects", left=columns[:2])

@@ -32,7 +32,7 @@ password_option = click.option(
 
 @click.group()
 def keys() -> None:
-    """Keys that sign bundles, and those that a board trusts."""
+    """Make, trust and revoke the keys that sign bundles."""
 
 
 @keys.command("new")
@@ -48,7 +48,7 @@ def new(name: str, out: Path, days: int | None, password_file: Path | None) -> N
     from bloodedge.signing.keys import new_key
 
     private, public, key = new_key(name, out, days=days, password=_password(password_file))
-    click.echo(f"{private}: keep it secret{'' if password_file else '; whoever has this file can sign'}.")
+    click.echo(f"{private}: keep it secret{'' if password_file else '; anyone with this file can sign'}.")
     click.echo(f"{public}: give it to every board, with: bloodedge keys trust {quoted(public)} --trust FOLDER")
     click.echo(f"Key {key.id}, fingerprint {key.fingerprint}")
 
@@ -99,7 +99,7 @@ def trust_key(public: Path, store: Path, endorsed: bool) -> None:
 @keys.command("revoke")
 @click.argument("key_id", metavar="KEY-ID")
 @trust_option
-@click.option("--reason", default="", help="Told whenever a bundle is refused for it.")
+@click.option("--reason", default="", help="Shown whenever a bundle is refused because of it.")
 def revoke_key(key_id: str, store: Path, reason: str) -> None:
     """Believe the key KEY-ID no more, whenever it signed."""
     from bloodedge.signing.trust import revoke
@@ -136,7 +136,7 @@ def list_keys(store: Path | None) -> None:
 @click.option("-o", "--out", type=FILE, metavar="FILE", help="Write a signed copy; default: sign in place.")
 @password_option
 def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) -> None:
-    """Sign BUNDLE, after every file in it was found to be what its manifest says."""
+    """Sign BUNDLE after checking every file in it against its manifest."""
     from bloodedge.signing import sign_bundle
 
     signature = sign_bundle(bundle, _key_in_use(key, password_file), out)
@@ -147,7 +147,7 @@ def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) 
 @click.argument("bundle", type=click.Path(path_type=Path))
 @default_trust_option
 def verify(bundle: Path, store: Path | None) -> None:
-    """Say who signed BUNDLE, or that it came with this installation, or why it is not to be trusted (exit code 1)."""
+    """Show who signed BUNDLE, or that it came with this installation, or why it cannot be trusted (exit code 1)."""
     from bloodedge.bundle import Bundle
     from bloodedge.signing import TrustStore, verify_bundle
 
@@ -169,7 +169,7 @@ def _of_the_device(module: str, name: str) -> Any:
 
 
 def _key_in_use(path: Path, password_file: Path | None) -> "Ed25519PrivateKey":
-    """A private key; UsageError where its use has ended, which only the public key beside it tells."""
+    """A private key; UsageError if the public key beside it says that its use has ended."""
     from bloodedge.signing.keys import public_beside, read_private_key, refuse_past
 
     private = read_private_key(path, _password(password_file))

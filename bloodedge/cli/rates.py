@@ -13,14 +13,14 @@ from bloodedge.errors import UsageError
 @click.option(
     "-o", "--out", metavar="NAME.bundle", required=True, type=click.Path(path_type=Path), help="The copy to write."
 )
-@click.option("--leave-out", metavar="SUBJECT", multiple=True, help="A subject that is not to count. Repeatable.")
+@click.option("--leave-out", metavar="SUBJECT", multiple=True, help="Leave out this subject. Repeatable.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engines (default: all cores).")
 @click.option("--force", is_flag=True, help="Replace NAME.bundle if it exists.")
 def rates(bundle: Path, data: Path, out: Path, leave_out: tuple[str, ...], threads: int | None, *, force: bool) -> None:
     """Measure how often BUNDLE errs and refuses on people in DATA whom it has not seen.
 
-    A slide's share of blasts is corrected by these rates, so people of one's own laboratory make it true there. The
-    copy holds the same networks; sign it before a board is to run it.
+    A slide's share of blasts is corrected by these rates: measure them on people of your own laboratory. The copy
+    holds the same networks and is not signed.
     """
     from bloodedge.console import progress
     from bloodedge.evaluation.rates import measure_rates

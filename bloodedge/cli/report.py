@@ -20,9 +20,9 @@ from bloodedge.files import write_bytes
     help="Write the page to a file; default: open it in the browser.",
 )
 def report(bundle: Path, out: Path | None) -> None:
-    """Open the conversion report of BUNDLE: what the network is, what it was measured to be, and what it lost.
+    """Open the conversion report of BUNDLE: the network, its figures, and what int8 cost.
 
-    The report of a slide is another: bloodedge device report.
+    For the report of a slide see: bloodedge device report.
     """
     from bloodedge.bundle import REPORT, Bundle
 

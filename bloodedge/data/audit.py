@@ -1,4 +1,4 @@
-"""What a data set holds and what in it would make a figure too good to be true."""
+"""What a data set holds, and the faults that would make figures too good to be true."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -46,14 +46,14 @@ class Audit:
     """Group to its subjects; a split is honest only over groups."""
     duplicates: list[DuplicateSet]
     across_subjects: int
-    """Duplicate sets that stand under more than one subject."""
+    """Sets of duplicates under more than one subject."""
     across_folds: int
     across_classes: int
     unreadable: dict[str, str]
     without_subject: int
-    """Cells whose file names do not say whose they are."""
+    """Cells without a subject in their file name."""
     area_auc: float | None
-    """AUC of cell area alone, blasts larger; 0.5 says no signal."""
+    """AUC of cell area alone, blasts larger; 0.5 is no signal."""
     brightness_auc: float | None
     """AUC of mean brightness alone, blasts brighter."""
     rendered: bool
@@ -65,7 +65,7 @@ class Audit:
 
 
 def audit(dataset: Dataset) -> Audit:
-    """Look at a data set (see Audit)."""
+    """The audit of a data set."""
     cells, unique = dataset.cells, dataset.unique
     duplicates = [
         DuplicateSet(

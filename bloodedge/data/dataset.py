@@ -1,4 +1,4 @@
-"""Reading folders of single cells: who they came from, what stands twice, and which may be held against which.
+"""Reading folders of single cells: their subjects, duplicates, and the groups that a split must keep together.
 
 The layout is C-NMC 2019's (doi:10.7937/tcia.2019.dc64i46r): ``fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>``,
 with or without the fold folders; names are compared without case. ``all`` is a blast, ``hem`` a normal cell.
@@ -26,10 +26,10 @@ from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from bloodedge.text import as_text
 
 SubjectRule = Callable[[str], str]
-"""Gives the subject of a cell whose name does not say it, from its path inside the data folder; empty: not known."""
+"""From a cell's path inside the data folder to its subject, for names without one; empty: not known."""
 
 UNNAMED = "unnamed"
-"""Stands for whoever the cells are of that do not say whose they are."""
+"""Subject of cells whose subject is not known."""
 ONE_PERSON = "ONE PERSON"
 MOST_UNREADABLE = 0.1
 
@@ -53,7 +53,7 @@ class CellFile:
     label: int
     """0 normal (hem), 1 blast (all)."""
     subject: str
-    """Upper case; empty where the file's name does not say."""
+    """Upper case; empty if the file's name has none."""
     fold: str
     """Lower case; empty where there are no folds."""
     bytes_digest: str
@@ -75,7 +75,7 @@ class Dataset:
     cells: tuple[CellFile, ...]
     """Readable cells in name order, duplicates included."""
     unreadable: dict[str, str]
-    """Name to the sentence that says what is wrong."""
+    """Name to the sentence that explains the fault."""
     rendered: bool
     groups: dict[str, str] = field(default_factory=dict)
     """Subject to its group: the merged subjects' names joined by "+"."""
@@ -91,7 +91,7 @@ class Dataset:
 
     @property
     def unique(self) -> list[CellFile]:
-        """Each picture once (its first name); a picture that stands under both classes is left out altogether."""
+        """Each picture once, under its first name, without pictures that occur under both classes."""
         pictures = _by(self.cells, lambda c: c.pixels_digest).values()
         return sorted((same[0] for same in pictures if len({c.label for c in same}) == 1), key=lambda c: c.name)
 
@@ -107,12 +107,12 @@ def digest(lines: Iterable[str]) -> str:
 
 
 def owners(cells: Iterable[CellFile]) -> list[str]:
-    """Whose each cell is; UNNAMED where that is not known."""
+    """Each cell's subject, or UNNAMED."""
     return [cell.subject or UNNAMED for cell in cells]
 
 
 def subject_pattern(rule: str) -> SubjectRule:
-    """The rule that a subject is what the first group of a regular expression finds in a cell's path.
+    """A rule that takes the subject from the first group of a regular expression on a cell's path.
 
     Raises UsageError when it is no regular expression with a group.
     """
@@ -138,7 +138,7 @@ def check_readable(dataset: Dataset, *, allow: bool) -> None:
     first, reason = next(iter(dataset.unreadable.items()))
     raise UsageError(
         f"{len(dataset.unreadable)} of the {total} pictures under {dataset.root} cannot be used; the first, {first}: "
-        f"{reason} Mend or remove them, or use the others with --allow-unreadable."
+        f"{reason} Repair or remove them, or use the others with --allow-unreadable."
     )
 
 
@@ -186,7 +186,7 @@ def _image_paths(root: Path) -> list[Path]:
 
 
 def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> CellFile | str:
-    """The cell, or the sentence that says why it cannot be used."""
+    """The cell, or the sentence that explains why it cannot be used."""
     relative = path.relative_to(root)
     name = as_text(relative.as_posix())
     if path.suffix.lower() in OTHER_SUFFIXES:

@@ -1,4 +1,4 @@
-"""Which pictures a network was fitted to: digests that the run folder and the bundle carry."""
+"""Which pictures a network was fitted to, as digests in the run folder and the bundle."""
 
 import io
 import zipfile
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FITTED_FILE = "fitted.npz"
 FITTED_PARTS = ("train", "validation")
-"""What a network was fitted to: validation cells chose its epoch and its temperature."""
+"""Validation cells count: they chose the epoch and the temperature."""
 DIGEST_BYTES = 8
 """Of the SHA-256 of a picture's decoded pixels; two of a million pictures agree by chance once in 37 million times."""
 
@@ -67,7 +67,7 @@ class FittedPictures:
         return FittedRecord(file=FITTED_FILE, pictures=len(self))
 
     def copies(self, cells: Sequence[CellFile]) -> tuple[set[str], set[str]]:
-        """Names of the cells whose pixels are those of a fitted picture, and of others that show the same cell."""
+        """Names of the cells with the pixels of a fitted picture, and of others that show the same cell."""
         known = {row.tobytes() for row in self.digests}
         same = {cell.name for cell, row in zip(cells, _digests(cells), strict=True) if row.tobytes() in known}
         like = {cell.name for cell, yes in zip(cells, alike(_hashes(cells), self.hashes), strict=True) if yes}
@@ -86,9 +86,9 @@ def _hashes(cells: Sequence[CellFile]) -> Bytes:
 def held_out(
     parts: dict[str, list[CellFile]], fitted: FittedPictures, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, list[CellFile]]:
-    """A split's parts without the held-out pictures of cells that were fitted to: data sets hold some cells twice.
+    """A split's parts without held-out pictures of cells that also occur among the training pictures.
 
-    ``say`` is told which they are.
+    ``say`` gets a line with their names.
     """
     kept = dict(parts)
     for name in parts.keys() - set(FITTED_PARTS):
@@ -96,14 +96,14 @@ def held_out(
         kept[name] = [cell for cell in parts[name] if cell.name not in same | like]
         if same or like:
             say(
-                f"left out {len(same | like)} of {len(parts[name])} {name} cells, for training pictures show the same "
-                f"cells: {', '.join(sorted(same | like))}"
+                f"left out {len(same | like)} of {len(parts[name])} {name} cells because training pictures show the "
+                f"same cells: {', '.join(sorted(same | like))}"
             )
     return kept
 
 
 def read_fitted_of_run(run: Path, record: RunRecord) -> FittedPictures | None:
-    """Those of a run folder; None of a run made before they were kept. Raises BloodedgeError when damaged."""
+    """A run folder's; None for an older run without them. Raises BloodedgeError when damaged."""
     if record.fitted is None:
         return None
     path = run / record.fitted.file
@@ -114,7 +114,7 @@ def read_fitted_of_run(run: Path, record: RunRecord) -> FittedPictures | None:
 
 
 def read_fitted_of_bundle(bundle: "Bundle") -> FittedPictures | None:
-    """Those of a bundle; None of a bundle made before they were kept. Raises BloodedgeError when damaged."""
+    """A bundle's; None for an older bundle without them. Raises BloodedgeError when damaged."""
     record = bundle.manifest.fitted
     if record is None:
         return None

@@ -1,4 +1,4 @@
-"""A perceptual hash of a cell: copies that were encoded anew, scaled or given another background are found by it.
+"""A perceptual hash of a cell: it finds copies that were re-encoded, scaled or given another background.
 
 Thresholds and how often they err were measured on C-NMC's cells: see ``benchmarks/likeness.py``.
 """
@@ -25,7 +25,7 @@ AT_ONCE = 256
 
 
 def cell_hash(cell: Cell) -> bytes:
-    """HASH_BYTES bytes that tell what a cell looks like, wherever it lies in its picture and whatever is round it.
+    """HASH_BYTES bytes that describe a cell's look, independent of its place and its surroundings.
 
     The first TEXTURE_BYTES are the signs of the low frequencies of its grey levels (Zauner, "Implementation and
     benchmarking of perceptual image hash functions", 2010), the others its bounding box's proportions and how much of
@@ -45,7 +45,7 @@ def cell_hash(cell: Cell) -> bytes:
 
 
 def alike(hashes: Bytes, others: Bytes) -> NDArray[np.bool_]:
-    """(N,): which of ``hashes`` uint8 (N, HASH_BYTES) are of the same cell as one of ``others`` (M, HASH_BYTES)."""
+    """(N,): whether each of ``hashes`` uint8 (N, HASH_BYTES) is of a cell among ``others`` uint8 (M, HASH_BYTES)."""
     found = np.zeros(len(hashes), bool)
     for start in range(0, len(hashes), AT_ONCE):
         some = hashes[start : start + AT_ONCE]

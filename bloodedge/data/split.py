@@ -1,4 +1,4 @@
-"""Splits over groups (honest) or over images (leaky, as the paper did), and getting a run's parts back later."""
+"""Splits by group (honest) or by image (leaky, as the paper did), and a run's parts again later."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ DRAWS = 4000
 
 
 class SplitSpec(Strict):
-    """How cells are shared out, apart from the seed."""
+    """How cells are divided, apart from the seed."""
 
     kind: Literal["group", "image"] = "group"
-    """group: no person on two sides; image: cells dealt one by one, leaky."""
+    """group: no person in two parts; image: cells dealt one by one, leaky."""
     validation: float = Field(default=0.15, ge=0, lt=0.5)
     test: float = Field(default=0.15, gt=0, lt=0.5)
     """Shares of the cells; the rest trains. Without a validation share (by image only) the test part validates too."""
     shift_subjects: tuple[str, ...] = ()
-    """Kept aside as a part of their own, with every subject they share a group with; absent ones are ignored."""
+    """A part of their own, with every subject of their groups; absent subjects are ignored."""
 
 
 Parts = dict[str, list[CellFile]]
@@ -41,7 +41,7 @@ class Fold:
 
 
 def split(dataset: Dataset, spec: SplitSpec, *, seed: int, fold: Fold | None = None) -> tuple[Parts, SplitRecord]:
-    """Share out ``dataset.unique`` into train, validation, test and, if the spec names some, shift.
+    """Divide ``dataset.unique`` into train, validation, test and, if the spec names subjects for it, shift.
 
     With a ``fold``, groups (or images) are dealt into that many folds and the named one is the test part.
     Raises UsageError when a class, or enough subjects for an honest split, are missing.
@@ -107,7 +107,7 @@ def _split_groups(dataset: Dataset, cells: list[CellFile], spec: SplitSpec, seed
     unnamed = next((c for c in cells if not c.subject), None)
     if unnamed:
         raise UsageError(
-            f"{unnamed.name} does not say whose cell it is, so no honest split is possible; name files "
+            f"{unnamed.name} has no subject in its name, so no honest split is possible; name files "
             "UID_<subject>_<image>_<cell>_<all|hem>, or accept leaky figures with --split image."
         )
     groups = sorted({dataset.group(c) for c in cells}, key=natural)
@@ -135,9 +135,9 @@ Drawn = NDArray[np.int64]
 
 
 def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
-    """A part for each group so that each class's cells are shared out as wanted.
+    """A part for each group, so that each class's cells are divided by ``shares``.
 
-    counts: (groups, 2) cells by class. Every part must hold a group of each class, or UsageError says what is missing.
+    counts: (groups, 2) cells by class. Raises UsageError unless every part can hold a group of each class.
     """
     needed = len(shares)
     for label, name in enumerate(CLASS_NAMES):
@@ -149,7 +149,7 @@ def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.ra
                 "--split image."
             )
     best = _nearest(counts, shares, (_drawn(counts, shares, rng) for _ in range(DRAWS)))
-    if best is None:  # as many parts as groups: chance alone hardly ever gives each part one of each class
+    if best is None:  # with as many parts as groups, chance hardly ever gives each part one of each class
         best = _nearest(counts, shares, (_dealt(counts, shares, rng) for _ in range(DRAWS)))
     if best is None:
         raise UsageError("No split gives every part both classes; use fewer folds or add subjects.")
@@ -157,7 +157,7 @@ def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.ra
 
 
 def _nearest(counts: NDArray[np.float64], shares: NDArray[np.float64], tried: Iterable[Drawn]) -> Drawn | None:
-    """Of the assignments that give every part both classes, the one nearest the wanted shares."""
+    """The assignment nearest to ``shares`` of those that give every part both classes; None if there is none."""
     totals = counts.sum(axis=0)
     best: tuple[float, Drawn] | None = None
     for owner in tried:
@@ -165,7 +165,7 @@ def _nearest(counts: NDArray[np.float64], shares: NDArray[np.float64], tried: It
         groups = np.stack([(counts[owner == part] > 0).sum(axis=0) for part in range(len(shares))])
         if (groups == 0).any():
             continue
-        # A figure over one or two people says little: each group short of three weighs as much as 30 % misfit.
+        # Figures over one or two people mean little: each group short of three weighs as much as 30 % misfit.
         misfit = np.abs(parts / totals - shares[:, None]).sum() + 0.3 * np.maximum(0, 3 - groups).sum()
         if best is None or misfit < best[0]:
             best = float(misfit), owner
@@ -186,7 +186,7 @@ def _dealt(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.ran
 
 
 def _split_images(cells: list[CellFile], spec: SplitSpec, seed: int, fold: Fold | None) -> Parts:
-    """Each class shuffled and cut: cells of one subject end up on both sides."""
+    """Each class shuffled and cut: cells of one subject end up in several parts."""
     rng = np.random.default_rng(seed)
     parts: Parts = {"train": [], "validation": [], "test": []}
     for label in (0, 1):

@@ -1,1 +1,1 @@
-"""What may be said of one cell or one slide, given the network's probabilities and how often it errs."""
+"""The verdict on a cell or a slide, from the network's probabilities and how often it errs."""

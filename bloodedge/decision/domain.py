@@ -1,9 +1,9 @@
 """Whether a network input looks like the cells that the network was trained on.
 
-A network answers whatever it is shown. The distance of an input from the training cells, in figures of its shape,
-colour and texture, says when the answer means nothing: the Mahalanobis distance of Lee et al. ("A simple unified
-framework for detecting out-of-distribution samples", NeurIPS 2018), but of the input instead of a network's layer. So
-it needs no second output, and is the same for every engine and precision.
+A network answers whatever it is shown. Its answer means nothing for an input that is far from the training cells in
+figures of shape, colour and texture. The distance is the Mahalanobis distance of Lee et al. ("A simple unified
+framework for detecting out-of-distribution samples", NeurIPS 2018), but of the input instead of a network's layer: it
+needs no second output, and is the same for every engine and precision.
 """
 
 from functools import cached_property
@@ -19,11 +19,11 @@ from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image
 ACCEPTANCE = 0.95
 """Share of cells like the training cells that is accepted."""
 CELLS = 600
-"""Training cells that the place is fitted to, each as it is and once as a camera would show it."""
+"""Training cells that the domain is fitted to, each as it is and once as a camera would show it."""
 SHRINKAGE = 0.05
 """Of the correlations towards none: 41 figures of a thousand inputs leave their smallest directions to chance."""
 FEWEST_INPUTS = 200
-"""Fewer do not show how the figures belong together."""
+"""Fewer do not show how the figures are correlated."""
 _RINGS = 4
 _SCALES = 4
 _BLUR_PX = 0.7
@@ -36,29 +36,29 @@ _EDGE_UM = 0.1
 _RED_CELL_UM = 7.4
 _MOST_NEIGHBOURS = 4
 _DEEPEST_UM = 0.9
-"""How far into a cell a finder takes its neighbour to reach: its masks of drawn cells that lie among red cells have
-1 to 11 % less area than the cells."""
+"""Deepest dent that a finder leaves at a neighbour: its masks of simulated cells among red cells have 1 to 11 % less
+area than the cells."""
 _GRAIN = 1.5
 """Standard deviation of a camera's noise, in levels."""
 
 FIGURES = 41
 MEANS, FINEST_TEXTURES = slice(5, 8), slice(29, 32)
-"""Places of some figures that ``describe`` gives."""
+"""Indices of some figures that ``describe`` gives."""
 
 Floats = NDArray[np.float64]
 
 
 class Domain(Strict):
-    """The training cells' place among all that an input could show."""
+    """The region of figures that training cells occupy."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
     whitening: tuple[tuple[float, ...], ...]
     """Takes standardised figures, from the right, to ones without correlation."""
     limit: float
-    """Largest distance that counts as inside: ACCEPTANCE of the cells it was set on are."""
+    """Largest distance inside the domain; ACCEPTANCE of the cells that it was set on are inside."""
     cells: int
-    """Inputs that the place was fitted to, two of each cell."""
+    """Inputs that the domain was fitted to, two of each cell."""
     accepted: float | None = None
     """Share of held-out cells inside, 0..1."""
 
@@ -78,7 +78,7 @@ class Domain(Strict):
 
     @cached_property
     def _arrays(self) -> tuple[Floats, Floats, Floats]:
-        """What every distance needs, (K,), (K,) and (K, K)."""
+        """Mean (K,), deviation (K,) and whitening (K, K) as arrays."""
         return np.array(self.mean), np.array(self.deviation), np.array(self.whitening)
 
 
@@ -112,10 +112,9 @@ def camera_scale(rng: np.random.Generator) -> float:
 
 
 def in_a_field(cell: Cell, rng: np.random.Generator, um_per_px: float | None = None) -> Cell:
-    """A cell cut out onto black as a camera and a finder would give it: coarser, its edge in the field's light, grainy.
+    """A cell cut out onto black, as a camera and a finder would show it: coarser, lit at its edge, noisy.
 
-    um_per_px: the camera's; default: any. Such differences do not matter to the network, and must not take a cell out
-    of the domain.
+    um_per_px: the camera's; default: any. Such differences must not take a cell out of the domain.
     """
     sigma = max(_EDGE_UM / cell.um_per_px, 0.5)
     inner = cv2.erode(cell.mask, np.ones((3, 3), np.uint8)).astype(np.float32) / 255
@@ -131,7 +130,7 @@ def in_a_field(cell: Cell, rng: np.random.Generator, um_per_px: float | None = N
 
 
 def _dented(mask: Any, um_per_px: float, rng: np.random.Generator) -> Image:
-    """The mask without what a finder gives to the red cells that touch the cell."""
+    """The mask without the dents that a finder leaves where red cells touch the cell."""
     rows, columns = np.nonzero(mask)
     if not len(rows):
         return as_image(mask)

@@ -1,4 +1,4 @@
-"""How often a classifier errs and refuses, person by person, and what follows for a person not yet seen.
+"""How often a classifier errs and refuses on each person, and what to expect of a new person.
 
 People differ: the chances of a new person are drawn from beta distributions with one mode that are fitted to held-out
 people (beta-binomial; flat prior on the mean and on the root of the inverse number of prior cells, Gelman et al.,
@@ -18,7 +18,7 @@ from pydantic import Field
 from bloodedge.config import Strict
 
 FEWEST_PEOPLE = 3
-"""Of each class; fewer show nothing of how people differ."""
+"""People of each class; fewer do not show how people differ."""
 DRAWS = 2000
 """People drawn; a tail of TAIL then holds 50 of them."""
 
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 
 class Outcomes(Strict):
-    """What was said of one person's cells of one true class; refused: uncertain or outside the domain."""
+    """How one person's cells of one true class were called; refused: uncertain or outside the domain."""
 
     blast: int = Field(ge=0)
     normal: int = Field(ge=0)
@@ -39,10 +39,10 @@ class Outcomes(Strict):
 
 
 class Rates(Strict):
-    """What is said of blasts and of normal cells, by person; people that the network was not fitted to."""
+    """Outcomes by person, for people that the network was not fitted to."""
 
     data: str = ""
-    """Which cells were looked at."""
+    """Which cells were measured."""
     blast: dict[str, Outcomes]
     """Of true blasts."""
     normal: dict[str, Outcomes]
@@ -50,17 +50,17 @@ class Rates(Strict):
 
     @property
     def known(self) -> bool:
-        """Whether both classes have people enough to show how people differ."""
+        """Whether both classes have at least FEWEST_PEOPLE people."""
         return min(_people(self.blast), _people(self.normal)) >= FEWEST_PEOPLE
 
     @property
     def people(self) -> int:
-        """All whose cells were looked at."""
+        """Number of people measured."""
         return len(self.blast.keys() | self.normal.keys())
 
     @cached_property
     def new_person(self) -> "NewPerson":
-        """What is known of a person not yet seen."""
+        """The chances of a person not yet seen."""
         rng = np.random.default_rng(0)
         blasts, normals = list(self.blast.values()), list(self.normal.values())
         return NewPerson(
@@ -71,11 +71,11 @@ class Rates(Strict):
         )
 
 
-def count_outcomes(people: Sequence[str], labels: Sequence[int], said: Sequence[str], data: str = "") -> Rates:
-    """The rates of N cells: whose each is, whether it is a blast (1) and what was said of it (see ``decide``)."""
+def count_outcomes(people: Sequence[str], labels: Sequence[int], verdicts: Sequence[str], data: str = "") -> Rates:
+    """The rates of N cells: each one's person, label (1 is a blast) and verdict (see ``decide``)."""
     counts: dict[tuple[int, str], Counter[str]] = {}
-    for person, label, one in zip(people, labels, said, strict=True):
-        counts.setdefault((label, person), Counter())[one] += 1
+    for person, label, verdict in zip(people, labels, verdicts, strict=True):
+        counts.setdefault((label, person), Counter())[verdict] += 1
 
     def of(true: int) -> dict[str, Outcomes]:
         return {

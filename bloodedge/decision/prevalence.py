@@ -36,7 +36,7 @@ TELLS_NOTHING = 0.8
 EXPLAINED = 0.01
 """A count with less chance than this at the share that explains it best is unlike all that held-out people show."""
 SHARES = np.sin(np.linspace(0, math.pi / 2, 181)) ** 2
-"""Shares at which the interval is looked for, denser towards 0 and 1."""
+"""Grid of shares on which the interval is searched, denser towards 0 and 1."""
 
 Floats = NDArray[np.float64]
 Limit = Literal["cells", "classifier", "nothing called"]
@@ -58,7 +58,7 @@ class BlastShare:
     endless: tuple[float, float] = (0.0, 1.0)
     """The interval that endlessly many cells of this kind would give."""
     rates_known: bool = True
-    """Whether the bundle says how often its classifier errs on held-out people."""
+    """Whether the bundle has its classifier's error rates on held-out people."""
 
     @property
     def cannot_tell(self) -> bool:
@@ -112,41 +112,41 @@ def blast_share(rates: Rates | None, blasts: int, called: int, effective: float 
 
 @lru_cache(maxsize=1000)  # a page asks for the same estimate many times
 def _estimate(new_person: NewPerson, blasts: int, called: int, effective: float) -> BlastShare:
-    share, said = blasts / called, _said_blast(new_person)
-    most, least = _explaining(share * effective, effective, len(said))
-    at_most, at_least = (said <= most[:, None]).mean(axis=0), (said >= least[:, None]).mean(axis=0)
+    share, chance = blasts / called, _chance_of_blast(new_person)
+    most, least = _explaining(share * effective, effective, len(chance))
+    at_most, at_least = (chance <= most[:, None]).mean(axis=0), (chance >= least[:, None]).mean(axis=0)
     if explained := min(at_most[0], at_least[-1]) >= EXPLAINED:
         estimate, low, high = _inverted(at_most, at_least)
     else:
-        estimate, low, high = _inverted(*_bounds(said, share, effective))
+        estimate, low, high = _inverted(*_bounds(chance, share, effective))
     if estimate == 0:  # fewer than any share explains: these cells may be called better than anybody's before
         high = max(high, float(np.quantile(most, 1 - TAIL)))
     if estimate == 1:
         low = min(low, float(np.quantile(least, TAIL)))
     inside = (blasts + 0.5) / (called + 1)  # no count shows that a chance is 0 or 1
-    _, first, last = _inverted((said <= inside).mean(axis=0), (said >= inside).mean(axis=0))
+    _, first, last = _inverted((chance <= inside).mean(axis=0), (chance >= inside).mean(axis=0))
     endless = (max(low, first), min(high, last)) if explained else (low, high)
     limit: Limit = "classifier" if (endless[1] - endless[0]) ** 2 > (high - low) ** 2 / 2 else "cells"
     return BlastShare(share, estimate, low, high, limit, endless)
 
 
 @lru_cache(maxsize=8)
-def _said_blast(person: NewPerson) -> Floats:
+def _chance_of_blast(person: NewPerson) -> Floats:
     """q(pi) of each person drawn (rows) for each of SHARES (columns)."""
     blasts = np.outer(person.called_blasts, SHARES)
     normals = np.outer(person.called_normals, 1 - SHARES)
     called = np.maximum(blasts + normals, np.finfo(float).tiny)
-    said: Floats = (blasts * person.sensitivity[:, None] + normals * person.false_blasts[:, None]) / called
-    return said
+    chance: Floats = (blasts * person.sensitivity[:, None] + normals * person.false_blasts[:, None]) / called
+    return chance
 
 
-def _bounds(said: Floats, share: float, called: float) -> tuple[Floats, Floats]:
+def _bounds(chance: Floats, share: float, called: float) -> tuple[Floats, Floats]:
     """Bounds (shares,) of the two chances, where they are too small to be counted over the people drawn.
 
     P(at most b of n) is no more than exp(-n D), where D is the divergence of b / n from a larger chance q (Chernoff,
     Annals of Mathematical Statistics 23:493, 1952); each table is scaled to its largest, which its ratios do not show.
     """
-    q = said.clip(1e-9, 1 - 1e-9)
+    q = chance.clip(1e-9, 1 - 1e-9)
     divergence = -share * np.log(q) - (1 - share) * np.log(1 - q)
     if 0 < share < 1:
         divergence += share * math.log(share) + (1 - share) * math.log(1 - share)

@@ -1,7 +1,7 @@
-"""What a device holds a slide's cells against: how people's cells vary, and how far people are from one another.
+"""The reference for drift: how people's cells vary, and how far people are from one another.
 
-Drift is told by the distance of Kolmogorov and Smirnov between a slide's cells and the reference people's, in four
-figures. No person's cells are spread as all people's together; so a slide has drifted only where it is farther from the
+Drift is measured by the Kolmogorov-Smirnov distance between a slide's cells and the reference people's, in four
+aspects. One person's cells never vary like all people's together, so a slide has drifted only if it is farther from the
 reference people than they are from one another.
 """
 

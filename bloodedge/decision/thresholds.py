@@ -1,4 +1,4 @@
-"""From a network's probability to what is said of a cell: blast, normal, or uncertain and why."""
+"""From a network's probability to the verdict on a cell: blast, normal, or uncertain with a reason."""
 
 from enum import StrEnum
 
@@ -39,7 +39,7 @@ WHY_UNCERTAIN: dict[str, str] = {
     Reason.MODEL_FAULT: "the network gave no probability",
     Reason.CUT_BY_BORDER: "cut by the frame's border",
 }
-"""Why a cell is uncertain, for people."""
+"""Why a cell is uncertain, in words."""
 
 
 class Thresholds(Strict):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 OTHER_SUFFIXES = {".avif", ".czi", ".gif", ".heic", ".jp2", ".lif", ".nd2", ".ndpi", ".svs", ".vsi"}
-"""Pictures that are not read: in a data set they are named instead of passed over."""
+"""Formats that are not supported: a data set's report names such files instead of skipping them."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 TIFF = {b"II*\0": "<", b"MM\0*": ">"}

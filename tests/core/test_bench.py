@@ -190,7 +190,7 @@ def test_a_damaged_network_is_a_sentence(tmp_path):
 
 def test_a_process_that_dies_is_a_sentence(monkeypatch):
     monkeypatch.setattr(module.sys, "executable", "/bin/false")
-    with pytest.raises(BloodedgeError, match="the process of litert int8 ended with 1"):
+    with pytest.raises(BloodedgeError, match="the process of litert int8 ended with exit code 1"):
         run_turn(RELEASED, "litert", "int8", 1)
 
 

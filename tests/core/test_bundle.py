@@ -212,7 +212,7 @@ def test_a_file_that_the_manifest_does_not_vouch_for_is_not_read(folder):
 def test_a_path_out_of_the_bundle_is_not_read(folder):
     change_manifest(folder, files={"../outside.txt": "0"})
     (folder.parent / "outside.txt").write_text("secret")
-    with pytest.raises(BloodedgeError, match="a name that leads out of it"):
+    with pytest.raises(BloodedgeError, match="whose name points outside the bundle"):
         Bundle(folder)
 
 
@@ -309,7 +309,7 @@ def test_zips_of_other_programs_are_called_what_they_are(name, tmp_path):
 
 def test_a_file_of_any_other_kind_is_no_bundle(tmp_path):
     (tmp_path / "notes.txt").write_text("some notes")
-    with pytest.raises(UsageError, match=r"notes\.txt is not a bundle: a bundle also says"):
+    with pytest.raises(UsageError, match=r"notes\.txt is not a bundle: a bundle also holds"):
         Bundle(tmp_path / "notes.txt")
 
 

@@ -41,7 +41,7 @@ def test_a_name_that_leads_elsewhere_is_refused(
     tmp_path: Path, entries: list[tuple[zipfile.ZipInfo, bytes]], name: str
 ) -> None:
     path = pack(tmp_path / "x.bundle", [*entries, (zipfile.ZipInfo(name), b"evil")])
-    assert "leads out of it" in refused(path)
+    assert "whose name points outside the bundle" in refused(path)
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFDIR, stat.S_IFIFO, stat.S_IFBLK])
@@ -67,7 +67,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         archive.writestr("manifest.json", b"0" * (32 * 2**20))
     assert path.stat().st_size < 2**16
-    assert "larger than any model" in refused(path)
+    assert "too large to be a model" in refused(path)
 
 
 def test_a_bomb_that_says_it_is_small_is_not_inflated(tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_an_entry_that_lies_about_its_size_is_refused(tmp_path: Path, entries) -
     golden = next(len(content) for info, content in entries if info.filename == "golden.npz")
     size = golden.to_bytes(4, "little")
     assert data.count(size) == 2  # the local and the central header
-    for lie, answer in ((golden - 1, "cannot be read"), (LARGEST_FILE + 1, "larger than any model")):
+    for lie, answer in ((golden - 1, "cannot be read"), (LARGEST_FILE + 1, "too large to be a model")):
         path.write_bytes(bytes(data).replace(size, lie.to_bytes(4, "little")))
         assert answer in refused(path)
 
 
 def test_too_many_entries_are_refused(tmp_path: Path, entries: list[tuple[zipfile.ZipInfo, bytes]]) -> None:
     many = [(zipfile.ZipInfo(f"{number}"), b"") for number in range(1000)]
-    assert "more than any bundle" in refused(pack(tmp_path / "x.bundle", [*entries, *many]))
+    assert "too large to be a bundle" in refused(pack(tmp_path / "x.bundle", [*entries, *many]))
 
 
 @pytest.mark.parametrize("part", ["flag", "method"])
@@ -127,7 +127,7 @@ def test_a_locked_or_oddly_packed_entry_is_refused(tmp_path: Path, entries, part
     where = data.index(b"PK\x01\x02") + {"flag": 8, "method": 10}[part]  # APPNOTE.TXT 4.3.12
     data[where : where + 2] = {"flag": 1, "method": 14}[part].to_bytes(2, "little")
     path.write_bytes(data)
-    assert "locked or oddly packed" in refused(path)
+    assert "encrypted or compressed in an unsupported way" in refused(path)
 
 
 def test_a_link_in_a_folder_is_refused(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_report_that_was_changed_is_not_shown(tmp_path: Path, capsys: pytest.C
         archive.extractall(folder)
     (folder / "report.html").write_bytes(PAGE.replace(b"int8", b"int9"))
     assert run(folder, "--out", tmp_path / "out.html") == 1
-    assert "wrong digest" in capsys.readouterr().err
+    assert "its SHA-256 is not the manifest's" in capsys.readouterr().err
     assert not (tmp_path / "out.html").exists()
 
 

@@ -23,7 +23,7 @@ PACKAGES = {
 ORDER = {
     "bloodedge": "machine redact text errors installation files metrics config console web_access imaging tables"
     " decision bundle data engine fleet_messages report signing bench simulation evaluation cli __main__",
-    "bloodedge_train": "hardware recipe zoo fitting figures run_card explain run compare progress sweep cli",
+    "bloodedge_train": "hardware recipe zoo fitting figures run_card run_folder explain run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
     " conversion cli",
     "bloodedge_device": "frames latency health timings system finder settings camera slide pipeline store bundles"

@@ -412,7 +412,7 @@ def test_a_released_bundle_is_called_so_and_a_changed_copy_is_not(run: Run, tmp_
         archive.extractall(tmp_path / "changed")
     (tmp_path / "changed" / "MODEL_CARD.md").write_text("It is perfect.")
     code, said = run("verify", tmp_path / "changed")
-    assert (code, "wrong digest" in said) == (1, True)
+    assert (code, "its SHA-256 is not the manifest's" in said) == (1, True)
     text = (tmp_path / "changed" / MANIFEST).read_text()
     (tmp_path / "changed" / MANIFEST).write_text(text + "\n")
     code, said = run("verify", tmp_path / "changed")

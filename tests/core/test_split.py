@@ -141,7 +141,7 @@ def test_more_folds_than_people_is_one_sentence() -> None:
 def test_cells_of_unnamed_people_cannot_be_split_honestly() -> None:
     data = dataset()
     data = replace(data, cells=(*data.cells, cell("", 1, 5)))
-    with pytest.raises(UsageError, match=r"all/cell5.png does not say whose cell it is.*--split image"):
+    with pytest.raises(UsageError, match=r"all/cell5.png has no subject in its name.*--split image"):
         split(data, SplitSpec(), seed=0)
     parts, record = split(data, SplitSpec(kind="image"), seed=0)
     assert record.leaky

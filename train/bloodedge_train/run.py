@@ -1,61 +1,28 @@
-"""A training run from a folder of cells to a finished run folder."""
+"""A training run: cells read and split, a network fitted, and its run folder written."""
 
-import csv
-import datetime as dt
-import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from bloodedge import __version__
-from bloodedge.bench.latency import measure_latency
-from bloodedge.bundle.json_records import write_record
-from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord, SplitRecord
+from bloodedge.bundle.run_record import RunMetrics
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
-from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures, held_out
-from bloodedge.data.split import Fold, Parts, split
-from bloodedge.decision.thresholds import LABELS, Thresholds, calibrated
-from bloodedge.engine.keras import KerasEngine, load_keras
+from bloodedge.data.fitted_pictures import FittedPictures, held_out
+from bloodedge.data.split import split
+from bloodedge.engine.keras import load_keras
 from bloodedge.errors import UsageError
-from bloodedge.evaluation.scoring import score
-from bloodedge.files import require_free, write_beside, write_bytes, write_text
-from bloodedge.machine import versions
-from bloodedge_train import hardware, run_card
+from bloodedge.files import require_free
+from bloodedge_train import hardware
 from bloodedge_train.fitting.checkpoint import Checkpoints, FitState, Request
-from bloodedge_train.fitting.temperature import fit_temperature
 from bloodedge_train.recipe import Recipe
+from bloodedge_train.run_folder import MADE, SCORED, RunCells, TrainOptions, write_run
 
 if TYPE_CHECKING:
     from bloodedge_train.fitting.fit import BatchDone, EpochDone, Samples
-
-SCORED = ("validation", "test", "shift")
-THRESHOLDS = Thresholds()
-MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
-"""What a finished run leaves in its folder, beside run.json."""
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What ``bloodedge train`` was asked."""
-
-    data: Path
-    model: str
-    recipe: Recipe
-    weights: str
-    fold: Fold | None
-    seed: int
-    out: Path
-    resume: bool
-    allow_unreadable: bool = False
-    """Go on where more than a tenth of the pictures cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +48,20 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
     check_readable(dataset, allow=options.allow_unreadable)
-    parts, split_record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
-    fitted = FittedPictures.of(parts)
-    if not split_record.leaky:
-        parts = held_out(parts, fitted, watcher.say)
-    with watcher.step("Loading Keras"):
-        load_keras()
-    samples = {}
-    for name in ("train", *SCORED):
-        if parts.get(name):
-            with watcher.step(f"Preparing {name} cells") as progress:
-                samples[name] = _samples(dataset, parts[name], options.recipe, progress)
-    model, state = _fit(options, watcher, dataset, samples)
-    return _finish(options, dataset, split_record, fitted, parts, samples, model, state, watcher)
+    cells = _prepare(options, dataset, watcher)
+    model, state = _fit(options, watcher, cells)
+    watcher.say("Scoring the network and drawing figures")
+    metrics = write_run(options, cells, model, state)
+    Checkpoints(options.out).remove()
+    auc = metrics.parts["validation"].auc
+    if auc is not None:
+        from bloodedge_train.fitting.fit import kept_weights
+
+        kept = kept_weights(state, options.recipe.fit)
+        watcher.say(
+            f"Kept: {kept}. Its validation AUC is {auc:.4f}, as on the model card; the lines above are of epochs."
+        )
+    return metrics
 
 
 def _check_folder(options: TrainOptions) -> None:
@@ -109,6 +77,22 @@ def _check_folder(options: TrainOptions) -> None:
         require_free(options.out, [*MADE, *epochs])
 
 
+def _prepare(options: TrainOptions, dataset: Dataset, watcher: Watcher) -> RunCells:
+    """The split, and the network inputs of each part; held-out copies of training pictures are left out."""
+    parts, record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
+    fitted = FittedPictures.of(parts)
+    if not record.leaky:
+        parts = held_out(parts, fitted, watcher.say)
+    with watcher.step("Loading Keras"):
+        load_keras()
+    samples = {}
+    for name in ("train", *SCORED):
+        if parts.get(name):
+            with watcher.step(f"Preparing {name} cells") as progress:
+                samples[name] = _samples(dataset, parts[name], options.recipe, progress)
+    return RunCells(dataset, record, fitted, parts, samples)
+
+
 def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: Progress) -> "Samples":
     from bloodedge_train.fitting.fit import Samples
 
@@ -120,28 +104,23 @@ def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: 
     )
 
 
-def _fit(
-    options: TrainOptions,
-    watcher: Watcher,
-    dataset: Dataset,
-    samples: dict[str, "Samples"],
-) -> tuple[Any, FitState]:
+def _fit(options: TrainOptions, watcher: Watcher, cells: RunCells) -> tuple[Any, FitState]:
     """The fitted network, float32 whatever it was fitted in, and how it went."""
     from bloodedge_train.fitting import fit as fitting
 
     recipe = options.recipe
     checkpoints = Checkpoints(options.out)
-    _begin(options, dataset, checkpoints)
+    _begin(options, cells.dataset, checkpoints)
     hardware.spread(recipe.fit.batch)  # before any network is made
     precision = hardware.precision(recipe.fit.precision)
     network = _build(options, precision, "none" if checkpoints.state() else options.weights)
-    checkpoints.begin(_request(options, dataset))
+    checkpoints.begin(_request(options, cells.dataset))
     begun = checkpoints.state()
     with watcher.fitting(recipe, begun.epochs_done if begun else 0) as (batch_done, epoch_done):
         state = fitting.fit(
             network,
-            samples["train"],
-            samples["validation"],
+            cells.samples["train"],
+            cells.samples["validation"],
             recipe,
             options.seed,
             checkpoints,
@@ -190,113 +169,3 @@ def _begin(options: TrainOptions, dataset: Dataset, checkpoints: Checkpoints) ->
             f"{options.out} was begun with another {' and another '.join(changed).replace('_', ' ')}; "
             "resume it as it was begun, or choose another --out."
         )
-
-
-def _finish(
-    options: TrainOptions,
-    dataset: Dataset,
-    split_record: SplitRecord,
-    fitted: FittedPictures,
-    parts: Parts,
-    samples: dict[str, "Samples"],
-    model: Any,
-    state: FitState,
-    watcher: Watcher,
-) -> RunMetrics:
-    """Calibrate, score, and write everything but the checkpoint; ``run.json`` comes last and says that all is there."""
-    import keras
-
-    from bloodedge_train import figures
-    from bloodedge_train.fitting.fit import kept_weights, predict
-    from bloodedge_train.zoo.macs import count_macs
-
-    raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
-    validation = samples["validation"]
-    temperature = fit_temperature(validation.labels, raw["validation"], len(set(validation.subjects)))
-    blasts = {name: calibrated(probabilities, temperature)[:, 1] for name, probabilities in raw.items()}
-    write_beside(options.out / "model.keras", model.save)
-    uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
-    metrics = _metrics(options, samples, blasts, uncalibrated)
-    record = RunRecord(
-        name=options.out.name,
-        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        bloodedge=__version__,
-        model=options.model,
-        parameters=model.count_params(),
-        macs=count_macs(model),
-        labels=list(LABELS),
-        weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).name,
-        recipe=options.recipe.model_dump(),
-        imaging=options.recipe.imaging,
-        seed=options.seed,
-        data=_data_record(options, dataset),
-        split=split_record,
-        fitted=fitted.record(),
-        temperature=temperature,
-        thresholds=THRESHOLDS,
-        backend=keras.backend.backend(),
-        hardware=metrics.hardware,
-        versions=versions(hardware.RECORDED),
-        history=state.history,
-        best_epoch=state.best_epoch,
-    )
-    auc = metrics.parts["validation"].auc
-    if auc is not None:
-        kept = kept_weights(state, options.recipe.fit)
-        watcher.say(
-            f"Kept: {kept}. Its validation AUC is {auc:.4f}, as on the model card; the lines above are of epochs."
-        )
-    watcher.say("Drawing figures")
-    figures.draw_all(options.out / "figures", record, metrics, parts, samples, blasts, uncalibrated)
-    write_bytes(options.out / FITTED_FILE, fitted.pack())
-    write_text(options.out / "predictions.csv", _predictions(parts, blasts, uncalibrated))
-    write_record(options.out / "metrics.json", metrics)
-    write_text(options.out / "MODEL_CARD.md", run_card.model_card(record, metrics))
-    write_record(options.out / "run.json", record)
-    Checkpoints(options.out).remove()
-    return metrics
-
-
-def _metrics(
-    options: TrainOptions, samples: dict[str, "Samples"], blasts: dict[str, Floats], uncalibrated: dict[str, Floats]
-) -> RunMetrics:
-    """Figures of every held-out part; ``uncalibrated``: blast probabilities before the temperature."""
-    leaky, threshold = options.recipe.split.kind == "image", THRESHOLDS.blast
-    parts = {
-        name: score(
-            samples[name].labels,
-            blast,
-            samples[name].subjects,
-            threshold=threshold,
-            leaky=leaky and name != "shift",
-            uncalibrated=uncalibrated[name],
-        )
-        for name, blast in blasts.items()
-    }
-    return RunMetrics(
-        parts=parts,
-        ece_before_temperature=parts["validation"].ece_before or 0.0,
-        latency_ms=measure_latency(KerasEngine(options.out), samples["validation"].images[0]),
-        hardware=hardware.accelerator(),
-    )
-
-
-def _data_record(options: TrainOptions, dataset: Dataset) -> DataRecord:
-    return DataRecord(
-        root=str(options.data.resolve()),
-        fingerprint=dataset.fingerprint,
-        cells=len(dataset.unique),
-        subjects=len(dataset.groups),
-        rendered=dataset.rendered,
-    )
-
-
-def _predictions(parts: Parts, blasts: dict[str, Floats], uncalibrated: dict[str, Floats]) -> str:
-    """``predictions.csv``: every scored cell with its blast probability, before and after the temperature."""
-    out = io.StringIO()
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(["part", "cell", "subject", "label", "blast_uncalibrated", "blast"])
-    for part, blast in blasts.items():
-        for cell, before, after in zip(parts[part], uncalibrated[part], blast, strict=True):
-            rows.writerow([part, cell.name, cell.subject, cell.label, f"{before:.6f}", f"{after:.6f}"])
-    return out.getvalue()

@@ -76,8 +76,8 @@ def train(
     from bloodedge.data.split import Fold
     from bloodedge_train.progress import watcher
     from bloodedge_train.recipe import load_recipe
-    from bloodedge_train.run import TrainOptions
     from bloodedge_train.run import train as run_training
+    from bloodedge_train.run_folder import TrainOptions
 
     if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
         raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")

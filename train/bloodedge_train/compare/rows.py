@@ -81,7 +81,7 @@ class Row(Strict):
     pooled: dict[str, Estimate] | None
     """Of several folds: all their cells taken together; intervals over subjects where the runs kept predictions."""
     confusion: list[list[int]]
-    """rows: true normal, true blast; columns: said normal, said blast; summed over folds."""
+    """Rows: true normal, true blast; columns: called normal, called blast; summed over folds."""
     per_subject: dict[str, SubjectScore]
     worst_subject: str
     paper: dict[str, Versus]

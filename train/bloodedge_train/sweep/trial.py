@@ -20,7 +20,8 @@ from bloodedge.files import write_text
 from bloodedge.text import as_path
 from bloodedge_train.fitting.checkpoint import Checkpoints
 from bloodedge_train.recipe import Recipe
-from bloodedge_train.run import TrainOptions, Watcher, train
+from bloodedge_train.run import Watcher, train
+from bloodedge_train.run_folder import TrainOptions
 from bloodedge_train.sweep.plan import Plan, Trial
 
 if TYPE_CHECKING:

@@ -1,0 +1,167 @@
+"""A finished run's folder: model, figures, predictions, card, and last ``run.json``, which says that all is there."""
+
+import csv
+import datetime as dt
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge import __version__
+from bloodedge.bench.latency import measure_latency
+from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord, SplitRecord
+from bloodedge.data.dataset import Dataset
+from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
+from bloodedge.data.split import Fold, Parts
+from bloodedge.decision.thresholds import LABELS, Thresholds, calibrated
+from bloodedge.engine.keras import KerasEngine
+from bloodedge.evaluation.scoring import score
+from bloodedge.files import write_beside, write_bytes, write_text
+from bloodedge.machine import versions
+from bloodedge_train import hardware, run_card
+from bloodedge_train.fitting.checkpoint import FitState
+from bloodedge_train.fitting.temperature import fit_temperature
+from bloodedge_train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from bloodedge_train.fitting.fit import Samples
+
+
+SCORED = ("validation", "test", "shift")
+THRESHOLDS = Thresholds()
+MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
+"""What a finished run leaves in its folder, beside run.json."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``bloodedge train`` was asked."""
+
+    data: Path
+    model: str
+    recipe: Recipe
+    weights: str
+    fold: Fold | None
+    seed: int
+    out: Path
+    resume: bool
+    allow_unreadable: bool = False
+    """Go on where more than a tenth of the pictures cannot be used."""
+
+
+@dataclass(frozen=True)
+class RunCells:
+    """The cells of a run."""
+
+    dataset: Dataset
+    split: SplitRecord
+    fitted: FittedPictures
+    """Those that the network was fitted to."""
+    parts: Parts
+    samples: dict[str, "Samples"]
+    """Network inputs by part."""
+
+
+def write_run(options: TrainOptions, cells: RunCells, model: Any, state: FitState) -> RunMetrics:
+    """Calibrate and score a fitted network and write all but its checkpoint."""
+    from bloodedge_train import figures
+    from bloodedge_train.fitting.fit import predict
+
+    samples = cells.samples
+    raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
+    validation = samples["validation"]
+    temperature = fit_temperature(validation.labels, raw["validation"], len(set(validation.subjects)))
+    blasts = {name: calibrated(probabilities, temperature)[:, 1] for name, probabilities in raw.items()}
+    uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
+    write_beside(options.out / "model.keras", model.save)
+    metrics = _metrics(options, samples, blasts, uncalibrated)
+    record = _record(options, cells, model, state, temperature, metrics.hardware)
+    figures.draw_all(options.out / "figures", record, metrics, cells.parts, samples, blasts, uncalibrated)
+    write_bytes(options.out / FITTED_FILE, cells.fitted.pack())
+    write_text(options.out / "predictions.csv", _predictions(cells.parts, blasts, uncalibrated))
+    write_record(options.out / "metrics.json", metrics)
+    write_text(options.out / "MODEL_CARD.md", run_card.model_card(record, metrics))
+    write_record(options.out / "run.json", record)
+    return metrics
+
+
+def _record(
+    options: TrainOptions, cells: RunCells, model: Any, state: FitState, temperature: float, machine: str
+) -> RunRecord:
+    import keras
+
+    from bloodedge_train.zoo.macs import count_macs
+
+    return RunRecord(
+        name=options.out.name,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        bloodedge=__version__,
+        model=options.model,
+        parameters=model.count_params(),
+        macs=count_macs(model),
+        labels=list(LABELS),
+        weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).name,
+        recipe=options.recipe.model_dump(),
+        imaging=options.recipe.imaging,
+        seed=options.seed,
+        data=_data_record(options, cells.dataset),
+        split=cells.split,
+        fitted=cells.fitted.record(),
+        temperature=temperature,
+        thresholds=THRESHOLDS,
+        backend=keras.backend.backend(),
+        hardware=machine,
+        versions=versions(hardware.RECORDED),
+        history=state.history,
+        best_epoch=state.best_epoch,
+    )
+
+
+def _metrics(
+    options: TrainOptions, samples: dict[str, "Samples"], blasts: dict[str, Floats], uncalibrated: dict[str, Floats]
+) -> RunMetrics:
+    """Figures of every held-out part; ``uncalibrated``: blast probabilities before the temperature."""
+    leaky, threshold = options.recipe.split.kind == "image", THRESHOLDS.blast
+    parts = {
+        name: score(
+            samples[name].labels,
+            blast,
+            samples[name].subjects,
+            threshold=threshold,
+            leaky=leaky and name != "shift",
+            uncalibrated=uncalibrated[name],
+        )
+        for name, blast in blasts.items()
+    }
+    return RunMetrics(
+        parts=parts,
+        ece_before_temperature=parts["validation"].ece_before or 0.0,
+        latency_ms=measure_latency(KerasEngine(options.out), samples["validation"].images[0]),
+        hardware=hardware.accelerator(),
+    )
+
+
+def _data_record(options: TrainOptions, dataset: Dataset) -> DataRecord:
+    return DataRecord(
+        root=str(options.data.resolve()),
+        fingerprint=dataset.fingerprint,
+        cells=len(dataset.unique),
+        subjects=len(dataset.groups),
+        rendered=dataset.rendered,
+    )
+
+
+def _predictions(parts: Parts, blasts: dict[str, Floats], uncalibrated: dict[str, Floats]) -> str:
+    """``predictions.csv``: every scored cell with its blast probability, before and after the temperature."""
+    out = io.StringIO()
+    rows = csv.writer(out, lineterminator="\n")
+    rows.writerow(["part", "cell", "subject", "label", "blast_uncalibrated", "blast"])
+    for part, blast in blasts.items():
+        for cell, before, after in zip(parts[part], uncalibrated[part], blast, strict=True):
+            rows.writerow([part, cell.name, cell.subject, cell.label, f"{before:.6f}", f"{after:.6f}"])
+    return out.getvalue()
