@@ -1,4 +1,4 @@
-"""The errors that people see: one sentence that says what is wrong and what to do."""
+"""Errors for people: one sentence with the fault and its cure."""
 
 import errno
 import os
@@ -12,33 +12,33 @@ from bloodedge.text import as_text
 
 
 class BloodedgeError(Exception):
-    """Something failed and the message says what to do about it (exit code 1)."""
+    """Something failed; the message says what to do (exit code 1)."""
 
     exit_code = 1
 
     def __init__(self, sentence: str = "") -> None:
-        """The sentence may hold a file's name as the system gives it; what is kept of it can be stored and sent."""
+        """The sentence may hold a file's name of any bytes; it is kept as text that can be stored and sent."""
         super().__init__(as_text(sentence))
 
 
 class UsageError(BloodedgeError):
-    """The command, its arguments, its configuration or its input folder are not what they must be (exit code 2)."""
+    """The command, its arguments, its configuration or its input folder is wrong (exit code 2)."""
 
     exit_code = 2
 
 
 class DiskError(BloodedgeError):
-    """A disk did not take what was to be written, which may pass; what was to be written is none the worse for it."""
+    """A file could not be written, perhaps only for now; the data are still whole."""
 
 
 class StoppedError(BloodedgeError):
-    """A person stopped the command and the message says how to go on (exit code 130, as shells have it)."""
+    """A person stopped the command; the message says how to continue (exit code 130, as shells have it)."""
 
     exit_code = 130
 
 
 def quoted(path: Path) -> str:
-    """A path as a shell takes it, for the commands that people are told to run."""
+    """A path quoted for a shell, for commands in messages."""
     return shlex.quote(str(path))
 
 
@@ -60,8 +60,8 @@ def disk_errors(what: str) -> Iterator[None]:
             errno.EROFS: "the disk is read-only; choose another folder",
             errno.EACCES: "this user may not write there; choose another folder or change its permissions",
             errno.EISDIR: "a folder of that name is in the way; choose another name",
-            errno.ENOTDIR: "a file stands where a folder is needed; choose another name",
-            errno.EEXIST: "a file stands where a folder is needed; choose another name",
+            errno.ENOTDIR: "a file is where a folder is needed; choose another name",
+            errno.EEXIST: "a file is where a folder is needed; choose another name",
             errno.EIO: "the disk failed; check it and its cable",
             errno.EMFILE: "this process has too many files open; raise its limit (ulimit -n)",
             errno.ENFILE: "the machine has too many files open; end other programs",
@@ -76,7 +76,7 @@ def disk_errors(what: str) -> Iterator[None]:
 
 CURES = {
     errno.ENOENT: "check its name, or choose another folder",
-    errno.ENOTDIR: "a file stands where a folder is needed; choose another name",
+    errno.ENOTDIR: "a file is where a folder is needed; choose another name",
     errno.EISDIR: "a folder of that name is in the way; choose another name",
     errno.EEXIST: "choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
@@ -88,32 +88,32 @@ CURES = {
 """What to do where the operating system refuses a path."""
 
 OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-"""Nobody's programming error, even where the system names no path."""
+"""Faults of the disk, even where the system names no path."""
 
 
 def system_sentence(error: OSError) -> str | None:
-    """What the operating system refused, in a sentence with its path; None for what more likely is a fault in here."""
+    """A sentence about what the operating system refused, with its path; None for what is more likely a bug."""
     if error.errno is None:
         return None
     if not isinstance(error.filename, str | bytes):
         cure = CURES.get(error.errno, "")
-        return f"What was to be written was refused ({error.strerror}); {cure}." if error.errno in OF_THE_DISK else None
+        return f"The disk refused a write ({error.strerror}); {cure}." if error.errno in OF_THE_DISK else None
     path = os.fsdecode(error.filename)
     if isinstance(error, PermissionError):
         cure = f"{as_owner(Path(path))}, or give another file or folder"
     else:
-        cure = CURES.get(error.errno, "see to its cause and run the command again")
+        cure = CURES.get(error.errno, "remove the cause and run the command again")
     return f"{path} cannot be used ({error.strerror}); {cure}."
 
 
 def unreadable(path: Path, error: OSError) -> str:
-    """The sentence for a file that cannot be read: whose it is, where only that keeps this user from it."""
+    """The sentence for a file that cannot be read, with its owner where permissions are the cause."""
     cure = as_owner(path) if isinstance(error, PermissionError) else "check its name and permissions"
     return f"{path} cannot be read ({error.strerror}); {cure}."
 
 
 def as_owner(path: Path, command: str = "bloodedge ...") -> str:
-    """What to do about a path that this user may not use: run the command as whoever owns it, or what it lies in."""
+    """What to do about a path that this user may not use: run the command as its owner."""
     owner = _owner(path)
     if owner is None or owner == os.geteuid():
         return "change its permissions"
@@ -123,7 +123,7 @@ def as_owner(path: Path, command: str = "bloodedge ...") -> str:
 
 
 def _owner(path: Path) -> int | None:
-    """The user who owns the path, or the nearest folder above it that this user can see; None where nobody tells."""
+    """The owner of the path, or of the nearest folder above it that this user can see; None if unknown."""
     if not hasattr(os, "geteuid"):  # Windows
         return None
     for place in (path.absolute(), *path.absolute().parents):
@@ -135,7 +135,7 @@ def _owner(path: Path) -> int | None:
 
 
 def user_name(user: int) -> str:
-    """A user as ``sudo -u`` takes it from a shell, also one without a name."""
+    """A user's name, or number, as ``sudo -u`` takes it in a shell."""
     import pwd
 
     try:

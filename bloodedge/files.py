@@ -1,4 +1,4 @@
-"""Reading what people edit, and writing so that a file is either the old one or the whole new one."""
+"""Reading edited files, and writing files so that each is either the old one or the whole new one."""
 
 import codecs
 import errno
@@ -76,7 +76,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def folder_beside(final: Path) -> Iterator[Path]:
-    """A fresh folder beside ``final``, renamed to it when the block ends well and removed when it does not.
+    """A fresh folder beside ``final``, renamed to it at the end of the block, or removed after an error.
 
     An existing ``final`` is replaced only at the very end.
     """
@@ -103,29 +103,29 @@ def folder_beside(final: Path) -> Iterator[Path]:
 
 
 def require_free(folder: Path, names: Iterable[str]) -> None:
-    """UsageError where something lies in ``folder`` under one of the names that a command is about to write."""
-    there = next((name for name in names if os.path.lexists(folder / name)), None)
-    if there is not None:
+    """UsageError if ``folder`` already has one of the names that a command is about to write."""
+    existing = next((name for name in names if os.path.lexists(folder / name)), None)
+    if existing is not None:
         raise UsageError(
-            f"{folder} holds {there}, which was not made by this command; choose another folder with --out."
+            f"{folder} holds {existing}, which this command did not make; choose another folder with --out."
         )
 
 
 def require_apart(folder: Path, inputs: Iterable[Path], option: str) -> None:
-    """UsageError where a folder for pictures is one that an input lies in: a picture could take an input's place."""
+    """UsageError if pictures would be written into a folder of input images and could replace them."""
     if folder.resolve() in {path.resolve().parent for path in inputs}:
         raise UsageError(f"{option} {folder} holds the images themselves, which could be overwritten; choose another.")
 
 
 SQLITE_ENDINGS = ("-wal", "-shm", "-journal")
-"""Of the files that SQLite keeps beside a database."""
+"""Endings of the files that SQLite keeps beside a database."""
 
 
 def make_private(database: Path) -> None:
-    """Keep a SQLite database from everybody but its user (0600), making an empty one where there is none.
+    """Make a SQLite database readable by its user alone (0600), creating an empty one if it is missing.
 
-    SQLite gives the files that it makes beside it the same permissions. What cannot be changed is left to SQLite, which
-    says better what is wrong.
+    SQLite gives the files that it makes beside it the same permissions. Errors are left to SQLite, whose
+    messages are better.
     """
     with suppress(OSError):
         database.touch(0o600)
@@ -135,11 +135,11 @@ def make_private(database: Path) -> None:
 
 
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
-"""Byte-order marks, which editors and shells, above all of Windows, put before a text, and what follows them."""
+"""Byte-order marks, which editors and shells (above all on Windows) put before a text, with their encodings."""
 
 
 def read_edited(path: Path) -> bytes:
-    """A file that people edit, as it is, but for a byte-order mark: what follows one is given in UTF-8, without it."""
+    """The bytes of an edited file; a text with a byte-order mark comes without it, in UTF-8."""
     data = path.read_bytes()
     for mark, encoding in MARKS.items():
         if data.startswith(mark):
@@ -148,7 +148,7 @@ def read_edited(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A text file that people edit, with or without a byte-order mark; UnicodeDecodeError when it is no UTF-8."""
+    """An edited text file, with or without a byte-order mark; UnicodeDecodeError when it is not UTF-8."""
     return read_edited(path).decode()
 
 
@@ -174,10 +174,10 @@ def file_mode(path: Path) -> int:
 
 
 def require_own(folder: Path) -> None:
-    """UsageError where a folder is another user's: root would leave files that its owner cannot write."""
+    """UsageError if a folder is another user's: root would leave files that its owner cannot write."""
     try:
         owner = folder.stat().st_uid
-    except OSError:  # it is not there, or cannot be reached: whoever writes there says so
+    except OSError:  # missing or out of reach: the later write reports it
         return
     if owner == os.geteuid() or (os.geteuid() != 0 and os.access(folder, os.R_OK | os.W_OK | os.X_OK)):
         return

@@ -1,4 +1,4 @@
-"""What a board and the server of a laboratory's boards say to each other over MQTT, as JSON."""
+"""Messages between boards and their fleet server over MQTT, as JSON."""
 
 from typing import Annotated, Literal, TypeVar
 
@@ -10,7 +10,7 @@ from bloodedge.errors import BloodedgeError
 REPORT = "report"
 """Topic below the board's own that it reports on; not retained."""
 WANTED = "wanted"
-"""Topic below the board's own that it reads, retained; empty: nothing is wanted."""
+"""Topic below the board's own that it reads, retained; empty: no bundle is requested."""
 
 LARGEST = 64 * 1024
 """Bytes of a message."""
@@ -18,7 +18,7 @@ LARGEST = 64 * 1024
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """Hex SHA-256 of a bundle's file."""
 NO_NUL = r"^[^\x00]*$"
-"""PostgreSQL keeps no text with such a character."""
+"""PostgreSQL stores no text with such a character."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NO_NUL)]
 Hardware = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)]
 Sentence = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
@@ -31,13 +31,13 @@ Address = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_len
 
 
 class Wire(BaseModel):
-    """A message or a part of one. Unknown keys are passed over: the two ends may be of different versions."""
+    """A message or a part of one. Unknown keys are ignored: the two ends may have different versions."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class Condition(Wire):
-    """How one part of a board is."""
+    """The health of one part of a board."""
 
     level: Literal["ok", "warning", "failed"]
     sentence: Sentence
@@ -52,7 +52,7 @@ class Percentiles(Wire):
 
     @classmethod
     def of(cls, latency: LatencyMs) -> "Percentiles":
-        """Those that were measured; raises ValueError when they are no times."""
+        """From a measured latency; raises ValueError when a value is no time."""
         return cls(p50=latency.p50, p95=latency.p95, p99=latency.p99)
 
 
@@ -64,7 +64,7 @@ class Latency(Wire):
 
 
 class BaselineFigures(Wire):
-    """What a board is held against: the float model where it was trained, and this artifact at its conversion."""
+    """Figures to compare a board with: the float model where it was trained, and this artifact at its conversion."""
 
     hardware: Hardware
     latency_ms: Percentiles
@@ -75,7 +75,7 @@ class BaselineFigures(Wire):
 
 
 class RunningBundle(Wire):
-    """What classifies on a board."""
+    """The bundle that a board runs."""
 
     name: Name
     serial: Count
@@ -98,14 +98,14 @@ class RunningBundle(Wire):
 
 
 class Reviewed(Wire):
-    """Cells drawn at random that a person named blast or normal and the running bundle had called."""
+    """Randomly drawn cells that the running bundle called and a person then labelled."""
 
     called: Count
     right: Count
 
 
 class Drifted(Wire):
-    """How the slide in work, or else the newest, compares with the reference people's cells."""
+    """How the current slide, or else the newest, compares with the reference people's cells."""
 
     slide: Count
     cells: Count
@@ -114,7 +114,7 @@ class Drifted(Wire):
 
 
 class WantedState(Wire):
-    """What a board has made of the bundle that it was asked for."""
+    """What became of the bundle that a board was asked to run."""
 
     rollout: Name
     state: Literal["downloading", "installed", "refused", "went back"]
@@ -128,10 +128,10 @@ class BoardReport(Wire):
     boot: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
     """Drawn at each start of the daemon."""
     sequence: int = Field(ge=1, le=2**53)
-    """Counts the reports since then, from 1: with ``boot`` it tells a report from one delivered twice or missing."""
+    """Number of the report since then, from 1: with ``boot`` it shows duplicates and gaps."""
     sent_at: AwareDatetime
     clock_synchronised: bool | None
-    """None where the system does not tell."""
+    """None if unknown."""
     uptime_s: float = Field(ge=0)
     """Of the daemon."""
     version: Name
@@ -169,7 +169,7 @@ class BoardReport(Wire):
 
 
 class Wanted(Wire):
-    """The bundle that a board shall run. Only its own trusted keys decide whether it will."""
+    """A request to run a bundle. The board's own trusted keys decide whether it will."""
 
     schema_version: Literal[1] = 1
     rollout: Name
@@ -184,14 +184,14 @@ Message = TypeVar("Message", BoardReport, Wanted)
 
 
 def read_message(kind: type[Message], payload: bytes) -> Message:
-    """A received message; raises BloodedgeError, with a sentence on the first thing that is wrong with it."""
+    """A received message; raises BloodedgeError with its first fault."""
     if len(payload) > LARGEST:
         raise BloodedgeError(f"The message has {len(payload)} bytes; at most {LARGEST} are read.")
     return read_stored(kind, payload)
 
 
 def read_stored(kind: type[Message], payload: bytes | str) -> Message:
-    """A message that was read before, and written down since with all that it may leave out; raises as read_message."""
+    """A message that was read before and stored since, and so may be larger; raises like read_message."""
     try:
         return kind.model_validate_json(payload)
     except ValidationError as error:
@@ -201,5 +201,5 @@ def read_stored(kind: type[Message], payload: bytes | str) -> Message:
             why = f"it has schema version {first['input']}, which this bloodedge does not know; upgrade bloodedge."
         else:
             why = f"{where}: {first['msg']}."
-        told = f"The message is no {kind.__name__}: {why}".replace("\0", "\N{REPLACEMENT CHARACTER}")
-        raise BloodedgeError(told[:500]) from error
+        sentence = f"The message is no {kind.__name__}: {why}".replace("\0", "\N{REPLACEMENT CHARACTER}")
+        raise BloodedgeError(sentence[:500]) from error

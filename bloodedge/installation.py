@@ -1,4 +1,4 @@
-"""How this copy was installed, and so by what command it gets what it lacks: no package index has bloodedge."""
+"""How this copy was installed, and the command that adds an extra to it: bloodedge is on no package index."""
 
 import json
 import shlex
@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def install_hint(extra: str) -> str:
-    """What to do where packages of an extra are missing, to follow "...; " in a sentence."""
+    """How to install a missing extra, as the end of a sentence after "...; "."""
     if _is_debian():
         if extra in DEBIAN_HAS:
-            return f"install its package again with: sudo apt install --reinstall ./{DEBIAN}_VERSION_ARCH.deb"
+            return f"reinstall the package with: sudo apt install --reinstall ./{DEBIAN}_VERSION_ARCH.deb"
         return (
-            f"the Debian package does not hold it, so install it from a copy of bloodedge's source (python3 -m venv"
+            f"the Debian package does not include it; install it from a copy of bloodedge's source (python3 -m venv"
             f" .venv) with: .venv/bin/pip install '.[{extra}]'"
         )
     return f"install it with: {_command(extra)}"
@@ -55,7 +55,7 @@ def _command(extra: str) -> str:
 
 
 def _is_debian() -> bool:
-    """Whether the package's own list of files has this copy."""
+    """Whether dpkg installed this copy."""
     try:
         return f"{ROOT}/bloodedge\n" in (DPKG / f"{DEBIAN}.list").read_text()
     except OSError:
@@ -63,7 +63,7 @@ def _is_debian() -> bool:
 
 
 def _origin() -> dict[str, object]:
-    """What pip noted of where it had the package from (PEP 610); empty where it noted nothing."""
+    """Where pip installed the package from (PEP 610); empty if unknown."""
     import importlib.metadata
 
     try:

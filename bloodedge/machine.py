@@ -15,7 +15,7 @@ INT8_FLAGS = (
 """Instruction sets that int8 kernels are chosen by, as Linux names them: x86's, then ARM's."""
 
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
-"""No machine ran this program before: an earlier time is that of a clock that nobody had set."""
+"""An earlier time than this comes from a clock that was never set."""
 
 CPU_SENSORS = re.compile("cpu|x86_pkg_temp|coretemp|k10temp|zenpower|^soc", re.IGNORECASE)
 """How kernels name the processor's own sensor, among those of disks, batteries and radios."""
@@ -35,7 +35,7 @@ def hardware_name() -> str:
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """Those of INT8_FLAGS that this processor has; none where the system does not tell."""
+    """Those of INT8_FLAGS that this processor has; empty if unknown."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -45,7 +45,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 
 def cpu_temperature_c(sensors: Path = Path("/sys/class")) -> float | None:
-    """The processor's temperature in °C, the highest of its sensors; None where the system does not tell."""
+    """The processor's temperature in °C, the highest of its sensors; None if it has none."""
     files = [(zone / "type", zone / "temp") for zone in sensors.glob("thermal/thermal_zone*")]
     files += [(reading.parent / "name", reading) for reading in sensors.glob("hwmon/hwmon*/temp*_input")]
     found = []

@@ -1,7 +1,7 @@
 """Figures and their intervals; the positive class is a blast (label 1) throughout.
 
-Intervals are bootstrapped over subjects, not cells: cells of one person are alike, and a figure that will be read as
-"on a new person" must vary as persons do.
+Intervals are bootstrapped over subjects, not cells: cells of one person are alike, and a figure is read as "on a new
+person".
 """
 
 import math
@@ -50,7 +50,7 @@ def wilson(successes: float, trials: float, z: float = 1.959964) -> tuple[float,
 
 
 def kappa(confusion: ArrayLike) -> float:
-    """Cohen's kappa of a confusion matrix (2, 2), true by said; 0 when chance alone explains it all.
+    """Cohen's kappa of a confusion matrix (2, 2), true by called; 0 when chance alone explains it all.
 
     Cohen, "A coefficient of agreement for nominal scales", Educational and Psychological Measurement 1960.
     """
@@ -77,7 +77,7 @@ class Sums:
     """Per-subject sums that every figure follows from; a bootstrap replicate is a weighted sum over subjects."""
 
     confusion: Floats
-    """(subjects, 2, 2): true class by said class."""
+    """(subjects, 2, 2): true class by called class."""
     wins: Floats
     """(subjects, subjects): normal cells of the first ranked below blasts of the second, ties half."""
     bins: Floats
@@ -85,7 +85,7 @@ class Sums:
     bins_before: Floats | None
     """The same before the temperature, where it is known."""
     squares: Floats
-    """(subjects,): squared differences of said probability and truth."""
+    """(subjects,): squared differences of probability and truth."""
     ranking: Ranking
     subjects: list[str]
     blast_share: Floats
@@ -112,8 +112,8 @@ def subject_sums(
             " convert the network again."
         )
     names, index = np.unique(np.asarray(subjects), return_inverse=True)
-    said = (p >= threshold).astype(np.int64)
-    confusion = np.bincount(4 * index + 2 * y + said, minlength=4 * len(names)).reshape(-1, 2, 2).astype(np.float64)
+    called = (p >= threshold).astype(np.int64)
+    confusion = np.bincount(4 * index + 2 * y + called, minlength=4 * len(names)).reshape(-1, 2, 2).astype(np.float64)
     wins = np.zeros((len(names), len(names)))
     positives = y == 1
     for row in range(len(names)):
@@ -137,12 +137,12 @@ def subject_sums(
 
 def _confidence_bins(y: Ints, p: Floats, index: Ints, threshold: float) -> Floats:
     """(subjects, ECE_BINS, 2), as in Sums."""
-    said = p >= threshold
-    confidence = np.where(said, p, 1 - p)
+    called = p >= threshold
+    confidence = np.where(called, p, 1 - p)
     which = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
     count = int(index.max()) + 1
     place, size = ECE_BINS * index + which, ECE_BINS * count
-    right, claimed = np.bincount(place, said == y, size), np.bincount(place, confidence, size)
+    right, claimed = np.bincount(place, called == y, size), np.bincount(place, confidence, size)
     bins: Floats = np.stack([right, claimed], axis=-1).reshape(count, ECE_BINS, 2).astype(np.float64)
     return bins
 
@@ -156,8 +156,8 @@ def _ranking(p: Floats, positives: NDArray[np.bool_], index: Ints) -> Ranking:
 def figures(sums: Sums, weights: Floats | None = None) -> dict[str, Floats]:
     """Every figure for each row of subject weights (R, subjects); by default one row of ones.
 
-    Each is float64 (R,), NaN where it has no value: where a class is missing or, for precision, never said. F1, macro
-    and weighted, as in scikit-learn; there a class neither present nor said gives 0. ``ece_before`` is there if
+    Each is float64 (R,), NaN where it has no value: where a class is missing or, for precision, never called. F1, macro
+    and weighted, as in scikit-learn; there a class neither present nor called gives 0. ``ece_before`` is there if
     probabilities before the temperature were given.
     """
     w = np.ones((1, len(sums.subjects))) if weights is None else weights
@@ -201,11 +201,11 @@ def _average_precision(ranking: Ranking, weights: Floats) -> Floats:
 
 def _average_precision_at_once(ranking: Ranking, weights: Floats) -> Floats:
     cells = weights[:, ranking.subject]
-    said = np.cumsum(cells, axis=1)[:, ranking.ends]
+    called = np.cumsum(cells, axis=1)[:, ranking.ends]
     found = np.cumsum(cells * ranking.blast, axis=1)[:, ranking.ends]
     gained = np.diff(found, axis=1, prepend=0)
-    area = (gained * _ratio(found, said, 0.0)).sum(axis=1)
-    both = found[:, -1] < said[:, -1]
+    area = (gained * _ratio(found, called, 0.0)).sum(axis=1)
+    both = found[:, -1] < called[:, -1]
     return np.where(both, _ratio(area, found[:, -1]), math.nan)
 
 

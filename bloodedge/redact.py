@@ -1,4 +1,4 @@
-"""Passwords out of addresses, before anybody sees or stores them."""
+"""Removing passwords from addresses before they are shown or stored."""
 
 import re
 from typing import Any
@@ -9,30 +9,29 @@ PERCENT = (
     "write special characters of its user and password percent-encoded (%40 for @, %3A for :, %2F for /, %20 for a"
     " space)"
 )
-"""What to do about an address whose password may be what it is not read for."""
+"""The cure for an address that cannot be parsed, perhaps because of its password."""
 
 WITH_HOST = {"http", "https", "rtsp", "rtsps"}
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,15}:/{1,3})(?P<rest>\S*?)(?P<end>[.,;:]?(?=\s|$))")
 _BARE_LOGIN = re.compile(r"(?<![^\s\"'(=<])[^\s:/@\"'(=<]+:[^\s:/@][^\s/@]*@(?=\S)")
-"""``user:word@host`` of an address whose scheme was left out."""
+"""``user:password@host`` without a scheme."""
 _VALUE = re.compile(r"=[^&;/?#]+")
 _TOKEN = re.compile(r"(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9-]{16,}(?![\w-])")
-"""Letters and digits mixed, as cameras have it that take a secret path for a password."""
+"""Mixed letters and digits: some cameras have a secret path instead of a password."""
 
 
 def redacted(text: str) -> str:
-    """``text`` with every address in it as it may be shown: no user, password, token or value of a parameter.
+    """``text`` with every address in it made safe to show: no user, password, token or parameter value.
 
-    An address ends at white space; one of whose slashes a path has left one (``rtsp:/``) is one as well. What comes
-    before its last ``@`` is hidden, so that a password with odd characters is as well; a host that stands before an
-    ``@`` in a path goes with it.
+    An address ends at white space; one slash after the scheme (``rtsp:/``) is enough. All before its last ``@`` is
+    hidden, so that a password with special characters is too; an ``@`` in the path hides the host as well.
     """
     return _BARE_LOGIN.sub(f"{HIDDEN}@", _ADDRESS.sub(_hidden, text))
 
 
 def address_fault(address: str) -> str | None:
-    """Why no program can read an address, in a sentence that does not give it away; None where one can."""
+    """A sentence, without secrets, on why an address cannot be parsed; None if it can."""
     from urllib.parse import urlsplit
 
     try:

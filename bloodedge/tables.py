@@ -20,7 +20,7 @@ GAP = 2
 """Columns between columns."""
 
 WIDE, NARROW = 24, 13
-"""A column of sentences is given so much, or if need be so little, before the table is turned."""
+"""Widths of a column of sentences: preferred, and least before the table is transposed."""
 
 
 def print_table(
@@ -32,7 +32,7 @@ def print_table(
     sentences: Collection[str] = (),
     spaced: bool = False,
 ) -> None:
-    """Print a table on stdout. Where it is too wide it is turned: what was a row becomes a column.
+    """Print a table on stdout. A table that is too wide is transposed.
 
     left: columns that are set to the left, which are words and not figures; default: the first. sentences: columns
     whose cells may go over several lines. spaced: rows are set apart.
@@ -50,10 +50,10 @@ def print_table(
         if sum(widths) + GAP * (len(columns) - 1) <= out.width:
             out.print(_upright(columns, widths, cells, columns[:1] if left is None else left, sentences, spaced=spaced))
             return
-    turned = _turned(
-        [Text(name, "bold") for name in columns], cells, {columns.index(one) for one in sentences}, out.width
+    transposed = _transposed(
+        [Text(name, "bold") for name in columns], cells, {columns.index(name) for name in sentences}, out.width
     )
-    for number, part in enumerate(turned):
+    for number, part in enumerate(transposed):
         out.print(*[""] * bool(number), part, sep="\n")
 
 
@@ -85,10 +85,10 @@ def _empty(*, spaced: bool) -> "Table":
     return Table(box=rule, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False, leading=int(spaced))
 
 
-def _turned(
+def _transposed(
     heads: Sequence[Text], rows: Sequence[Sequence[Text]], sentences: Collection[int], width: int
 ) -> "Iterator[Table]":
-    """Tables with a column for each row, as many beside each other as there is room for."""
+    """Transposed tables, each with as many rows side by side as fit."""
     names = _width(heads)
     for part in _side_by_side(rows, sentences, width - names):
         table = _empty(spaced=False)

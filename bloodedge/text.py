@@ -1,4 +1,4 @@
-"""Words from the world: names that are not UTF-8, labels that people write, outputs that lack characters."""
+"""Text from outside: names that are not UTF-8, labels that people write, outputs that lack characters."""
 
 import codecs
 import os
@@ -13,10 +13,10 @@ _ESCAPES = range(0xDC80, 0xDD00)
 _TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """They can make the text after them, which may not be theirs, read backwards (Unicode Technical Report 36, 2.5)."""
 _NO_TEXT = {"Cc", "Cs", "Zl", "Zp"}
-"""Controls, halves of characters, separators of lines and of paragraphs."""
+"""Controls, surrogates, separators of lines and of paragraphs."""
 
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]*$"
-"""What is_one_line says, as a pattern; text that came as JSON holds no halves of characters."""
+"""``is_one_line`` as a pattern, for text from JSON, which holds no surrogates."""
 
 PLAIN_OUTPUT = "bloodedge.plain"
 """The name of this module's error handler, for streams: characters that the encoding lacks are spelt in ASCII."""
@@ -74,9 +74,9 @@ def utf8_environment() -> dict[str, str]:
 
 
 def is_one_line(text: str) -> bool:
-    """Whether text can stand in one line among others: no control, and nothing that turns the direction of the rest.
+    """Whether text fits into one line among others: no control characters, no overrides of the writing direction.
 
-    Joiners, direction marks and every script are welcome: Persian and emoji are not written without them.
+    Joiners, direction marks and every script are allowed: Persian and emoji need them.
     """
     return not any(map(_breaks, text))
 

@@ -146,7 +146,7 @@ class Bench(Strict):
 
 @dataclass(frozen=True)
 class Contender:
-    """An artifact with the number of threads it is given, and what was measured of it so far."""
+    """An artifact with its number of threads, and its measurements so far."""
 
     bundle: Path
     artifact: Artifact

@@ -1,4 +1,4 @@
-"""``manifest.json``: what a bundle holds, what it was measured to be, and where it comes from."""
+"""``manifest.json``: a bundle's contents, measured figures and origin."""
 
 from typing import Any, Literal
 

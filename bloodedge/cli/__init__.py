@@ -53,7 +53,7 @@ COMMANDS = {
 
 
 LOGGING = {"device", "fleet", "demo"}
-"""Commands whose stderr is a log: what runtimes print belongs there."""
+"""Commands whose stderr is a log, which keeps what runtimes print."""
 
 
 class LazyGroup(click.Group):
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> Any:
         with nullcontext() if logs else runtimes_aside():
             cli.main(args=arguments, prog_name="bloodedge", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of a pipe has gone; what is still buffered has nowhere to go
+    except BrokenPipeError:  # the reader of the pipe has ended
         _drop_output()
         sys.exit(1)
     except BloodedgeError as error:
@@ -159,7 +159,7 @@ def _report_os_error(error: OSError) -> int:
     if sentence is None:
         raise error
     click.echo(f"bloodedge: {redacted(sentence)}", err=True)
-    if error.filename is None:  # perhaps the output itself, whose rest would fail again at the end
+    if error.filename is None:  # perhaps stdout itself, which would fail again at exit
         _drop_output()
     return BloodedgeError.exit_code
 

@@ -60,7 +60,9 @@ VIEWS = ("1", "8")
     help='Subject of a cell whose name has none: the group of a regular expression, as "(patient[0-9]+)".',
 )
 @click.option("--one-person", is_flag=True, help="All cells without a subject in their name are one person's.")
-@click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
+@click.option(
+    "--allow-unreadable", is_flag=True, help="Continue even if more than a tenth of the pictures cannot be used."
+)
 @click.option(
     "--predictions",
     type=click.Path(path_type=Path),

@@ -1,4 +1,4 @@
-"""The one way to run a network: each runtime behind the same small protocol, imported only when asked for."""
+"""Running a network: each runtime behind one small protocol, imported only when used."""
 
 import importlib.util
 from typing import TYPE_CHECKING, Protocol

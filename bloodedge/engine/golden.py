@@ -59,7 +59,7 @@ def compare(
     temperature: float,
     threshold: float,
 ) -> Comparison:
-    """Run ``inputs`` uint8 (N, H, W, 3) and hold them against the float model's softmax outputs (N, classes).
+    """Run ``inputs`` uint8 (N, H, W, 3) and compare with the float model's softmax outputs (N, classes).
 
     Raises BloodedgeError when either gave no probabilities for one of them.
     """
@@ -73,7 +73,7 @@ def compare(
 
 
 def check_golden(bundle: "Bundle", artifact: Artifact, engine: Engine) -> GoldenResult:
-    """Run the golden inputs through ``engine`` and hold the result against what the artifact showed at conversion.
+    """Run the golden inputs through ``engine`` and compare with the bounds measured at conversion.
 
     Raises BloodedgeError when the golden file was changed, the manifest has no bounds for the artifact, or the network
     gives no probabilities.

@@ -42,7 +42,7 @@ def load_keras() -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what native libraries print while they load off the terminal, unless loading fails."""
+    """Hide what native libraries print while they load, unless loading fails."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as log:

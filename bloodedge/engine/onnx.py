@@ -1,4 +1,4 @@
-"""ONNX Runtime: a third opinion on a conversion, and an engine for machines that have neither of the others."""
+"""ONNX Runtime: a third check of a conversion, and an engine for machines without the other two."""
 
 import importlib.metadata
 

@@ -21,7 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Classifier:
-    """What is evaluated: an engine with all that its probabilities need to become figures."""
+    """An engine with all that turns its probabilities into figures."""
 
     name: str
     engine: Engine
@@ -33,9 +33,9 @@ class Classifier:
     fingerprint: str
     labels: tuple[str, ...] = LABELS
     validation: Evaluation | None = None
-    """Its figures on its own validation part; a bundle does not hold them."""
+    """Its figures on its own validation part; None for a bundle, which does not store them."""
     fitted: FittedPictures | None = None
-    """The pictures that it was fitted to; None of one made before they were kept."""
+    """The pictures that it was fitted to; None for an older model without them."""
 
 
 def open_run(run: Path) -> Classifier:

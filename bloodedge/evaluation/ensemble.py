@@ -40,14 +40,14 @@ class Ensemble:
 
     @classmethod
     def of(cls, members: Sequence[Classifier], weigh: Weigh = "mean") -> Self:
-        """The members weighed alike (mean), or by Cohen's kappa on the validation part of each (kappa).
+        """The members with equal weights (mean), or weighted by Cohen's kappa on each one's validation part (kappa).
 
         Raises UsageError when their labels differ, or when the kappas are unknown or all zero.
         """
         for member in members[1:]:
             if member.labels != members[0].labels:
                 raise UsageError(
-                    f"{members[0].name} tells {', '.join(members[0].labels)} apart and {member.name} "
+                    f"{members[0].name} has the labels {', '.join(members[0].labels)} and {member.name} "
                     f"{', '.join(member.labels)}; an ensemble needs runs with the same labels."
                 )
         raw = np.ones(len(members)) if weigh == "mean" else np.array([_kappa(member) for member in members])
@@ -68,7 +68,7 @@ class Ensemble:
 
     @property
     def threshold(self) -> float:
-        """From which blast probability on a cell is called a blast: the weighted mean of the members' own."""
+        """The blast probability from which a cell is called a blast: the weighted mean of the members' thresholds."""
         return sum(w * member.thresholds.blast for member, w in zip(self.members, self.weights, strict=True))
 
     @property
@@ -90,7 +90,7 @@ def _kappa(member: Classifier) -> float:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What an ensemble says of N cells."""
+    """An ensemble's answers for N cells."""
 
     blast: Floats
     """(N,): calibrated blast probabilities."""
@@ -108,7 +108,7 @@ def predict(
     views: Literal[1, 8] = 1,
     progress: Progress | None = None,
 ) -> Predicted:
-    """Blast probabilities of cells, each member seeing them as its own imaging spec has it.
+    """Blast probabilities of cells; each member gets inputs by its own imaging spec.
 
     rescale: each cell is resized by it first; views: 8 averages over the flips and quarter turns. Raises BloodedgeError
     when a member gives no probabilities for a cell.

@@ -34,9 +34,9 @@ class Scored(NamedTuple):
 
     evaluation: Evaluation
     which: str
-    """A phrase that says on which cells."""
+    """The cells, in words."""
     left_out: dict[str, str]
-    """Name to reason of every picture in the folder that is not scored, those of other parts aside."""
+    """Name to reason of every picture that is left out; pictures of other parts are not listed."""
     notes: list[str]
     """What limits the figures, in sentences."""
 
@@ -88,20 +88,20 @@ def evaluate(
 def _notes(ensemble: Ensemble, cells: Sequence[CellFile], evaluation: Evaluation) -> list[str]:
     """What limits the figures, in sentences."""
     notes = [
-        f"{member.name} was made before training pictures were kept, so copies of them under other names are not found."
+        f"{member.name} was made by an older bloodedge, without digests of its training pictures: copies are not found."
         for member in ensemble.members
         if member.fitted is None
     ]
     unnamed = sum(not c.subject for c in cells)
     if unnamed:
         notes.append(
-            f"{unnamed} of {len(cells)} cells do not say whose they are, so no figure has an interval; name files "
+            f"{unnamed} of {len(cells)} cells have no subject in their name, so no figure has an interval; name files "
             "UID_<subject>_<image>_<cell>_<all|hem>, or add --subject RULE, or --one-person."
         )
     elif set(owners(cells)) == {ONE_PERSON}:
-        notes.append("All cells are one person's: intervals are over these cells and say nothing of other people.")
+        notes.append("All cells are one person's: intervals are over these cells and do not hold for other people.")
     elif not evaluation.ci95:
-        notes.append("No class has cells of two people, so no figure has an interval: of new people it says nothing.")
+        notes.append("No class has cells of two people, so no figure has an interval: it does not hold for new people.")
     return notes
 
 

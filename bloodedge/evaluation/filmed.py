@@ -1,7 +1,6 @@
-"""Cells of people that a network was not fitted to, as cameras would show them: what a slide is held against.
+"""Cells of people that a network was not fitted to, as cameras would show them.
 
-From them come the rates at which an artifact errs and refuses, person by person, and the reference that drift is told
-by.
+They give an artifact's rates of error and refusal, person by person, and the reference for drift.
 """
 
 from collections import Counter
@@ -20,7 +19,7 @@ from bloodedge.decision.thresholds import Thresholds, decide
 from bloodedge.imaging import ImagingSpec, cell_on_black, network_input, read_image
 
 MOST_CELLS = 60
-"""Of each person and class: more would say little more of how people differ."""
+"""Cells of each person and class; more would add little about how people differ."""
 
 Floats = NDArray[np.float64]
 
@@ -30,9 +29,9 @@ class Filmed:
     """Filmed cells; each person's are seen by a camera of their own, as a slide's are."""
 
     cells: list[CellFile]
-    """The held-out ones first."""
+    """Held-out cells first."""
     held_out: int
-    """How many are of people who chose nothing; the rates are theirs."""
+    """Number of held-out cells, which the rates are measured on."""
     images: NDArray[np.uint8]
     """Network inputs (N, H, W, 3) RGB."""
     figures: Floats
@@ -40,9 +39,9 @@ class Filmed:
     areas_um2: list[float]
 
     def rates(self, blast: Floats, domain: Domain | None, thresholds: Thresholds, data: str) -> Rates | None:
-        """What an artifact's calibrated blast probabilities (N,) come to for the held-out cells whose person is known.
+        """The rates of an artifact, from its calibrated blast probabilities (N,), over held-out cells of known people.
 
-        data: what the cells are of. None where there are no such cells.
+        data: what the cells are. None if there are no such cells.
         """
         outside = np.zeros(len(self.cells), bool)
         if domain is not None and len(outside):
@@ -51,13 +50,13 @@ class Filmed:
         if not known:
             return None
         cells = [self.cells[number] for number in known]
-        said = ["uncertain" if outside[n] else decide(float(blast[n]), thresholds)[0] for n in known]
-        return count_outcomes([cell.subject for cell in cells], [cell.label for cell in cells], said, data)
+        verdicts = ["uncertain" if outside[n] else decide(float(blast[n]), thresholds)[0] for n in known]
+        return count_outcomes([cell.subject for cell in cells], [cell.label for cell in cells], verdicts, data)
 
     def reference(self, blast: Floats) -> Reference | None:
-        """What a slide's cells are held against, with the network's calibrated blast probabilities (N,).
+        """The reference for drift, with the network's calibrated blast probabilities (N,).
 
-        None where the people are too few.
+        None if there are too few people.
         """
         people = [cell.subject or cell.name for cell in self.cells]
         return fit_reference(aspects_of(self.figures, blast, self.areas_um2), people)

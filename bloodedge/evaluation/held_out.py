@@ -22,9 +22,9 @@ class Chosen(NamedTuple):
 
     cells: list[CellFile]
     which: str
-    """A phrase that says which they are."""
+    """The cells, in words."""
     left_out: dict[str, str]
-    """Name to reason of the readable pictures that could have been scored otherwise."""
+    """Name to reason of the readable pictures that are left out."""
 
 
 def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName) -> Chosen:
@@ -64,12 +64,12 @@ def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName)
 SAME = "the same picture was used in training, whatever it is called here"
 LIKE = "it shows the same cell as a picture used in training"
 LIKE_SHARE = 0.05
-"""A group of subjects with a larger share of cells that were used in training, and more than one, is taken for one that
-was seen in training: by chance it is 0.005 of the cells (benchmarks/likeness.py)."""
+"""A group with a larger share of cells like training cells, and more than one, counts as seen in training; chance gives
+0.005 (benchmarks/likeness.py)."""
 
 
 def _never_seen(ensemble: Ensemble, dataset: Dataset) -> Chosen:
-    """Cells of groups in no member's training or validation part; of unnamed cells, those that are in none."""
+    """Cells of groups, and unnamed cells, that are in no member's training or validation part."""
     cells = dataset.unique
     left_out = _repeated(dataset) | _copies(ensemble, cells)
     seen = _groups_seen(ensemble, dataset, FITTED_PARTS)
@@ -97,13 +97,13 @@ def _never_seen(ensemble: Ensemble, dataset: Dataset) -> Chosen:
 
 
 def _repeated(dataset: Dataset) -> dict[str, str]:
-    """Why readable files of the folder are no cell of its own."""
+    """Name to reason of readable files that repeat another's picture."""
     kept = {cell.pixels_digest: cell.name for cell in dataset.unique}
     reasons = {}
     for cell in dataset.cells:
         first = kept.get(cell.pixels_digest)
         if first is None:
-            reasons[cell.name] = "the same picture lies under both classes"
+            reasons[cell.name] = "the same picture is in both classes"
         elif first != cell.name:
             reasons[cell.name] = f"it is the same picture as {first}"
     return reasons
@@ -136,7 +136,7 @@ def _groups_seen(ensemble: Ensemble, dataset: Dataset, parts: Sequence[str]) -> 
 
 
 def leaky(ensemble: Ensemble, dataset: Dataset, cells: list[CellFile]) -> bool:
-    """Whether a cell may be of a person that a member was fitted to; whose an unnamed cell is, nobody knows."""
+    """Whether a cell may be of a person that a member was fitted to."""
     if _copies(ensemble, cells):
         return True
     groups = _groups_seen(ensemble, dataset, ("train",))

@@ -1,4 +1,4 @@
-"""Measuring a bundle's rates of error and refusal anew, on cells of more people or of another laboratory."""
+"""Measuring a bundle's rates of error and refusal again, on more people or in another laboratory."""
 
 import tempfile
 from collections.abc import Collection
@@ -33,9 +33,8 @@ def measure_rates(
 ) -> Manifest:
     """Copy ``bundle`` to ``out`` with the rates and the reference of the cells in ``data`` that it was not fitted to.
 
-    leave_out: subjects that count for nothing, such as one who is known to be a training person under another name.
-    Where ``data`` holds the pictures that the bundle was fitted to and it does not carry their digests yet, it does
-    then. The copy is not signed. Raises UsageError when ``data`` holds too few people.
+    leave_out: subjects to leave out, such as a training person under another name. An older bundle gets the digests of
+    its training pictures if ``data`` holds them. The copy is not signed. Raises UsageError for too few people.
     """
     dataset = read_dataset(data, progress)
     with Bundle(bundle) as opened, disk_errors("the measuring"), tempfile.TemporaryDirectory() as temporary:
@@ -122,7 +121,7 @@ def with_rates(card: str, artifact: Artifact) -> str:
 
 
 def rates_lines(artifact: Artifact) -> list[str]:
-    """The section of a card that tells an artifact's rates, person by person; empty where they are not known."""
+    """A card's section on an artifact's rates, person by person; empty if they are not known."""
     rates = artifact.rates
     if rates is None:
         return []

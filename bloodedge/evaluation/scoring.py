@@ -54,7 +54,7 @@ def score(
 
 
 def _intervals(sums: Sums, values: dict[str, float | None]) -> dict[str, tuple[float, float]]:
-    """95 % intervals over subjects of the figures that have a value and speak of more than one person."""
+    """95 % intervals over subjects, for figures that have a value and depend on more than one person."""
     if not _people_vary(sums):
         return {}
     replicates = figures(sums, resampled_weights(sums))
@@ -64,13 +64,13 @@ def _intervals(sums: Sums, values: dict[str, float | None]) -> dict[str, tuple[f
 
 
 def _people_vary(sums: Sums) -> bool:
-    """Whether drawing people anew says anything: all are known, and one class at least has two."""
+    """Whether a bootstrap over people makes sense: all are known, and at least one class has two."""
     mostly_blast = int((sums.blast_share >= 0.5).sum())
     return UNNAMED not in sums.subjects and max(mostly_blast, len(sums.subjects) - mostly_blast) > 1
 
 
 def _of_one_person(blast_share: Floats) -> set[str]:
-    """Figures without an interval because all the cells they speak of are one person's."""
+    """Figures that depend on one person's cells alone, and so have no interval."""
     lone = set()
     if (blast_share > 0).sum() < 2:
         lone.add("sensitivity")

@@ -52,10 +52,10 @@ def as_image(array: NDArray[Any]) -> Image:
 
 
 EVEN_BORDER = 0.8
-"""A cell that was cut out has its background's colour along at least so much of the crop's border, or lies on black."""
+"""The background's colour fills at least this share of the border around a cell that was cut out."""
 CLIPPED_BORDER = 0.4
-"""A part that touches all four borders along more of them than this is no whole cell. A cell that was cropped closely
-touches them along less."""
+"""A part that touches all four borders, along more than this share of them, is no whole cell; a closely cropped cell
+touches less."""
 NOT_ONE_CELL = (
     "It shows no single cell cut out onto an even background; cells of a whole field are found with: "
     "bloodedge find IMAGE"
@@ -65,10 +65,9 @@ NOT_ONE_CELL = (
 def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
     """The cell of a crop that was already cut out: its largest part that is not background, holes filled.
 
-    A part of more than half its area beside it says that the crop holds several.
-
-    bgr: uint8 (h, w, 3), onto black as C-NMC's are, or onto another even colour, which the border tells. Raises
-    BloodedgeError when nothing in the crop stands out, or when it is a whole field or a piece of one.
+    bgr: uint8 (h, w, 3), onto black as C-NMC's are, or onto another even colour, which is taken from the border. Raises
+    BloodedgeError when the crop has one colour, holds several cells (a second part of more than half the largest's
+    area), or is a whole field or a piece of one.
     """
     blue, green, red = cv2.split(as_image(bgr if _on_black(bgr) else cv2.absdiff(bgr, _background(bgr))))
     _, lit = cv2.threshold(cv2.max(cv2.max(blue, green), red), BACKGROUND_LEVEL, 255, cv2.THRESH_BINARY)

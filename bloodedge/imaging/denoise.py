@@ -1,4 +1,4 @@
-"""Noise out of a cell before anything else is done to it: three filters that give the same bytes on every machine.
+"""Three noise filters for a cell, applied first; they give the same bytes on every machine.
 
 All see the cell alone: what surrounds it (black in a data set, plasma in a frame) first takes the colour of the
 nearest pixel of the cell.

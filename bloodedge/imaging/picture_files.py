@@ -1,7 +1,7 @@
-"""What picture files say of themselves: whether they are whole, how many pictures they hold, in which colours.
+"""Checks that OpenCV does not make: whether a picture file is whole, how many pictures it holds, in which colours.
 
-OpenCV fills what a cut file lacks with grey, takes the first page of many and reads CIELAB in wrong colours, and says
-nothing. Bytes after a picture's end, which cameras and editors leave there, do no harm.
+OpenCV silently fills the missing part of a truncated file with grey, takes the first of many pages and reads CIELAB in
+wrong colours. Bytes after a picture's end, which cameras and editors leave there, do no harm.
 """
 
 import struct
@@ -22,7 +22,7 @@ LAB = {8, 9, 10}
 
 
 def is_truncated(data: bytes) -> bool:
-    """Whether a picture's file ends before its format says it does; False for formats that are not known here."""
+    """Whether a picture file ends too early by its own format; False for other formats."""
     whole = next((check for start, check in _WHOLE.items() if data.startswith(start)), None)
     try:
         return whole is not None and not whole(data)

@@ -60,7 +60,7 @@ def decode_image(data: bytes, name: str) -> Image:
 
 
 def _check_file(data: bytes, name: str) -> None:
-    """Raise BloodedgeError for what OpenCV would read wrongly without a word."""
+    """Raise BloodedgeError for files that OpenCV would silently misread."""
     if not data:
         raise BloodedgeError(f"{name} is empty; copy it again from its source.")
     if is_truncated(data):
@@ -74,7 +74,7 @@ TWELVE_BITS = 4095
 
 
 def _decoded(image: NDArray[np.generic], name: str) -> Image:
-    """What OpenCV read of a file as 8-bit colour, as decode_image says; raises BloodedgeError as colour_8bit."""
+    """OpenCV's picture as 8-bit colour, see decode_image; raises like colour_8bit."""
     if image.dtype == np.uint16:
         deep = np.asarray(image, np.uint16)
         image = as_image(deep // (16 if int(deep.max(initial=0)) <= TWELVE_BITS else 257))

@@ -145,8 +145,8 @@ def histogram(axis: Axis, bins: Sequence[Bin], text: str, marks: Sequence[tuple[
 
 
 def _svg(height: int, text: str, body: str, kind: str = "chart") -> Markup:
-    told = f'role="img" aria-label="{escape(text)}"' if text else 'aria-hidden="true"'
-    return Markup(f'<svg class="{kind}" width="100%" height="{height}" {told}>{body}</svg>')  # noqa: S704  # escaped above
+    label = f'role="img" aria-label="{escape(text)}"' if text else 'aria-hidden="true"'
+    return Markup(f'<svg class="{kind}" width="100%" height="{height}" {label}>{body}</svg>')  # noqa: S704  # escaped above
 
 
 def _grid(axis: Axis, height: int) -> str:

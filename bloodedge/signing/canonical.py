@@ -1,4 +1,4 @@
-"""The one way in which what is signed is written down."""
+"""The canonical bytes that are signed."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Key pairs: the private half in a PEM file of its owner's, the public half in a file that people can read."""
+"""Key pairs: the private half in a PEM file for its owner alone, the public half in a readable JSON file."""
 
 import base64
 import hashlib
@@ -26,7 +26,7 @@ KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{
 
 
 class PublicKey(Strict):
-    """A public key and what is said of it; the file ``NAME.pub``."""
+    """A public key with its name and dates; the file ``NAME.pub``."""
 
     schema_version: Literal[1] = 1
     name: KeyName
@@ -34,7 +34,7 @@ class PublicKey(Strict):
     """32 bytes, base64."""
     made_at: AwareDatetime
     not_after: AwareDatetime | None = None
-    """The end of its use: a signature dated later does not count."""
+    """A signature dated later does not count."""
     endorsed_by: str | None = None
     """Id of the key that vouches for this one."""
     endorsement: str | None = Field(default=None, repr=False)
@@ -213,11 +213,11 @@ def public_beside(path: Path, private: "Ed25519PrivateKey") -> PublicKey | None:
 
 
 def refuse_past(path: Path, public: PublicKey) -> None:
-    """Raise UsageError for a private key, in a file, whose use has ended: nothing that it signs from then on counts."""
+    """Raise UsageError for a private key whose use has ended: its new signatures would not count."""
     if public.not_after is not None and public.is_past(datetime.now(UTC)):
         raise UsageError(
-            f"{path}: the use of this key ended on {public.not_after:%Y-%m-%d}, and nothing that it signs now counts;"
-            " make another with bloodedge keys new, and have the boards trust it."
+            f"{path}: the use of this key ended on {public.not_after:%Y-%m-%d}, so its new signatures do not count;"
+            " make a new one with bloodedge keys new, and trust it on the boards."
         )
 
 

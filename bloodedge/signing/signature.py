@@ -54,7 +54,7 @@ class Signer:
 
 
 class Untrusted(BloodedgeError):  # noqa: N818  # as people say it
-    """A bundle that is not what somebody trusted signed; ``reason`` says in which way."""
+    """A bundle without a valid signature of a trusted key; ``reason`` says why."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -89,7 +89,7 @@ def verify_bundle(bundle: Bundle, trust: TrustStore) -> Signer:
 
 
 def refuse_revoked(what: object, key_id: str, trust: TrustStore) -> None:
-    """Raise Untrusted where the key was revoked with which something was signed."""
+    """Raise Untrusted if the key that signed ``what`` was revoked."""
     if key_id in trust.revoked:
         why = trust.revoked[key_id].reason
         raise Untrusted(
@@ -134,7 +134,7 @@ def sign_bundle(
 ) -> Signature:
     """Sign a bundle, in place or (a zip) as a copy ``out``; a signature that it had is replaced.
 
-    Raises BloodedgeError when a file is not what the manifest says or is not in it: what is signed is whole.
+    Raises BloodedgeError when a file differs from the manifest or is not listed in it.
     """
     if out is not None and path.is_dir():
         raise UsageError(f"{path} is a folder, which is signed in place; leave --out away.")

@@ -37,7 +37,7 @@ class Revoked(Strict):
 
 @dataclass(frozen=True)
 class TrustStore:
-    """Keys by id, and those revoked: nothing that a revoked key ever signed counts, whatever its date says."""
+    """Trusted and revoked keys by id; no signature of a revoked key counts, whatever its date."""
 
     keys: Mapping[str, PublicKey]
     revoked: Mapping[str, Revocation]
@@ -65,14 +65,14 @@ class TrustStore:
 
 
 def trust(folder: Path, key: PublicKey, *, endorsed: bool = False) -> None:
-    """Add a key to a trust store; a key of the same name that is another one is kept, and UsageError raised.
+    """Add a key to a trust store; raises UsageError if another key has its name.
 
     endorsed: only when a key that is trusted already vouches for it. Raises BloodedgeError when none does, and when the
     key was revoked.
     """
     store = TrustStore.read(folder)
     if key.id in store.revoked:
-        raise BloodedgeError(f'Key "{key.name}" ({key.id}) was revoked; have its owner make another one.')
+        raise BloodedgeError(f'Key "{key.name}" ({key.id}) was revoked; ask its owner for a new one.')
     if endorsed and not store.endorses(key):
         raise BloodedgeError(
             f'No key that is trusted in {folder} vouches for "{key.name}"; compare its fingerprint with its owner, then'

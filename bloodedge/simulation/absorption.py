@@ -1,4 +1,4 @@
-"""Beer-Lambert absorption by what a Romanowsky-stained smear holds: azure dye, eosin and haemoglobin."""
+"""Beer-Lambert absorption in a Romanowsky-stained smear: azure dye, eosin and haemoglobin."""
 
 import cv2
 import numpy as np

@@ -84,7 +84,7 @@ def _biconcave(radius_share: Floats, pallor: float) -> Floats:
 
 @dataclass(frozen=True)
 class _WhiteCell:
-    """What sets one white cell apart from the next."""
+    """Features of one white cell."""
 
     diameter_um: float
     nucleus_share: float

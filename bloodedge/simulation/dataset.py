@@ -76,7 +76,7 @@ def write_dataset(
     else.
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / RENDERED_MARK).is_file():
-        raise UsageError(f"{folder} holds files that were not drawn here; choose another folder.")
+        raise UsageError(f"{folder} holds files that this command did not make; choose another folder.")
     with folder_beside(folder) as unfinished:
         (unfinished / RENDERED_MARK).write_text(_MARKER_TEXT, encoding="utf-8")
         drawings = []

@@ -1,4 +1,4 @@
-"""What a simulated field shows: the subject, the smear, the light and the camera."""
+"""Settings of a simulated field: subject, smear, light and camera."""
 
 from typing import Annotated, Literal
 

@@ -132,7 +132,7 @@ def test_members_no_better_than_chance_cannot_be_weighed_by_kappa(rendered_data:
 
 def test_members_with_other_labels_are_refused_with_both_named(rendered_data: Path) -> None:
     other = member(rendered_data, name="other", labels=("lymphocyte", "monocyte"))
-    with pytest.raises(UsageError, match="run 0 tells normal, blast apart and other lymphocyte, monocyte"):
+    with pytest.raises(UsageError, match="run 0 has the labels normal, blast and other lymphocyte, monocyte"):
         Ensemble.of([member(rendered_data), other])
 
 

@@ -340,7 +340,7 @@ def test_a_test_part_loses_the_cells_that_training_pictures_show(rendered_data: 
 
 
 def test_a_classifier_that_does_not_know_its_pictures_says_so(rendered_data: Path) -> None:
-    assert "made before training pictures were kept" in evaluate(classifier(rendered_data), rendered_data).notes[0]
+    assert "without digests of its training pictures" in evaluate(classifier(rendered_data), rendered_data).notes[0]
     notes = evaluate(fitted_classifier(rendered_data), rendered_data).notes
     assert not [note for note in notes if "training pictures" in note]
 
@@ -356,7 +356,7 @@ def test_cells_of_nobody_known_give_figures_without_intervals(unnamed: Path, ren
     figures, _, _, notes = evaluate(fitted_classifier(rendered_data), unnamed)
     assert (figures.cells, figures.ci95) == (40, {})
     assert list(figures.per_subject) == ["unnamed"]
-    assert "40 of 40 cells do not say whose they are" in notes[0]
+    assert "40 of 40 cells have no subject in their name" in notes[0]
     assert "--one-person" in notes[0]
 
 
@@ -376,7 +376,7 @@ def test_cells_of_one_person_have_intervals_over_cells_and_say_so(unnamed: Path,
     assert list(figures.per_subject) == ["ONE PERSON"]
     low, high = figures.ci95["auc"]
     assert low < figures.auc < high
-    assert "say nothing of other people" in notes[0]
+    assert "do not hold for other people" in notes[0]
 
 
 def test_one_person_of_each_class_gives_no_interval() -> None:

@@ -78,7 +78,7 @@ def test_where_pip_noted_nothing_the_source_is_named(monkeypatch: pytest.MonkeyP
 def test_the_debian_package_names_apt_and_what_it_does_not_hold(site: Path, tmp_path: Path) -> None:
     (tmp_path / "bloodedge-device.list").write_text(f"/.\n{site}\n{site}/bloodedge\n")
     assert install_hint("device") == (
-        "install its package again with: sudo apt install --reinstall ./bloodedge-device_VERSION_ARCH.deb"
+        "reinstall the package with: sudo apt install --reinstall ./bloodedge-device_VERSION_ARCH.deb"
     )
     assert "the Debian package does not hold it" in install_hint("convert")
 

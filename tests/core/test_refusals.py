@@ -41,7 +41,7 @@ def ending(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
         (errno.ENOSPC, "free some space"),
         (errno.EROFS, "choose another folder"),
         (errno.EIO, "check the disk"),
-        (errno.EBUSY, "see to its cause"),
+        (errno.EBUSY, "remove the cause"),
     ],
 )
 def test_an_error_of_the_system_that_nobody_expected_names_the_path_the_reason_and_a_cure(

@@ -285,7 +285,7 @@ def test_an_interrupted_rendering_leaves_no_half_data_set(tmp_path):
 def test_a_folder_of_other_files_is_never_replaced_by_rendered_cells(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "patient.png").write_text("a real cell")
-    with pytest.raises(UsageError, match="holds files that were not drawn here"):
+    with pytest.raises(UsageError, match="holds files that this command did not make"):
         write_dataset(tmp_path / "mine", subjects=2, cells_per_subject=2)
     assert (tmp_path / "mine" / "patient.png").read_text() == "a real cell"
 

@@ -1,4 +1,4 @@
-"""No person stands on two sides of an honest split; a leaky one says so."""
+"""No person is in two parts of an honest split; a leaky one says so."""
 
 from dataclasses import replace
 from pathlib import Path

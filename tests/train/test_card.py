@@ -77,7 +77,7 @@ def test_a_split_by_image_is_called_leaky_wherever_its_figures_stand(kind: str, 
     text = card(kind)
     assert ("by image: leaky" in text) is leaky
     assert text.count("**Leaky: cells of these people were seen in training.**") == 3 * leaky
-    assert ("no person (nor people who share a picture) stands on two sides" in text) is not leaky
+    assert ("no person (nor people who share a picture) is in two parts" in text) is not leaky
 
 
 def test_the_worst_subject_and_what_was_never_seen_are_told() -> None:
@@ -85,7 +85,7 @@ def test_the_worst_subject_and_what_was_never_seen_are_told() -> None:
     assert "test: H3 (0.750)" in text
     assert "shift set: H40 (0.750)" in text
     assert "from one laboratory" in text
-    assert "It has seen drawn cells only and says nothing about real ones." in card(rendered=True)
+    assert "It was fitted to simulated cells only; its figures say nothing about real ones." in card(rendered=True)
 
 
 def test_figures_come_with_their_intervals() -> None:

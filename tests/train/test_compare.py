@@ -291,7 +291,7 @@ def test_the_same_run_given_twice_counts_once(run: Path, tmp_path: Path) -> None
 def test_runs_made_before_training_pictures_were_kept_are_named(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, fitted=name == "new") for name in ("new", "old")]
     (warning,) = [each for each in compare(runs).warnings if "under other names" in each]
-    assert "Of old, made by an older bloodedge" in warning
+    assert "The held-out pictures of old, made by an older bloodedge" in warning
     leaky = compare([make_run(tmp_path / "leaky", kind="image", fitted=False)])
     assert not [each for each in leaky.warnings if "under other names" in each]
 
@@ -355,7 +355,7 @@ def test_out_writes_pages_data_and_charts_and_the_page_needs_no_other_file(tmp_p
     (out / "cost.png").write_text("mine")
     refused = command(*runs, "--out", out)
     assert isinstance(refused.exception, UsageError)
-    assert "which was not made by this command" in str(refused.exception)
+    assert "which this command did not make" in str(refused.exception)
     assert (out / "cost.png").read_text() == "mine"
 
 

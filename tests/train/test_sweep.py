@@ -312,7 +312,7 @@ def test_a_trials_mistake_stays_its_own_and_is_one_sentence(
     assert first is not None
     assert second is not None
     assert (first.state, first.mistake) == ("failed", "The loss was no longer a number; lower it.")
-    assert second.mistake.startswith("ValueError: shapes (3,); the whole is in ")
+    assert second.mistake.startswith("ValueError: shapes (3,); the traceback is in ")
     assert "long story" in (run_folder(tmp_path, made.trials[1]) / "error.txt").read_text()
 
 
@@ -348,7 +348,7 @@ def test_something_else_that_listens_is_no_cluster(monkeypatch: pytest.MonkeyPat
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        with pytest.raises(BloodedgeError, match="is no Ray cluster that lets us in"):
+        with pytest.raises(BloodedgeError, match="is no Ray cluster, or refused the connection"):
             cluster.check(f"127.0.0.1:{other.getsockname()[1]}")
 
 
@@ -378,7 +378,7 @@ def test_folders_are_not_mixed_up(
     out, _ = ended
     file = written(folder, FOUR)
     assert run(rendered_data, "--space", file, "--out", out) == 2
-    assert "holds a sweep; go on with --resume" in capsys.readouterr().err
+    assert "holds a sweep; continue it with --resume" in capsys.readouterr().err
     assert run(rendered_data, "--space", file, "--out", tmp_path / "new", "--resume") == 2
     assert "holds no sweep to resume" in capsys.readouterr().err
     assert run(rendered_data, "--space", file, "--out", out, "--resume") == 2
@@ -387,7 +387,7 @@ def test_folders_are_not_mixed_up(
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     assert run(rendered_data, "--space", file, "--out", tmp_path / "mine") == 2
-    assert "holds ray, which was not made by this command" in capsys.readouterr().err
+    assert "holds ray, which this command did not make" in capsys.readouterr().err
     assert mine.read_text() == "mine"
 
 

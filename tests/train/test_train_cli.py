@@ -230,7 +230,7 @@ def test_a_users_files_in_the_folder_are_neither_replaced_nor_removed(
     path.parent.mkdir(parents=True)
     path.write_text("mine")
     assert run(*asked, "--out", tmp_path / "mine") == 2
-    assert "which was not made by this command; choose another folder with --out" in capsys.readouterr().err
+    assert "which this command did not make; choose another folder with --out" in capsys.readouterr().err
     assert [p for p in (tmp_path / "mine").rglob("*") if p.is_file()] == [path]
 
 

@@ -1,4 +1,4 @@
-"""The machine that trains, and what its runs record of it."""
+"""The training machine, as recorded in runs."""
 
 import os
 
@@ -10,9 +10,9 @@ RECORDED = ("keras", "jax", "tensorflow", "tensorflow-cpu", "torch", "numpy", "o
 
 
 def spread(batch: int) -> int:
-    """Share each batch out over all accelerators where there are several (JAX); returns their number.
+    """Divide each batch over all accelerators if there are several (JAX); returns their number.
 
-    Raises UsageError when the batch cannot be shared out evenly.
+    Raises UsageError when the batch cannot be divided evenly.
     """
     import keras
 
@@ -22,7 +22,7 @@ def spread(batch: int) -> int:
     if len(devices) > 1:
         if batch % len(devices):
             raise UsageError(
-                f"A batch of {batch} cells cannot be shared out over {len(devices)} devices; make fit.batch a multiple."
+                f"A batch of {batch} cells cannot be divided over {len(devices)} devices; make fit.batch a multiple."
             )
         keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False))
     return len(devices)
@@ -33,9 +33,9 @@ def accelerator() -> str:
     return _gpu() or f"{hardware_name()}, {os.cpu_count()} cores"
 
 
-def precision(wanted: str) -> str:
-    """The dtype policy to fit in: what the recipe wants on an accelerator, float32 on a CPU, which gains nothing."""
-    return wanted if _gpu() else "float32"
+def precision(asked: str) -> str:
+    """The dtype policy to fit in: the recipe's on an accelerator, float32 on a CPU, which gains nothing."""
+    return asked if _gpu() else "float32"
 
 
 def _gpu() -> str | None:

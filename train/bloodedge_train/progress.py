@@ -1,4 +1,4 @@
-"""How a training run shows itself in the terminal (on stderr; stdout is for results)."""
+"""Progress of a training run in the terminal (on stderr; stdout is for results)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -43,7 +43,7 @@ class AugmentSpec(Strict):
 
 
 class NetworkSpec(Strict):
-    """What stands before and after the family's features."""
+    """The head after the family's features."""
 
     units: int = Field(default=0, ge=0, le=8192)
     """Units of a fully connected ReLU layer before the output; 0 leaves it out."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Watcher:
-    """How a run tells people how far it is."""
+    """How a run reports its progress."""
 
     step: Callable[[str], AbstractContextManager[Progress]]
     """Opens a progress display for a named step."""
@@ -42,7 +42,7 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
     Raises UsageError when the folder holds another run or the data cannot be split, BloodedgeError when fitting fails.
     """
     _check_folder(options)
-    cv2.setNumThreads(1)  # whole images are shared out over threads instead
+    cv2.setNumThreads(1)  # instead, threads work on whole images
     with watcher.step("Reading cells") as progress:
         dataset = read_dataset(options.data, progress)
     for name, reason in dataset.unreadable.items():

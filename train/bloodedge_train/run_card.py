@@ -41,7 +41,7 @@ def _head(record: RunRecord) -> str:
 
 **{RESEARCH_USE}**
 
-Says of one segmented white cell whether it looks like a leukaemic blast (ALL) or a normal cell.
+Classifies one segmented white cell as a leukaemic blast (ALL) or a normal cell.
 
 | | |
 |---|---|
@@ -67,9 +67,9 @@ def _size(record: RunRecord) -> str:
 
 def _data(record: RunRecord) -> str:
     kind = (
-        "**by image: leaky**, cells of one person stand on both sides"
+        "**by image: leaky**, cells of one person are in several parts"
         if record.split.leaky
-        else "by group: no person (nor people who share a picture) stands on two sides"
+        else "by group: no person (nor people who share a picture) is in two parts"
     )
     rows = "\n".join(
         f"| {name} | {part.cells:,} | {len(part.subjects)} | {', '.join(part.subjects)} |"
@@ -117,9 +117,9 @@ def _limits(record: RunRecord, metrics: RunMetrics) -> str:
         for name, e in metrics.parts.items()
     ]
     domain = (
-        "It has seen drawn cells only and says nothing about real ones."
+        "It was fitted to simulated cells only; its figures say nothing about real ones."
         if record.data.rendered
-        else "It has seen cells from one laboratory, stain and microscope; elsewhere its figures must be measured anew."
+        else "It was fitted to cells of one laboratory, stain and microscope; measure its figures again elsewhere."
     )
     never = "".join(
         f"- **None of the {part.cells} cells of the {name} part was called {part.never_called}.**\n"

@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 SCORED = ("validation", "test", "shift")
 THRESHOLDS = Thresholds()
 MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
-"""What a finished run leaves in its folder, beside run.json."""
+"""Files of a finished run beside run.json."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What ``bloodedge train`` was asked."""
+    """The options of ``bloodedge train``."""
 
     data: Path
     model: str
@@ -51,7 +51,7 @@ class TrainOptions:
     out: Path
     resume: bool
     allow_unreadable: bool = False
-    """Go on where more than a tenth of the pictures cannot be used."""
+    """Continue even if more than a tenth of the pictures cannot be used."""
 
 
 @dataclass(frozen=True)

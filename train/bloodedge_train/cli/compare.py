@@ -86,10 +86,10 @@ def _print(table: "Table") -> None:
     def cell(parts: "Cell") -> Text:
         return Text("\n").join([Text(parts.main), *(Text(note, "dim") for note in parts.notes if note)])
 
-    columns, rows, told = table.columns, table.rows, ""
-    if columns[-1] == "measured" and len({row[-1] for row in rows}) == 1:  # said once, it leaves room for figures
-        told = f"Measured {', '.join([rows[0][-1].main, *rows[0][-1].notes])}."
+    columns, rows, measured = table.columns, table.rows, ""
+    if columns[-1] == "measured" and len({row[-1] for row in rows}) == 1:  # in the note it leaves room for figures
+        measured = f"Measured {', '.join([rows[0][-1].main, *rows[0][-1].notes])}."
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     shown = [[cell(parts) for parts in row] for row in rows]
     print_table(columns, shown, title=table.title, spaced=bool(rows[0][0].notes))
-    console().print(Text(f"{table.note} {told}".rstrip(), "dim"))
+    console().print(Text(f"{table.note} {measured}".rstrip(), "dim"))

@@ -1,4 +1,4 @@
-"""``bloodedge explain`` and ``bloodedge shortcuts``: what a network looks at, and what else would do."""
+"""``bloodedge explain`` and ``bloodedge shortcuts``: what a network looks at, and which cues would do as well."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +42,7 @@ def explain(
     """Show where in each IMAGE the network of the run folder RUN finds its evidence (Grad-CAM).
 
     Each IMAGE is one cell cut out onto black, as in C-NMC, or a folder of them. A picture of each shows the cell, the
-    evidence on it and over the whole frame; the shares of it on the cell and on the cell's border are told.
+    evidence on it and over the whole frame, with the shares on the cell and on its border.
     """
     from bloodedge.console import emit_json, progress, say
     from bloodedge_train.explain.explain import Request
@@ -68,10 +68,10 @@ def _show_explained(found: "list[Explained]") -> None:
     rows = []
     for each in found:
         shares = ((each.on_cell, each.cell_share), (each.on_border, each.border_share))
-        told = ["-" if share is None else f"{share:.0%} ({even:.0%})" for share, even in shares]
-        rows.append((Path(each.image).name, each.said, f"{each.blast:.3f}", each.explained, *told))
-    columns = ("image", "said", "blast", "evidence for", "on the cell (even)", "on its border (even)")
-    print_table(columns, rows, left={"image", "said", "evidence for"})
+        shown = ["-" if share is None else f"{share:.0%} ({even:.0%})" for share, even in shares]
+        rows.append((Path(each.image).name, each.said, f"{each.blast:.3f}", each.explained, *shown))
+    columns = ("image", "called", "blast", "evidence for", "on the cell (even)", "on its border (even)")
+    print_table(columns, rows, left={"image", "called", "evidence for"})
 
 
 @click.command()
@@ -82,7 +82,7 @@ def _show_explained(found: "list[Explained]") -> None:
 )
 @click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
 def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None) -> None:
-    """Audit shortcuts: what other than the cell's inside tells the class in DATA, and what the network of RUN leans on.
+    """Audit shortcuts: cues outside the cell's inside that predict the class in DATA, and which of them RUN relies on.
 
     DATA is the folder that RUN was fitted to. Cell area, brightness, mean colour, silhouette and what surrounds the
     cell are fitted on the training part and scored, beside the network, on people never seen; the network also on

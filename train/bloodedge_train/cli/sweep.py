@@ -15,7 +15,7 @@ from bloodedge.errors import StoppedError
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Sweep folder (default: runs/sweep-NAME)."
 )
-@click.option("--resume", is_flag=True, help="Go on where an interrupted sweep stopped; what failed is tried again.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted sweep; failed trials are tried again.")
 @click.option(
     "--prune/--no-prune",
     default=True,

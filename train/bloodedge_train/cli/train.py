@@ -9,7 +9,7 @@ from bloodedge.errors import StoppedError, UsageError
 from bloodedge_train.zoo import ZOO, check_model
 
 WORTHLESS = (
-    "A network that calls one class only is worth nothing: train for more epochs (--epochs), with another recipe, or on"
+    "A network that gives one class only is useless: train for more epochs (--epochs), with another recipe, or on"
     " more people."
 )
 
@@ -29,7 +29,7 @@ WORTHLESS = (
     default="honest",
     show_default=True,
     metavar="NAME|FILE.toml",
-    help="A packaged recipe, or a TOML file of one's own.",
+    help="A packaged recipe, or your own TOML file.",
 )
 @click.option(
     "--weights",
@@ -42,7 +42,7 @@ WORTHLESS = (
     "--split",
     "kind",
     type=click.Choice(["group", "image"]),
-    help="Instead of the recipe's. group: no person on two sides. image: the paper's way, labelled leaky.",
+    help="Instead of the recipe's. group: no person in two parts. image: the paper's way, labelled leaky.",
 )
 @click.option(
     "--folds", type=click.IntRange(2, 50), metavar="K", help="Cross-validation: deal the groups into K folds."
@@ -50,8 +50,10 @@ WORTHLESS = (
 @click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
-@click.option("--allow-unreadable", is_flag=True, help="Go on where more than a tenth of the pictures cannot be used.")
-@click.option("--resume", is_flag=True, help="Go on where an interrupted run stopped.")
+@click.option(
+    "--allow-unreadable", is_flag=True, help="Continue even if more than a tenth of the pictures cannot be used."
+)
+@click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
 def train(
     data: Path,

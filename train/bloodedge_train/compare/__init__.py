@@ -1,4 +1,4 @@
-"""``bloodedge compare``: networks beside each other and beside the paper's, both splits, with what each costs.
+"""``bloodedge compare``: networks compared with each other and with the paper: figures by split, and cost.
 
 ``collect`` reads runs and bundles; ``make_rows`` gathers folds (``pooling``) into ``rows`` and adds the paper's figures
 (``paper``) and latencies (``latency``); ``cautions`` says where figures are not like for like; ``tables`` puts rows

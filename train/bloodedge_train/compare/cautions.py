@@ -28,8 +28,8 @@ def _fitted_to(entries: Sequence[Entry], part: PartName) -> list[str]:
     unchecked = [entry.name for entry in entries if not entry.copies_left_out and not entry.split.leaky]
     if unchecked:
         found.append(
-            f"Of {_few(unchecked)}, made by an older bloodedge, nobody looked for training pictures under other names "
-            "among the held-out ones; train again to leave them out."
+            f"The held-out pictures of {_few(unchecked)}, made by an older bloodedge, were not checked for copies of "
+            "training pictures; train again to leave copies out."
         )
     return found
 
@@ -40,15 +40,15 @@ def _other_data(entries: Sequence[Entry]) -> list[str]:
         by_data.setdefault(entry.fingerprint, []).append(entry.name)
     if len(by_data) < 2:
         return []
-    told = "; ".join(f"{_few(names)} on {data[:8]}" for data, names in by_data.items())
+    listed = "; ".join(f"{_few(names)} on {data[:8]}" for data, names in by_data.items())
     words = (
         "These runs were fitted to different data, so their figures are not like for like, and none is called the best"
     )
-    return [f"{words}: {told}."]
+    return [f"{words}: {listed}."]
 
 
 def _other_cells(groups: Sequence[Sequence[Entry]], part: PartName) -> list[str]:
-    """A sentence for each kind of split whose rows speak of different cells of the same data."""
+    """A sentence for each kind of split whose rows were scored on different cells of the same data."""
     scored: dict[tuple[str, str], set[frozenset[str]]] = {}
     for group in groups:
         cells = frozenset(entry.split.parts[part].digest for entry in group if part in entry.split.parts)

@@ -77,7 +77,7 @@ def leak_pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def _label(row: Row, rows: Sequence[Row]) -> str:
-    """What tells a row from the other rows of its network: nothing where there are none."""
+    """What distinguishes a row from the other rows of its network; empty for the only one."""
     alike = [other for other in rows if other.network == row.network and other is not row]
     parts = []
     if any(other.split_label != row.split_label for other in alike):
@@ -103,7 +103,7 @@ def _of_networks(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _height(rows: Sequence[Row]) -> float:
-    """Bars with a gap after each network, and one bar for the paper where it says something."""
+    """Bars with a gap after each network, and one bar for the paper where it has figures."""
     return sum(len(alike) + bool(alike[0].paper) + 0.7 for alike in _of_networks(rows).values())
 
 
@@ -138,7 +138,7 @@ def _bars(figure: Any, theme: Theme, rows: Sequence[Row]) -> None:
 
 
 def _bar(axes: Any, theme: Theme, place: float, row: Row, name: str, note: str) -> None:
-    """Our figure with its range, and inside the bar what tells it from the network's others."""
+    """Our figure with its range; inside the bar, what distinguishes it from the network's other rows."""
     ours = row.figures[name]
     if ours.value is None:
         return
@@ -217,16 +217,16 @@ def _confusions(figure: Any, theme: Theme, rows: Sequence[Row], columns: int) ->
         counts = np.array(row.confusion)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap=colours, vmin=0, vmax=1)
-        for (true, said), share in np.ndenumerate(shares):
+        for (true, called), share in np.ndenumerate(shares):
             colour = theme.paper if share > 0.5 else theme.ink
-            text = f"{counts[true, said]:,}\n{share:.1%}"
-            axes.text(said, true, text, ha="center", va="center", color=colour, fontsize=9)
+            text = f"{counts[true, called]:,}\n{share:.1%}"
+            axes.text(called, true, text, ha="center", va="center", color=colour, fontsize=9)
         axes.set_xticks([0, 1], LABELS)
         axes.set_yticks([0, 1], LABELS, rotation=90, va="center")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         axes.set_title(f"{row.network}\n{_label(row, rows) or row.split_label}", fontsize=9)
-        axes.set(xlabel="said", ylabel="true")
+        axes.set(xlabel="called", ylabel="true")
 
 
 def _curves(figure: Any, theme: Theme, rows: Sequence[Row]) -> None:

@@ -52,7 +52,7 @@ class Entry:
     hardware: str
     float_bytes: int | None
     copies_left_out: bool
-    """Whether training pictures under other names were looked for among the held-out ones."""
+    """Whether copies of training pictures were left out of the held-out ones."""
     history: list[dict[str, float]] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
     """Of the compared part, where the run kept them."""
@@ -61,7 +61,7 @@ class Entry:
 
 
 def collect(paths: Sequence[Path], part: PartName) -> tuple[list[Entry], list[str]]:
-    """The networks that the run folders and bundles hold, each once, and what was left out as sentences.
+    """The networks in the run folders and bundles, each once, and a sentence for each that was left out.
 
     A bundle whose run is given as well is joined to it. Raises UsageError when a path is neither a finished run nor a
     bundle, or when nothing remains to compare.
@@ -166,7 +166,7 @@ def _from_manifest(path: Path, manifest: Manifest) -> Entry:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    """Whether two entries come from one run, as far as a bundle's provenance tells."""
+    """Whether two entries come from one run, by a bundle's provenance."""
     names = ("name", "model", "fingerprint", "split", "latency_ms")
     return all(getattr(one, name) == getattr(other, name) for name in names)
 

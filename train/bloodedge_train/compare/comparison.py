@@ -29,13 +29,13 @@ class Comparison(Strict):
         known = [n.name for n in networks.values() if n.known]
         unknown = [n.name for n in networks.values() if not n.known]
         absent = [n.name for key, n in networks.items() if key not in given]
-        told = [f'The paper: "{self.paper.title}" ({self.paper.data}; {self.paper.recipe}).']
-        told.append(f"Its figures here: {', '.join(known) or 'none'}; source: {self.paper.source}.")
+        sentences = [f'The paper: "{self.paper.title}" ({self.paper.data}; {self.paper.recipe}).']
+        sentences.append(f"Its figures here: {', '.join(known) or 'none'}; source: {self.paper.source}.")
         if unknown:
-            told.append(f"Not available here, so not compared: {', '.join(unknown)}.")
+            sentences.append(f"Not available here, so not compared: {', '.join(unknown)}.")
         if absent:
-            told.append(f"Of its networks, without a run in this comparison: {', '.join(absent)}.")
-        return " ".join(told)
+            sentences.append(f"Of its networks, without a run in this comparison: {', '.join(absent)}.")
+        return " ".join(sentences)
 
 
 def compare(paths: Sequence[Path], *, part: PartName = "test", paper: Path | None = None) -> Comparison:

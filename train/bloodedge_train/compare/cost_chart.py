@@ -1,4 +1,4 @@
-"""Accuracy against what a network costs."""
+"""Accuracy against the cost of a network."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from bloodedge_train.compare.rows import Row
 from bloodedge_train.compare.theme import Theme
 
 Point = tuple[Row, float, float]
-"""A row, what it costs and its accuracy."""
+"""A row, its cost and its accuracy."""
 
 
 def _int8_latency(row: Row) -> float | None:
@@ -41,7 +41,7 @@ def draw_costs(figure: Any, theme: Theme, rows: Sequence[Row]) -> None:
         line[0].set(ylabel=f"accuracy by {split}" + (" (leaky)" if split == "image" else ""))
     for axes, name in zip(grid[-1], known, strict=True):
         axes.set(xlabel=name)
-    figure.draw_without_rendering()  # now it is known where each mark stands on the page
+    figure.draw_without_rendering()  # only now each mark has its place on the page
     for axes, points in drawn:
         _name_marks(axes, points)
 
@@ -68,7 +68,7 @@ def _scatter(axes: Any, colour: str, points: Sequence[Point]) -> None:
 
 
 def _name_marks(axes: Any, points: Sequence[Point]) -> None:
-    """Each mark's network, or its run where the network has several, where it covers neither a mark nor a name."""
+    """Name each mark by its network (or run, if several), where the name covers no mark or other name."""
     px = axes.figure.dpi / 72  # pixels per point
     at = [axes.transData.transform((x, y)) for _, x, y in points]
     taken = [_box(x, y, 8 * px, 8 * px) for x, y in at]

@@ -26,7 +26,7 @@ class Picture:
 def write(comparison: Comparison, folder: Path) -> None:
     """Write compare.md, compare.html, compare.json and the charts as PNG into ``folder``.
 
-    Those of an earlier comparison, which compare.json tells, are replaced; UsageError where other files have the names.
+    Files of an earlier comparison, recognised by compare.json, are replaced; UsageError if others have the names.
     """
     pictures = [Picture(chart, chart.png(LIGHT), chart.png(DARK)) for chart in all_charts(comparison.rows)]
     if not (folder / "compare.json").is_file():
@@ -39,7 +39,7 @@ def write(comparison: Comparison, folder: Path) -> None:
 
 
 def markdown_page(comparison: Comparison, charts: list[Chart]) -> str:
-    """Markdown whose pictures are the PNG files beside it."""
+    """Markdown that links to the PNG files beside it."""
     parts = [f"# Networks compared on the {comparison.part} part", f"**{RESEARCH_USE}**"]
     parts += [f"> **Mind.** {warning}" for warning in comparison.warnings]
     for table in all_tables(comparison.rows):
@@ -50,7 +50,7 @@ def markdown_page(comparison: Comparison, charts: list[Chart]) -> str:
 
 
 def html_page(comparison: Comparison, pictures: list[Picture]) -> str:
-    """One HTML file that needs nothing else; its pictures follow the reader's light or dark page."""
+    """One self-contained HTML file; its pictures follow the reader's light or dark theme."""
     shown = {
         Path(picture.chart.file).stem: {
             "title": picture.chart.title,

@@ -1,4 +1,4 @@
-"""Figures of several folds: of all their cells taken together."""
+"""Figures of several folds, over all their cells together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from bloodedge_train.compare.rows import FIGURES, Estimate
 
 
 def figure(evaluation: Evaluation, name: str) -> Estimate:
-    """A figure of an evaluation with its interval; what older records do not have follows from what they do."""
+    """A figure of an evaluation with its interval; figures that older records lack are computed."""
     stored = "sensitivity" if name == "recall" else name
     value = getattr(evaluation, stored)
     if value is None:
@@ -29,7 +29,7 @@ def figure(evaluation: Evaluation, name: str) -> Estimate:
 
 @dataclass(frozen=True)
 class Pooled:
-    """All cells of several folds taken together."""
+    """The cells of several folds together."""
 
     figures: dict[str, Estimate]
     confusion: list[list[int]]
@@ -37,7 +37,7 @@ class Pooled:
 
 
 def pool(entries: Sequence[Entry]) -> Pooled:
-    """The entries' cells taken together: scored anew where all kept their predictions, else from their sums."""
+    """The entries' cells pooled: scored again if all kept their predictions, else summed."""
     if len(entries) == 1:
         return _pooled(entries[0].evaluation)
     rows = [row for entry in entries for row in entry.predictions]

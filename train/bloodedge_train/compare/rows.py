@@ -59,7 +59,7 @@ class Row(Strict):
 
     network: str
     label: str = ""
-    """Which row of its network it is: its run, or where that lies; empty for the only one."""
+    """Its run's name or path, where its network has several rows; else empty."""
     data: str
     """Fingerprint of the data that it was fitted to and scored on."""
     scored_on: str
@@ -70,7 +70,7 @@ class Row(Strict):
     runs: list[str]
     split: Literal["group", "image"]
     leaky: bool
-    """Cells of one person stand in training and in test."""
+    """Cells of one person are in training and in test."""
     folds: list[int] | None
     of_folds: int | None
     cells: int
@@ -97,7 +97,7 @@ class Row(Strict):
 
     @property
     def name(self) -> str:
-        """What the row is called where no other column tells it from the others of its network."""
+        """The network, with the label where it has several rows."""
         return f"{self.network} ({self.label})" if self.label else self.network
 
     @property

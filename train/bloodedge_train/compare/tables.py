@@ -1,4 +1,4 @@
-"""The comparison in words: tables of cells that the terminal, Markdown and HTML each lay out in their own way."""
+"""The comparison as tables of cells, which the terminal, Markdown and HTML each lay out."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def figures_table(rows: Sequence[Row]) -> Table:
         "the highest fold; then the paper's figure, and ours minus it in points. Blasts are the positive class.",
         ("network", *(FIGURES[name] for name in shown)),
         [
-            [name, *(Cell(told(row.figures[f], f), _notes(row, f)) for f in shown)]
+            [name, *(Cell(formatted(row.figures[f], f), _notes(row, f)) for f in shown)]
             for name, row in zip(names(rows), rows, strict=True)
         ],
     )
@@ -64,7 +64,7 @@ def _notes(row: Row, figure: str) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def told(estimate: Estimate, figure: str) -> str:
+def formatted(estimate: Estimate, figure: str) -> str:
     """A figure as the tables show it."""
     if estimate.value is None:
         return DASH
@@ -89,7 +89,7 @@ def against(versus: Versus) -> str:
 
 
 def subjects_table(rows: Sequence[Row]) -> Table:
-    """Calibration, and how the figures spread over people."""
+    """Calibration, and how figures vary over people."""
     return Table(
         "By subject",
         "Of several folds, the subjects of all. ECE: expected calibration error after the temperature.",
@@ -102,7 +102,7 @@ def subjects_table(rows: Sequence[Row]) -> Table:
                 _mean(row),
                 _worst(row),
                 Cell(str(sum(s.accuracy < 0.5 for s in row.per_subject.values()))),
-                Cell(told(row.figures["ece"], "ece"), (_range(row.figures["ece"], "ece"),)),
+                Cell(formatted(row.figures["ece"], "ece"), (_range(row.figures["ece"], "ece"),)),
             ]
             for name, row in zip(names(rows), rows, strict=True)
         ],
@@ -111,7 +111,7 @@ def subjects_table(rows: Sequence[Row]) -> Table:
 
 def _mean(row: Row) -> Cell:
     estimate = (row.pooled or row.figures)["mean_subject_accuracy"]
-    return Cell(told(estimate, "accuracy"), (_range(estimate, "accuracy"),))
+    return Cell(formatted(estimate, "accuracy"), (_range(estimate, "accuracy"),))
 
 
 def _worst(row: Row) -> Cell:
@@ -120,7 +120,7 @@ def _worst(row: Row) -> Cell:
 
 
 def cost_table(rows: Sequence[Row]) -> Table:
-    """What each network costs, whatever it was fitted to."""
+    """The cost of each network, whatever it was fitted to."""
     shown = _costed(rows)
     met = Counter(row.network for row in shown)
     timed = {f"{row.hardware} (Keras)" for row in shown}
@@ -148,7 +148,7 @@ def cost_table(rows: Sequence[Row]) -> Table:
 
 
 def _costed(rows: Sequence[Row]) -> list[Row]:
-    """Each network and input size once, but every one that was converted."""
+    """Each network and input size once, but every converted one."""
     of_kind: dict[tuple[str, int, int], list[Row]] = {}
     for row in rows:
         of_kind.setdefault((row.network, row.parameters, row.size_px), []).append(row)
@@ -212,11 +212,11 @@ def folds_table(row: Row) -> Table:
     assert row.folds is not None
     pooled = row.pooled or {}
     lines = [
-        [Cell(f"fold {number}"), *(Cell(told(Estimate(value=fold[f]), f)) for f in FIGURES)]
+        [Cell(f"fold {number}"), *(Cell(formatted(Estimate(value=fold[f]), f)) for f in FIGURES)]
         for number, fold in zip(row.folds, row.by_fold, strict=True)
     ]
-    lines.append([Cell("mean"), *(Cell(told(row.figures[f], f)) for f in FIGURES)])
-    lines.append([Cell("pooled"), *(Cell(told(e, f), (_range(e, f),)) for f, e in pooled.items())])
+    lines.append([Cell("mean"), *(Cell(formatted(row.figures[f], f)) for f in FIGURES)])
+    lines.append([Cell("pooled"), *(Cell(formatted(e, f), (_range(e, f),)) for f, e in pooled.items())])
     return Table(
         f"Folds of {row.name}, {row.split_label}, recipe {row.recipe}",
         "Pooled: every cell with the answer of the fold that held it out; 95 % intervals over subjects where the runs "

@@ -18,7 +18,7 @@ class Theme:
     grid: str
     splits: dict[str, str]
     networks: tuple[str, ...]
-    """The first ones are told apart with any colour vision (Okabe and Ito, 2008)."""
+    """The first ones can be distinguished with any colour vision (Okabe and Ito, 2008)."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Chart:
     file: str
     title: str
     text: str
-    """What it shows, for those who cannot see it."""
+    """Alternative text."""
     inches: tuple[float, float]
     paint: Paint
 

@@ -62,7 +62,7 @@ def background(cell: Cell) -> list[float]:
 
 
 def haze(cell: Cell) -> list[float]:
-    """What is left below that level: compression smears a faint haze about a cell, whose extent tells its size."""
+    """What is left below that level: compression smears a faint haze about a cell, whose extent shows its size."""
     return _around(cell, above=False)
 
 

@@ -41,7 +41,7 @@ def image_paths(asked: Sequence[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Request:
-    """What ``bloodedge explain`` was asked."""
+    """The options of ``bloodedge explain``."""
 
     run: Path
     images: Sequence[Path]
@@ -53,7 +53,7 @@ class Request:
 
 
 def explain(request: Request, say: Callable[[str], None], progress: Progress | None = None) -> list[Explained]:
-    """Write a picture of each image into ``request.out``, and the montage; ``say`` is told what was left out.
+    """Write a picture of each image into ``request.out``, and the montage; ``say`` gets a line for each image left out.
 
     Raises UsageError when the run, an image or the layer does not exist, BloodedgeError when no image can be read.
     """

@@ -20,7 +20,7 @@ WHITE, PALE = (255, 255, 255), (175, 175, 175)
 
 
 def draw(found: Look, explained: Explained) -> Image:
-    """The cell, the evidence on it and the evidence over the whole frame, with what was said: uint8 BGR."""
+    """The cell, the evidence on it and over the whole frame, and the verdict: uint8 BGR."""
     cell, mask, heat = _panels(found)
     grey = cv2.cvtColor(cv2.cvtColor(cell, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     blended = cv2.addWeighted(grey, 0.45, heat, 0.75, 0)
@@ -36,7 +36,7 @@ def draw(found: Look, explained: Explained) -> Image:
         _write(sheet, title, left, LINE - 6, PALE)
         sheet[LINE + 4 : LINE + 4 + PANEL, left : left + PANEL] = panel
     below = LINE + PANEL
-    _write(sheet, _told(explained), GAP, below + LINE + 4, WHITE, 0.62)
+    _write(sheet, _verdict(explained), GAP, below + LINE + 4, WHITE, 0.62)
     _write(sheet, _shares(explained), GAP, below + 2 * LINE + 2, WHITE)
     _write(sheet, Path(explained.image).name, GAP, below + 3 * LINE, PALE)
     return sheet
@@ -53,9 +53,9 @@ def _panels(found: Look) -> tuple[Image, Image, Image]:
     return cell, mask, as_image(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR))
 
 
-def _told(explained: Explained) -> str:
-    said = "uncertain, blast" if explained.said == "uncertain" else explained.said
-    return f"{said} {1 - explained.blast if said == 'normal' else explained.blast:.2f}"
+def _verdict(explained: Explained) -> str:
+    verdict = "uncertain, blast" if explained.said == "uncertain" else explained.said
+    return f"{verdict} {1 - explained.blast if verdict == 'normal' else explained.blast:.2f}"
 
 
 def _shares(explained: Explained) -> str:

@@ -74,7 +74,7 @@ class ShortcutAudit:
 
     run: str
     leaky: bool
-    """True when the run was split by image: cells of one person stand on both sides."""
+    """True when the run was split by image: cells of one person are in training and in test."""
     cells: dict[str, int]
     subjects: dict[str, int]
     """By part."""
@@ -97,8 +97,8 @@ def audit_shortcuts(classifier: Classifier, data: Path, progress: Progress | Non
     cues: list[CueScore] = []
     altered: list[AlteredScore] = []
     for name, cells in held.items():
-        said, blasts = _measure(classifier, rules, cells, progress)
-        cues += [_cue(classifier, name, cue, cells, p) for cue, p in {MODEL: blasts[UNALTERED], **said}.items()]
+        by_cue, blasts = _measure(classifier, rules, cells, progress)
+        cues += [_cue(classifier, name, cue, cells, p) for cue, p in {MODEL: blasts[UNALTERED], **by_cue}.items()]
         altered += [_altered(classifier, name, each, cells, blasts) for each in ALTERATIONS]
     return ShortcutAudit(
         run=classifier.name,

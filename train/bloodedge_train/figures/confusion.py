@@ -25,7 +25,7 @@ def paint(figure: Any, evaluation: Evaluation, name: str) -> None:
     axes.set_yticks([0, 1], LABELS, rotation=90, va="center")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    axes.set(xlabel="said", ylabel="true")
+    axes.set(xlabel="called", ylabel="true")
     figure.colorbar(picture, ax=axes, label="share of the true class").outline.set_visible(False)
     leaky = " (leaky)" if evaluation.leaky else ""
     figure.suptitle(

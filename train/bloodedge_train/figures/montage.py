@@ -1,4 +1,4 @@
-"""Right and wrong calls as pictures, each with the probability that was said."""
+"""Right and wrong calls as pictures, each with its predicted probability."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +42,7 @@ def choose(labels: NDArray[np.int64], blast: Floats, threshold: float) -> list[R
 def paint(
     figure: Any, images: NDArray[np.uint8], subjects: list[str], blast: Floats, rows: list[Row], name: str
 ) -> None:
-    """images: uint8 (N, H, W, 3) network inputs; subjects: whose each is, or ""; blast: (N,) what was said of each."""
+    """images: uint8 (N, H, W, 3) network inputs; subjects: of each cell, or ""; blast: (N,) predicted."""
     grid = figure.subplots(len(rows), ACROSS, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
@@ -57,7 +57,7 @@ def paint(
         if not len(row.cells):
             line[0].text(0.9, 0.5, "none", color=GREY, **place)
     figure.suptitle(
-        f"{name}: the surest calls, right (green) and wrong (orange); subject and said probability of blast"
+        f"{name}: the surest calls, right (green) and wrong (orange); subject and predicted probability of blast"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run needs to go on after any interruption, each epoch's whole or not there."""
+"""Checkpoints to resume a run from; each epoch's is whole or not there."""
 
 import shutil
 import zipfile
@@ -18,7 +18,7 @@ from bloodedge_train.recipe import Recipe
 
 
 class Request(Strict):
-    """What was asked for; a resumed run must ask for the same."""
+    """The options of a run; a resumed run must have the same."""
 
     model: str
     recipe: Recipe
@@ -35,7 +35,7 @@ class Request(Strict):
 
 
 class FitState(Strict):
-    """How far fitting has come, apart from the network and its optimiser."""
+    """The progress of a fit, apart from the network and its optimiser."""
 
     epochs_done: int = 0
     learning_rate: float
@@ -105,13 +105,13 @@ class Checkpoints:
         epochs = self.epochs()
         if not epochs:
             return None
-        with _damage_told(epochs[-1]):
+        with _damage_reported(epochs[-1]):
             return FitState.model_validate_json((epochs[-1] / "state.json").read_bytes())
 
     def restore(self, network: Any, optimiser: Any) -> None:
         """Give a network and its built optimiser what they held after the newest epoch."""
         newest = self.epochs()[-1]
-        with _damage_told(newest):
+        with _damage_reported(newest):
             network.set_weights(_load_arrays(newest / WEIGHTS))
             for variable, value in zip(optimiser.variables, _load_arrays(newest / OPTIMISER), strict=True):
                 variable.assign(value)
@@ -120,11 +120,11 @@ class Checkpoints:
         """Give ``network`` the weights of the best epoch, or the mean over epochs where there is one."""
         newest = self.epochs()[-1]
         average = newest / AVERAGE
-        with _damage_told(newest):
+        with _damage_reported(newest):
             network.set_weights(_load_arrays(average if which == "average" and average.is_file() else newest / BEST))
 
     def remove(self) -> None:
-        """The run is finished: what it was resumed from is of no more use. Other files in the folder stay."""
+        """Delete the checkpoints of a finished run; other files in the folder stay."""
         for path in (*self.epochs(), *self.folder.glob(".epoch_*.partial"), *self.folder.glob(".epoch_*.old")):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self._request, *self.folder.glob(".request.*.partial.json")):
@@ -134,7 +134,7 @@ class Checkpoints:
 
 
 @contextmanager
-def _damage_told(epoch: Path) -> Iterator[None]:
+def _damage_reported(epoch: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:

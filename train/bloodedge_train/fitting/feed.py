@@ -1,4 +1,4 @@
-"""What each training step is told: which cells, changed how, with which targets; drawn by seed, epoch and batch alone.
+"""The input of each training step: which cells, changed how, with which targets; drawn by seed, epoch and batch alone.
 
 So a resumed run sees what an unbroken one would. The cells themselves stay where the network is (see ``step``).
 """

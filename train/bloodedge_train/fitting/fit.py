@@ -66,7 +66,7 @@ def fit(
         start = perf_counter()
         loss = step.fit(
             feed,
-            shuffle=False,  # the feed has drawn the order; Keras would by random state that no checkpoint holds
+            shuffle=False,  # the feed draws the order; Keras' own shuffling is not in the checkpoint
             initial_epoch=epoch,
             epochs=epoch + 1,
             verbose=0,
@@ -155,7 +155,7 @@ OPTIMISERS: dict[str, Callable[[FitSpec], Any]] = {
 
 
 def _set_momentum(network: Any, spec: FitSpec) -> None:
-    """Batch norms forget as the recipe says, however deep they lie."""
+    """Give every batch norm, also in nested networks, the recipe's momentum."""
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = spec.batch_norm_momentum
@@ -178,12 +178,12 @@ def _seed_layers(step: Step, seed: int, epoch: int) -> None:
 
 
 class _Batches(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tells the progress bar how far the epoch is."""
+    """Reports each batch to the progress bar."""
 
     def __init__(self, batch_done: BatchDone, epoch: int, batches: int) -> None:
         super().__init__()
-        self._tell: Callable[[int], None] = lambda done: batch_done(epoch, done, batches)
+        self._report: Callable[[int], None] = lambda done: batch_done(epoch, done, batches)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Keras' hook after each batch."""
-        self._tell(batch + 1)
+        self._report(batch + 1)

@@ -1,4 +1,4 @@
-"""Joining Ray: a cluster by its address, or one of this machine's own for as long as the sweep lasts."""
+"""Joining Ray: a cluster by its address, or a local one for the length of the sweep."""
 
 import importlib.util
 import logging
@@ -16,15 +16,15 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.installation import install_hint
 
 CONNECT_S, JOIN_S = 4, 14
-"""Patience with a socket, and with Ray behind it; by itself Ray waits two minutes for an address where nothing is."""
+"""Seconds to wait for a socket, and for Ray behind it; Ray itself waits two minutes for an address without a server."""
 LOCAL_STORE_BYTES = 100 * 2**20
 """Trials read their cells from files; what passes through Ray's memory is small."""
 QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is told to Ray's makers
+    "RAY_USAGE_STATS_ENABLED": "0",  # no usage statistics to Ray's makers
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: what is finished is tabulated
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled here: finished trials are still tabulated
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_THRESHOLD_S": "3600",
 }
@@ -68,7 +68,7 @@ def check(address: str | None) -> None:
             [sys.executable, "-c", PROBE, address], capture_output=True, text=True, timeout=JOIN_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise BloodedgeError(f"What answers at {address} is no Ray cluster that lets us in; {cure}") from error
+        raise BloodedgeError(f"The server at {address} is no Ray cluster, or refused the connection; {cure}") from error
     if asked.returncode:
         reason = _first_line(asked.stderr.strip().splitlines()[-1] if asked.stderr.strip() else "it ended at once")
         raise BloodedgeError(f"No Ray cluster can be joined at {address} ({reason}); {cure}")
@@ -90,7 +90,7 @@ def joined(address: str | None) -> Iterator[None]:
         options["runtime_env"] = {"env_vars": {"KERAS_BACKEND": backend}}
     try:
         ray.init(address=address or "local", **options)
-    except Exception as error:  # Ray has no common ancestor for what may go wrong here
+    except Exception as error:  # Ray's exceptions have no common base class
         raise BloodedgeError(f"Ray did not start ({_first_line(str(error))}); free memory and try again.") from error
     logging.getLogger("ray").setLevel(logging.FATAL)
     if threading.current_thread() is threading.main_thread():
@@ -106,7 +106,7 @@ def _first_line(text: str) -> str:
 
 
 def share(cpus: float, gpus: float | None) -> dict[str, float]:
-    """What each trial is given, for ``with_resources``; one GPU by default where there is any.
+    """Resources of each trial, for ``with_resources``; one GPU by default if there is one.
 
     Raises UsageError when no machine of the cluster has as much: Ray would wait for one for ever.
     """

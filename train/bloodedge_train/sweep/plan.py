@@ -1,4 +1,4 @@
-"""The list of trials that follows from a space, and all that was asked of a sweep."""
+"""A sweep's plan: its options and the trials that follow from its space."""
 
 import itertools
 from typing import Any, Literal
@@ -24,12 +24,12 @@ class Trial(Strict):
 
     @property
     def setting(self) -> str:
-        """What trials that differ in fold and seed alone have in common."""
+        """Equal for trials that differ in fold and seed alone."""
         return repr((self.model, self.values))
 
 
 class Plan(Strict):
-    """``sweep.json``: all that was asked of a sweep."""
+    """``sweep.json``: a sweep's options and trials."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -49,7 +49,7 @@ class Plan(Strict):
 
     @property
     def leaky(self) -> bool:
-        """Whether cells of one person may stand on both sides; the same for all trials."""
+        """Whether cells of one person may be in training and in test; the same for all trials."""
         return self.recipe_of(self.trials[0]).split.kind == "image"
 
     def fold_of(self, trial: Trial) -> Fold | None:

@@ -1,4 +1,4 @@
-"""A sweep as parallel coordinates: one line for each setting, one axis for each thing that was varied."""
+"""A sweep as parallel coordinates: one line for each setting, one axis for each varied key."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def draw_settings(path: Path, table: Table, *, leaky: bool) -> None:
 
 
 def _axis(title: str, values: Sequence[Any]) -> Axis:
-    """Few different values stand evenly apart; many numbers stand on a scale."""
+    """Few different values are spaced evenly; many numbers get a scale."""
     different = {json.dumps(value): value for value in values}
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if numbers and len(different) > 6:

@@ -1,4 +1,4 @@
-"""How a sweep shows itself in the terminal: a bar and a line for each trial on stderr, the table on stdout."""
+"""A sweep in the terminal: a bar and a line for each trial on stderr, the table on stdout."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ def _trials(count: int) -> Iterator[Callable[[TrialRecord], None]]:
 
 
 def line(record: TrialRecord) -> str:
-    """How one trial ended."""
+    """One line on how a trial ended."""
     values = ", ".join(f"{key} {shown(value)}" for key, value in record.trial.values.items())
     what = f"{record.trial.id} ({values})" if values else record.trial.id
     if record.state == "failed":

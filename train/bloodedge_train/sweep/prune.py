@@ -1,4 +1,4 @@
-"""What Ray Tune asks and tells while trials run: whether one may go on, and that one has ended."""
+"""Callbacks of Ray Tune while trials run: whether a trial continues, and that it ended."""
 
 import shutil
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from bloodedge_train.sweep.plan import Plan, Trial
 from bloodedge_train.sweep.trial import EPOCH, MISTAKE, WATCHED, TrialRecord, read_trial, run_folder, write_trial
 
 KEEP_HALF = 2
-"""Of the trials of a fold that reach a rung, the better half goes on, then half of these at twice the epochs. ASHA's
-usual third or quarter would often lose the setting that is best over all folds to the one fold where it is not."""
+"""Of a fold's trials at a rung the better half continues, and half of these at twice the epochs. ASHA's usual third or
+quarter would often drop the setting that is best over all folds because of one fold."""
 
 
 def first_rung(epochs: int) -> int:
-    """The epoch of the first decision: before a quarter of a run, warm-up and luck say more than the setting."""
+    """The epoch of the first decision: before a quarter of a run, warm-up and luck matter more than the setting."""
     return max(1, epochs // 4)
 
 
@@ -29,7 +29,7 @@ class Pruner(FIFOScheduler):  # type: ignore[misc]
     """
 
     def __init__(self, plan: Plan, before: Sequence[TrialRecord]) -> None:
-        """``before``: trials of an earlier session, whose epochs count as if they had just been reported."""
+        """``before``: trials of an earlier session; their epochs count as if just reported."""
         super().__init__()
         self.trials = {trial.id: trial for trial in plan.trials}
         self.epochs = max(plan.recipe_of(trial).fit.epochs for trial in plan.trials)
@@ -66,7 +66,7 @@ class Pruner(FIFOScheduler):  # type: ignore[misc]
 
 
 class Endings(Callback):  # type: ignore[misc]
-    """Writes the ending of a trial that could not do it itself: it was pruned, or its process died."""
+    """Records the end of trials that could not do it themselves: they were pruned, or their process died."""
 
     def __init__(self, out: Path, plan: Plan) -> None:
         """``out``: the sweep's folder."""
@@ -84,10 +84,10 @@ class Endings(Callback):  # type: ignore[misc]
             write_trial(self.out, record.model_copy(update={"state": "failed", "mistake": mistake}))
             return
         write_trial(self.out, record.model_copy(update={"state": "pruned"}))
-        shutil.rmtree(run_folder(self.out, planned), ignore_errors=True)  # checkpoints are large and of no more use
+        shutil.rmtree(run_folder(self.out, planned), ignore_errors=True)  # checkpoints are large and no longer needed
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
-        """Ray's hook for a trial whose process died more often than it is taken up again."""
+        """Ray's hook for a trial whose process died after its last restart."""
         planned = self.trials[trial.config["trial"]]
         record = read_trial(self.out, planned) or TrialRecord(trial=planned)
         if record.state == "running":

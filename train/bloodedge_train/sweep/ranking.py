@@ -1,4 +1,4 @@
-"""A sweep's settings ranked by validation; the test part's figures stand beside the ranking and choose nothing."""
+"""A sweep's settings ranked by validation; the test part's figures are shown beside the ranking and choose nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Table:
 
 
 def rank(out: Path, plan: Plan) -> Table:
-    """The settings of a sweep's folder as they stand now, best first."""
+    """The settings of a sweep's folder with their figures so far, best first."""
     records = [read_trial(out, trial) or TrialRecord(trial=trial) for trial in plan.trials]
     figures = [_figures(out, record) for record in records]
     return Table(_ranked(records, figures), records, figures, plan.varied)

@@ -21,7 +21,7 @@ from bloodedge_train.recipe import Recipe
 
 
 class Draw(Strict):
-    """Where a sampled value comes from; exactly one of these."""
+    """The distribution of a sampled value; exactly one of these."""
 
     uniform: tuple[float, float] | None = None
     loguniform: tuple[float, float] | None = None
@@ -41,7 +41,7 @@ class Draw(Strict):
 
     @property
     def extremes(self) -> list[Any]:
-        """Values that the recipe must allow for it to allow all that can be drawn."""
+        """If the recipe allows these values, it allows all that can be drawn."""
         return list(self.uniform or self.loguniform or self.choice or ())
 
     def value(self, rng: np.random.Generator) -> Any:
@@ -130,7 +130,7 @@ def drawn(key: str, value: Any, mistakes: Mistakes) -> Any:
 
 
 def _check(key: str, value: Any, place: tuple[str | int, ...], mistakes: Mistakes) -> None:
-    """Note what a recipe would say against ``key = value``."""
+    """Add to ``mistakes`` what a recipe would report for ``key = value``."""
     field = recipe_keys()[key]
     kind: Any = Annotated[field.annotation, field]
     try:
@@ -140,6 +140,6 @@ def _check(key: str, value: Any, place: tuple[str | int, ...], mistakes: Mistake
 
 
 def whole(key: str, value: Any) -> Any:
-    """A drawn number, rounded where the recipe counts."""
+    """A drawn number, rounded if the recipe takes whole numbers."""
     kind = recipe_keys()[key].annotation
     return round(value) if int in {kind, *get_args(kind)} and isinstance(value, float) else value

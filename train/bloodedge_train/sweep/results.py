@@ -16,7 +16,7 @@ from bloodedge_train.sweep.ranking import SHOWN, Figures, Row, Table, rank
 FILES = ("results.csv", "results.json", "results.md", "results.png")
 """Beside the plan and the trials in a sweep's folder."""
 
-LEAKY = " **Leaky: the split is by image, so cells of one person stand on both sides.**"
+LEAKY = " **Leaky: the split is by image, so cells of one person are in training and in test.**"
 RANKING = """\
 Ranked by validation AUC, mean and standard deviation over folds and seeds. Settings that lost a trial to the pruner
 come after those that finished, and a pruned trial counts with its best epoch. Test figures chose nothing: read them
@@ -75,7 +75,9 @@ def _json(plan: Plan, table: Table) -> dict[str, Any]:
 
 def _markdown(plan: Plan, table: Table) -> str:
     states = [record.state for record in table.records]
-    told = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed") if state in states)
+    counts = ", ".join(
+        f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed") if state in states
+    )
     beside = _columns([row.beside for row in table.rows])
     beside = [name for name in beside if name != "validation_auc"]
     head = ["", "model", *table.varied, "finished", "validation AUC", *(_title(name) for name in beside)]
@@ -85,7 +87,7 @@ def _markdown(plan: Plan, table: Table) -> str:
         "",
         RESEARCH_USE,
         "",
-        f"{len(states)} trials of {len(table.rows)} settings{folds}: {told or 'none has ended'}.{LEAKY * plan.leaky}",
+        f"{len(states)} trials of {len(table.rows)} settings{folds}: {counts or 'none has ended'}.{LEAKY * plan.leaky}",
         RANKING,
         "",
         _line(head),

@@ -1,4 +1,4 @@
-"""A sweep from a data set and a space to a table: plan it, have Ray Tune carry it out, go on after a kill."""
+"""A sweep from a data set and a space to a table: plan it, run it with Ray Tune, resume it after a kill."""
 
 import shutil
 import threading
@@ -26,12 +26,12 @@ SCRATCH = "ray"
 """Ray Tune's own files, in the sweep's folder while it runs."""
 
 TAKEN_UP_AGAIN = 2
-"""Times that a trial goes on elsewhere after its process or its machine died."""
+"""Restarts of a trial whose process or machine died."""
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What ``bloodedge sweep`` was asked."""
+    """The options of ``bloodedge sweep``."""
 
     data: Path
     space: Space
@@ -45,23 +45,23 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class SweepWatcher:
-    """How a sweep tells people how far it is."""
+    """How a sweep reports its progress."""
 
     step: Callable[[str], AbstractContextManager[Progress]]
     """Opens a progress display for a named step."""
     trials: Callable[[int], AbstractContextManager[Callable[[TrialRecord], None]]]
-    """Opens the display of so many trials; what it gives is called once for each that has ended, and those before."""
+    """Opens the display of this many trials; its callback is called for each that ends, earlier ones included."""
 
 
 def sweep(options: SweepOptions, watcher: SweepWatcher) -> Table:
-    """Carry out every trial of the space; writes the sweep's folder ``options.out`` and returns its table.
+    """Run every trial of the space; writes the sweep's folder ``options.out`` and returns its table.
 
     Raises UsageError when the folder holds another sweep or the data cannot be split, BloodedgeError when Ray cannot be
     had or no trial finished. Whatever ends it, the table of what is finished is written.
     """
     before = _check_folder(options)
     cluster.check(options.address)
-    cv2.setNumThreads(1)  # whole images are shared out over threads instead
+    cv2.setNumThreads(1)  # instead, threads work on whole images
     with watcher.step("Reading cells") as progress:
         dataset = read_dataset(options.data, progress)
     check_readable(dataset, allow=False)
@@ -89,14 +89,14 @@ def _state(out: Path, trial: Trial) -> str:
 
 
 def _search(options: SweepOptions, plan: Plan, left: list[Trial], watcher: SweepWatcher) -> None:
-    """Carry out the trials ``left``; the table is written even when this is interrupted."""
+    """Run the trials ``left``; the table is written even after an interruption."""
     out = options.out
     with cluster.joined(options.address):
         resources = cluster.share(options.cpus, options.gpus)
         write_record(out / PLAN, plan)
         for trial in left:
             record = read_trial(out, trial)
-            if record is not None:  # what failed in an earlier session is tried again
+            if record is not None:  # failures of an earlier session are tried again
                 write_trial(out, record.model_copy(update={"state": "running", "mistake": ""}))
         try:
             with _told(out, plan, watcher):
@@ -106,10 +106,10 @@ def _search(options: SweepOptions, plan: Plan, left: list[Trial], watcher: Sweep
 
 
 def _check_folder(options: SweepOptions) -> Plan | None:
-    """The plan that the folder was begun with."""
+    """The plan stored in the folder."""
     before = read_plan(options.out)
     if before is not None and not options.resume:
-        raise UsageError(f"{options.out} holds a sweep; go on with --resume or choose another --out.")
+        raise UsageError(f"{options.out} holds a sweep; continue it with --resume or choose another --out.")
     if before is None and options.resume:
         raise UsageError(f"{options.out} holds no sweep to resume; leave out --resume to begin one.")
     if before is None:
@@ -118,7 +118,7 @@ def _check_folder(options: SweepOptions) -> Plan | None:
 
 
 def _plan(options: SweepOptions, dataset: Dataset) -> Plan:
-    """What will be done; every recipe and every split is tried first, so that what is wrong is told at once."""
+    """The plan; every recipe and every split is checked first, so that mistakes are reported at once."""
     space = options.space
     plan = Plan(
         name=options.out.name,
@@ -154,7 +154,7 @@ def _weights(weights: str) -> str:
 
 
 def _carry_out(options: SweepOptions, plan: Plan, left: list[Trial], resources: dict[str, float]) -> None:
-    """Have Ray Tune run the trials ``left``."""
+    """Run the trials ``left`` with Ray Tune."""
     from ray import tune
 
     from bloodedge_train.sweep.prune import Endings, Pruner
@@ -187,7 +187,7 @@ def _carry_out(options: SweepOptions, plan: Plan, left: list[Trial], resources: 
 
 @contextmanager
 def _told(out: Path, plan: Plan, watcher: SweepWatcher) -> Iterator[None]:
-    """Tell of each trial as its record says that it ended; on a cluster the records are all that comes home."""
+    """Report each trial when its record says that it ended; on a cluster only the records arrive here."""
     waiting = list(plan.trials)
     stop = threading.Event()
     with watcher.trials(len(waiting)) as ended:

@@ -1,4 +1,4 @@
-"""What a sweep tries, as people write it: a TOML file of recipe keys and their values."""
+"""The space of a sweep: a TOML file of recipe keys and their values."""
 
 from importlib import resources
 from pathlib import Path
@@ -63,7 +63,7 @@ class Space(Strict):
     def _fits_together(self) -> "Space":
         twice = sorted(self.grid.keys() & self.sample.keys())
         if twice:
-            sentence = f"{twice[0]} stands in both [grid] and [sample]; leave it in one"
+            sentence = f"{twice[0]} is in both [grid] and [sample]; leave it in one"
             raise PydanticCustomError("space", "{sentence}", {"sentence": sentence})
         if bool(self.sample) != (self.trials is not None):
             raise PydanticCustomError("space", "[sample] and trials = N go together: N draws are made from it")

@@ -1,4 +1,4 @@
-"""One trial, as a Ray worker carries it out: an ordinary run that notes each epoch and asks whether to go on."""
+"""One trial in a Ray worker: an ordinary run that records each epoch and asks Ray whether to continue."""
 
 import datetime as dt
 import fcntl
@@ -36,7 +36,7 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class TrialRecord(Strict):
-    """``trials/ID.json``: how a trial is going, or went."""
+    """``trials/ID.json``: a trial's progress or result."""
 
     trial: Trial
     state: State = "running"
@@ -45,7 +45,7 @@ class TrialRecord(Strict):
     host: str = ""
     begun: str = ""
     seconds: float = 0.0
-    """Of work, over all times that it was taken up."""
+    """Seconds of work, over all its starts."""
     history: list[dict[str, float]] = Field(default_factory=list)
     """The epochs' rows, as in ``run.json``."""
     mistake: str = ""
@@ -64,7 +64,7 @@ def read_plan(out: Path) -> Plan | None:
 
 
 def run_folder(out: Path, trial: Trial) -> Path:
-    """Where a trial trains."""
+    """A trial's run folder."""
     return out / TRIALS / trial.id
 
 
@@ -73,7 +73,7 @@ def _record_path(out: Path, trial: Trial) -> Path:
 
 
 def read_trial(out: Path, trial: Trial) -> TrialRecord | None:
-    """How a trial went; None when it was never taken up."""
+    """A trial's record; None if it never started."""
     path = _record_path(out, trial)
     if not path.is_file():
         return None
@@ -87,7 +87,7 @@ def read_trial(out: Path, trial: Trial) -> TrialRecord | None:
 
 
 def write_trial(out: Path, record: TrialRecord) -> None:
-    """Store how a trial is going."""
+    """Store a trial's record."""
     write_record(_record_path(out, record.trial), record)
 
 
@@ -101,14 +101,14 @@ def run_trial(config: dict[str, Any]) -> None:
     plan = read_plan(out)
     if plan is None or not as_path(plan.data).is_dir():
         missing = out if plan is None else plan.data
-        tune.report({MISTAKE: f"{missing} is not there on {platform.node()}; give DATA and --out on a shared disk."})
+        tune.report({MISTAKE: f"{missing} does not exist on {platform.node()}; put DATA and --out on a shared disk."})
         return
     trial = next(t for t in plan.trials if t.id == config["trial"])
     carry_out(plan, trial, out, tune.report, ray.get_runtime_context().get_node_id())
 
 
 def _take_no_more_than(cpus: float, gpus: float) -> None:
-    """Keep a back end, which by itself takes the whole machine, to the trial's share of it."""
+    """Limit the back end, which otherwise takes the whole machine, to the trial's share."""
     threads = str(max(1, round(cpus)))
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", threads)
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", threads)
@@ -120,7 +120,7 @@ def _take_no_more_than(cpus: float, gpus: float) -> None:
 
 
 def carry_out(plan: Plan, trial: Trial, out: Path, report: Report, node: str) -> None:
-    """Train the trial from its beginning or its last checkpoint; its mistakes go into its record, never further."""
+    """Train the trial from its start or its last checkpoint; errors are recorded and never raised."""
     with _alone(out, trial):
         notes = _Notes(out, trial, report, node)
         try:
@@ -128,18 +128,18 @@ def carry_out(plan: Plan, trial: Trial, out: Path, report: Report, node: str) ->
                 train(_options(plan, trial, out), notes.watcher(plan.recipe_of(trial).fit.epochs))
         except BloodedgeError as error:
             notes.end("failed", str(error))
-        except Exception as error:  # the other trials go on, and the whole of it is kept for who must mend it
+        except Exception as error:  # the other trials continue; the traceback is kept
             place = run_folder(out, trial) / "error.txt"
             write_text(place, traceback.format_exc())
             first = (str(error).splitlines() or [""])[0][:160]
-            notes.end("failed", f"{type(error).__name__}: {first}; the whole is in {place}.")
+            notes.end("failed", f"{type(error).__name__}: {first}; the traceback is in {place}.")
         else:
             notes.end("finished")
 
 
 @contextmanager
 def _alone(out: Path, trial: Trial) -> Iterator[None]:
-    """Wait for a worker of a killed sweep that has not noticed yet; a lock goes with its process."""
+    """Wait until a worker of a killed sweep has ended; its lock ends with its process."""
     path = out / LOCKS / trial.id
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
@@ -186,7 +186,7 @@ class _Notes:
         write_trial(self.out, self.record)
 
     def watcher(self, epochs: int) -> Watcher:
-        """Tells nobody but the record and Ray."""
+        """Reports to the record and to Ray only."""
 
         @contextmanager
         def fitting(recipe: Recipe, epochs_done: int) -> "Iterator[tuple[BatchDone, EpochDone]]":  # noqa: ARG001
@@ -203,7 +203,7 @@ class _Notes:
         return Watcher(step=lambda _: nullcontext(lambda _done, _total: None), fitting=fitting, say=lambda _: None)
 
     def end(self, state: State, mistake: str = "") -> None:
-        """The trial's last word."""
+        """Record how the trial ended."""
         if self.record.state != "finished":
             self._keep(state=state, mistake=mistake, seconds=perf_counter() - self.start)
         best = max((row["val_auc"] for row in self.record.history), default=None)

@@ -20,10 +20,10 @@ SMALLEST_PX = 32
 
 
 class Family(Protocol):
-    """What a family's module offers."""
+    """A family's module."""
 
     PUBLISHED: dict[str, Published]
-    """Files of ImageNet features by variant; empty where nobody has published any that load here."""
+    """Files of ImageNet features by variant; empty if none were published that load here."""
 
     def scale(self, image: Any) -> Any:
         """The symbolic image (N, H, W, 3) RGB, 0..255, scaled to what ``features`` expects, float32."""
@@ -36,7 +36,7 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the zoo; ``smallest_px`` is the side of the smallest image that leaves the last layers something."""
+    """One row of the zoo; ``smallest_px``: the smallest image side that does not vanish before the last layer."""
 
     module: str
     variant: str
@@ -83,7 +83,7 @@ def build(name: str, size_px: int, network: "NetworkSpec", *, classes: int = 2, 
 
 
 def _head(x: Any, network: "NetworkSpec", classes: int) -> Any:
-    """Global average pooling, a fully connected layer if asked for, dropout, softmax; features (N, h, w, c) in."""
+    """Global average pooling, a fully connected layer if ``network.units``, dropout, softmax."""
     import keras
 
     def penalty() -> Any:

@@ -1,7 +1,7 @@
-"""Weights files of a network's features: the published ones, and any that Keras 2 or Keras 3 wrote.
+"""Weights files of a network's features: published ones, and those written by Keras 2 or 3.
 
 Keras' own loader pairs what it can and is hard to read when it cannot. Here file and network are compared first, layer
-by layer, so that a file of another network is told by its first difference; then every weight is set.
+by layer, so that an error can name the first difference of another network's file; then every weight is set.
 """
 
 import re
