@@ -80,7 +80,7 @@ def test_the_debian_package_names_apt_and_what_it_does_not_hold(site: Path, tmp_
     assert install_hint("device") == (
         "reinstall the package with: sudo apt install --reinstall ./bloodedge-device_VERSION_ARCH.deb"
     )
-    assert "the Debian package does not hold it" in install_hint("convert")
+    assert "the Debian package does not include it" in install_hint("convert")
 
 
 def test_no_hint_asks_a_package_index_for_bloodedge() -> None:

@@ -84,7 +84,7 @@ def test_the_worst_subject_and_what_was_never_seen_are_told() -> None:
     text = card()
     assert "test: H3 (0.750)" in text
     assert "shift set: H40 (0.750)" in text
-    assert "from one laboratory" in text
+    assert "cells of one laboratory" in text
     assert "It was fitted to simulated cells only; its figures say nothing about real ones." in card(rendered=True)
 
 

@@ -290,10 +290,10 @@ def test_the_same_run_given_twice_counts_once(run: Path, tmp_path: Path) -> None
 
 def test_runs_made_before_training_pictures_were_kept_are_named(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, fitted=name == "new") for name in ("new", "old")]
-    (warning,) = [each for each in compare(runs).warnings if "under other names" in each]
+    (warning,) = [each for each in compare(runs).warnings if "copies of training pictures" in each]
     assert "The held-out pictures of old, made by an older bloodedge" in warning
     leaky = compare([make_run(tmp_path / "leaky", kind="image", fitted=False)])
-    assert not [each for each in leaky.warnings if "under other names" in each]
+    assert not [each for each in leaky.warnings if "copies of training pictures" in each]
 
 
 def test_runs_on_other_data_are_warned_of_and_still_compared(run: Path, tmp_path: Path) -> None:
