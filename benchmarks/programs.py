@@ -91,16 +91,20 @@ class Program:
 
 
 class Broker(Program):
-    """A Mosquitto broker without passwords that keeps its messages in ``folder`` over a restart."""
+    """A Mosquitto broker on a port of its own."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *lines: str, port: int | None = None) -> None:
+        """lines: of its configuration; without any it lets everybody in and keeps its messages over a restart."""
         self.port = port or free_port()
         config = folder / "mosquitto.conf"
-        config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
-            "max_queued_messages 100000\nmax_inflight_messages 1000\nuser root\n"
-        )
-        super().__init__([program("mosquitto"), "-c", str(config)], folder / "mosquitto.log")
+        config.write_text(self.configuration(folder, lines))
+        super().__init__([program("mosquitto"), "-c", str(config)], folder / "output")
+
+    def configuration(self, folder: Path, lines: tuple[str, ...]) -> str:
+        """What its file holds: a listener, queues that drop nothing, and the lines."""
+        lines = lines or ("allow_anonymous true", "persistence true", f"persistence_location {folder}/")
+        queues = ("max_queued_messages 100000", "max_inflight_messages 1000")
+        return "\n".join([f"listener {self.port} 127.0.0.1", "user root", *queues, *lines, ""])
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

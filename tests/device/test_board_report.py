@@ -1,5 +1,6 @@
 """The board's reports: every so often through the outbox, with what has happened since the one before."""
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,8 +23,8 @@ from bloodedge_device.settings.sections import CameraSettings, MqttSettings, Web
 from bloodedge_device.store import Store, open_for_reading, queries
 from support.mqtt import Broker, Listener
 from support.needs import needs
-from support.processes import until
 from support.snapshots import make_snapshot
+from support.waiting import until
 
 needs_broker = needs("mosquitto")
 
@@ -32,7 +33,7 @@ needs_broker = needs("mosquitto")
 def broker(tmp_path: Path) -> Iterator[Broker]:
     made = Broker(tmp_path)
     yield made
-    made.kill()
+    made.stop(signal.SIGKILL)
 
 
 def settings_of(state: Path, port: int, **more: Any) -> DeviceSettings:

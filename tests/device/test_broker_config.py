@@ -89,7 +89,7 @@ class Someone:
 
 
 def test_mosquitto_takes_the_configuration_without_complaint(broker: DeployedBroker) -> None:
-    lines = [line.lower() for line in broker.log.splitlines() if "should not be run as root" not in line]
+    lines = [line.lower() for line in broker.output.splitlines() if "should not be run as root" not in line]
     assert [line for line in lines if re.search("error|warning|recommend|deprecat", line)] == []
 
 

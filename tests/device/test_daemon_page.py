@@ -12,12 +12,12 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
+from programs import free_port
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.timings import Timings
 from bloodedge_device.web.client import ask
 from support import fakes
-from support.processes import free_port
 from support.web_fakes import FakeDaemon
 
 

@@ -1,6 +1,7 @@
 """Publishing to a real broker: mosquitto, on a loopback port of its own."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+from programs import free_port
 
 from bloodedge_device.outputs.home_assistant import DeviceDescription, discovery
 from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
@@ -21,11 +23,10 @@ from bloodedge_device.outputs.mqtt.window import Window
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Message
 from bloodedge_device.timings import TIMINGS, Timings
-from support import ROOT
 from support.mqtt import STATUS, Broker, Listener, MemoryOutbox
 from support.needs import needs, required
 from support.older_broker import REFUSES_VERSION, OlderBroker
-from support.processes import free_port, until
+from support.waiting import until
 
 needs_broker = needs("mosquitto")
 
@@ -34,7 +35,7 @@ needs_broker = needs("mosquitto")
 def broker(tmp_path: Path) -> Iterator[Broker]:
     broker = Broker(tmp_path)
     yield broker
-    broker.kill()
+    broker.stop(signal.SIGKILL)
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener:
     adding = threading.Thread(target=add_slowly)
     adding.start()
     assert until(lambda: len(listener.ids()) > 200)
-    broker.kill()
+    broker.stop(signal.SIGKILL)
     assert until(lambda: not publisher.connected)
     assert "was lost" in publisher.sentence or "No program listens" in publisher.sentence
     listener.stop()
@@ -132,7 +133,7 @@ def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener:
 @needs_broker
 def test_a_killed_board_is_offline_to_everybody(broker: Broker, listener: Listener) -> None:
     script = (
-        "import sys, time; sys.path.insert(0, sys.argv[2]); from support.mqtt import STATUS, MemoryOutbox\n"
+        "import sys, time; from support.mqtt import STATUS, MemoryOutbox\n"
         "from bloodedge_device.outputs.home_assistant import DeviceDescription\n"
         "from bloodedge_device.outputs.mqtt.publisher import MqttPublisher\n"
         "from bloodedge_device.settings.sections import MqttSettings\n"
@@ -140,7 +141,8 @@ def test_a_killed_board_is_offline_to_everybody(broker: Broker, listener: Listen
         "d = DeviceDescription('b', '0', 'm')\n"
         "MqttPublisher(s, MemoryOutbox(), lambda: d, lambda: STATUS).start(); time.sleep(60)\n"
     )
-    board = subprocess.Popen([sys.executable, "-c", script, str(broker.port), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    board = subprocess.Popen([sys.executable, "-c", script, str(broker.port)], env=environment)
     topic = "bloodedge/bench-1/availability"
     try:
         assert until(lambda: listener.payloads(topic) == [b"online"], 30)
@@ -230,7 +232,7 @@ def test_refused_messages_are_kept_and_sent_when_the_broker_takes_them(tmp_path:
         assert publisher.sentence.startswith("Connected")
         listener.stop()
     finally:
-        broker.kill()
+        broker.stop(signal.SIGKILL)
 
 
 @needs_broker
@@ -248,7 +250,7 @@ def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publ
         password.write_text("right\n")  # read at every attempt
         assert until(lambda: publisher.connected)
     finally:
-        broker.kill()
+        broker.stop(signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -348,7 +350,7 @@ def test_tls_checks_the_broker(certificates: Certificates, tmp_path: Path, publi
         without = publish(MemoryOutbox(), broker.port, tls=True, ca=tmp_path / "none.pem", board="bench-4")
         assert until(lambda: "mqtt.ca: " in without.sentence)
     finally:
-        broker.kill()
+        broker.stop(signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
@@ -409,7 +411,7 @@ def test_a_message_too_large_for_the_broker_holds_up_no_other(tmp_path: Path, pu
     assert publisher.connected
     assert "takes no packet above 2000 bytes: 1 larger ones were skipped" in publisher.sentence
     listener.stop()
-    broker.kill()
+    broker.stop(signal.SIGKILL)
 
 
 @needs_broker
@@ -424,4 +426,4 @@ def test_a_description_too_large_for_the_broker_does_not_end_the_connection(tmp_
     assert publisher.connected
     assert not [message for message in listener.heard if message.topic.startswith("homeassistant")]
     listener.stop()
-    broker.kill()
+    broker.stop(signal.SIGKILL)

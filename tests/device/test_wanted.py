@@ -27,8 +27,8 @@ from bloodedge_device.outputs.bundle_updater import DOWNLOAD, FILE, PARTING_S, B
 from bloodedge_device.settings import DeviceSettings, read_settings
 from bloodedge_device.timings import Timings
 from support.needs import required
-from support.processes import until
 from support.slot_bundles import Laboratory, tried
+from support.waiting import until
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
 

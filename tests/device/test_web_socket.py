@@ -12,13 +12,13 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+from programs import free_port
 
 from bloodedge.errors import UsageError
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web import server
 from bloodedge_device.web.server import _inherited_socket, _with_address_of
 from support.needs import needs, required
-from support.processes import free_port
 
 
 def answer(url: str, within_s: float) -> int:

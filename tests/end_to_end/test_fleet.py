@@ -15,6 +15,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import pytest
+from programs import free_port
 
 from bloodedge.files import sha256
 from bloodedge_device.bundles.slot_record import read_record
@@ -27,7 +28,6 @@ from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.database import migrate, open_database
 from support.mqtt import STATUS, DeployedBroker, MemoryOutbox, make_authority
 from support.needs import needs
-from support.processes import free_port
 from support.slot_bundles import Laboratory
 
 pytestmark = [needs("mosquitto"), needs("openssl")]

@@ -29,7 +29,7 @@ from bloodedge_fleet.web.access import require_token
 from bloodedge_fleet.web.app import Site, make_app
 from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
 from support.needs import needs, required
-from support.processes import until
+from support.waiting import until
 
 LOCAL = "http://127.0.0.1"
 PAGES = ("/", "/boards/pi-1", "/boards/quiet", "/rollouts", "/nothing")

@@ -23,7 +23,7 @@ from bloodedge_fleet.database.tables import reports
 from support.fleet_fakes import PostgreSQL, report
 from support.mqtt import Broker as Mosquitto
 from support.older_broker import REFUSES_VERSION, OlderBroker
-from support.processes import until
+from support.waiting import until
 
 
 @pytest.fixture

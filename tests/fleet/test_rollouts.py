@@ -39,7 +39,7 @@ from bloodedge_fleet.server import Page, _listening, _log_address, _own_url
 from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
 from support.mqtt import Broker as Mosquitto
 from support.nobody import NOBODY, nobody_s_place
-from support.processes import until
+from support.waiting import until
 
 URL = "http://127.0.0.1:8770"
 SILENT = timedelta(minutes=3)

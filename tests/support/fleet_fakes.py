@@ -15,7 +15,7 @@ from bloodedge_fleet.boards.archive import Received
 from bloodedge_fleet.rollouts.store import check_bundle, offer
 from support import ROOT
 from support.needs import required
-from support.processes import until
+from support.waiting import until
 
 RELEASED = ROOT / "models" / "cells.bundle"
 AT_ONCE: dict[str, Any] = {"canary": 1, "percents": [100], "soak_s": 0.0, "halt_on": 1}

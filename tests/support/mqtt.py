@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import programs
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
@@ -16,7 +17,6 @@ from bloodedge_device.outputs.home_assistant import StatusPayload
 from bloodedge_device.store.outbox import Message
 from support import ROOT
 from support.needs import required
-from support.processes import free_port, until
 
 CONFIGS = ROOT / "firmware_configs" / "broker"
 
@@ -64,54 +64,12 @@ class MemoryOutbox:
         return len(self.messages)
 
 
-class Broker:
-    """A Mosquitto on a port of its own; stopped or killed, it can be started again there."""
-
-    process: "subprocess.Popen[bytes]"
+class Broker(programs.Broker):
+    """A Mosquitto on a port of its own, which can be started again; without Mosquitto the test skips."""
 
     def __init__(self, folder: Path, *lines: str) -> None:
-        """lines: of its configuration; without any, everybody is let in and it keeps what it has when it is stopped."""
-        self.port = free_port()
-        self._config = folder / "mosquitto.conf"
-        self._logs = (folder / "said", folder / "mosquitto.log")
-        open_to_all = ("allow_anonymous true", "persistence true", f"persistence_location {folder}/")
-        # else it drops what the listener is too slow for
-        limits = ("max_queued_messages 100000", "max_inflight_messages 1000")
-        self._configure([f"listener {self.port} 127.0.0.1", *limits, *(lines or open_to_all)])
-        self.start()
-
-    def _configure(self, lines: list[str]) -> None:
-        self._config.write_text("\n".join([*lines, *(["user root"] if os.geteuid() == 0 else []), ""]))
-
-    @property
-    def address(self) -> str:
-        """For --broker."""
-        return f"127.0.0.1:{self.port}"
-
-    @property
-    def log(self) -> str:
-        """All that it has said since it was started."""
-        return "".join(path.read_text() for path in self._logs if path.exists())
-
-    def start(self) -> None:
-        """Start it, for the first time or again."""
-        for log in self._logs:
-            log.unlink(missing_ok=True)
-        command = [required("mosquitto"), "-c", str(self._config)]
-        with self._logs[0].open("w") as said:
-            self.process = subprocess.Popen(command, stdout=said, stderr=said)
-        assert until(lambda: "running" in self.log or self.process.poll() is not None, 10), self.log
-        assert self.process.poll() is None, self.log
-
-    def stop(self) -> None:
-        """End it in good order: it writes down what it has."""
-        self.process.terminate()
-        self.process.wait(10)
-
-    def kill(self) -> None:
-        """Let it write down nothing."""
-        self.process.kill()
-        self.process.wait()
+        required("mosquitto")
+        super().__init__(folder, *lines)
 
 
 DEBIAN = Path("/etc/mosquitto/mosquitto.conf")
@@ -133,19 +91,34 @@ class DeployedBroker(Broker):
         self._authority, self._part = authority, part
         super().__init__(folder)
 
-    def _configure(self, _: list[str]) -> None:
+    def configuration(self, folder: Path, _: tuple[str, ...]) -> str:
         text = (CONFIGS / "mosquitto.conf").read_text()
         assert text.count("listener 8883\n") == 1
         text = text.replace("listener 8883\n", f"listener {self.port} 127.0.0.1\n")
         text = text.replace("/etc/mosquitto/bloodedge", str(self._authority))
         text = re.sub(r"(?m)^(max_queued_\w+) (\d+)$", lambda found: f"{found[1]} {int(found[2]) // self._part}", text)
-        folder = self._config.parent
         (folder / "conf.d").mkdir()
         (folder / "conf.d" / "bloodedge.conf").write_text(text + ("user root\n" if os.geteuid() == 0 else ""))
         main = DEBIAN.read_text() if DEBIAN.is_file() else AS_DEBIAN_HAS_IT
         for place in ("/run/mosquitto", "/var/lib/mosquitto", "/var/log/mosquitto", "/etc/mosquitto"):
             main = main.replace(f" {place}/", f" {folder}/")
-        self._config.write_text(main)
+        return main
+
+    def start(self) -> None:
+        self._debians_log.unlink(missing_ok=True)
+        super().start()
+
+    def _answers(self) -> bool:
+        return "running" in self.output  # a connection without a certificate would be in its log
+
+    @property
+    def output(self) -> str:
+        """What it has said, also to the file that Debian configures."""
+        return super().output + (self._debians_log.read_text() if self._debians_log.exists() else "")
+
+    @property
+    def _debians_log(self) -> Path:
+        return self.log.with_name("mosquitto.log")
 
 
 def certificates(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":

@@ -1,6 +1,5 @@
-"""Programs that run beside a test, and waiting for what they do."""
+"""Waiting for what another thread or process does."""
 
-import socket
 from collections.abc import Callable
 from time import monotonic, sleep
 
@@ -13,10 +12,3 @@ def until(condition: Callable[[], object], within_s: float = 15.0) -> bool:
             return False
         sleep(0.02)
     return True
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
