@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from functools import partial
+from contextlib import ExitStack
 from time import monotonic
 from typing import TYPE_CHECKING, Self
 
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from bloodedge_device.daemon.slides import Slides
     from bloodedge_device.daemon.state import DaemonState
     from bloodedge_device.outputs.bundle_updater import BundleUpdater
-    from bloodedge_device.outputs.fleet_report import Reporter
     from bloodedge_device.outputs.home_assistant import DeviceDescription
     from bloodedge_device.system.sd_notify import Notifier
-    from bloodedge_device.web.server import WebServer
 
 log = logging.getLogger("bloodedge.device")
 
@@ -33,55 +31,66 @@ class Services:
     """Starts the services, and watches the board in a thread of its own; ``with`` ends them."""
 
     def __init__(self, state: DaemonState, slides: Slides, switcher: Switcher, notifier: Notifier) -> None:
-        self._state, self._slides, self._switcher, self._timings = state, slides, switcher, state.timings
-        self._stop = threading.Event()
-        self._web: WebServer | None = None
+        self._state, self._slides, self._switcher = state, slides, switcher
         self._monitor = Monitor(state, notifier)
         self._slots = SlotWatch(state, switcher)
-        self._reporter: Reporter | None = None
-        self._updater: BundleUpdater | None = None
+        self.page = ""
+        """The page's address; empty without one."""
         self._failures: dict[str, str] = {}
-        """What went wrong in the latest round, by what was looked after."""
+        """What went wrong in the latest round, by what was checked."""
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="services", daemon=True)
+        self._running = ExitStack()
 
     def __enter__(self) -> Self:
         """Open the page and connect to the broker; UsageError when the page cannot be opened."""
         from bloodedge_device.web.server import WebServer
 
         state = self._state
-        self._web = WebServer(desk_of(state, self._slides), state.settings.web, state.settings.state)
-        self._web.start()
+        web = WebServer(desk_of(state, self._slides), state.settings.web, state.settings.state)
+        web.start()
+        self._running.callback(web.stop)
+        self.page = web.url
         if state.settings.mqtt.host is not None:
             self._publish()
+        self._running.callback(self._check, "the slots", self._slots.close)
         self._thread.start()
+        self._running.callback(self._thread.join)
+        self._running.callback(self._stop.set)
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
 
     def _publish(self) -> None:
         from bloodedge_device.outputs.fleet_report import Reporter
         from bloodedge_device.outputs.home_assistant import status_payload
         from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
 
-        state, updater = self._state, None
-        if state.settings.update.from_fleet:
-            updater = self._updater = self._bundle_updater()
-            updater.start()
+        state, mqtt = self._state, self._state.settings.mqtt
+        updater = self._bundle_updater() if state.settings.update.from_fleet else None
         state.publisher = MqttPublisher(
-            state.settings.mqtt,
+            mqtt,
             state.store,
             self._describe,
             lambda: status_payload(state.snapshot()),
             None if updater is None else updater.request,
-            self._timings,
+            state.timings,
         )
-        state.publisher.start()
-        self._reporter = Reporter(
+        reporter = Reporter(
             state.store,
-            state.settings.mqtt,
+            mqtt,
             state.snapshot,
             lambda: None if updater is None else updater.state,
             state.wake_publisher,
         )
-        self._reporter.start()
+        state.publisher.start()
+        self._running.callback(state.publisher.stop, state.timings.parting_s)
+        if updater is not None:
+            updater.start()
+            self._running.callback(updater.stop)
+        reporter.start()
+        self._running.callback(reporter.stop)
 
     def _bundle_updater(self) -> BundleUpdater:
         from bloodedge_device.bundles.install import install
@@ -89,32 +98,13 @@ class Services:
         from bloodedge_device.outputs.bundle_updater import BundleUpdater
 
         state = self._state
-        folder = state.settings.state
         return BundleUpdater(
-            folder,
+            state.settings.state,
             state.settings.mqtt.ca,
             lambda path: install(state.settings, path).what.title,
-            partial(read_record, folder),
-            self._timings,
+            lambda: read_record(state.settings.state),
+            state.timings,
         )
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        if self._reporter is not None:
-            self._reporter.stop()
-        if self._updater is not None:
-            self._updater.stop()
-        self._check("the slots", self._slots.close)
-        if self._state.publisher is not None:
-            self._state.publisher.stop(self._timings.parting_s)
-        if self._web is not None:
-            self._web.stop()
-
-    @property
-    def page(self) -> str:
-        """The page's address; empty without one."""
-        return "" if self._web is None else self._web.url
 
     def _describe(self) -> DeviceDescription:
         from bloodedge_device.outputs.home_assistant import DeviceDescription
@@ -131,10 +121,10 @@ class Services:
             self._check("revoked keys", self._slots.heed_revocation)
             self._check("the slots", self._slots.look)
             if monotonic() >= seldom_at_s:
-                seldom_at_s = monotonic() + self._timings.seldom_every_s
+                seldom_at_s = monotonic() + self._state.timings.seldom_every_s
                 self._check("the disk and the clock", self._monitor.check_seldom)
             self._switcher.remind()
-            if self._stop.wait(self._timings.services_every_s):
+            if self._stop.wait(self._state.timings.services_every_s):
                 return
 
     def _check(self, what: str, step: Callable[[], None]) -> None:

@@ -5,7 +5,6 @@ http.client and not httpx: to break off a read, another thread has to shut the s
 
 import hashlib
 import http.client
-import os
 import socket
 import ssl
 import threading
@@ -37,13 +36,12 @@ class Download:
         """ca: certificates (PEM) that the server's is checked against, default the system's."""
         self._url, self._size, self._ca = url, size_bytes, ca
         self._socket: socket.socket | None = None
-        self._lock = threading.Lock()
-        self._cancelled = self._is_late = False
+        self._stopped: Exception | None = None
+        """Why the connection was cut."""
 
     def cancel(self) -> None:
         """Have ``into`` raise Cancelled."""
-        self._cancelled = True
-        self._cut()
+        self._cut(Cancelled())
 
     def into(self, file: IO[bytes]) -> str:
         """Write what the server sends; gives its SHA-256.
@@ -52,7 +50,8 @@ class Download:
         Raises Temporary, Cancelled, BloodedgeError for what will never work, and OSError when the file cannot be
         written.
         """
-        late = threading.Timer(ANSWER_WITHIN_S + self._size / SLOWEST_BYTES_PER_S, self._stop_late)
+        too_slow = Temporary(f"{self._url} sends the bundle too slowly; the download starts again.")
+        late = threading.Timer(ANSWER_WITHIN_S + self._size / SLOWEST_BYTES_PER_S, self._cut, [too_slow])
         late.daemon = True
         late.start()
         try:
@@ -60,7 +59,6 @@ class Download:
                 return self._read(self._answer(connection), file)
         finally:
             late.cancel()
-            self._let_go()
 
     def _connection(self) -> http.client.HTTPConnection:
         try:
@@ -85,9 +83,7 @@ class Download:
     def _answer(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
         with self._failures():
             connection.connect()
-            with self._lock:
-                # A duplicate: to shut it down ends the connection, whoever reads from it, and its file stays ours.
-                self._socket = socket.socket(fileno=os.dup(connection.sock.fileno()))
+            self._socket = connection.sock
             self._raise_if_stopped()
             connection.request("GET", urlsplit(self._url)._replace(scheme="", netloc="", fragment="").geturl() or "/")
             answer = connection.getresponse()
@@ -124,26 +120,14 @@ class Download:
             raise Temporary(why_not_reached(self._url, error)) from error
 
     def _raise_if_stopped(self) -> None:
-        if self._cancelled:
-            raise Cancelled
-        if self._is_late:
-            raise Temporary(f"{self._url} sends the bundle too slowly; the download starts again.")
+        if self._stopped is not None:
+            raise self._stopped
 
-    def _stop_late(self) -> None:
-        self._is_late = True
-        self._cut()
-
-    def _cut(self) -> None:
-        with self._lock:
-            if self._socket is not None:
-                with suppress(OSError):  # it has ended by itself
-                    self._socket.shutdown(socket.SHUT_RDWR)
-
-    def _let_go(self) -> None:
-        with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-            self._socket = None
+    def _cut(self, why: Exception) -> None:
+        self._stopped = self._stopped or why
+        if self._socket is not None:
+            with suppress(OSError):  # it has ended by itself
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # TCP's, also where TLS is read from meanwhile
 
 
 def why_not_reached(url: str, error: Exception) -> str:

@@ -84,31 +84,17 @@ class DeviceDescription:
 
 
 _MEASURED = {"state_class": "measurement"}
+_PERCENT = {"unit_of_measurement": "%", "suggested_display_precision": 1}
+_DIAGNOSTIC = {"entity_category": "diagnostic"}
 
 SENSORS: dict[str, dict[str, Any]] = {
-    "blast_percent": {
-        "name": "Blast share",
-        "unit_of_measurement": "%",
-        "suggested_display_precision": 1,
-        **_MEASURED,
-    },
-    "blast_percent_low": {
-        "name": "Blast share, at least",
-        "unit_of_measurement": "%",
-        "suggested_display_precision": 1,
-        **_MEASURED,
-    },
-    "blast_percent_high": {
-        "name": "Blast share, at most",
-        "unit_of_measurement": "%",
-        "suggested_display_precision": 1,
-        **_MEASURED,
-    },
+    "blast_percent": {"name": "Blast share", **_PERCENT, **_MEASURED},
+    "blast_percent_low": {"name": "Blast share, at least", **_PERCENT, **_MEASURED},
+    "blast_percent_high": {"name": "Blast share, at most", **_PERCENT, **_MEASURED},
     "blast_percent_called": {
         "name": "Blast share of called cells, uncorrected",
-        "unit_of_measurement": "%",
-        "suggested_display_precision": 1,
-        "entity_category": "diagnostic",
+        **_PERCENT,
+        **_DIAGNOSTIC,
         **_MEASURED,
     },
     "cells_called": {"name": "Cells called", "unit_of_measurement": "cells", **_MEASURED},
@@ -119,9 +105,9 @@ SENSORS: dict[str, dict[str, Any]] = {
         "suggested_display_precision": 1,
         **_MEASURED,
     },
-    "focus": {"name": "Focus", "suggested_display_precision": 2, "entity_category": "diagnostic", **_MEASURED},
+    "focus": {"name": "Focus", "suggested_display_precision": 2, **_DIAGNOSTIC, **_MEASURED},
     "slide": {"name": "Slide"},
-    "camera": {"name": "Camera", "entity_category": "diagnostic"},
+    "camera": {"name": "Camera", **_DIAGNOSTIC},
 }
 """By key of StatusPayload."""
 
