@@ -22,6 +22,7 @@ from bloodedge.signing import Signer, TrustStore, Untrusted, read_private_key, s
 from bloodedge.signing import trust as store
 from bloodedge.signing.keys import PublicKey, id_of, new_key, read_public_key, write_public_key
 from bloodedge.signing.trust import revoke, trust
+from support.needs import needs
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 
@@ -100,6 +101,7 @@ def test_a_folder_is_signed_in_place(unpacked: Path, trusted: Path, keys: tuple[
     assert who(unpacked, trusted).key_id == keys[1].id
 
 
+@needs("openssl")
 def test_openssl_finds_the_same_signature_right(signed: Path, keys: tuple[Ed25519PrivateKey, PublicKey]) -> None:
     """Another program, given the documented statement: purpose, a line's end, sorted JSON without white space."""
     with zipfile.ZipFile(signed) as archive:

@@ -393,7 +393,7 @@ def test_an_outbox_that_fails_for_a_while_stops_nothing(broker: Broker, listener
 
 def test_two_boards_of_one_name_are_told() -> None:
     sentence = why_ended(142, "Session taken over", MqttSettings(host="broker", board="bench-1"))
-    assert 'Another board called "bench-1"' in sentence
+    assert 'Another board is connected as "bench-1"' in sentence
     assert "give each its own mqtt.board" in sentence
 
 

@@ -27,6 +27,7 @@ from bloodedge_device.web.client import ask
 from bloodedge_device.web.server import WebServer
 from bloodedge_device.web.socket_path import SOCKET
 from support import web_fakes
+from support.needs import required
 from support.web_fakes import FakeDaemon, access_of, client_of, csrf_of
 
 LAN = WebSettings(host="0.0.0.0", names=("scope.lab.example",))
@@ -530,6 +531,7 @@ def test_starting_loads_no_web_library_in_the_daemons_own_thread() -> None:
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    required("openssl")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
     subprocess.run([*command.split(), *names], check=True, capture_output=True)

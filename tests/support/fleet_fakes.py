@@ -14,7 +14,7 @@ from bloodedge.fleet_messages import BoardReport
 from bloodedge_fleet.boards.archive import Received
 from bloodedge_fleet.rollouts.store import check_bundle, offer
 from support import ROOT
-from support.needs import required
+from support.needs import program, required
 from support.waiting import until
 
 RELEASED = ROOT / "models" / "cells.bundle"
@@ -84,7 +84,7 @@ class PostgreSQL:
     """A server on a Unix socket in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
-        initdb, server = required("initdb"), required("postgres")
+        server, initdb = required("postgres"), str(program("initdb"))
         self.folder = folder
         self.url = f"postgresql://fleet@/postgres?host={folder}"
         self._options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}

@@ -12,7 +12,6 @@ import pytest
 PACKAGES = {
     "chromium": "chromium",
     "cloud-init": "cloud-init",
-    "initdb": "postgresql",
     "mmdebstrap": "mmdebstrap",
     "mosquitto": "mosquitto",
     "mosquitto_passwd": "mosquitto",

@@ -128,12 +128,12 @@ def run_rooms(chosen: tuple[str, ...]) -> int:
     if skipped:
         console.print("Skipped:")
     for reason, tests in skipped.most_common():
-        console.print(f"{tests:5}  {reason}", markup=False)
+        console.print(f"{tests:5}  {reason}", markup=False, soft_wrap=True)
     if left_out := sum(one.left_out for one in outcomes):
-        console.print(f"Left out: {left_out} tests marked slow (see tests/README.md); ./run test --all runs them too.")
+        console.print(f"Left out: {left_out} tests marked slow (tests/README.md); ./run test --all has all.")
     failed = [one.room for one in outcomes if not one.good]
     if failed:
-        console.print(f"FAILED: {', '.join(failed)}; the whole output lies in {RESULTS.relative_to(ROOT)}.")
+        console.print(f"FAILED: {', '.join(failed)}; the whole output is in {RESULTS.relative_to(ROOT)}.")
     return int(bool(failed))
 
 
