@@ -1,15 +1,25 @@
 """``bloodedge convert``: a run folder becomes a bundle."""
 
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from bloodedge_convert.conversion import Converted
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 ENGINES = ("litert", "openvino", "onnx")
 METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised", "mixed", "qat")
+
+
+def _limit(name: str, metavar: str, most: float, usual: float, text: str) -> Callable[[F], F]:
+    """An option with a limit of the gate, 0..most."""
+    kind = click.FloatRange(0, most)
+    return click.option(name, metavar=metavar, type=kind, default=usual, show_default=True, help=text)
 
 
 @click.command()
@@ -30,45 +40,16 @@ METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised"
 @click.option("--qat", is_flag=True, help="Let auto go on to fine-tuning with fake quantisation (minutes).")
 @click.option("--keep-slow", is_flag=True, help="Keep int8 models that are slower here than float32.")
 @click.option("--engine", "engines", type=click.Choice(ENGINES), multiple=True, help="Repeatable. [default: all three]")
-@click.option(
-    "--max-drop",
-    metavar="PP",
-    type=click.FloatRange(0, 100),
-    default=0.5,
-    show_default=True,
-    help="Points of weighted F1 that an artifact may lose on held-out cells.",
-)
-@click.option(
-    "--max-flips",
-    metavar="PCT",
-    type=click.FloatRange(0, 100),
-    default=1.5,
-    show_default=True,
-    help="Percent of held-out cells whose class an artifact may change.",
-)
-@click.option(
-    "--max-auc-drop",
-    metavar="PP",
-    type=click.FloatRange(0, 100),
-    default=0.5,
-    show_default=True,
-    help="Points of AUC that an artifact may lose.",
-)
-@click.option(
-    "--max-balanced-drop",
-    metavar="PP",
-    type=click.FloatRange(0, 100),
-    default=1.0,
-    show_default=True,
-    help="Points of balanced accuracy that an artifact may lose.",
-)
-@click.option(
+@_limit("--max-drop", "PP", 100, 0.5, "Points of weighted F1 that an artifact may lose on held-out cells.")
+@_limit("--max-flips", "PCT", 100, 1.5, "Percent of held-out cells whose class an artifact may change.")
+@_limit("--max-auc-drop", "PP", 100, 0.5, "Points of AUC that an artifact may lose.")
+@_limit("--max-balanced-drop", "PP", 100, 1.0, "Points of balanced accuracy that an artifact may lose.")
+@_limit(
     "--max-probability-error",
-    metavar="P",
-    type=click.FloatRange(0, 1),
-    default=0.03,
-    show_default=True,
-    help="How far (0 to 1) an artifact's blast probabilities may be from the float model's on average.",
+    "P",
+    1,
+    0.03,
+    "How far (0 to 1) an artifact's blast probabilities may be from the float model's on average.",
 )
 @click.option(
     "--allow-worthless",
@@ -93,55 +74,30 @@ METHODS = ("auto", "minmax", "mean", "percentile", "mse", "entropy", "equalised"
     help="The bundle to write, one zip file.",
 )
 def convert(
-    run: Path,
-    data: Path | None,
-    int8: bool,
-    float16: bool,
-    only_int8: bool,
-    dynamic: bool,
-    method: str,
-    qat: bool,
-    keep_slow: bool,
-    engines: tuple[str, ...],
-    max_drop: float,
-    max_flips: float,
-    max_auc_drop: float,
-    max_balanced_drop: float,
-    max_probability_error: float,
-    allow_worthless: bool,
-    calibration_cells: int,
-    force: bool,
-    out: Path,
+    run: Path, data: Path | None, out: Path, force: bool, engines: tuple[str, ...], method: str, **options: Any
 ) -> None:
     """Turn the run folder RUN into a bundle, through the gate.
 
     A run whose float model calls one class only, or may be no better than chance on its validation part, is refused.
     Float32 models are always made; every model is compared with the float model on the run's held-out cells. An int8
-    model over a limit is made again by other methods; if none of them passes, no bundle is written. DATA is where
-    the run's data lie, if they have moved since training.
+    model over a limit is made again by other methods; if none of them passes, no bundle is written. DATA is the folder
+    of the run's data, if they have moved since training.
     """
     from bloodedge.console import steps
     from bloodedge_convert.conversion import Options
     from bloodedge_convert.conversion import convert as run_conversion
     from bloodedge_convert.judge.gate import Limits
 
-    options = Options(
-        int8=int8,
-        float16=float16,
-        dynamic=dynamic,
+    limits = Limits(**{field.name: options.pop(field.name) for field in fields(Limits)})
+    asked = Options(
         engines=tuple(dict.fromkeys(engines or ENGINES)),  # type: ignore[arg-type]  # click has checked the names
-        limits=Limits(
-            max_drop, max_flips, max_auc_drop, max_balanced_drop, max_probability_error, allow_worthless=allow_worthless
-        ),
-        calibration_cells=calibration_cells,
-        only_int8=only_int8,
-        keep_slow=keep_slow,
         onnx_int8="onnx" in engines,
         method=None if method == "auto" else method,  # type: ignore[arg-type]  # click has checked the name
-        qat=qat,
+        limits=limits,
+        **options,
     )
     with steps() as report:
-        converted = run_conversion(run, out, options, data, force=force, report=report)
+        converted = run_conversion(run, out, asked, data, force=force, report=report)
     show(converted)
 
 

@@ -18,21 +18,9 @@ FLOAT_MARK = "in_float32"
 CALIBRATOR_IMAGES = 2
 """How many images TensorFlow's own calibrator sees."""
 WITHOUT_INT8_KERNEL = {
-    "ABS",
-    "AVERAGE_POOL_2D",
-    "DIV",
-    "EXP",
-    "GELU",
-    "HARD_SWISH",
-    "MAXIMUM",
-    "MINIMUM",
-    "PRELU",
-    "RELU",
-    "RELU6",
-    "RSQRT",
-    "SQRT",
-    "SQUARED_DIFFERENCE",
-}
+    "ABS", "AVERAGE_POOL_2D", "DIV", "EXP", "GELU", "HARD_SWISH", "MAXIMUM", "MINIMUM", "PRELU", "RELU", "RELU6",
+    "RSQRT", "SQRT", "SQUARED_DIFFERENCE"
+}  # fmt: skip
 """Operators that XNNPACK has in float32 only (ai-edge-litert 2.3), by their names in LiteRT's schema.
 
 A ReLU counts only where it stands alone; after a convolution or a sum it is part of that operator.

@@ -28,14 +28,9 @@ POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 DEAD = 1e-6
 """A channel whose activation or weights are narrower than this share of the widest stays as it is."""
 PASSIVE = {
-    "AveragePooling2D",
-    "Dropout",
-    "GlobalAveragePooling2D",
-    "GlobalMaxPooling2D",
-    "Identity",
-    "MaxPooling2D",
-    "ZeroPadding2D",
-}
+    "AveragePooling2D", "Dropout", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "Identity", "MaxPooling2D",
+    "ZeroPadding2D"
+}  # fmt: skip
 """Layers whose output scales with their input, channel by channel."""
 
 Floats = NDArray[np.float64]

@@ -17,21 +17,9 @@ LARGE_BYTES = 1024
 """Larger weights bypass tf2onnx."""
 
 INT8 = {
-    "Add",
-    "AveragePool",
-    "Clip",
-    "Concat",
-    "Conv",
-    "Gemm",
-    "MatMul",
-    "MaxPool",
-    "Mul",
-    "Pad",
-    "Relu",
-    "Reshape",
-    "Sigmoid",
-    "Transpose",
-}
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "Gemm", "MatMul", "MaxPool", "Mul", "Pad", "Relu", "Reshape",
+    "Sigmoid", "Transpose"
+}  # fmt: skip
 """Operators that ONNX Runtime's CPU provider has int8 kernels for (1.32), as far as the zoo has them."""
 
 Images = NDArray[np.uint8]

@@ -1,10 +1,11 @@
 """Boards as the page, the command line and the metrics show them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import Connection, RowMapping, func, select
+from sqlalchemy import Connection, Row, RowMapping, func, select
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.fleet_messages import BoardReport, read_stored
@@ -188,17 +189,6 @@ def _ratio(part: float, whole: float) -> float | None:
     return float(part) / float(whole) if whole else None
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Messages under a board's name that could not be read."""
-
-    board: str
-    messages: int
-    last_at: datetime
-    sentence: str
-
-
-def read_refusals(connection: Connection) -> list[Refusal]:
-    """The latest first."""
-    query = select(refused).order_by(refused.c.last_at.desc())
-    return [Refusal(row.board, row.messages, row.last_at, row.sentence) for row in connection.execute(query)]
+def read_refusals(connection: Connection) -> Sequence[Row[Any]]:
+    """Messages that could not be read, by board: board, messages, last_at and sentence; the latest first."""
+    return connection.execute(select(refused).order_by(refused.c.last_at.desc())).all()
