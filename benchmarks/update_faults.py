@@ -37,8 +37,8 @@ from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import load
 from bloodedge_device.bundles.slot_record import COPY, RECORD, Record, read_record, slot_file, slots_folder
-from bloodedge_device.bundles.start import started
-from bloodedge_device.bundles.switch import MOST_STARTS, count_start, promote, roll_back
+from bloodedge_device.bundles.start import counted_start
+from bloodedge_device.bundles.switch import MOST_STARTS, count_start, mark_good, roll_back
 from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.settings import DeviceSettings
 
@@ -67,11 +67,11 @@ digest = lambda: read_record(state).running.sha256
 ACTIONS = {
     "install": "install.install(settings, Path(sys.argv[3]), trial=trial)",
     "repair": "repair.repair(settings)",
-    "promote": "switch.promote(state, digest())",
-    "fall back": "switch.fall_back(state, digest(), 'it crashed')",
+    "promote": "switch.mark_good(state, digest())",
+    "fall back": "switch.mark_bad(state, digest(), 'it crashed')",
     "older": "install.install(settings, Path(sys.argv[3]), allow_older=True, trial=trial)",
-    "start": "with start.started(settings): pass",
-    "keep health": "switch.keep_health(state, digest(), 60.0)",
+    "start": "with start.counted_start(settings): pass",
+    "keep health": "switch.save_health(state, digest(), 60.0)",
 }
 
 
@@ -164,7 +164,7 @@ class Bench:
         for serial in serials:
             done = install(settings_of(state), self.bundles[serial], trial=tried)
             if good or serial != serials[-1]:
-                promote(state, done.what.sha256)
+                mark_good(state, done.what.sha256)
         return state
 
     def changes(self) -> list[Change]:
@@ -264,7 +264,7 @@ class Bench:
         settings = settings_of(state)
         if "damaged" not in known and (now := running(state)) not in known:
             return f"{now} is to run, which is neither the old nor the new one"
-        with started(settings) as loaded:
+        with counted_start(settings) as loaded:
             record = read_record(state)
             slot = record.running
             if (slot is None) != (loaded.slot is None) or (slot and loaded.manifest.serial != slot.serial):

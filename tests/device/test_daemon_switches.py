@@ -92,7 +92,7 @@ def hang_up(_: Slides) -> None:
 
 def proven(lab: Laboratory, serial: int) -> Slot:
     done = install(lab.settings(), lab.bundle(serial), trial=tried)
-    return promote(lab.state, done.what.sha256).slots[done.slot]
+    return mark_good(lab.state, done.what.sha256).slots[done.slot]
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -244,7 +244,7 @@ def test_a_bundle_that_cannot_be_judged_just_now_is_not_taken_over_and_has_not_f
 
     def unjudged(settings: DeviceSettings, path: Path) -> Loaded:
         if path == slot_file(lab.state, "b"):
-            raise loading.Unjudged("No key can be read.")
+            raise loading.TemporaryError("No key can be read.")
         return load_file(settings, path)
 
     monkeypatch.setattr(loading, "load_file", unjudged)

@@ -13,7 +13,7 @@ import pytest
 
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
-from bloodedge_device.bundles.start import started
+from bloodedge_device.bundles.start import counted_start
 from bloodedge_device.provision.undo_record import RECORD
 from bloodedge_device.settings import DeviceSettings
 from support.nobody import NOBODY, Nobody
@@ -212,7 +212,7 @@ def test_root_makes_no_token_in_another_users_results(state: Path, run: Run) -> 
 def test_root_does_not_run_on_another_users_results(state: Path) -> None:
     state.mkdir()
     os.chown(state, NOBODY, NOBODY)
-    with pytest.raises(UsageError, match="sudo -u nobody"), started(DeviceSettings(state=state)):
+    with pytest.raises(UsageError, match="sudo -u nobody"), counted_start(DeviceSettings(state=state)):
         pass
 
 

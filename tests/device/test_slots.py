@@ -36,7 +36,7 @@ from bloodedge_device.bundles.slot_record import (
     slot_file,
     slots_folder,
 )
-from bloodedge_device.bundles.switch import fall_back, keep_health, promote, roll_back
+from bloodedge_device.bundles.switch import mark_bad, mark_good, roll_back, save_health
 from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.cli import slots
 from bloodedge_device.settings import DeviceSettings
@@ -72,7 +72,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
 def proven(lab: Laboratory, serial: int) -> Record:
     """Install a bundle that then proves good."""
     done = install(lab.settings(), lab.bundle(serial), trial=tried)
-    return promote(lab.state, done.what.sha256)
+    return mark_good(lab.state, done.what.sha256)
 
 
 def test_a_bundle_is_tried_out_and_then_runs_on_probation(lab: Laboratory) -> None:
@@ -127,7 +127,7 @@ def test_a_bundle_that_came_with_the_installation_needs_no_installing(
 ) -> None:
     shipped = released_bundle(lab.settings())
     path = shutil.copy(shipped, tmp_path / "copy.bundle") if copied else shipped
-    with pytest.raises(UsageError, match="came with the installation and runs without being installed") as refused:
+    with pytest.raises(UsageError, match="came with the installation and needs no install") as refused:
         install(lab.settings(), path, trial=tried)
     assert str(refused.value).startswith(str(path))
     assert read_record(lab.state).active is None
@@ -174,10 +174,10 @@ def test_the_bundle_that_came_to_run_during_a_trial_is_not_overwritten(lab: Labo
     before = sha256(slot_file(lab.state, "a"))
 
     def falls_back(settings: DeviceSettings, path: Path) -> Trial:
-        fall_back(lab.state, second.sha256, "5 starts with it in a row ended within a minute")
+        mark_bad(lab.state, second.sha256, "it crashed within a minute in 5 starts in a row")
         return tried(settings, path)
 
-    with pytest.raises(BloodedgeError, match=f"{NAME} 1 came to run while .*3.bundle was tried out.*install it again"):
+    with pytest.raises(BloodedgeError, match=f"{NAME} 1 took over during the trial of .*3.bundle.*install it again"):
         install(lab.settings(), lab.bundle(3), trial=falls_back)
     record = read_record(lab.state)
     assert (record.active, record.slots["a"].serial, record.slots["a"].state) == ("a", 1, "good")
@@ -206,7 +206,7 @@ def test_a_newer_bundle_takes_the_place_of_a_damaged_one_and_not_of_the_last_goo
     slot_file(lab.state, "b").unlink()
     done = install(lab.settings(), lab.bundle(3), trial=tried)
     assert (done.slot, done.what.state) == ("b", "on probation")
-    record = fall_back(lab.state, done.what.sha256, "it crashed")
+    record = mark_bad(lab.state, done.what.sha256, "it crashed")
     assert record.active == "a"
     assert load(lab.settings()).manifest.serial == 1
 
@@ -214,7 +214,7 @@ def test_a_newer_bundle_takes_the_place_of_a_damaged_one_and_not_of_the_last_goo
 def test_a_damaged_bundle_on_probation_can_be_put_back(lab: Laboratory) -> None:
     proven(lab, 1)
     done = install(lab.settings(), lab.bundle(2), trial=tried)
-    keep_health(lab.state, done.what.sha256, 600.0)
+    save_health(lab.state, done.what.sha256, 600.0)
     turn_a_bit(slot_file(lab.state, "b"))
     assert install(lab.settings(), lab.bundle(2), trial=tried).what.healthy_s == 600.0
     assert load(lab.settings()).manifest.serial == 2
@@ -272,7 +272,7 @@ def test_a_network_that_kills_its_process_is_a_sentence(lab: Laboratory, monkeyp
 def test_a_full_disk_is_told_before_anything_is_copied(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2**20))
-    with pytest.raises(BloodedgeError, match=r"1\d MB are missing on the disk"):
+    with pytest.raises(BloodedgeError, match=r"1\d MB too little free space"):
         install(lab.settings(), lab.bundle(1), trial=tried)
 
 
@@ -312,9 +312,9 @@ def test_what_a_cut_off_install_left_is_swept(lab: Laboratory) -> None:
 def test_a_bundle_that_fails_gives_way_to_the_good_one_and_that_to_the_shipped_one(lab: Laboratory) -> None:
     proven(lab, 1)
     done = install(lab.settings(), lab.bundle(2), trial=tried)
-    record = fall_back(lab.state, done.what.sha256, "it crashed")
+    record = mark_bad(lab.state, done.what.sha256, "it crashed")
     assert (record.active, record.slots["b"].state, record.slots["b"].why) == ("a", "failed", "it crashed")
-    record = fall_back(lab.state, record.slots["a"].sha256, "it broke")
+    record = mark_bad(lab.state, record.slots["a"].sha256, "it broke")
     assert record.active is None
     assert record.history[-1].bundle == SHIPPED
     assert load(lab.settings()).slot is None
@@ -324,14 +324,14 @@ def test_nobody_goes_back_to_a_slot_whose_file_was_changed(lab: Laboratory) -> N
     proven(lab, 1)
     done = install(lab.settings(), lab.bundle(2), trial=tried)
     shutil.copy(lab.bundle(3), slot_file(lab.state, "a"))
-    assert fall_back(lab.state, done.what.sha256, "it crashed").active is None
+    assert mark_bad(lab.state, done.what.sha256, "it crashed").active is None
 
 
 def test_a_verdict_on_a_bundle_that_no_longer_runs_changes_nothing(lab: Laboratory) -> None:
     first = proven(lab, 1).slots["a"]
     install(lab.settings(), lab.bundle(2), trial=tried)
     before = read_record(lab.state)
-    assert fall_back(lab.state, first.sha256, "late") == promote(lab.state, first.sha256) == before
+    assert mark_bad(lab.state, first.sha256, "late") == mark_good(lab.state, first.sha256) == before
 
 
 def test_a_slot_exchanged_for_another_signed_bundle_does_not_load(lab: Laboratory) -> None:
@@ -346,7 +346,7 @@ def test_roll_back_leads_to_the_other_slot_and_then_to_the_shipped_bundle(lab: L
     proven(lab, 2)
     assert roll_back(lab.settings()).active == "a"
     assert roll_back(lab.settings()).active is None
-    with pytest.raises(UsageError, match="Nothing to go back from"):
+    with pytest.raises(UsageError, match="nothing to go back from"):
         roll_back(lab.settings())
     assert load(lab.settings()).manifest.name == "simulated"
 
@@ -390,7 +390,7 @@ def test_only_slots_that_somebody_trusted_signed_are_taken_into_a_new_record(lab
 def test_the_history_keeps_the_latest_events() -> None:
     record = Record()
     for number in range(LONGEST_HISTORY + 20):
-        record = record.noted("refused", f"{NAME} {number}")
+        record = record.with_event("refused", f"{NAME} {number}")
     assert len(record.history) == LONGEST_HISTORY
     assert record.history[-1].number == record.events == LONGEST_HISTORY + 20
 
@@ -453,7 +453,7 @@ def test_a_refused_bundle_may_have_any_file_s_name(lab: Laboratory) -> None:
 def test_a_bundle_that_failed_is_told_of_in_a_state_folder_of_any_name(tmp_path: Path) -> None:
     lab = Laboratory(tmp_path, tmp_path / os.fsdecode(b"\xff"))
     done = install(lab.settings(), lab.bundle(1), trial=tried)
-    fall_back(lab.state, done.what.sha256, f"{lab.state} is odd")
+    mark_bad(lab.state, done.what.sha256, f"{lab.state} is odd")
     assert "\\xff is odd" in read_record(lab.state).slots["a"].why
 
 

@@ -32,8 +32,8 @@ from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.bundles.probation import Figures, why_failed
 from bloodedge_device.bundles.slot_record import RECORD, Slot, read_record, slot_file, slots_folder
-from bloodedge_device.bundles.start import started
-from bloodedge_device.bundles.switch import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, promote
+from bloodedge_device.bundles.start import counted_start
+from bloodedge_device.bundles.switch import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, mark_good
 from bloodedge_device.cli.doctor import examine
 from bloodedge_device.daemon.loop import Daemon, run_device
 from bloodedge_device.daemon.slides import Slides
@@ -221,7 +221,7 @@ def test_a_network_that_crashes_as_it_is_loaded_gives_way_after_three_starts(lab
     for _ in range(MOST_STARTS):
         assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == -signal.SIGKILL
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert "Went back to lymph 1. lymph 2: 3 starts with it ended in no good order." in done.stderr
+    assert "Went back to lymph 1. lymph 2: it crashed in 3 starts." in done.stderr
     assert serials(lab.state) == [1]
 
 
@@ -240,7 +240,7 @@ def test_a_good_bundle_that_comes_to_crash_gives_way_to_the_good_one_before_it(l
         assert aborting(lab.state).returncode == -signal.SIGABRT
     done = aborting(lab.state)
     assert done.returncode == 0, done.stderr
-    assert "Went back to lymph 1. lymph 2: 5 starts with it in a row ended within a minute." in done.stderr
+    assert "Went back to lymph 1. lymph 2: it crashed within a minute in 5 starts in a row." in done.stderr
     record = read_record(lab.state)
     assert (record.active, record.slots["b"].state, record.slots["a"].starts) == ("a", "failed", 0)
     (last,) = rows(lab.state, "SELECT action, detail FROM audit WHERE actor = 'slots' ORDER BY id DESC LIMIT 1")
@@ -254,7 +254,7 @@ def test_a_good_bundle_that_comes_to_crash_runs_on_where_there_is_no_other(lab: 
     for number in range(MOST_STARTS_IN_A_ROW + 2):
         done = aborting(lab.state)
         assert done.returncode == -signal.SIGABRT
-        told = "lymph 2 goes on: 5 starts with it in a row ended within a minute, but no other bundle" in done.stderr
+        told = "lymph 2 runs on: it crashed within a minute in 5 starts in a row, but no other bundle" in done.stderr
         assert told is (number == MOST_STARTS_IN_A_ROW)
     record = read_record(lab.state)
     assert (record.active, record.slots["a"].state) == ("a", "good")
@@ -274,7 +274,7 @@ def test_a_minute_ends_a_row_of_crashes_of_a_good_bundle_only(
 ) -> None:
     done = install(lab.settings(), lab.bundle(1), trial=tried)
     if state_of == "good":
-        promote(lab.state, done.what.sha256)
+        mark_good(lab.state, done.what.sha256)
     count_start(lab.state)
     counts: list[int] = []
     monkeypatch.setattr(Slides, "process", noting(Slides.process, lambda: counts.append(starts(lab))))
@@ -308,7 +308,7 @@ def test_a_full_disk_keeps_no_good_bundle_away(lab: Laboratory, monkeypatch: pyt
         raise BloodedgeError("No space is left.")
 
     monkeypatch.setattr(slots_record, "write_record", full)
-    with started(lab.settings()) as loaded:
+    with counted_start(lab.settings()) as loaded:
         assert loaded.manifest.serial == 1
 
 

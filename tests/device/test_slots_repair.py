@@ -119,7 +119,7 @@ def test_without_a_copy_what_ran_last_runs_and_a_newer_one_that_did_not_counts_a
 
 def test_without_a_copy_the_shipped_bundle_runs_on_where_it_ran_last(lab: Laboratory) -> None:
     done = install(lab.settings(), lab.bundle(1), trial=tried)
-    fall_back(lab.state, done.what.sha256, "it crashed")
+    mark_bad(lab.state, done.what.sha256, "it crashed")
     run_device(lab.settings(), frames=1)
     record = lost(lab)
     assert (record.active, record.slots["a"].state) == (None, "failed")

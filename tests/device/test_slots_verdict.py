@@ -14,7 +14,7 @@ from bloodedge_device.bundles import loading
 from bloodedge_device.bundles import slot_record as slots_record
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.slot_record import Record, read_record, slot_file
-from bloodedge_device.bundles.start import started
+from bloodedge_device.bundles.start import counted_start
 from bloodedge_device.bundles.switch import roll_back
 from bloodedge_device.daemon.loop import run_device
 from bloodedge_device.daemon.slot_watch import SlotWatch
@@ -29,7 +29,7 @@ def lab(tmp_path: Path, state: Path) -> Laboratory:
 
 def served(lab: Laboratory) -> int | None:
     """The serial of the slot's bundle with which a daemon starts; None for the shipped one."""
-    with started(lab.settings()) as loaded:
+    with counted_start(lab.settings()) as loaded:
         return None if loaded.slot is None else loaded.manifest.serial
 
 
@@ -108,7 +108,7 @@ def test_a_full_disk_costs_a_bundle_on_probation_nothing(lab: Laboratory, monkey
 def test_settings_that_let_nobody_s_bundle_run_any_more_cost_it_nothing(lab: Laboratory) -> None:
     install(lab.settings(trust={"unsigned": True}), lab.bundle(1, signed=False), trial=tried)
     assert served(lab) is None
-    with started(lab.settings(trust={"unsigned": True})) as loaded:
+    with counted_start(lab.settings(trust={"unsigned": True})) as loaded:
         assert loaded.slot == "a"
 
 

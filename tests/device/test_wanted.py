@@ -20,7 +20,7 @@ from bloodedge.files import sha256
 from bloodedge_device.bundles import install as installing
 from bloodedge_device.bundles.install import TryOut, install
 from bloodedge_device.bundles.slot_record import Record, install_lock, read_record
-from bloodedge_device.bundles.switch import fall_back, promote, roll_back
+from bloodedge_device.bundles.switch import mark_bad, mark_good, roll_back
 from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.outputs import bundle_updater, download
 from bloodedge_device.outputs.bundle_updater import DOWNLOAD, FILE, PARTING_S, BundleUpdater
@@ -187,7 +187,7 @@ def test_an_older_serial_is_refused(board: Board, server: Server, lab: Laborator
     install(board.settings, lab.bundle(5), trial=tried)
     running = board.record().running
     assert running is not None
-    promote(lab.state, running.sha256)
+    mark_good(lab.state, running.sha256)
     older = lab.bundle(4)
     server.gives(older.read_bytes())
     assert "older than lymph 5" in refusal(board, server, older)
@@ -252,7 +252,7 @@ def test_a_bundle_on_probation_is_not_overtaken(board: Board, server: Server, la
     assert until(lambda: "lymph 1 is on probation here" in board.state[1]), board.state
     running = board.record().running
     assert running is not None
-    promote(lab.state, running.sha256)
+    mark_good(lab.state, running.sha256)
     board.comes_to("installed")
 
 
@@ -265,7 +265,7 @@ def test_a_bundle_that_proves_bad_is_told_and_not_fetched_again(
     board.want(server, bundle)
     board.comes_to("installed")
     if how == "by itself":
-        fall_back(lab.state, sha256(bundle), "9 in 10 cells were uncertain")
+        mark_bad(lab.state, sha256(bundle), "9 in 10 cells were uncertain")
     else:
         roll_back(board.settings)
     sentence = board.comes_to("went back")
@@ -312,7 +312,7 @@ def test_nor_is_one_that_is_full_during_the_install(
     bundle = lab.bundle(1)
     server.gives(bundle.read_bytes())
     board.want(server, bundle)
-    told = "MB are missing on the disk" if when == "before the copy" else "No space left on device"
+    told = "MB too little free space" if when == "before the copy" else "No space left on device"
     assert until(lambda: told in board.state[1]), board.state
     assert board.state[0] == "downloading"
     assert board.state[1].endswith("; it is tried again.")
@@ -386,7 +386,7 @@ def test_a_server_that_drips_keeps_nobody_waiting(board: Board, server: Server, 
     board.comes_to("installed")
     server.answer = drips
     hung.clear()
-    promote(lab.state, sha256(bundle))
+    mark_good(lab.state, sha256(bundle))
     board.want(server, lab.bundle(2), rollout="r3")
     assert hung.wait(10)
     board.updater.stop()

@@ -18,7 +18,7 @@ from bloodedge.signing.keys import new_key
 from bloodedge.signing.trust import trust
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.slot_record import Record
-from bloodedge_device.bundles.switch import promote
+from bloodedge_device.bundles.switch import mark_good
 from bloodedge_device.bundles.trial import Trial
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import WebSettings
@@ -95,4 +95,4 @@ def only_openvino(manifest: dict[str, Any], _files: Files) -> None:
 def proven(lab: Laboratory, serial: int) -> Record:
     """A bundle of this serial installed, and good."""
     done = install(lab.settings(), lab.bundle(serial), trial=tried)
-    return promote(lab.state, done.what.sha256)
+    return mark_good(lab.state, done.what.sha256)

@@ -1,4 +1,4 @@
-"""A bundle into the idle slot: verified, copied, verified again, tried out on this board, and only then switched to."""
+"""Installing a bundle into the idle slot: verify, copy, verify the copy, try it out on this board, switch."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,15 +11,15 @@ from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError, DiskError, UsageError, disk_errors
 from bloodedge.files import put_in_place, temporary_beside
 from bloodedge.text import as_text
-from bloodedge_device.bundles.loading import check_slot, choose_artifact, described, is_verdict, vouched_for
+from bloodedge_device.bundles.loading import check_slot, choose_artifact, is_bundle_fault, slot_of_file, verify_signer
 from bloodedge_device.bundles.released import came_with_installation
 from bloodedge_device.bundles.repair import repair
 from bloodedge_device.bundles.slot_record import (
     SHIPPED,
-    NotNow,
     Record,
     Slot,
     SlotName,
+    TemporaryError,
     change,
     install_lock,
     read_record,
@@ -35,25 +35,25 @@ from bloodedge_device.settings import DeviceSettings
 TryOut = Callable[[DeviceSettings, Path], Trial]
 
 ROOM_MB = 16
-"""Left on the disk beside the copy."""
+"""Left free on the disk beside the copy."""
 
 
 @dataclass(frozen=True)
 class Installed:
-    """What came of an install."""
+    """The result of an install."""
 
     slot: SlotName
     what: Slot
     trial: Trial | None
-    """None where the bundle was the active one already."""
+    """None where the bundle was active already."""
 
 
 def install(settings: DeviceSettings, path: Path, *, allow_older: bool = False, trial: TryOut = try_out) -> Installed:
-    """Put a bundle into the idle slot and make it the active one, on probation; the other slot stays as it was.
+    """Put a bundle into the idle slot and make it active, on probation; the other slot stays as it was.
 
-    Where the active slot's file is damaged it goes there, and the same bundle again stays what it was.
-    Raises UsageError or BloodedgeError when it is not to be trusted, older than one that was good, not for this board,
-    or fails its trial: then nothing has changed but the history.
+    Where the active slot's file is damaged, the bundle goes there. The active bundle again changes nothing. Raises
+    UsageError or BloodedgeError when the bundle cannot be trusted, is older than one that was good, does not suit this
+    board or fails its trial: then only the history changes.
     """
     state = settings.state
     with install_lock(state):
@@ -67,7 +67,7 @@ def install(settings: DeviceSettings, path: Path, *, allow_older: bool = False, 
         try:
             plan.check_record(record, bundle.manifest.name, bundle.manifest.serial)
             return _carry_out(plan, trial)
-        except (DiskError, NotNow):  # says nothing of the bundle
+        except (DiskError, TemporaryError):  # not the bundle's fault
             raise
         except BloodedgeError as error:
             _note_refusal(state, bundle, str(error))
@@ -76,19 +76,19 @@ def install(settings: DeviceSettings, path: Path, *, allow_older: bool = False, 
 
 def _note_refusal(state: Path, bundle: Bundle, why: str) -> None:
     title = f"{bundle.manifest.name} {bundle.manifest.serial}"
-    with suppress(BloodedgeError):  # a full disk, which the refusal tells of
-        change(state, lambda record: record.noted("refused", title, None, why))
+    with suppress(BloodedgeError):  # a full disk
+        change(state, lambda record: record.with_event("refused", title, None, why))
 
 
 def _sweep(state: Path) -> None:
-    """Remove what an install that was cut off left behind."""
+    """Remove what an interrupted install left behind."""
     with record_lock(state), disk_errors("the slots' folder"):
         for path in slots_folder(state).glob(".*.partial.*"):
             path.unlink(missing_ok=True)
 
 
 def _is_active(settings: DeviceSettings, record: Record, bundle: Bundle) -> bool:
-    """Whether the active slot holds the same manifest, which has every file's digest, with the same signature."""
+    """Whether the active slot holds the same manifest, which has every file's SHA-256, with the same signature."""
     if record.active is None or why_refused(settings, record.active, record.slots[record.active]):
         return False
     try:
@@ -99,48 +99,47 @@ def _is_active(settings: DeviceSettings, record: Record, bundle: Bundle) -> bool
 
 
 def _target(settings: DeviceSettings, record: Record) -> SlotName:
-    """The slot that does not run; the active one where its file is damaged, for the other may be the last good one."""
+    """The idle slot; the active one where its file is damaged, as the other may hold the last good bundle."""
     if record.active is None:
         return record.idle
     try:
         check_slot(slot_file(settings.state, record.active), record.slots[record.active])
     except BloodedgeError as error:
-        return record.active if is_verdict(error) else record.idle
+        return record.active if is_bundle_fault(error) else record.idle
     return record.idle
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where a bundle is to go, and on what that was decided."""
+    """Where a bundle goes, and the record that this was decided from."""
 
     settings: DeviceSettings
     record: Record
-    """As it was when the target was chosen."""
     target: SlotName
     path: Path
     allow_older: bool
 
     def check_record(self, record: Record, name: str, serial: int) -> None:
-        """Raise BloodedgeError where a record, as it is by now, does not let a bundle of this name and serial in."""
+        """Raise BloodedgeError if the record, as it is by now, rules out a bundle of this name and serial."""
         self._check_probation(record)
         if (record.active, _digest(record)) != (self.record.active, _digest(self.record)):
-            raise NotNow(
-                f"{SHIPPED if record.running is None else record.running.title} came to run while {self.path} was tried"
-                " out, so nothing was installed; install it again."
+            raise TemporaryError(
+                f"{SHIPPED if record.running is None else record.running.title} took over during the trial of"
+                f" {self.path}, so nothing was installed; install it again."
             )
         highest = record.highest.get(name, serial)
         if serial < highest and not self.allow_older:
             raise BloodedgeError(
                 f"{self.path} is {name} {serial}, older than {name} {highest}, which was good here; install a newer"
-                " one, or give --allow-older."
+                " one, or add --allow-older."
             )
 
     def _check_probation(self, record: Record) -> None:
         slot = record.running
         if slot is not None and slot.state == "on probation" and record.active != self.target:
-            raise NotNow(
-                f"{slot.title} is on probation, and the bundle before it is kept until that ends; wait, or go back"
-                " first with: bloodedge device rollback"
+            raise TemporaryError(
+                f"{slot.title} is on probation until it has run long enough; wait, or go back first with:"
+                " bloodedge device rollback"
             )
 
 
@@ -152,7 +151,7 @@ def _carry_out(plan: _Plan, trial: TryOut) -> Installed:
     settings, state, path, name = plan.settings, plan.settings.state, plan.path, plan.target
     with Bundle(path) as bundle:
         _check_not_shipped(settings, bundle)
-        vouched_for(settings, bundle)
+        verify_signer(settings, bundle)
         artifact, _ = choose_artifact(settings, bundle.manifest)
         require(artifact.engine)
     _check_room(state, path)
@@ -160,11 +159,11 @@ def _carry_out(plan: _Plan, trial: TryOut) -> Installed:
     with disk_errors(file.name), temporary_beside(file) as copy:
         _copy(path, copy)
         with _as_given(path, copy):
-            slot = described(settings, copy)  # what may be exchanged after it was looked at is looked at in the copy
+            slot = slot_of_file(settings, copy)  # the original may be exchanged after the check, the copy cannot
             plan.check_record(plan.record, slot.name, slot.serial)
             result = trial(settings, copy)
         slot = slot.model_copy(update={"after_run": last_run(state)})
-        with record_lock(state):  # from here on nobody else changes what runs, or the last good one could be replaced
+        with record_lock(state):  # from here on nothing else may switch, or the last good bundle could be overwritten
             record = read_record(state)
             plan.check_record(record, slot.name, slot.serial)
             put_in_place(copy, file)
@@ -174,20 +173,20 @@ def _carry_out(plan: _Plan, trial: TryOut) -> Installed:
 
 
 def _check_not_shipped(settings: DeviceSettings, bundle: Bundle) -> None:
-    """Say so where an unsigned bundle, which is not taken, came with the installation or is a copy of one that did."""
+    """UsageError with a hint for an unsigned bundle that came with the installation, or a copy of one."""
     if settings.trust.unsigned or bundle.signature() is not None:
         return
     if not came_with_installation(bundle):
         return
     raise UsageError(
-        f"{bundle.path} came with the installation and runs without being installed, wherever no other bundle is"
-        " active; go back to it with: bloodedge device rollback, and again where that leads to the other slot's bundle"
+        f"{bundle.path} came with the installation and needs no install: it runs where no slot is active; go back to"
+        " it with: bloodedge device rollback (twice, if the other slot's bundle was good)"
     )
 
 
 @contextmanager
 def _as_given(path: Path, copy: Path) -> Iterator[None]:
-    """Name in errors the bundle that a person gave, not its copy."""
+    """Errors name the bundle as given, not its copy."""
     try:
         yield
     except BloodedgeError as error:
@@ -196,10 +195,10 @@ def _as_given(path: Path, copy: Path) -> Iterator[None]:
 
 
 def _check_room(state: Path, path: Path) -> None:
-    size = path.stat().st_size if path.is_file() else sum(one.stat().st_size for one in path.rglob("*"))
+    size = path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*"))
     missing_mb = (size - shutil.disk_usage(slots_folder(state)).free) / 2**20 + ROOM_MB
     if missing_mb > 0:
-        raise DiskError(f"{missing_mb:.0f} MB are missing on the disk of {state}; free some space.")
+        raise DiskError(f"The disk of {state} has {missing_mb:.0f} MB too little free space; free some.")
 
 
 def _copy(path: Path, copy: Path) -> None:
@@ -207,7 +206,7 @@ def _copy(path: Path, copy: Path) -> None:
         try:
             shutil.copyfile(path, copy)
         except FileNotFoundError as error:
-            raise UsageError(f"{path} is gone; give it again.") from error
+            raise UsageError(f"{path} is gone; check its name.") from error
         return
     with Bundle(path) as bundle:
         files = {name: bundle.read(name) for name in bundle.manifest.files}

@@ -1,4 +1,4 @@
-"""From a bundle to a network that is proven on this machine."""
+"""A bundle's network, loaded and self-tested on this machine."""
 
 import platform
 from dataclasses import dataclass, replace
@@ -13,51 +13,40 @@ from bloodedge.files import sha256
 from bloodedge.signing.signature import Signer, Untrusted, verify_bundle
 from bloodedge.signing.trust import TrustStore
 from bloodedge_device.bundles.released import bundle_path, is_released
-from bloodedge_device.bundles.slot_record import Record, Slot, SlotName, now, read_record, slot_file
+from bloodedge_device.bundles.slot_record import Record, Slot, SlotName, TemporaryError, now, read_record, slot_file
 from bloodedge_device.settings import DeviceSettings
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A bundle's network, proven on this machine."""
+    """A bundle's network that passed its self-test on this machine."""
 
     manifest: Manifest
     artifact: Artifact
     why: str
-    """Why this engine was taken."""
+    """Why this engine was chosen."""
     engine: Engine
     golden: GoldenResult
     signer: Signer | None = None
-    """None where nobody was asked for: the bundle came with the installation, or the settings run unsigned ones."""
+    """None where no signature is needed: a bundle that came with the installation, or settings that accept any."""
     slot: SlotName | None = None
-    """Where it lies; None for one that the settings name or that came with the installation."""
+    """None for a bundle that the settings name or that came with the installation."""
     sha256: str = ""
-    """Of the slot's file."""
+    """SHA-256 of the slot's file."""
 
 
-class Unjudged(BloodedgeError):  # noqa: N818  # as people say it
-    """Something kept a bundle from being looked at that is not its own and may pass: no verdict on it."""
-
-    def __init__(self, message: str, exit_code: int = 1) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-def is_verdict(error: BloodedgeError) -> bool:
-    """Whether an error speaks against the bundle that it was raised for, today and on any other day.
-
-    Keys can be missing for a while, and settings that let unsigned bundles run can too.
-    """
+def is_bundle_fault(error: BloodedgeError) -> bool:
+    """Whether the bundle itself is at fault, for good: missing keys and settings may come back."""
     if isinstance(error, Untrusted):
         return error.reason not in {"unsigned", "unknown key"}
-    return not isinstance(error, Unjudged)
+    return not isinstance(error, TemporaryError)
 
 
 def choose_artifact(settings: DeviceSettings, manifest: Manifest) -> tuple[Artifact, str]:
-    """(artifact, why it was taken): the one that the settings name, else by what the machine is.
+    """(artifact, why): the engine that the settings name, else OpenVINO on x86 and LiteRT on ARM.
 
-    OpenVINO's int8 is the fast one on x86 and runs mostly as float on ARM, where LiteRT's is. Raises UsageError when
-    the bundle has no such artifact.
+    OpenVINO's int8 is the faster one on x86, and runs mostly as float on ARM. Raises UsageError when the bundle has no
+    such artifact.
     """
     if settings.engine != "auto":
         return _artifact(settings, manifest, settings.engine), "the settings say so"
@@ -84,11 +73,11 @@ def _artifact(settings: DeviceSettings, manifest: Manifest, engine: str) -> Arti
         ) from error
 
 
-def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
-    """Who signed an open bundle, every file of which is then right; None where the settings ask for nobody.
+def verify_signer(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
+    """Check every file of an open bundle and its signature; returns the signer, None where none is needed.
 
-    Raises Untrusted when no trusted key signed it, Unjudged when nobody can tell, and BloodedgeError when a file is not
-    what the manifest says.
+    Raises Untrusted when no trusted key signed it, TemporaryError when the keys cannot be read, and BloodedgeError when
+    a file does not match the manifest.
     """
     if settings.trust.unsigned or is_released(bundle.path):
         bundle.verify()
@@ -99,8 +88,8 @@ def vouched_for(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
         if error.reason not in {"unsigned", "unknown key"}:
             raise
         way_out = (
-            f" Keys trusted here lie in {settings.trusted_keys}; [trust] unsigned = true in the settings runs bundles"
-            " whoever made them."
+            f" Keys trusted here lie in {settings.trusted_keys}; [trust] unsigned = true in the settings accepts"
+            " unsigned bundles."
         )
         raise Untrusted(error.reason, f"{str(error).rstrip('.')}.{way_out}") from error
 
@@ -109,13 +98,13 @@ def _trusted(settings: DeviceSettings) -> TrustStore:
     try:
         return TrustStore.read(settings.trusted_keys)
     except BloodedgeError as error:
-        raise Unjudged(str(error), error.exit_code) from error
+        raise TemporaryError(str(error), error.exit_code) from error
 
 
 def load(settings: DeviceSettings) -> Loaded:
-    """The bundle's network, loaded, warmed and self-tested; raises BloodedgeError when it is not to be trusted.
+    """The network to run, loaded and self-tested.
 
-    A slot's file has to be the one that was installed there.
+    Raises BloodedgeError when it cannot be trusted, and when a slot's file was changed since it was installed.
     """
     record = Record() if settings.bundle is not None else read_record(settings.state)
     slot = record.running
@@ -127,26 +116,26 @@ def load(settings: DeviceSettings) -> Loaded:
 
 
 def active_digest(settings: DeviceSettings) -> str:
-    """Of the active slot's file, as load would give it; empty where no slot's bundle is to run."""
+    """SHA-256 of the active slot's file; empty where no slot's bundle is to run."""
     slot = None if settings.bundle is not None else read_record(settings.state).running
     return "" if slot is None else slot.sha256
 
 
 def check_slot(path: Path, slot: Slot) -> None:
-    """Raise BloodedgeError unless a slot's file is the one that was installed there; Unjudged when nobody can tell."""
+    """Raise BloodedgeError if a slot's file was changed since it was installed, TemporaryError if it cannot be read."""
     try:
         same = sha256(path) == slot.sha256
     except OSError as error:
-        kind = BloodedgeError if isinstance(error, FileNotFoundError) else Unjudged
+        kind = BloodedgeError if isinstance(error, FileNotFoundError) else TemporaryError
         raise kind(f"{path} cannot be read ({error.strerror}); install {slot.title} again.") from error
     if not same:
         raise BloodedgeError(f"{path} was changed after {slot.title} was installed; install it again.")
 
 
-def described(settings: DeviceSettings, path: Path) -> Slot:
-    """What a file holds, once it is vouched for; raises as vouched_for does."""
+def slot_of_file(settings: DeviceSettings, path: Path) -> Slot:
+    """A new slot on probation that holds this file, once verified; raises as ``verify_signer`` does."""
     with Bundle(path) as bundle:
-        signer = vouched_for(settings, bundle)
+        signer = verify_signer(settings, bundle)
         manifest = bundle.manifest
     return Slot(
         name=manifest.name,
@@ -159,10 +148,10 @@ def described(settings: DeviceSettings, path: Path) -> Slot:
 
 
 def load_file(settings: DeviceSettings, path: Path) -> Loaded:
-    """As load, of one bundle."""
+    """One bundle's network, loaded and self-tested; raises as ``load`` does."""
     with Bundle(path) as bundle:
         artifact, why = choose_artifact(settings, bundle.manifest)
-        signer = vouched_for(settings, bundle)
+        signer = verify_signer(settings, bundle)
         engine = load_artifact(bundle, artifact, settings.threads, settings.openvino_device)
         golden = check_golden(bundle, artifact, engine)
     if not golden.passed:

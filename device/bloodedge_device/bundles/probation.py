@@ -9,41 +9,42 @@ from bloodedge.metrics import wilson
 from bloodedge_device.bundles.slot_record import Slot
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.settings.sections import UpdateSettings
+from bloodedge_device.store import open_for_reading
 
 LATEST_CELLS = 2000
-"""So many of a bundle's latest cells are looked at."""
+"""Of a bundle's cells, the latest that are judged."""
 LATEST_SLIDES = 20
 ENOUGH_CELLS = 100
-"""Of the bundle before, for its figures to count."""
+"""Fewest cells of the previous bundle for its figures to count."""
 MORE_UNCERTAIN = 0.2
-"""A share of uncertain cells that is higher by so much, beyond chance, is a failure."""
+"""Largest rise in the share of uncertain cells, beyond chance."""
 MOST_FAULTS = 5
-"""Of the latest cells, in a row or not."""
+"""Cells without a probability among the latest that make a bundle fail."""
 SLOWER = 2.0
-"""A median latency that is so many times as long is a failure."""
+"""Largest ratio of its median latency to the previous bundle's."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """How a bundle did on this board."""
+    """A bundle's figures on this board."""
 
     cells: int = 0
-    """Those that the network classified."""
+    """Cells that the network classified."""
     uncertain: int = 0
-    """Of these, those that were given no class."""
+    """Those among them without a class."""
     latency_ms: float | None = None
-    """Median per cell."""
+    """Median per cell, milliseconds."""
     faults: int = 0
     """Cells that the network gave no probability for."""
 
     @property
     def share(self) -> float:
-        """Of uncertain cells."""
+        """Share of uncertain cells, 0..1."""
         return self.uncertain / self.cells if self.cells else 0.0
 
 
 def figures_since(database: sqlite3.Connection, slot: Slot) -> Figures:
-    """Of the bundle in a slot, since it was switched to."""
+    """Figures of a slot's bundle since the switch to it."""
     after = slot.after_run
     if _one(database, "SELECT coalesce(max(id), 0) FROM runs") < after:
         after = 0  # a new database was begun
@@ -51,7 +52,7 @@ def figures_since(database: sqlite3.Connection, slot: Slot) -> Figures:
 
 
 def figures_before(database: sqlite3.Connection, slot: Slot) -> Figures:
-    """Of the bundle that ran last before a slot's was switched to."""
+    """Figures of the bundle that ran before the switch to a slot's bundle."""
     row = database.execute(
         "SELECT bundle_name, bundle_serial FROM runs WHERE id <= ? ORDER BY id DESC LIMIT 1", (slot.after_run,)
     ).fetchone()
@@ -92,7 +93,7 @@ def _one(database: sqlite3.Connection, query: str) -> int:
 
 
 def why_failed(update: UpdateSettings, now: Figures, before: Figures) -> str:
-    """What is worse than it may be, in words; empty where nothing is, or too few cells were seen to tell."""
+    """Why the bundle fails its probation, a clause; empty where it does not, or too few cells were seen."""
     if now.faults >= MOST_FAULTS:
         return f"its network gave no probability for {now.faults} of {now.cells + now.faults} cells"
     if now.cells < max(1, update.probation_cells):
@@ -119,7 +120,7 @@ def _too_uncertain(now: Figures, before: Figures) -> str:
 
 
 def _apart(now: Figures, before: Figures) -> bool:
-    """Whether the difference is more than chance, as if cells were independent."""
+    """Whether the difference is beyond chance, as if cells were independent."""
     return wilson(now.uncertain, now.cells)[0] > wilson(before.uncertain, before.cells)[1]
 
 
@@ -129,8 +130,6 @@ def is_proven(update: UpdateSettings, slot: Slot, now: Figures) -> bool:
 
 
 def figures_of(state: Path, slot: Slot) -> tuple[Figures, Figures]:
-    """(since a slot's bundle was switched to, of the one before it)."""
-    from bloodedge_device.store import open_for_reading
-
+    """(figures of a slot's bundle since the switch, figures of the bundle before it)."""
     with open_for_reading(state) as database:
         return figures_since(database, slot), figures_before(database, slot)

@@ -1,16 +1,16 @@
-"""A damaged record: its copy takes its place, and where that is damaged too, the slots are described anew."""
+"""Repair of a damaged record: from its copy, and where that is damaged too, from the slots' files."""
 
 from pathlib import Path
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_bytes
-from bloodedge_device.bundles.loading import described
+from bloodedge_device.bundles.loading import slot_of_file
 from bloodedge_device.bundles.slot_record import (
     DAMAGED,
     RECORD,
     SHIPPED,
     SLOTS,
-    DamagedRecord,
+    DamagedRecordError,
     Record,
     Slot,
     SlotName,
@@ -30,12 +30,12 @@ NOT_THE_LAST = "the record of the slots was lost, and this is not what ran last"
 
 
 def repair(settings: DeviceSettings) -> str:
-    """Set a damaged record aside and go on with its copy, or begin anew; a sentence, empty where all is well."""
+    """Replace a damaged record by its copy, or make it again; returns a sentence, empty where nothing was damaged."""
     state = settings.state
     with record_lock(state):
         try:
             keep_copy(state, read_record(state))
-        except DamagedRecord as error:
+        except DamagedRecordError as error:
             why = str(error).partition(";")[0]
         else:
             return ""
@@ -43,12 +43,12 @@ def repair(settings: DeviceSettings) -> str:
             why += f" and was set aside as {DAMAGED}"
         record = read_copy(state) or _anew(settings)
         runs = SHIPPED if record.running is None else record.running.title
-        write_record(state, record.noted("began anew", runs, record.active, why))
+        write_record(state, record.with_event("began anew", runs, record.active, why))
     return f"{why}: {runs} runs."
 
 
 def _set_aside(folder: Path) -> bool:
-    """Copy the damaged record, which stays until the new one is whole; False where none is left."""
+    """Copy the damaged record; False where there is none. It stays in place until the new one is written."""
     try:
         data = (folder / RECORD).read_bytes()
     except FileNotFoundError:
@@ -58,9 +58,9 @@ def _set_aside(folder: Path) -> bool:
 
 
 def _anew(settings: DeviceSettings) -> Record:
-    """From the slots' files and the database: what ran last runs on, on probation.
+    """A record from the slots' files and the database: what ran last becomes active, on probation.
 
-    An older one than that counts as good. Where nothing ever ran, the newest is to run.
+    An older bundle than that counts as good. Where nothing ever ran, the newest becomes active.
     """
     found = {name: slot for name in SLOTS if (slot := _found(settings, name)) is not None}
     active = _ran_last(settings.state, found)
@@ -73,16 +73,16 @@ def _anew(settings: DeviceSettings) -> Record:
 
 
 def _found(settings: DeviceSettings, name: SlotName) -> Slot | None:
-    """What is in a slot, found out from its file alone; None where it is not to be trusted."""
+    """A slot as its file alone describes it; None where it cannot be trusted."""
     try:
-        slot = described(settings, slot_file(settings.state, name))
+        slot = slot_of_file(settings, slot_file(settings.state, name))
     except (BloodedgeError, OSError):
         return None
     return slot.model_copy(update={"after_run": last_run(settings.state)})
 
 
 def _ran_last(state: Path, found: dict[SlotName, Slot]) -> SlotName | None:
-    """The slot of what ran last, None for another bundle; of the newest where the database tells of no run."""
+    """The slot of the bundle that ran last, None where it is in neither; the newest where the database has no run."""
     try:
         with open_for_reading(state) as database:
             last = database.execute("SELECT bundle_name, bundle_serial FROM runs ORDER BY id DESC LIMIT 1").fetchone()

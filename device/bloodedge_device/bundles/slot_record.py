@@ -1,4 +1,4 @@
-"""What is in the two slots, which one runs, and what happened to them: one small file and its copy, replaced whole."""
+"""The slots' record: what is in the two slots, which one runs, and their history. One small file and its copy."""
 
 import fcntl
 import json
@@ -18,10 +18,9 @@ from bloodedge.text import as_text
 FOLDER = "slots"
 RECORD = "slots.json"
 COPY = "slots.copy.json"
-"""Written after the record: it is the same, or older by what a power cut or a full disk kept from it."""
+"""Written after the record. After a power cut or on a full disk it may be one change older."""
 DAMAGED = "slots.damaged.json"
-BEGUN_ANEW = "the daemon's next start, or bloodedge device install, begins anew from its copy or the slots"
-"""What is done about a damaged record."""
+BEGUN_ANEW = "the daemon's next start, or bloodedge device install, makes it again from its copy or the slots"
 LONGEST_HISTORY = 100
 
 SlotName = Literal["a", "b"]
@@ -34,32 +33,31 @@ class Slot(Strict):
     """A bundle in a slot."""
 
     name: str
-    """The bundle's, as serial."""
+    """The bundle's name."""
     serial: int
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of the slot's file."""
+    """SHA-256 of the slot's file."""
     signer: str = ""
-    """Name and id of the key that signed it; empty where the settings ask for none."""
+    """Name and id of the key that signed it; empty where the settings accept unsigned bundles."""
     installed_at: AwareDatetime
     state: Literal["on probation", "good", "failed"]
     why: str = ""
     """Why it failed."""
     starts: int = 0
-    """Starts in a row that ended in no good order, the one under way among them; once good, a minute of running ends
-    the row."""
+    """Crashed starts in a row, the current start included. For a good bundle, a minute of running resets it."""
     healthy_s: float = 0.0
-    """How long it ran in good health on probation."""
+    """Seconds that it ran in good health on probation."""
     after_run: int = 0
-    """The last run in the database before this bundle was switched to."""
+    """Id of the last run in the database before the switch to this bundle."""
 
     @property
     def title(self) -> str:
-        """The bundle as people call it."""
+        """Name and serial."""
         return f"{self.name} {self.serial}"
 
 
 class Event(Strict):
-    """Something that happened to the slots."""
+    """One entry of the history."""
 
     number: int
     at: AwareDatetime
@@ -77,15 +75,15 @@ class Record(Strict):
     """None: the bundle that came with the installation."""
     slots: dict[SlotName, Slot] = Field(default_factory=dict)
     highest: dict[str, int] = Field(default_factory=dict)
-    """The highest serial that was ever good, by the bundle's name."""
+    """By bundle name, the highest serial that was ever good here."""
     events: int = 0
-    """How many there were."""
+    """How many there were, those that left the history too."""
     history: tuple[Event, ...] = ()
     """The latest, oldest first."""
 
     @property
     def running(self) -> Slot | None:
-        """What is in the active slot; None for the bundle that came with the installation."""
+        """The active slot; None: the bundle that came with the installation."""
         return None if self.active is None else self.slots.get(self.active)
 
     @property
@@ -94,39 +92,43 @@ class Record(Strict):
         return "b" if self.active == "a" else "a"
 
     def changed(self, slot: SlotName, **values: object) -> "Record":
-        """With other values of a slot."""
+        """The record with changed values of a slot."""
         values = {name: as_text(value) if isinstance(value, str) else value for name, value in values.items()}
         return self.model_copy(update={"slots": {**self.slots, slot: self.slots[slot].model_copy(update=values)}})
 
-    def noted(self, action: Action, bundle: str, slot: SlotName | None = None, why: str = "") -> "Record":
-        """With one event more."""
+    def with_event(self, action: Action, bundle: str, slot: SlotName | None = None, why: str = "") -> "Record":
+        """The record with one more event in its history."""
         number = self.events + 1
         event = Event(number=number, at=now(), action=action, bundle=bundle, slot=slot, why=as_text(why))
         return self.model_copy(update={"events": number, "history": (*self.history, event)[-LONGEST_HISTORY:]})
 
 
-class NotNow(BloodedgeError):  # noqa: N818  # as people say it
-    """What was asked for is not done for something that passes; it says nothing of the bundle."""
+class TemporaryError(BloodedgeError):
+    """Something that may pass is in the way; it says nothing about the bundle."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
-class DamagedRecord(BloodedgeError):  # noqa: N818  # as people say it
-    """The record is not as it was written; see repairing."""
+class DamagedRecordError(BloodedgeError):
+    """The record is damaged or was lost; see ``repair``."""
 
 
 def slots_folder(state: Path) -> Path:
-    """Where the slots of a state folder are."""
+    """The slots' folder."""
     return state / FOLDER
 
 
 def slot_file(state: Path, slot: SlotName) -> Path:
-    """A slot's bundle."""
+    """A slot's bundle file."""
     return slots_folder(state) / f"{slot}.bundle"
 
 
 def read_record(state: Path) -> Record:
-    """The record, an empty one where there is none; DamagedRecord when it cannot be understood or was lost.
+    """The record; an empty one where there is none.
 
-    UsageError for a user who may not read it.
+    Raises DamagedRecordError when it is damaged or was lost, and UsageError for a user who may not read it.
     """
     path = slots_folder(state) / RECORD
     try:
@@ -134,19 +136,19 @@ def read_record(state: Path) -> Record:
     except (FileNotFoundError, NotADirectoryError) as error:
         if read_copy(state) is None:
             return Record()
-        raise DamagedRecord(f"{path} is gone; {BEGUN_ANEW}.") from error
+        raise DamagedRecordError(f"{path} is gone; {BEGUN_ANEW}.") from error
     except OSError as error:
         kind = UsageError if isinstance(error, PermissionError) else BloodedgeError
         raise kind(unreadable(path, error)) from error
     except ValidationError as error:
-        raise DamagedRecord(f"{path} is damaged; {BEGUN_ANEW}.") from error
+        raise DamagedRecordError(f"{path} is damaged; {BEGUN_ANEW}.") from error
     if not _is_whole(record):
-        raise DamagedRecord(f"{path} names a slot that it does not describe; {BEGUN_ANEW}.")
+        raise DamagedRecordError(f"{path} names a slot that it does not describe; {BEGUN_ANEW}.")
     return record
 
 
 def read_copy(state: Path) -> Record | None:
-    """The record's copy; None where there is none to be understood."""
+    """The record's copy; None where it is missing or damaged."""
     try:
         record = Record.model_validate_json((slots_folder(state) / COPY).read_bytes())
     except (OSError, ValidationError):
@@ -159,7 +161,7 @@ def _is_whole(record: Record) -> bool:
 
 
 def change(state: Path, how: Callable[[Record], Record]) -> Record:
-    """Read, change and replace the record, with no other process in between; gives the new one."""
+    """Change the record under its lock; returns the new one."""
     with record_lock(state):
         before = read_record(state)
         after = how(before)
@@ -175,7 +177,7 @@ def write_record(state: Path, record: Record) -> None:
 
 
 def keep_copy(state: Path, record: Record) -> None:
-    """Have the copy be that of the record on the disk; a full disk leaves it as it was. The caller holds the lock."""
+    """Bring the copy up to date, if the disk has room. The caller holds the lock."""
     if (read_copy(state) or Record()) != record:
         with suppress(BloodedgeError, OSError):
             write_text(slots_folder(state) / COPY, _as_json(record))
@@ -187,23 +189,23 @@ def _as_json(record: Record) -> str:
 
 @contextmanager
 def record_lock(state: Path) -> Iterator[None]:
-    """Wait until no other process changes the record, for it takes a moment only."""
+    """Hold the record's lock; waits for other processes, which hold it for a moment only."""
     with _lock(state, "record.lock", fcntl.LOCK_EX):
         yield
 
 
 @contextmanager
 def install_lock(state: Path) -> Iterator[None]:
-    """Be the only one who changes the slots' files; NotNow when somebody else is at it.
+    """Hold the lock on the slots' files; TemporaryError when another process holds it.
 
-    UsageError where the state folder is another user's, also for root: that user's daemon could no longer write there.
+    UsageError where the state folder is another user's, for root too: that user's daemon could no longer write there.
     """
     require_own(state)
     try:
         with _lock(state, "install.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
             yield
     except BlockingIOError as error:
-        raise NotNow(f"Another bundle is being installed in {state}; wait until that has ended.") from error
+        raise TemporaryError(f"Another bundle is being installed in {state}; wait until that has ended.") from error
 
 
 @contextmanager
@@ -218,5 +220,5 @@ def _lock(state: Path, name: str, how: int) -> Iterator[None]:
 
 
 def now() -> datetime:
-    """The time, to the second; UTC."""
+    """The time in UTC, to the second."""
     return datetime.now(UTC).replace(microsecond=0)

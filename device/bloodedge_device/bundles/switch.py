@@ -1,16 +1,19 @@
-"""From one slot to the other: after an install, on probation, and back when a bundle proves bad."""
+"""Switching between the slots: after an install, at the end of probation, and back from a bad bundle."""
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
 from bloodedge.bundle import Bundle
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.bundles.loading import Unjudged, check_slot, is_verdict, vouched_for
+from bloodedge_device.bundles.loading import check_slot, is_bundle_fault, verify_signer
 from bloodedge_device.bundles.slot_record import (
     SHIPPED,
+    Event,
     Record,
     Slot,
     SlotName,
+    TemporaryError,
     change,
     install_lock,
     read_record,
@@ -19,25 +22,27 @@ from bloodedge_device.bundles.slot_record import (
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import open_for_reading
 
+log = logging.getLogger("bloodedge.device")
+
 MOST_STARTS = 3
-"""Starts on probation that may end in no good order."""
+"""A bundle on probation is bad after so many crashed starts."""
 MOST_STARTS_IN_A_ROW = 5
-"""Starts of a good bundle in a row that may end within a minute."""
+"""A good bundle is bad after so many starts in a row that crashed within a minute."""
 
 BY_HAND = "rolled back by hand"
 
 
 def switched(record: Record, name: SlotName, slot: Slot) -> Record:
-    """With a slot whose file is in place as the active one; as it was before where only its file was put back."""
+    """The record with ``slot``, whose file is in place, active; one whose file was only put back keeps its state."""
     before = record.running
     if name == record.active and before is not None and before.sha256 == slot.sha256:
         slot = before
     after = record.model_copy(update={"active": name, "slots": {**record.slots, name: slot}})
-    return after.noted("installed", slot.title, name)
+    return after.with_event("installed", slot.title, name)
 
 
 def last_run(state: Path) -> int:
-    """The latest run in the database; 0 where there is none, or none that can be read now: no bundle waits for that."""
+    """Id of the latest run in the database; 0 where there is none or it cannot be read."""
     try:
         with open_for_reading(state) as database:
             return int(database.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()[0])
@@ -46,21 +51,21 @@ def last_run(state: Path) -> int:
 
 
 def count_start(state: Path) -> None:
-    """Count a start before anything of the bundle is loaded, so that a crash in native code counts too.
+    """Count a start of the active bundle, before it is loaded: a crash in native code counts too.
 
-    Raises Unjudged where a full disk keeps one on probation from being counted; a good bundle's then is not.
+    On a full disk a good bundle's start is not counted; raises TemporaryError for one on probation.
     """
     try:
         _change_starts(state, 1)
     except BloodedgeError as error:
         slot = read_record(state).running
         if slot is None or slot.state == "on probation":
-            raise Unjudged(str(error), error.exit_code) from error
+            raise TemporaryError(str(error), error.exit_code) from error
 
 
-def take_back_start(state: Path) -> None:
-    """The start that was counted last came to no verdict on the bundle."""
-    with suppress(BloodedgeError):  # a full disk: the start then counts
+def uncount_start(state: Path) -> None:
+    """Take the latest start back: it says nothing about the bundle."""
+    with suppress(BloodedgeError):  # on a full disk the start counts
         _change_starts(state, -1)
 
 
@@ -74,8 +79,8 @@ def _change_starts(state: Path, by: int) -> None:
     change(state, counted)
 
 
-def forget_starts(state: Path) -> None:
-    """The bundle's run ended in good order, or ends the row of those that did not."""
+def reset_starts(state: Path) -> None:
+    """Forget the crashed starts of the active bundle."""
 
     def forgotten(record: Record) -> Record:
         return record if record.active is None else record.changed(record.active, starts=0)
@@ -83,18 +88,18 @@ def forget_starts(state: Path) -> None:
     change(state, forgotten)
 
 
-def note_kept(state: Path, why: str) -> None:
-    """The active bundle runs on although it crashes."""
+def record_kept(state: Path, why: str) -> None:
+    """Add to the history that the active bundle runs on although it is at fault."""
 
     def kept(record: Record) -> Record:
         slot = record.running
-        return record if slot is None else record.noted("kept", slot.title, record.active, why)
+        return record if slot is None else record.with_event("kept", slot.title, record.active, why)
 
     change(state, kept)
 
 
-def keep_health(state: Path, digest: str, healthy_s: float) -> None:
-    """Note how long the bundle of this digest has run in good health on probation."""
+def save_health(state: Path, digest: str, healthy_s: float) -> None:
+    """Save how many seconds the bundle with this SHA-256 has run in good health on probation."""
 
     def kept(record: Record) -> Record:
         slot = record.running
@@ -105,40 +110,49 @@ def keep_health(state: Path, digest: str, healthy_s: float) -> None:
     change(state, kept)
 
 
-def promote(state: Path, digest: str) -> Record:
-    """The active bundle, which has this digest, has proven good."""
+def mark_good(state: Path, digest: str) -> Record:
+    """Mark the active bundle good, if it has this SHA-256 and is on probation."""
 
-    def promoted(record: Record) -> Record:
+    def good(record: Record) -> Record:
         slot = record.running
         if record.active is None or slot is None or slot.sha256 != digest or slot.state != "on probation":
             return record
         highest = {**record.highest, slot.name: max(slot.serial, record.highest.get(slot.name, 0))}
         after = record.changed(record.active, state="good", starts=0).model_copy(update={"highest": highest})
-        return after.noted("good", slot.title, record.active)
+        return after.with_event("good", slot.title, record.active)
 
-    return change(state, promoted)
+    return change(state, good)
 
 
-def fall_back(state: Path, digest: str, why: str) -> Record:
-    """The active bundle, if it has this digest, failed: the other slot's runs if that was good, else the shipped one.
+def mark_bad(state: Path, digest: str, why: str) -> Record:
+    """Mark the active bundle failed, if it has this SHA-256, and go back to the other slot's, else to the shipped one.
 
-    Only a slot whose file is as it was installed is gone back to.
+    Goes back to a slot only if its bundle was good and its file is unchanged.
     """
 
-    def back(record: Record) -> Record:
+    def bad(record: Record) -> Record:
         slot = record.running
         if record.active is None or slot is None or slot.sha256 != digest:
             return record
         target = _good(state, record)
         to = SHIPPED if target is None else record.slots[target].title
         after = record.changed(record.active, state="failed", why=why, starts=0)
-        return after.model_copy(update={"active": target}).noted("went back", to, target, f"{slot.title}: {why}")
+        return after.model_copy(update={"active": target}).with_event("went back", to, target, f"{slot.title}: {why}")
 
-    return change(state, back)
+    before = read_record(state).events
+    record = change(state, bad)
+    if record.events > before:
+        log.warning("%s", rollback_sentence(record.history[-1]))
+    return record
+
+
+def rollback_sentence(event: Event) -> str:
+    """The bundle that the daemon went back to, and why."""
+    return f"Went back to {event.bundle}. {event.why.rstrip('.')}."
 
 
 def roll_back(settings: DeviceSettings) -> Record:
-    """Go back to the other slot's bundle, or to the shipped one where there is none to trust.
+    """Go back by hand to the other slot's bundle, or to the shipped one where that cannot be trusted.
 
     Raises UsageError when the shipped one runs, and BloodedgeError while something is being installed.
     """
@@ -147,19 +161,19 @@ def roll_back(settings: DeviceSettings) -> Record:
     def back(record: Record) -> Record:
         active, slot, target = record.active, record.running, _good(state, record)
         if active is None or slot is None:
-            raise UsageError(f"Nothing to go back from: {SHIPPED} is the one that runs; see: bloodedge device slots")
+            raise UsageError(f"There is nothing to go back from: {SHIPPED} runs; see: bloodedge device slots")
         if target is not None:
             record, target = _vetted(settings, record, target)
         to = SHIPPED if target is None else record.slots[target].title
         after = record.changed(active, state="failed", why=BY_HAND, starts=0)
-        return after.model_copy(update={"active": target}).noted("rolled back", to, target, f"from {slot.title}")
+        return after.model_copy(update={"active": target}).with_event("rolled back", to, target, f"from {slot.title}")
 
     with install_lock(state):
         return change(state, back)
 
 
 def why_refused(settings: DeviceSettings, name: SlotName, slot: Slot) -> str:
-    """Why a slot's bundle is not to be run; empty when it is as it was installed and somebody trusted signed it."""
+    """Why a slot's bundle may not run; empty when its file is unchanged and a trusted key signed it."""
     try:
         _vet(settings, name, slot)
     except BloodedgeError as error:
@@ -168,17 +182,17 @@ def why_refused(settings: DeviceSettings, name: SlotName, slot: Slot) -> str:
 
 
 def has_good_alternative(settings: DeviceSettings, record: Record) -> bool:
-    """Whether the idle slot's bundle has proven good here and may be run."""
+    """Whether the idle slot's bundle was good here and may run."""
     other = record.slots.get(record.idle)
     return other is not None and other.state == "good" and not why_refused(settings, record.idle, other)
 
 
 def _vetted(settings: DeviceSettings, record: Record, target: SlotName) -> tuple[Record, SlotName | None]:
-    """(the record, the slot to go back to); None for one that is not to be run now, failed if it never is again."""
+    """(the record, the slot to go back to); None where it may not run, which marks it failed unless that may pass."""
     try:
         _vet(settings, target, record.slots[target])
     except BloodedgeError as error:
-        return (record.changed(target, state="failed", why=str(error)) if is_verdict(error) else record), None
+        return (record.changed(target, state="failed", why=str(error)) if is_bundle_fault(error) else record), None
     return record, target
 
 
@@ -186,11 +200,11 @@ def _vet(settings: DeviceSettings, name: SlotName, slot: Slot) -> None:
     path = slot_file(settings.state, name)
     check_slot(path, slot)
     with Bundle(path) as bundle:
-        vouched_for(settings, bundle)
+        verify_signer(settings, bundle)
 
 
 def _good(state: Path, record: Record) -> SlotName | None:
-    """The idle slot, if what is in it was good and its file is as it was installed."""
+    """The idle slot, if its bundle was good and its file is unchanged."""
     slot = record.slots.get(record.idle)
     if slot is None or slot.state != "good":
         return None

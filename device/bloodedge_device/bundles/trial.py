@@ -23,20 +23,20 @@ CGROUP_LIMIT = Path("memory.max")
 
 
 class Trial(Strict):
-    """What a network showed on this machine."""
+    """The result of a trial."""
 
     engine: str
     precision: str
     golden: str
-    """The self-test, in words."""
+    """The self-test's result, a phrase."""
     latency_ms: float
     """Median per cell."""
     memory_mb: float | None
-    """The most that its process held."""
+    """Peak resident memory of its process; None where the system does not report it."""
 
 
 def try_out(settings: DeviceSettings, path: Path) -> Trial:
-    """Run a bundle's self-test in a process of its own and time it; BloodedgeError when it is not good enough."""
+    """Self-test and time a bundle in its own process; BloodedgeError when it fails, or is too slow or too large."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", __name__, str(path)],
@@ -54,10 +54,10 @@ def try_out(settings: DeviceSettings, path: Path) -> Trial:
     if done.returncode == FAILED and done.stdout:
         raise BloodedgeError(done.stdout.splitlines()[-1])
     if done.returncode:
-        told = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise BloodedgeError(
-            f"The trial of the bundle ended with {done.returncode} ({told}); see that memory is free and that the"
-            " runtime supports this processor, or choose another network."
+            f"The trial of the bundle ended with {done.returncode} ({reason}); check that memory is free and that"
+            " the runtime supports this processor, or choose another network."
         )
     trial = Trial.model_validate_json(done.stdout.splitlines()[-1])
     _judge(settings, trial)
@@ -79,7 +79,7 @@ def _judge(settings: DeviceSettings, trial: Trial) -> None:
 
 
 def allowed_mb(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """What the service manager allows this process, else the machine's memory; None where the system tells neither."""
+    """Memory limit of this process' cgroup or of the machine, the smaller one; None where neither is known."""
     found = []
     try:
         group = (proc / "self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
@@ -95,7 +95,7 @@ def allowed_mb(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup"
     return min(found, default=None)
 
 
-def take(settings: DeviceSettings, path: Path) -> Trial:
+def measure(settings: DeviceSettings, path: Path) -> Trial:
     """Load, self-test and time a bundle in this process."""
     import numpy as np
 
@@ -114,8 +114,8 @@ def take(settings: DeviceSettings, path: Path) -> Trial:
     )
 
 
-def _first_to_go() -> None:
-    """Where memory runs out, the kernel ends this process and not the daemon."""
+def _prefer_for_oom_kill() -> None:
+    """Where memory runs out, the kernel kills this process and not the daemon."""
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:
@@ -123,11 +123,11 @@ def _first_to_go() -> None:
 
 
 def main() -> int:
-    """One trial; its result, or a sentence with exit code FAILED, on stdout."""
-    _first_to_go()
+    """Print the trial's result as JSON, or a sentence with exit code FAILED."""
+    _prefer_for_oom_kill()
     settings = DeviceSettings.model_validate(json.load(sys.stdin))
     try:
-        print(take(settings, Path(sys.argv[1])).model_dump_json())
+        print(measure(settings, Path(sys.argv[1])).model_dump_json())
     except BloodedgeError as error:
         print(error)
         return FAILED
