@@ -39,7 +39,8 @@ from bloodedge_device.daemon.pipelines import finder_of, gate_of, pipeline_of
 from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.frames import Frame
 from bloodedge_device.health import Health
-from bloodedge_device.settings import DeviceSettings, MqttSettings
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store import Store
 from bloodedge_device.system.process import keep_freed_memory
 from bloodedge_device.system.signals import Signals

@@ -1,8 +1,6 @@
 """Strict settings read from TOML: every mistake reported at once, each with its key's path."""
 
-import json
 import tomllib
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -54,25 +52,13 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
 
 
-def to_toml(values: Mapping[str, Any]) -> str:
-    """Tables of tables, numbers, strings and lists as TOML; strings in JSON's quotes are TOML's basic strings."""
-    return "\n".join(_table(values, "")).strip() + "\n"
+def validate(model: type[Model], values: Any, source: str, context: Any = None) -> Model:
+    """``values`` as a ``model``; raises UsageError naming every wrong key of ``source`` in one message.
 
-
-def _table(values: Mapping[str, Any], path: str) -> Iterator[str]:
-    inner = {key: value for key, value in values.items() if isinstance(value, Mapping)}
-    for key, value in values.items():
-        if key not in inner:
-            yield f"{key} = {json.dumps(value, ensure_ascii=False, allow_nan=False)}"
-    for key, table in inner.items():
-        yield from ("", f"[{path}{key}]")
-        yield from _table(table, f"{path}{key}.")
-
-
-def validate(model: type[Model], values: Any, source: str) -> Model:
-    """``values`` as a ``model``; raises UsageError naming every wrong key of ``source`` in one message."""
+    context: for the model's validators.
+    """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=context)
     except ValidationError as error:
         lines = [_sentence(model, detail) for detail in error.errors(include_url=False)]
         head = f"{source} has {len(lines)} mistake{'s' if len(lines) > 1 else ''}:"

@@ -23,7 +23,7 @@ def _no_log_outlives_its_test() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _not_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a machine that is one: no test reads its settings, nor shall it write to its results."""
-    monkeypatch.setattr("bloodedge_device.settings.BOARD_SETTINGS", Path("/nowhere/device.toml"))
+    monkeypatch.setattr("bloodedge_device.settings.read.BOARD_SETTINGS", Path("/nowhere/device.toml"))
 
 
 @pytest.fixture

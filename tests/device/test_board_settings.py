@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bloodedge.cli import main
-from bloodedge_device import settings as module
 from bloodedge_device.settings import default_state, home_state, read_settings
+from bloodedge_device.settings import read as module
 from support.nobody import NOBODY, Nobody, _run, interpreter
 
 Run = Callable[..., tuple[int, str]]
@@ -107,7 +107,7 @@ def test_a_run_by_hand_says_which_file_it_took(board: Path, run: Run, caplog: py
     with caplog.at_level(logging.INFO, "bloodedge.device"):
         code, said = run("run", "--frames", "1")
     assert code == 2
-    assert f"The settings are those of {board}." in said
+    assert f"Settings: {board}." in said
     assert f"{board.parent}/no.bundle does not exist" in said
 
 
@@ -119,7 +119,7 @@ def test_a_mistake_in_the_board_s_file_names_it(board: Path, run: Run) -> None:
 
 
 def as_nobody_on(board: Path, nobody: Nobody, *arguments: str) -> str:
-    code = f"import bloodedge_device.settings as s, pathlib; s.BOARD_SETTINGS = pathlib.Path({str(board)!r})"
+    code = f"import bloodedge_device.settings.read as s, pathlib; s.BOARD_SETTINGS = pathlib.Path({str(board)!r})"
     call = f"import bloodedge.cli; bloodedge.cli.main({['device', *arguments]!r})"
     done = _run([*interpreter(), "-c", f"{code}; {call}"], nobody.folder)
     assert done.returncode == 2, done.stderr

@@ -19,8 +19,9 @@ from bloodedge_device.calibration.scale import RED_CELL_MEAN_UM, from_red_cells
 from bloodedge_device.camera import Camera
 from bloodedge_device.camera.open import open_camera
 from bloodedge_device.finder.frame_gate import check
-from bloodedge_device.settings import CameraSettings, read_settings
+from bloodedge_device.settings import read_settings
 from bloodedge_device.settings.camera_profile import CameraProfile, read_profile, write_profile
+from bloodedge_device.settings.sections import CameraSettings
 
 
 def run(*arguments: str | Path) -> int:
@@ -217,7 +218,7 @@ def test_what_the_settings_give_themselves_goes_before_the_profile(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(None, "does not exist; make it"), ("[scale", "not a whole"), ("a = 1", "not a whole")]
+    ("content", "sentence"), [(None, "does not exist; make it"), ("[scale", "is damaged"), ("a = 1", "is damaged")]
 )
 def test_a_missing_or_damaged_profile_is_one_sentence(tmp_path: Path, content: str | None, sentence: str) -> None:
     if content is not None:

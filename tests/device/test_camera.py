@@ -17,7 +17,8 @@ from bloodedge.simulation import FieldSpec, render_field
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.camera.open import open_camera
 from bloodedge_device.frames import BadFrame, Frame
-from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
+from bloodedge_device.settings import DeviceSettings, with_options
+from bloodedge_device.settings.sections import CameraSettings
 from support.films import cut, film, gap, zeros
 from support.rtsp_camera import RtspCamera
 

@@ -173,7 +173,8 @@ def test_without_a_browser_the_address_is_told(
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"), [(("--no-page", "--open"), "serves no page"), (("--port", "8765"), "serve no page")]
+    ("words", "sentence"),
+    [(("--no-page", "--open"), "cannot be combined"), (("--port", "8765"), "switch the page off")],
 )
 def test_a_page_that_is_not_served_has_no_port_and_is_not_opened(
     words: tuple[str, ...], sentence: str, state: Path, capsys: pytest.CaptureFixture[str]
@@ -431,7 +432,7 @@ def test_a_film_of_which_no_frame_can_be_read_is_a_failure(
 ) -> None:
     path = film(tmp_path / "film.avi", 3, dict.fromkeys(range(3), gap))
     assert run("run", "--camera", str(path), "--state", str(state)) == 1
-    assert "None of the frames could be read: frame 0 is damaged" in capsys.readouterr().err
+    assert "No frame could be read: frame 0 is damaged" in capsys.readouterr().err
 
 
 def test_kill_9_loses_no_acknowledged_frame_and_the_next_start_goes_on(state: Path, frames: Path) -> None:

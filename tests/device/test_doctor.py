@@ -17,8 +17,10 @@ from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError
 from bloodedge_device import camera
 from bloodedge_device.bundles import loading
-from bloodedge_device.cli import doctor
-from bloodedge_device.cli.doctor import Finding, examine, show, to_json
+from bloodedge_device.cli.doctor import examine as doctor
+from bloodedge_device.cli.doctor import machine
+from bloodedge_device.cli.doctor.examine import examine, show, to_json
+from bloodedge_device.cli.doctor.finding import Examination, Finding
 from bloodedge_device.settings import DeviceSettings
 
 
@@ -69,7 +71,7 @@ def test_a_kernel_that_keeps_no_account_of_memory_is_told(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controllers = tmp_path / "cgroup.controllers"
-    monkeypatch.setattr(doctor, "CONTROLLERS", controllers)
+    monkeypatch.setattr(machine, "CONTROLLERS", controllers)
     controllers.write_text("cpuset cpu io pids\n")  # a Raspberry Pi's as it comes
     assert "cgroup_enable=memory" in found(settings(state))["memory"].cure
     controllers.write_text("cpuset cpu io memory pids\n")
@@ -83,14 +85,14 @@ ON_CARD, IN_MEMORY, LOWER = "/ - ext4 /dev/vda", "/ - overlay overlayroot", "/me
 @pytest.mark.parametrize(
     ("asked", "mounts", "level", "words"),
     [
-        ("# overlayroot=", [ON_CARD], "ok", "not kept read-only"),
-        ('overlayroot=""', [ON_CARD], "ok", "not kept read-only"),
-        ('overlayroot="disabled"', [ON_CARD], "ok", "not kept read-only"),
-        ("", ["/ - overlay overlay"], "ok", "not kept read-only"),  # a container
+        ("# overlayroot=", [ON_CARD], "ok", "root is writable"),
+        ('overlayroot=""', [ON_CARD], "ok", "root is writable"),
+        ('overlayroot="disabled"', [ON_CARD], "ok", "root is writable"),
+        ("", ["/ - overlay overlay"], "ok", "root is writable"),  # a container
         ('overlayroot="tmpfs:recurse=0"', [ON_CARD, "/var/lib - ext4 /dev/vdb"], "warning", "asks for a read-only"),
-        ('overlayroot="tmpfs"', [ON_CARD, IN_MEMORY, LOWER], "failed", "gone at the next start"),
-        ("", [ON_CARD, IN_MEMORY, LOWER], "failed", "gone at the next start"),  # the kernel's command line asked
-        ('overlayroot="tmpfs"', [IN_MEMORY, "/Prüfung\\040hier - tmpfs tmpfs"], "failed", "gone at the next start"),
+        ('overlayroot="tmpfs"', [ON_CARD, IN_MEMORY, LOWER], "failed", "a restart loses everything"),
+        ("", [ON_CARD, IN_MEMORY, LOWER], "failed", "a restart loses everything"),  # the kernel's command line asked
+        ('overlayroot="tmpfs"', [IN_MEMORY, "/Prüfung\\040hier - tmpfs tmpfs"], "failed", "a restart loses everything"),
         ('overlayroot="tmpfs"', [IN_MEMORY, "/Prüfung\\040hier - ext4 /dev/vdc"], "ok", "partition of their own"),
     ],
 )
@@ -101,8 +103,8 @@ def test_a_read_only_root_that_is_none_or_takes_the_results_is_told(
     wanted.write_text(f"{asked}\n")
     rows = [mount.split(" - ") for mount in mounts]
     mounted.write_text("".join(f"36 35 98:0 / {point} rw,noatime master:1 - {kind} rw\n" for point, kind in rows))
-    monkeypatch.setattr(doctor, "OVERLAYROOT", wanted)
-    monkeypatch.setattr(doctor, "MOUNTS", mounted)
+    monkeypatch.setattr(machine, "OVERLAYROOT", wanted)
+    monkeypatch.setattr(machine, "MOUNTS", mounted)
     finding = found(settings(Path("/Prüfung hier/bloodedge")))["root"]
     assert finding.level == level
     assert words in finding.sentence
@@ -113,7 +115,7 @@ def test_a_check_that_breaks_hides_no_other(state: Path, monkeypatch: pytest.Mon
     def broken() -> None:
         raise RuntimeError("adjtimex is odd")
 
-    monkeypatch.setattr(doctor, "clock_synchronised", broken)
+    monkeypatch.setattr(machine, "clock_synchronised", broken)
     findings = found(settings(state))
     assert findings["clock"].level == "failed"
     assert "adjtimex is odd" in findings["clock"].sentence
@@ -139,7 +141,7 @@ def test_a_watched_folder_without_images_is_well(state: Path, tmp_path: Path) ->
     watched = {"kind": "replay", "source": str(tmp_path), "watch": True, "timeout_s": 2}
     finding = found(settings(state, camera=watched))["camera"]
     assert finding.level == "ok"
-    assert "new ones are awaited" in finding.sentence
+    assert "wait for new ones" in finding.sentence
 
 
 @pytest.mark.usefixtures("loaded")
@@ -246,14 +248,14 @@ def test_settings_that_let_others_read_a_cameras_password_are_told(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "device.toml"
-    monkeypatch.setattr(doctor, "BOARD_SETTINGS", path)
+    monkeypatch.setattr(machine, "BOARD_SETTINGS", path)
     path.touch(0o644)
-    checked = doctor.Patient(settings(state, camera={"kind": "replay", "source": "rtsp://op:hunter2@cam/1"}))
-    level, sentence, cure = doctor._permissions(checked)
-    assert (level, "may read what opens the camera" in sentence) == ("warning", True)
+    checked = Examination(settings(state, camera={"kind": "replay", "source": "rtsp://op:hunter2@cam/1"}))
+    level, sentence, cure = machine.check_permissions(checked)
+    assert (level, "may read the camera's password" in sentence) == ("warning", True)
     assert f"chmod 640 {path}" in cure
     path.chmod(0o640)
-    assert doctor._permissions(checked)[0] == "ok"
+    assert machine.check_permissions(checked)[0] == "ok"
     path.chmod(0o644)
-    plain = doctor.Patient(settings(state, camera={"kind": "replay", "source": "rtsp://cam/1"}))
-    assert doctor._permissions(plain)[0] == "ok"
+    plain = Examination(settings(state, camera={"kind": "replay", "source": "rtsp://cam/1"}))
+    assert machine.check_permissions(plain)[0] == "ok"

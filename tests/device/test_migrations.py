@@ -65,7 +65,7 @@ def test_results_of_the_first_version_are_kept_and_new_ones_go_beside_them(first
 
 
 def test_an_older_database_is_not_changed_by_reading_it(first_version: Path) -> None:
-    with pytest.raises(BloodedgeError, match="start the daemon on it once"), open_for_reading(first_version):
+    with pytest.raises(BloodedgeError, match="start the daemon once"), open_for_reading(first_version):
         pass
     assert rows(first_version, "PRAGMA user_version") == [(1,)]
 

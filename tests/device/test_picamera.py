@@ -14,7 +14,7 @@ from bloodedge_device.camera import picamera
 from bloodedge_device.camera.picamera import PiCamera, default_size, wants_still
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.frames import Frame
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 from support import ROOT
 
 

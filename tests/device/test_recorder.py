@@ -10,7 +10,7 @@ import pytest
 
 from bloodedge_device.daemon.recorder import WAITING, Recorder
 from bloodedge_device.health import Health, Level
-from bloodedge_device.settings import StoreSettings
+from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store
 from bloodedge_device.timings import Timings

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bloodedge.cli import main
-from bloodedge_device.settings import StoreSettings
-from bloodedge_device.store import DATABASE, Store, crops, writer
+from bloodedge_device.settings.sections import StoreSettings
+from bloodedge_device.store import DATABASE, Store, crops, database, reserve, writer
 from support import fakes
 
 
@@ -29,8 +29,8 @@ def disk(state: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def free_bytes(_: Path) -> int:
         return (100 - len(images(state)) - taken[0]) * 1_000_000
 
-    monkeypatch.setattr(crops, "free_bytes", free_bytes)
-    monkeypatch.setattr(writer, "free_bytes", free_bytes)
+    for module in (crops, database, reserve):
+        monkeypatch.setattr(module, "free_bytes", free_bytes)
     return taken
 
 
@@ -320,7 +320,7 @@ def test_a_resting_boards_images_expire_by_command_and_the_log_tells(
     state: Path, dated: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expire(state) == 0
-    assert capsys.readouterr().out == "The daemon is running: it removes them by itself.\n"
+    assert capsys.readouterr().out == "The daemon is running and removes them by itself.\n"
     dated.close()
     assert expire(state, "") == 0
     assert "not set" in capsys.readouterr().out

@@ -18,7 +18,8 @@ from bloodedge.cli import main
 from bloodedge.errors import UsageError
 from bloodedge_device.camera.open import open_camera
 from bloodedge_device.health import Health, Level
-from bloodedge_device.settings import CameraSettings, DeviceSettings, with_options
+from bloodedge_device.settings import DeviceSettings, with_options
+from bloodedge_device.settings.sections import CameraSettings
 from bloodedge_device.store import DATABASE, Store, audit_log, open_for_reading
 from support import fakes
 

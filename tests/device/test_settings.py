@@ -6,7 +6,8 @@ from click.testing import CliRunner
 from bloodedge.errors import UsageError
 from bloodedge_device.bundles.released import bundle_path
 from bloodedge_device.cli.device import device
-from bloodedge_device.settings import CameraSettings, DeviceSettings, default_state, read_settings, with_options
+from bloodedge_device.settings import DeviceSettings, default_state, read_settings, with_options
+from bloodedge_device.settings.sections import CameraSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 

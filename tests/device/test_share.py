@@ -12,7 +12,7 @@ from bloodedge_device.frames import Capture, Frame, FrameResult
 from bloodedge_device.outputs.messages import slide_message
 from bloodedge_device.report.page import page
 from bloodedge_device.report.reading import read_report
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.share import SlideShare

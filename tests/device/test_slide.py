@@ -86,8 +86,8 @@ def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
     state: Path, monkeypatch: pytest.MonkeyPatch, seed: int, known_at_once: int
 ) -> None:
     monkeypatch.setattr("bloodedge_device.slide.tally.STANDING", known_at_once)
-    monkeypatch.setattr("bloodedge_device.store.writer.ROWS_KNOWN", known_at_once)
-    for module in ("slide.tally", "store.writer"):
+    monkeypatch.setattr("bloodedge_device.store.frame_rows.ROWS_KNOWN", known_at_once)
+    for module in ("slide.tally", "store.frame_rows"):
         monkeypatch.setattr(f"bloodedge_device.{module}.REMEMBERED", 11)
     store, tally = Store(state), Tally()
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")

@@ -410,7 +410,7 @@ def test_the_commands_tell_what_is_and_what_was(
     code, said = run("device", "install", lab.bundle(1), "--config", config)
     assert code == 0
     assert "lymph 1 is in slot a, on probation for 30 minutes" in said
-    assert "No daemon runs; its next start takes it." in said
+    assert "No daemon is running; it will run at the next start." in said
     code, said = run("device", "install", lab.bundle(1), "--config", config)
     assert code == 0
     assert "lymph 1 is already active, in slot a." in said
@@ -431,7 +431,7 @@ def test_a_settings_file_that_names_a_bundle_is_told_to_stand_first(
     config = tmp_path / "device.toml"
     config.write_text(f'state = "state"\nengine = "litert"\nbundle = "{lab.bundle(1)}"\n')
     _, said = run("device", "install", lab.bundle(2), "--config", config)
-    assert "which stands before the slots; take it out of them" in said
+    assert "which runs instead of a slot's" in said
 
 
 def test_a_refused_bundle_is_one_sentence(lab: Laboratory, run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
@@ -482,7 +482,7 @@ def test_a_daemon_that_does_not_answer_yet_is_waited_for(
     code, said = run("device", "install", bundle, "--state", lab.state)
     assert code == 0
     assert "lymph 1 is in slot a, on probation" in said
-    assert ("No daemon runs; its next start takes it." if ends else "has not taken it over yet") in said
+    assert ("No daemon is running; it will run at the next start." if ends else "has not switched to it yet") in said
 
 
 def _ended_when_asked(daemon: IO[str], monkeypatch: pytest.MonkeyPatch) -> None:

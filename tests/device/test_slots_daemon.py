@@ -245,7 +245,7 @@ def test_a_good_bundle_that_comes_to_crash_gives_way_to_the_good_one_before_it(l
     assert (record.active, record.slots["b"].state, record.slots["a"].starts) == ("a", "failed", 0)
     (last,) = rows(lab.state, "SELECT action, detail FROM audit WHERE actor = 'slots' ORDER BY id DESC LIMIT 1")
     assert last[0] == "bundle went back"
-    assert "5 starts with it in a row" in str(last[1])
+    assert "5 starts in a row" in str(last[1])
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.latency import StageTimes
-from bloodedge_device.settings import StoreSettings
+from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store, open_for_reading
 from bloodedge_device.store.writer import ANEW_SPAN_S, MOST_ANEW
 from support import ROOT, fakes
@@ -401,7 +401,7 @@ def test_a_disk_that_damages_every_new_database_is_given_up(
 ) -> None:
     for _ in range(MOST_ANEW):
         store.begin_anew()
-    with pytest.raises(BloodedgeError, match="damages every database begun in"):
+    with pytest.raises(BloodedgeError, match="damages every new database in"):
         store.begin_anew()
     assert len(list(state.glob("damaged-*"))) == MOST_ANEW
     later = monotonic() + ANEW_SPAN_S

@@ -24,7 +24,7 @@ from bloodedge_device.camera import capture
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.health import Level
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 FRAMES = 12
 

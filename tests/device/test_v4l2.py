@@ -14,7 +14,7 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.camera import v4l2
 from bloodedge_device.camera.v4l2 import V4l2Camera
 from bloodedge_device.frames import BadFrame, Frame
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 SIZES = ((640, 480), (320, 240), (160, 120))
 MENU = {cv2.CAP_PROP_AUTO_EXPOSURE: {1, 3}, cv2.CAP_PROP_AUTO_WB: {0, 1}}

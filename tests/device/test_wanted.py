@@ -447,7 +447,7 @@ def test_over_https_the_server_s_certificate_must_be_right(lab: Laboratory, auth
 
 @pytest.mark.parametrize(
     ("more", "sentence"),
-    [("[trust]\nunsigned = true", "takes signed bundles only"), ('bundle = "x.bundle"', "installs into the slots")],
+    [("[trust]\nunsigned = true", "takes signed bundles only"), ('bundle = "x.bundle"', "installs bundles")],
 )
 def test_settings_that_would_take_anything_are_refused(tmp_path: Path, more: str, sentence: str) -> None:
     path = tmp_path / "device.toml"

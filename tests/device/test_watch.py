@@ -20,7 +20,8 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.camera import watched_folder
 from bloodedge_device.camera.open import open_camera
 from bloodedge_device.frames import BadFrame, Frame, SourceFile
-from bloodedge_device.settings import CameraSettings, DeviceSettings, read_settings, with_options
+from bloodedge_device.settings import DeviceSettings, read_settings, with_options
+from bloodedge_device.settings.sections import CameraSettings
 from bloodedge_device.store import DATABASE, Store
 from bloodedge_device.store.watched import read_watched
 from support import fakes
@@ -186,7 +187,7 @@ def test_the_store_keeps_a_file_with_its_frame_or_not_at_all(
         for index, file in enumerate((other, odd)):
             result = fakes.result(index, [0.9])
             store.put_frames(slide, [replace(result, capture=replace(result.capture, file=file))], keep_crops=False)
-        monkeypatch.setattr("bloodedge_device.store.writer._put_cell", lambda *_: 1 / 0)
+        monkeypatch.setattr("bloodedge_device.store.frame_rows.put_cell", lambda *_: 1 / 0)
         failing = replace(result, capture=replace(result.capture, file=replace(odd, path=str(folder / "never.png"))))
         with pytest.raises(ZeroDivisionError):
             store.put_frames(slide, [failing], keep_crops=False)
@@ -206,7 +207,7 @@ def test_only_a_folder_can_be_watched(camera: str | None, sentence: str) -> None
 def test_settings_that_watch_and_repeat_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "device.toml"
     config.write_text('[camera]\nkind = "replay"\nsource = "here"\nwatch = true\nloop = true\n')
-    with pytest.raises(UsageError, match="leave out loop"):
+    with pytest.raises(UsageError, match="remove loop"):
         read_settings(config)
 
 

@@ -11,7 +11,7 @@ import pytest
 from bloodedge import RESEARCH_USE
 from bloodedge.decision.reference_people import ASPECTS, AspectReference, Reference
 from bloodedge.decision.thresholds import Reason
-from bloodedge_device.settings import WebSettings
+from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.store import queries
 from support import web_fakes
 from support.web_fakes import FakeDaemon, client_of, csrf_of

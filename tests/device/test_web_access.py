@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from bloodedge.errors import UsageError
 from bloodedge.web_access import TOKEN, Throttle, TokenCheck, check_token, new_token
-from bloodedge_device.settings import WebSettings
+from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web import request_checks, uvicorn_limits
 from bloodedge_device.web.access import Access, Sessions
 from bloodedge_device.web.client import ask

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Scope
 from bloodedge.errors import BloodedgeError
 from bloodedge.web_access import new_token
 from bloodedge_device.report.reading import read_report
-from bloodedge_device.settings import WebSettings
+from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.store import queries
 from bloodedge_device.web import worker_threads
 from bloodedge_device.web.app import make_app

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import pytest
 
-from bloodedge_device.settings import WebSettings
+from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.store import queries
 from bloodedge_device.web.server import WebServer
 from support import web_fakes

@@ -10,7 +10,7 @@ from bloodedge.errors import BloodedgeError
 from bloodedge_device.camera import picamera
 from bloodedge_device.camera.picamera import PiCamera
 from bloodedge_device.frames import Frame
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from bloodedge_device.camera import v4l2
 from bloodedge_device.camera.v4l2 import V4l2Camera
 from bloodedge_device.frames import Frame
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import colour_8bit
 from bloodedge_device.camera import Pace
 from bloodedge_device.frames import BadFrame, Capture, Frame
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 log = logging.getLogger("bloodedge.device")
 

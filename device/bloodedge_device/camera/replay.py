@@ -19,7 +19,7 @@ from bloodedge.text import as_text
 from bloodedge_device.camera import Pace
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.frames import BadFrame, Capture, Frame
-from bloodedge_device.settings import CameraSettings, is_stream
+from bloodedge_device.settings.sections import CameraSettings, is_stream
 
 MOTION_JPEG = {"MJPG", "mjpg", "JPEG", "jpeg"}
 """FFmpeg's codes of it."""

@@ -8,7 +8,7 @@ from time import monotonic
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 from bloodedge_device.camera import Pace
 from bloodedge_device.frames import Capture, Frame
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 UM_PER_PX = 0.15
 """Wide enough a field (96 by 72 µm) that most of its white cells are whole."""

@@ -16,7 +16,7 @@ from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.imaging import colour_8bit
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.frames import BadFrame, Capture, Frame
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 log = logging.getLogger("bloodedge.device")
 

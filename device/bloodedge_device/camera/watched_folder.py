@@ -16,7 +16,7 @@ from bloodedge.text import as_text
 from bloodedge_device.camera import Pace
 from bloodedge_device.camera.replay import FolderCamera
 from bloodedge_device.frames import BadFrame, Frame, SourceFile
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 
 LOOK_EVERY_S = 0.5
 SHARE_OF_TIME = 0.1

@@ -1,4 +1,4 @@
-"""``bloodedge device``: run the daemon beside the microscope, and report on what it saw."""
+"""``bloodedge device``: run the daemon beside the microscope, and report on its slides."""
 
 from pathlib import Path
 
@@ -36,15 +36,13 @@ for command in (
 
 @device.command("run")
 @click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
-@click.option(
-    "--bundle", metavar="BUNDLE", type=click.Path(path_type=Path), help="The bundle to run, a folder or a zip."
-)
+@click.option("--bundle", metavar="BUNDLE", type=click.Path(path_type=Path), help="The bundle to run.")
 @click.option(
     "--camera",
     metavar="SOURCE",
-    help='"simulated", "picamera", "v4l2", /dev/videoN, or a folder of frames, a video file or a stream\'s address.',
+    help='"simulated", "picamera", "v4l2", /dev/videoN, or a folder of frames, a video file or a stream\'s URL.',
 )
-@click.option("--watch", is_flag=True, help="Wait for new images in the folder, and take each once, without end.")
+@click.option("--watch", is_flag=True, help="Wait for new images in the folder, without end; take each once.")
 @click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
 @click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
 @click.option("--port", metavar="N", type=click.IntRange(0, 65535), help="Port of the page; 0: any free one.")
@@ -63,7 +61,7 @@ def run_command(
 ) -> None:
     """Find and classify white cells in the camera's frames.
 
-    Results are stored, until the camera ends or Ctrl-C is pressed.
+    Stores the results. Ends with the camera or at Ctrl-C.
     """
     import sys
 
@@ -75,7 +73,7 @@ def run_command(
     from bloodedge_device.web.browser import open_in_browser
 
     if no_page and (open_page or port is not None):
-        raise UsageError("--no-page serves no page; leave it out, or --open and --port.")
+        raise UsageError("--no-page cannot be combined with --open or --port; remove one of them.")
 
     def read() -> DeviceSettings:
         settings = with_options(read_settings(config, state), bundle, state, camera, watch=watch, port=port)
@@ -84,40 +82,40 @@ def run_command(
     configure_logging(sys.stderr)
     settings = read()
     if (open_page or port is not None) and not (no_page or settings.web.enabled):
-        raise UsageError("The settings serve no page ([web] enabled); change that, or leave out --open and --port.")
+        raise UsageError("The settings switch the page off ([web] enabled); change that, or remove --open and --port.")
     summary = run_device(settings, frames, process_began_s(), read, open_in_browser if open_page else None)
     click.echo("\n".join(summary.lines(settings.state)))
     if summary.interrupted:
         raise KeyboardInterrupt
     if summary.read_nothing:
-        raise BloodedgeError(f"None of the frames could be read: {summary.problem}")
+        raise BloodedgeError(f"No frame could be read: {summary.problem}")
 
 
 @device.command("config")
 @click.option(
     "--config", metavar="FILE", type=click.Path(path_type=Path), help=f"Settings (TOML; default: {BOARD_HELP})."
 )
-@click.option("--check", is_flag=True, help="Only say whether the settings are right and what they name is there.")
-@click.option("--reference", is_flag=True, help="Write out every setting, explained, with its default.")
-@click.option("--board", metavar="NAME", help="Write out the settings that suit a board, such as raspberry-pi-5.")
+@click.option("--check", is_flag=True, help="Only check the settings and the files that they name.")
+@click.option("--reference", is_flag=True, help="Write every setting with its default and meaning.")
+@click.option("--board", metavar="NAME", help="Write the settings for a board, such as raspberry-pi-5.")
 def config_command(config: Path | None, check: bool, reference: bool, board: str | None) -> None:
     """Show the settings that a run would have.
 
-    They are the file's, the environment's, the profile's and the defaults. Of addresses, users, passwords and
-    parameters are left out (***).
-
-    An environment variable stands before the file: BLOODEDGE_DEVICE__CAMERA__RATE=5 for [camera] rate.
+    They come from the environment, the file, the camera profile and the defaults, in this order:
+    BLOODEDGE_DEVICE__CAMERA__RATE=5 overrides [camera] rate. Users, passwords and parameters in addresses are hidden
+    (***).
     """
-    from bloodedge.config import to_toml
+    import tomli_w
+
     from bloodedge.console import emit_toml
     from bloodedge.errors import UsageError
     from bloodedge.redact import redacted_values
     from bloodedge_device.settings import missing_files, read_settings
 
     if reference:
-        from bloodedge_device.settings.example_file import reference as written_out
+        from bloodedge_device.settings.example_file import reference as example
 
-        emit_toml(written_out())
+        emit_toml(example())
         return
     if board is not None:
         from bloodedge_device.settings.board_profiles import settings_text
@@ -126,9 +124,9 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
         return
     settings = read_settings(config)
     if not check:
-        emit_toml(to_toml(redacted_values(settings.model_dump(mode="json", exclude_none=True))))
+        emit_toml(tomli_w.dumps(redacted_values(settings.model_dump(mode="json", exclude_none=True))))
     elif missing := missing_files(settings):
-        raise UsageError("\n  ".join(["The settings name what is not there:", *missing]))
+        raise UsageError("\n  ".join(["The settings name files that cannot be used:", *missing]))
     else:
         click.echo("The settings are right.")
 
@@ -141,7 +139,7 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
     "--html", "html_target", metavar="FILE", type=click.Path(path_type=Path), help="Write the report as one HTML file."
 )
 def report_command(state: Path | None, slide: int | None, json_target: str | None, html_target: Path | None) -> None:
-    """Report what a slide shows, and how far to trust it."""
+    """Report a slide's figures, and how far to trust them."""
     from bloodedge.console import emit_json
     from bloodedge_device.report.reading import read_report
     from bloodedge_device.settings import default_state
@@ -166,12 +164,12 @@ def report_command(state: Path | None, slide: int | None, json_target: str | Non
     metavar="FILE",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where the camera profile (TOML) goes.",
+    help="File for the camera profile (TOML).",
 )
 @click.option(
     "--frames", metavar="N", type=click.IntRange(min=1), default=30, show_default=True, help="Measure at most N frames."
 )
-@click.option("--um-per-px", metavar="X", type=click.FloatRange(0.03, 0.5), help="The scale, where it is known.")
+@click.option("--um-per-px", metavar="X", type=click.FloatRange(0.03, 0.5), help="The scale, if known.")
 @click.option(
     "--micrometer",
     metavar="UM",
@@ -182,9 +180,9 @@ def report_command(state: Path | None, slide: int | None, json_target: str | Non
     "--focus-sweep",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Frames in order through focus, sorted by name.",
+    help="Frames taken while focusing through, in the order of their names.",
 )
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def calibrate_command(
     source: str,
     out: Path,
@@ -196,9 +194,9 @@ def calibrate_command(
 ) -> None:
     """Measure a camera's scale, focus and light.
 
-    They are written as a camera profile. SOURCE is what run's --camera takes, showing a smear in focus. The scale comes
-    from its red cells, unless it is given or the frames show a stage micrometer. Name the profile in the settings:
-    [camera] profile = "FILE".
+    Writes a camera profile. SOURCE is a camera as for run's --camera, over a smear in focus. The scale comes from the
+    red cells, unless it is given or the frames show a stage micrometer. Name the profile in the settings: [camera]
+    profile = "FILE".
     """
     from bloodedge.console import progress
     from bloodedge.errors import UsageError
@@ -209,10 +207,10 @@ def calibrate_command(
     from bloodedge_device.settings.camera_profile import write_profile
 
     if um_per_px is not None and micrometer is not None:
-        raise UsageError("The scale is either given or measured; leave out --um-per-px or --micrometer.")
+        raise UsageError("--um-per-px gives the scale and --micrometer measures it; remove one of them.")
     if out.exists() and not force:
         raise UsageError(f"{out} exists; give another --out, or --force to replace it.")
-    settings = read_settings(None, profile=False)  # this command makes it
+    settings = read_settings(None, profile=False)  # which this command makes
     camera = open_camera(with_options(settings, None, None, source).camera)
     with progress("Calibrating") as update:
         calibration = calibrate(camera, frames, um_per_px, micrometer, focus_sweep, update)

@@ -1,4 +1,4 @@
-"""``bloodedge device``'s commands round the daemon: the slide in work, the doctor, backup, audit log, access token."""
+"""``bloodedge device``'s other commands: the current slide, the doctor, backup, expiry, audit log, access token."""
 
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ _state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path),
 
 @click.group()
 def slide() -> None:
-    """Tell the running daemon which slide lies under the microscope."""
+    """Tell the running daemon which slide is under the microscope."""
 
 
 @slide.command("start")
 @click.argument("label", default="")
 @_state
 def start_command(label: str, state: Path | None) -> None:
-    """End the slide in work and begin one, called LABEL."""
+    """End the current slide and begin one called LABEL."""
     answer = _ask(state, "POST", "/api/v1/slides", {"label": label})
     click.echo(f"Slide {answer['slide']} has begun.")
 
@@ -29,12 +29,12 @@ def start_command(label: str, state: Path | None) -> None:
 @slide.command("end")
 @_state
 def end_command(state: Path | None) -> None:
-    """End the slide in work.
+    """End the current slide.
 
-    Frames are then shown on the page and not stored. Images of a watched folder wait for the next slide.
+    The page then shows frames that are not stored. Images of a watched folder wait for the next slide.
     """
     answer = _ask(state, "POST", "/api/v1/slides/current/end")
-    click.echo("No slide was in work." if answer.get("slide") is None else f"Slide {answer['slide']} has ended.")
+    click.echo("There was no current slide." if answer.get("slide") is None else f"Slide {answer['slide']} has ended.")
 
 
 @slide.command("label")
@@ -50,11 +50,11 @@ def label_command(number: int, label: str, state: Path | None) -> None:
 @slide.command("show")
 @_state
 def show_command(state: Path | None) -> None:
-    """Say how far the slide in work is."""
+    """Show the current slide's figures so far."""
     status = _ask(state, "GET", "/api/v1/status")
     now = status["slide"]
     if now is None:
-        click.echo("No slide is in work; begin one with: bloodedge device slide start LABEL")
+        click.echo("There is no current slide; begin one with: bloodedge device slide start LABEL")
         return
     name = now["label"] or f"Slide {now['id']}"
     called = now["blasts"] + now["normals"]
@@ -74,7 +74,7 @@ def _ask(state: Path | None, method: str, path: str, content: dict[str, Any] | N
 
 
 def _folder(state: Path | None, command: str) -> Path:
-    """The results' folder, which this user may read."""
+    """The state folder; UsageError for a user who may not read it."""
     from bloodedge_device.settings import default_state, readable
 
     return readable(state or default_state(), command)
@@ -92,10 +92,10 @@ def _folder(state: Path | None, command: str) -> Path:
 def doctor_command(config: Path | None, state: Path | None, target: str | None) -> None:
     """Check the board, and say what to do.
 
-    Camera, network, disk, clock, heat and permissions are checked; exit code 1 when a check fails.
+    Checks camera, bundle, disk, clock, heat, permissions and more; exit code 1 when a check fails.
     """
     from bloodedge.console import emit_json, progress
-    from bloodedge_device.cli.doctor import examine, show, to_json
+    from bloodedge_device.cli.doctor.examine import examine, show, to_json
     from bloodedge_device.settings import read_settings, with_options
 
     settings = with_options(read_settings(config, state), None, state, None)
@@ -145,15 +145,15 @@ def expire_command(config: Path | None, state: Path | None) -> None:
     settings = read_settings(config, state, profile=False)
     folder = readable(state or settings.state, "expire")
     if settings.store.keep_days is None:
-        click.echo("No image has an age at which it goes: [store] keep_days is not set.")
+        click.echo("Images are kept for ever: [store] keep_days is not set.")
         return
     if not (folder / DATABASE).is_file():
-        raise UsageError(f"Nothing was stored in {folder} yet; check its name.")
+        raise UsageError(f"{folder} holds no results yet; check its name.")
     require_own(folder)
     try:
         store = Store(folder, settings.store)
     except StateInUseError:
-        click.echo("The daemon is running: it removes them by itself.")
+        click.echo("The daemon is running and removes them by itself.")
         return
     try:
         removed = 0
@@ -172,7 +172,7 @@ def expire_command(config: Path | None, state: Path | None) -> None:
     "--count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show the latest N."
 )
 def audit_command(state: Path | None, count: int) -> None:
-    """Show who did what, and whether the log is whole.
+    """Show who did what, and whether the log was changed.
 
     The newest comes first; exit code 1 when somebody changed the log.
     """
@@ -191,8 +191,8 @@ def audit_command(state: Path | None, count: int) -> None:
         )
         click.echo(f"{entry.at:%Y-%m-%d %H:%M:%S} {entry.actor}: {entry.action}{f' ({detail})' if detail else ''}")
     if broken is not None:
-        raise BloodedgeError(f"Entry {broken} of the audit log is not as it was written, or one before it is missing.")
-    click.echo(f"The log is whole; its last digest is {digest[:16]}.")
+        raise BloodedgeError(f"Entry {broken} of the audit log was changed, or an entry before it was removed.")
+    click.echo(f"The log is unchanged; its last digest is {digest[:16]}.")
 
 
 @click.command("token")
@@ -200,7 +200,7 @@ def audit_command(state: Path | None, count: int) -> None:
 def token_command(state: Path | None) -> None:
     """Make an access token for the page.
 
-    It is shown this once; an earlier one no longer counts.
+    It is shown only this once and replaces an earlier one.
     """
     from bloodedge.errors import UsageError
     from bloodedge.files import require_own
@@ -210,10 +210,10 @@ def token_command(state: Path | None) -> None:
     folder = _folder(state, "token ...")
     require_own(folder)
     if not folder.is_dir() and folder != home_state():
-        raise UsageError(f"{folder} does not exist; check its name, or make it first, as the daemon's user.")
+        raise UsageError(f"{folder} does not exist; check its name, or make it first as the daemon's user.")
     token = new_token(folder)
     click.echo(token)
     click.echo(
-        "Keep it: only its digest is stored. It opens the page, and the interface for programs as a Bearer token.",
+        "Keep it: only its digest is stored. Sign in to the page with it; programs send it as a Bearer token.",
         err=True,
     )

@@ -1,4 +1,4 @@
-"""``bloodedge device install``, ``rollback`` and ``slots``: which bundle the board runs, and how it came there."""
+"""``bloodedge device install``, ``rollback`` and ``slots``: which bundle the board runs, and its history."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +21,12 @@ _state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path),
 @click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
 @_config
 @_state
-@click.option("--allow-older", is_flag=True, help="Also when a newer one of that name was good here.")
+@click.option("--allow-older", is_flag=True, help="Install it even if a newer one of that name was good here.")
 def install_command(bundle: Path, config: Path | None, state: Path | None, allow_older: bool) -> None:
     """Try BUNDLE out on this board, and switch to it.
 
-    It goes into the slot that does not run. A daemon that runs takes it over between two frames, else its next start
-    does. The bundle is then on probation: when it crashes, or does worse than the one before it, the daemon goes back
-    to that one.
+    It goes into the idle slot. A running daemon switches between two frames, else at its next start. The bundle is then
+    on probation: when it crashes, or does worse than the previous one, the daemon goes back to that one.
     """
     from bloodedge.console import progress
     from bloodedge_device.bundles.install import install
@@ -86,16 +85,18 @@ def slots_command(config: Path | None, state: Path | None, target: str | None) -
 
 
 def _named(settings: "DeviceSettings") -> str:
-    return f"The settings name {settings.bundle}, which stands before the slots; take it out of them to run a slot's."
+    return (
+        f"The settings name {settings.bundle}, which runs instead of a slot's; remove bundle from them to change that."
+    )
 
 
 def _what_runs(settings: "DeviceSettings", sha256: str) -> str:
-    """Whether the daemon has taken a slot's bundle over, in a sentence; waits for it."""
+    """Whether the daemon runs a slot's bundle, in a sentence; waits for the switch."""
     from time import monotonic, sleep
 
     from bloodedge.errors import BloodedgeError
     from bloodedge_device.bundles.slot_record import read_record
-    from bloodedge_device.cli.doctor import is_running
+    from bloodedge_device.store.lock import is_running
 
     state = settings.state
     if settings.bundle is not None:
@@ -103,20 +104,20 @@ def _what_runs(settings: "DeviceSettings", sha256: str) -> str:
     end_s = monotonic() + LIVE_WITHIN_S
     while monotonic() < end_s:
         if not is_running(state):
-            return "No daemon runs; its next start takes it."
+            return "No daemon is running; it will run at the next start."
         record = read_record(state)
         now = "" if record.running is None else record.running.sha256
         if now != sha256:
             latest = record.history[-1]
             raise BloodedgeError(f"The daemon went back to {latest.bundle}: {latest.why.rstrip('.')}.")
-        if _is_taken_over(state, record):
+        if _is_switched(state, record):
             return "The daemon runs it."
         sleep(0.2)
-    return "The daemon has not taken it over yet; see: bloodedge device slots, and the daemon's journal."
+    return "The daemon has not switched to it yet; see: bloodedge device slots, and the daemon's log."
 
 
-def _is_taken_over(state: Path, record: "Record") -> bool:
-    """Whether the daemon runs what the record says; one that is starting or ending does not answer."""
+def _is_switched(state: Path, record: "Record") -> bool:
+    """Whether the daemon runs what the record says; False while it does not answer."""
     from bloodedge.errors import BloodedgeError
     from bloodedge_device.web.client import ask
 

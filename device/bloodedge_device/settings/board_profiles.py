@@ -1,13 +1,14 @@
-"""Profiles of boards: settings that suit each, in firmware_configs/boards."""
+"""Settings for each supported board, from firmware_configs/boards."""
 
 from pathlib import Path
 from typing import Any, Literal
 
+import tomli_w
 from pydantic import Field
 
-from bloodedge.config import Strict, read_toml, to_toml, validate
+from bloodedge.config import Strict, read_toml, validate
 from bloodedge.errors import UsageError, did_you_mean
-from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.settings.model import DeviceSettings
 
 _HERE = Path(__file__)
 FOLDERS = tuple(root / "firmware_configs" / "boards" for root in (_HERE.parents[1], _HERE.parents[3]))
@@ -15,41 +16,41 @@ FOLDERS = tuple(root / "firmware_configs" / "boards" for root in (_HERE.parents[
 
 
 class Board(Strict):
-    """What a board is."""
+    """A board's hardware."""
 
     title: str
     architecture: Literal["aarch64", "x86_64"]
-    """As platform.machine() has it."""
+    """As platform.machine() gives it."""
     known_by: tuple[str, ...] = ()
-    """Texts in /proc/device-tree/model or the DMI product name; none for a generic one."""
+    """Parts of /proc/device-tree/model or the DMI product name that identify it; empty for a generic board."""
     ram_mb: int = Field(ge=256)
-    """Least memory of the models that are sold."""
+    """Memory of the smallest model that is sold, MB."""
     memory_max_mb: int = Field(ge=256)
-    """For the daemon: MemoryMax of its unit."""
+    """MemoryMax of the daemon's unit, MB."""
 
 
 class Profile(Strict):
-    """A board and the daemon's settings for it; both must be right for the file to be read."""
+    """A board and the daemon's settings for it."""
 
     board: Board
     device: DeviceSettings
 
 
 def names() -> list[str]:
-    """The boards there are profiles of."""
+    """Names of the supported boards."""
     return sorted(path.stem for folder in FOLDERS for path in folder.glob("*.toml"))
 
 
 def read_profile(name: str) -> Profile:
-    """A board's profile; UsageError when there is none of that name."""
+    """A board's profile; UsageError for an unknown name."""
     return validate(Profile, _table(name), f"The profile of {name}")
 
 
 def settings_text(name: str) -> str:
-    """A settings file for a board: what its profile says and nothing else."""
+    """A board's settings file: its profile's settings only."""
     profile, table = read_profile(name), _table(name)["device"]
     head = f"# {profile.board.title}; every other setting: bloodedge device config --reference\n"
-    return head + to_toml(table)
+    return head + tomli_w.dumps(table)
 
 
 def _table(name: str) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"""The camera profile: what calibration learned of a camera on its microscope, as one TOML file."""
+"""The camera profile: a camera's scale and gate thresholds on its microscope, measured by calibration, in TOML."""
 
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+import tomli_w
 from pydantic import Field
 
-from bloodedge.config import Strict, read_toml, to_toml, validate
+from bloodedge.config import Strict, read_toml, validate
 from bloodedge.errors import UsageError
 from bloodedge.files import write_text
 from bloodedge_device.finder.frame_gate import GateParameters
@@ -16,30 +17,30 @@ Range = tuple[float, float]
 
 
 class ScaleRecord(Strict):
-    """Micrometres per pixel, where they come from, and 95 % intervals."""
+    """Micrometres per pixel with their 95 % intervals."""
 
     um_per_px: float = Field(ge=0.03, le=0.5)
     source: Literal["given", "micrometer", "red cells"]
     frames: int = Field(ge=0)
-    """Frames that it was measured on."""
+    """Frames that the scale was measured on."""
     statistical: Range | None = None
-    """What the spread between frames leaves open."""
+    """From the spread between frames."""
     systematic: Range | None = None
-    """What the red cells leave open, whose mean diameter differs between people: the same in every frame."""
+    """From the mean diameter of red cells, which differs between people: the same error in every frame."""
     interval: Range | None = None
-    """Both together."""
+    """From both."""
 
     @property
     def relative_width(self) -> float | None:
-        """Width of the interval over the scale."""
+        """Width of the interval as a share of the scale; None without one."""
         return None if self.interval is None else (self.interval[1] - self.interval[0]) / self.um_per_px
 
 
 class FocusRecord(Strict):
-    """Where the threshold of focus comes from."""
+    """How the threshold of focus was found."""
 
     source: Literal["sweep", "frames", "default"]
-    """"frames" knows only frames in focus and is set low enough to let all of them pass."""
+    """frames: only frames in focus were seen, and the threshold lets all of them pass."""
     frames: int = Field(ge=0)
     best: float | None = None
     """The sweep's peak, or the frames' median."""
@@ -47,7 +48,7 @@ class FocusRecord(Strict):
 
 
 class SpreadRecord(Strict):
-    """Least, median and greatest value over the frames."""
+    """Smallest, median and largest value over the frames."""
 
     least: float
     median: float
@@ -55,7 +56,7 @@ class SpreadRecord(Strict):
 
 
 class CameraProfile(Strict):
-    """What ``bloodedge device calibrate`` writes and the settings' ``camera.profile`` names."""
+    """Written by ``bloodedge device calibrate``; the setting ``camera.profile`` names the file."""
 
     camera: str
     created: datetime
@@ -66,7 +67,7 @@ class CameraProfile(Strict):
     brightness: SpreadRecord | None = None
     """Green level of the empty field, 0..255."""
     motion: SpreadRecord | None = None
-    """Focus times isotropy."""
+    """Focus times isotropy, as the gate measures them."""
 
 
 def read_profile(path: Path) -> CameraProfile:
@@ -79,10 +80,10 @@ def read_profile(path: Path) -> CameraProfile:
                 f"The camera profile {path} does not exist; make it with bloodedge device calibrate, or check its name."
             ) from error
         raise UsageError(
-            f"{path} is not a whole camera profile; make it again with bloodedge device calibrate --force."
+            f"{path} is damaged, or not a camera profile; make it again with bloodedge device calibrate --force."
         ) from error
 
 
 def write_profile(profile: CameraProfile, path: Path) -> None:
-    """Write a profile, whole or not at all."""
-    write_text(path, to_toml(profile.model_dump(mode="json", exclude_none=True)))
+    """Write a profile atomically."""
+    write_text(path, tomli_w.dumps(profile.model_dump(mode="json", exclude_none=True)))

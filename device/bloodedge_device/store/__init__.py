@@ -1,14 +1,16 @@
 """Results on disk: one SQLite database and a folder of images, with one writer and any number of readers."""
 
-from bloodedge_device.store.database import DATABASE, check_version, database_errors, open_for_reading
-from bloodedge_device.store.schema import SCHEMA_VERSION
-from bloodedge_device.store.writer import (
+from bloodedge_device.store.database import (
+    DATABASE,
     DamagedDatabaseError,
     DiskFullError,
-    RunInfo,
-    StateInUseError,
-    Store,
+    database_errors,
+    open_for_reading,
 )
+from bloodedge_device.store.lock import StateInUseError
+from bloodedge_device.store.run_info import RunInfo
+from bloodedge_device.store.schema import SCHEMA_VERSION
+from bloodedge_device.store.writer import Store
 
 __all__ = [
     "DATABASE",
@@ -18,7 +20,6 @@ __all__ = [
     "RunInfo",
     "StateInUseError",
     "Store",
-    "check_version",
     "database_errors",
     "open_for_reading",
 ]

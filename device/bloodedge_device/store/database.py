@@ -1,4 +1,4 @@
-"""Opening the database: for the writer, for readers, and what to do when it is damaged."""
+"""Opening the database for writing and for reading, and setting a damaged one aside."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from time import time_ns
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import SQLITE_ENDINGS, file_mode
+from bloodedge_device.store.crops import free_bytes
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, READABLE_SINCE, SCHEMA_VERSION
 
 DATABASE = "device.sqlite"
@@ -18,10 +19,12 @@ FILES = (DATABASE, *(f"{DATABASE}{ending}" for ending in SQLITE_ENDINGS))
 """The database's files: SQLite's own are beside it while it is in use."""
 
 SET_ASIDE, WHEN = "damaged-", "%Y%m%dT%H%M%S"
-"""How folders of damaged databases are named: when that was, in UTC."""
+"""Names of folders for damaged databases: the time in UTC."""
+
+MEGABYTE = 1_000_000
 
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-"""SQLite's codes of a file that is no longer a whole database."""
+"""SQLite's codes for a damaged file."""
 
 
 def open_for_writing(state: Path) -> sqlite3.Connection:
@@ -52,7 +55,7 @@ def _first_message() -> str:
 
 
 def is_damaged(state: Path) -> bool:
-    """Whether the state folder's database is there and not whole, by SQLite's own check."""
+    """Whether the state folder has a database that fails SQLite's quick check."""
     path = state / DATABASE
     if not path.is_file() or not path.stat().st_size:
         return False
@@ -64,17 +67,17 @@ def is_damaged(state: Path) -> bool:
 
 
 def sets_aside(state: Path) -> dict[Path, datetime]:
-    """The folders of what was set aside, and when each was."""
+    """Folders of damaged databases, and when each was set aside."""
     found: dict[Path, datetime] = {}
     for folder in state.glob(f"{SET_ASIDE}*"):
-        with suppress(ValueError):  # a person's own
+        with suppress(ValueError):  # not one of ours
             stamp = folder.name.removeprefix(SET_ASIDE).partition("_")[0]
             found[folder] = datetime.strptime(stamp, WHEN).replace(tzinfo=UTC)
     return found
 
 
 def set_aside(state: Path) -> Path:
-    """Move a damaged database, and the images that belong to it, into a folder of their own; gives that folder."""
+    """Move a damaged database and its images into a folder of their own; returns it."""
     folder = _dated_now(state)
     folder.mkdir()
     for name in (*FILES, CROPS):
@@ -84,18 +87,26 @@ def set_aside(state: Path) -> Path:
 
 
 def date_set_aside(folder: Path) -> None:
-    """Name a folder of what was set aside by the time of now."""
+    """Rename a folder that was set aside after the current time."""
     folder.rename(_dated_now(folder.parent))
 
 
 def _dated_now(state: Path) -> Path:
-    """A folder for what is set aside, which is not there yet."""
+    """A new folder's path, named after the current time."""
     folder = state / f"{SET_ASIDE}{datetime.now(UTC):{WHEN}}"
     number = 1
     while folder.exists():
         number += 1
         folder = folder.with_name(f"{folder.name.partition('_')[0]}_{number}")
     return folder
+
+
+class DiskFullError(BloodedgeError):
+    """Nothing more can be stored until space is free; what was stored is intact."""
+
+
+class DamagedDatabaseError(BloodedgeError):
+    """The database is damaged; the writer sets it aside and begins a new one."""
 
 
 @contextmanager
@@ -105,39 +116,42 @@ def database_errors(state: Path, doing: str = "stored in") -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         path = state / DATABASE
-        code = getattr(error, "sqlite_errorcode", 0)
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         reasons = {
             sqlite3.SQLITE_FULL: "the disk is full; free some space and start again, what was stored is intact",
             sqlite3.SQLITE_IOERR: "the disk failed or is full; check it and start again, what was stored is intact",
             sqlite3.SQLITE_READONLY: "it is read-only; change its permissions or choose another folder with --state",
             sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the folder's permissions or choose another folder",
             sqlite3.SQLITE_CORRUPT: "it is damaged; the daemon sets it aside at its next start",
-            sqlite3.SQLITE_NOTADB: "it is not a bloodedge database; set it aside (rename it) and start again",
+            sqlite3.SQLITE_NOTADB: "it is not a bloodedge database; rename it and start again",
         }
-        reason = reasons.get(code & 0xFF, f"SQLite says {error}; check the disk and start again")
-        raise BloodedgeError(f"Results cannot be {doing} {path}: {reason}.") from error
+        reason = reasons.get(code, f"SQLite says {error}; check the disk and start again")
+        kind = BloodedgeError
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and free_bytes(state) < MEGABYTE):
+            kind = DiskFullError
+        elif code in DAMAGE:
+            kind = DamagedDatabaseError
+        raise kind(f"Results cannot be {doing} {path}: {reason}.") from error
 
 
 def check_version(database: sqlite3.Connection, state: Path) -> int:
-    """Schema version of a database, 0 for a new one; BloodedgeError when it is another program's or too new."""
+    """A database's schema version, 0 for a new one; BloodedgeError when it is another program's or too new."""
     version: int = database.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         raise BloodedgeError(f"{state / DATABASE} was written by a newer bloodedge; upgrade this one to read it.")
     application: int = database.execute("PRAGMA application_id").fetchone()[0]
     tables: int = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if tables and application != APPLICATION_ID:
-        raise BloodedgeError(
-            f"{state / DATABASE} is not a bloodedge database; set it aside (rename it) and start again."
-        )
+        raise BloodedgeError(f"{state / DATABASE} is not a bloodedge database; rename it and start again.")
     return version
 
 
 @contextmanager
 def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
-    """The database of a state folder, rows as mappings; it may be in use by a daemon meanwhile.
+    """The database of a state folder, rows as mappings; a daemon may use it at the same time.
 
-    Raises UsageError when there is none, and BloodedgeError when it is damaged, too new, or of an older version that
-    only a daemon's start brings up to date.
+    Raises UsageError when there is none, and BloodedgeError when it is damaged, too new, or so old that the daemon must
+    upgrade it first.
     """
     path = state / DATABASE
     if not file_mode(path):
@@ -145,9 +159,7 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
     with database_errors(state, "read from"), closing(_read_only(path)) as database:
         database.row_factory = sqlite3.Row
         if check_version(database, state) < READABLE_SINCE:
-            raise BloodedgeError(
-                f"{path} was written by an older bloodedge; start the daemon on it once, which brings it up to date."
-            )
+            raise BloodedgeError(f"{path} was written by an older bloodedge; start the daemon once, which upgrades it.")
         yield database
 
 

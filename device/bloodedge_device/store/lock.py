@@ -1,0 +1,49 @@
+"""The lock of a state folder, which one daemon holds at a time."""
+
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from bloodedge.errors import BloodedgeError
+
+
+class StateInUseError(BloodedgeError):
+    """Another process writes to the state folder."""
+
+
+def lock_state(state: Path) -> IO[str]:
+    """The state folder's lock, held until it is closed; makes the folder.
+
+    Raises StateInUseError when another process holds it, BloodedgeError when the folder cannot be written.
+    """
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        handle = _lock_file(state).open("a")
+    except OSError as error:
+        raise BloodedgeError(
+            f"Results cannot be written to {state} ({error.strerror}); choose another folder with --state."
+        ) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise StateInUseError(
+            f"Another bloodedge device writes to {state}; stop it, or choose another folder with --state."
+        ) from error
+    return handle
+
+
+def is_running(state: Path) -> bool:
+    """Whether a daemon holds the state folder's lock."""
+    try:
+        with _lock_file(state).open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock_file(state: Path) -> Path:
+    return state / "lock"
