@@ -1,4 +1,4 @@
-"""What a camera gives and what its frames and cells became: plain data, below every other room."""
+"""Frames, cells and their results as plain data, below every other room."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,14 +19,14 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a watched folder as it was when it was taken."""
+    """A file of a watched folder, as it was when it was read."""
 
     path: str
     """Absolute."""
     size: int
     modified_ns: int
     sha256: str
-    """Of its pixels; empty where they could not be read."""
+    """SHA-256 of its pixels; empty where they could not be read."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,21 @@ class Capture:
     captured_at: datetime
     """UTC."""
     monotonic_s: float
-    """Seconds on the clock that never jumps, at the end of the capture."""
+    """Monotonic time at the end of the capture."""
     took_s: float
-    """Seconds that the capture (or reading and decoding) took."""
+    """Duration of the capture, or of reading and decoding."""
     source: str = ""
-    """The file's name, where frames come from files."""
+    """The file's name; empty where frames come from no files."""
     dropped_before: int = 0
-    """Frames captured since the one before and dropped because a newer one came."""
+    """Frames since the previous one that were dropped because a newer one came."""
     file: SourceFile | None = None
-    """What the frame was read from, where a folder is watched."""
+    """The file, where a folder is watched."""
     truth: tuple[int, int] | None = None
-    """Blasts and normal cells that the frame shows, where a simulated microscope knows them."""
+    """Blasts and normal cells in a simulated frame; None of a real camera."""
 
     @classmethod
     def now(cls, index: int, start_s: float, source: str = "") -> "Capture":
-        """A capture that began at ``start_s`` on the monotonic clock and ends now."""
+        """A capture from ``start_s`` (monotonic) until now."""
         end_s = monotonic()
         return cls(index, datetime.now(UTC), end_s, end_s - start_s, source)
 
@@ -65,7 +65,7 @@ class Frame:
     bgr: Image
     """uint8 (H, W, 3) BGR."""
     um_per_px: float | None
-    """Micrometres per pixel; None when only the frame itself can tell."""
+    """Micrometres per pixel; None when it has to be measured in the frame."""
 
 
 @dataclass(frozen=True)
@@ -79,45 +79,45 @@ class BadFrame:
 
 @dataclass(frozen=True)
 class CellResult:
-    """What is said of one cell."""
+    """One cell's result."""
 
     box: Box
     label: str
     """blast, normal or uncertain."""
     blast_probability: float | None
-    """Calibrated, 0..1; None when the cell was not classified or the network is at fault."""
+    """Calibrated, 0..1; None when the cell was not classified or the network gave none."""
     reason: Reason | None
     area_um2: float
     crop: Image
-    """uint8 (h, w, 3) BGR: the cell and a little of what lies round it, for people to look at."""
+    """uint8 (h, w, 3) BGR: the cell and its surroundings, for people to look at."""
     outline: list[list[int]] = field(default_factory=list)
     """The cell's border as a polygon [[x, y], ...] in the frame's pixels."""
     figures: Floats | None = None
-    """Of bloodedge.decision.domain.describe, where cells are held against the training cells."""
+    """(41,), of bloodedge.decision.domain.describe; None where the bundle has no domain."""
     number: int | None = None
-    """Which of the slide's cells it is; None when they are not recognised."""
+    """The cell's number on the slide; None when cells are not recognised."""
     repeated: bool = False
-    """An earlier frame showed this cell at least as well, and it counts there."""
+    """An earlier frame showed this cell at least as well, and it is counted there."""
 
 
 @dataclass(frozen=True)
 class FrameResult:
-    """What is said of one frame."""
+    """One frame's result."""
 
     capture: Capture
     size: tuple[int, int] | None = None
     """Width and height in pixels; None when it could not be read."""
     problem: str | None = None
-    """Why it could not be read."""
+    """Why it could not be read, a sentence."""
     reason: Reason | None = None
-    """Why the frame was rejected, or ``no_cell`` when nothing in it is a white cell."""
+    """Why the frame was rejected, or ``no_cell`` when it has no white cell."""
     focus: float | None = None
     brightness: float | None = None
     cells: list[CellResult] = field(default_factory=list)
     rejected: Counter[Reason] = field(default_factory=Counter)
-    """Things that the finder looked at and turned down."""
+    """Objects that the finder rejected, by reason."""
     um_per_px: float | None = None
-    """The scale that was used."""
+    """Micrometres per pixel that were used."""
     recalls: bool = False
-    """With this frame the slide turned out to be of another kind than the training cells: the classes of its latest
-    REMEMBERED classified cells (slide.domain_check) stand no longer."""
+    """With this frame the slide turned out to be unlike the training cells: its latest REMEMBERED classified cells
+    (slide.domain_check) become uncertain."""

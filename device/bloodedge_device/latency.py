@@ -12,7 +12,7 @@ RATIO = 1.02
 """Upper over lower edge of a bin: a percentile is the bin's geometric middle, at most 1 % off."""
 
 SHORTEST_MS, LONGEST_MS = 1e-3, 1e6
-"""From 1 microsecond to 1000 seconds; what lies beyond counts in the first or last bin."""
+"""From 1 microsecond to 1000 seconds; anything beyond counts in the first or last bin."""
 
 BINS = math.ceil(math.log(LONGEST_MS / SHORTEST_MS) / math.log(RATIO))
 _PER_BIN = 1 / math.log(RATIO)
@@ -22,7 +22,7 @@ class LatencyHistogram:
     """Counts of latencies in fixed bins, evenly spaced in their logarithm."""
 
     def __init__(self, counts: dict[int, int] | None = None) -> None:
-        """An empty histogram, or one of stored counts by bin."""
+        """counts: stored counts by bin; default: empty."""
         self._counts = [0] * BINS
         for index, count in (counts or {}).items():
             self._counts[index] = count
@@ -51,7 +51,7 @@ class LatencyHistogram:
         return LatencyHistogram(dict(enumerate(map(int.__add__, self._counts, other._counts))))
 
     def since(self, before: "LatencyHistogram") -> "LatencyHistogram":
-        """What was counted after ``before``, an earlier state of this histogram."""
+        """Counts since ``before``, an earlier state of this histogram."""
         pairs = zip(self._counts, before._counts, strict=True)
         return LatencyHistogram({i: max(0, now - then) for i, (now, then) in enumerate(pairs)})
 
@@ -81,8 +81,8 @@ STAGES = {
     "store": "batch",
     "frame": "frame",
 }
-"""Each stage and what its time is counted for; a batch is the frames that one sync stores, one unless the disk is slow.
-``frame`` is the whole way, from frame in to rows stored."""
+"""Each stage and its unit of time; a batch is the frames that one sync stores, one unless the disk is slow. ``frame`` is
+the whole way, from capture to stored rows."""
 
 
 def summed(some: Mapping[str, LatencyHistogram], more: Mapping[str, LatencyHistogram]) -> dict[str, LatencyHistogram]:
@@ -103,7 +103,7 @@ class StageTimes:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Count the time that the block takes, whether or not it ends well."""
+        """Count the duration of the block, even if it raises."""
         start = perf_counter()
         try:
             yield

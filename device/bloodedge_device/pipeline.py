@@ -1,4 +1,4 @@
-"""One frame's way to results: gate, finder, imaging, engine, decision; every stage timed."""
+"""One frame through gate, finder, imaging, engine and decision; every stage timed."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,23 +18,22 @@ from bloodedge_device.finder import Found, FoundCell
 from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import BadFrame, Box, CellResult, Floats, Frame, FrameResult
 from bloodedge_device.latency import StageTimes
-from bloodedge_device.slide.cell_identity import SlideCells
+from bloodedge_device.slide.cell_identity import CellIdentifier
 from bloodedge_device.slide.domain_check import SlideDomain
 
 MARGIN = 0.15
-"""What a crop shows beyond the box on each side, as a share of the box's longer side."""
+"""Margin of a crop on each side of the box, as a share of the box's longer side."""
 
 Check = Callable[[Image], GateResult]
 Find = Callable[[Image, float | None], Found]
-"""(uint8 (H, W, 3) BGR, micrometres per pixel if they are known) to what was found."""
+"""Takes uint8 (H, W, 3) BGR and the micrometres per pixel, if known."""
 
 
 class Pipeline:
-    """Gate, finder and network, put together for one slide and bundle; keeps no frame and no result.
+    """Gate, finder and network for one slide and bundle; keeps no frame and no result.
 
-    While frames pass the gate, each is judged by it and searched for cells at the same time, on two cores; what was
-    found in a frame that the gate then rejects is forgotten. After a rejected frame the gate comes first, until one
-    passes.
+    Gate and finder work on a frame at the same time, on two cores; cells in a frame that the gate rejects are thrown
+    away. After a rejected frame the finder waits for the gate, until a frame passes.
     """
 
     def __init__(
@@ -45,20 +44,20 @@ class Pipeline:
         find: Find,
         *,
         known_only: bool = True,
-        recogniser: SlideCells | None = None,
+        identifier: CellIdentifier | None = None,
     ) -> None:
         """known_only: whether cells outside the bundle's domain are uncertain."""
         self._engine, self._manifest = engine, manifest
         self._domain = manifest.domain
         self._known_only = known_only
         self._slide_domain = SlideDomain()
-        self._check, self._find, self._recogniser = check, find, recogniser
-        self._beside = ThreadPoolExecutor(1, "beside")
+        self._check, self._find, self._identifier = check, find, identifier
+        self._helper = ThreadPoolExecutor(1, "pipeline helper")
         self._last_passed = True
         self.times = StageTimes()
 
     def process(self, frame: Frame | BadFrame) -> FrameResult:
-        """Everything that is to be said of a frame, its stages' times counted in ``times``."""
+        """A frame's result; the stages' times are counted in ``times``."""
         self.times.add("camera", frame.capture.took_s)
         if isinstance(frame, BadFrame):
             return FrameResult(frame.capture, problem=frame.problem, reason=Reason.BAD_FRAME)
@@ -67,8 +66,8 @@ class Pipeline:
         except BloodedgeError as error:
             return FrameResult(frame.capture, problem=str(error), reason=Reason.BAD_FRAME)
         frame = replace(frame, bgr=bgr)
-        judged = self._beside.submit(self._judge, frame)
-        located = self._beside.submit(self._locate, judged, bgr)
+        judged = self._helper.submit(self._judge, frame)
+        located = self._helper.submit(self._locate, judged, bgr)
         found = self._search(frame) if self._last_passed or judged.result().reason is None else None
         gate = judged.result()
         self._last_passed = gate.reason is None
@@ -76,45 +75,45 @@ class Pipeline:
         result = FrameResult(frame.capture, size, None, gate.reason, gate.focus, gate.brightness)
         if gate.reason is not None or found is None:
             return result
-        known = not self._slide_domain.foreign
+        was_inside = not self._slide_domain.is_outside
         cells = self._classify_all(frame.bgr, found)
-        recalls = known and self._slide_domain.foreign
+        recalls = was_inside and self._slide_domain.is_outside
         if recalls:
-            cells = [_recalled(cell) for cell in cells]
+            cells = [_made_uncertain(cell) for cell in cells]
         located.result()
-        if self._recogniser is not None:
+        if self._identifier is not None:
             cells = [
-                replace(cell, number=sighting.number, repeated=sighting.repeated)
-                for cell, sighting in zip(cells, self._recogniser.sightings(found), strict=True)
+                replace(cell, number=identity.number, repeated=identity.repeated)
+                for cell, identity in zip(cells, self._identifier.identify(found), strict=True)
             ]
-        rejected = Counter(thing.reason for thing in found.rejected)
+        rejected = Counter(rejected.reason for rejected in found.rejected)
         reason = None if cells else Reason.NO_CELL
         scale = found.um_per_px
         return replace(result, reason=reason, cells=cells, rejected=rejected, um_per_px=scale, recalls=recalls)
 
     def close(self) -> None:
-        """End the thread beside."""
-        self._beside.shutdown()
+        """End the helper thread."""
+        self._helper.shutdown()
 
     def _judge(self, frame: Frame) -> GateResult:
         with self.times.measure("gate"):
             return self._check(frame.bgr)
 
     def _locate(self, judged: Future[GateResult], bgr: Image) -> None:
-        """Lay a frame that passed the gate beside the earlier ones; after ``_judge`` in the thread beside."""
-        if self._recogniser is not None and judged.result().reason is None:
+        """Register a frame that passed the gate; runs after ``_judge`` in the helper thread."""
+        if self._identifier is not None and judged.result().reason is None:
             with self.times.measure("overlap"):
-                self._recogniser.locate(bgr)
+                self._identifier.locate(bgr)
 
     def _search(self, frame: Frame) -> Found:
         with self.times.measure("find"):
             return self._find(frame.bgr, frame.um_per_px)
 
     def _classify_all(self, bgr: Image, found: Found) -> list[CellResult]:
-        """What is said of each found cell; how they look is worked out on the other core."""
+        """Each found cell's result; their features are computed on the other core."""
         whole = [number for number, cell in enumerate(found.cells) if not cell.touches_border]
         images = [self._image(bgr, found.cells[number], found.um_per_px) for number in whole]
-        figures = [self._beside.submit(self._describe, image) for image in images]
+        figures = [self._helper.submit(self._describe, image) for image in images]
         blasts = self._blast_probabilities(images)
         cells = [_unclassified(cell, bgr) for cell in found.cells]
         for number, blast, figure in zip(whole, blasts, figures, strict=True):
@@ -146,33 +145,33 @@ class Pipeline:
         with self.times.measure("decision"):
             label, reason = decide(blast, self._manifest.thresholds)
             fault = reason is Reason.MODEL_FAULT
-            if self._is_unknown(figures) and not fault:
+            if self._is_outside(figures) and not fault:
                 label, reason = "uncertain", Reason.OUT_OF_DOMAIN
         probability = None if fault else blast
         return replace(cell, label=label, blast_probability=probability, reason=reason, figures=figures)
 
-    def _is_unknown(self, figures: Floats | None) -> bool:
-        """Whether a cell, or the slide that it lies on, is of another kind than the training cells."""
+    def _is_outside(self, figures: Floats | None) -> bool:
+        """Whether a cell, or its whole slide, is unlike the training cells."""
         if self._domain is None or figures is None or not self._known_only:
             return False
         outside = float(self._domain.distances(figures[np.newaxis])[0]) > self._domain.limit
         self._slide_domain.note(outside=outside)
-        return outside or self._slide_domain.foreign
+        return outside or self._slide_domain.is_outside
 
 
 def _unclassified(cell: FoundCell, bgr: Image) -> CellResult:
-    """A cell that the frame's border cuts, or that is yet to be classified."""
+    """A cell that the frame's border cuts, or that is not classified yet."""
     crop = _surroundings(bgr, cell.box)
     return CellResult(cell.box, "uncertain", None, Reason.CUT_BY_BORDER, cell.area_um2, crop, cell.outline)
 
 
-def _recalled(cell: CellResult) -> CellResult:
-    """The cell without the class that it was given."""
+def _made_uncertain(cell: CellResult) -> CellResult:
+    """The cell without its class."""
     return cell if cell.label == "uncertain" else replace(cell, label="uncertain", reason=Reason.OUT_OF_DOMAIN)
 
 
 def _surroundings(bgr: Image, box: Box) -> Image:
-    """A square round the box, cut where the frame ends; a copy, so that no result keeps a whole frame in memory."""
+    """A square round the box, cut at the frame's border; a copy, so that no result keeps a whole frame in memory."""
     x, y, width, height = box
     half = round((0.5 + MARGIN) * max(width, height))
     column, row = x + width // 2, y + height // 2

@@ -39,6 +39,11 @@ class Looked:
     corner: tuple[int, int]
 
 
+def place(slide: SlideMap, bgr: np.ndarray, um_per_px: float, sightings: list[Sighting]) -> Placement:
+    slide.locate(bgr)
+    return slide.identify(um_per_px, sightings)
+
+
 def look(slide: SlideMap, smear: Field, corner: tuple[int, int], rng: np.random.Generator) -> Looked:
     """Show the slide map the part of the smear at ``corner``, with outlines as exact as a finder's."""
     x, y = corner
@@ -57,7 +62,7 @@ def look(slide: SlideMap, smear: Field, corner: tuple[int, int], rng: np.random.
         sightings.append(Sighting(tuple(centre), area * UM_PER_PX**2 * rng.uniform(0.92, 1.08), cut))
         truth.append(index)
     frame = camera(smear.bgr[y : y + HEIGHT, x : x + WIDTH], rng)
-    return Looked(slide.place(frame, UM_PER_PX, sightings), truth, sightings, corner)
+    return Looked(place(slide, frame, UM_PER_PX, sightings), truth, sightings, corner)
 
 
 def walk(smear: Field, corners: list[tuple[int, int]], seed: int = 0) -> list[Looked]:
@@ -172,7 +177,7 @@ def test_unrelated_fields_share_no_cell():
     for seed in range(40):
         field = render_field(seed)
         sightings = [Sighting((320, 240), 120, cut=False)]
-        placement = slide.place(camera(field.bgr, rng), UM_PER_PX, sightings)
+        placement = place(slide, camera(field.bgr, rng), UM_PER_PX, sightings)
         assert placement.patch == seed
         assert placement.seen[0].first
 
@@ -184,15 +189,15 @@ def test_lone_white_cells_in_empty_fields_are_not_taken_for_one():
         field = render_field(seed, FieldSpec(**alone))
         x, y, width, height = field.cells[0].box
         middle = Sighting((x + width / 2, y + height / 2), 120, cut=False)
-        assert slide.place(camera(field.bgr, rng), UM_PER_PX, [middle]).seen[0].first
+        assert place(slide, camera(field.bgr, rng), UM_PER_PX, [middle]).seen[0].first
 
 
 def test_two_touching_cells_of_one_size_stay_two(smear):
     slide = SlideMap()
     frame = smear.bgr[:HEIGHT, :WIDTH]
     pair = [Sighting((300, 240), np.pi * 36, cut=False), Sighting((420, 240), np.pi * 36, cut=False)]
-    first = slide.place(frame, UM_PER_PX, pair)
-    again = slide.place(frame, UM_PER_PX, pair[::-1])
+    first = place(slide, frame, UM_PER_PX, pair)
+    again = place(slide, frame, UM_PER_PX, pair[::-1])
     assert [s.number for s in again.seen] == [s.number for s in first.seen][::-1]
     assert len({s.number for s in first.seen}) == 2
 
@@ -202,14 +207,14 @@ def test_blank_frames_neither_crash_nor_fit_anything(smear, level):
     slide, rng = SlideMap(), np.random.default_rng(0)
     flat = np.full((HEIGHT, WIDTH, 3), level, np.uint8)
     blanks = [flat, flat, camera(flat, rng), camera(flat, rng)]
-    placements = [slide.place(frame, UM_PER_PX, []) for frame in blanks]
+    placements = [place(slide, frame, UM_PER_PX, []) for frame in blanks]
     assert [p.agreement for p in placements] == [None] * 4
     look(slide, smear, (100, 100), rng)
-    slide.place(flat, UM_PER_PX, [])
+    place(slide, flat, UM_PER_PX, [])
     assert look(slide, smear, (180, 100), rng).placement.agreement is not None
 
 
 def test_frames_of_another_size_are_not_compared(smear):
     slide = SlideMap()
-    placements = [slide.place(smear.bgr[:h, :w], UM_PER_PX, []) for h, w in ((480, 640), (960, 1280), (7, 5))]
+    placements = [place(slide, smear.bgr[:h, :w], UM_PER_PX, []) for h, w in ((480, 640), (960, 1280), (7, 5))]
     assert len({p.patch for p in placements}) == 3

@@ -64,12 +64,12 @@ def test_on_a_slide_of_another_kind_even_a_cell_that_resembles_the_training_cell
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Identity:
     number: int
     repeated: bool
 
 
-class Recogniser:
+class Identifier:
     """Says that a frame's first cell is new and its second seen before; keeps how bright the located frames were."""
 
     def __init__(self) -> None:
@@ -78,19 +78,19 @@ class Recogniser:
     def locate(self, bgr: np.ndarray) -> None:
         self.located.append(float(bgr.mean()))
 
-    def sightings(self, found: object) -> list[Sighting]:
+    def identify(self, found: object) -> list[Identity]:
         assert len(found.cells) == 2
-        return [Sighting(4, repeated=False), Sighting(9, repeated=True)]
+        return [Identity(4, repeated=False), Identity(9, repeated=True)]
 
 
 def test_each_found_cell_is_told_apart_from_those_seen_before() -> None:
-    recogniser = Recogniser()
+    identifier = Identifier()
     parts = fakes.FakeEngine(), fakes.make_manifest(), fakes.check, fakes.find_cells
-    pipeline = Pipeline(*parts, recogniser=recogniser)
+    pipeline = Pipeline(*parts, identifier=identifier)
     for level in (128, 5, 5, 200):
         result = pipeline.process(fakes.frame(level=level))
     assert [(cell.number, cell.repeated) for cell in result.cells] == [(4, False), (9, True)]
-    assert recogniser.located == [128, 200]  # a frame that the gate rejects has no place on the slide
+    assert identifier.located == [128, 200]  # a frame that the gate rejects has no place on the slide
     alone = Pipeline(*parts).process(fakes.frame()).cells
     assert [(cell.number, cell.repeated) for cell in alone] == [(None, False), (None, False)]
 

@@ -38,7 +38,7 @@ def test_figures_are_those_of_a_table_counted_by_hand():
 def test_things_that_are_no_cell_or_that_nobody_can_name_are_counted_but_not_wrong():
     figures = review_figures(TABLE)["random"]
     assert figures.answers == {"blast": 54, "normal": 36, "not_a_cell": 5, "unsure": 2}
-    without = review_figures([c for c in TABLE if c.person in {"blast", "normal"}])["random"]
+    without = review_figures([c for c in TABLE if c.reviewed in {"blast", "normal"}])["random"]
     assert figures.accuracy.share == without.accuracy.share
     assert tuple(figures.answers) == REVIEW_LABELS
 
@@ -49,8 +49,8 @@ def test_what_people_say_of_uncertain_cells_stands_apart():
 
 
 def test_the_auc_is_that_of_scikit_learn_with_uncertain_cells_in_it():
-    named = [c for c in TABLE if c.person in {"blast", "normal"}]
-    expected = roc_auc_score([c.person == "blast" for c in named], [c.blast_probability for c in named])
+    named = [c for c in TABLE if c.reviewed in {"blast", "normal"}]
+    expected = roc_auc_score([c.reviewed == "blast" for c in named], [c.blast_probability for c in named])
     assert review_figures(TABLE)["random"].auc == pytest.approx(expected)
 
 

@@ -85,7 +85,7 @@ def random_results(seed: int, frames: int) -> list[FrameResult]:
 def test_what_the_daemon_tells_of_a_slide_in_work_is_what_its_rows_say(
     state: Path, monkeypatch: pytest.MonkeyPatch, seed: int, known_at_once: int
 ) -> None:
-    monkeypatch.setattr("bloodedge_device.slide.tally.STANDING", known_at_once)
+    monkeypatch.setattr("bloodedge_device.slide.tally.REVISABLE", known_at_once)
     monkeypatch.setattr("bloodedge_device.store.frame_rows.ROWS_KNOWN", known_at_once)
     for module in ("slide.tally", "store.frame_rows"):
         monkeypatch.setattr(f"bloodedge_device.{module}.REMEMBERED", 11)

@@ -15,7 +15,7 @@ from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
 from bloodedge.errors import UsageError, quoted
 from bloodedge.redact import redacted
 from bloodedge_device.latency import STAGES
-from bloodedge_device.slide.domain_check import FOREIGN_SHARE
+from bloodedge_device.slide.domain_check import OUTSIDE_SHARE
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.slide.statistics import SlideStatistics
 from bloodedge_device.store import DATABASE, open_for_reading
@@ -181,7 +181,7 @@ def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]
             " fault). It is not to be trusted with the others either; install another bundle, or convert it again."
         )
     unlike = 0 if counts is None else counts.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
-    if counts is not None and unlike > FOREIGN_SHARE * (judged := counts.called + unlike):
+    if counts is not None and unlike > OUTSIDE_SHARE * (judged := counts.called + unlike):
         found.append(
             f"{unlike} of {judged} cells are unlike those that the network was fitted to: another microscope, stain"
             " or kind of cell. Of the others too, the share of blasts means nothing until it is measured here."

@@ -1,21 +1,21 @@
-"""Whether a whole slide is of another kind than the training cells, though some of its cells resemble them."""
+"""Whether a whole slide is unlike the training cells, though some of its cells resemble them."""
 
 import math
 from functools import cache
 
-FOREIGN_SHARE = 0.2
-"""Of a slide's cells outside the domain, above which the rest are not to be trusted either: four times what held-out
-cells show."""
+OUTSIDE_SHARE = 0.2
+"""With more than this share of its cells outside the domain, a slide's other cells cannot be trusted either: four times
+the share among held-out cells."""
 
 SURELY = 0.01
-"""Chance at which so many cells outside are no longer put down to luck."""
+"""Level of significance of the test."""
 
 REMEMBERED = 200
-"""Latest cells that are judged by, so that what changes on a long slide is seen."""
+"""Latest cells that the test looks at, so that a change on a long slide is noticed."""
 
 
 class SlideDomain:
-    """Counts which cells of a slide lie inside the domain."""
+    """Counts the slide's cells outside the domain."""
 
     def __init__(self) -> None:
         self._outside: list[bool] = []
@@ -26,13 +26,13 @@ class SlideDomain:
         del self._outside[:-REMEMBERED]
 
     @property
-    def foreign(self) -> bool:
-        """Whether more than FOREIGN_SHARE of the slide's cells are outside, beyond chance (exact binomial test)."""
+    def is_outside(self) -> bool:
+        """Whether more than OUTSIDE_SHARE of the slide's cells are outside, beyond chance (exact binomial test)."""
         return _chance(sum(self._outside), len(self._outside)) < SURELY
 
 
 @cache
 def _chance(outside: int, cells: int) -> float:
-    """Chance of so many cells outside, or more, of a slide where FOREIGN_SHARE are."""
-    p = FOREIGN_SHARE
+    """Chance of at least so many cells outside where OUTSIDE_SHARE are."""
+    p = OUTSIDE_SHARE
     return sum(math.comb(cells, k) * p**k * (1 - p) ** (cells - k) for k in range(outside, cells + 1))

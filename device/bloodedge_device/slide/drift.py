@@ -28,15 +28,15 @@ class Drift:
     aspect: Aspect
     cells: int
     distance: float | None
-    """Of Kolmogorov and Smirnov, 0..1; None for fewer than FEWEST_CELLS cells."""
+    """Kolmogorov-Smirnov distance, 0..1; None for fewer than FEWEST_CELLS cells."""
     limit: float
-    """The farthest that reference people are from one another, but for one in twenty."""
+    """The distance that 95 % of reference people keep to each other."""
     drifted: bool | None
     """Farther than ``limit`` by more than chance; None for fewer than FEWEST_CELLS cells."""
 
     @property
     def sentence(self) -> str:
-        """What is found and, where it has drifted, what to check."""
+        """The finding and, where it has drifted, what to check."""
         what = f"The {_NAMES[self.aspect]} these cells"
         if self.distance is None:
             return f"{what} is not yet compared: {self.cells} of at least {FEWEST_CELLS} cells were classified."

@@ -1,7 +1,7 @@
-"""How sure a share of cells is when the cells come in frames.
+"""Intervals of a share of cells when the cells come in frames.
 
 Cells of one frame are more alike than cells of different frames: blasts lie together, and focus and stain are shared.
-An interval that takes them for independent is too narrow. Here frames are clusters: the ratio estimator's variance
+An interval for independent cells is too narrow. Here frames are clusters: the ratio estimator's variance
 (Cochran, Sampling Techniques, 3rd edition 1977, 6.4) gives the design effect, and Wilson's interval is taken of the
 effective number of cells with Student's t in place of z (Korn and Graubard, Survey Methodology 24:193, 1998).
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bloodedge.metrics import wilson
 
 FEWEST_CLUSTERS = 10
-"""Frames before a slide may be called enough: the variance between fewer is hardly known."""
+"""Fewest frames for a slide to have enough cells: the variance between fewer is hardly known."""
 Z = 1.959964
 
 
@@ -27,11 +27,11 @@ class ClusteredShare:
     """A share of cells, counted by cluster (a frame, or a slide); clusters without cells are left out."""
 
     part: Sequence[int]
-    """Cells of each cluster that count, blasts for one."""
+    """Counted cells of each cluster, such as blasts."""
     whole: Sequence[int]
-    """Cells of each cluster, those called for one."""
+    """Cells of each cluster, such as those called."""
     times: Sequence[int] | None = None
-    """How many clusters are like each one named; default: one."""
+    """How many clusters each entry stands for; default: one."""
 
     @classmethod
     def of_frames(cls, frames: Counter[tuple[int, int]]) -> "ClusteredShare":
@@ -46,7 +46,7 @@ class ClusteredShare:
 
     @cached_property
     def successes(self) -> int:
-        """All cells that count."""
+        """All counted cells."""
         return int(self._weights @ np.asarray(self.part, np.int64))
 
     @cached_property
@@ -72,7 +72,7 @@ class ClusteredShare:
     def design_effect(self) -> float | None:
         """Variance of the share over that of as many independent cells, at least 1; None for fewer than 2 clusters.
 
-        1 where the share is 0 or 1: then nothing tells how clustered the cells are.
+        1 where the share is 0 or 1, which hides the clustering.
         """
         if self.clusters < 2 or self.share is None:
             return None
@@ -85,7 +85,7 @@ class ClusteredShare:
 
     @property
     def effective_trials(self) -> float | None:
-        """Independent cells that would say as much; None for fewer than 2 clusters."""
+        """As many independent cells would be as informative; None for fewer than 2 clusters."""
         return None if self.design_effect is None else self.trials / self.design_effect
 
     @property

@@ -1,9 +1,9 @@
-"""Which cells of a slide were seen before: frames laid beside each other, each cell given one number.
+"""Which cells of a slide were seen before: frames are registered to each other, and each cell gets one number.
 
 A slide moved by hand shows many cells in several frames. A frame is placed by the phase correlation (Kuglin and Hines,
 "The phase correlation image alignment method", ICCS 1975) of small pictures of the fields, and only believed where the
-pictures then agree in detail. A frame that fits none opens a new patch, whose cells count as new: a cell is then rather
-counted twice than another one lost.
+pictures then agree in detail. A frame that fits none opens a new patch, whose cells count as new: counting a cell twice
+is better than losing one.
 """
 
 import itertools
@@ -32,13 +32,13 @@ _WORTH_REFINING = 0.5
 LEAST_COMMON = 0.15
 """Smallest common part of two frames, as a share of a frame, in which agreement is no chance."""
 KEYFRAMES = 4
-"""Earlier frames that one is held against when it does not fit the last: time for about 1 ms each."""
+"""Earlier frames that a frame is compared with when it does not fit the last one, about 1 ms each."""
 KNOWN_CELLS = 2000
 """Positions kept, the oldest forgotten first."""
 ALIKE = 1.6
 """Largest ratio of two whole sightings' areas of one cell."""
 _PEAKS = 3
-"""Highest places of the correlation that are looked at."""
+"""Peaks of the correlation that are tried."""
 _TAPER = 0.1
 """Share of each side that fades out; more would hide what frames with a small common part share."""
 
@@ -58,28 +58,33 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Which cell of the slide a sighting is of."""
+class CellIdentity:
+    """Which of the slide's cells a found cell is."""
 
     number: int
-    """One for all sightings of a cell, unique within the slide."""
+    """The cell's number, unique within the slide."""
     first: bool
     """Not seen before."""
     better: bool
     """Whole for the first time, after sightings that were all cut by the border."""
 
+    @property
+    def repeated(self) -> bool:
+        """Whether an earlier frame showed it at least as well."""
+        return not (self.first or self.better)
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a frame lies."""
+    """Where a frame lies on the slide."""
 
     patch: int
-    """Frames of one patch are laid beside each other; of different patches nothing is known."""
+    """Frames of one patch are registered to each other; how patches lie to each other is not known."""
     offset_um: tuple[float, float]
     """(x, y) of the frame's top left corner from that of the patch's first frame."""
     agreement: float | None
     """Correlation with the frame that it was placed by, AGREEMENT..1; None when it opened the patch."""
-    seen: list[Seen]
+    seen: list[CellIdentity]
     """One for each sighting, in their order."""
 
 
@@ -126,7 +131,7 @@ class _Known:
 
 
 class SlideMap:
-    """Frames and cells of one slide as they come; keeps small pictures of a few frames and the latest cells' places.
+    """Registers the frames and cells of one slide; keeps small pictures of a few frames, and the latest cells.
 
     A patch that a frame has left is only found again by a frame that fits neither the last one nor its neighbours.
     """
@@ -138,20 +143,15 @@ class SlideMap:
         self._patches = itertools.count()
         self._numbers = itertools.count()
 
-    def place(self, bgr: Image, um_per_px: float, sightings: Sequence[Sighting]) -> Placement:
-        """Lay a frame uint8 (H, W, 3) BGR beside the earlier ones and tell its cells from theirs."""
-        self.locate(bgr)
-        return self.tell(um_per_px, sightings)
-
     def locate(self, bgr: Image) -> None:
-        """Lay a frame beside the earlier ones: nearly all of the work, which does not need to know of its cells."""
+        """Register a frame, uint8 (H, W, 3) BGR, to the earlier ones; most of the work, and needs none of its cells."""
         self._last = self._placed(_view(bgr))
 
-    def tell(self, um_per_px: float, sightings: Sequence[Sighting]) -> Placement:
-        """Tell the cells of the frame located last from those seen earlier."""
+    def identify(self, um_per_px: float, sightings: Sequence[Sighting]) -> Placement:
+        """Which cells those of the frame located last are."""
         frame = self._last
         assert frame is not None
-        seen = self._told(frame, um_per_px, sightings)
+        seen = self._identified(frame, um_per_px, sightings)
         if sightings and self._shows_news(frame):
             self._keyframes.appendleft(frame)
         return Placement(frame.patch, (frame.x * um_per_px, frame.y * um_per_px), frame.agreement, seen)
@@ -166,15 +166,15 @@ class SlideMap:
         return _Placed(view, next(self._patches), 0.0, 0.0)
 
     def _shows_news(self, frame: _Placed) -> bool:
-        """Whether it lies half a frame or more from each keyframe of its patch."""
+        """Whether a frame lies half a frame or more from each keyframe of its patch."""
         height, width = frame.view.size[:2]
         return all(
-            2 * max(abs(one.x - frame.x) / width, abs(one.y - frame.y) / height) >= 1
-            for one in self._keyframes
-            if one.patch == frame.patch
+            2 * max(abs(earlier.x - frame.x) / width, abs(earlier.y - frame.y) / height) >= 1
+            for earlier in self._keyframes
+            if earlier.patch == frame.patch
         )
 
-    def _told(self, frame: _Placed, um_per_px: float, sightings: Sequence[Sighting]) -> list[Seen]:
+    def _identified(self, frame: _Placed, um_per_px: float, sightings: Sequence[Sighting]) -> list[CellIdentity]:
         here = [
             _Known(
                 -1, frame.patch, frame.x + s.centre_px[0], frame.y + s.centre_px[1], s.area_um2 / um_per_px**2, s.cut
@@ -182,33 +182,33 @@ class SlideMap:
             for s in sightings
         ]
         matches = _matches([cell for cell in self._cells if cell.patch == frame.patch], here)
-        return [self._noted(cell, matches.get(index)) for index, cell in enumerate(here)]
+        return [self._identity(cell, matches.get(index)) for index, cell in enumerate(here)]
 
-    def _noted(self, cell: _Known, known: _Known | None) -> Seen:
+    def _identity(self, cell: _Known, known: _Known | None) -> CellIdentity:
         if known is None:
             cell.number = next(self._numbers)
             self._cells.append(cell)
-            return Seen(cell.number, first=True, better=False)
+            return CellIdentity(cell.number, first=True, better=False)
         better = known.cut and not cell.cut
         if better or known.cut == cell.cut:
             known.x, known.y, known.area_px, known.cut = cell.x, cell.y, cell.area_px, cell.cut
-        return Seen(known.number, first=False, better=better)
+        return CellIdentity(known.number, first=False, better=better)
 
 
 def _matches(known: list[_Known], here: list[_Known]) -> dict[int, _Known]:
     """The known cell for each index of ``here`` that has one, nearest pairs first, each cell once."""
     pairs = [
-        (distance, index, place)
+        (distance, index, number)
         for index, cell in enumerate(here)
-        for place, one in enumerate(known)
-        if (distance := one.distance(cell)) is not None
+        for number, earlier in enumerate(known)
+        if (distance := earlier.distance(cell)) is not None
     ]
     taken: set[int] = set()
     found: dict[int, _Known] = {}
-    for _, index, place in sorted(pairs):
-        if index not in found and place not in taken:
-            taken.add(place)
-            found[index] = known[place]
+    for _, index, number in sorted(pairs):
+        if index not in found and number not in taken:
+            taken.add(number)
+            found[index] = known[number]
     return found
 
 

@@ -1,6 +1,6 @@
-"""How often a person who looks at the cells agrees with what the device said of them.
+"""How often a reviewer agrees with the device's labels.
 
-Only cells drawn at random stand for the slide. Those that a person picked in the gallery are its extremes, the most
+Only cells drawn at random represent the slide. Those that a person picked in the gallery are its extremes, the most
 blast-like and the most uncertain: figures from them are biased, and are never mixed with the others.
 """
 
@@ -15,88 +15,88 @@ from bloodedge_device.slide.interval import ClusteredShare
 
 ReviewLabel = Literal["blast", "normal", "not_a_cell", "unsure"]
 REVIEW_LABELS: tuple[ReviewLabel, ...] = get_args(ReviewLabel)
-"""What a person may say of a cell; the last two are counted, but are neither right nor wrong."""
+"""A reviewer's labels; the last two are counted, but are neither right nor wrong."""
 Sampling = Literal["random", "gallery"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
-"""How the reviewed cells were come by: drawn at random from all that were found, or picked in the gallery."""
+"""How the reviewed cells were chosen: drawn at random from all cells, or picked in the gallery."""
 
 
 @dataclass(frozen=True)
 class ReviewedCell:
-    """A cell, what the device said of it and what a person says."""
+    """A cell with the device's label and the reviewer's."""
 
-    said: str
+    predicted: str
     """blast, normal or uncertain."""
-    person: ReviewLabel
+    reviewed: ReviewLabel
     blast_probability: float | None
     """Calibrated, 0..1; None when it was not classified."""
     cluster: int
-    """Its frame, or its slide where several slides are put together."""
+    """Its frame, or its slide where figures are over several slides."""
     sampling: Sampling
 
 
 @dataclass(frozen=True)
 class ReviewFigures:
-    """The device held against a person, over cells of one sampling."""
+    """The device compared with the reviewer, over cells of one sampling."""
 
     sampling: Sampling
     answers: dict[ReviewLabel, int]
-    """What the person said, of all reviewed cells."""
+    """The reviewer's labels of all reviewed cells."""
     uncertain: dict[ReviewLabel, int]
-    """What the person said of the cells that the device called uncertain."""
+    """The reviewer's labels of the cells that the device called uncertain."""
     confusion: tuple[tuple[int, ...], ...]
-    """The person's normal and blast (rows) by the device's (columns), (2, 2), of called cells."""
+    """(2, 2), of called cells: the reviewer's normal and blast in rows, the device's in columns."""
     accuracy: ClusteredShare
     """Right among the called."""
     sensitivity: ClusteredShare
-    """Called a blast among the person's called blasts."""
+    """Called blast among the reviewer's blasts that were called."""
     specificity: ClusteredShare
-    """Called normal among the person's called normal cells."""
+    """Called normal among the reviewer's normal cells that were called."""
     auc: float | None
-    """Of the probabilities of all cells that have one and that the person named, uncertain ones too; None when a class
+    """Of the probabilities of all cells that the reviewer called blast or normal, uncertain ones too; None when a class
     is missing."""
 
     @property
     def reviewed(self) -> int:
-        """Cells that a person looked at."""
+        """Number of reviewed cells."""
         return sum(self.answers.values())
 
     @property
     def unbiased(self) -> bool:
-        """Whether the figures stand for the slide's cells."""
+        """Whether the figures represent the slide."""
         return self.sampling == "random"
 
 
 def review_figures(cells: Sequence[ReviewedCell]) -> dict[Sampling, ReviewFigures]:
-    """Figures of the reviewed cells by how they were come by; every sampling is there, without cells too."""
+    """Figures of the reviewed cells by sampling; every sampling is there, even without cells."""
     return {
         sampling: _figures(sampling, [cell for cell in cells if cell.sampling == sampling]) for sampling in SAMPLINGS
     }
 
 
 def _figures(sampling: Sampling, cells: list[ReviewedCell]) -> ReviewFigures:
-    named = [cell for cell in cells if cell.person in LABELS]
-    called = [cell for cell in named if cell.said in LABELS]
-    pairs = Counter[tuple[str, str]]((cell.person, cell.said) for cell in called)
-    judged = [(cell.person == "blast", p) for cell in named if (p := cell.blast_probability) is not None]
+    named = [cell for cell in cells if cell.reviewed in LABELS]
+    called = [cell for cell in named if cell.predicted in LABELS]
+    pairs = Counter[tuple[str, str]]((cell.reviewed, cell.predicted) for cell in called)
+    judged = [(cell.reviewed == "blast", p) for cell in named if (p := cell.blast_probability) is not None]
     return ReviewFigures(
         sampling=sampling,
         answers=_answers(cells),
-        uncertain=_answers([cell for cell in cells if cell.said == "uncertain"]),
-        confusion=tuple(tuple(pairs[person, said] for said in LABELS) for person in LABELS),
+        uncertain=_answers([cell for cell in cells if cell.predicted == "uncertain"]),
+        confusion=tuple(tuple(pairs[reviewed, predicted] for predicted in LABELS) for reviewed in LABELS),
         accuracy=_right(called),
-        sensitivity=_right([cell for cell in called if cell.person == "blast"]),
-        specificity=_right([cell for cell in called if cell.person == "normal"]),
+        sensitivity=_right([cell for cell in called if cell.reviewed == "blast"]),
+        specificity=_right([cell for cell in called if cell.reviewed == "normal"]),
         auc=auc([blast for blast, _ in judged], [probability for _, probability in judged]),
     )
 
 
 def _answers(cells: list[ReviewedCell]) -> dict[ReviewLabel, int]:
-    counts = Counter(cell.person for cell in cells)
+    counts = Counter(cell.reviewed for cell in cells)
     return {label: counts[label] for label in REVIEW_LABELS}
 
 
 def _right(cells: list[ReviewedCell]) -> ClusteredShare:
     whole = Counter(cell.cluster for cell in cells)
-    part = Counter(cell.cluster for cell in cells if cell.said == cell.person)
+    part = Counter(cell.cluster for cell in cells if cell.predicted == cell.reviewed)
     return ClusteredShare([part[cluster] for cluster in whole], list(whole.values()))

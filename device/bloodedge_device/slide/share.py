@@ -1,4 +1,4 @@
-"""A slide's share of blasts: the estimate, when to stop looking, and what a person is told."""
+"""A slide's share of blasts: the estimate, when it is sure enough, and its sentences."""
 
 import math
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ class SlideShare:
     """Blasts among called cells, frame by frame."""
     estimate: BlastShare
     drawn: tuple[int, int] | None = None
-    """Blasts and normal cells that the simulated microscope drew in the frames looked at."""
+    """Blasts and normal cells that the simulated microscope drew in the processed frames."""
 
     @classmethod
     def of(cls, counted: ClusteredShare, rates: Rates | None, drawn: tuple[int, int] | None = None) -> "SlideShare":
-        """rates: of the artifact that called the cells."""
+        """rates: error rates of the artifact that called the cells."""
         estimate = blast_share(rates, counted.successes, counted.trials, counted.equivalent_trials)
         return cls(counted, estimate, drawn)
 
@@ -33,23 +33,23 @@ class SlideShare:
     @property
     def figures(self) -> ShareFigures:
         """For programs."""
-        one = self.estimate
+        estimate = self.estimate
         return ShareFigures(
-            called=one.called,
-            corrected=one.corrected,
-            low=one.low,
-            high=one.high,
-            limited_by=one.limited_by,
+            called=estimate.called,
+            corrected=estimate.corrected,
+            low=estimate.low,
+            high=estimate.high,
+            limited_by=estimate.limited_by,
             truth=self.truth,
         )
 
     def enough(self, half_width: float) -> bool:
         """Whether half of the interval's length is at most ``half_width``, after FEWEST_CLUSTERS frames or more."""
-        known = self.estimate.corrected is not None and self.counted.clusters >= FEWEST_CLUSTERS
-        return known and self.estimate.half_width <= half_width
+        is_known = self.estimate.corrected is not None and self.counted.clusters >= FEWEST_CLUSTERS
+        return is_known and self.estimate.half_width <= half_width
 
     def cells_needed(self, half_width: float) -> int | None:
-        """About how many further called cells make it ``enough``; None when more cells would not help."""
+        """About how many more called cells are ``enough``; None when more cells would not help."""
         if self.enough(half_width):
             return 0
         if self.estimate.called is None:
@@ -58,8 +58,8 @@ class SlideShare:
         if self.estimate.corrected is None or math.isinf(times):
             return None
         a_frame = self.counted.trials / self.counted.clusters
-        wanted = max(times * self.counted.trials, FEWEST_CLUSTERS * a_frame)
-        return max(1, math.ceil(wanted) - self.counted.trials)
+        needed = max(times * self.counted.trials, FEWEST_CLUSTERS * a_frame)
+        return max(1, math.ceil(needed) - self.counted.trials)
 
     @property
     def is_number(self) -> bool:
@@ -69,40 +69,39 @@ class SlideShare:
     @property
     def headline(self) -> str:
         """The share in a few words, such as "31 %"."""
-        one = self.estimate
-        if one.corrected is not None and not one.cannot_tell:
-            return percent(one.corrected)
-        if one.called is None:
+        estimate = self.estimate
+        if estimate.corrected is not None and not estimate.cannot_tell:
+            return percent(estimate.corrected)
+        if estimate.called is None:
             return "no cell called"
-        return "share of blasts not known" if one.corrected is None else "cannot tell the share of blasts"
+        return "share of blasts not known" if estimate.corrected is None else "cannot tell the share of blasts"
 
     @property
     def interval_sentence(self) -> str:
         """The interval of the corrected share; empty where there is none."""
-        one = self.estimate
-        if one.corrected is None:
+        share = self.estimate
+        if share.corrected is None:
             return ""
-        if one.corrected == 0:
-            return f"No blasts, or up to {percent(one.high)} (95 % interval), corrected for errors and refusals."
-        return f"{percent(one.low)} to {percent(one.high)} (95 % interval), corrected for errors and refusals."
+        if share.corrected == 0:
+            return f"No blasts, or up to {percent(share.high)} (95 % interval), corrected for errors and refusals."
+        return f"{percent(share.low)} to {percent(share.high)} (95 % interval), corrected for errors and refusals."
 
     @property
     def limit_sentence(self) -> str:
-        """What keeps the share from being known better; empty where it is the number of cells."""
-        one = self.estimate
-        if one.called is None:
+        """What limits the share's precision; empty where it is the number of cells."""
+        if self.estimate.called is None:
             return ""
-        if not one.rates_known:
+        if not self.estimate.rates_known:
             return (
                 "The share cannot be corrected: this bundle does not say how often it errs on enough people whom it"
                 " has not seen. Convert it again with more people held out."
             )
-        if one.cannot_tell:
+        if self.estimate.cannot_tell:
             return (
                 "This model cannot tell the share of blasts on this slide: it errs too often, or too differently, on"
                 " people whom it has not seen. More cells will not help."
             )
-        if one.limited_by == "classifier":
+        if self.estimate.limited_by == "classifier":
             return "The classifier's errors on people whom it has not seen limit this, more than the number of cells."
         return ""
 
@@ -119,14 +118,14 @@ class SlideShare:
 
     @property
     def truth_sentence(self) -> str:
-        """What was drawn; empty for real cameras."""
+        """The drawn share; empty for real cameras."""
         if self.drawn is None or self.truth is None:
             return ""
         return f"Drawn by the simulator: {percent(self.truth)} blasts ({self.drawn[0]} of {count(sum(self.drawn))})."
 
     @property
     def sentences(self) -> list[str]:
-        """All that is to be said beside the headline, the most important first."""
+        """All sentences beside the headline, the most important first."""
         found = (self.interval_sentence, self.limit_sentence, self.called_sentence, self.truth_sentence)
         return [sentence for sentence in found if sentence]
 

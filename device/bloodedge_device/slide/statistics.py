@@ -1,4 +1,4 @@
-"""What one slide shows: counts, the share of blasts with its interval, and everything that was not classified."""
+"""A slide's figures: counts, the share of blasts with its interval, and everything that was not classified."""
 
 from dataclasses import dataclass
 
@@ -15,26 +15,26 @@ class SlideStatistics:
 
     frames_processed: int
     frames_dropped: int
-    """Captured, but replaced by a newer frame before the pipeline was free."""
+    """Replaced by a newer frame before the pipeline was free."""
     frames_without_cells: int
     frames_rejected: dict[str, int]
-    """Frames turned away, by reason."""
+    """Rejected frames by reason."""
     cells: dict[str, int]
-    """Cells called normal, blast and uncertain."""
+    """Cells by label: normal, blast and uncertain."""
     uncertain: dict[str, int]
     """Uncertain cells by reason."""
     not_cells: dict[str, int]
-    """Things that the finder turned down, by reason."""
+    """Objects that the finder rejected, by reason."""
     repeated: int
-    """Sightings of cells that count elsewhere: an earlier or better view of them does."""
+    """Views of cells of which an earlier or better view is counted."""
     clustered: ClusteredShare
     """Blasts among called cells, frame by frame."""
     drawn: tuple[int, int] | None = None
-    """Blasts and normal cells that the simulated microscope drew in the frames looked at; None of a real camera."""
+    """Blasts and normal cells that the simulated microscope drew in the processed frames; None of a real camera."""
 
     @property
     def frames_seen(self) -> int:
-        """Every frame that the camera gave."""
+        """All frames of the camera."""
         return self.frames_processed + self.frames_dropped
 
     @property
@@ -59,7 +59,7 @@ class SlideStatistics:
 
     @property
     def uncertain_share(self) -> float | None:
-        """Uncertain ones among the found cells, 0..1; None before the first."""
+        """Uncertain cells among all, 0..1; None before the first."""
         return self.cells["uncertain"] / self.cells_total if self.cells_total else None
 
     def share(self, rates: Rates | None) -> SlideShare:
@@ -67,7 +67,7 @@ class SlideStatistics:
         return SlideShare.of(self.clustered, rates, self.drawn)
 
     def sentence(self, rates: Rates | None) -> str:
-        """The slide in a few sentences."""
+        """The slide's figures in a few sentences."""
         rejected = sum(self.frames_rejected.values())
         return (
             f"{self.frames_seen} frames ({self.frames_dropped} dropped, {rejected} rejected), "

@@ -1,4 +1,4 @@
-"""Counts kept up while frames come: of the slide under the microscope, and of everything since the start."""
+"""Running counts of the current slide, and of everything since the start."""
 
 from collections import Counter, deque
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.statistics import SlideStatistics
 
 LOOKED_AT = (None, Reason.NO_CELL)
-"""Reasons of frames whose cells were looked for."""
+"""Reasons of frames that were searched for cells."""
 
-STANDING = 4000
+REVISABLE = 4000
 """Cells of which a better view may still come."""
 
 
 @dataclass
 class _Frame:
-    """What counts of one frame."""
+    """One frame's counts."""
 
     blasts: int = 0
     called: int = 0
@@ -31,7 +31,7 @@ class _Frame:
 
 @dataclass
 class _Counted:
-    """A cell, and whether it is the view that counts."""
+    """One view of a cell, and whether this view is counted."""
 
     frame: _Frame
     label: str
@@ -40,7 +40,7 @@ class _Counted:
 
 
 class Tally:
-    """A slide's statistics, kept up while it is in work; what ``read_statistics`` reads from the store afterwards."""
+    """The current slide's statistics; ``read_statistics`` reads the same from the store."""
 
     def __init__(self) -> None:
         self._frames = self._dropped = self._repeated = 0
@@ -49,7 +49,7 @@ class Tally:
         self._cells: Counter[str] = Counter()
         self._uncertain: Counter[str] = Counter()
         self._frame_counts: Counter[tuple[int, int]] = Counter()
-        self._standing: dict[int, _Counted] = {}
+        self._counted: dict[int, _Counted] = {}
         self._latest: deque[_Counted] = deque(maxlen=REMEMBERED)
         self._drawn: tuple[int, int] | None = None
 
@@ -73,38 +73,38 @@ class Tally:
             self._recall()
 
     def _add_cell(self, frame: _Frame, cell: CellResult) -> None:
-        one = _Counted(frame, cell.label, str(cell.reason), counts=not cell.repeated)
+        view = _Counted(frame, cell.label, str(cell.reason), counts=not cell.repeated)
         if cell.blast_probability is not None:
-            self._latest.append(one)
+            self._latest.append(view)
         if cell.repeated:
             self._repeated += 1
             return
         if cell.number is not None:
-            if (worse := self._standing.get(cell.number)) is not None:
+            if (worse := self._counted.get(cell.number)) is not None:
                 self._count(worse, -1)
                 worse.counts = False
                 self._repeated += 1
-            self._standing[cell.number] = one
-            if len(self._standing) > STANDING:
-                del self._standing[next(iter(self._standing))]
-        self._count(one, 1)
+            self._counted[cell.number] = view
+            if len(self._counted) > REVISABLE:
+                del self._counted[next(iter(self._counted))]
+        self._count(view, 1)
 
     def _recall(self) -> None:
-        """Take the classes of the latest cells back: the slide turned out to be foreign."""
-        for one in self._latest:
-            if one.label == "uncertain":
+        """Make the latest cells uncertain: the slide turned out to be outside the domain."""
+        for view in self._latest:
+            if view.label == "uncertain":
                 continue
-            if one.counts:
-                self._count(one, -1)
-            one.label, one.reason = "uncertain", str(Reason.OUT_OF_DOMAIN)
-            if one.counts:
-                self._count(one, 1)
+            if view.counts:
+                self._count(view, -1)
+            view.label, view.reason = "uncertain", str(Reason.OUT_OF_DOMAIN)
+            if view.counts:
+                self._count(view, 1)
 
-    def _count(self, one: _Counted, by: int) -> None:
-        frame, label = one.frame, one.label
+    def _count(self, view: _Counted, by: int) -> None:
+        frame, label = view.frame, view.label
         self._cells[label] += by
         if label == "uncertain":
-            self._uncertain[one.reason] += by
+            self._uncertain[view.reason] += by
             return
         if frame.counted:
             self._frame_counts[frame.counts] -= 1
@@ -132,7 +132,7 @@ class Tally:
 
 
 class Totals:
-    """Counts over all slides since the start; they only grow. A cell counts at its first view, as first said."""
+    """Counts over all slides since the start; they only grow. A cell counts at its first view, with its first label."""
 
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()

@@ -3,26 +3,26 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from bloodedge_device.slide.domain_check import FOREIGN_SHARE, REMEMBERED, SURELY, SlideDomain
+from bloodedge_device.slide.domain_check import OUTSIDE_SHARE, REMEMBERED, SURELY, SlideDomain
 
 
 def judged(outside: NDArray[np.bool_]) -> list[bool]:
-    """Whether the slide is foreign after each cell."""
-    slide, foreign = SlideDomain(), []
+    """Whether the slide is outside the domain after each cell."""
+    slide, verdicts = SlideDomain(), []
     for cell in outside:
         slide.note(outside=bool(cell))
-        foreign.append(slide.foreign)
-    return foreign
+        verdicts.append(slide.is_outside)
+    return verdicts
 
 
 @pytest.mark.parametrize("cells", [1, 3, 15, 60, REMEMBERED])
-def test_a_slide_is_foreign_exactly_where_the_binomial_tail_says_so(cells: int) -> None:
+def test_a_slide_is_outside_the_domain_exactly_where_the_binomial_tail_says_so(cells: int) -> None:
     verdicts = [judged(np.arange(cells) < outside)[-1] for outside in range(cells + 1)]
-    tails = binom.sf(np.arange(-1, cells), cells, FOREIGN_SHARE)
+    tails = binom.sf(np.arange(-1, cells), cells, OUTSIDE_SHARE)
     assert verdicts == (tails < SURELY).tolist()
 
 
-def test_slides_like_the_held_out_ones_are_practically_never_foreign() -> None:
+def test_slides_like_the_held_out_ones_are_practically_never_outside_the_domain() -> None:
     rng = np.random.default_rng(0)
     ever = sum(any(judged(rng.random(300) < 0.05)) for _ in range(1000))
     assert ever <= 2
