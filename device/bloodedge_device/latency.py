@@ -81,8 +81,8 @@ STAGES = {
     "store": "batch",
     "frame": "frame",
 }
-"""Each stage and its unit of time; a batch is the frames that one sync stores, one unless the disk is slow. ``frame`` is
-the whole way, from capture to stored rows."""
+"""Each stage and what it is timed for; a batch is the frames that one sync stores, one unless the disk is slow.
+``frame`` is the whole way, from capture to stored rows."""
 
 
 def summed(some: Mapping[str, LatencyHistogram], more: Mapping[str, LatencyHistogram]) -> dict[str, LatencyHistogram]:

@@ -20,7 +20,7 @@ from bloodedge_device.bundles import loading
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.bundles.slot_record import Slot, read_record, slot_file
-from bloodedge_device.bundles.switch import promote
+from bloodedge_device.bundles.switch import mark_good
 from bloodedge_device.daemon.loop import run_device
 from bloodedge_device.daemon.slides import Slides
 from bloodedge_device.daemon.slot_watch import SlotWatch

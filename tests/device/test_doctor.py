@@ -17,9 +17,9 @@ from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError
 from bloodedge_device import camera
 from bloodedge_device.bundles import loading
-from bloodedge_device.cli.doctor import examine as doctor
 from bloodedge_device.cli.doctor import machine
 from bloodedge_device.cli.doctor.examine import examine, show, to_json
+from bloodedge_device.cli.doctor.examine import examine as doctor
 from bloodedge_device.cli.doctor.finding import Examination, Finding
 from bloodedge_device.settings import DeviceSettings
 

@@ -20,7 +20,7 @@ from bloodedge_device.bundles.slot_record import (
     slot_file,
     slots_folder,
 )
-from bloodedge_device.bundles.switch import fall_back, roll_back
+from bloodedge_device.bundles.switch import mark_bad, roll_back
 from bloodedge_device.daemon.loop import run_device
 from support.slot_bundles import NAME, Laboratory, proven, tried
 

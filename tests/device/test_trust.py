@@ -17,8 +17,8 @@ from bloodedge.signing.keys import PublicKey, new_key
 from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.bundles.loading import load
 from bloodedge_device.daemon.loop import run_device
-from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings
-from bloodedge_device.settings.sections import TrustSettings
+from bloodedge_device.settings import DeviceSettings, read_settings
+from bloodedge_device.settings.sections import TrustSettings, WebSettings
 from bloodedge_device.store import DATABASE
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"

@@ -22,7 +22,8 @@ from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.frames import BadFrame, CellResult, Frame, FrameResult
 from bloodedge_device.health import Health, Level
 from bloodedge_device.latency import StageTimes
-from bloodedge_device.settings import DeviceSettings, WebSettings
+from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.store import Store
 from bloodedge_device.store.outbox import Draft

@@ -67,7 +67,8 @@ def run_command(
 
     from bloodedge.errors import BloodedgeError, UsageError
     from bloodedge_device.daemon.loop import run_device
-    from bloodedge_device.settings import DeviceSettings, WebSettings, read_settings, with_options
+    from bloodedge_device.settings import DeviceSettings, read_settings, with_options
+    from bloodedge_device.settings.sections import WebSettings
     from bloodedge_device.system.logs import configure_logging
     from bloodedge_device.system.process import process_began_s
     from bloodedge_device.web.browser import open_in_browser

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from time import monotonic
 
 from bloodedge.text import shown
-from bloodedge_device.bundles.start import started
+from bloodedge_device.bundles.start import counted_start
 from bloodedge_device.daemon.reload import Switcher
 from bloodedge_device.daemon.services import Services
 from bloodedge_device.daemon.slides import Slides
@@ -43,7 +43,7 @@ def run_device(
         health = Health()
         with closing(supervised_camera(settings, health, timings=timings)) as camera:
             keep_to_cores(settings.cores)
-            with started(settings) as loaded:
+            with counted_start(settings) as loaded:
                 if not settings.camera.is_hardware:  # a folder that is not there, or a video that cannot be read
                     camera.wait_until_open(signals.interrupt)
                 with closing(Store(settings.state, settings.store, settings.mqtt.most_waiting)) as store:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bloodedge.errors import BloodedgeError
 from bloodedge_device.bundles.loading import Loaded, active_digest, load
-from bloodedge_device.bundles.revocation import heed_revocation
+from bloodedge_device.bundles.revocation import check_revocation
 from bloodedge_device.bundles.start import load_counted
 from bloodedge_device.daemon.slides import Slides
 from bloodedge_device.daemon.state import DaemonState
@@ -103,7 +103,7 @@ class Switcher:
             log.warning("update.from_fleet was changed; restart the daemon for it.")
         new = new.model_copy(update={name: getattr(old, name) for name in NEEDS_RESTART})
         if running.slot is not None:
-            heed_revocation(new, running)
+            check_revocation(new, running)
         switched = active_digest(new) != running.sha256
         if new == old and not switched:
             self._state.health.tell("settings", Level.OK, IN_FORCE)

@@ -118,7 +118,7 @@ class Services:
         while True:
             self._check("the heat", self._monitor.check_heat)
             self._check("the signs of life", self._monitor.check_often)
-            self._check("revoked keys", self._slots.heed_revocation)
+            self._check("revoked keys", self._slots.check_revocation)
             self._check("the slots", self._slots.look)
             if monotonic() >= seldom_at_s:
                 seldom_at_s = monotonic() + self._state.timings.seldom_every_s

@@ -6,19 +6,21 @@ from time import monotonic
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.signing.signature import Untrusted
-from bloodedge_device.bundles.loading import is_verdict, load
+from bloodedge_device.bundles.loading import is_bundle_fault, load
 from bloodedge_device.bundles.probation import figures_of, is_proven, why_failed
 from bloodedge_device.bundles.repair import repair
-from bloodedge_device.bundles.revocation import heed_revocation
-from bloodedge_device.bundles.slot_record import DamagedRecord, Event, Record, Slot, read_record, slots_folder
-from bloodedge_device.bundles.start import give_way, load_counted, sentence_of, sentence_of_no_verdict
+from bloodedge_device.bundles.revocation import check_revocation
+from bloodedge_device.bundles.slot_record import DamagedRecordError, Event, Record, Slot, read_record, slots_folder
+from bloodedge_device.bundles.start import load_counted, on_hold_sentence
 from bloodedge_device.bundles.switch import (
     MOST_STARTS_IN_A_ROW,
-    forget_starts,
     has_good_alternative,
-    keep_health,
-    note_kept,
-    promote,
+    mark_bad,
+    mark_good,
+    record_kept,
+    reset_starts,
+    rollback_sentence,
+    save_health,
 )
 from bloodedge_device.daemon.reload import Switcher
 from bloodedge_device.daemon.state import DaemonState
@@ -62,22 +64,22 @@ class SlotWatch:
                 self._watch_probation(record, passed_s)
             self._report(read_record(self._folder))
 
-    def heed_revocation(self) -> None:
+    def check_revocation(self) -> None:
         """Roll back from a bundle whose key was revoked; where the settings name the bundle, end the daemon."""
         try:
-            heed_revocation(self._state.settings, self._state.loaded)
+            check_revocation(self._state.settings, self._state.loaded)
         except Untrusted as error:
             self._switcher.refuse(error)
 
     def close(self) -> None:
         """Write down how long the bundle on probation has run."""
         if self._on_probation:
-            keep_health(self._folder, self._on_probation, self._healthy_s)
+            save_health(self._folder, self._on_probation, self._healthy_s)
 
     def _read_record(self) -> Record:
         try:
             return read_record(self._folder)
-        except DamagedRecord:
+        except DamagedRecordError:
             log.warning("%s", repair(self._state.settings))
             return read_record(self._folder)
 
@@ -116,8 +118,8 @@ class SlotWatch:
         try:
             loaded = load(settings) if slot is None else load_counted(settings)
         except BloodedgeError as error:
-            if slot is not None and is_verdict(error):
-                give_way(settings, slot, str(error))
+            if slot is not None and is_bundle_fault(error):
+                mark_bad(settings.state, slot.sha256, str(error))
             else:
                 self._skip(slot, error)
             return
@@ -126,7 +128,7 @@ class SlotWatch:
 
     def _skip(self, slot: Slot | None, error: BloodedgeError) -> None:
         """Keep what runs; a slot's bundle, on which the error is no verdict, is tried again after a while."""
-        sentence = str(error) if slot is None else sentence_of_no_verdict(slot, error)
+        sentence = str(error) if slot is None else on_hold_sentence(slot, error)
         if sentence != self._skipped_why:
             log.warning("The running bundle stays. %s", sentence)
         self._skipped_why = sentence
@@ -146,7 +148,7 @@ class SlotWatch:
         harmless = camera_waits or (slot.state == "good" and not self._is_at_fault() and not state.faults.in_a_row)
         self._harmless_s = self._harmless_s + passed_s if harmless else 0.0
         if slot.starts and self._harmless_s >= self._timings.harmless_after_s:
-            forget_starts(self._folder)
+            reset_starts(self._folder)
 
     def _level(self, part: str) -> Level:
         condition = self._state.health.conditions().get(part)
@@ -167,7 +169,7 @@ class SlotWatch:
             return
         if self._looked_at_s - self._saved_at_s >= self._timings.probation_saved_s:
             self._saved_at_s = self._looked_at_s
-            keep_health(self._folder, slot.sha256, self._healthy_s)
+            save_health(self._folder, slot.sha256, self._healthy_s)
         every_s = min(self._timings.probation_check_s, state.settings.update.probation_minutes * 60)
         if self._looked_at_s - self._judged_at_s >= every_s:
             self._judged_at_s = self._looked_at_s
@@ -180,11 +182,11 @@ class SlotWatch:
             return False
         why = f"its network gave no probability for {state.faults.in_a_row} cells in a row"
         if slot.state == "on probation" or has_good_alternative(state.settings, record):
-            give_way(state.settings, slot, why)
+            mark_bad(state.settings.state, slot.sha256, why)
             return True
         if slot.sha256 != self._kept_at_fault:
             self._kept_at_fault = slot.sha256
-            note_kept(self._folder, f"{why}, and no other bundle has proven good here")
+            record_kept(self._folder, f"{why}, and no other bundle was good here")
         return False
 
     def _is_at_fault(self) -> bool:
@@ -197,10 +199,10 @@ class SlotWatch:
         update = self._state.settings.update
         now, before = figures_of(self._folder, slot)
         if why := why_failed(update, now, before):
-            give_way(self._state.settings, slot, why)
+            mark_bad(self._state.settings.state, slot.sha256, why)
         elif is_proven(update, slot, now):
-            promote(self._folder, slot.sha256)
-            log.info("%s has proven good on this board.", slot.title)
+            mark_good(self._folder, slot.sha256)
+            log.info("%s is good on this board.", slot.title)
 
     def _report(self, record: Record) -> None:
         slot, update = record.running, self._state.settings.update
@@ -213,7 +215,7 @@ class SlotWatch:
             level = Level.WARNING
             sentence = f"{slot.title} crashed within a minute in the last {slot.starts - 1} starts; install another."
         elif latest is not None and latest.action == "went back":
-            level, sentence = Level.WARNING, sentence_of(latest.bundle, latest.why)
+            level, sentence = Level.WARNING, rollback_sentence(latest)
         elif latest is not None and latest.action == "began anew":
             level, sentence = Level.WARNING, f"The record of the slots was started again. {latest.why}."
         elif slot is None:

@@ -14,8 +14,7 @@ from bloodedge.errors import BloodedgeError, DiskError, disk_errors
 from bloodedge.files import write_bytes
 from bloodedge.fleet_messages import Wanted, WantedState, Wire, read_message
 from bloodedge.redact import redacted
-from bloodedge_device.bundles.loading import Unjudged
-from bloodedge_device.bundles.slot_record import NotNow, Record
+from bloodedge_device.bundles.slot_record import Record, TemporaryError
 from bloodedge_device.outputs.download import Cancelled, Download, Temporary
 from bloodedge_device.timings import TIMINGS, Timings
 
@@ -148,7 +147,7 @@ class BundleUpdater:
         """Carry out a request; raises Temporary or Cancelled."""
         try:
             title = self._fetch_and_install(wanted)
-        except (NotNow, Unjudged) as error:
+        except TemporaryError as error:
             raise Temporary(f"{str(error).rstrip('.')}; it is tried again.") from error
         except (DiskError, OSError) as error:
             why = str(getattr(error.__cause__ or error, "strerror", None) or error).rstrip(".")
