@@ -126,7 +126,7 @@ def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "film.mp4").write_bytes(b"not a film" * 100)
-    with pytest.raises(UsageError, match="not a video"):
+    with pytest.raises(UsageError, match="cannot be read as a video"):
         open_camera(CameraSettings(kind="replay", source=str(tmp_path / "film.mp4")))
 
 

@@ -148,7 +148,7 @@ def test_a_camera_that_heeds_no_control_is_told_of(sensor, caplog: pytest.LogCap
     sensor.deaf = True
     with caplog.at_level(logging.WARNING, "bloodedge.device"):
         take(open_with(exposure_us=100))
-    assert "was to hold exposure 100" in caplog.text
+    assert "does not hold exposure 100" in caplog.text
 
 
 def test_a_cable_that_comes_loose_is_told_and_the_camera_closed(sensor) -> None:

@@ -373,6 +373,6 @@ def test_a_frame_that_is_too_large_is_a_bad_frame_and_takes_no_slot(monkeypatch:
         frame = Frame(Capture.now(0, monotonic()), bgr, None)
         capture._give(frame, memory, free, stop, sender)
     large, fits = wire.told
-    assert "33 million are the most" in str(large["problem"])
+    assert "the limit is 33 million" in str(large["problem"])
     assert fits["slot"] == 0
     assert np.array_equal(np.frombuffer(memory, np.uint8, 48 * 64 * 3).reshape(48, 64, 3), picture(5))

@@ -12,11 +12,11 @@ class Camera(Protocol):
     """A source of frames."""
 
     name: str
-    """What reports call it."""
+    """Its name in reports."""
     live: bool
-    """Whether frames are lost when nobody takes them in time."""
+    """Whether frames are dropped when they are not taken in time."""
     ending: str
-    """What is to be said of a source that has ended; empty where nothing is."""
+    """A sentence about the end of a source that has ended, or empty."""
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """Frames in the order of capture, until the source ends or ``stop`` is set."""
@@ -24,7 +24,7 @@ class Camera(Protocol):
 
 
 class Pace:
-    """Holds a source to its rate: at most so many frames a second, or as fast as they come."""
+    """Limits a source to so many frames a second; None: no limit."""
 
     def __init__(self, rate: float | None, stop: threading.Event) -> None:
         self._interval_s = 1 / rate if rate else 0.0
@@ -32,7 +32,7 @@ class Pace:
         self._next_s = monotonic()
 
     def wait(self) -> bool:
-        """Wait for the next frame's turn; False when the source is to stop."""
+        """Wait until the next frame is due; False when the source should stop."""
         if self._interval_s:
             self._stop.wait(max(0.0, self._next_s - monotonic()))
             self._next_s = max(self._next_s + self._interval_s, monotonic())

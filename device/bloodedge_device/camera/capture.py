@@ -29,16 +29,16 @@ from bloodedge_device.settings.sections import CameraSettings
 from bloodedge_device.system.process import use_every_core
 
 SLOTS = 4
-"""One in the pipeline's hands, one waiting for it, one being filled, and one to spare."""
+"""One in the pipeline, one waiting for it, one being filled, and one spare."""
 
 SLOT_BYTES = 96 * 2**20
-"""Room for a frame of 32 megapixels; memory that no frame touches is not taken."""
+"""Room for a frame of 32 megapixels; unused pages cost no memory."""
 
 SIGN_OF_LIFE_S = 0.2
 """Well below the shortest timeout that the settings allow."""
 
 PARTING_S = 1.0
-"""Time that a driver has to let go of the camera once the daemon is gone."""
+"""A driver gets so long to release the camera once the daemon is gone."""
 
 
 def main() -> None:
@@ -46,14 +46,14 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     use_every_core()
     wire, memory = socket.socket(fileno=int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), SLOTS * SLOT_BYTES)
-    heard, told = wire.makefile("rb"), wire.makefile("wb", buffering=0)
-    order = json.loads(heard.readline())
-    sender = _Sender(told)
+    incoming = wire.makefile("rb")
+    order = json.loads(incoming.readline())
+    sender = _Sender(wire.makefile("wb", buffering=0))
     free: Queue[int] = Queue()
     for slot in range(SLOTS):
         free.put(slot)
     stop = _Pulse(sender)
-    threading.Thread(target=_listen, args=(heard, free, stop), daemon=True).start()
+    threading.Thread(target=_listen, args=(incoming, free, stop), daemon=True).start()
     try:
         settings = validate(CameraSettings, order["settings"], "The camera's table")
         camera = open_camera(settings, order["begin"], [SourceFile(**file) for file in order["done"]])
@@ -66,13 +66,13 @@ def main() -> None:
             sender.send({"kind": "ended", "ending": camera.ending})
     except BloodedgeError as error:
         sender.fail(str(error), usage=isinstance(error, UsageError))
-    except Exception as error:  # whatever a driver raises is told, and the daemon tries again
+    except Exception as error:  # whatever a driver raises is reported, and the daemon tries again
         sender.fail(f"The camera failed: {error!r}.")
 
 
 @dataclass
 class _Sender:
-    """Lines to the daemon; once it is gone, into nothing."""
+    """Lines to the daemon; ends the process once the daemon is gone."""
 
     lines: socket.SocketIO
 
@@ -83,19 +83,19 @@ class _Sender:
             os._exit(0)
 
     def fail(self, sentence: str, *, usage: bool = False) -> None:
-        """Tell what is wrong; ``usage``: the settings can never work."""
+        """Report what is wrong; usage: the settings can never work."""
         self.send({"kind": "failed", "usage": usage, "sentence": redacted(sentence)})
 
 
 class _Pulse(threading.Event):
-    """An event that cameras wait on between frames; their asking is the sign that they are alive."""
+    """An event that cameras wait on between frames, which tells the daemon that they are alive."""
 
     def __init__(self, sender: _Sender) -> None:
         super().__init__()
         self._sender = sender
 
     def wait(self, timeout: float | None = None) -> bool:
-        """As Event's, telling the daemon meanwhile that the camera is alive."""
+        """As Event's; sends signs of life meanwhile."""
         left_s = float("inf") if timeout is None else timeout
         while left_s > SIGN_OF_LIFE_S:
             if super().wait(SIGN_OF_LIFE_S):
@@ -106,8 +106,8 @@ class _Pulse(threading.Event):
 
 
 def _listen(lines: BinaryIO, free: Queue[int], stop: _Pulse) -> None:
-    """Slots that the daemon is done with; when it hangs up, end, by force where the driver does not answer."""
-    with suppress(OSError, ValueError):  # a daemon that was killed resets the connection, perhaps in mid-line
+    """Receive freed slots; when the daemon hangs up, end, by force if the driver does not answer."""
+    with suppress(OSError, ValueError):  # a killed daemon resets the connection, perhaps in mid-line
         while line := lines.readline():
             free.put(json.loads(line)["free"])
     stop.set()
@@ -116,12 +116,12 @@ def _listen(lines: BinaryIO, free: Queue[int], stop: _Pulse) -> None:
 
 
 def _give(frame: Frame | BadFrame, memory: mmap.mmap, free: Queue[int], stop: _Pulse, sender: _Sender) -> None:
-    message: dict[str, Any] = {"kind": "frame", "capture": _told(frame.capture)}
+    message: dict[str, Any] = {"kind": "frame", "capture": _fields(frame.capture)}
     if isinstance(frame, BadFrame):
         sender.send({**message, "problem": redacted(frame.problem)})
         return
     if frame.bgr.nbytes > SLOT_BYTES:
-        sender.send({**message, "problem": f"The frame has {frame.bgr.size // 3:,} pixels; 33 million are the most."})
+        sender.send({**message, "problem": f"The frame has {frame.bgr.size // 3:,} pixels; the limit is 33 million."})
         return
     while True:
         try:
@@ -132,13 +132,13 @@ def _give(frame: Frame | BadFrame, memory: mmap.mmap, free: Queue[int], stop: _P
                 return
             sender.send({"kind": "alive"})
     bgr = np.ascontiguousarray(frame.bgr)
-    place = np.frombuffer(memory, bgr.dtype, bgr.size, slot * SLOT_BYTES).reshape(bgr.shape)
-    np.copyto(place, bgr)
+    target = np.frombuffer(memory, bgr.dtype, bgr.size, slot * SLOT_BYTES).reshape(bgr.shape)
+    np.copyto(target, bgr)
     scale = {"um_per_px": frame.um_per_px, "shape": bgr.shape, "dtype": bgr.dtype.str}
     sender.send({**message, **scale, "slot": slot})
 
 
-def _told(capture: Capture) -> dict[str, Any]:
+def _fields(capture: Capture) -> dict[str, Any]:
     return {**asdict(capture), "captured_at": capture.captured_at.isoformat()}
 
 

@@ -12,10 +12,10 @@ from bloodedge_device.settings.sections import CameraSettings, is_stream
 
 
 def open_camera(settings: CameraSettings, begin: int = 0, done: Iterable[SourceFile] = ()) -> Camera:
-    """The camera that the settings name; what is replayed or simulated begins with frame number ``begin``.
+    """Open the camera that the settings name; a replay or simulation begins with frame number ``begin``.
 
-    done: a watched folder's files that were taken before. Raises UsageError when it can never work, BloodedgeError when
-    it is not there or busy.
+    done: files of a watched folder that were taken before. Raises UsageError when the settings can never work,
+    BloodedgeError when the camera is missing or busy.
     """
     match settings.kind:
         case "replay":
@@ -51,10 +51,10 @@ def _open_replay(settings: CameraSettings, begin: int, done: Iterable[SourceFile
     if path.is_dir():
         images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         if not images:
-            raise UsageError(f"{path} holds no image (bmp, jpg, png, tif or webp); give a folder of frames.")
+            raise UsageError(f"{path} has no image (bmp, jpg, png, tif or webp); give a folder of frames.")
         return FolderCamera(settings, path, images, begin)
     if not path.is_file():
-        raise UsageError(f"{path} does not exist; give a folder of frames, a video file or a stream's address.")
+        raise UsageError(f"{path} does not exist; give a folder of frames, a video file or a stream's URL.")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return FolderCamera(settings, path.parent, [path], begin)
     return VideoCamera(settings, source, live=settings.realtime, begin=begin)

@@ -1,4 +1,4 @@
-"""A Raspberry Pi camera through picamera2 (libcamera): light measured once and then held."""
+"""A Raspberry Pi camera through picamera2 (libcamera); its light is measured once, then held."""
 
 import logging
 import threading
@@ -15,7 +15,7 @@ from bloodedge_device.settings.sections import CameraSettings
 log = logging.getLogger("bloodedge.device")
 
 LARGEST_WHOLE_SENSOR_PX = 2_000_000
-"""Sensors with more pixels are read binned 2x2 when no size is asked for: the whole field at video rate."""
+"""Larger sensors are binned 2x2 unless a size is set: the whole field at video rate."""
 
 VIDEO_FRAME_US = (33_333, 200_000)
 """Shortest and longest frame of the video configuration; picamera2's own 33 ms for both would cut exposures off."""
@@ -26,13 +26,13 @@ VIDEO_BUFFERS, STILL_BUFFERS = 4, 2
 SETTLE_S = 3.0
 STEADY_FRAMES = 8
 STEADY = 0.005
-"""Light has settled when exposure, gain and colour gains vary by less than this share over so many frames."""
+"""The light is steady when exposure, gain and colour gains vary by less than this share over so many frames."""
 
 HELD = 0.02
-"""A sensor counts exposure in lines and gain in steps: what it took may differ by this share from what was asked."""
+"""Largest deviation from the requested light, as a share: sensors count exposure in lines and gain in steps."""
 
 MOST_FRAMES_TO_HOLD = 30
-"""Frames under way keep the light that they were begun with; libcamera's pipelines hold up to about ten."""
+"""Frames to wait for new light: those under way, about ten in libcamera's pipelines, keep the old."""
 
 Metadata = Mapping[str, Any]
 
@@ -43,13 +43,13 @@ def devices() -> list[str]:
 
 
 class PiCamera:
-    """A camera on the board's ribbon cable; its light (exposure, gain, white balance) is given, or measured on opening.
+    """A camera on the board's ribbon cable; exposure, gain and white balance are given, or measured on opening.
 
     Frames come from the video configuration; from the still configuration (best noise reduction, slower) where the
-    settings want one frame a second or less, or more pixels than a sensor gives when it is read binned 2x2.
+    settings ask for at most one frame a second, or for more pixels than the binned sensor has.
 
-    The page's picture is the full frame shrunk rather than libcamera's lores stream: it is made only while somebody
-    looks, where that stream would cost memory, bandwidth and another copy between the processes for every frame.
+    The page's picture is the shrunk full frame, made only while somebody looks; libcamera's lores stream would cost
+    memory, bandwidth and a copy between the processes for every frame.
     """
 
     live = True
@@ -58,7 +58,7 @@ class PiCamera:
     def __init__(self, settings: CameraSettings) -> None:
         """Open the camera.
 
-        Raises BloodedgeError while it is away or taken, UsageError where the settings cannot work with it.
+        Raises BloodedgeError while it is unplugged or in use, UsageError where the settings cannot work with it.
         """
         self._settings = settings
         self._number = int(settings.source or 0)
@@ -97,8 +97,8 @@ class PiCamera:
     def _configure(self, camera: Any) -> None:
         if "AwbEnable" not in camera.camera_controls:
             raise UsageError(
-                f"{self.name} has no white balance: it is monochrome, or a USB camera; use a camera of colour, or set "
-                'camera.kind = "v4l2" for one on USB.'
+                f"{self.name} has no white balance: it is monochrome, or a USB camera; use a colour camera, or set "
+                'camera.kind = "v4l2" for a USB camera.'
             )
         wanted = self._settings.size or default_size(camera.sensor_resolution)
         _check_size(self.name, wanted, camera.sensor_resolution)
@@ -129,7 +129,7 @@ class PiCamera:
         least, most, _ = camera.camera_controls[control]
         if value is not None and not least <= value <= most:
             raise UsageError(
-                f"camera.{key} is {value:g} and {self.name} takes {least:g} to {most:g}; choose from these."
+                f"camera.{key} is {value:g}, but {self.name} takes {least:g} to {most:g}; choose from these."
             )
 
     def _start(self, camera: Any) -> None:
@@ -141,7 +141,7 @@ class PiCamera:
             raise BloodedgeError(f"{self.name} does not start; check its ribbon cable.") from error
 
     def _hold_light(self, camera: Any) -> None:
-        """Let the camera measure what the settings do not give, then hold it until the camera is closed."""
+        """Let the camera measure the light that the settings do not give, then hold all until it is closed."""
         measured = self._settled(camera)
         settings = self._settings
         exposure_us = settings.exposure_us or int(measured["ExposureTime"])
@@ -153,14 +153,14 @@ class PiCamera:
         log.info("%s: exposure %d µs, gain %.2f, colour gains %.2f and %.2f, held.", self.name, *got)
         if not _alike(wanted, got, HELD):
             log.warning(
-                "%s was to hold exposure %d µs, gain %.2f, colour gains %.2f and %.2f and does not: "
-                "cells may be seen in another light.",
+                "%s does not hold exposure %d µs, gain %.2f, colour gains %.2f and %.2f as asked: "
+                "cells may look different.",
                 self.name,
                 *wanted,
             )
 
     def _settled(self, camera: Any) -> Metadata:
-        """The metadata of the first frame whose light is steady, or of the last one in the time given."""
+        """Metadata of the first frame whose light is steady, or of the last one within SETTLE_S."""
         end_s = monotonic() + SETTLE_S
         automatic = self._settings.exposure_us is None or self._settings.gain is None
         seen: list[tuple[float, ...]] = []
@@ -176,7 +176,7 @@ class PiCamera:
                 return metadata
 
     def _wait_until_held(self, camera: Any, wanted: tuple[float, ...]) -> tuple[float, ...]:
-        """The light of the first frame that has what was wanted, or of the last one looked at."""
+        """The light of the first frame that has the wanted light, or of the last of MOST_FRAMES_TO_HOLD."""
         got = _light_of(self._metadata(camera))
         for _ in range(MOST_FRAMES_TO_HOLD):
             if _alike(wanted, got, HELD):
@@ -192,11 +192,11 @@ class PiCamera:
             request.release()
 
     def _request(self, camera: Any) -> Any:
-        """The next frame, to be released; raises BloodedgeError when none comes in time."""
+        """The next frame, which the caller releases; raises BloodedgeError when none comes in time."""
         try:
             return camera.capture_request(wait=False).get_result(timeout=self._frame_wait_s)
         except (TimeoutError, RuntimeError) as error:
-            camera.cancel_all_and_flush()  # else closing waits behind the frame that does not come
+            camera.cancel_all_and_flush()  # else closing waits for the frame that does not come
             raise BloodedgeError(f"{self.name} stopped giving frames; check its ribbon cable.") from error
 
     def _read(self, camera: Any, index: int) -> Frame | BadFrame:
@@ -215,7 +215,7 @@ class PiCamera:
 
 
 def default_size(sensor: tuple[int, int]) -> tuple[int, int]:
-    """Width and height that are read where the settings name none; even, as libcamera wants."""
+    """Width and height where the settings give none; even, as libcamera needs."""
     binning = 2 if sensor[0] * sensor[1] > LARGEST_WHOLE_SENSOR_PX else 1
     width, height = sensor[0] // binning, sensor[1] // binning
     return width - width % 2, height - height % 2
@@ -239,7 +239,7 @@ def _why_not_loaded(error: Exception) -> str:
     # The system's python3-simplejpeg is built for its own numpy: a ValueError, AttributeError or ImportError.
     if any(word in str(error) for word in ("numpy", "_ARRAY_API")):
         return (
-            f"picamera2 cannot be loaded ({error}), for the system's simplejpeg is built for another numpy than "
+            f"picamera2 cannot be loaded ({error}): the system's simplejpeg is built for another numpy than "
             "bloodedge's; install the package for this Debian (firmware_configs/README.md), or "
             "python3 -m pip install simplejpeg into bloodedge's environment."
         )
@@ -249,7 +249,7 @@ def _why_not_loaded(error: Exception) -> str:
             "make the environment with --system-site-packages."
         )
     return (
-        f"picamera2 cannot be loaded ({error}); see whether the system's Python can: /usr/bin/python3 -c "
+        f"picamera2 cannot be loaded ({error}); check whether the system's Python can: /usr/bin/python3 -c "
         "'import picamera2'."
     )
 
@@ -275,7 +275,7 @@ def _check_size(name: str, wanted: tuple[int, int], sensor: tuple[int, int]) -> 
 def _light(
     camera: Any, exposure_us: int | None, gain: float | None, colours: tuple[float, ...] | None
 ) -> dict[str, object]:
-    """The controls that fix what is given and leave the rest automatic, in the words that this libcamera knows."""
+    """The controls that fix what is given and leave the rest automatic, by this libcamera's names."""
     controls: dict[str, object] = {"AwbEnable": colours is None}
     if "ExposureTimeMode" in camera.camera_controls:  # since libcamera 0.5; 0 is automatic, 1 manual
         controls |= {"ExposureTimeMode": int(exposure_us is not None), "AnalogueGainMode": int(gain is not None)}

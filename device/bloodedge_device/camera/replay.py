@@ -28,13 +28,13 @@ UNDECODED = -1
 """CAP_PROP_FORMAT for frames as they lie in the file."""
 
 COUNTED = {".avi", ".m4v", ".mov", ".mp4"}
-"""Files that hold the number of their frames."""
+"""Files that store their number of frames."""
 
 MOST_UNREADABLE, MOST_OF_ANNOUNCED = 8, 1000
-"""More in a row are the end; the second where a file announced that so many frames are still to come."""
+"""More unreadable frames in a row are the end; the second limit where a file announced further frames."""
 
 OPEN_WITHIN_MS = 10_000
-"""For a stream to answer."""
+"""Time for a stream to answer."""
 
 
 class FolderCamera:
@@ -47,7 +47,7 @@ class FolderCamera:
         self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
-        """Every image once, or for ever when the settings say ``loop``."""
+        """Every image once, or without end where the settings say ``loop``."""
         pace = Pace(self._settings.rate, stop)
         numbers = itertools.count(self._begin) if self._settings.loop else range(self._begin, len(self._images))
         for index in numbers:
@@ -66,14 +66,14 @@ class FolderCamera:
 
 
 class VideoCamera:
-    """A video file, every frame of it; or a stream, which is live.
+    """Every frame of a video file; or a live stream.
 
-    Each picture of Motion JPEG, which cameras and microscope software write, is checked to be whole. Of other codecs
-    FFmpeg says when it cannot decode a frame, and not when it filled parts of one from the frames before.
+    Motion JPEG frames, which cameras and microscope software write, are checked for damage. With other codecs, FFmpeg
+    reports frames that it cannot decode, but not those that it filled from earlier frames.
     """
 
     def __init__(self, settings: CameraSettings, source: str, live: bool, begin: int = 0) -> None:
-        """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is away."""
+        """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is down."""
         self._settings, self._source, self._begin = settings, source, begin
         self._is_file = not is_stream(source)
         self.name = f"replay of {as_text(Path(source).name) if self._is_file else redacted(source)}"
@@ -83,26 +83,26 @@ class VideoCamera:
 
     def _open(self) -> cv2.VideoCapture:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")  # AV_LOG_FATAL: damaged frames are told of as rejected
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")  # AV_LOG_FATAL: damaged frames are reported as rejected
         address = self._source if self._is_file else _lower_scheme(self._source)
         options = [] if self._is_file else [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_WITHIN_MS]
         with _name_in_utf8(address) as name:
             capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, options)
         if not capture.isOpened():
             if self._is_file:
-                raise UsageError(f"{self._source} is not a video that can be read; give an mp4, avi, mkv or mov file.")
+                raise UsageError(f"{self._source} cannot be read as a video; give an mp4, avi, mkv or mov file.")
             hint = f" Or {PERCENT}." if self._source.count("@") > 1 else ""
             raise BloodedgeError(
-                f"The stream {redacted(self._source)} does not answer; check its address and that it is on.{hint}"
+                f"The stream {redacted(self._source)} does not answer; check its URL and that it is on.{hint}"
             )
         if _fourcc(capture) in MOTION_JPEG:
             capture.set(cv2.CAP_PROP_FORMAT, UNDECODED)
         return capture
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
-        """Frames until the file or stream ends; a file begins again when the settings say ``loop``.
+        """Frames until the file or stream ends; a file starts again where the settings say ``loop``.
 
-        One that cannot be decoded, or is damaged, is a BadFrame and not the end.
+        A damaged frame is a BadFrame, not the end.
         """
         pace = Pace(self._settings.rate if self._is_file else None, stop)
         index = 0
@@ -121,12 +121,12 @@ class VideoCamera:
                 return
 
     def _announced(self, capture: cv2.VideoCapture) -> int:
-        """How many frames the file says it holds; 0 where OpenCV can only guess it, from the duration."""
+        """Number of frames that the file announces; 0 where OpenCV only guesses it from the duration."""
         exact = self._is_file and Path(self._source).suffix.lower() in COUNTED
         return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if exact else 0
 
     def _frame(self, index: int, start: float, capture: cv2.VideoCapture | None) -> Frame | BadFrame:
-        """The frame that was grabbed; without a capture, one that could not be decoded."""
+        """The grabbed frame; without a capture, one that could not be decoded."""
         source = f"frame {index}"
         try:
             bgr = colour_8bit(self._decoded(capture, source), source)
@@ -139,17 +139,17 @@ class VideoCamera:
         if capture is not None and image is not None and capture.get(cv2.CAP_PROP_FORMAT) == UNDECODED:
             image = decode_jpeg(image.tobytes())
         if capture is None or image is None or image.size == 0:
-            raise BloodedgeError(f"{source} is damaged: it cannot be decoded, or a part of it is missing.")
+            raise BloodedgeError(f"{source} is damaged: it cannot be decoded, or part of it is missing.")
         if self._is_file and 2 * image.shape[0] == capture.get(cv2.CAP_PROP_FRAME_HEIGHT):
-            raise BloodedgeError(f"{source} is interlaced, two half pictures; save the video progressive.")
+            raise BloodedgeError(f"{source} is interlaced; save the video as progressive.")
         return image
 
 
 def _grabbed(capture: cv2.VideoCapture, announced: int, pace: Pace, skipped: int) -> Iterator[tuple[bool, float]]:
-    """(whether a frame could be read, when that began) for each frame, until none follows or the pace says stop.
+    """(whether the frame could be read, start of reading) of each frame, until none follows or the pace says stop.
 
-    Only a frame that follows tells one that cannot be decoded from the end: FFmpeg answers both alike. The pace does
-    not hold for the first ``skipped`` frames.
+    FFmpeg answers alike at the end and at a frame that it cannot decode: the difference is that a frame follows. The
+    first ``skipped`` frames are not paced.
     """
     came = unreadable = 0
     while True:
@@ -167,11 +167,11 @@ def _grabbed(capture: cv2.VideoCapture, announced: int, pace: Pace, skipped: int
 
 
 def _ending(came: int, announced: int) -> str:
-    """What is to be said at the end of a file that announced so many frames."""
+    """A sentence about the end of a file that announced so many frames."""
     if came < announced:
         return (
-            f"Only {came} of the {announced} announced frames came: the file was cut short or damaged, or its recorder"
-            " left frames out; compare it with its source."
+            f"Only {came} of the {announced} announced frames came: the file is cut short or damaged, or its recorder"
+            " dropped frames; compare it with its source."
         )
     return f"All {announced} announced frames came." if announced else ""
 
@@ -181,14 +181,14 @@ def _fourcc(capture: cv2.VideoCapture) -> str:
 
 
 def _lower_scheme(address: str) -> str:
-    """A stream's address as FFmpeg knows it."""
+    """A stream's URL with its scheme in lower case, as FFmpeg needs it."""
     scheme, mark, rest = address.partition("://")
     return scheme.lower() + mark + rest
 
 
 @contextmanager
 def _name_in_utf8(source: str) -> Iterator[str]:
-    """What OpenCV can open ``source`` by: it crashes on a file's name that is not UTF-8."""
+    """A name by which OpenCV can open ``source``: it crashes on a file name that is not UTF-8."""
     if as_text(source) == source:
         yield source
         return

@@ -1,4 +1,4 @@
-"""Frames of one rendered specimen, for ever: what a board without a microscope looks at."""
+"""Rendered frames of one specimen, without end: for a board without a microscope."""
 
 import threading
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ UM_PER_PX = 0.15
 """Wide enough a field (96 by 72 µm) that most of its white cells are whole."""
 
 DEFOCUS_UM = 0.2
-"""As the drawn cells of data sets have it on average, which the simulated microscope's bundle was fitted to."""
+"""The mean of the rendered data sets, which the simulated microscope's bundle was trained on."""
 
 FIELDS_PER_SPECIMEN = 1_000_000
 """Keeps the fields of one specimen apart from those of the next."""

@@ -40,7 +40,7 @@ LARGEST = (16384, 16384)
 
 SETTLE_S = 1.0
 SETTLE_FRAMES = 5
-"""Automatic exposure and white balance get so long, and at least so many frames, before they are held."""
+"""Least time and frames for automatic exposure and white balance before they are held."""
 
 RETRY_S = 0.1
 
@@ -50,9 +50,9 @@ class Device:
     """A camera that is plugged in."""
 
     name: str
-    """What the camera calls itself."""
+    """The camera's own name."""
     path: Path
-    """Below /dev/v4l/by-id: stays the same when cameras are plugged in another order."""
+    """Below /dev/v4l/by-id, which does not depend on the order of plugging in."""
 
 
 def devices() -> list[Device]:
@@ -69,7 +69,7 @@ class V4l2Camera:
     def __init__(self, settings: CameraSettings) -> None:
         """Open the camera.
 
-        Raises BloodedgeError while it is away or taken, UsageError where the settings cannot work with it.
+        Raises BloodedgeError while it is unplugged or in use, UsageError where the settings cannot work with it.
         """
         self._settings = settings
         self._path = _path_of(settings.source)
@@ -86,7 +86,7 @@ class V4l2Camera:
 
     def _open(self) -> cv2.VideoCapture:
         _check_node(self._path)
-        # OpenCV waits 10 s for a frame by itself, and whoever waits for this camera may have given it up by then.
+        # OpenCV waits 10 s for a frame by default, longer than the daemon waits for this camera.
         os.environ["OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT"] = str(max(1, int(self._settings.timeout_s / 4)))
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
         capture = cv2.VideoCapture(str(self._path), cv2.CAP_V4L2)
@@ -105,41 +105,41 @@ class V4l2Camera:
 
     def _set_format(self, capture: cv2.VideoCapture) -> None:
         """Pixel format, then size, then as few buffers as the driver has; read back, for OpenCV reports success."""
-        wanted = self._settings.pixel_format
-        if wanted:
-            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*wanted))
+        asked = self._settings.pixel_format
+        if asked:
+            capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*asked))
         width, height = self._settings.size or LARGEST
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        self._check_format(wanted, _pixel_format(capture))
+        self._check_format(asked, _pixel_format(capture))
         self._check_size(_size(capture))
         if _pixel_format(capture) in JPEG_FORMATS:
-            # OpenCV hands out what it can of a damaged frame; the bytes tell.
+            # OpenCV returns what it can of a damaged frame; only the bytes show the damage.
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
 
-    def _check_format(self, wanted: str | None, got: str) -> None:
-        if wanted and got != wanted:
+    def _check_format(self, asked: str | None, got: str) -> None:
+        if asked and got != asked:
             raise UsageError(
-                f"{self.name} has no pixel format {wanted} and offers {got}; set camera.pixel_format to that, or to "
+                f"{self.name} has no pixel format {asked} and offers {got}; set camera.pixel_format to that, or to "
                 f"another that v4l2-ctl --list-formats-ext --device {quoted(self._path)} lists."
             )
         if got in GREY_FORMATS:
             raise UsageError(
-                f"{self.name} gives grey images ({got}) and stained cells need colour; set camera.pixel_format to a "
-                "format of colour, or use another camera."
+                f"{self.name} gives grey images ({got}), but stained cells need colour; set camera.pixel_format to a "
+                "colour format, or use another camera."
             )
 
     def _check_size(self, got: tuple[int, int]) -> None:
-        wanted = self._settings.size
-        if wanted and got != wanted:
+        asked = self._settings.size
+        if asked and got != asked:
             raise UsageError(
-                f"{self.name} has no size {wanted[0]}x{wanted[1]} and offers {got[0]}x{got[1]}; set camera.size to "
+                f"{self.name} has no size {asked[0]}x{asked[1]} and offers {got[0]}x{got[1]}; set camera.size to "
                 f"that, or to another that v4l2-ctl --list-formats-ext --device {quoted(self._path)} lists."
             )
 
     def _hold_light(self, capture: cv2.VideoCapture) -> None:
-        """Set what the settings give, let the camera measure the rest, and hold it from then on."""
+        """Set the light that the settings give, let the camera measure the rest, then hold all."""
         self._set_given(capture)
         self._let_measure(capture)
         self._settle(capture)
@@ -193,7 +193,7 @@ class V4l2Camera:
             self._set_if_known(capture, cv2.CAP_PROP_WB_TEMPERATURE, kelvin, "white balance in kelvin")
 
     def _set_if_known(self, capture: cv2.VideoCapture, control: int, value: float, what: str) -> None:
-        if value >= 0:  # OpenCV says -1 for a control that the camera lacks
+        if value >= 0:  # -1: the camera lacks this control
             self._set(capture, control, value, what)
 
     def _set(self, capture: cv2.VideoCapture, control: int, value: float, what: str) -> None:
@@ -201,12 +201,10 @@ class V4l2Camera:
         got = capture.get(control)
         if not taken or got != value:
             has = "has no such control" if got < 0 else f"stays at {got:g}"
-            log.warning(
-                "%s did not take %s = %g and %s: cells may be seen in another light.", self.name, what, value, has
-            )
+            log.warning("%s did not take %s = %g and %s: cells may look different.", self.name, what, value, has)
 
     def _grab(self, capture: cv2.VideoCapture, stop: threading.Event) -> bool:
-        """Take the next frame off the driver's queue, undecoded; False when told to stop."""
+        """Take the next frame from the driver's queue, undecoded; False once ``stop`` is set."""
         end_s = monotonic() + self._settings.timeout_s / 2
         while not stop.is_set():
             if capture.grab():
@@ -222,7 +220,7 @@ class V4l2Camera:
         index = 0
         while self._grab(capture, stop):
             now_s = monotonic()
-            if now_s >= due_s:  # frames before their turn are thrown away: waiting instead would leave old ones queued
+            if now_s >= due_s:  # earlier frames are thrown away: waiting would leave old ones in the queue
                 due_s = max(due_s + interval_s, now_s)
                 yield self._retrieve(capture, index, start_s)
                 index += 1
@@ -234,7 +232,7 @@ class V4l2Camera:
         if image is not None and _pixel_format(capture) in JPEG_FORMATS:
             image = decode_jpeg(image.tobytes())
         if image is None or image.size == 0:
-            return BadFrame(Capture.now(index, start_s, source), f"{source} of {self.name} arrived damaged.")
+            return BadFrame(Capture.now(index, start_s, source), f"{source} of {self.name} is damaged.")
         try:
             bgr = colour_8bit(image, source)
         except BloodedgeError as error:
@@ -255,7 +253,7 @@ def _path_of(source: str | None) -> Path:
         raise UsageError(f"{len(found)} USB cameras are plugged in; set camera.source to part of one's name: {names}.")
     if not here:
         raise BloodedgeError(
-            "No USB camera is plugged in; check its cable, or set camera.source to its /dev/video node."
+            "No USB camera is plugged in; check its cable, or set camera.source to its /dev/video device."
         )
     raise BloodedgeError(
         f'No USB camera\'s name contains "{source}"; plug it in, or set camera.source to one of: {names}.'
@@ -276,7 +274,7 @@ def _name(path: Path) -> str:
 
 def _check_node(path: Path) -> None:
     if not path.exists():
-        raise BloodedgeError(f"{path} is not there; plug the camera in (bloodedge device doctor lists those found).")
+        raise BloodedgeError(f"{path} does not exist; plug the camera in (bloodedge device doctor lists cameras).")
     if not os.access(path, os.R_OK | os.W_OK):
         raise BloodedgeError(
             f"This user may not use {path}; add it to the group video (sudo usermod --append --groups video USER) "

@@ -20,19 +20,19 @@ from bloodedge_device.settings.sections import CameraSettings
 
 LOOK_EVERY_S = 0.5
 SHARE_OF_TIME = 0.1
-"""Looking takes no more than so much of the time: in a folder of very many files, those that are done are looked at
-seldom."""
+"""Largest share of the time spent on listing the folder: with very many files, those that are done are rarely checked.
+"""
 
 SETTLED_S = 1.0
-"""A file that was not changed for so long is finished, where its content agrees."""
+"""A file that was not changed for so long is complete, if its content agrees."""
 
 SETTLED_WITHOUT_END_S = 3.0
-"""The same for formats whose content does not show that the end is missing."""
+"""The same for formats whose content does not show a missing end."""
 
 SHOWS_ITS_END = {".jpeg", ".jpg", ".png", ".webp"}
 
-PATIENCE_S = 10.0
-"""An unreadable file gets so long to become whole; those written after it wait meanwhile."""
+UNREADABLE_WAIT_S = 10.0
+"""An unreadable file gets so long to become complete; later files wait meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ class _Seen:
 
 
 class WatchCamera(FolderCamera):
-    """Each image once, as soon as it is whole, in the order in which they were last written; without end.
+    """Each image once, as soon as it is complete, in the order of writing, without end.
 
-    A file that is written anew is another image where its pixels are others.
+    A file that is written again is a new image if its pixels differ.
     """
 
     def __init__(self, settings: CameraSettings, folder: Path, begin: int, done: Iterable[SourceFile]) -> None:
-        """done: the files that were taken before. Raises BloodedgeError when the folder is not there."""
+        """done: files that were taken before. Raises BloodedgeError when the folder does not exist."""
         super().__init__(settings, folder.resolve(), [], begin)
         self._require_folder()
         self.name = f"images written to {as_text(self._folder.name)}"
         self._done = {file.path: file for file in done}
         self._seen: dict[str, _Seen] = {}
         self._wait_s = self._thorough_at_s = 0.0
-        """How long to wait for the next look; from when on, monotonic, it looks at the files that are done as well."""
+        """Seconds until the next look; monotonic time from which that checks files that are done, too."""
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
-        """New images as they come, until ``stop`` is set; raises BloodedgeError when the folder is gone."""
+        """New images as they come, until ``stop`` is set; raises BloodedgeError when the folder disappears."""
         pace = Pace(self._settings.rate, stop)
         index = self._begin
         while not stop.wait(self._wait_s):
@@ -77,7 +77,7 @@ class WatchCamera(FolderCamera):
                 index += 1
 
     def _look(self) -> list[str]:
-        """Files that are new, or were written anew, oldest first; notes since when each looks as it does."""
+        """Files that are new or were written again, oldest first; remembers since when each is unchanged."""
         began_s = monotonic()
         thorough = began_s >= self._thorough_at_s
         waiting = self._waiting(thorough, began_s)
@@ -88,7 +88,7 @@ class WatchCamera(FolderCamera):
         return waiting
 
     def _waiting(self, thorough: bool, now_s: float) -> list[str]:
-        """The files that wait; only a ``thorough`` look finds those that were done and are written anew."""
+        """New files; a ``thorough`` look also finds files that were done and are written again."""
         seen: dict[str, _Seen] = {}
         for path, stat in self._files(thorough):
             done = self._done.get(path)
@@ -105,14 +105,14 @@ class WatchCamera(FolderCamera):
         for entry in _entries(str(self._folder)):
             if not thorough and entry.path in self._done and entry.path not in self._seen:
                 continue
-            name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  # a hundred thousand at each look
+            name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  # called for up to a hundred thousand files
             if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                with suppress(OSError):  # taken away since
+                with suppress(OSError):  # deleted meanwhile
                     yield entry.path, entry.stat()
 
     def _require_folder(self) -> None:
         if not self._folder.is_dir():
-            raise BloodedgeError(f"The folder {self._folder} is not there; make it, or connect its disk.")
+            raise BloodedgeError(f"The folder {self._folder} does not exist; make it, or connect its disk.")
 
     def _is_settled(self, path: str) -> bool:
         shows_its_end = Path(path).suffix.lower() in SHOWS_ITS_END
@@ -120,10 +120,12 @@ class WatchCamera(FolderCamera):
         return monotonic() - self._seen[path].since_s >= needed_s
 
     def _take(self, index: int, path: str) -> Frame | BadFrame | None:
-        """The file's frame, which is then done; None where it may yet become whole, or shows what it showed before."""
+        """The file's frame; the file is then done. None where it may be incomplete, or shows the same pixels again."""
         seen, before = self._seen[path], self._done.get(path)
         frame = self._read(index, Path(path))
-        if _changed_since(path, seen) or (isinstance(frame, BadFrame) and monotonic() - seen.since_s < PATIENCE_S):
+        if _changed_since(path, seen) or (
+            isinstance(frame, BadFrame) and monotonic() - seen.since_s < UNREADABLE_WAIT_S
+        ):
             return None
         sha256 = "" if isinstance(frame, BadFrame) else hashlib.sha256(frame.bgr.tobytes()).hexdigest()
         file = self._done[path] = SourceFile(path, seen.size, seen.modified_ns, sha256)
@@ -133,7 +135,7 @@ class WatchCamera(FolderCamera):
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """The files of a folder and of those in it; what cannot be looked into is left out."""
+    """Files of a folder and its subfolders; unreadable folders are left out."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -145,7 +147,7 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
 def _changed_since(path: str, seen: _Seen) -> bool:
     try:
         stat = Path(path).stat()
-    except OSError:  # taken away
+    except OSError:  # deleted
         return True
     return (stat.st_size, stat.st_mtime_ns) != (seen.size, seen.modified_ns)
 
