@@ -17,9 +17,8 @@ from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError
 from bloodedge_device import camera
 from bloodedge_device.bundles import loading
-from bloodedge_device.cli.doctor import machine
-from bloodedge_device.cli.doctor.examine import examine, show, to_json
-from bloodedge_device.cli.doctor.examine import examine as doctor
+from bloodedge_device.cli.doctor import checks, machine
+from bloodedge_device.cli.doctor.checks import examine, show, to_json
 from bloodedge_device.cli.doctor.finding import Examination, Finding
 from bloodedge_device.settings import DeviceSettings
 
@@ -119,7 +118,7 @@ def test_a_check_that_breaks_hides_no_other(state: Path, monkeypatch: pytest.Mon
     findings = found(settings(state))
     assert findings["clock"].level == "failed"
     assert "adjtimex is odd" in findings["clock"].sentence
-    assert list(findings) == list(doctor.CHECKS)
+    assert list(findings) == list(checks.CHECKS)
 
 
 @pytest.mark.usefixtures("loaded")
@@ -233,7 +232,7 @@ def test_a_board_whose_camera_is_not_plugged_in_is_told_so(
 
 def test_the_doctor_looks_at_the_results_that_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[DeviceSettings] = []
-    monkeypatch.setattr(doctor, "examine", lambda given: seen.append(given) or [])
+    monkeypatch.setattr(checks, "examine", lambda given: seen.append(given) or [])
     config = tmp_path / "device.toml"
     config.write_text('state = "theirs"\nthreads = 3\n')
     with pytest.raises(SystemExit) as ended:

@@ -34,7 +34,7 @@ from bloodedge_device.bundles.probation import Figures, why_failed
 from bloodedge_device.bundles.slot_record import RECORD, Slot, read_record, slot_file, slots_folder
 from bloodedge_device.bundles.start import counted_start
 from bloodedge_device.bundles.switch import MOST_STARTS, MOST_STARTS_IN_A_ROW, count_start, mark_good
-from bloodedge_device.cli.doctor.examine import examine
+from bloodedge_device.cli.doctor.checks import examine
 from bloodedge_device.daemon.loop import Daemon, run_device
 from bloodedge_device.daemon.slides import Slides
 from bloodedge_device.settings import DeviceSettings

@@ -81,7 +81,7 @@ class Watched:
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("LOOK_EVERY_S", 0.02), ("SETTLED_S", 0.2), ("SETTLED_WITHOUT_END_S", 0.3)):
         monkeypatch.setattr(watched_folder, name, seconds)
-    monkeypatch.setattr(watched_folder, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(watched_folder, "UNREADABLE_WAIT_S", 1.0)
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def doctor_command(config: Path | None, state: Path | None, target: str | None) 
     Checks camera, bundle, disk, clock, heat, permissions and more; exit code 1 when a check fails.
     """
     from bloodedge.console import emit_json, progress
-    from bloodedge_device.cli.doctor.examine import examine, show, to_json
+    from bloodedge_device.cli.doctor.checks import examine, show, to_json
     from bloodedge_device.settings import read_settings, with_options
 
     settings = with_options(read_settings(config, state), None, state, None)
