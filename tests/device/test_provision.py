@@ -31,7 +31,7 @@ def test_the_difference_is_shown_and_without_a_yes_nothing_is_written(root: Path
     assert "+dtparam=watchdog=on" in shown.output
     assert "+++ b/etc/systemd/system/bloodedge-device.service" in shown.output
     assert isinstance(asked.exception, UsageError)
-    assert "nothing was written; give --yes" in str(asked.exception)
+    assert "nothing was written; add --yes" in str(asked.exception)
     assert contents(root) == before
 
 
@@ -152,7 +152,7 @@ def test_a_wrong_board_is_told_in_a_sentence(root: Path, board: str, sentence: s
 
 
 def test_a_folder_that_is_no_root_is_refused(tmp_path: Path) -> None:
-    assert "is no root file system" in str(pi(tmp_path).exception)
+    assert "is not a root file system" in str(pi(tmp_path).exception)
 
 
 def test_nothing_written_is_nothing_to_undo(root: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_damaged_record_is_called_damaged(root: Path) -> None:
     (root / RECORD).write_text("{")
     refused = provision(root, "--undo")
     assert isinstance(refused.exception, BloodedgeError)
-    assert "is damaged; restore it from a backup, or remove it to begin anew" in str(refused.exception)
+    assert "is damaged; restore it from a backup, or remove it to start again" in str(refused.exception)
 
 
 @pytest.mark.slow

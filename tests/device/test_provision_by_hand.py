@@ -170,17 +170,17 @@ def test_a_block_that_a_person_removed_stays_away(root: Path) -> None:
 
 
 def test_what_an_older_version_wrote_is_replaced_where_it_stands(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = content.wanted
+    board_files = content.board_files
 
     def older(board: str, folder: Path, read_only: bool) -> dict[str, content.Piece]:
-        pieces = wanted(board, folder, read_only)
+        pieces = board_files(board, folder, read_only)
         block, words = (pieces[f"boot/firmware/{name}"].text for name in ("config.txt", "cmdline.txt"))
         pieces["boot/firmware/config.txt"] = content.Piece("block", block.replace("dtparam=watchdog=on\n", ""))
         pieces["boot/firmware/cmdline.txt"] = content.Piece("words", words.replace("quiet", "loglevel=3"))
         return pieces
 
     with monkeypatch.context() as patch:
-        patch.setattr("bloodedge_device.provision.plan.wanted", older)
+        patch.setattr("bloodedge_device.provision.plan.board_files", older)
         pi(root, "--yes")
     config, cmdline = boot_files(root)
     assert "dtparam=watchdog=on" not in config.read_text()
@@ -231,9 +231,9 @@ def test_an_editor_s_other_ends_of_lines_change_nothing_of_ours(root: Path) -> N
     [
         ("boot/firmware/config.txt", 'config.txt has a line "# bloodedge: begin" and no line "# bloodedge: end"'),
         ("boot/firmware/cmdline.txt", "is a link; put the file itself there"),
-        ("etc/sysctl.d/99-bloodedge.conf", "is no file; move it away"),
-        ("etc/tmpfiles.d/bloodedge.conf", "is no file; move it away"),
-        ("etc/udev", "leads round in a circle by its links"),
+        ("etc/sysctl.d/99-bloodedge.conf", "is not a file; move it away"),
+        ("etc/tmpfiles.d/bloodedge.conf", "is not a file; move it away"),
+        ("etc/udev", "is a circle of links"),
     ],
 )
 def test_what_cannot_be_written_is_told_in_a_sentence_and_nothing_is(root: Path, path: str, sentence: str) -> None:

@@ -1,1 +1,1 @@
-"""Calibration of a camera on its microscope: scale, focus, motion and light, kept as a camera profile."""
+"""Calibration of a camera on its microscope: scale, focus, motion and light, saved as a camera profile."""

@@ -1,4 +1,4 @@
-"""One calibration, from a camera's frames to its profile."""
+"""Calibration from a camera's frames to its profile."""
 
 import threading
 from collections.abc import Iterable
@@ -21,20 +21,20 @@ from bloodedge_device.frames import BadFrame
 from bloodedge_device.settings.camera_profile import CameraProfile, FocusRecord, ScaleRecord
 
 WIDE = 0.1
-"""An interval of the scale wider than this share of it is warned of."""
+"""Warn when the scale's interval is wider than this share of it."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A profile and what a person should know of it, a sentence each."""
+    """A profile and warnings about it, a sentence each."""
 
     profile: CameraProfile
     warnings: list[str]
 
 
 @dataclass
-class _Seen:
-    """What was measured on the frames."""
+class _Measured:
+    """Measurements on the frames."""
 
     judged: list[GateResult] = field(default_factory=list)
     scales: list[float] = field(default_factory=list)
@@ -49,35 +49,35 @@ def calibrate(
     sweep: Path | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
-    """Calibrate on the first ``frames`` frames: the scale given, from a micrometer's division, or from red cells.
+    """Calibrate on the first ``frames`` frames; the scale is given, or comes from a micrometer or from red cells.
 
-    Raises BloodedgeError when the frames do not show what is asked of them.
+    Raises BloodedgeError when too few frames can be measured.
     """
     focused = None if sweep is None else _swept(sweep)
-    seen = _look(camera, frames, um_per_px, micrometer_um, progress)
-    if micrometer_um is None and len(seen.judged) < FEWEST_FRAMES:
+    measured = _measure(camera, frames, um_per_px, micrometer_um, progress)
+    if micrometer_um is None and len(measured.judged) < FEWEST_FRAMES:
         raise BloodedgeError(
-            f"{camera.name} gave {len(seen.judged)} readable frames and {FEWEST_FRAMES} are needed; give more frames."
+            f"{camera.name} gave {len(measured.judged)} readable frames, but {FEWEST_FRAMES} are needed; give more."
         )
-    scale = _scale(seen, um_per_px, micrometer_um)
-    profile = _profile(camera.name, seen, scale, focused, of_smear=micrometer_um is None)
-    return Calibration(profile, _warnings(profile, seen.unreadable))
+    scale = _scale(measured, um_per_px, micrometer_um)
+    profile = _profile(camera.name, measured, scale, focused, of_smear=micrometer_um is None)
+    return Calibration(profile, _warnings(profile, measured.unreadable))
 
 
-def _look(
+def _measure(
     camera: Camera, frames: int, um_per_px: float | None, micrometer_um: float | None, progress: Progress | None
-) -> _Seen:
-    seen = _Seen()
+) -> _Measured:
+    measured = _Measured()
     for done, frame in enumerate(islice(camera.frames(threading.Event()), frames), 1):
         if isinstance(frame, BadFrame):
-            seen.unreadable += 1
+            measured.unreadable += 1
         else:
-            seen.judged.append(check(frame.bgr))
+            measured.judged.append(check(frame.bgr))
             if um_per_px is None and (scale := _scale_of(frame.bgr, micrometer_um)) is not None:
-                seen.scales.append(scale)
+                measured.scales.append(scale)
         if progress:
             progress(done, frames)
-    return seen
+    return measured
 
 
 def _scale_of(bgr: Image, micrometer_um: float | None) -> float | None:
@@ -87,39 +87,39 @@ def _scale_of(bgr: Image, micrometer_um: float | None) -> float | None:
     return None if period is None else micrometer_um / period
 
 
-def _scale(seen: _Seen, um_per_px: float | None, micrometer_um: float | None) -> ScaleRecord:
+def _scale(measured: _Measured, um_per_px: float | None, micrometer_um: float | None) -> ScaleRecord:
     if um_per_px is not None:
         return ScaleRecord(um_per_px=um_per_px, source="given", frames=0)
-    return from_red_cells(seen.scales) if micrometer_um is None else from_micrometer(seen.scales)
+    return from_red_cells(measured.scales) if micrometer_um is None else from_micrometer(measured.scales)
 
 
 def _swept(folder: Path) -> tuple[float, FocusRecord]:
     """The threshold of focus from a folder of frames, sorted by name."""
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; give the folder that holds the frames of the focus sweep.")
+        raise UsageError(f"{folder} is not a folder; give the folder with the frames of the focus sweep.")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return focus_from_sweep([path.name for path in paths], [check(read_image(path)).focus for path in paths])
 
 
 def _profile(
-    camera: str, seen: _Seen, scale: ScaleRecord, focused: tuple[float, FocusRecord] | None, *, of_smear: bool
+    camera: str, measured: _Measured, scale: ScaleRecord, focused: tuple[float, FocusRecord] | None, *, of_smear: bool
 ) -> CameraProfile:
-    """The profile; frames of a micrometer say nothing of smears, so without a sweep the gate stays as it is."""
+    """The profile; frames of a micrometer do not show smears, so without a sweep the gate keeps its defaults."""
     created = datetime.now(UTC).replace(microsecond=0)
     if not of_smear:
         gate, focus = GateParameters(), FocusRecord(source="default", frames=0)
         if focused:
             gate, focus = gate.model_copy(update={"focus": round(focused[0], 4)}), focused[1]
         return CameraProfile(
-            camera=camera, created=created, frames=len(seen.judged), scale=scale, gate=gate, focus=focus
+            camera=camera, created=created, frames=len(measured.judged), scale=scale, gate=gate, focus=focus
         )
-    threshold, focus = focused or focus_from_frames([result.focus for result in seen.judged])
-    motion = spread([sharpness(result) for result in seen.judged])
-    brightness = spread([result.brightness for result in seen.judged])
+    threshold, focus = focused or focus_from_frames([result.focus for result in measured.judged])
+    motion = spread([sharpness(result) for result in measured.judged])
+    brightness = spread([result.brightness for result in measured.judged])
     return CameraProfile(
         camera=camera,
         created=created,
-        frames=len(seen.judged),
+        frames=len(measured.judged),
         scale=scale,
         gate=from_frames(threshold, motion, brightness),
         focus=focus,
@@ -136,7 +136,7 @@ def _sentences(profile: CameraProfile, unreadable: int) -> Iterable[str | None]:
     usual = GateParameters()
     scale, light, focus = profile.scale, profile.brightness, profile.focus
     if unreadable:
-        yield f"{unreadable} frames could not be read and were left out."
+        yield f"{unreadable} frames could not be read and were skipped."
     if scale.relative_width is not None and scale.relative_width > WIDE:
         yield (
             f"The scale's interval is {scale.relative_width:.0%} wide; a stage micrometer (--micrometer) measures it"
@@ -145,10 +145,10 @@ def _sentences(profile: CameraProfile, unreadable: int) -> Iterable[str | None]:
     if scale.source == "micrometer":
         if scale.interval is None:
             yield f"Fewer than {FEWEST_FRAMES} frames show lines, so the scale has no interval; give more frames."
-        yield "Motion and light are not learned from a micrometer; calibrate on a smear with --um-per-px for them."
+        yield "A micrometer does not show motion and light; calibrate on a smear with --um-per-px for them."
     if focus.source == "frames":
-        yield "The threshold of focus is a cautious one, from frames in focus alone; --focus-sweep measures it."
+        yield "The threshold of focus is only estimated, from frames in focus; --focus-sweep measures it."
     if focus.best is not None and focus.best < usual.focus:
-        yield "The best frames look blurred; focus and calibrate again."
+        yield "Even the sharpest frames look blurred; focus and calibrate again."
     if light and (light.median < usual.darkest or light.median > usual.brightest):
-        yield "The frames are too dark or too bright; set the exposure so that the empty field lies near 200 of 255."
+        yield "The frames are too dark or too bright; set the exposure so that the empty field is near 200 of 255."

@@ -12,13 +12,13 @@ Floats = NDArray[np.float32]
 
 _FEWEST_LINES = 4
 _SHARPEST_PX = 4.0
-"""Lines closer than this are grain."""
+"""Closer lines are noise."""
 _LEAST_EXPLAINED = 0.4
-"""Share of the light's variance that repeated lines explain at least: 0.5 to 0.8 in drawn micrometers at any angle, at
+"""Least share of the light's variance that repeated lines explain: 0.5 to 0.8 in drawn micrometers at any angle, at
 most 0.26 in frames of smears."""
 _PHASES = 40
 _LEAST_VARIANCE = 0.01
-"""Square levels of light; less is an empty field."""
+"""Squared grey levels; below it the field is empty."""
 _HIGHEST_HARMONIC = 8
 _NEARLY = 0.6
 """Magnitude of the fundamental over that of the peak: lines thin against their period have harmonics as strong."""
@@ -54,7 +54,7 @@ def period_px(bgr: Image) -> float | None:
 
 @dataclass(frozen=True)
 class _Peak:
-    """A place in the transform: frequencies in cycles per pixel, and the magnitude there."""
+    """A peak of the transform: frequencies in cycles per pixel, and the magnitude."""
 
     down: float
     across: float

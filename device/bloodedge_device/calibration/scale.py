@@ -1,4 +1,4 @@
-"""Micrometres per pixel and how sure they are."""
+"""Micrometres per pixel with their intervals."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from bloodedge_device.finder.parameters import RED_CELL_UM
 from bloodedge_device.settings.camera_profile import Range, ScaleRecord
 
 FEWEST_FRAMES = 5
-"""Fewer do not show how far frames differ."""
+"""With fewer, the spread between frames is not known."""
 
 RED_CELL_MEAN_UM = (6.7, 7.7)
 """Mean diameter of a healthy person's red cells in dry films: Price-Jones, Red Blood Cell Diameters, Oxford 1933; given
@@ -20,13 +20,13 @@ _ALLOWED = (0.03, 0.5)
 
 
 def from_red_cells(measured: Sequence[float]) -> ScaleRecord:
-    """The scale from the frames' own estimates, taking red cells as 7.5 µm across.
+    """The scale from the frames' estimates, which assume red cells of 7.5 µm.
 
     Raises BloodedgeError when fewer than FEWEST_FRAMES frames could be measured.
     """
     if len(measured) < FEWEST_FRAMES:
         raise BloodedgeError(
-            f"Red cells could be measured in {len(measured)} frames and {FEWEST_FRAMES} are needed; give frames of a"
+            f"Red cells could be measured in {len(measured)} frames, but {FEWEST_FRAMES} are needed; give frames of a"
             " thinner part of the smear, a stage micrometer (--micrometer) or the scale (--um-per-px)."
         )
     middle = float(np.median(measured))
@@ -38,12 +38,12 @@ def from_red_cells(measured: Sequence[float]) -> ScaleRecord:
         frames=len(measured),
         statistical=statistical,
         systematic=systematic,
-        interval=_together(middle, statistical, systematic),
+        interval=_combined(middle, statistical, systematic),
     )
 
 
 def from_micrometer(measured: Sequence[float]) -> ScaleRecord:
-    """The scale from frames of a stage micrometer; the interval is that between frames, and needs FEWEST_FRAMES.
+    """The scale from frames of a stage micrometer; the interval comes from FEWEST_FRAMES frames or more.
 
     Raises BloodedgeError when no frame shows periodic lines.
     """
@@ -69,9 +69,9 @@ def median_interval(values: Sequence[float]) -> Range:
     return float(low), float(high)
 
 
-def _together(middle: float, one: Range, other: Range) -> Range:
-    """Independent uncertainties add in quadrature, each side by itself."""
-    low, high = (float(np.hypot(one[side] - middle, other[side] - middle)) for side in (0, 1))
+def _combined(middle: float, first: Range, second: Range) -> Range:
+    """Two independent intervals added in quadrature, each side by itself."""
+    low, high = (float(np.hypot(first[side] - middle, second[side] - middle)) for side in (0, 1))
     return middle - low, middle + high
 
 
@@ -79,7 +79,7 @@ def _checked(um_per_px: float) -> float:
     low, high = _ALLOWED
     if not low <= um_per_px <= high:
         raise UsageError(
-            f"The frames would have {um_per_px:.3g} µm per pixel, and {low} to {high} can be used; check the division"
-            " and what the frames show."
+            f"The frames would have {um_per_px:.3g} µm per pixel, but {low} to {high} is possible; check the division"
+            " and the frames."
         )
     return um_per_px

@@ -1,4 +1,4 @@
-"""The frame gate's thresholds for one camera, from what it judges of that camera's frames."""
+"""The frame gate's thresholds for one camera, from its measurements on that camera's frames."""
 
 from collections.abc import Sequence
 
@@ -15,13 +15,13 @@ FOCUS_SHARE = 0.8
 defocus, the Strehl ratio is 0.8 (Born and Wolf, Principles of Optics, section 8.8)."""
 
 _LEAST_FALL = 0.9
-"""A sweep falls at least to this share of its peak on both sides, else it does not show where the focus ends."""
+"""A sweep must fall to this share of its peak on both sides, else it does not show the end of the focus."""
 
 MOTION_SHARE = 0.7
 """Share of the frames' median. Frames of two microscopes as taken have at least 0.73 of their camera's median."""
 
 _DIMMER, _BRIGHTER = 0.75, 1.15
-"""Change of light from slide to slide that is let pass."""
+"""Allowed change of light from slide to slide."""
 
 
 def focus_from_sweep(names: Sequence[str], focus: Sequence[float]) -> tuple[float, FocusRecord]:
@@ -31,7 +31,7 @@ def focus_from_sweep(names: Sequence[str], focus: Sequence[float]) -> tuple[floa
     """
     if len(focus) < FEWEST_SWEEP_FRAMES:
         raise BloodedgeError(
-            f"The focus sweep has {len(focus)} readable frames and {FEWEST_SWEEP_FRAMES} are needed; take more frames,"
+            f"The focus sweep has {len(focus)} readable frames, but {FEWEST_SWEEP_FRAMES} are needed; take more frames,"
             " from well below focus to well above it."
         )
     best = int(np.argmax(focus))
@@ -56,12 +56,12 @@ def spread(values: Sequence[float]) -> SpreadRecord:
 
 
 def sharpness(result: GateResult) -> float:
-    """What the gate's threshold of motion is compared with."""
+    """The figure that the gate's threshold of motion applies to."""
     return result.focus * result.isotropy
 
 
 def from_frames(focus: float, motion: SpreadRecord, brightness: SpreadRecord) -> GateParameters:
-    """The gate with a threshold of focus, and with those of motion and light that all of these frames pass."""
+    """The gate with this threshold of focus, and thresholds of motion and light that all these frames pass."""
     return GateParameters(
         focus=round(focus, 4),
         motion=round(min(MOTION_SHARE * motion.median, motion.least), 4),

@@ -1,4 +1,4 @@
-"""``bloodedge device provision``: make a root file system a board's."""
+"""``bloodedge device provision``: prepare a root file system for a board."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,25 +10,25 @@ if TYPE_CHECKING:
 
 
 @click.command("provision")
-@click.option("--board", metavar="NAME", help="The board; auto: the one that this is; recorded: the one before.")
+@click.option("--board", metavar="NAME", help="The board; auto: this one; recorded: that of the last run.")
 @click.option(
     "--root",
     metavar="DIR",
     type=click.Path(path_type=Path),
     default=Path("/"),
     show_default=True,
-    help="The root file system: this machine's, or where a card is mounted.",
+    help="The root file system: this machine's, or that of a mounted card.",
 )
-@click.option("--read-only-root", is_flag=True, help="Also keep the root read-only; needs a partition named bloodedge.")
+@click.option("--read-only-root", is_flag=True, help="Keep the root read-only; needs a partition labelled bloodedge.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
-@click.option("--undo", is_flag=True, help="Restore what was there before.")
+@click.option("--undo", is_flag=True, help="Undo an earlier run.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def provision_command(
     board: str | None, root: Path, read_only_root: bool, dry_run: bool, undo: bool, yes: bool
 ) -> None:
-    """Write a board's settings and services into a root file system.
+    """Write a board's settings, services and boot options into a root file system.
 
-    Boot options too. What would change is shown first.
+    The changes are shown first.
     """
     from bloodedge_device.provision.apply import apply, check_rights
     from bloodedge_device.provision.root_paths import needs_root
@@ -59,7 +59,7 @@ def provision_command(
 
 
 def _agreed() -> bool:
-    """Whether a person says yes; UsageError where nobody can be asked."""
+    """Whether a person agrees; UsageError where nobody can be asked."""
     from bloodedge.errors import UsageError
 
     try:
@@ -69,7 +69,7 @@ def _agreed() -> bool:
             raise
         click.echo()  # ends the question's line
         raise UsageError(
-            "Nobody is there to ask, and nothing was written; give --yes to write without asking."
+            "Nobody can be asked here, so nothing was written; add --yes to write without asking."
         ) from error
 
 
@@ -82,13 +82,13 @@ def _plan(board: str | None, root: Path, read_only: bool, undo: bool) -> "Plan":
     if undo:
         return undoing(root)
     if board is None:
-        raise UsageError(f"Say which board with --board: {', '.join(names())}, auto or recorded.")
+        raise UsageError(f"Name the board with --board: {', '.join(names())}, auto or recorded.")
     if board == "recorded":
         board, was_read_only = recorded(root)
         return provisioning(root, board, read_only or was_read_only)
     if board == "auto":
         if root.resolve() != Path("/"):
-            raise UsageError("A mounted card does not show its board; name it with --board.")
+            raise UsageError("The board of a mounted card cannot be recognised; name it with --board.")
         board = recognise()
     return provisioning(root, board, read_only)
 
@@ -99,15 +99,15 @@ PROGRAM = "usr/bin/bloodedge"
 WANTS_PROGRAM = "the card lacks the program: install the package on its board (sudo dpkg -i), then restart it."
 
 MAKES_USER = (
-    # A system that has started once makes new users no more by itself (systemd-sysusers.service, ConditionNeedsUpdate).
+    # After its first start a system makes no new users by itself (systemd-sysusers.service, ConditionNeedsUpdate).
     ("systemd-sysusers", "bloodedge.conf"),
     ("systemd-tmpfiles", "--create", "bloodedge.conf"),
 )
-READS_ANEW = (("systemctl", "daemon-reload"), ("udevadm", "control", "--reload"))
+RELOADS = (("systemctl", "daemon-reload"), ("udevadm", "control", "--reload"))
 
 
 def _tell_systemd(root: Path) -> None:
-    """The system gets the daemon's user and folders; one that runs reads the units and rules anew."""
+    """Make the daemon's user and folders; a running system reloads units and rules."""
     import shutil
     import subprocess
 
@@ -118,7 +118,7 @@ def _tell_systemd(root: Path) -> None:
     if (root / "etc/sysusers.d/bloodedge.conf").exists() and (root / "etc/passwd").exists():  # not after an undo
         commands += [(name, *([] if is_live else [f"--root={root.resolve()}"]), *more) for name, *more in MAKES_USER]
     if is_live and Path("/run/systemd/system").is_dir():
-        commands += READS_ANEW
+        commands += RELOADS
     failed = []
     for command in commands:
         if shutil.which(command[0]) is None:
@@ -127,4 +127,6 @@ def _tell_systemd(root: Path) -> None:
         if done.returncode:
             failed.append(f"{' '.join(command)} ({' '.join(done.stderr.split())})")
     if failed:
-        raise BloodedgeError(f"All was written, but these failed; see to the cause and run them: {'; '.join(failed)}.")
+        raise BloodedgeError(
+            f"All was written, but these commands failed; correct the cause and run them: {'; '.join(failed)}."
+        )

@@ -1,1 +1,1 @@
-"""Writing a board's settings, units and boot options into a root file system, and taking them back."""
+"""Writing a board's settings, units and boot options into a root file system, and undoing that."""

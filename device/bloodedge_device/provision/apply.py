@@ -1,4 +1,4 @@
-"""Changing a root as planned; cut off half-way, the next run can finish it or undo it."""
+"""Changing a root as planned; after an interruption, the next run can finish or undo it."""
 
 import os
 import re
@@ -8,22 +8,22 @@ from pathlib import Path
 from bloodedge.errors import BloodedgeError, disk_errors
 from bloodedge.files import fsync_folder, write_bytes
 from bloodedge_device.provision.plan import Change, Plan
-from bloodedge_device.provision.root_paths import LINK, mode, needs_root, place
+from bloodedge_device.provision.root_paths import LINK, mode, needs_root, path_in
 from bloodedge_device.provision.undo_record import RECORD, Record, packed, write_record
 
 
 def check_rights(plan: Plan) -> None:
-    """Raise UsageError, before anything is asked or written, for a user who may not write all of it."""
+    """Raise UsageError, before anything is asked or written, for a user who may not write all files."""
     if os.geteuid() == 0:
         return
     for path in (*(change.path for change in plan.changes), *plan.beside, RECORD):
-        folder = next(folder for folder in place(plan.root, path).absolute().parents if folder.is_dir())
+        folder = next(folder for folder in path_in(plan.root, path).absolute().parents if folder.is_dir())
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
             raise needs_root(plan.root)
 
 
 def apply(plan: Plan) -> None:
-    """Change the root; the record goes first. What frees space goes before what takes it."""
+    """Change the root: first the record, then deletions, which free space, then the other changes."""
     root, during = plan.root, _during(plan)
     try:
         write_record(root, during)
@@ -34,15 +34,15 @@ def apply(plan: Plan) -> None:
         _write(root, change)
     for path, content in plan.beside.items():
         if content is None:
-            place(root, path).unlink(missing_ok=True)
+            path_in(root, path).unlink(missing_ok=True)
         else:
-            write_bytes(place(root, path), content)
+            write_bytes(path_in(root, path), content)
     _sweep(root, {*during.entries, RECORD})
     write_record(root, plan.record.model_copy(update={"folders": _folders_left(root, during.folders)}))
 
 
 def _during(plan: Plan) -> Record:
-    """The record that holds before and after: what is being restored or replaced stays listed until it is."""
+    """The record during the change: it lists what is being restored or replaced until that is done."""
     entries = {**(plan.before.entries if plan.before else {}), **plan.record.entries}
     for change in plan.changes:
         entry = change.entry or entries.get(change.path)
@@ -56,14 +56,14 @@ def _during(plan: Plan) -> Record:
 
 def _missing_folders(root: Path, paths: Iterable[str]) -> list[str]:
     folders = {str(folder) for path in paths for folder in Path(path).parents if str(folder) != "."}
-    return sorted(folder for folder in folders if not place(root, f"{folder}/x").parent.is_dir())
+    return sorted(folder for folder in folders if not path_in(root, f"{folder}/x").parent.is_dir())
 
 
 def _folders_left(root: Path, folders: Iterable[str]) -> tuple[str, ...]:
-    """Remove those of our folders that are empty, and give the others."""
+    """Remove those of our folders that are empty; returns the others."""
     left = []
     for folder in sorted(folders, reverse=True):
-        here = place(root, f"{folder}/x").parent
+        here = path_in(root, f"{folder}/x").parent
         if here.is_dir() and any(here.iterdir()):
             left.append(folder)
         elif here.is_dir():
@@ -73,8 +73,8 @@ def _folders_left(root: Path, folders: Iterable[str]) -> tuple[str, ...]:
 
 
 def _sweep(root: Path, paths: Iterable[str]) -> None:
-    """Remove what a run that was cut off left half-written beside the paths."""
-    for found in (place(root, path) for path in paths):
+    """Remove half-written files that an interrupted run left beside the paths."""
+    for found in (path_in(root, path) for path in paths):
         ours = re.compile(rf"\.{re.escape(found.stem)}\.\d+\.partial{re.escape(found.suffix)}")
         for left in found.parent.iterdir() if found.parent.is_dir() else ():
             if ours.fullmatch(left.name):
@@ -82,7 +82,7 @@ def _sweep(root: Path, paths: Iterable[str]) -> None:
 
 
 def _write(root: Path, change: Change) -> None:
-    found = place(root, change.path)
+    found = path_in(root, change.path)
     rights = (change.entry.mode if change.entry else mode(root, change.path)) or 0o644
     with disk_errors(change.path):
         if change.new is None:

@@ -1,4 +1,4 @@
-"""Which board this is, and where the system files for boards lie."""
+"""Which board this is, and where the system files for boards are."""
 
 import platform
 import re
@@ -8,37 +8,37 @@ from bloodedge.errors import UsageError
 from bloodedge_device.settings.board_profiles import names, read_profile
 
 FOLDERS = (Path(__file__).parents[1] / "firmware_configs", Path(__file__).parents[3] / "firmware_configs")
-"""Where system files lie: in an installed package, and in a checkout."""
+"""Folders of the system files: in an installed package, and in a checkout."""
 
 DEBIAN = {"aarch64": "arm64", "x86_64": "amd64"}
-"""The kernel's names of architectures, and Debian's."""
+"""Debian's names of architectures by the kernel's."""
 
-SAYS_ITSELF = ("proc/device-tree/model", "sys/class/dmi/id/product_name", "proc/cpuinfo")
-"""Boards of one processor bear any maker's name: the processor's counts as well."""
+IDENTIFYING = ("proc/device-tree/model", "sys/class/dmi/id/product_name", "proc/cpuinfo")
+"""Files that identify a board; boards with one processor have many makers, so the processor's name counts too."""
 
 PI = "Raspberry Pi"
-"""Its kernel has to be told to limit memory, which no generic profile does."""
+"""Its kernel limits memory only with a boot option, which no generic profile sets."""
 
 
 def firmware_folder() -> Path:
-    """Where the system files lie; raises UsageError where this installation has none."""
+    """The folder of the system files; UsageError where this installation has none."""
     for folder in FOLDERS:
         if (folder / "root").is_dir():
             return folder
-    raise UsageError("This installation holds no system files for boards; install bloodedge anew.")
+    raise UsageError("This installation has no system files for boards; install bloodedge again.")
 
 
 def recognise(root: Path = Path("/"), machine: str | None = None) -> str:
-    """The name of the board that runs the live root; raises UsageError when none fits."""
+    """The name of this board; raises UsageError when no profile fits."""
     kernel = machine or platform.machine()
-    said = "\n".join(_text(root / path) for path in SAYS_ITSELF)
+    text = "\n".join(_text(root / path) for path in IDENTIFYING)
     boards = {name: board for name in names() if (board := read_profile(name).board).architecture == kernel}
     for name, board in boards.items():
-        if any(re.search(rf"\b{re.escape(text)}\b", said) for text in board.known_by):
+        if any(re.search(rf"\b{re.escape(part)}\b", text) for part in board.known_by):
             return name
-    if PI in said:
+    if PI in text:
         ours = ", ".join(name for name in boards if name.startswith("raspberry-pi"))
-        raise UsageError(f"There is no profile of this {PI}; name the one most like it with --board: {ours}.")
+        raise UsageError(f"There is no profile for this {PI}; give the most similar one with --board: {ours}.")
     for name, board in boards.items():
         if not board.known_by:
             return name

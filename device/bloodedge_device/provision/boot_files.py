@@ -1,4 +1,4 @@
-"""A Raspberry Pi's config.txt and cmdline.txt, which others write too: only our part of them is touched."""
+"""A Raspberry Pi's config.txt and cmdline.txt: others write them too, so only our part is changed."""
 
 import re
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _MARK = re.compile(rf"^{BEGIN}\r?$", re.MULTILINE)
 
 
 def text_of(content: bytes | None) -> str:
-    """A boot file's text; bytes that are no UTF-8 come back by ``bytes_of`` as they were."""
+    """A boot file's text; ``bytes_of`` gives the same bytes back, also those that are not UTF-8."""
     return (content or b"").decode(errors="surrogateescape")
 
 
@@ -22,7 +22,7 @@ def bytes_of(text: str) -> bytes:
 
 
 def block_in(text: str) -> str | None:
-    """Our block of config.txt, without its marks; None where it has none. Raises UsageError for one without an end."""
+    """Our block of config.txt, without its marks; None without one. Raises UsageError for a block without an end."""
     found = _BLOCK.search(text)
     if found is None and _MARK.search(text):
         raise UsageError(
@@ -32,7 +32,7 @@ def block_in(text: str) -> str | None:
 
 
 def with_block(text: str, block: str) -> str:
-    """config.txt with our block: where it was, else at its end; with the ends of lines that the file has."""
+    """config.txt with our block, in its old place or at the end, with the file's line endings."""
     found = _BLOCK.search(text)
     marked = f"{BEGIN}\n{block}{END}\n"
     if "\r\n" in text:
@@ -54,7 +54,7 @@ def words_in(text: str) -> list[str]:
 
 
 def with_words(text: str, words: Iterable[str]) -> str:
-    """cmdline.txt whose first line has those words too."""
+    """cmdline.txt with those words in its first line."""
     line, newline, rest = text.partition("\n")
     more = [word for word in words if word not in line.split()]
     end = "\r\n" if line.endswith("\r") else newline or "\n"
@@ -62,7 +62,7 @@ def with_words(text: str, words: Iterable[str]) -> str:
 
 
 def without_words(text: str, words: Iterable[str]) -> str:
-    """cmdline.txt whose first line has none of those words."""
+    """cmdline.txt without those words in its first line."""
     line, newline, rest = text.partition("\n")
     kept = [word for word in line.split() if word not in set(words)]
     end = "\r" if line.endswith("\r") else ""

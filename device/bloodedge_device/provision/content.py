@@ -1,4 +1,4 @@
-"""What a board's root file system shall hold: whole files, links, a block of config.txt and words of cmdline.txt."""
+"""A board's part of a root file system: files, links, a block of config.txt and words of cmdline.txt."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from bloodedge_device.settings.board_profiles import read_profile, settings_text
 UNITS = Path("etc/systemd/system")
 
 RPI_SWAP, DPHYS_SWAPFILE = "etc/rpi/swap.conf", "etc/dphys-swapfile"
-"""What Raspberry Pi OS manages swap with: since trixie, and before."""
+"""Raspberry Pi OS's settings of swap: since trixie, and before."""
 
 ENABLED = {
     "bloodedge-device.service": "multi-user.target",
@@ -21,19 +21,19 @@ ENABLED = {
     "bloodedge-retention.timer": "timers.target",
     "var-lib-bloodedge.mount": "local-fs.target",
 }
-"""Units that start by themselves, and the target that wants each; as their [Install] sections say."""
+"""Units that start at boot, with their targets, as in their [Install] sections."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One path of the root and what it shall be."""
+    """One path's content."""
 
     kind: Literal["file", "link", "block", "words"]
     text: str
     """The file's text, the link's target, the block's lines (for every model of board: [all]) or the words."""
 
 
-def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
+def board_files(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
     """Pieces by their path relative to the root."""
     source = firmware_folder()
     pieces = _files(source / "root")
@@ -56,11 +56,11 @@ def wanted(board: str, root: Path, read_only: bool) -> dict[str, Piece]:
 
 
 def boot_folder(root: Path) -> str:
-    """Where the firmware's settings lie below the root; raises UsageError where they do not."""
+    """The folder of the firmware's settings below the root; UsageError where it is missing."""
     for folder in ("boot/firmware", "boot"):
         if (root / folder / "config.txt").is_file() and (root / folder / "cmdline.txt").is_file():
             return folder
-    raise UsageError(f"{root} shows no boot partition with config.txt and cmdline.txt; mount it at boot/firmware.")
+    raise UsageError(f"{root} has no boot partition with config.txt and cmdline.txt; mount it at boot/firmware.")
 
 
 def _files(folder: Path) -> dict[str, Piece]:
@@ -69,7 +69,7 @@ def _files(folder: Path) -> dict[str, Piece]:
 
 
 def _swap(source: Path, root: Path) -> dict[str, Piece]:
-    """Swap in memory, by the means that the system has, and none on the card."""
+    """Compressed swap in memory, by the means that the system has, and no swap on the card."""
     pieces = _files(source / ("rpi-swap" if (root / RPI_SWAP).exists() else "zram"))
     if (root / DPHYS_SWAPFILE).exists():
         pieces[str(UNITS / "dphys-swapfile.service")] = Piece("link", "/dev/null")

@@ -1,4 +1,4 @@
-"""Comparing a root with what it shall hold, or once held: what a person changed by hand is kept and told."""
+"""Comparing a root with its target, provisioned or restored; what a person changed is kept and reported."""
 
 import stat
 from collections.abc import Iterable, Iterator
@@ -9,9 +9,9 @@ from pathlib import Path
 from bloodedge.errors import UsageError
 from bloodedge.files import file_mode
 from bloodedge_device.provision.boards import DEBIAN
-from bloodedge_device.provision.compare import Found, Hand, Verdict, provisioned, restored
-from bloodedge_device.provision.content import UNITS, Piece, wanted
-from bloodedge_device.provision.root_paths import LINK, mode, place, read
+from bloodedge_device.provision.compare import Found, Hand, Target, provisioned, restored
+from bloodedge_device.provision.content import UNITS, Piece, board_files
+from bloodedge_device.provision.root_paths import LINK, mode, path_in, read
 from bloodedge_device.provision.undo_record import VERSION, Entry, Record, read_record
 from bloodedge_device.settings.board_profiles import read_profile
 
@@ -24,32 +24,32 @@ BESIDE = ".bloodedge-new"
 
 @dataclass(frozen=True)
 class Change:
-    """One path of the root: from what, to what; None: not there."""
+    """One path's old and new content; None: no file."""
 
     path: str
     old: bytes | None
     new: bytes | None
     entry: Entry | None
-    """What the record says afterwards."""
+    """Its entry in the record afterwards."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done to a root."""
+    """All changes to a root."""
 
     root: Path
     changes: tuple[Change, ...]
     kept: dict[str, Hand]
     """Paths that a person changed or removed."""
     beside: dict[str, bytes | None]
-    """What is to lie beside those and does not yet; None: nothing is to."""
+    """Files to write beside those; None: to delete."""
     before: Record | None
     record: Record
-    """The record afterwards, but for the folders that are made."""
+    """The record afterwards, without the folders that will be made."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether the root holds all of it."""
+        """Whether there is nothing to do."""
         return not self.changes and not self.beside and (self.before or self.record) == self.record
 
     def diff(self) -> Iterator[str]:
@@ -62,27 +62,29 @@ class Plan:
 
 
 def check_root(root: Path, architecture: str | None) -> None:
-    """Raises UsageError for what is no root file system, or one of another architecture."""
+    """Raise UsageError unless this is a root file system of the architecture."""
     if not all(stat.S_ISDIR(file_mode(root / name)) for name in ("etc", "usr")):
-        raise UsageError(f"{root} is no root file system: etc and usr are missing; give the folder it is mounted at.")
+        raise UsageError(
+            f"{root} is not a root file system: etc and usr are missing; give the folder where it is mounted."
+        )
     found = _architecture(root)
     if architecture and found and found != architecture:
-        raise UsageError(f"{root} is a system for {found}, and the board needs {architecture}; choose the other image.")
+        raise UsageError(f"{root} is a system for {found}, but the board needs {architecture}; choose another image.")
 
 
 def provisioning(root: Path, board: str, read_only: bool) -> Plan:
-    """What it takes to make the root this board's; raises UsageError, BloodedgeError."""
+    """The plan that provisions the root for a board; raises UsageError, BloodedgeError."""
     check_root(root, DEBIAN[read_profile(board).board.architecture])
     before = read_record(root)
-    pieces = wanted(board, root, read_only)
+    pieces = board_files(board, root, read_only)
     entries = before.entries if before else {}
     paths = [*pieces, *(path for path in entries if path not in pieces)]
     found = {path: Found(_read(root, path, pieces.get(path)), mode(root, path), entries.get(path)) for path in paths}
-    verdicts = {
+    targets = {
         path: provisioned(pieces[path], found[path]) if path in pieces else restored(found[path]) for path in paths
     }
-    after = {path: verdict.entry for path, verdict in verdicts.items() if verdict.entry is not None}
-    return _plan(root, found, verdicts, before, _record(board, before, after, read_only=read_only))
+    after = {path: target.entry for path, target in targets.items() if target.entry is not None}
+    return _plan(root, found, targets, before, _record(board, before, after, read_only=read_only))
 
 
 def recorded(root: Path) -> tuple[str, bool]:
@@ -96,37 +98,39 @@ def recorded(root: Path) -> tuple[str, bool]:
 def _is_read_only(record: Record, root: Path) -> bool:
     if record.read_only is not None:
         return record.read_only
-    own = wanted(record.board, root, read_only=True).keys() - wanted(record.board, root, read_only=False).keys()
+    own = (
+        board_files(record.board, root, read_only=True).keys() - board_files(record.board, root, read_only=False).keys()
+    )
     return any(path in record.entries for path in own)
 
 
 def undoing(root: Path) -> Plan:
-    """What it takes to have the root as it was; raises UsageError when nothing was written.
+    """The plan that restores the root; raises UsageError when nothing was written.
 
-    What a person changed stays, and is that person's from then on: the record goes.
+    What a person changed stays, and is no longer recorded.
     """
     check_root(root, None)
     before = read_record(root)
     if before is None:
-        raise UsageError(f"Nothing was written into {root}: there is nothing to undo.")
+        raise UsageError(f"There is nothing to undo: {root} was never provisioned.")
     found = {path: Found(_read(root, path), mode(root, path), entry) for path, entry in before.entries.items()}
-    verdicts = {path: restored(one) for path, one in found.items()}
-    gone = [Path(path) for path, verdict in verdicts.items() if verdict.content is None]
-    for path in _enabled(root, [one.name for one in gone if one.parent == UNITS]) - found.keys():
-        found[path], verdicts[path] = Found(_read(root, path), None, None), Verdict(None, None)
-    return _plan(root, found, verdicts, before, _record(before.board, before, {}, read_only=False))
+    targets = {path: restored(file) for path, file in found.items()}
+    gone = [Path(path) for path, target in targets.items() if target.content is None]
+    for path in _enabled(root, [file.name for file in gone if file.parent == UNITS]) - found.keys():
+        found[path], targets[path] = Found(_read(root, path), None, None), Target(None, None)
+    return _plan(root, found, targets, before, _record(before.board, before, {}, read_only=False))
 
 
 def _plan(
-    root: Path, found: dict[str, Found], verdicts: dict[str, Verdict], before: Record | None, record: Record
+    root: Path, found: dict[str, Found], targets: dict[str, Target], before: Record | None, record: Record
 ) -> Plan:
     changes = tuple(
-        Change(path, found[path].content, verdict.content, verdict.entry)
-        for path, verdict in verdicts.items()
-        if verdict.content != found[path].content
+        Change(path, found[path].content, target.content, target.entry)
+        for path, target in targets.items()
+        if target.content != found[path].content
     )
-    kept = {path: verdict.kept for path, verdict in verdicts.items() if verdict.kept is not None}
-    beside = dict.fromkeys(before.beside if before else ()) | {path: one.beside for path, one in verdicts.items()}
+    kept = {path: target.kept for path, target in targets.items() if target.kept is not None}
+    beside = dict.fromkeys(before.beside if before else ()) | {path: target.beside for path, target in targets.items()}
     lying = tuple(sorted(path for path, content in beside.items() if content is not None))
     named = {f"{path}{BESIDE}": content for path, content in beside.items()}
     differing = {path: content for path, content in named.items() if _read(root, path) != content}
@@ -134,14 +138,14 @@ def _plan(
 
 
 def _record(board: str, before: Record | None, entries: dict[str, Entry], *, read_only: bool) -> Record:
-    settled = {path: one.model_copy(update={"in_change": False, "earlier": None}) for path, one in entries.items()}
+    settled = {path: entry.model_copy(update={"in_change": False, "earlier": None}) for path, entry in entries.items()}
     folders = before.folders if before else ()
     return Record(version=VERSION, board=board, read_only=read_only, folders=folders, entries=settled)
 
 
 def _enabled(root: Path, units: Iterable[str]) -> set[str]:
-    """Links by which a person has one of the units started."""
-    folder = place(root, f"{UNITS}/x").parent
+    """Links by which a person enabled one of the units."""
+    folder = path_in(root, f"{UNITS}/x").parent
     links = [link for link in folder.glob("*.wants/*") if link.is_symlink() and link.name in set(units)]
     return {f"{UNITS}/{link.parent.name}/{link.name}" for link in links}
 
@@ -149,7 +153,7 @@ def _enabled(root: Path, units: Iterable[str]) -> set[str]:
 def _read(root: Path, path: str, piece: Piece | None = None) -> bytes | None:
     content = read(root, path)
     if piece is not None and piece.kind in {"block", "words"} and (content or b"").startswith(LINK):
-        raise UsageError(f"{root / path} is a link; put the file itself there.")
+        raise UsageError(f"{root / path} is a link; replace it by the file itself.")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Paths of a root file system as the system in it sees them: its links lead where they lead there, never out."""
+"""Paths inside a root file system: links are followed as its own system would, never out of it."""
 
 import os
 import stat
@@ -7,16 +7,16 @@ from pathlib import Path
 from bloodedge.errors import UsageError, disk_errors
 
 LINK = b"link:"
-"""What a link's content begins with; its target follows."""
+"""Prefix of a link's content, before its target."""
 
 MOST_LINKS = 40
-"""As many does Linux follow (path_resolution(7))."""
+"""Linux's limit (path_resolution(7))."""
 
 
-def place(root: Path, path: str) -> Path:
-    """The path below the root, every link among its folders followed within the root; raises UsageError for a circle.
+def path_in(root: Path, path: str) -> Path:
+    """The path below the root with links among its folders followed; raises UsageError for a circle.
 
-    The last part is not followed: a link there is content of its own.
+    A link at the last part is not followed: it is content.
     """
     folder, _, name = path.rpartition("/")
     return _followed(root, folder) / name
@@ -37,7 +37,7 @@ def _followed(root: Path, folder: str) -> Path:
                 continue
             links += 1
             if links > MOST_LINKS:
-                raise UsageError(f"{root / folder} leads round in a circle by its links; mend them.")
+                raise UsageError(f"{root / folder} is a circle of links; correct them.")
             target = str(here.readlink())
             if target.startswith("/"):
                 reached = []
@@ -46,15 +46,15 @@ def _followed(root: Path, folder: str) -> Path:
 
 
 def read(root: Path, path: str) -> bytes | None:
-    """A file's bytes, or LINK and a link's target; None where nothing is. Raises UsageError for anything else."""
-    found = place(root, path)
+    """A file's bytes, or LINK and a link's target; None where nothing exists. Raises UsageError for anything else."""
+    found = path_in(root, path)
     try:
         if found.is_symlink():
             return LINK + os.fsencode(found.readlink())
         if not found.exists():
             return None
         if not stat.S_ISREG(found.stat().st_mode):
-            raise UsageError(f"{found} is no file; move it away.")
+            raise UsageError(f"{found} is not a file; move it away.")
         return found.read_bytes()
     except PermissionError as error:
         raise needs_root(root) from error
@@ -64,11 +64,11 @@ def read(root: Path, path: str) -> bytes | None:
 
 
 def mode(root: Path, path: str) -> int | None:
-    """A file's permissions; None where there is no file."""
-    found = place(root, path)
+    """A file's permissions; None where there is none."""
+    found = path_in(root, path)
     return stat.S_IMODE(found.lstat().st_mode) if found.is_file() and not found.is_symlink() else None
 
 
 def needs_root(root: Path) -> UsageError:
-    """For a user who may not read or write what a root file system holds."""
+    """The error for a user who may not read or write the root file system."""
     return UsageError(f"Provisioning {root} needs root; run it again with sudo.")

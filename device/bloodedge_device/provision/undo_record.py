@@ -1,4 +1,4 @@
-"""What was written into a root, and what was there before: kept in the root itself."""
+"""The record of what was written into a root and what was there before, stored in the root itself."""
 
 import json
 from base64 import b64decode, b64encode
@@ -10,15 +10,15 @@ from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_bytes
 from bloodedge_device.provision.boot_files import block_in, bytes_of, text_of, words_in
-from bloodedge_device.provision.root_paths import needs_root, place
+from bloodedge_device.provision.root_paths import needs_root, path_in
 
 RECORD = "var/lib/bloodedge-provision/record.json"
 VERSION = 2
-"""1 had a boot file's whole content as what was written, and neither folders nor whether the root is read-only."""
+"""Version 1 had a boot file's whole content in ``written``, and neither ``folders`` nor ``read_only``."""
 
 
 class Entry(Strict):
-    """One path: its content as written and as found before; link targets begin with ``link:``, None: not there."""
+    """One path's content, as written and as found before; links begin with ``link:``; None: no file."""
 
     written: str
     """Base64; of a boot file only our part: the block's lines, or the words."""
@@ -28,9 +28,9 @@ class Entry(Strict):
     """Permissions found before."""
     kind: str
     in_change: bool = False
-    """A run has begun to change the path: it holds what was written, what a run before wrote, or what was there."""
+    """A run has begun to change the path: it may hold ``written``, ``earlier`` or ``before``."""
     earlier: str | None = None
-    """Base64: the whole content as this run found it, while it is in change."""
+    """Base64: the whole content as this run found it."""
 
 
 class Record(Strict):
@@ -39,11 +39,11 @@ class Record(Strict):
     version: int = 1
     board: str
     read_only: bool | None = None
-    """Whether the root shall be read-only."""
+    """Whether it was provisioned with a read-only root."""
     folders: tuple[str, ...] = ()
     """Folders that were made."""
     beside: tuple[str, ...] = ()
-    """Paths beside which lies what they would hold, had no person changed them."""
+    """Paths that a person changed and that have our version beside them."""
     entries: dict[str, Entry]
 
 
@@ -52,7 +52,7 @@ def read_record(root: Path) -> Record | None:
 
     Raises BloodedgeError when it is damaged, UsageError for a user who may not read it.
     """
-    path = place(root, RECORD)
+    path = path_in(root, RECORD)
     try:
         record = Record.model_validate_json(path.read_bytes())
         return record if record.version >= VERSION else _of_today(record)
@@ -61,7 +61,7 @@ def read_record(root: Path) -> Record | None:
     except PermissionError as error:
         raise needs_root(root) from error
     except (OSError, ValidationError, json.JSONDecodeError) as error:
-        raise BloodedgeError(f"{path} is damaged; restore it from a backup, or remove it to begin anew.") from error
+        raise BloodedgeError(f"{path} is damaged; restore it from a backup, or remove it to start again.") from error
 
 
 def _of_today(record: Record) -> Record:
@@ -78,8 +78,8 @@ def _of_today(record: Record) -> Record:
 
 
 def write_record(root: Path, record: Record) -> None:
-    """Keep the record; one without entries is removed."""
-    path = place(root, RECORD)
+    """Write the record; one without entries is deleted."""
+    path = path_in(root, RECORD)
     if record.entries:
         write_bytes(path, record.model_dump_json(indent=2, exclude_none=True).encode(), 0o600)
     else:
@@ -89,7 +89,7 @@ def write_record(root: Path, record: Record) -> None:
 
 
 def packed(content: bytes) -> str:
-    """Content as the record has it."""
+    """Content in the record's form."""
     return b64encode(content).decode()
 
 
