@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import bloodedge_device.settings as settings_module
+import bloodedge_device.settings.read as settings_module
 from bloodedge.cli import main
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError, UsageError
@@ -163,7 +163,7 @@ def test_the_command_writes_a_profile_and_does_not_replace_one(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--um-per-px", "0.1", "--micrometer", "10"], "leave out"),
+        (["--um-per-px", "0.1", "--micrometer", "10"], "remove one"),
         (["--frames", "3", "--um-per-px", "0.1"], "5 are needed"),
         (["--focus-sweep", "nowhere"], "is no folder"),
     ],

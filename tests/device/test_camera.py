@@ -115,7 +115,7 @@ def test_a_stack_of_pictures_is_refused_by_their_count_instead_of_its_first_take
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(UsageError, match="holds no image"):
+    with pytest.raises(UsageError, match="has no image"):
         open_camera(CameraSettings(kind="replay", source=str(tmp_path)))
 
 

@@ -121,7 +121,7 @@ def test_an_empty_folder_is_refused_before_anything_is_stored(
 ) -> None:
     (tmp_path / "empty").mkdir()
     assert run("run", "--camera", str(tmp_path / "empty"), "--state", str(state)) == 2
-    assert "holds no image" in capsys.readouterr().err
+    assert "has no image" in capsys.readouterr().err
     assert not state.exists()
 
 

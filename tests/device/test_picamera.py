@@ -255,7 +255,7 @@ def test_too_little_memory_is_told_with_its_cure(sensor) -> None:
 @pytest.mark.usefixtures("sensor")
 @pytest.mark.parametrize(("key", "value", "least"), [("exposure_us", 30, "31"), ("gain", 0.5, "1")])
 def test_an_exposure_or_gain_out_of_the_sensors_range_is_refused(key: str, value: float, least: str) -> None:
-    with pytest.raises(UsageError, match=rf"camera\.{key} is {value:g} .* takes {least} to"):
+    with pytest.raises(UsageError, match=rf"camera\.{key} is {value:g}, but .* takes {least} to"):
         open_with(**{key: value})
 
 

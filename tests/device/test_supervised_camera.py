@@ -203,7 +203,7 @@ def test_a_folder_that_is_not_there_is_refused_at_once(tmp_path: Path, open_: Op
 
 
 def test_a_folder_without_images_is_refused_at_once(tmp_path: Path, open_: Open) -> None:
-    with pytest.raises(UsageError, match="holds no image"):
+    with pytest.raises(UsageError, match="has no image"):
         next(open_(replay(tmp_path)).frames(threading.Event()))
 
 
@@ -284,7 +284,7 @@ def test_a_process_that_does_not_end_by_itself_is_killed(folder: Path, open_: Op
 PARENT = """
 import sys, threading
 from bloodedge_device.camera.supervised import SupervisedCamera
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 camera = SupervisedCamera(CameraSettings(kind="replay", source=sys.argv[1], loop=True, realtime=True, rate=500))
 frames = camera.frames(threading.Event())
 next(frames)
@@ -337,7 +337,7 @@ LIMITED = """
 import resource
 from bloodedge.errors import BloodedgeError
 from bloodedge_device.camera.supervised import SupervisedCamera
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.settings.sections import CameraSettings
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 try:
     SupervisedCamera(CameraSettings())

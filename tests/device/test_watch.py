@@ -172,7 +172,7 @@ def test_a_folder_that_goes_away_is_told(folder: Path, watched: Watched) -> None
     end_s = monotonic() + 5
     while watched.error is None and monotonic() < end_s:
         sleep(0.01)
-    assert "is not there" in str(watched.error)
+    assert "does not exist" in str(watched.error)
 
 
 def test_the_store_keeps_a_file_with_its_frame_or_not_at_all(

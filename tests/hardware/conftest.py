@@ -9,8 +9,8 @@ import pytest
 
 OPEN = """
 import sys
-from bloodedge_device.camera import open_camera
-from bloodedge_device.settings import CameraSettings
+from bloodedge_device.camera.open import open_camera
+from bloodedge_device.settings.sections import CameraSettings
 open_camera(CameraSettings(kind=sys.argv[1], source=sys.argv[2]))
 """
 
