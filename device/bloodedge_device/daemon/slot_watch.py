@@ -165,7 +165,7 @@ class SlotWatch:
         elif state.is_alive:
             self._healthy_s += passed_s
         elif self._is_at_fault():
-            give_way(state.settings, slot, "no frame was classified although the camera works")
+            mark_bad(state.settings.state, slot.sha256, "no frame was classified although the camera works")
             return
         if self._looked_at_s - self._saved_at_s >= self._timings.probation_saved_s:
             self._saved_at_s = self._looked_at_s
