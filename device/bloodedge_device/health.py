@@ -1,4 +1,4 @@
-"""How each part of the daemon is: one sentence each, for the page, the journal and the endpoints."""
+"""The condition of each part of the daemon, a sentence each, for the page, the log and programs."""
 
 import threading
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from bloodedge.redact import redacted
 
 
 class Level(IntEnum):
-    """How well a part is."""
+    """How well a part works."""
 
     OK = 0
     WARNING = 1
@@ -18,11 +18,11 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Condition:
-    """How one part is."""
+    """One part's condition."""
 
     level: Level
     sentence: str
-    """What is, and what to do where something is wrong."""
+    """The condition and, where something is wrong, what to do."""
     since: datetime
     """UTC."""
 
@@ -35,7 +35,7 @@ class Health:
         self._lock = threading.Lock()
 
     def tell(self, part: str, level: Level, sentence: str) -> bool:
-        """Note how a part is, addresses in the sentence redacted; whether its level is another than before."""
+        """Set a part's condition, addresses in the sentence redacted; returns whether its level changed."""
         with self._lock:
             before = self._conditions.get(part)
             changed = before is None or before.level is not level

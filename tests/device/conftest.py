@@ -17,7 +17,7 @@ def _no_log_outlives_its_test() -> Iterator[None]:
     root = logging.getLogger()
     for handler in [one for one in root.handlers if isinstance(one, DeviceHandler)]:
         root.removeHandler(handler)
-        handler.let_go()
+        handler.close_stream()
 
 
 @pytest.fixture(autouse=True)

@@ -140,7 +140,7 @@ def test_no_readable_image_at_all_is_wrong_usage(tmp_path: Path, capsys: pytest.
     empty = tmp_path / "empty"
     empty.mkdir()
     assert run([empty]) == 2
-    assert "holds no images" in capsys.readouterr().err
+    assert "has no images" in capsys.readouterr().err
 
 
 def test_an_impossible_scale_is_refused(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:

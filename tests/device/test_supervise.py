@@ -105,9 +105,9 @@ def test_a_clock_that_is_set_is_noticed_once_and_a_steered_one_never() -> None:
 
 def test_a_pis_bits_mean_what_its_documentation_says(tmp_path: Path) -> None:
     # 0x50005 is the documentation's usual example: under-voltage and throttled, now and before
-    low, capped = "the supply voltage is too low", "the processor's frequency is capped"
-    assert decode_pi(0x50005).now == (low, "the processor is throttled")
-    assert decode_pi(0x50000) == Throttling((), (low, "the processor is throttled"))
+    low, capped = "the supply voltage is too low", "the CPU's frequency is capped"
+    assert decode_pi(0x50005).now == (low, "the CPU is throttled")
+    assert decode_pi(0x50000) == Throttling((), (low, "the CPU is throttled"))
     assert decode_pi(0x20000).since_start == (capped,)
     firmware = tmp_path / "devices/platform/soc/soc:firmware/get_throttled"
     firmware.parent.mkdir(parents=True)

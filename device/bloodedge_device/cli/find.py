@@ -1,4 +1,4 @@
-"""``bloodedge find``: white cells in full-field frames, as a table, as JSON, and drawn into the frames."""
+"""``bloodedge find``: white cells in full-field frames as a table, as JSON, and outlined in the frames."""
 
 import sys
 from collections import Counter
@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     "--um-per-px",
     type=click.FloatRange(0.01, 2),
     metavar="X",
-    help="Micrometres per pixel of the frames; without it each frame's red cells are measured.",
+    help="Micrometres per pixel; default: measured from each frame's red cells.",
 )
-@click.option(
-    "--json", "json_target", metavar="FILE|-", help="Write what was found as JSON to a file, or to stdout for -."
-)
+@click.option("--json", "json_target", metavar="FILE|-", help="Write the cells as JSON to a file, or to stdout for -.")
 @click.option(
     "--outlines",
     type=click.Path(path_type=Path, file_okay=False),
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
     "--gallery",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
-    help="Write one page to judge the finder by: frames, cells, masks, and what was turned down.",
+    help="Write a page to judge the finder by: frames, cells, masks and rejected objects.",
 )
 def find(
     images: tuple[Path, ...],
@@ -50,8 +48,8 @@ def find(
 ) -> None:
     """Find white cells in full-field frames of a stained smear.
 
-    IMAGE is an image file, or a folder whose images are all taken; every page of a TIFF file is a frame. An image that
-    cannot be read is named and left out.
+    IMAGE is an image file, or a folder of images; every page of a TIFF file is a frame. Unreadable images are named and
+    skipped.
     """
     from bloodedge.console import emit_json, progress
     from bloodedge.files import require_apart
@@ -62,7 +60,7 @@ def find(
     shown: list[ShownFrame] | None = [] if gallery else None
     failures: list[str] = []
     if gallery and gallery.suffix.lower() not in {".html", ".htm"}:
-        raise UsageError(f"--gallery {gallery} must end in .html; a picture could be overwritten.")
+        raise UsageError(f"--gallery {gallery} must end in .html, so that no picture is overwritten.")
     files = _files(images)
     if outlines:
         require_apart(outlines, files, "--outlines")
@@ -71,8 +69,8 @@ def find(
             try:
                 pages = read_images(path)
                 for number, frame in enumerate(pages, 1):
-                    place = path if len(pages) == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}")
-                    found[place] = _find_in(place, frame, um_per_px, _picture_path(place, outlines, found), shown)
+                    name = path if len(pages) == 1 else path.with_name(f"{path.stem}-page{number}{path.suffix}")
+                    found[name] = _find_in(name, frame, um_per_px, _picture_path(name, outlines, found), shown)
             except BloodedgeError as error:
                 failures.append(redacted(str(error)))
             update(done, len(files))
@@ -90,7 +88,7 @@ def find(
 
 
 def to_json(path: Path, found: "Found") -> dict[str, Any]:
-    """What a frame holds, for programs; lengths in the frame's pixels, boxes [x, y, width, height]."""
+    """A frame's cells for programs; lengths in the frame's pixels, boxes [x, y, width, height]."""
     cells = [
         {
             "box": list(cell.box),
@@ -105,12 +103,12 @@ def to_json(path: Path, found: "Found") -> dict[str, Any]:
         }
         for cell in found.cells
     ]
-    rejected = [{"box": list(thing.box), "reason": thing.reason.value} for thing in found.rejected]
+    rejected = [{"box": list(other.box), "reason": other.reason.value} for other in found.rejected]
     return {"image": as_text(path), "cells": cells, "rejected": rejected, "um_per_px": round(found.um_per_px, 5)}
 
 
 def _files(images: Iterable[Path]) -> list[Path]:
-    """The image files named, folders replaced by their images, each once. Raises UsageError for an empty folder."""
+    """The image files, folders replaced by their images, each once. Raises UsageError for an empty folder."""
     files: dict[Path, None] = {}
     for path in images:
         if not path.is_dir():
@@ -118,7 +116,7 @@ def _files(images: Iterable[Path]) -> list[Path]:
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
         if not inside:
-            raise UsageError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); name a folder that does.")
+            raise UsageError(f"{path} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images.")
         files.update(dict.fromkeys(inside))
     return list(files)
 
@@ -127,17 +125,17 @@ SHOWN_FAILURES = 5
 
 
 def _show_failures(failures: list[str]) -> None:
-    """What was left out, the first of many by name."""
+    """Name the first unreadable images, and count the others."""
     for failure in failures[:SHOWN_FAILURES]:
         click.echo(f"bloodedge: {failure}", err=True)
     if len(failures) > SHOWN_FAILURES:
-        click.echo(f"bloodedge: {len(failures) - SHOWN_FAILURES} more images cannot be used.", err=True)
+        click.echo(f"bloodedge: {len(failures) - SHOWN_FAILURES} more images cannot be read.", err=True)
 
 
 def _find_in(
     path: Path, frame: "Image", um_per_px: float | None, picture: Path | None, shown: "list[ShownFrame] | None"
 ) -> "Found":
-    """What is in one frame; ``picture``: where to draw its outlines; ``shown``: the gallery's frames, or None."""
+    """One frame's cells; picture: file for its outlines; shown: the gallery's frames, or None."""
     import cv2
 
     from bloodedge.files import write_bytes
@@ -155,7 +153,7 @@ def _find_in(
 
 
 def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Path | None:
-    """Where a frame's picture goes; frames of one name from several folders get numbers."""
+    """File for a frame's picture; frames of one name from several folders get numbers."""
     if folder is None:
         return None
     same = sum(other.stem == path.stem for other in before)
@@ -170,12 +168,12 @@ def _show(found: "dict[Path, Found]") -> None:
     for path, result in found.items():
         areas = ", ".join(f"{cell.area_um2:.0f}" for cell in result.cells)
         cut = sum(cell.touches_border for cell in result.cells)
-        reasons = Counter(thing.reason.value.replace("_", " ") for thing in result.rejected)
+        reasons = Counter(other.reason.value.replace("_", " ") for other in result.rejected)
         refused = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
         scale = f"{result.um_per_px:.3f}"
         rows.append((as_text(path.name), str(len(result.cells) or ""), str(cut or ""), areas, refused, scale))
-    columns = ("frame", "white cells", "cut by the border", "area µm²", "turned down", "µm per px")
-    texts = {"area µm²", "turned down"}
+    columns = ("frame", "white cells", "cut by the border", "area µm²", "rejected", "µm per px")
+    texts = {"area µm²", "rejected"}
     print_table(columns, rows, left={"frame", *texts}, sentences=texts)
     cells = sum(len(result.cells) for result in found.values())
     console().print(f"[bold]{cells}[/] white cells in [bold]{len(found)}[/] frames.")

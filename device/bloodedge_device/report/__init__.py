@@ -1,1 +1,1 @@
-"""The report on one slide: read from the store, shown in a terminal, as a page and as a PDF."""
+"""The report on one slide, read from the store: as a page and as tables in a terminal."""

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else."""
+"""The report as one self-contained HTML file."""
 
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -79,22 +79,22 @@ def page(report: DeviceReport) -> str:
 
 
 def share_strip(share: ShareFigures) -> str:
-    """The corrected share with its interval, and the drawn one where it is known; empty where nothing is to be drawn.
+    """A chart of the corrected share's interval and the drawn share, if known; empty without a corrected share.
 
-    The share is marked where the interval says something of it.
+    The share itself is marked unless its interval is so wide that it means nothing.
     """
     if share.corrected is None:
         return ""
     text = f"Share of blasts: 95 % interval {share.low:.1%} to {share.high:.1%}, corrected for errors and refusals"
     text += "" if share.truth is None else f"; drawn {share.truth:.1%}"
-    told = share.corrected if share.high - share.low <= TELLS_NOTHING else None
-    return charts.interval_strip(charts.share_axis(), told, (share.low, share.high), "blast", text, share.truth)
+    marked = share.corrected if share.high - share.low <= TELLS_NOTHING else None
+    return charts.interval_strip(charts.share_axis(), marked, (share.low, share.high), "blast", text, share.truth)
 
 
 def _when(report: DeviceReport) -> str:
     start = f"{report.started:%d %B %Y, %H:%M}"
     if report.finished is None:
-        return f"{start} UTC, still running or cut off"
+        return f"{start} UTC, still running or interrupted"
     seconds = (report.finished - report.started).total_seconds()
     if seconds < 0 or report.started < EARLIEST:  # the clock was set in between
         return f"{start} UTC by a clock that was not set"

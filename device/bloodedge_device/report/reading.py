@@ -1,4 +1,4 @@
-"""Everything that a report on one slide says, read from the store alone."""
+"""The data of a report on one slide, read from the store alone."""
 
 import json
 import sqlite3
@@ -27,7 +27,7 @@ PROBABILITY_BINS = 20
 
 @dataclass(frozen=True)
 class StageLatency:
-    """How long one stage took on this slide."""
+    """One stage's latency on this slide."""
 
     stage: str
     per: str
@@ -46,7 +46,7 @@ class ShownCell:
     """The frame's file name; empty where it has none."""
     label: str
     reason: str
-    """Why it is uncertain, for people; empty for a called cell."""
+    """Why it is uncertain, a phrase; empty for a called cell."""
     blast_probability: float | None
     """Calibrated; None where it means nothing, because the cell is outside the domain."""
     area_um2: float
@@ -55,15 +55,15 @@ class ShownCell:
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """One slide and what ran on it."""
+    """One slide and its run."""
 
     slide: int
     label: str
     started: datetime
     finished: datetime | None
-    """None while it runs, and when the power went."""
+    """None for the current slide, and after a power cut."""
     run: dict[str, Any]
-    """The row of ``runs`` but for its JSON columns."""
+    """The row of ``runs`` without its JSON columns."""
     manifest: Manifest
     golden: dict[str, Any]
     statistics: SlideStatistics
@@ -71,20 +71,20 @@ class DeviceReport:
     probabilities: list[int]
     """Cells inside the domain by calibrated blast probability, PROBABILITY_BINS equal bins over 0..1."""
     most_blast_like: list[ShownCell]
-    """Of the called cells."""
+    """Called cells."""
     most_uncertain: list[ShownCell]
-    """Of the cells inside the domain."""
+    """Cells inside the domain."""
     refused: list[ShownCell]
-    """Cells outside the domain, the latest."""
+    """The latest cells outside the domain."""
 
     @property
     def artifact(self) -> Artifact:
-        """The bundle's artifact that ran."""
+        """The artifact that ran."""
         return self.manifest.artifact(self.run["engine"], self.run["precision"])
 
     @property
     def name(self) -> str:
-        """What to call the slide."""
+        """The slide's label, or its number."""
         return self.label or f"Slide {self.slide}"
 
     @property
@@ -94,7 +94,7 @@ class DeviceReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What must be said before any figure of this slide is believed."""
+        """Sentences to read before any figure of this slide."""
         return warnings_of(self.manifest, self.statistics)
 
     def stage(self, name: str) -> StageLatency | None:
@@ -161,35 +161,35 @@ class DeviceReport:
 
 
 def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]:
-    """What must be said before any figure of a bundle, and of a slide that it classified, is believed."""
+    """Sentences to read before any figure of a bundle, and of a slide that it classified."""
     found = list(manifest.caveats)
     if manifest.provenance.rendered:
         found.append(
-            "This bundle was fitted to cells drawn by the simulated microscope, not to people's cells: its figures"
-            " show that the machinery works and say nothing about blood."
+            "This bundle was trained on cells drawn by the simulated microscope, not on people's cells: its figures"
+            " show that the software works, and say nothing about blood."
         )
     elif manifest.domain is None:
         found.append(
-            "Whether these cells are of the kind that the network was fitted to is not checked: it calls every"
-            " white cell a blast or normal, granulocytes and other stains included. On another microscope, stain or"
-            " specimen than the held-out figures are about, the share of blasts means nothing until it is measured."
+            "This bundle does not check whether cells are like its training cells: it calls every white cell a blast or"
+            " normal, granulocytes and other stains included. On another microscope, stain or specimen than that of the"
+            " held-out figures, the share of blasts means nothing until it is measured."
         )
     faults = 0 if counts is None else counts.uncertain.get(Reason.MODEL_FAULT, 0)
     if counts is not None and faults:
         found.append(
             f"The network gave no probability for {faults} of {counts.cells_total} cells, which are uncertain (model"
-            " fault). It is not to be trusted with the others either; install another bundle, or convert it again."
+            " fault). Do not trust it with the others either; install another bundle, or convert it again."
         )
     unlike = 0 if counts is None else counts.uncertain.get(Reason.OUT_OF_DOMAIN, 0)
     if counts is not None and unlike > OUTSIDE_SHARE * (judged := counts.called + unlike):
         found.append(
-            f"{unlike} of {judged} cells are unlike those that the network was fitted to: another microscope, stain"
-            " or kind of cell. Of the others too, the share of blasts means nothing until it is measured here."
+            f"{unlike} of {judged} cells are unlike the training cells: another microscope, stain or kind of cell. The"
+            " share of blasts among the others, too, means nothing until it is measured here."
         )
     if manifest.baseline.evaluation.leaky or manifest.provenance.split.leaky:
         found.append(
-            "The held-out figures are leaky: the data were split by image, so cells of one person were both fitted"
-            " to and tested on, and the figures are too good."
+            "The held-out figures are leaky: the data were split by image, so cells of one person were both trained and"
+            " tested on, and the figures are too good."
         )
     return found
 
@@ -225,11 +225,11 @@ def read_report(state: Path, slide: int | None = None) -> DeviceReport:
 def _slide_row(database: sqlite3.Connection, state: Path, slide: int | None) -> sqlite3.Row:
     ids = [row["id"] for row in database.execute("SELECT id FROM slides ORDER BY id")]
     if not ids:
-        raise UsageError(f"{state} holds no slide yet; make one with: bloodedge device run --state {quoted(state)}")
-    wanted = ids[-1] if slide is None else slide
-    if wanted not in ids:
-        raise UsageError(f"{state} has no slide {wanted}; it has {ids[0]} to {ids[-1]}.")
-    row: sqlite3.Row = database.execute("SELECT * FROM slides WHERE id = ?", (wanted,)).fetchone()
+        raise UsageError(f"{state} has no slide yet; make one with: bloodedge device run --state {quoted(state)}")
+    number = ids[-1] if slide is None else slide
+    if number not in ids:
+        raise UsageError(f"{state} has no slide {number}; it has {ids[0]} to {ids[-1]}.")
+    row: sqlite3.Row = database.execute("SELECT * FROM slides WHERE id = ?", (number,)).fetchone()
     return row
 
 
@@ -256,7 +256,7 @@ def _probabilities(database: sqlite3.Connection, slide: int) -> list[int]:
 
 
 def _gallery(database: sqlite3.Connection, state: Path, slide: int, which: str, order: str) -> list[ShownCell]:
-    """Cells first in ``order`` whose crops are still there."""
+    """The first cells in ``order`` whose images still exist."""
     columns = "cells.*, frames.number AS frame_number, frames.source"
     query = f"SELECT {columns} {_CELLS} AND crop IS NOT NULL AND {which} ORDER BY {order}, cells.id LIMIT {GALLERY}"
     shown = [

@@ -36,7 +36,7 @@ def show(report: DeviceReport) -> None:
 
 @dataclass
 class Table:
-    """A table before it is laid out; its first column names the row."""
+    """A table's content; its first column names the row."""
 
     title: str
     columns: tuple[str, ...]
@@ -69,8 +69,8 @@ def _cells(report: DeviceReport) -> Table:
         table.add_row(label, str(cells), percent(cells / counts.cells_total if counts.cells_total else None))
     for reason, cells in counts.uncertain.items():
         table.add_row(f"  uncertain: {words(reason)}", str(cells), percent(cells / counts.cells_total))
-    for reason, things in counts.not_cells.items():
-        table.add_row(f"turned down by the finder: {words(reason)}", str(things), "")
+    for reason, objects in counts.not_cells.items():
+        table.add_row(f"rejected by the finder: {words(reason)}", str(objects), "")
     return table
 
 
@@ -89,7 +89,7 @@ def _percentiles(latency: LatencyMs) -> tuple[str, str, str]:
 
 def _trust(report: DeviceReport) -> Table:
     artifact, baseline = report.artifact, report.manifest.baseline
-    people = f"{baseline.evaluation.subjects} subjects" + ("" if baseline.evaluation.leaky else " never fitted to")
+    people = f"{baseline.evaluation.subjects} subjects" + ("" if baseline.evaluation.leaky else " not trained on")
     title = f"Held-out figures: {baseline.evaluation.cells} cells of {people}"
     table = _table(
         title, "", f"{artifact.engine} {artifact.precision} [95 % CI]", "float model [95 % CI]", "drop, points"

@@ -1,4 +1,4 @@
-"""A log that shows when somebody changed it: each entry's digest covers the one before."""
+"""A tamper-evident log: each entry's digest covers the previous one."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from bloodedge.redact import redacted_values
 
 FIRST = "0" * 64
-"""What the first entry's digest covers in place of an entry before it."""
+"""The first entry's previous digest."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ def read(database: sqlite3.Connection, limit: int = 1000) -> list[Entry]:
 
 
 def first_broken(database: sqlite3.Connection) -> int | None:
-    """Id of the first entry that is not as it was written, or follows a removed one; None when the chain is whole.
+    """Id of the first entry that was changed or follows a removed one; None when the chain is unbroken.
 
-    Entries cut off at the end, and a chain written anew from some entry on, cannot be seen from the chain alone:
-    compare its last digest with one noted elsewhere.
+    Entries removed at the end, and a chain rewritten from some entry on, do not show: compare the last digest with one
+    noted elsewhere.
     """
     before, expected = FIRST, 1
     for row in database.execute("SELECT id, at, actor, action, detail, digest FROM audit ORDER BY id"):

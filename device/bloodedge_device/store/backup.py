@@ -1,4 +1,4 @@
-"""A copy of everything stored, taken while the daemon goes on."""
+"""A copy of all results, taken while the daemon runs."""
 
 import sqlite3
 import tempfile
@@ -13,10 +13,10 @@ from bloodedge_device.store.database import CROPS, DATABASE, open_for_reading
 
 
 def back_up(state: Path, target: Path, with_crops: bool, progress: Callable[[int, int], None] | None = None) -> int:
-    """Write the database, and its cells' images, to the zip file ``target``, whole or not at all; gives the images.
+    """Write the database and its cells' images to the zip file ``target``, atomically; returns the number of images.
 
-    The database is one consistent state (SQLite's online backup); an image removed meanwhile is left out. Only this
-    user may read the file. Raises UsageError when there is nothing to copy or ``target`` exists.
+    The database is one consistent state (SQLite's online backup); images deleted meanwhile are missing. Only this user
+    may read the file. Raises UsageError when there is nothing to copy or ``target`` exists.
     """
     if target.exists():
         raise UsageError(f"{target} exists; choose another name for the backup.")

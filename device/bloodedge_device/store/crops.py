@@ -1,4 +1,4 @@
-"""Cells' images: whole or not there, and the oldest gone first when the disk fills."""
+"""Cells' images: written atomically, and deleted from the oldest when the disk is full."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from bloodedge.imaging import Image
 
 
 def write_crops(root: Path, crops: Mapping[str, Image]) -> bool:
-    """Write, sync and rename each image below ``root``; False, and none of them, when the disk does not take them."""
+    """Write, sync and rename each image below ``root``; False, and none written, when the disk has no room."""
     try:
         for folder in {(root / name).parent for name in crops}:
             _make_synced(folder)
@@ -34,7 +34,7 @@ def write_crops(root: Path, crops: Mapping[str, Image]) -> bool:
 
 
 def _make_synced(folder: Path) -> None:
-    """Make a folder that a power cut does not take away."""
+    """Make a folder, synced to the disk."""
     if not folder.is_dir():
         _make_synced(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -51,30 +51,30 @@ def _write_synced(path: Path, crop: Image) -> None:
 
 
 OURS = re.compile(r"\d+/(\d{4,}/)?\d{7,}-\d{3,}\.jpg(\.partial)?")
-"""Images below the folder of images, as the writer names them; other files there are somebody else's."""
+"""Names of the writer's images below their folder; other files there are never deleted."""
 
 
 def is_ours(root: Path, path: Path) -> bool:
-    """Whether a file below ``root`` bears the name of an image that the daemon wrote."""
+    """Whether a file below ``root`` has the name of one of the writer's images."""
     return OURS.fullmatch(path.relative_to(root).as_posix()) is not None
 
 
 def remove_partial(root: Path) -> None:
-    """Remove what a power cut left half-written."""
+    """Delete half-written images of a power cut."""
     for path in root.rglob("*.partial"):
         if is_ours(root, path):
             path.unlink(missing_ok=True)
 
 
 def free_bytes(folder: Path) -> int:
-    """Bytes that may still be written where ``folder`` lies."""
+    """Free bytes on the disk of ``folder``."""
     return shutil.disk_usage(folder).free
 
 
 def remove_oldest(root: Path, until_free: int, most: int) -> list[str]:
-    """Remove oldest images, at most ``most``, until ``until_free`` bytes are free; names of those removed.
+    """Delete the oldest images, at most ``most``, until ``until_free`` bytes are free; returns their names.
 
-    Folders are listed one by one, and only while space is wanted: a slide may have a million images.
+    Folders are listed one by one, and only while space is needed: a slide may have a million images.
     """
     removed: list[str] = []
     if not root.is_dir() or free_bytes(root) >= until_free:
@@ -90,10 +90,10 @@ def remove_oldest(root: Path, until_free: int, most: int) -> list[str]:
 
 
 def remove_before(folder: Path, frame: int | None, most: int, *, in_use: bool) -> list[Path]:
-    """Remove a slide's images of frames numbered below ``frame`` (None: all), oldest first, at most ``most``.
+    """Delete a slide's images of frames numbered below ``frame`` (None: all), oldest first, at most ``most``.
 
-    Folders left empty go with them; where the slide is ``in_use`` those stay that the next image may be on its way to.
-    Gives the paths removed.
+    Empty folders are deleted too, except the newest of a slide ``in_use``, where the next image may go. Returns the
+    deleted paths.
     """
     removed: list[Path] = []
     for path in _oldest_first(folder, newest=in_use):
@@ -105,20 +105,20 @@ def remove_before(folder: Path, frame: int | None, most: int, *, in_use: bool) -
         path.unlink(missing_ok=True)
         removed.append(path)
     if not in_use and folder.is_dir():
-        with suppress(OSError):  # something else lies there
+        with suppress(OSError):  # it has other files
             folder.rmdir()
     return removed
 
 
 def _oldest_first(folder: Path, *, newest: bool = True) -> Iterator[Path]:
-    """Images in the order in which they were taken; folders left empty go, but for the newest, which may be in use."""
+    """Images in the order of capture; deletes empty folders, except the newest, which may be in use."""
     inside = sorted(folder.iterdir(), key=lambda path: (path.is_dir(), len(path.name), path.name))
     for path in inside:
         if path.is_dir():
             in_use = newest and path is inside[-1]
             yield from _oldest_first(path, newest=in_use)
             if not in_use:
-                with suppress(OSError):  # something else lies there
+                with suppress(OSError):  # it has other files
                     path.rmdir()
         elif path.suffix == ".jpg":
             yield path

@@ -19,24 +19,24 @@ class Message:
     """One message of the outbox."""
 
     id: int
-    """Grows with every message, and is never used again."""
+    """Grows with every message and is never reused."""
     topic: str
-    """Below the board's own: "frames", "slides/3"."""
+    """Below the board's topic, such as "frames" or "slides/3"."""
     payload: bytes
     """JSON."""
     retain: bool = False
-    """Whether the broker keeps it for those who come later."""
+    """Whether the broker keeps it for later subscribers."""
 
 
 class Outbox(Protocol):
-    """Messages on disk until somebody has them; called from the publisher's thread and, for its length, from others."""
+    """Messages on disk until they are delivered; used by the publisher's thread, its length by others too."""
 
     def waiting(self, after: int, limit: int) -> Sequence[Message]:
         """At most ``limit`` messages with ids above ``after``, ids ascending."""
         ...
 
     def delivered(self, up_to: int) -> None:
-        """Every message with an id of at most ``up_to`` was acknowledged and may go."""
+        """Delete messages with ids up to ``up_to``, which were acknowledged."""
         ...
 
     def __len__(self) -> int:

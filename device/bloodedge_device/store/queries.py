@@ -1,4 +1,4 @@
-"""What the pages show of stored slides, read from the database."""
+"""Stored slides, cells and reviews for the page, programs and the fleet's report."""
 
 import hashlib
 import json
@@ -112,7 +112,7 @@ def cells(state: Path, slide: int, after: int, limit: int) -> list[CellRow]:
 
 
 def all_cells(state: Path, slide: int) -> Iterator[CellRow]:
-    """Every cell of a slide, oldest first, of one moment."""
+    """Every cell of a slide, oldest first, from one consistent state."""
     with open_for_reading(state) as database:
         for row in database.execute(f"{_CELL} WHERE frames.slide = ? ORDER BY cells.id", (slide,)):
             yield _cell(row)
@@ -143,7 +143,7 @@ def _cell(row: sqlite3.Row) -> CellRow:
 
 
 def crop(state: Path, cell: int) -> bytes | None:
-    """A cell's image as JPEG; None when there is none, or no longer."""
+    """A cell's image as JPEG; None when there is none, or it was deleted."""
     with open_for_reading(state) as database:
         row = database.execute("SELECT crop FROM cells WHERE id = ?", (cell,)).fetchone()
     if row is None or row["crop"] is None:
@@ -159,10 +159,10 @@ def crop(state: Path, cell: int) -> bytes | None:
 
 
 def review_order(state: Path, slide: int, sampling: Sampling) -> list[int]:
-    """Ids of the cells to be asked about, each shown once and with its image, in their order.
+    """Ids of the cells to review, each with an image and once, in their order.
 
-    random: every cell that was found, in an order that depends on the slide alone and stays while cells are added.
-    gallery: the most blast-like and the most uncertain in turn.
+    random: every cell, in an order that depends on the slide alone and stays while cells are added. gallery: the most
+    blast-like and the most uncertain in turn.
     """
     shown = f"{_OF_SLIDE} AND repeated = 0 AND crop IS NOT NULL"
     with open_for_reading(state) as database:
@@ -179,7 +179,7 @@ def review_order(state: Path, slide: int, sampling: Sampling) -> list[int]:
 
 
 def answers(state: Path, slide: int, sampling: Sampling) -> dict[int, str]:
-    """What a person said last of each cell that was come by in this way."""
+    """The latest review of each cell of this sampling."""
     query = (
         "SELECT reviews.cell, reviews.label FROM reviews JOIN cells ON cells.id = reviews.cell"
         " JOIN frames ON frames.id = cells.frame WHERE frames.slide = ? AND sampling = ? ORDER BY reviews.id"
@@ -189,7 +189,7 @@ def answers(state: Path, slide: int, sampling: Sampling) -> dict[int, str]:
 
 
 def reviewed_cells(state: Path, slide: int) -> list[ReviewedCell]:
-    """Every reviewed cell of a slide; the latest answer to each way of asking counts."""
+    """Every reviewed cell of a slide; for each sampling the latest review counts."""
     query = (
         "SELECT reviews.cell, reviews.label AS person, sampling, cells.label, blast_probability, cells.frame"
         " FROM reviews JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
@@ -204,7 +204,7 @@ def reviewed_cells(state: Path, slide: int) -> list[ReviewedCell]:
 
 
 def agreement(state: Path, bundle: str, serial: int) -> tuple[int, int]:
-    """(cells, right among them) that a bundle called and a person named, of those drawn at random on any slide."""
+    """(cells, right among them) that both a bundle and a reviewer called, of those drawn at random on any slide."""
     query = (
         "SELECT count(*), coalesce(sum(reviews.label = cells.label), 0) FROM reviews"
         " JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
@@ -219,7 +219,7 @@ def agreement(state: Path, bundle: str, serial: int) -> tuple[int, int]:
 
 
 def drift_of(state: Path, slide: int) -> list[Drift] | None:
-    """How far a slide's cells are from the reference people's; None when its bundle has no reference."""
+    """How far a slide's cells are from the reference people's; None without a slide or a reference in its bundle."""
     run = "SELECT manifest FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?"
     with open_for_reading(state) as database:
         row = database.execute(run, (slide,)).fetchone()

@@ -1,13 +1,13 @@
-"""Images past their time, by when their frames were taken: files may have been copied since.
+"""Deleting old images, by the capture time of their frames: the files' times may be those of copies.
 
-A board without a battery-backed clock begins in the past, and images of such a run look older than they are. So the
-times of a run are believed as they stand only where its clock was held to a time source when it began. Otherwise:
+A board without a battery-backed clock starts in the past, and images of such a run look older than they are. So a
+run's times are trusted only if its clock was synchronised when it began. Otherwise:
 
-- A clock that was set forward during the run dates the images before that by the same jump.
-- Without a jump, the images count as taken when the clock was next known to be right: a later run that began with a
-  held clock, or the audit log's entry "clock trusted".
-- Until then they are spared, but where no time source is to be had at all: there the board's own clock dates them, if
-  its time is possible.
+- If the clock was set forward during the run, the images before that are dated by the same jump.
+- Without a jump, they count as taken when the clock was next right: at a later run that began with a synchronised
+  clock, or at the audit log's entry "clock trusted".
+- Until then they are kept, except on a board that never has a time source: there its own clock counts, if its time is
+  possible.
 """
 
 import json
@@ -21,36 +21,36 @@ from bloodedge_device.store.crops import remove_before
 from bloodedge_device.store.database import CROPS, date_set_aside, sets_aside
 
 SET, TRUSTED = "clock set", "clock trusted"
-"""Actions in the audit log: the wall clock was set, by so many seconds; from now on its time is believed."""
+"""Actions in the audit log: the clock was set, by so many seconds; from now on its time is trusted."""
 
 LOOK = timedelta(seconds=5)
-"""From a clock's being set to the entry that tells it, at most."""
+"""Longest time from setting the clock to the entry in the log."""
 
 
 @dataclass(frozen=True)
 class Jump:
-    """The wall clock was set forward."""
+    """The clock was set forward."""
 
     read: datetime
-    """What the clock said before, or up to LOOK later."""
+    """The clock's time before, or up to LOOK later."""
     by: timedelta
 
 
 @dataclass(frozen=True)
 class RunClock:
-    """What the times of a run's frames are worth."""
+    """Whether the times of a run's frames can be trusted."""
 
-    believed: bool
+    trusted: bool
     jumps: tuple[Jump, ...] = ()
     since: datetime | None = None
-    """When the clock was next known to be right, of a run that is not believed and saw no jump; None: not yet."""
+    """For an untrusted run without a jump, when the clock was next right; None: not yet."""
 
-    def spares(self, before: datetime) -> bool:
-        """Whether no image of the run can be said to have been taken ``before`` then."""
-        return not self.believed and not self.jumps and (self.since is None or self.since >= before)
+    def keeps(self, before: datetime) -> bool:
+        """Whether no image of the run is known to be from ``before`` then."""
+        return not self.trusted and not self.jumps and (self.since is None or self.since >= before)
 
     def first_kept(self, database: sqlite3.Connection, slide: int, before: datetime) -> int | None:
-        """The number of the slide's first frame that was not taken ``before`` then."""
+        """Number of the slide's first frame from ``before`` or later."""
         ranges = [(before, datetime.max.replace(tzinfo=UTC))]
         by = timedelta(0)
         for jump in reversed(self.jumps):
@@ -64,7 +64,7 @@ class RunClock:
 
 
 def run_clocks(database: sqlite3.Connection, *, clock_held: bool | None) -> dict[int, RunClock]:
-    """How far the times of each run can be believed; clock_held: whether the clock is held now, None: not known."""
+    """Each run's clock; clock_held: whether the clock is synchronised now, None: not known."""
     runs = [
         (row["id"], datetime.fromisoformat(row["started"]), row["clock_synchronised"])
         for row in database.execute("SELECT id, started, clock_synchronised FROM runs ORDER BY id")
@@ -76,19 +76,19 @@ def run_clocks(database: sqlite3.Connection, *, clock_held: bool | None) -> dict
     for run, started, _ in runs:
         since = min((when for last, when in marks if last >= run), default=None)
         own_clock = clock_held is False and since is None and started >= EARLIEST
-        believed = run not in doubtful or (own_clock and not jumps.get(run))
-        clocks[run] = RunClock(believed, tuple(jumps.get(run, ())), since)
+        trusted = run not in doubtful or (own_clock and not jumps.get(run))
+        clocks[run] = RunClock(trusted, tuple(jumps.get(run, ())), since)
     return clocks
 
 
 def newest_doubtful(clocks: dict[int, RunClock]) -> int | None:
-    """The newest run if there are some whose images can only be dated once the clock is right; None without any."""
-    undated = any(not clock.believed and not clock.jumps and clock.since is None for clock in clocks.values())
+    """The newest run, if any run's images wait for a right clock; else None."""
+    undated = any(not clock.trusted and not clock.jumps and clock.since is None for clock in clocks.values())
     return max(clocks) if undated else None
 
 
 def _jumps(database: sqlite3.Connection, doubtful: dict[int, datetime]) -> dict[int, list[Jump]]:
-    """By run; an entry of an earlier version names none, and belongs to the newest run that had begun by then."""
+    """Jumps by run; an entry of an older version names no run, and belongs to the newest one that had begun by then."""
     found: dict[int, list[Jump]] = {}
     for at, detail in _entries(database, SET):
         by = timedelta(seconds=float(detail["by_s"]))
@@ -100,7 +100,7 @@ def _jumps(database: sqlite3.Connection, doubtful: dict[int, datetime]) -> dict[
 
 
 def _trusted(database: sqlite3.Connection) -> list[tuple[int, datetime]]:
-    """(last run of before, when) of each moment from which on the clock was believed."""
+    """(last run before, when) for each moment from which the clock was trusted."""
     return [(int(detail["run"]), at) for at, detail in _entries(database, TRUSTED)]
 
 
@@ -112,15 +112,15 @@ def _entries(database: sqlite3.Connection, action: str) -> list[tuple[datetime, 
 def remove_expired(
     database: sqlite3.Connection, crops: Path, clocks: dict[int, RunClock], before: datetime, most: int
 ) -> list[str]:
-    """Remove images taken ``before`` then (UTC), oldest first, at most ``most``; names, below ``crops``, of those gone.
+    """Delete images from ``before`` then (UTC), oldest first, at most ``most``; returns their names below ``crops``.
 
-    Looks into the frames of no slide but those that were begun before then and have images.
+    Queries only slides that began before then and have images.
     """
     removed: list[str] = []
     newest = database.execute("SELECT max(id) FROM slides").fetchone()[0]
     for slide, folder in _by_slide(crops).items():
         row = database.execute("SELECT run, started FROM slides WHERE id = ?", (slide,)).fetchone()
-        if row is None or row["started"] >= before.isoformat() or clocks[row["run"]].spares(before):
+        if row is None or row["started"] >= before.isoformat() or clocks[row["run"]].keeps(before):
             continue
         kept = clocks[row["run"]].first_kept(database, slide, before)
         gone = remove_before(folder, kept, most - len(removed), in_use=slide == newest)
@@ -131,9 +131,9 @@ def remove_expired(
 
 
 def remove_set_aside(state: Path, before: datetime, most: int, *, clock_held: bool | None) -> int:
-    """Remove images beside damaged databases that were set aside ``before`` then, at most ``most``; gives how many.
+    """Delete images of damaged databases that were set aside ``before`` then, at most ``most``; returns how many.
 
-    What was set aside at a time that cannot be is dated anew, by a clock that is held.
+    A folder with an impossible time gets a new one, once the clock may be right.
     """
     removed = 0
     for folder, when in sets_aside(state).items():
@@ -147,6 +147,6 @@ def remove_set_aside(state: Path, before: datetime, most: int, *, clock_held: bo
 
 
 def _by_slide(crops: Path) -> dict[int, Path]:
-    """Slides' folders of images, in the order of the slides."""
+    """The slides' folders of images by the slides' ids, in order."""
     found = {int(path.name): path for path in crops.iterdir() if path.name.isdecimal()} if crops.is_dir() else {}
     return dict(sorted(found.items()))

@@ -1,4 +1,4 @@
-"""What a person who ran the daemon at a terminal is told at its end."""
+"""The summary that a terminal shows at the end of a run."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class SlideSummary:
     label: str
     statistics: SlideStatistics
     rates: Rates | None
-    """Of the artifact that called its cells."""
+    """Error rates of the artifact that called its cells."""
 
     @property
     def figures(self) -> str:
@@ -34,34 +34,34 @@ class SlideSummary:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """Everything since the daemon's start."""
+    """All slides since the daemon's start."""
 
     slides: list[SlideSummary]
     ending: str
-    """What the camera says of its end; empty where it did not end by itself, or says nothing."""
+    """The camera's sentence about its end; may be empty."""
     interrupted: bool
     """Whether a person's Ctrl-C ended it."""
     problem: str | None
-    """Why the first frame that could not be read could not; None where all could."""
+    """Why the first unreadable frame could not be read; None without one."""
 
     @property
     def read_nothing(self) -> bool:
-        """Whether frames came, and none of them could be read."""
-        seen = sum(one.statistics.frames_processed for one in self.slides)
-        unreadable = sum(one.statistics.frames_rejected.get(Reason.BAD_FRAME, 0) for one in self.slides)
+        """Whether frames came, but none could be read."""
+        seen = sum(slide.statistics.frames_processed for slide in self.slides)
+        unreadable = sum(slide.statistics.frames_rejected.get(Reason.BAD_FRAME, 0) for slide in self.slides)
         return 0 < seen == unreadable
 
     def lines(self, state: Path) -> list[str]:
-        """The run in sentences, the last of which is the command that shows more; state: the folder of its results."""
-        counts = [one.statistics for one in self.slides]
-        frames, cells = sum(one.frames_seen for one in counts), sum(one.cells_total for one in counts)
+        """The run in sentences, the last one the command that shows more; state: the state folder."""
+        counts = [slide.statistics for slide in self.slides]
+        frames, cells = sum(count.frames_seen for count in counts), sum(count.cells_total for count in counts)
         whole = [f"{len(counts)} slides, {frames} frames, {cells} cells."] if len(counts) > 1 else []
-        slides = [one.sentence for one in self.slides] if whole else [one.figures for one in self.slides]
+        slides = [slide.sentence if whole else slide.figures for slide in self.slides]
         return [*whole, *slides, *([self.ending] if self.ending else []), f"Report: {report_command(state)}"]
 
 
 def report_command(state: Path) -> str:
-    """The command that shows a state folder's latest slide, as a shell takes it."""
+    """The shell command that shows a state folder's latest slide."""
     return f"bloodedge device report --state {quoted(state)}"
 
 

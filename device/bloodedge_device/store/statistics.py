@@ -1,4 +1,4 @@
-"""What the database says of a slide: its counts, its classifier's rates of error and its latencies."""
+"""A stored slide's statistics, error rates and latencies."""
 
 import json
 import sqlite3
@@ -13,7 +13,7 @@ from bloodedge_device.slide.statistics import SlideStatistics
 
 
 def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics:
-    """A slide's statistics from the store, finished or not."""
+    """A slide's statistics, finished or not."""
     processed, dropped = database.execute(
         "SELECT count(*), coalesce(sum(dropped_before), 0) FROM frames WHERE slide = ?", (slide,)
     ).fetchone()
@@ -46,7 +46,7 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
 
 
 def read_drawn(database: sqlite3.Connection, first: int, last: int) -> dict[int, tuple[int, int] | None]:
-    """Drawn blasts and normal cells in the frames looked at, by slide; None of real cameras' slides."""
+    """Drawn blasts and normal cells in the processed frames, by slide; None of real cameras."""
     found: dict[int, tuple[int, int] | None] = dict.fromkeys(range(first, last + 1))
     if any(column["name"] == "drawn_blasts" for column in database.execute("PRAGMA table_info(frames)")):
         query = (
@@ -58,7 +58,7 @@ def read_drawn(database: sqlite3.Connection, first: int, last: int) -> dict[int,
 
 
 def read_rates(database: sqlite3.Connection, slide: int) -> Rates | None:
-    """The rates of error of the artifact that called a slide's cells; None where its bundle does not say."""
+    """Error rates of the artifact that called a slide's cells; None where its bundle does not say."""
     row = database.execute(
         "SELECT manifest, engine, precision FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?", (slide,)
     ).fetchone()

@@ -1,4 +1,4 @@
-"""Which files of watched folders are stored, so that each is taken once."""
+"""Files of watched folders whose frames are stored, so that each is taken once."""
 
 import os
 import sqlite3
@@ -10,7 +10,7 @@ from bloodedge_device.store.database import open_for_reading
 
 
 def put_watched(database: sqlite3.Connection, file: SourceFile) -> None:
-    """Note, beside the rows of a frame, the file that it was read from."""
+    """Store the file of a frame, inside the caller's transaction."""
     database.execute(
         "INSERT OR REPLACE INTO watched (path, size, modified_ns, sha256) VALUES (?, ?, ?, ?)",
         (os.fsencode(file.path), file.size, file.modified_ns, file.sha256),
@@ -18,7 +18,7 @@ def put_watched(database: sqlite3.Connection, file: SourceFile) -> None:
 
 
 def read_watched(state: Path, folder: Path) -> dict[str, SourceFile]:
-    """By its path each file below ``folder`` whose frame is stored; none where nothing can be read from the state."""
+    """The stored files below ``folder`` by their paths; none where the state folder cannot be read."""
     below = os.fsencode(folder.resolve()) + b"/"
     try:
         with open_for_reading(state) as database:
@@ -26,6 +26,6 @@ def read_watched(state: Path, folder: Path) -> dict[str, SourceFile]:
                 return {}
             rows = database.execute("SELECT * FROM watched WHERE substr(path, 1, ?) = ?", (len(below), below))
             files = [SourceFile(os.fsdecode(row["path"]), *row[1:]) for row in rows]
-    except BloodedgeError:  # nothing was stored yet, or the store says it when it is opened
+    except BloodedgeError:  # nothing was stored yet; other errors come again when the store is opened
         return {}
     return {file.path: file for file in files}

@@ -28,7 +28,7 @@ class _Timex(ctypes.Structure):
 
 
 def clock_synchronised() -> bool | None:
-    """Whether the kernel's clock is held to a time source, by adjtimex(2); None where the system does not tell."""
+    """Whether the clock is synchronised, by adjtimex(2); None where the system does not report it."""
     timex = _Timex()
     try:
         state = ctypes.CDLL(None).adjtimex(ctypes.byref(timex))
@@ -38,12 +38,12 @@ def clock_synchronised() -> bool | None:
 
 
 def in_step(state: int, status: int) -> bool:
-    """What adjtimex(2)'s return value and status bits say."""
+    """The same from adjtimex(2)'s return value and status bits."""
     return state != _TIME_ERROR and not status & _STA_UNSYNC
 
 
 def since_boot_s() -> float:
-    """Seconds since the system started, on the clock that nobody sets and that counts on through sleep."""
+    """Seconds since the system started, sleep included; this clock cannot be set."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -55,7 +55,7 @@ class ClockWatch:
         self._offset_s = wall() - steady()
 
     def jumped(self) -> float | None:
-        """Seconds that the wall clock was set forward (negative: back) since last asked; None when it was not."""
+        """Seconds that the wall clock was set forward (negative: back) since the last call; None when it was not."""
         before, self._offset_s = self._offset_s, self._wall() - self._steady()
         jump = self._offset_s - before
         return jump if abs(jump) > JUMP_S else None

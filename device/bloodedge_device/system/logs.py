@@ -1,4 +1,4 @@
-"""The daemon's log: lines for people, lines with a priority for the journal, or JSON for programs."""
+"""The daemon's log: plain lines, lines with a priority for the journal, or JSON."""
 
 import json
 import logging
@@ -11,27 +11,27 @@ from bloodedge.errors import UsageError
 from bloodedge.redact import redacted
 
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
-"""syslog(3)'s, which the journal takes from a line's ``<N>``: sd-daemon(3)."""
+"""syslog(3)'s priorities, which the journal reads from a line's ``<N>`` (sd-daemon(3))."""
 
 
 class DeviceHandler(logging.StreamHandler[TextIO]):
-    """The one handler that ``configure_logging`` puts in place.
+    """The handler of ``configure_logging``.
 
-    It writes to a duplicate of the stream's file, for stderr itself is silenced while an engine loads a network.
+    It writes to a duplicate of the stream's file, because stderr itself is silenced while an engine loads a network.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(_duplicate(stream) or stream)
         self._own = self.stream is not stream
 
-    def let_go(self) -> None:
-        """Close the duplicate; nothing may be logged here any more."""
+    def close_stream(self) -> None:
+        """Close the duplicate; nothing can be logged afterwards."""
         if self._own:
             self.stream.close()
 
 
 def _duplicate(stream: TextIO) -> TextIO | None:
-    """Another stream to the same file; None where there is no file."""
+    """Another stream to the same file; None where the stream is no file."""
     try:
         stream.flush()
         file = os.dup(stream.fileno())
@@ -41,32 +41,32 @@ def _duplicate(stream: TextIO) -> TextIO | None:
 
 
 def configure_logging(stream: TextIO, environ: Mapping[str, str] = os.environ) -> None:
-    """Log to ``stream``: bloodedge's news and everybody's warnings.
+    """Log bloodedge's messages and everyone's warnings to ``stream``.
 
-    Lines are JSON with BLOODEDGE_LOG=json, begin with a priority where the stream goes to the journal, and are plain
-    otherwise. Raises UsageError for another BLOODEDGE_LOG.
+    Lines are JSON with BLOODEDGE_LOG=json, start with a priority where the stream is the journal's, else are plain.
+    Raises UsageError for another BLOODEDGE_LOG.
     """
     handler = DeviceHandler(stream)
     handler.setFormatter(_formatter(stream, environ))
     root = logging.getLogger()
     for earlier in [old for old in root.handlers if isinstance(old, DeviceHandler)]:
         root.removeHandler(earlier)
-        earlier.let_go()
+        earlier.close_stream()
     root.addHandler(handler)
     logging.getLogger("bloodedge").setLevel(logging.INFO)
 
 
 def _formatter(stream: TextIO, environ: Mapping[str, str]) -> logging.Formatter:
-    wanted = environ.get("BLOODEDGE_LOG", "")
-    if wanted not in {"", "json"}:
-        raise UsageError(f'BLOODEDGE_LOG is "{wanted}"; set it to json for JSON lines, or unset it for plain ones.')
-    if wanted == "json":
+    kind = environ.get("BLOODEDGE_LOG", "")
+    if kind not in {"", "json"}:
+        raise UsageError(f'BLOODEDGE_LOG is "{kind}"; set it to json for JSON lines, or unset it for plain ones.')
+    if kind == "json":
         return _JsonLines()
     return _JournalLines() if goes_to_journal(stream, environ) else _PlainLines()
 
 
 def goes_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether JOURNAL_STREAM's device and inode are the stream's, as systemd.exec(5) says to find out."""
+    """Whether the stream is the journal's, by JOURNAL_STREAM (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):  # not a file at all, or closed

@@ -1,4 +1,4 @@
-"""The machine that the daemon runs on, and the process that it is."""
+"""The daemon's process: memory, processor cores, start time."""
 
 import ctypes
 import os
@@ -11,9 +11,9 @@ from bloodedge.errors import UsageError
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep freed image buffers: giving each back and faulting it in anew costs milliseconds a frame.
+    """Make glibc keep freed image buffers: returning and faulting them in again costs milliseconds a frame.
 
-    And keep them in few places, so that what one thread freed is there for the others (mallopt(3)).
+    They are kept in few arenas, so that other threads can use them too (mallopt(3)).
     """
     trim_threshold, mmap_threshold, arenas, largest = -1, -3, -8, 2**28
     with suppress(OSError, AttributeError):  # another C library than glibc
@@ -24,35 +24,35 @@ def keep_freed_memory() -> None:
 
 
 def give_freed_memory_back() -> None:
-    """Have glibc give the system what lies unused between what is used (malloc_trim(3)): over days that adds up."""
+    """Make glibc return unused memory to the system (malloc_trim(3)): fragments add up over days."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_to_cores(cores: Sequence[int]) -> None:
-    """Bind this process, with the threads that it has and will have, to processor cores; none: leave it as it is.
+    """Bind this process with all its threads to processor cores; empty: no change.
 
     Raises UsageError for a core that this process may not use.
     """
     if not cores:
         return
-    there = os.sched_getaffinity(0)
-    if missing := sorted(set(cores) - there):
-        known = ", ".join(map(str, sorted(there)))
-        raise UsageError(f"cores: there is no core {missing[0]} for this process (there are: {known}); correct it.")
+    available = os.sched_getaffinity(0)
+    if missing := sorted(set(cores) - available):
+        names = ", ".join(map(str, sorted(available)))
+        raise UsageError(f"cores: this process has no core {missing[0]}; choose from {names}.")
     for thread in Path("/proc/self/task").iterdir():
         with suppress(ProcessLookupError):  # it has ended meanwhile
             os.sched_setaffinity(int(thread.name), cores)
 
 
 def use_every_core() -> None:
-    """Take back what a parent process was bound to (its kernel still keeps it to those of its cgroup)."""
+    """Undo the binding that a parent process left; the kernel still applies the cgroup's."""
     with suppress(OSError):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def process_began_s() -> float:
-    """When this process began, on the monotonic clock; now, where the system does not tell."""
+    """Monotonic time of this process' start; now, where the system does not report it."""
     try:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         began_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""The service manager's notification protocol, sd_notify(3): a datagram of lines to the socket that it names."""
+"""The service manager's notification protocol, sd_notify(3): datagrams to its socket."""
 
 import os
 import socket
@@ -9,15 +9,15 @@ from time import CLOCK_MONOTONIC, clock_gettime_ns, monotonic
 WATCHDOG_EVERY_S = 0.5
 
 SEND_WITHIN_S = 1.0
-"""A service manager that takes no datagrams must not hold the daemon up."""
+"""A service manager that accepts no datagrams must not block the daemon."""
 
 
 class Notifier:
-    """Tells the service manager how the daemon is; silent where none asked to be told."""
+    """Reports to the service manager; does nothing without one."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self.watchdog_s = _watchdog_s(environ)
-        """Seconds within which the service manager wants a sign of life; None when it wants none."""
+        """The watchdog's limit; None when there is none."""
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._socket: socket.socket | None = None
         if self._address is not None:
@@ -26,26 +26,26 @@ class Notifier:
         self._watchdog_at_s = 0.0
 
     def ready(self) -> None:
-        """Started, or done reloading."""
+        """The start or a reload has ended."""
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """One line on what the daemon does, which ``systemctl status`` shows."""
+        """The line that ``systemctl status`` shows."""
         self._send(f"STATUS={' '.join(text.split())}")
 
     def watchdog(self) -> None:
-        """A sign of life; sent at most every WATCHDOG_EVERY_S seconds however often it is called."""
+        """A sign of life, sent at most every WATCHDOG_EVERY_S seconds."""
         now = monotonic()
         if now >= self._watchdog_at_s:
             self._watchdog_at_s = now + WATCHDOG_EVERY_S
             self._send("WATCHDOG=1")
 
     def reloading(self) -> None:
-        """Reading the settings anew; ``ready`` ends it."""
+        """A reload has begun; ``ready`` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={clock_gettime_ns(CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self) -> None:
-        """On the way out."""
+        """The daemon is stopping."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
@@ -55,14 +55,14 @@ class Notifier:
 
 
 def _address(name: str) -> str | None:
-    """A socket's address from its name, "@" standing for Linux's abstract namespace; None when it is neither."""
+    """A socket's address; "@" stands for Linux's abstract namespace. None for any other name."""
     if name.startswith("@"):
         return "\0" + name[1:]
     return name if name.startswith("/") else None
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:
-    """The watchdog's limit in seconds, where it is meant for this process."""
+    """The watchdog's limit in seconds, if it is for this process."""
     try:
         limit = int(environ.get("WATCHDOG_USEC", ""))
         process = int(environ.get("WATCHDOG_PID", os.getpid()))

@@ -1,4 +1,4 @@
-"""What the process is told by signals: to stop, or to read its settings anew."""
+"""Signals that stop the daemon or reload its settings."""
 
 import signal
 import threading
@@ -10,10 +10,10 @@ from types import FrameType
 
 @dataclass
 class Signals:
-    """What the signal handlers set."""
+    """State that the signal handlers set."""
 
     interrupt: threading.Event
-    """Something is to be done before the next frame."""
+    """Set when something is to be done before the next frame."""
     stop: bool = False
     reload: bool = False
     interrupted: bool = False
@@ -21,7 +21,7 @@ class Signals:
 
 @contextmanager
 def signals_heard() -> Iterator[Signals]:
-    """SIGTERM and the first SIGINT end the work, a second SIGINT the process; SIGHUP reads the settings anew."""
+    """SIGTERM and the first SIGINT stop the daemon, a second SIGINT kills it; SIGHUP reloads the settings."""
     signals = Signals(threading.Event())
 
     def ask_to_stop(number: int, _: FrameType | None) -> None:

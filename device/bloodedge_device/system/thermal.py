@@ -1,6 +1,6 @@
-"""Whether heat or a weak power supply slows the processor, and how the daemon spares it.
+"""Whether heat or a weak power supply slows the CPU, and how the daemon cools it.
 
-The processor's temperature is ``bloodedge.machine.cpu_temperature_c``.
+The CPU's temperature is ``bloodedge.machine.cpu_temperature_c``.
 """
 
 import subprocess
@@ -13,25 +13,25 @@ X86_COUNTS = "devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
 
 PI_BITS = {
     0: "the supply voltage is too low",
-    1: "the processor's frequency is capped",
-    2: "the processor is throttled",
-    3: "the processor is at its soft temperature limit",
+    1: "the CPU's frequency is capped",
+    2: "the CPU is throttled",
+    3: "the CPU is at its soft temperature limit",
 }
 """Raspberry Pi documentation, vcgencmd get_throttled; 16 bits further up: it happened since the start."""
 
 
 COOLED_BY_C = 5.0
-"""How far below a limit the processor must come before the limit counts no more; else the pace would flutter."""
+"""The CPU must cool so far below a limit before the pace changes back."""
 
 
 class Pace(IntEnum):
-    """How much the daemon does."""
+    """How fast the daemon works."""
 
     FULL = 0
     SLOW = 1
     """It rests after each frame for as long as the frame took."""
     STOPPED = 2
-    """It looks at no frame."""
+    """It processes no frame."""
 
 
 def pace_at(temperature_c: float | None, slow_at_c: float | None, stop_at_c: float | None, before: Pace) -> Pace:
@@ -48,16 +48,16 @@ def pace_at(temperature_c: float | None, slow_at_c: float | None, stop_at_c: flo
 
 @dataclass(frozen=True)
 class Throttling:
-    """What slows the processor."""
+    """What slows the CPU."""
 
     now: tuple[str, ...]
     """Clauses without a full stop."""
     since_start: tuple[str, ...]
-    """What happened since the system started and is over, and, on x86, what may still go on."""
+    """What slowed it since the system's start; on x86 it may still."""
 
 
 def read_throttling(sys: Path = Path("/sys"), vcgencmd: str = "vcgencmd") -> Throttling | None:
-    """What a Raspberry Pi's firmware or an x86 processor says; None where neither is there."""
+    """What a Raspberry Pi's firmware or an x86 CPU reports; None on other machines."""
     bits = _pi_bits(sys, vcgencmd)
     return _x86(sys) if bits is None else decode_pi(bits)
 
