@@ -114,7 +114,7 @@ def test_frames_without_lines_are_refused(tmp_path: Path) -> None:
 
 def test_frames_without_red_cells_are_refused(tmp_path: Path) -> None:
     empty = write_frames(tmp_path / "frames", [np.full((480, 640, 3), 200, np.uint8)] * 6)
-    with pytest.raises(BloodedgeError, match="measured in 0 frames and 5 are needed"):
+    with pytest.raises(BloodedgeError, match="measured in 0 frames, but 5 are needed"):
         calibrate(replay(empty), 30)
 
 
@@ -165,7 +165,7 @@ def test_the_command_writes_a_profile_and_does_not_replace_one(
     [
         (["--um-per-px", "0.1", "--micrometer", "10"], "remove one"),
         (["--frames", "3", "--um-per-px", "0.1"], "5 are needed"),
-        (["--focus-sweep", "nowhere"], "is no folder"),
+        (["--focus-sweep", "nowhere"], "is not a folder"),
     ],
 )
 def test_mistakes_are_one_sentence(

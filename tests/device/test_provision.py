@@ -142,7 +142,7 @@ def test_the_recorded_board_is_provisioned_as_it_was(root: Path, read_only: bool
     ("board", "sentence"),
     [
         ("rasberry-pi-5", 'Did you mean "raspberry-pi-5"'),
-        ("intel-n100", "is a system for arm64, and the board needs amd64"),
+        ("intel-n100", "is a system for arm64, but the board needs amd64"),
         ("auto", "name it with --board"),
         ("recorded", "was never provisioned"),
     ],

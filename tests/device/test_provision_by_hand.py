@@ -230,7 +230,7 @@ def test_an_editor_s_other_ends_of_lines_change_nothing_of_ours(root: Path) -> N
     ("path", "sentence"),
     [
         ("boot/firmware/config.txt", 'config.txt has a line "# bloodedge: begin" and no line "# bloodedge: end"'),
-        ("boot/firmware/cmdline.txt", "is a link; put the file itself there"),
+        ("boot/firmware/cmdline.txt", "is a link; replace it by the file itself"),
         ("etc/sysctl.d/99-bloodedge.conf", "is not a file; move it away"),
         ("etc/tmpfiles.d/bloodedge.conf", "is not a file; move it away"),
         ("etc/udev", "is a circle of links"),

@@ -171,7 +171,7 @@ def test_the_latest_answer_counts(daemon: FakeDaemon) -> None:
     csrf = csrf_of(client)
     for label in ("blast", "normal"):
         client.post("/review/1/1", data={"csrf": csrf, "sampling": "random", "label": label})
-    assert [cell.person for cell in queries.reviewed_cells(daemon.desk.state, 1)] == ["normal"]
+    assert [cell.reviewed for cell in queries.reviewed_cells(daemon.desk.state, 1)] == ["normal"]
     assert "yours was <b>normal</b>" in client.get("/review/1?sampling=random&cell=1").text
 
 

@@ -1,8 +1,8 @@
 """White cells in a full-field frame of a stained smear, each with a mask of the whole cell.
 
-A frame is turned into optical density against its own empty field; nuclei are where density is that red cells, measured
-in the same frame, do not have; lobes are put together, touching nuclei taken apart; and round each nucleus the outline
-of the cell is the star-shaped curve with the most evidence. Frames with nothing in them give nothing.
+A frame is converted to optical density against its own empty field. Nuclei are where the density is that red cells,
+measured in the same frame, do not have. Lobes are joined, touching nuclei separated, and the cell's outline round each
+nucleus is the star-shaped curve with the most evidence.
 """
 
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class FoundCell:
     area_px: int
     area_um2: float
     touches_border: bool
-    """The frame's border cuts the cell: box and mask are what is left of it."""
+    """The frame's border cuts the cell: box and mask are the part inside."""
     completeness: float
-    """Share of the cell inside the frame, 0..1, as its outline continues beyond the border."""
+    """Share of the cell inside the frame, 0..1, by its outline beyond the border."""
     nuclear_density: float
     """Mean optical density of nuclear stain in the nucleus."""
     focus: float
@@ -63,7 +63,7 @@ class FoundCell:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Something stained like a nucleus that is no white cell; box in the frame's pixels."""
+    """An object stained like a nucleus that is no white cell; box in the frame's pixels."""
 
     box: Box
     reason: Reason
@@ -71,7 +71,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class Found:
-    """What a frame holds; um_per_px is the scale that was used."""
+    """A frame's cells and rejected objects; um_per_px is the scale that was used."""
 
     cells: tuple[FoundCell, ...]
     rejected: tuple[Rejected, ...]
@@ -96,14 +96,14 @@ def find_cells(bgr: Image, um_per_px: float | None = None, parameters: FinderPar
     cells = []
     traced = whole_cells(stain, nuclei, scale * shrink, parameters)
     outlines = exclusive([filled((points + 0.5) * shrink - 0.5, bgr.shape) for _, points in traced])
-    silhouettes = [to_edge(one, bgr, stain.light, scale, parameters) for one in outlines]
+    silhouettes = [to_edge(outline, bgr, stain.light, scale, parameters) for outline in outlines]
     for (nucleus, _), silhouette in zip(traced, silhouettes, strict=True):
         cell = _cell(silhouette, nucleus, shrink, stain, scale, bgr.shape)
         if cell.area_um2 > parameters.cell_um2:
             rejected.append(Rejected(cell.box, Reason.TOO_LARGE))
         else:
             cells.append(cell)
-    outside = (thing for thing in rejected if not any(_inside(thing, cell) for cell in cells))
+    outside = (other for other in rejected if not any(_inside(other, cell) for cell in cells))
     return Found(tuple(cells), tuple(outside), scale)
 
 
@@ -126,10 +126,10 @@ def _shrunk(bgr: Image, factor: int) -> Image:
     return as_image(cv2.resize(trimmed, size, interpolation=cv2.INTER_AREA))
 
 
-def _inside(thing: Rejected, cell: FoundCell) -> bool:
-    """Whether something turned down lies in a cell: a granule or a loose lobe of it."""
-    column = thing.box[0] + thing.box[2] // 2 - cell.box[0]
-    row = thing.box[1] + thing.box[3] // 2 - cell.box[1]
+def _inside(rejected: Rejected, cell: FoundCell) -> bool:
+    """Whether a rejected object is inside a cell: a granule or a loose lobe of it."""
+    column = rejected.box[0] + rejected.box[2] // 2 - cell.box[0]
+    row = rejected.box[1] + rejected.box[3] // 2 - cell.box[1]
     return 0 <= column < cell.box[2] and 0 <= row < cell.box[3] and bool(cell.mask[row, column])
 
 

@@ -1,4 +1,4 @@
-"""The frame gate: whether a frame is sharp and well lit enough to look for cells in."""
+"""The frame gate: whether a frame is sharp and bright enough to search for cells."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +15,14 @@ from bloodedge.imaging import Image, as_image
 Floats = NDArray[np.float32]
 
 _SIDE_PX = 640
-"""Focus is judged on a copy of about this side, so that a finer sensor does not look less sharp."""
+"""Focus is measured on a copy of about this side, so that a finer sensor does not look less sharp."""
 
 _BAND_ROWS = 40
 _EVERY = 3
-"""Every third band of rows is a third of the work, and detail lies everywhere in a smear."""
+"""One band of rows in three is enough: a smear has detail everywhere."""
 
 _DOUBT = 1.15
-"""Below so many times the threshold of motion all bands are judged: a few bands may hold few rims that run one way."""
+"""Below so many times the threshold of motion all bands are measured: a few may have few rims of one direction."""
 
 _RESIDUES = 2048
 """Second differences of 8-bit levels lie below this."""
@@ -42,27 +42,27 @@ class GateParameters(Strict):
     """Thresholds of the frame gate."""
 
     focus: float = Field(default=0.39, ge=0, le=2)
-    """Least focus. Frames of two microscopes have 0.42..0.70 in focus, and at most 0.37 blurred by 4 pixels."""
+    """Lowest focus. Frames of two microscopes have 0.42 to 0.70 in focus, and at most 0.37 when blurred by 4 pixels."""
     motion: float = Field(default=0.22, ge=0, le=2)
-    """Least focus times isotropy, the sharpness along the direction in which it is worst. Of 332 frames of two
-    microscopes as taken it turns away 2; with the threshold of focus, 80 % of them moved by 6 pixels and all that moved
-    by 9 or 15."""
+    """Lowest focus times isotropy, the sharpness along the least sharp direction. Of 332 frames of two microscopes it
+    rejects 2; together with the threshold of focus, 80 % of them when moved by 6 pixels, and all when moved by 9 or 15.
+    """
     darkest: float = Field(default=60.0, ge=0, le=255)
-    """Least brightness."""
+    """Lowest brightness, 0..255."""
     brightest: float = Field(default=250.0, ge=0, le=255)
-    """Greatest brightness."""
+    """Highest brightness, 0..255."""
     saturated: float = Field(default=0.3, ge=0, le=1)
-    """Greatest share of pixels with a channel at 255."""
+    """Largest share of pixels with a channel at 255."""
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """What the gate says of a frame; reason None lets it through."""
+    """The gate's measurements of a frame; it passes when reason is None."""
 
     reason: Reason | None
     focus: float
-    """Energy of fine detail over that of detail twice as coarse: independent of light, contrast and how much there is
-    in the frame. About 0.4 and more in focus; 0 in an empty frame."""
+    """Energy of fine detail over that of detail twice as coarse, independent of light, contrast and number of cells.
+    About 0.4 or more in focus; 0 in an empty frame."""
     brightness: float
     """Green level of the empty field, 0..255: the 90th percentile."""
     saturated: float
@@ -76,7 +76,7 @@ _DEFAULTS = GateParameters()
 
 
 def check(bgr: Image, parameters: GateParameters = _DEFAULTS) -> GateResult:
-    """Judge a frame, uint8 (H, W, 3) BGR."""
+    """Measure a frame, uint8 (H, W, 3) BGR."""
     blue, green, red = cv2.split(bgr[::4, ::4])
     brightness = float(_quantile(cv2.calcHist([green], [0], None, [256], [0, 256]), 0.9))
     saturated = float(np.count_nonzero(cv2.max(cv2.max(blue, green), red) == 255) / green.size)
@@ -151,7 +151,7 @@ class _Direction:
             (corner, inside[1:, 1:]),
             (inside[:-1, 1:], inside[1:, :-1]),
         )
-        self._energies += [cv2.norm(one, other, cv2.NORM_L2SQR) for one, other in pairs]
+        self._energies += [cv2.norm(first, second, cv2.NORM_L2SQR) for first, second in pairs]
         self._pixels += corner.size
 
     def isotropy(self, noise: float) -> float:

@@ -1,4 +1,4 @@
-"""What the finder saw in a set of frames as one HTML file, for a person to judge it by eye."""
+"""The finder's results on a set of frames as one HTML file, for a person to judge."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,11 +17,11 @@ from bloodedge_device.finder.frame_gate import GateResult, check
 from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX
 from bloodedge_device.frames import Box
 
-FRAME_SIDE_PX, CELL_SIDE_PX, THING_SIDE_PX = 1280, 240, 120
-"""Pictures are shrunk to these sides at most."""
+FRAME_SIDE_PX, CELL_SIDE_PX, OBJECT_SIDE_PX = 1280, 240, 120
+"""Longest sides of the pictures."""
 
-_CELL_MARGIN, _THING_MARGIN = 1.2, 2.0
-"""A crop's side over the longer side of what it shows; small things are judged by what lies round them."""
+_CELL_MARGIN, _OBJECT_MARGIN = 1.2, 2.0
+"""A crop's side over the object's longer side; small objects need their surroundings to be judged."""
 _BEYOND = (128, 128, 128)
 """Grey where a crop reaches beyond the frame."""
 
@@ -35,7 +35,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """Something found: its kind for the filter, its outline in the frame's pixels and its pictures."""
+    """A cell or a rejected object: its kind for the filter, its outline in the frame's pixels and its pictures."""
 
     kind: str
     outline: str
@@ -47,7 +47,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class ShownFrame:
-    """A frame, what was found in it and what the gate says of it."""
+    """A frame with its cells, rejected objects and the gate's result."""
 
     path: Path
     size: tuple[int, int]
@@ -62,14 +62,14 @@ class ShownFrame:
     @property
     def kinds(self) -> set[str]:
         """The filters that keep this frame."""
-        things = {thing.kind for thing in (*self.cells, *self.rejected)}
+        kinds = {shown.kind for shown in (*self.cells, *self.rejected)}
         gate = {f"gate-{self.gate.reason}"} if self.gate.reason else set()
-        return (things or {"empty"}) | gate
+        return (kinds or {"empty"}) | gate
 
 
 @dataclass(frozen=True)
 class Filter:
-    """One choice of the filter: what it keeps, what it is called, how many there are, and whether frames or things."""
+    """One choice of the filter: its kind, name and count, and whether it counts objects or frames."""
 
     kind: str
     name: str
@@ -90,23 +90,23 @@ def shown_frame(path: Path, bgr: Image, found: Found, *, scale_given: bool) -> S
         cells=tuple(_cell(bgr, cell) for cell in found.cells),
         rejected=tuple(
             Shown(
-                kind=thing.reason.value,
-                outline=_corners(thing.box),
-                raw=_jpeg(_window(bgr, thing.box, _THING_MARGIN), THING_SIDE_PX),
-                meaning=MEANINGS.get(thing.reason, ""),
+                kind=rejected.reason.value,
+                outline=_corners(rejected.box),
+                raw=_jpeg(_window(bgr, rejected.box, _OBJECT_MARGIN), OBJECT_SIDE_PX),
+                meaning=MEANINGS.get(rejected.reason, ""),
             )
-            for thing in found.rejected
+            for rejected in found.rejected
         ),
     )
 
 
 def write_gallery(frames: Sequence[ShownFrame], unreadable: Sequence[str], target: Path) -> None:
-    """Write the page to ``target``, whole or not at all; ``unreadable`` says which images were left out, and why."""
+    """Write the page to ``target``, atomically; unreadable: sentences about images that could not be read."""
     write_text(target, page(frames, unreadable))
 
 
 def page(frames: Sequence[ShownFrame], unreadable: Sequence[str]) -> str:
-    """HTML that needs nothing else."""
+    """Self-contained HTML."""
     things = Counter(thing.kind for frame in frames for thing in (*frame.cells, *frame.rejected))
     areas = [thing.cell.area_um2 for frame in frames for thing in frame.cells if thing.cell and thing.kind == "whole"]
     scales = [frame.um_per_px for frame in frames]

@@ -1,4 +1,4 @@
-"""What the finder knows of cells before it sees a frame: sizes in micrometres, colours as shares of stain."""
+"""The finder's parameters: sizes in micrometres, colours as shares of stain."""
 
 from pydantic import Field
 
@@ -15,16 +15,16 @@ class FinderParameters(Strict):
     """Sizes in micrometres, stain in optical density (log10) of the camera's own 8-bit values."""
 
     work_um_per_px: float = Field(default=0.2, gt=0.02, lt=1)
-    """Finer frames are shrunk to about this scale before anything is looked for."""
+    """Finer frames are shrunk to about this scale, micrometres per pixel, before the search."""
 
     nuclear_density: float = Field(default=0.1, gt=0, lt=1)
-    """Least nuclear stain of anything that is looked at."""
+    """Lowest nuclear stain of an object that is examined."""
     nuclear_noise: float = Field(default=5.0, gt=0, lt=100)
     """The same, in robust standard deviations of the frame's nuclear stain."""
     nuclear_share: float = Field(default=0.5, gt=0, lt=1)
-    """A nucleus is where an object has this share of its own deepest nuclear stain."""
+    """A nucleus is where an object has at least this share of its own deepest nuclear stain."""
     blue_share: float = Field(default=0.3, gt=0, lt=1)
-    """Dirt is grey: a nucleus takes less than this share of its density from the blue channel."""
+    """Dirt is grey: a nucleus has less than this share of its density in the blue channel."""
 
     red_to_green: float = Field(default=1.2, gt=0, lt=10)
     """Loose blue dye absorbs more red than green; a nucleus absorbs at most this much more."""
@@ -34,18 +34,18 @@ class FinderParameters(Strict):
     lobe_um2: float = Field(default=1.5, gt=0, lt=50)
     """Smallest piece of a nucleus."""
     nucleus_um2: float = Field(default=22.0, gt=0, lt=200)
-    """Smallest nucleus of a white cell; less is a platelet or debris."""
+    """Smallest nucleus of a white cell; smaller objects are platelets or debris."""
     cut_nucleus_um2: float = Field(default=15.0, gt=0, lt=200)
     """The same where the frame's border cuts it."""
     core_radius_um: float = Field(default=1.1, gt=0, lt=10)
-    """Every nucleus holds a disc of at least this radius; clumped platelets do not."""
+    """Every nucleus contains a disc of at least this radius; clumped platelets do not."""
     split_radius_um: float = Field(default=2.4, gt=0, lt=10)
-    """Two nuclei grown together are told apart only where each holds a disc of this radius."""
+    """Two touching nuclei are separated only if each contains a disc of this radius ..."""
     split_neck: float = Field(default=0.75, gt=0, lt=1)
     """... and the neck between them is narrower than this share of the smaller disc."""
 
     whole_nucleus_um2: float = Field(default=40.0, gt=0, lt=200)
-    """A compact piece this large may be a nucleus of its own beside others."""
+    """A compact piece of at least this size may be a nucleus of its own beside others."""
     one_cell_solidity: float = Field(default=0.92, gt=0.5, le=1)
     """Two outlines that overlap are one cell when together they fill this share of their convex hull ..."""
     one_cell_overlap: float = Field(default=0.08, ge=0, le=1)
@@ -54,9 +54,9 @@ class FinderParameters(Strict):
     """... and are together no larger than this."""
 
     cell_radius_um: float = Field(default=12.0, gt=2, lt=50)
-    """Farthest from the middle of its nucleus that a cell reaches."""
+    """Largest distance of a cell's edge from the middle of its nucleus."""
     cell_um2: float = Field(default=450.0, gt=50, lt=2000)
-    """Largest cell; more is a clump."""
+    """Largest cell; larger objects are clumps."""
     cytoplasm_density: float = Field(default=0.35, gt=0, lt=1)
     """Where a cell ends: density as a share of the red cells' own."""
     cytoplasm_tint: float = Field(default=0.3, gt=0, lt=1)
@@ -66,7 +66,7 @@ class FinderParameters(Strict):
     edge_depth_um: float = Field(default=0.6, gt=0.05, lt=5)
     """... this deep in the outline: it is drawn up to half of that too wide."""
     edge_density: float = Field(default=0.03, ge=0, lt=1)
-    """Less is empty field, ..."""
+    """Lower density is empty field, ..."""
     edge_bite_um: float = Field(default=0.9, gt=0.05, lt=5)
     """... but what lies deeper than this belongs to the cell: granular cytoplasm may be as pale."""
     fringe_um: float = Field(default=0.4, ge=0, lt=5)

@@ -1,4 +1,4 @@
-"""A frame with what was found drawn into it, for a person to judge."""
+"""A frame with its cells outlined, for a person to judge."""
 
 import cv2
 import numpy as np
@@ -13,7 +13,7 @@ _WHOLE, _CUT, _REJECTED = (60, 200, 0), (230, 120, 0), (0, 140, 255)
 def outlined(bgr: Image, found: Found) -> Image:
     """A copy of a frame uint8 (H, W, 3) with its cells outlined.
 
-    Green: whole cells; blue: cells that the border cuts; orange boxes: what was turned down, with the reason.
+    Green: whole cells; blue: cells that the border cuts; orange boxes: rejected objects, with the reason.
     """
     picture = bgr.copy()
     size = max(picture.shape[:2]) / 640

@@ -1,4 +1,4 @@
-"""One scale for a whole slide: it belongs to the microscope, not to a frame."""
+"""One scale for a whole slide, since the scale is the microscope's."""
 
 from statistics import median
 
@@ -6,19 +6,19 @@ from bloodedge.imaging import Image
 from bloodedge_device.finder import FinderParameters, estimate_um_per_px
 
 FRAMES = 15
-"""Frames whose red cells are measured. One frame's measure is off by several per cent; the network was fitted to cells
-at one scale, so what counts is that it stays the same."""
+"""Frames whose red cells are measured. One frame's scale is off by several per cent; the network was trained at one
+scale, so it must not change within a slide."""
 
 
 class SlideScale:
-    """Micrometres per pixel as the red cells of a slide's first frames show it."""
+    """Micrometres per pixel, measured on the red cells of a slide's first frames."""
 
     def __init__(self, parameters: FinderParameters) -> None:
         self._parameters = parameters
         self._measured: list[float] = []
 
     def of(self, bgr: Image) -> float | None:
-        """The scale for a frame uint8 (H, W, 3) BGR; None while no frame had red cells that could be measured."""
+        """The scale for a frame uint8 (H, W, 3) BGR; None until a frame's red cells could be measured."""
         if len(self._measured) < FRAMES:
             scale = estimate_um_per_px(bgr, self._parameters)
             if scale is not None:
