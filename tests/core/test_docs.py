@@ -74,3 +74,12 @@ def test_the_tests_that_the_threat_model_names_exist() -> None:
     named = set(re.findall(r"`(?:tests/\w+/)?(test_\w+\.py)`", (ROOT / "SECURITY.md").read_text()))
     assert len(named) > 10
     assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+
+
+def test_every_picture_is_shown_small_and_taken_by_the_command() -> None:
+    pictures = {path.stem: path for path in (ROOT / "docs").glob("*.png")}
+    assert [name for name, path in pictures.items() if path.stat().st_size > 400_000] == []
+    shown = {Path(name).stem for page in PAGES for name in re.findall(r"!\[[^\]]*\]\(([^)]+\.png)\)", page.read_text())}
+    assert shown == set(pictures)
+    taken = re.findall(r'^    "(\w+)": \w+,$', (ROOT / "docs" / "pictures.py").read_text(), re.MULTILINE)
+    assert set(taken) == set(pictures)
