@@ -2,9 +2,9 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from bloodedge.errors import UsageError, did_you_mean
 from bloodedge.files import read_text
@@ -13,23 +13,22 @@ from bloodedge.text import as_text
 
 
 class Strict(BaseModel):
-    """A frozen settings model that refuses unknown keys; a traceback through it shows no value, which may be secret."""
+    """A frozen model that refuses unknown keys; a traceback through it shows no value, which may be secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+    removed: ClassVar[Mapping[str, Any]] = {}
+    """Keys of older versions that are ignored, each with the one value that never changed anything; ... for any."""
 
-
-def without_removed(values: Any, **harmless: Any) -> Any:
-    """A stored record's keys without those that this version has no longer; for validators that run before all others.
-
-    harmless: the one value of each such key that changes nothing, or ... for any. Raises ValueError for another value.
-    """
-    if not isinstance(values, dict):
-        return values
-    for key, value in harmless.items():
-        if value is not ... and values.get(key, value) != value:
-            message = f'{key} = "{values[key]}" is not supported any more; train again without it'
-            raise ValueError(message)
-    return {key: value for key, value in values.items() if key not in harmless}
+    @model_validator(mode="before")
+    @classmethod
+    def _without_removed(cls, values: Any) -> Any:
+        if not cls.removed or not isinstance(values, dict):
+            return values
+        for key, harmless in cls.removed.items():
+            if harmless is not ... and values.get(key, harmless) != harmless:
+                message = f'{key} = "{values[key]}" is not supported any more; train again without it'
+                raise ValueError(message)
+        return {key: value for key, value in values.items() if key not in cls.removed}
 
 
 FileName = Annotated[str, AfterValidator(as_text)]

@@ -1,12 +1,12 @@
 """``manifest.json``: a bundle's contents, measured figures and origin."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.run_record import FittedRecord, SplitRecord
-from bloodedge.config import FileName, Strict, without_removed
+from bloodedge.config import FileName, Strict
 from bloodedge.decision.domain import Domain
 from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.reference_people import Reference
@@ -137,10 +137,7 @@ class Manifest(Strict):
     files: dict[str, str]
     """SHA-256 of every file but manifest.json and signature.json."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, values: Any) -> Any:
-        return without_removed(values, stain=...)
+    removed: ClassVar = {"stain": ...}
 
     def artifact(self, engine: str, precision: str) -> Artifact:
         """The artifact for an engine and precision; raises UsageError that lists the bundle's artifacts."""

@@ -1,14 +1,12 @@
 """What ``bloodedge train`` stores beside a network: ``run.json`` and ``metrics.json``."""
 
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import model_validator
+from typing import Any, ClassVar, Literal
 
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.other_formats import model_kind
-from bloodedge.config import FileName, Strict, without_removed
+from bloodedge.config import FileName, Strict
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError, quoted
 from bloodedge.files import read_edited
@@ -91,10 +89,7 @@ class RunRecord(Strict):
     history: list[dict[str, float]]
     best_epoch: int
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, values: Any) -> Any:
-        return without_removed(values, teachers=...)
+    removed: ClassVar = {"teachers": ...}
 
 
 class RunMetrics(Strict):

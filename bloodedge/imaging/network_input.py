@@ -1,14 +1,14 @@
 """The one preprocessing: a cell becomes the network's input, by integer arithmetic and bit-exact filters alone."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from bloodedge.config import Strict, without_removed
+from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging.cell import CNMC_UM_PER_PX, Cell, Image, as_image
 from bloodedge.imaging.denoise import denoise
@@ -30,10 +30,7 @@ class ImagingSpec(Strict):
     denoise: Literal["none", "gaussian", "median", "wavelet"] = "none"
     """A filter of the cell before anything else (see ``bloodedge.imaging.denoise``)."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, values: Any) -> Any:
-        return without_removed(values, colour="rgb", stain=None)
+    removed: ClassVar = {"colour": "rgb", "stain": None}
 
 
 def network_input(cell: Cell, spec: ImagingSpec) -> Image:

@@ -29,6 +29,12 @@ def test_every_mistake_is_told_at_once_with_its_keys_path(tmp_path: Path) -> Non
     assert "camera.rate:" in message
 
 
+def test_the_stain_section_of_older_files_is_ignored_unless_it_was_on(tmp_path: Path) -> None:
+    assert read_settings(write(tmp_path, '[stain]\nnormalise = "auto"\n')) == read_settings(write(tmp_path, ""))
+    with pytest.raises(UsageError, match=r"no longer brought to one stain; remove the section \[stain\]"):
+        read_settings(write(tmp_path, '[stain]\nnormalise = "on"\n'))
+
+
 def test_paths_in_the_file_are_relative_to_the_file(tmp_path: Path) -> None:
     config = write(tmp_path, 'bundle = "a.bundle"\nstate = "results"\n[camera]\nkind = "replay"\nsource = "frames"\n')
     settings = read_settings(config)

@@ -3,11 +3,11 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from bloodedge.config import FileName, Strict, read_toml, validate, without_removed
+from bloodedge.config import FileName, Strict, read_toml, validate
 from bloodedge.data.split import SplitSpec
 from bloodedge.errors import UsageError, did_you_mean
 from bloodedge.imaging import ImagingSpec
@@ -52,10 +52,7 @@ class NetworkSpec(Strict):
     l2: float = Field(default=0.0, ge=0, le=1)
     """Penalties on the weights of the fully connected and the output layer."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, values: Any) -> Any:
-        return without_removed(values, stain="none")
+    removed: ClassVar = {"stain": "none"}
 
 
 class FitSpec(Strict):
@@ -107,10 +104,7 @@ class Recipe(Strict):
     augment: AugmentSpec = AugmentSpec()
     fit: FitSpec = FitSpec()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, values: Any) -> Any:
-        return without_removed(values, distil=...)
+    removed: ClassVar = {"distil": ...}
 
 
 def packaged() -> list[str]:

@@ -2,11 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bloodedge.config import Strict, without_removed
+from bloodedge.config import Strict
 from bloodedge_device.finder.frame_gate import GateParameters
 from bloodedge_device.finder.parameters import FinderParameters
 from bloodedge_device.settings.sections import (
@@ -59,6 +59,8 @@ class DeviceSettings(Strict):
     mqtt: MqttSettings = Field(default_factory=MqttSettings)
     watch: WatchSettings = WatchSettings()
 
+    removed: ClassVar = {"stain": ...}
+
     @property
     def trusted_keys(self) -> Path:
         """Folder of the trusted public keys."""
@@ -66,11 +68,11 @@ class DeviceSettings(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _older(cls, values: Any) -> Any:
-        """``[stain]`` of files written for older versions; its "on" made results worse (docs/results.md)."""
+    def _refuse_stain(cls, values: Any) -> Any:
+        """``[stain]`` is for older versions only; its "on" made results worse (docs/results.md)."""
         if isinstance(values, dict) and values.get("stain") == {"normalise": "on"}:
             raise ValueError("stain: cells are no longer brought to one stain; remove the section [stain]")
-        return without_removed(values, stain=...)
+        return values
 
     @model_validator(mode="after")
     def _device_is_of_the_engine(self) -> Self:

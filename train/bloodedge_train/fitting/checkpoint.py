@@ -5,13 +5,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
-from bloodedge.config import FileName, Strict, without_removed
+from bloodedge.config import FileName, Strict
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import folder_beside, write_text
 from bloodedge_train.recipe import Recipe
@@ -28,10 +28,7 @@ class Request(Strict):
     seed: int
     data_fingerprint: str
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, values: Any) -> Any:
-        return without_removed(values, teachers=[])
+    removed: ClassVar = {"teachers": []}
 
 
 class FitState(Strict):
