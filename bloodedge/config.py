@@ -16,7 +16,7 @@ class Strict(BaseModel):
     """A frozen model that refuses unknown keys; a traceback through it shows no value, which may be secret."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
-    removed: ClassVar[Mapping[str, Any]] = {}
+    removed: ClassVar[dict[str, Any]] = {}
     """Keys of older versions that are ignored, each with the one value that never changed anything; ... for any."""
 
     @model_validator(mode="before")
