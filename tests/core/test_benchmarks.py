@@ -1,14 +1,15 @@
 """The commands that the figures name can be given."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
+import programs
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from support import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 # What has no command of its own is imported by others: called, it says nothing.
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if '__name__ == "__main__"' in path.read_text())
 SCRIPTS += [f"{path.parent.name}/{path.name}" for path in sorted(BENCHMARKS.glob("*/run.py"))]
@@ -24,25 +25,20 @@ def test_a_benchmark_says_how_it_is_called(name: str) -> None:
 
 
 @pytest.fixture
-def programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """benchmarks/programs.py on a machine that has no program at all."""
-    spec = importlib.util.spec_from_file_location("programs", BENCHMARKS / "programs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "SYSTEM", ())
+def _no_program_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(programs, "SYSTEM", ())
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["benchmarks/fleet.py"])
-    return module
 
 
-def test_a_program_that_is_missing_is_told_with_its_package(programs: ModuleType) -> None:
+@pytest.mark.usefixtures("_no_program_at_all")
+def test_a_program_that_is_missing_is_told_with_its_package() -> None:
     with pytest.raises(SystemExit) as ended:
         programs.program("pgrep")
     assert ended.value.code == "fleet.py: pgrep is not installed; install it with: apt install procps"
 
 
-def test_a_benchmark_without_its_broker_ends_with_a_sentence(programs: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_no_program_at_all")
+def test_a_benchmark_without_its_broker_ends_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="mosquitto is not installed; install it with: apt install mosquitto"):
         programs.Broker(tmp_path)

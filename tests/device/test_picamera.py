@@ -1,4 +1,3 @@
-import importlib.util
 import logging
 import sys
 import threading
@@ -15,19 +14,13 @@ from bloodedge_device.camera.picamera import PiCamera, default_size, wants_still
 from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.frames import Frame
 from bloodedge_device.settings.sections import CameraSettings
-from support import ROOT
+from support import picamera2_stand_in
 
 
 @pytest.fixture(scope="module")
 def stand_in() -> Iterator[ModuleType]:
-    path = ROOT / "tests" / "support" / "picamera2_stand_in.py"
-    spec = importlib.util.spec_from_file_location("picamera2", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["picamera2"] = module
-    spec.loader.exec_module(module)
-    yield module
+    sys.modules["picamera2"] = picamera2_stand_in
+    yield picamera2_stand_in
     del sys.modules["picamera2"]
 
 

@@ -111,7 +111,7 @@ def run_rooms(chosen: tuple[str, ...]) -> int:
     columns = (TextColumn("{task.description:10}"), BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn())
     outcomes = []
     with (
-        Progress(*columns, console=console, transient=True) as progress,
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
         ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
     ):
         tasks = {room: progress.add_task(room, start=False, total=None) for room in ROOMS}
