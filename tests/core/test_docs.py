@@ -11,6 +11,7 @@ import click
 import pytest
 
 from bloodedge.cli import cli
+from bloodedge_device.settings import DeviceSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -83,3 +84,12 @@ def test_every_picture_is_shown_small_and_taken_by_the_command() -> None:
     assert shown == set(pictures)
     taken = re.findall(r'^    "(\w+)": \w+,$', (ROOT / "docs" / "pictures.py").read_text(), re.MULTILINE)
     assert set(taken) == set(pictures)
+
+
+def test_a_setting_that_is_named_exists() -> None:
+    named = {found for page in PAGES for found in re.findall(r"`\[(\w+)\] (\w+)", page.read_text())}
+    assert len(named) > 5
+    tables = {
+        name: getattr(field.annotation, "model_fields", {}) for name, field in DeviceSettings.model_fields.items()
+    }
+    assert [f"[{table}] {key}" for table, key in sorted(named) if key not in tables.get(table, {})] == []
