@@ -180,7 +180,7 @@ def boards_command(database: str | None, state: Path | None, silent_s: float, js
 @database_option
 @state_option
 def forget_command(board: str, database: str | None, state: Path | None) -> None:
-    """Remove BOARD, which is out of service, and everything stored about it."""
+    """Remove BOARD and everything stored about it."""
     from bloodedge_fleet.boards.archive import board_names, forget
     from bloodedge_fleet.rollouts.store import unknown_board
 
@@ -232,7 +232,7 @@ def rollout_command(
     database: str | None,
     state: Path | None,
 ) -> None:
-    """Begin to roll BUNDLE out in stages; the running server moves it on."""
+    """Roll BUNDLE out in stages, by the running server."""
     from bloodedge_fleet.boards.archive import board_names
     from bloodedge_fleet.rollouts.stages import require_ascending
     from bloodedge_fleet.rollouts.store import begin, check_bundle, offer, require_possible
@@ -288,7 +288,7 @@ def rollouts_command(database: str | None, state: Path | None, silent_s: float, 
 @database_option
 @state_option
 def halt_command(rollout: str, database: str | None, state: Path | None) -> None:
-    """Halt ROLLOUT: no further board is asked; boards that run its bundle keep it."""
+    """Halt ROLLOUT; boards that run its bundle keep it."""
     from bloodedge_fleet.rollouts.store import halt
 
     halt(_open(database, state, current=True), rollout, "Halted by a person.")

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 def provision_command(
     board: str | None, root: Path, read_only_root: bool, dry_run: bool, undo: bool, yes: bool
 ) -> None:
-    """Write a board's settings, services and boot options into a root file system.
+    """Write a board's settings, services and boot options.
 
-    The changes are shown first.
+    They go into a root file system; the changes are shown first.
     """
     from bloodedge_device.provision.apply import apply, check_rights
     from bloodedge_device.provision.root_paths import needs_root
