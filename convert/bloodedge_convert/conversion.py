@@ -34,7 +34,7 @@ from bloodedge_convert.output.report_page import page
 
 ENGINES: tuple[EngineName, ...] = ("litert", "openvino", "onnx")
 NEEDS = {"litert": ("tensorflow",), "openvino": ("tensorflow", "nncf"), "onnx": ("tensorflow", "tf2onnx")}
-"""Packages that make an engine's artifacts, beside the engine's own."""
+"""Packages that make an engine's artifacts, besides its own runtime."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Options:
     keep_slow: bool = False
     """Keep an int8 artifact that is slower here than float32 of the same engine."""
     method: Method | None = None
-    """Of int8; None begins with "minmax" and tries the others of int8_methods where that loses too much."""
+    """How int8 is made; None begins with "minmax" and tries the others of int8_methods where that loses too much."""
     qat: bool = False
     """Whether fine-tuning, the last and slowest method, may be tried."""
 
@@ -103,7 +103,7 @@ class Converted:
     manifest: Manifest
     cells: int
     subjects: int
-    """Held out."""
+    """People whose cells were held out."""
     attempts: list[Attempt]
     """At int8, where the first method lost too much."""
     limits: Limits
@@ -194,7 +194,7 @@ def _job(run: Path, record: RunRecord, options: Options) -> Job:
 def _run_converters(
     folder: Path, job: Job, record: RunRecord, cells: Cells, report: Report
 ) -> tuple[Judge, Reference | None]:
-    """Make the artifacts in ``folder``; their judge, and what a slide's cells are compared with on a device."""
+    """Make the artifacts in ``folder``; returns their judge, and the reference that devices compare slides with."""
     golden = golden_inputs(record.imaging, GOLDEN_CELLS, 0)
     np.save(folder / TUNING, cells.tuning.images)
     np.save(folder / TRIAL, cells.trial.images)
@@ -220,9 +220,9 @@ def _run_converters(
 
 
 def _judge_all(job: Job, judge: Judge, options: Options, cells: Cells) -> tuple[list[Candidate], list[Attempt]]:
-    """Every artifact with its figures, int8 by other methods where the first was over a limit.
+    """Every artifact with its figures; int8 is made by other methods where the first was over a limit.
 
-    Raises BloodedgeError when one is over a limit by every method.
+    Raises BloodedgeError when an artifact is over a limit by every method.
     """
     limits = options.limits
     candidates: list[Candidate] = []
@@ -251,7 +251,7 @@ def _judge_all(job: Job, judge: Judge, options: Options, cells: Cells) -> tuple[
 
 
 def decide(kinds: list[Kind], times: dict[str, Timed], options: Options) -> tuple[dict[str, str], list[str]]:
-    """Which artifacts do not ship, by kind, with the reason in a sentence; and a sentence on each that is in doubt.
+    """The artifacts that do not ship, by kind, with the reason in a sentence; and a sentence on each doubtful one.
 
     kinds: what was made; times: latencies on this machine, by kind.
     """

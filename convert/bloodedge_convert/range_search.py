@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from bloodedge_convert.job import Method
 
 BINS = 2**16
-"""Of a histogram: enough for a range 1000 times too wide."""
+"""Bins of a histogram, enough for a range 1000 times too wide."""
 STEPS = 255
-"""Between the smallest and the largest int8 value."""
+"""Steps between the smallest and the largest int8 value."""
 KEPT_SHARE = 0.9999
 """Share of the values that "percentile" keeps; half of the others lie beyond either end."""
 MIN_VALUES = 10_000

@@ -149,10 +149,7 @@ def token_command(state: Path | None) -> None:
     from bloodedge_fleet.state_dir import own_state_folder
 
     click.echo(new_token(own_state_folder(state)))
-    click.echo(
-        "Give it as the password in the browser. A server that started without a token needs a restart.",
-        err=True,
-    )
+    click.echo("Give it as the password in the browser. Restart a server that started without a token.", err=True)
 
 
 @fleet.command("boards")

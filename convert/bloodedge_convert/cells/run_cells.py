@@ -57,7 +57,7 @@ class Cells:
     """Empty where fine-tuning is not allowed."""
     test: Part
     domain: Domain | None
-    """Of the training cells; None where they are too few."""
+    """The training cells' domain; None where they are too few."""
     filmed: Filmed
     """Cells of the test and validation parts as a camera shows them."""
     fitted: FittedPictures

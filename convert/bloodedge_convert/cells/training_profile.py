@@ -19,7 +19,7 @@ def training_domain(
     seed: int,
     progress: Progress | None,
 ) -> Domain | None:
-    """The domain of cells of the training part, its limit set on the validation part; None where they are too few.
+    """The domain of training cells, with its limit set on validation cells; None where they are too few.
 
     test: held-out network inputs uint8 (N, H, W, 3) RGB; the domain records what share of them lies inside.
     """

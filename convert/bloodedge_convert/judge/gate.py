@@ -19,7 +19,7 @@ CHANCE = 0.5
 """AUC and balanced accuracy of a model that guesses."""
 
 DROPS = {"weighted_f1": "weighted F1", "auc": "AUC", "balanced_accuracy": "balanced accuracy"}
-"""Figures whose drop is limited, as people call them."""
+"""Names of the figures whose drop is limited."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 IMAGES = 16
 """Images on which that is measured."""
 MOST_TAPS = 25
-"""Of XNNPACK's depthwise kernels, f32 and qs8 (f32-dwconv and qs8-dwconv come with 3, 4, 9 and 25)."""
+"""Largest depthwise kernel of XNNPACK, in f32 and qs8 (f32-dwconv and qs8-dwconv come with 3, 4, 9 and 25 taps)."""
 
 Replacements = dict[int, Any]
 """Layers to call instead of a program's own, by the number of the call's output."""
@@ -62,9 +62,9 @@ class Strips(layers.Layer):  # type: ignore[misc]
 
 
 def _padded(inputs: Any, kernel: Any) -> tuple[Any, Any]:
-    """Zeros around the inputs, so that a kernel at stride 1 gives as many outputs, and the kernel.
+    """The inputs padded with zeros for as many outputs at stride 1, and the kernel.
 
-    Of both only what meets an input: a strip that sees nothing but zeros has no range to quantise to.
+    Both without the parts that meet no input: a strip that sees nothing but zeros has no range to quantise to.
     """
     reaches = []
     for axis in (0, 1):

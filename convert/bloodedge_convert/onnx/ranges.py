@@ -24,7 +24,7 @@ Range = tuple[float, float]
 
 
 def find_ranges(model: bytes, images: Images, method: Method, report: Report) -> dict[str, Range]:
-    """The lowest and the highest value to represent of each activation, by name; 0 always lies between.
+    """The lowest and highest value to represent for each activation, by name; 0 always lies between.
 
     model: a float32 ``.onnx`` file. images: calibration inputs uint8 (N, H, W, 3) RGB. All give the extremes; the
     methods of range_search choose a narrower range by histograms over some of them. What comes before the first layer
@@ -50,7 +50,7 @@ def find_ranges(model: bytes, images: Images, method: Method, report: Report) ->
 
 
 def _activations(model: bytes) -> tuple[list[str], list[str]]:
-    """Names of the activations but the output, in the order of their making; and of those from the first layer on."""
+    """Names of the activations without the output, in order of computation; and of those from the first layer on."""
     import onnx
 
     graph = onnx.load_model_from_string(model).graph

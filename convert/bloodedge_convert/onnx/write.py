@@ -108,7 +108,7 @@ def _from_tensorflow(graph: Any, inputs: list[str], outputs: list[str]) -> Any:
 
 
 def _erfc(graph: Any, node: Any, name: str, _arguments: list[Any]) -> None:
-    """1 - erf(x), which ONNX has, for erfc(x), which it has not."""
+    """1 - erf(x) for erfc(x), which ONNX lacks."""
     output, shape, dtype = node.output, graph.get_shape(node.output[0]), graph.get_dtype(node.output[0])
     erf = graph.make_node("Erf", node.input, shapes=[shape], dtypes=[dtype])
     one = graph.make_const(f"{name}_one", np.ones((), np.float32))
@@ -117,7 +117,7 @@ def _erfc(graph: Any, node: Any, name: str, _arguments: list[Any]) -> None:
 
 
 def _folded(file: Path) -> bytes:
-    """The network in ``file`` with all that depends on constants alone computed, in standard operators."""
+    """The network in ``file`` with constant parts computed, in standard operators."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -60,5 +60,5 @@ def by_operator(folder: Path, image: NDArray[np.uint8], threads: int) -> list[Op
 
 
 def _median(run_times: list[float]) -> float:
-    """Over all runs; in those where a node was too quick for the clock it took none."""
+    """Median over all runs; a run in which a node was too quick for the clock counts as 0."""
     return float(np.median(run_times + [0.0] * (RUNS - len(run_times))))

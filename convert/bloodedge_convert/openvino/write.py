@@ -14,7 +14,7 @@ Images = NDArray[np.uint8]
 
 MOST_FLOAT_LAYERS = 8
 RANKING_CELLS = 100
-"""Cells that the method "mixed" compares by: each layer's return to float32 is tried on all of them."""
+"""Cells for the method "mixed": each layer's return to float32 is tried on all of them."""
 
 
 def read(saved_model: Path) -> Any:
@@ -68,7 +68,7 @@ def quantise_mixed(model: Any, images: Images, trial: Images, max_distance: floa
     what, rounds = "Looking for layers to leave in float32: openvino int8", itertools.count(1)
 
     def likeness(compiled: Any, data: Any) -> tuple[float, list[float]]:
-        """One less the distance, of the mean and of each of the cells that are asked for."""
+        """One minus the distance, of the mean and of each of the cells ``data``."""
         numbers = [int(number) for number in data]
         distances = np.abs(_blast(compiled, trial[numbers]) - reference[numbers])
         report(what, 0, next(rounds))

@@ -33,7 +33,7 @@ class ConversionReport(Strict):
     """``report.json``."""
 
     manifest: Manifest
-    """As in the bundle, but without the files' digests."""
+    """The bundle's manifest without the files' digests."""
     held_out_cells: int
     held_out_subjects: int
     limits: Limits
@@ -41,11 +41,11 @@ class ConversionReport(Strict):
     rewrites: list[Rewrite]
     fine_tuning: FineTuning | None
     attempts: list[Attempt] = Field(default_factory=list)
-    """At int8, by engine, where plain calibration was over a limit."""
+    """Attempts at int8, by engine, where plain calibration was over a limit."""
     mixed: Mixed | None = None
     """Layers of LiteRT int8 that were tried in float32; None where none were."""
     layers: list[LayerNoise]
-    """Of LiteRT int8, in the order in which they are computed."""
+    """Noise of LiteRT int8 by layer, in order of computation."""
     operators: dict[EngineName, list[OperatorTime]]
     """Time by operator of the int8 network, for engines that report it."""
     notes: list[str]

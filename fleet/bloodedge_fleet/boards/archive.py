@@ -22,7 +22,7 @@ class Received:
     """One message of a board."""
 
     board: str
-    """As the topic names it."""
+    """The board's name in the topic."""
     kind: str
     """The topic's last part: report, or availability."""
     payload: bytes
@@ -38,7 +38,7 @@ class Outcome:
     refused: int = 0
     """Messages that could not be read."""
     lags_s: list[float] = field(default_factory=list)
-    """From each stored report's sending, by the board's clock, to its storing."""
+    """Seconds from each stored report's sending, by the board's clock, to its storing."""
 
 
 class Archive:

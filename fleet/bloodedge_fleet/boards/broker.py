@@ -21,7 +21,7 @@ from bloodedge_fleet.state_dir import require_readable
 log = logging.getLogger("bloodedge.fleet")
 
 SESSION_S = 30 * 24 * 3600
-"""The broker keeps this server's session so long, and what boards send meanwhile as far as its queue reaches
+"""How long the broker keeps this server's session, and what boards send meanwhile up to its queue's size
 (max_queued_bytes in firmware_configs/broker/mosquitto.conf)."""
 
 MAX_UNACKNOWLEDGED = 1000
@@ -29,7 +29,7 @@ MAX_UNACKNOWLEDGED = 1000
 
 KEEP_ALIVE_S = 15
 RECONNECT_S = 1
-"""Between attempts to reach the broker, never longer: every board's reports wait for this one server."""
+"""Wait between attempts to reach the broker; it never grows, because every board's reports wait for this server."""
 
 NEWEST, OLDER = MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311
 

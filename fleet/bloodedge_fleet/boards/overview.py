@@ -31,9 +31,9 @@ class Board:
     first_seen: datetime
     last_report: datetime | None
     age_s: float | None
-    """Since its newest report was stored."""
+    """Seconds since its newest report was stored."""
     online: bool | None
-    """By the broker; None where it never said."""
+    """Whether the broker holds a connection of it; None where it never said."""
     missing: int
     """Reports that were sent, judging by their numbers, and never arrived."""
     report: BoardReport | None

@@ -19,14 +19,14 @@ MAX_BATCH = 1000
 
 @dataclass(frozen=True)
 class Timings:
-    """How long the listener waits for what."""
+    """How long the listener waits."""
 
     current_s: float = 5.0
-    """The server is current where all is stored that reached the broker until so long ago."""
+    """The server is current when it has stored everything that is older than this."""
     stuck_s: float = 10.0
     """A database that takes longer for a batch does not answer."""
     retry_s: tuple[float, ...] = (0.5, 1.0, 2.0, 5.0)
-    """Before each further attempt to store a batch; the last one again and again."""
+    """Waits before further attempts to store a batch; the last one repeats."""
 
 
 class StoreWorker:

@@ -38,7 +38,7 @@ class CheckedBundle:
     """A bundle that was checked, and who signed it."""
 
     sha256: str
-    """Of its file."""
+    """SHA-256 of the bundle's file."""
     name: str
     serial: int
     signer: str

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from bloodedge_fleet.boards.overview import Hour
 
 WIDTH, HEIGHT = 1000, 100
-"""Of the lines alone, which are drawn as wide as the page is; words beside them keep their size."""
+"""Size of the lines, which are stretched to the page's width; words beside them keep their size."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Trend:
 def trends(hours: Sequence[Hour], baseline_ms: float | None) -> list[Trend]:
     """Latency and uncertain cells; none for fewer than two hours with such a figure. baseline_ms: drawn as a line."""
     made = []
-    timed = [(one.hour, one.inference_ms) for one in hours if one.inference_ms is not None]
+    timed = [(hour.hour, hour.inference_ms) for hour in hours if hour.inference_ms is not None]
     if len(timed) > 1:
         note = "Median of one cell on this board, by the hour. The dashed line is the float model where it was trained."
         made.append(Trend("Inference, ms", note, _chart(timed, baseline_ms, "{:.3g}")))
-    shares = [(one.hour, 100 * one.uncertain_share) for one in hours if one.uncertain_share is not None]
+    shares = [(hour.hour, 100 * hour.uncertain_share) for hour in hours if hour.uncertain_share is not None]
     if len(shares) > 1:
         made.append(Trend("Uncertain cells, %", "Of all cells of the hour.", _chart(shares, None, "{:.3g}")))
     return made
