@@ -81,7 +81,7 @@ def test_a_daemon_reports_once_a_second_and_goes_on_counting_after_a_restart(sta
 
 @pytest.mark.slow
 @needs_broker
-def test_how_long_it_runs_is_not_told_by_a_clock_that_the_network_sets(
+def test_the_uptime_does_not_depend_on_a_clock_that_the_network_sets(
     state: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class SetMeanwhile(datetime):
@@ -113,7 +113,7 @@ def test_reports_leave_the_outbox_to_the_results_when_it_fills(store: Store, mon
     assert len(store) == 51
 
 
-def test_a_report_that_cannot_be_made_is_told_once_and_tried_again(
+def test_a_report_that_cannot_be_made_is_logged_once_and_tried_again(
     store: Store, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     posted = threading.Event()

@@ -86,7 +86,7 @@ def test_metrics_count_what_the_api_counts(running: tuple[subprocess.Popen[str],
     assert sum(float(line.split()[-1]) for line in lines if line.startswith("bloodedge_cells_total{")) == counted
 
 
-def test_a_port_that_is_taken_is_told_in_one_sentence(state: Path) -> None:
+def test_a_port_that_is_taken_is_reported_in_one_sentence(state: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

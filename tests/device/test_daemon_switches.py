@@ -275,7 +275,7 @@ def test_a_disk_that_fails_once_does_not_end_probation(lab: Laboratory, monkeypa
     assert serials(lab.state) == [1, 2, 1]
 
 
-def test_a_fault_beside_the_frames_is_told_and_ends_nothing(
+def test_a_fault_in_a_service_is_reported_and_ends_nothing(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, play: Callable[[At], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     look, cured = SlotWatch.look, threading.Event()
@@ -305,7 +305,9 @@ def revoked(lab: Laboratory) -> Callable[[Slides], None]:
 
 
 @pytest.mark.slow
-def test_all_that_a_key_signed_gives_way_when_it_is_revoked(lab: Laboratory, play: Callable[[At], None]) -> None:
+def test_all_bundles_that_a_key_signed_are_rolled_back_when_it_is_revoked(
+    lab: Laboratory, play: Callable[[At], None]
+) -> None:
     proven(lab, 1)
     proven(lab, 2)
     play({10: revoked(lab)})
@@ -333,7 +335,7 @@ def test_a_bundle_that_the_settings_name_ends_the_daemon_when_its_key_is_revoked
     assert rows(lab.state, "SELECT finished IS NOT NULL FROM slides") == [(1,)]
 
 
-def test_damaged_revocations_are_told_and_no_verdict_on_what_runs(
+def test_damaged_revocations_are_reported_and_no_verdict_on_the_running_bundle(
     lab: Laboratory, play: Callable[[At], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     proven(lab, 1)

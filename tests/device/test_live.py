@@ -66,7 +66,7 @@ def test_who_stops_looking_stops_costing(clock: list[float]) -> None:
     assert latest.number == 1
 
 
-def test_a_waiting_page_is_told_of_the_next_frame_at_once() -> None:
+def test_a_waiting_page_gets_the_next_frame_at_once() -> None:
     frames = Live()
     frames.put(picture(), result(0))
     threading.Timer(0.1, frames.put, (picture(), result(1))).start()

@@ -134,7 +134,7 @@ def test_faults_in_a_row_are_counted_over_frames_and_cells_that_were_not_asked_a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("state_of", ["on probation", "good"])
-def test_a_bundle_whose_network_gives_no_probabilities_gives_way(
+def test_a_bundle_whose_network_gives_no_probabilities_is_rolled_back(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch, state_of: str, daemons: list[DaemonState]
 ) -> None:
     proven(lab, 1)

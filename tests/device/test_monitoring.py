@@ -46,7 +46,7 @@ def expressions() -> Iterator[str]:
         yield from (target["expr"] for target in panel["targets"])
 
 
-def test_every_metric_asked_for_is_told() -> None:
+def test_every_metric_that_rules_and_dashboards_query_exists() -> None:
     asked = {name for expression in expressions() for name in NAME.findall(expression)}
     assert len(asked) > 10
     assert asked <= told()

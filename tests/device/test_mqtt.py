@@ -65,7 +65,7 @@ def publish() -> Iterator[Publish]:
         publisher.stop(2)
 
 
-def test_the_outbox_hears_of_a_message_only_when_all_before_it_are_acknowledged() -> None:
+def test_a_message_leaves_the_outbox_only_when_all_before_it_are_acknowledged() -> None:
     window = Window(10)
     for packet, message in ((1, 11), (2, 15), (3, 16)):
         window.add(packet, message)
@@ -190,7 +190,7 @@ def test_home_assistant_learns_of_the_board_and_its_status(
         assert f"value_json.{key}" in component["value_template"]
 
 
-def test_boards_of_names_that_look_alike_to_home_assistant_are_told_apart() -> None:
+def test_boards_whose_names_look_alike_to_home_assistant_stay_apart() -> None:
     boards = ["bench-1", "bench 1", "bench/1", "Bänch-1", "Bönch-1"]
     description = DeviceDescription("b", "0", "m")
     told = [discovery(MqttSettings(board=board), description) for board in boards]
@@ -236,7 +236,7 @@ def test_refused_messages_are_kept_and_sent_when_the_broker_takes_them(tmp_path:
 
 
 @needs_broker
-def test_a_wrong_password_is_told_and_the_right_one_lets_in(tmp_path: Path, publish: Publish) -> None:
+def test_a_wrong_password_is_reported_and_the_right_one_connects(tmp_path: Path, publish: Publish) -> None:
     mosquitto_passwd = required("mosquitto_passwd")
     users, password = tmp_path / "users", tmp_path / "password"
     subprocess.run([mosquitto_passwd, "-b", "-c", str(users), "board", "right"], check=True)
@@ -357,7 +357,7 @@ def test_tls_checks_the_broker(certificates: Certificates, tmp_path: Path, publi
     ("host", "sentence"),
     [("127.0.0.1", "No program listens"), ("no-such-broker.invalid", "could not be resolved")],
 )
-def test_a_broker_that_is_not_there_is_told_and_keeps_the_messages(publish: Publish, host: str, sentence: str) -> None:
+def test_an_absent_broker_is_reported_and_the_messages_are_kept(publish: Publish, host: str, sentence: str) -> None:
     outbox = MemoryOutbox()
     outbox.add(5)
     publisher = publish(outbox, free_port(), host=host)
@@ -366,7 +366,7 @@ def test_a_broker_that_is_not_there_is_told_and_keeps_the_messages(publish: Publ
 
 
 @pytest.mark.slow
-def test_something_that_is_no_broker_is_told(publish: Publish) -> None:
+def test_a_port_without_a_broker_behind_it_is_reported(publish: Publish) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         publisher = publish(MemoryOutbox(), silent.getsockname()[1])
         assert until(lambda: "does not answer" in publisher.sentence)
@@ -391,7 +391,7 @@ def test_an_outbox_that_fails_for_a_while_stops_nothing(broker: Broker, listener
     assert listener.ids() == [1, 2, 3, 4, 5]
 
 
-def test_two_boards_of_one_name_are_told() -> None:
+def test_two_boards_of_one_name_are_reported() -> None:
     sentence = why_ended(142, "Session taken over", MqttSettings(host="broker", board="bench-1"))
     assert 'Another board is connected as "bench-1"' in sentence
     assert "give each its own mqtt.board" in sentence

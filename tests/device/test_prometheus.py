@@ -87,7 +87,7 @@ def test_stages_are_histograms_that_count_what_was_added() -> None:
     assert value(snapshot(), "bloodedge_stage_seconds_count", stage="gate") == 0
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     unknown = replace(
         snapshot(), broker_connected=None, temperature_c=None, last_frame_age_s=None, clock_synchronised=None
     )

@@ -149,7 +149,7 @@ def test_a_disk_that_stays_full_ends_the_daemon_in_good_time_with_a_sentence(
     assert monotonic() - start < 1
 
 
-def test_a_daemon_told_to_end_is_not_held_back_for_ever_by_a_full_disk(
+def test_a_daemon_that_is_to_stop_is_not_held_back_for_ever_by_a_full_disk(
     store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, "_put_rows", FULL, 10**9)
@@ -215,7 +215,7 @@ def test_a_new_database_is_begun_though_the_disk_is_full_just_then(
     assert rows(state, "SELECT number FROM frames ORDER BY id") == [(n,) for n in range(5)]
 
 
-def test_what_cannot_be_cured_is_raised_where_frames_are_handed_over(
+def test_an_error_that_stays_is_raised_where_frames_are_handed_over(
     store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail(monkeypatch, "put_frames", RuntimeError("a fault"), 1)

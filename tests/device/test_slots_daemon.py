@@ -179,9 +179,7 @@ def signed_by(key: Path, bundle: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_what_is_wished_for_during_a_reload_does_not_end_the_daemon(
-    lab: Laboratory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_take_over_during_a_reload_does_not_end_the_daemon(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, run = lab.settings(camera={"rate": 20}), Daemon.run
     daemons: list[Daemon] = []
 
@@ -213,7 +211,7 @@ def test_what_happened_while_no_daemon_ran_is_in_the_audit_log_once(lab: Laborat
     assert actions == [("bundle installed",), ("bundle good",)]
 
 
-def test_a_network_that_crashes_as_it_is_loaded_gives_way_after_three_starts(lab: Laboratory) -> None:
+def test_a_network_that_crashes_as_it_is_loaded_is_rolled_back_after_three_starts(lab: Laboratory) -> None:
     proven(lab, 1)
     install(lab.settings(), lab.bundle(2), trial=tried)
     command = [sys.executable, "-c", CRASHES, "device", "run", "--state", str(lab.state), "--frames", "2", "--no-page"]
@@ -233,7 +231,7 @@ def aborting(state: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_good_bundle_that_comes_to_crash_gives_way_to_the_good_one_before_it(lab: Laboratory) -> None:
+def test_a_good_bundle_that_begins_to_crash_is_rolled_back_to_the_good_one_before(lab: Laboratory) -> None:
     proven(lab, 1)
     proven(lab, 2)
     for _ in range(MOST_STARTS_IN_A_ROW):
@@ -249,7 +247,7 @@ def test_a_good_bundle_that_comes_to_crash_gives_way_to_the_good_one_before_it(l
 
 
 @pytest.mark.slow
-def test_a_good_bundle_that_comes_to_crash_runs_on_where_there_is_no_other(lab: Laboratory) -> None:
+def test_a_good_bundle_that_begins_to_crash_runs_on_where_there_is_no_other(lab: Laboratory) -> None:
     proven(lab, 2)
     for number in range(MOST_STARTS_IN_A_ROW + 2):
         done = aborting(lab.state)
@@ -382,7 +380,7 @@ def test_probation_goes_on_where_it_was(lab: Laboratory) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_runs(lab: Laboratory) -> None:
+def test_a_bundle_that_is_uncertain_far_more_often_is_rolled_back_while_the_daemon_runs(lab: Laboratory) -> None:
     proven(lab, 1)
     run_device(lab.settings(), frames=100, timings=HURRIED)
     install(lab.settings(), lab.bundle(2, always_uncertain), trial=tried)
@@ -394,7 +392,7 @@ def test_a_bundle_that_is_uncertain_far_more_often_gives_way_while_the_daemon_ru
 
 
 @pytest.mark.slow
-def test_what_takes_long_to_take_over_is_taken_over_once(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_take_over_happens_once(lab: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
     proven(lab, 1)
     begin_run = Store.begin_run
 
@@ -465,7 +463,7 @@ def delay(monkeypatch: pytest.MonkeyPatch, serial: int, wait: Callable[[], objec
 
 
 @pytest.mark.slow
-def test_a_network_that_is_far_slower_gives_way_while_the_daemon_runs(
+def test_a_network_that_is_far_slower_is_rolled_back_while_the_daemon_runs(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proven(lab, 1)
@@ -479,7 +477,7 @@ def test_a_network_that_is_far_slower_gives_way_while_the_daemon_runs(
     assert serials(lab.state) == [1, 2, 1]
 
 
-def test_a_network_that_hangs_gives_way_though_its_frame_is_still_in_hand(
+def test_a_network_that_hangs_is_rolled_back_while_its_frame_is_still_being_processed(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proven(lab, 1)

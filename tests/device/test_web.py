@@ -75,7 +75,7 @@ def test_a_rejected_frame_says_what_to_do(daemon: FakeDaemon, reason: Reason, cu
     assert cure in client_of(daemon).get("/").text
 
 
-def test_the_focus_is_told_in_words_and_beside_what_is_needed(daemon: FakeDaemon) -> None:
+def test_the_focus_is_shown_in_words_beside_the_focus_needed(daemon: FakeDaemon) -> None:
     daemon.see([], reason=Reason.OUT_OF_FOCUS)
     text = client_of(daemon).get("/").text
     assert "not sharp enough" in text
@@ -218,7 +218,7 @@ def test_the_health_page_shows_the_audit_log_and_that_it_is_whole(daemon: FakeDa
     assert "Intact: no entry was changed or removed." in text
 
 
-def test_a_slide_is_held_against_the_reference_people_where_the_bundle_has_them(daemon: FakeDaemon) -> None:
+def test_a_slide_is_compared_with_the_reference_people_where_the_bundle_has_them(daemon: FakeDaemon) -> None:
     client = client_of(daemon)
     assert "reference people" not in client.get("/slides/1").text
     aspect = AspectReference(quantiles=tuple(np.linspace(0, 1, 101)), limit=0.1)
@@ -234,7 +234,7 @@ def test_an_unreadable_frame_says_what_is_wrong_with_it(daemon: FakeDaemon) -> N
     assert "broken.png is truncated or not an image; copy it again from its source." in client_of(daemon).get("/").text
 
 
-def test_the_health_page_tells_of_a_changed_audit_log(daemon: FakeDaemon) -> None:
+def test_the_health_page_reports_a_changed_audit_log(daemon: FakeDaemon) -> None:
     daemon.store._database.execute("UPDATE audit SET actor = 'somebody' WHERE id = 1")
     assert "Entry 1 was changed" in client_of(daemon).get("/health").text
 
@@ -246,7 +246,7 @@ def test_errors_are_one_sentence_on_a_page_and_in_json(daemon: FakeDaemon) -> No
     assert client.put("/slides", headers={"x-csrf-token": csrf_of(client)}).status_code == 405
 
 
-def test_what_was_not_foreseen_is_a_sentence_too(daemon: FakeDaemon, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_error_is_a_sentence_too(daemon: FakeDaemon, caplog: pytest.LogCaptureFixture) -> None:
     daemon.desk = replace(daemon.desk, snapshot=lambda: 1 / 0)  # type: ignore[arg-type, return-value]
     client = client_of(daemon, raise_server_exceptions=False)
     answer = client.get("/api/v1/status")

@@ -221,7 +221,7 @@ def test_a_new_token_ends_sessions_and_the_old_token(lan: FakeDaemon, token: str
     assert client.get("/metrics", headers={"authorization": f"Bearer {other}"}).status_code == 200
 
 
-def test_a_wrong_token_is_told_and_noted(lan: FakeDaemon, token: str) -> None:
+def test_a_wrong_token_is_refused_and_noted(lan: FakeDaemon, token: str) -> None:
     assert token
     answer = client_of(lan, host=HOST).post("/login", data={"token": "guess"})
     assert answer.status_code == 401
@@ -304,7 +304,7 @@ def test_the_right_token_clears_an_addresss_wrong_ones() -> None:
     assert [throttle.begin("10.0.0.1") for _ in range(5)] == [0] * 5
 
 
-def test_who_guesses_too_often_is_told_how_long_to_wait(lan: FakeDaemon, token: str) -> None:
+def test_who_guesses_too_often_must_wait_and_learns_how_long(lan: FakeDaemon, token: str) -> None:
     client = client_of(lan, host=HOST)
     answers = [client.get("/metrics", headers={"authorization": f"Bearer {n}"}) for n in range(7)]
     assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 2
@@ -370,14 +370,14 @@ def test_the_server_says_where_it_is_and_answers_there(server: WebServer) -> Non
         assert "uvicorn" not in str(answer.headers).lower()
 
 
-def test_a_port_in_use_is_told_at_the_start(server: WebServer, daemon: FakeDaemon, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported_at_the_start(server: WebServer, daemon: FakeDaemon, tmp_path: Path) -> None:
     port = int(server.url.rstrip("/").rsplit(":", 1)[1])
     (tmp_path / "other").mkdir()
     with pytest.raises(UsageError, match=rf"Port {port} of 127\.0\.0\.1 is in use;"):
         WebServer(daemon.desk, WebSettings(port=port), tmp_path / "other").start()
 
 
-def test_an_address_of_another_machine_is_told_at_the_start(daemon: FakeDaemon, token: str) -> None:
+def test_an_address_of_another_machine_is_reported_at_the_start(daemon: FakeDaemon, token: str) -> None:
     assert token
     with pytest.raises(UsageError, match=r"192\.0\.2\.1 is not an address of this machine"):
         WebServer(daemon.desk, WebSettings(host="192.0.2.1"), daemon.desk.state).start()
@@ -491,7 +491,7 @@ def raw_answer(server: WebServer, request: bytes) -> tuple[int, dict[str, str], 
 @pytest.mark.parametrize(
     "request_line", [b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nHo st: x\r\n\r\n", b"\x16\x03\x01\0\n\n"]
 )
-def test_what_is_no_request_is_answered_like_everything_else(server: WebServer, request_line: bytes) -> None:
+def test_a_malformed_request_is_answered_like_any_other(server: WebServer, request_line: bytes) -> None:
     status, headers, body = raw_answer(server, request_line)
     assert status == 400
     assert headers["content-type"] == "application/json"
@@ -557,7 +557,7 @@ def test_with_a_certificate_the_page_is_encrypted_and_old_versions_are_refused(
         server.stop()
 
 
-def test_a_certificate_that_cannot_be_used_is_told_at_the_start(daemon: FakeDaemon, tmp_path: Path) -> None:
+def test_a_certificate_that_cannot_be_used_is_reported_at_the_start(daemon: FakeDaemon, tmp_path: Path) -> None:
     (tmp_path / "no.pem").write_text(f"not a certificate, {dt.date(2026, 1, 1)}")
     settings = WebSettings(port=0, certificate=tmp_path / "no.pem", key=tmp_path / "no.pem")
     with pytest.raises(UsageError, match="give a PEM certificate and the key that belongs to it"):

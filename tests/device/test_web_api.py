@@ -77,7 +77,7 @@ def test_when_too_many_wait_others_are_answered_at_once(daemon: FakeDaemon, monk
         ("after=1e99", "after"),
     ],
 )
-def test_a_wrong_query_is_told_by_its_name(daemon: FakeDaemon, query: str, word: str) -> None:
+def test_a_wrong_query_is_refused_by_its_name(daemon: FakeDaemon, query: str, word: str) -> None:
     answer = client_of(daemon).get(f"/api/v1/status?{query}")
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(f"{word}: ")
@@ -136,7 +136,7 @@ def test_a_review_of_no_cell_is_not_found(daemon: FakeDaemon, bearer: dict[str, 
     assert (answer.status_code, answer.json()["error"]) == (404, "There is no cell 999.")
 
 
-def test_a_full_disk_is_told_in_the_stores_own_sentence(daemon: FakeDaemon, bearer: dict[str, str]) -> None:
+def test_a_full_disk_is_reported_in_the_stores_own_sentence(daemon: FakeDaemon, bearer: dict[str, str]) -> None:
     def full(*_: object) -> int:
         raise BloodedgeError("Results cannot be stored: the disk is full; free some space.")
 
@@ -161,7 +161,7 @@ def test_no_file_outside_the_images_is_given_whatever_the_database_says(daemon: 
     assert client_of(daemon).get("/api/v1/cells/1/crop").status_code == 404
 
 
-def test_an_image_removed_to_make_room_is_told_so(daemon: FakeDaemon) -> None:
+def test_an_image_that_was_removed_to_make_room_is_not_found(daemon: FakeDaemon) -> None:
     for path in (daemon.desk.state / "crops").rglob("*.jpg"):
         path.unlink()
     answer = client_of(daemon).get("/api/v1/cells/1/crop")
@@ -169,7 +169,7 @@ def test_an_image_removed_to_make_room_is_told_so(daemon: FakeDaemon) -> None:
     assert "removed to make room" in answer.json()["error"]
 
 
-def test_supervisors_are_told_by_status_code(daemon: FakeDaemon) -> None:
+def test_supervisors_get_a_status_code(daemon: FakeDaemon) -> None:
     assert [client_of(daemon).get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
     daemon.show(alive=False)
     assert [client_of(daemon).get(path).status_code for path in ("/healthz", "/readyz")] == [503, 200]

@@ -37,7 +37,7 @@ REPORT_BYTES = 2700
 """Of a board with all its parts: three daemons sent 2,476, 2,620 and, with cells that had drifted, 2,898."""
 
 
-def test_every_metric_asked_for_is_told(state: Path) -> None:
+def test_every_metric_that_rules_and_dashboards_query_exists(state: Path) -> None:
     engine = open_database(None, state)
     migrate(engine)
     archive = Archive(engine)

@@ -129,7 +129,7 @@ def board(lab: Laboratory) -> Iterator[Board]:
     assert not (lab.state / DOWNLOAD).exists()
 
 
-def test_a_wanted_bundle_is_installed_once(board: Board, server: Server, lab: Laboratory) -> None:
+def test_a_requested_bundle_is_installed_once(board: Board, server: Server, lab: Laboratory) -> None:
     bundle = lab.bundle(1)
     server.gives(bundle.read_bytes())
     board.want(server, bundle)
@@ -200,7 +200,7 @@ def test_what_is_no_wish_is_passed_over(board: Board, server: Server) -> None:
     assert server.asked == 0
 
 
-def test_a_download_that_breaks_off_is_begun_anew(board: Board, server: Server, lab: Laboratory) -> None:
+def test_a_download_that_breaks_off_starts_again(board: Board, server: Server, lab: Laboratory) -> None:
     bundle = lab.bundle(1)
     data = bundle.read_bytes()
     server.gives(data[:5000], length=len(data))
@@ -221,7 +221,7 @@ def test_a_server_that_is_away_is_asked_again(board: Board, server: Server, lab:
     board.comes_to("installed")
 
 
-def test_what_is_not_wanted_any_more_is_not_fetched_on(board: Board, server: Server, lab: Laboratory) -> None:
+def test_a_withdrawn_request_ends_the_download(board: Board, server: Server, lab: Laboratory) -> None:
     bundle = lab.bundle(1)
     going = threading.Event()
 
@@ -257,7 +257,7 @@ def test_a_bundle_on_probation_is_not_overtaken(board: Board, server: Server, la
 
 
 @pytest.mark.parametrize("how", ["by itself", "by hand"])
-def test_a_bundle_that_proves_bad_is_told_and_not_fetched_again(
+def test_a_bundle_that_proves_bad_is_reported_and_not_fetched_again(
     board: Board, server: Server, lab: Laboratory, how: str
 ) -> None:
     bundle = lab.bundle(1)
@@ -345,7 +345,7 @@ def test_trusted_keys_that_cannot_be_read_are_waited_for(board: Board, server: S
 
 
 @pytest.mark.parametrize("url", ["http://[x/y", f"http://{'a' * 70}.example/y", "http:///y", "https://h:99999/y"])
-def test_what_is_no_address_is_refused_and_the_next_wish_is_heard(
+def test_a_bad_address_is_refused_and_the_next_request_is_taken(
     board: Board, server: Server, lab: Laboratory, url: str
 ) -> None:
     bundle = lab.bundle(1)
@@ -355,7 +355,7 @@ def test_what_is_no_address_is_refused_and_the_next_wish_is_heard(
     board.comes_to("installed")
 
 
-def test_what_nobody_foresaw_is_told_and_tried_again(board: Board, server: Server, lab: Laboratory) -> None:
+def test_an_unexpected_error_is_reported_and_tried_again(board: Board, server: Server, lab: Laboratory) -> None:
     def broken(_settings: DeviceSettings, _path: Path) -> Trial:
         raise RuntimeError("?")
 
