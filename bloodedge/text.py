@@ -54,10 +54,11 @@ def as_text(name: str | os.PathLike[str]) -> str:
     return "".join(map(_storable, os.fspath(name)))
 
 
-def _storable(one: str) -> str:
-    if category(one) != "Cs":
-        return one
-    return f"\\x{ord(one) - 0xDC00:02x}" if ord(one) in _ESCAPES else f"\\u{ord(one):04x}"
+def _storable(character: str) -> str:
+    code = ord(character)
+    if category(character) != "Cs":
+        return character
+    return f"\\x{code - 0xDC00:02x}" if code in _ESCAPES else f"\\u{code:04x}"
 
 
 def as_path(text: str) -> Path:
@@ -83,11 +84,11 @@ def is_one_line(text: str) -> bool:
 
 def shown(text: str) -> str:
     """Text of any kind as one line, each character that is_one_line refuses replaced."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if _breaks(one) else one for one in text)
+    return "".join("\N{REPLACEMENT CHARACTER}" if _breaks(character) else character for character in text)
 
 
-def _breaks(one: str) -> bool:
-    return one in _TURNING or category(one) in _NO_TEXT
+def _breaks(character: str) -> bool:
+    return character in _TURNING or category(character) in _NO_TEXT
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
@@ -97,9 +98,9 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
 
 
-def _in_ascii(one: str) -> str:
-    plain = normalize("NFKD", as_text(one).translate(_SPELT)).encode("ascii", "ignore").decode()
-    return plain or ("" if category(one) in {"Mn", "Cf"} else "?")
+def _in_ascii(character: str) -> str:
+    plain = normalize("NFKD", as_text(character).translate(_SPELT)).encode("ascii", "ignore").decode()
+    return plain or ("" if category(character) in {"Mn", "Cf"} else "?")
 
 
 codecs.register_error(PLAIN_OUTPUT, _spell)

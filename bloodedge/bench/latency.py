@@ -133,7 +133,7 @@ class Bench(Strict):
     left_out: dict[str, str] = Field(default_factory=dict)
     """Artifacts ("NAME.bundle/litert/int8") that cannot run here and what to do about it."""
     no_tool: dict[str, str] = Field(default_factory=dict)
-    """Engines that could not be held against an official tool, and why."""
+    """Engines that could not be compared with an official tool, and why."""
 
     def speed_up(self, row: Row) -> float | None:
         """How many times as fast as the same bundle's float32 on the same engine and threads ``row`` is, by p50."""
@@ -204,17 +204,17 @@ def bench(
     contenders, left_out = _contenders(bundles, threads)
     if not contenders:
         raise UsageError(" ".join(dict.fromkeys(left_out.values())))
-    engines = dict.fromkeys(one.artifact.engine for one in contenders) if against_official else {}
+    engines = dict.fromkeys(contender.artifact.engine for contender in contenders) if against_official else {}
     no_tool = {engine: reason for engine in engines if (reason := why_no_tool(engine))}
     steps: list[Callable[[], None]] = []
-    for one in contenders:
-        steps.append(one.take_turn)
-        if one.artifact.engine in engines.keys() - no_tool.keys():
-            steps.append(one.take_official_turn)
+    for contender in contenders:
+        steps.append(contender.take_turn)
+        if contender.artifact.engine in engines.keys() - no_tool.keys():
+            steps.append(contender.take_official_turn)
     for done, step in enumerate(in_turns(steps, rounds)):
         progress(done, rounds * len(steps))
         step()
-    rows = [one.row() for one in contenders]
+    rows = [contender.row() for contender in contenders]
     return Bench(machine=hardware_name(), rounds=rounds, rows=rows, left_out=left_out, no_tool=no_tool)
 
 

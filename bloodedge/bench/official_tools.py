@@ -1,4 +1,4 @@
-"""The runtimes' own latency tools, to hold our figures against: LiteRT's and OpenVINO's."""
+"""The runtimes' own latency tools, to compare ours with: LiteRT's and OpenVINO's."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ MEDIAN = re.compile(r"(?:median\)|Median):\s+([\d.]+) (ms|us)")
 
 
 def why_no_tool(engine: str) -> str | None:
-    """Why an engine cannot be held against an official tool here; None when it can."""
+    """Why an engine cannot be compared with an official tool here; None if it can."""
     if engine not in TOOLS:
         return f"The package of {engine} comes without a latency tool."
     if not _program(engine).is_file():

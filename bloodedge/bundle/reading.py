@@ -209,7 +209,9 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     names = set()
     for entry in entries:
         if entry.is_dir():
-            raise BloodedgeError(f"{path} has entries for folders, which no bundle has; pack it anew with: zip -r -D")
+            raise BloodedgeError(
+                f"{path} has entries for folders, which a bundle must not have; pack it again with: zip -r -D"
+            )
         _check_name(path, entry.filename)
         if stat.S_IFMT(entry.external_attr >> 16) not in {0, stat.S_IFREG}:
             raise BloodedgeError(f"{path}: {entry.filename} is not a plain file; copy or convert the bundle again.")

@@ -93,7 +93,7 @@ class RunRecord(Strict):
 
 
 class RunMetrics(Strict):
-    """``metrics.json``: the baseline that every later figure is held against."""
+    """``metrics.json``: the baseline that later figures are compared with."""
 
     parts: dict[str, Evaluation]
     ece_before_temperature: float

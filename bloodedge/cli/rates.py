@@ -1,4 +1,4 @@
-"""``bloodedge rates``: how often a bundle errs and refuses, measured anew."""
+"""``bloodedge rates``: how often a bundle errs and refuses, measured again."""
 
 from pathlib import Path
 

@@ -37,6 +37,11 @@ class Outcomes(Strict):
         """Cells that were called either."""
         return self.blast + self.normal
 
+    @property
+    def cells(self) -> int:
+        """All cells, refused ones included."""
+        return self.called + self.refused
+
 
 class Rates(Strict):
     """Outcomes by person, for people that the network was not fitted to."""
@@ -64,10 +69,10 @@ class Rates(Strict):
         rng = np.random.default_rng(0)
         blasts, normals = list(self.blast.values()), list(self.normal.values())
         return NewPerson(
-            called_blasts=_drawn([one.called for one in blasts], [_cells(one) for one in blasts], rng),
-            called_normals=_drawn([one.called for one in normals], [_cells(one) for one in normals], rng),
-            sensitivity=_drawn([one.blast for one in blasts], [one.called for one in blasts], rng),
-            false_blasts=_drawn([one.blast for one in normals], [one.called for one in normals], rng),
+            called_blasts=_drawn([p.called for p in blasts], [p.cells for p in blasts], rng),
+            called_normals=_drawn([p.called for p in normals], [p.cells for p in normals], rng),
+            sensitivity=_drawn([p.blast for p in blasts], [p.called for p in blasts], rng),
+            false_blasts=_drawn([p.blast for p in normals], [p.called for p in normals], rng),
         )
 
 
@@ -102,11 +107,7 @@ class NewPerson:
 
 def _people(outcomes: Mapping[str, Outcomes]) -> int:
     """People of whom at least one cell was called."""
-    return sum(one.called > 0 for one in outcomes.values())
-
-
-def _cells(outcomes: Outcomes) -> int:
-    return outcomes.called + outcomes.refused
+    return sum(person.called > 0 for person in outcomes.values())
 
 
 def _drawn(successes: Sequence[int], trials: Sequence[int], rng: np.random.Generator) -> Floats:

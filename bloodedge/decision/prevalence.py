@@ -8,7 +8,7 @@ called cell was called a blast is
 where s and f are the chances that a called blast and a called normal cell are called a blast, and c1 and c0 the chances
 that a blast and a normal cell are called at all (Rogan and Gladen, American Journal of Epidemiology 107:71, 1978, who
 have no refusals: c1 = c0). Only the ratio of c1 to c0 matters, so a slide on which more of both classes is refused, for
-its stain or its focus, is not taken for one of another share.
+its stain or its focus, does not look like one with another share.
 
 The slide is of one person, and people differ: the four chances are those of a new person (``error_rates``). The
 interval holds every share that the count does not contradict: P(at most so many blasts) and P(at least so many), over
@@ -119,7 +119,7 @@ def _estimate(new_person: NewPerson, blasts: int, called: int, effective: float)
         estimate, low, high = _inverted(at_most, at_least)
     else:
         estimate, low, high = _inverted(*_bounds(chance, share, effective))
-    if estimate == 0:  # fewer than any share explains: these cells may be called better than anybody's before
+    if estimate == 0:  # fewer than any share explains: these cells may be easier than any before
         high = max(high, float(np.quantile(most, 1 - TAIL)))
     if estimate == 1:
         low = min(low, float(np.quantile(least, TAIL)))
@@ -169,9 +169,9 @@ def _explaining(blasts: float, called: float, draws: int) -> tuple[Floats, Float
 def _inverted(at_most: Floats, at_least: Floats) -> tuple[float, float, float]:
     """(estimate, low, high): the share at which both chances are equal, and those that the count rules out.
 
-    A chance is held against the chance at the share that explains the count best, as in CLs (Read, Journal of Physics
-    G 28:2693, 2002): a count that no share explains, since this person's cells are called better than anybody's before,
-    must not rule out every share.
+    A chance is divided by the chance at the share that explains the count best, as in CLs (Read, Journal of Physics G
+    28:2693, 2002): a count that no share explains, as this person's cells are easier than any before, must not rule out
+    every share.
     """
     high = _crossing(at_most - TAIL * at_most[0], last=True)
     low = 1 - _crossing((at_least - TAIL * at_least[-1])[::-1], last=True)

@@ -85,7 +85,7 @@ def fit_reference(values: Mapping[Aspect, ArrayLike], people: list[str]) -> Refe
 
 
 def _fitted(column: Floats, person: NDArray[np.intp], enough: NDArray[np.intp]) -> AspectReference:
-    apart = [_distance(_quantiles(column[person != one]), column[person == one]) for one in enough]
+    apart = [_distance(_quantiles(column[person != number]), column[person == number]) for number in enough]
     limit = float(np.quantile(apart, LIMIT_QUANTILE))
     return AspectReference(quantiles=tuple(_quantiles(column).tolist()), limit=limit)
 

@@ -66,7 +66,7 @@ def compare(
     outputs = engine.predict(inputs)
     require_probabilities(reference, "On the self-test's cells the float model")
     require_probabilities(outputs, f"On the self-test's cells the {engine.name} network")
-    float_blast, blast = (calibrated(one, temperature)[:, 1] for one in (reference, outputs))
+    float_blast, blast = (calibrated(p, temperature)[:, 1] for p in (reference, outputs))
     flipped = (blast >= threshold) != (float_blast >= threshold)
     clear = np.abs(float_blast - threshold) > ROUNDING
     return Comparison(int(flipped.sum()), int((flipped & clear).sum()), float(np.abs(blast - float_blast).max()))

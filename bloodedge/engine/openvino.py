@@ -16,7 +16,7 @@ def import_openvino() -> Any:
     """The openvino module, without its usage statistics.
 
     Importing openvino (and nncf) reports to the vendor's analytics unless openvino_telemetry cannot be imported, which
-    both allow for; a machine beside a microscope reports nothing to anybody.
+    both allow for; a machine beside a microscope sends no reports.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -67,9 +67,9 @@ class OpenVINOEngine:
         """
         openvino = import_openvino()
         core = shared_core()
-        there = core.available_devices
-        if not any(one.split(".")[0] == device for one in there):
-            raise UsageError(f"OpenVINO finds no {device} here; it finds {', '.join(there)}: choose one of them.")
+        found = core.available_devices
+        if not any(name.split(".")[0] == device for name in found):
+            raise UsageError(f"OpenVINO finds no {device} here; choose one of: {', '.join(found)}.")
         on = "" if device == "CPU" else f" on {core.get_property(device, 'FULL_DEVICE_NAME')}"
         self.runtime = f"openvino {importlib.metadata.version('openvino')}{on}"
         try:

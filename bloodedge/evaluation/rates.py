@@ -40,7 +40,7 @@ def measure_rates(
     with Bundle(bundle) as opened, disk_errors("the measuring"), tempfile.TemporaryDirectory() as temporary:
         opened.verify()
         manifest = opened.manifest
-        classifiers = [open_bundle(bundle, one.engine, one.precision, threads) for one in manifest.artifacts]
+        classifiers = [open_bundle(bundle, a.engine, a.precision, threads) for a in manifest.artifacts]
         cells = _held_out(classifiers[0], dataset, leave_out)
         filmed = film(cells, [], manifest.imaging, seed=0, progress=progress)
         measured = [

@@ -45,7 +45,7 @@ def log_axis(values: Sequence[float], unit: str) -> Axis:
 
 
 def axis_labels(axis: Axis) -> Markup:
-    """The axis' tick labels, to stand under a column of strips."""
+    """The axis' tick labels, for below a column of strips."""
     return _svg(16, "", "".join(_tick_label(axis, value, label, 12) for value, label in axis.ticks))
 
 

@@ -64,8 +64,8 @@ class Untrusted(BloodedgeError):  # noqa: N818  # as people say it
 def verify_bundle(bundle: Bundle, trust: TrustStore) -> Signer:
     """Who signed an open bundle; raises Untrusted unless a trusted key did and every file is as it was signed.
 
-    A key's end of use is held against the date in the signature, not against the clock, which a board may not have
-    set. Who steals a private key can date signatures back: that is what revoking is for, and it needs no clock.
+    A key's end of use is compared with the date in the signature, not with the clock, which may be wrong on a board. A
+    stolen private key can backdate signatures; revoking it needs no clock.
     """
     signature = _signature_of(bundle)
     refuse_revoked(bundle.path, signature.key_id, trust)
@@ -114,9 +114,9 @@ def _signature_of(bundle: Bundle) -> Signature:
 
 def _check_contents(bundle: Bundle, signature: Signature) -> None:
     if hashlib.sha256(bundle.manifest_bytes).hexdigest() != signature.manifest_sha256:
-        raise Untrusted("changed", f"{bundle.path}: {MANIFEST} was changed after it was signed; get the bundle anew.")
+        raise Untrusted("changed", f"{bundle.path}: {MANIFEST} was changed after it was signed; get the bundle again.")
     if unlisted := bundle.unlisted():
-        raise Untrusted("changed", f"{bundle.path} holds {unlisted[0]}, which was not signed; get the bundle anew.")
+        raise Untrusted("changed", f"{bundle.path} holds {unlisted[0]}, which was not signed; get the bundle again.")
     try:
         bundle.verify()
     except UsageError:

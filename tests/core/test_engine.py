@@ -184,7 +184,7 @@ def test_a_device_that_openvino_does_not_find_is_answered_with_those_it_does(tmp
     missing = next(iter({"CPU", "GPU", "NPU"} - there), None)
     if missing is None:
         pytest.skip("this machine has every device that OpenVINO knows")
-    with pytest.raises(UsageError, match=f"finds no {missing} here; it finds .*CPU"):
+    with pytest.raises(UsageError, match=f"finds no {missing} here; choose one of: .*CPU"):
         load_bytes("openvino", model, weights, 1, missing)
 
 

@@ -1,4 +1,4 @@
-"""Cells altered so that one thing is missing: size, colour, texture, or all but the outline."""
+"""Cells altered in size, colour or texture, or reduced to their outline."""
 
 from collections.abc import Callable
 

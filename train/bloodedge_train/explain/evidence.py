@@ -37,7 +37,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Explained:
-    """What was found for one image."""
+    """The findings on one image."""
 
     image: str
     picture: str

@@ -36,7 +36,7 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]
             self.class_weights = self.class_weights * _class_weights(labels[self.order])
 
     def __len__(self) -> int:
-        """Whole batches only: each other size would be compiled anew."""
+        """Whole batches only: every other size would be compiled again."""
         return len(self.order) // min(self.spec.batch, len(self.order))
 
     def __getitem__(self, number: int) -> tuple[dict[str, Any], Any, Any]:

@@ -115,7 +115,7 @@ def kept_weights(state: FitState, spec: FitSpec) -> str:
 
 def predict(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Class probabilities float32 (N, 2) in inference mode; BloodedgeError when the network gives none."""
-    padding = -len(images) % PREDICT_BATCH  # one batch size only: each other one would be compiled anew
+    padding = -len(images) % PREDICT_BATCH  # one batch size only: every other would be compiled again
     padded = np.concatenate([images, np.zeros((padding, *images.shape[1:]), np.uint8)])
     outputs = np.asarray(model.predict(padded, batch_size=PREDICT_BATCH, verbose=0), np.float32)[: len(images)]
     require_probabilities(outputs, "The network in training")

@@ -112,8 +112,8 @@ def tried(key: str, value: Any, mistakes: Mistakes) -> Any:
     if not isinstance(value, list) or not value:
         mistakes.append(_mistake((key,), value, "give a list of values"))
         return value
-    for number, one in enumerate(value):
-        _check(key, one, (key, number), mistakes)
+    for number, tried_value in enumerate(value):
+        _check(key, tried_value, (key, number), mistakes)
     return value
 
 
@@ -124,8 +124,8 @@ def drawn(key: str, value: Any, mistakes: Mistakes) -> Any:
     except ValidationError as error:
         mistakes += [_mistake((key, *e["loc"]), e["input"], e["msg"]) for e in error.errors()]
         return value
-    for one in draw.extremes:
-        _check(key, one if draw.choice else whole(key, one), (key, *draw.model_fields_set), mistakes)
+    for extreme in draw.extremes:
+        _check(key, extreme if draw.choice else whole(key, extreme), (key, *draw.model_fields_set), mistakes)
     return draw
 
 

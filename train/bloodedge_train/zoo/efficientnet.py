@@ -1,6 +1,6 @@
 """EfficientNet: Tan and Le, "Rethinking model scaling for convolutional neural networks", ICML 2019.
 
-keras.applications' network from its stem on. What stands before it there divides by the square root of ImageNet's
+keras.applications' network from its stem on. The layers before it divide by the square root of ImageNet's
 standard deviation, and once more when it downloads its weights; ``scale`` divides by the standard deviation, once.
 """
 

@@ -9,7 +9,7 @@ def count_macs(model: Any) -> int:
 
     Counted are two-dimensional, depthwise and separable convolutions and fully connected layers, those of nested models
     included; every other layer (normalisation, activation, pooling, addition) counts nothing, as in
-    the papers whose figures these are compared with. The input's size must be fixed, and a layer stand in one place.
+    the papers whose figures these are compared with. The input's size must be fixed, and each layer must be used once.
     """
     import keras
 

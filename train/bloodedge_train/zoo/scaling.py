@@ -1,6 +1,6 @@
 """What networks expect of their input, as layers inside the graph: image (N, H, W, 3) RGB 0..255 in, float32 out.
 
-Always float32, whatever the dtype policy: bfloat16's 8 bits would round a scaled byte. Constants stand in a Rescaling,
+Always float32, whatever the dtype policy: bfloat16's 8 bits would round a scaled byte. Constants are in a Rescaling,
 not in a Normalization, whose constants some exports lose.
 """
 
