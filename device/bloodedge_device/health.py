@@ -34,7 +34,7 @@ class Health:
         self._conditions: dict[str, Condition] = {}
         self._lock = threading.Lock()
 
-    def tell(self, part: str, level: Level, sentence: str) -> bool:
+    def report(self, part: str, level: Level, sentence: str) -> bool:
         """Set a part's condition, addresses in the sentence redacted; returns whether its level changed."""
         with self._lock:
             before = self._conditions.get(part)

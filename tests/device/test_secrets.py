@@ -111,7 +111,7 @@ def test_entries_of_before_are_shown_without_passwords_and_their_log_stays_whole
 
 def test_health_tells_no_password_to_page_broker_and_fleet() -> None:
     health = Health()
-    health.tell("camera", Level.FAILED, "The stream rtsp://op:hunter2@cam/1?pwd=x does not answer; check it.")
+    health.report("camera", Level.FAILED, "The stream rtsp://op:hunter2@cam/1?pwd=x does not answer; check it.")
     assert health.conditions()["camera"].sentence == "The stream rtsp://***@cam/1?pwd=*** does not answer; check it."
 
 

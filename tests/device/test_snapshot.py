@@ -28,7 +28,7 @@ def daemon(state: Path) -> Iterator[FakeDaemon]:
 
 def test_page_broker_prometheus_and_fleet_say_the_same_of_one_moment(daemon: FakeDaemon) -> None:
     daemon.see([], reason=Reason.OUT_OF_FOCUS)
-    daemon.state.health.tell("camera", Level.FAILED, "The camera was unplugged.")
+    daemon.state.health.report("camera", Level.FAILED, "The camera was unplugged.")
     snapshot = daemon.state.snapshot()
     page, broker = status_of(snapshot), status_payload(snapshot)
     reporter = Reporter(daemon.store, MqttSettings(), daemon.state.snapshot, lambda: None, lambda: None)

@@ -103,8 +103,8 @@ class FakeDaemon:
         self.store = Store(folder)
         camera: Any = SimpleNamespace(name="replay of 3 images in frames", restarts=0, awaits_files=False, done={})
         self.state = DaemonState(self.settings, fakes.make_loaded(), camera, self.store, Health(), monotonic(), timings)
-        self.state.health.tell("camera", Level.OK, "Frames come in.")
-        self.state.health.tell("clock", Level.WARNING, "The clock is not synchronised.")
+        self.state.health.report("camera", Level.OK, "Frames come in.")
+        self.state.health.report("clock", Level.WARNING, "The clock is not synchronised.")
         self._results: deque[FrameResult] = deque()
         pipeline: Any = GivenPipeline
         self.slides = Slides(self.state, Signals(Event()), lambda *_: pipeline(self._results))

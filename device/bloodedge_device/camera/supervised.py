@@ -21,7 +21,7 @@ from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
 
-Tell = Callable[[Level, str], object]
+Report = Callable[[Level, str], object]
 """Called when the camera's state changes."""
 
 
@@ -31,7 +31,7 @@ class SupervisedCamera:
     def __init__(
         self,
         settings: CameraSettings,
-        tell: Tell | None = None,
+        report: Report | None = None,
         number: int = 0,
         done: dict[str, SourceFile] | None = None,
         timings: Timings = TIMINGS,
@@ -43,7 +43,7 @@ class SupervisedCamera:
         self.done = {} if done is None else done
         self.name, self.live, self.ending = "", settings.is_hardware, ""
         self.restarts = 0
-        self._settings, self._tell = settings, tell or (lambda _level, _sentence: None)
+        self._settings, self._report = settings, report or (lambda _level, _sentence: None)
         self._timings = timings
         self._memory_file = _shared_memory()
         self._memory = mmap.mmap(self._memory_file, SLOTS * SLOT_BYTES)
@@ -70,7 +70,7 @@ class SupervisedCamera:
             if not stop.is_set():
                 self.name, self.live = self._child.name, self._child.live
                 self._ever_opened = True
-                self._tell(Level.OK, self.name)
+                self._report(Level.OK, self.name)
             return
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
@@ -120,7 +120,7 @@ class SupervisedCamera:
         wait_s = waits_s[min(self._failures, len(waits_s) - 1)]
         if not self._failures:
             log.warning("Camera: %s Retrying until it answers.", problem)
-        self._tell(Level.FAILED, str(problem))
+        self._report(Level.FAILED, str(problem))
         self._failures += 1
         self.restarts += 1
         if not stop.wait(wait_s):

@@ -45,7 +45,7 @@ class Monitor:
             f"The processor is at {temperature:.0f} °C: {'no frame is' if now is Pace.STOPPED else 'fewer frames are'}"
             f" processed until it has cooled to {limit_c - COOLED_BY_C:g} °C; cool the board."
         )
-        state.health.tell("heat", Level.FAILED if now is Pace.STOPPED else Level.WARNING, sentence)
+        state.health.report("heat", Level.FAILED if now is Pace.STOPPED else Level.WARNING, sentence)
         if before is not now:
             log.warning("%s", sentence)
 
@@ -55,10 +55,10 @@ class Monitor:
         if state.publisher is not None:
             broker, lost = state.publisher, state.store.messages_lost
             level = Level.OK if broker.connected and not lost else Level.WARNING
-            state.health.tell("broker", level, broker.sentence + (f" {lost} messages were dropped." if lost else ""))
+            state.health.report("broker", level, broker.sentence + (f" {lost} messages were dropped." if lost else ""))
         self._check_frames()
         if "model" in state.health.conditions():
-            state.health.tell("model", *state.faults.condition())
+            state.health.report("model", *state.faults.condition())
         jump_s = self._clock.jumped()
         if jump_s is not None:
             log.warning("The clock was set by %+.0f s; durations are not affected.", jump_s)
@@ -67,47 +67,47 @@ class Monitor:
         self._notifier.status(f"{state.rate.per_second:.1f} frames/s, {slide}, camera {state.camera.name}")
 
     def _check_frames(self) -> None:
-        state, tell = self._state, self._state.health.tell
+        state, report = self._state, self._state.health.report
         alive_s, unreadable = state.settings.watch.alive_s, state.unreadable_in_a_row
         if state.awaits_files:
-            tell("frames", Level.OK, "Waiting for the next image in the watched folder.")
+            report("frames", Level.OK, "Waiting for the next image in the watched folder.")
             self._notifier.watchdog()
         elif state.is_alive and unreadable >= UNREADABLE_IN_A_ROW:
             sentence = f"None of the last {unreadable} frames could be read; check the camera's connection."
-            tell("frames", Level.FAILED, sentence)
+            report("frames", Level.FAILED, sentence)
         elif state.is_alive:
-            tell("frames", Level.OK, f"{state.rate.per_second:.1f} frames per second are classified.")
+            report("frames", Level.OK, f"{state.rate.per_second:.1f} frames per second are classified.")
         elif state.pace is Pace.STOPPED:
-            tell("frames", Level.WARNING, "No frame is processed until the processor has cooled.")
+            report("frames", Level.WARNING, "No frame is processed until the processor has cooled.")
         elif monotonic() - self._began_s < alive_s:
-            tell("frames", Level.OK, "Waiting for the first frame.")
-        elif tell("frames", Level.FAILED, f"No frame was classified for {alive_s:g} s."):
+            report("frames", Level.OK, "Waiting for the first frame.")
+        elif report("frames", Level.FAILED, f"No frame was classified for {alive_s:g} s."):
             log.warning("No frame was classified for %g s.", alive_s)
 
     def check_seldom(self) -> None:
         """Clock, heat and disk; freed memory goes back to the system."""
-        tell = self._state.health.tell
+        report = self._state.health.report
         if clock_synchronised() is False:
-            tell("clock", Level.WARNING, "The clock is not synchronised; times may be wrong.")
+            report("clock", Level.WARNING, "The clock is not synchronised; times may be wrong.")
         else:
-            tell("clock", Level.OK, "The clock is synchronised, as far as the system knows.")
+            report("clock", Level.OK, "The clock is synchronised, as far as the system knows.")
         if self._state.pace is Pace.FULL:
             self._report_heat()
         self._tidy()
         give_freed_memory_back()
 
     def _report_heat(self) -> None:
-        tell, watch = self._state.health.tell, self._state.settings.watch
+        report, watch = self._state.health.report, self._state.settings.watch
         temperature, throttling = cpu_temperature_c(), read_throttling()
         if throttling is not None and throttling.now:
-            tell("heat", Level.WARNING, f"{throttling.now[0][0].upper()}{throttling.now[0][1:]}; cool the board.")
+            report("heat", Level.WARNING, f"{throttling.now[0][0].upper()}{throttling.now[0][1:]}; cool the board.")
         elif temperature is not None:
             hot = temperature >= HOT_C
             sentence = f"The processor is at {temperature:.0f} °C{'; cool the board' if hot else ''}."
-            tell("heat", Level.WARNING if hot else Level.OK, sentence)
+            report("heat", Level.WARNING if hot else Level.OK, sentence)
         elif watch.slow_at_c is not None or watch.stop_at_c is not None:
             sentence = "No CPU temperature sensor was found: watch.slow_at_c and watch.stop_at_c have no effect."
-            tell("heat", Level.WARNING, sentence)
+            report("heat", Level.WARNING, sentence)
 
     def _tidy(self) -> None:
         store = self._state.store

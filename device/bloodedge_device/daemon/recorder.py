@@ -133,7 +133,7 @@ class Recorder:
             self._persevere(slide, partial(self._store_latency, slide))
         if batch[-1].result is None:
             self._persevere(slide, partial(self._end_slide, slide, batch[-1].actor))
-        self._health.tell("store", *_condition(self._store))
+        self._health.report("store", *_condition(self._store))
         self._stored()
 
     def _persevere(self, slide: CurrentSlide, step: Callable[[], None]) -> None:
@@ -151,7 +151,7 @@ class Recorder:
                 return
 
     def _await_room(self, error: DiskFullError) -> None:
-        if self._health.tell("store", Level.FAILED, _FULL):
+        if self._health.report("store", Level.FAILED, _FULL):
             log.warning("%s", error)
         if self._ends_at_s is None and self._ending():
             self._ends_at_s = monotonic() + self._timings.full_disk_wait_s

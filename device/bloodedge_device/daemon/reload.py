@@ -92,7 +92,7 @@ class Switcher:
         except BloodedgeError as error:
             sentence = f"The reload failed; the old settings stay in force. {error}"
             log.warning("%s", sentence)
-            self._state.health.tell("settings", Level.WARNING, sentence)
+            self._state.health.report("settings", Level.WARNING, sentence)
 
     def _prepare(self, new: DeviceSettings) -> None:
         old, running = self._state.settings, self._state.loaded
@@ -106,7 +106,7 @@ class Switcher:
             check_revocation(new, running)
         switched = active_digest(new) != running.sha256
         if new == old and not switched:
-            self._state.health.tell("settings", Level.OK, IN_FORCE)
+            self._state.health.report("settings", Level.OK, IN_FORCE)
             log.info("Reloaded: nothing has changed.")
             return
         network = switched or any(getattr(new, name) != getattr(old, name) for name in NEW_NETWORK)
@@ -131,7 +131,7 @@ class Switcher:
 
     def _announce(self, to: Switch) -> None:
         if to.actor == RELOAD:
-            self._state.health.tell("settings", Level.OK, IN_FORCE)
+            self._state.health.report("settings", Level.OK, IN_FORCE)
             log.info("Reloaded: a new run has begun.")
         else:
             manifest = to.loaded.manifest
@@ -140,11 +140,11 @@ class Switcher:
     def _let_next_wait(self, error: BloodedgeError) -> None:
         self._next_waits = True
         sentence = f"Settings and bundle stay as they are until a new run can be stored. {error}"
-        if self._state.health.tell("run", Level.FAILED, sentence):
+        if self._state.health.report("run", Level.FAILED, sentence):
             log.warning("%s", sentence)
 
     def _forget_next(self) -> None:
         self._next = None
         if self._next_waits:
             self._next_waits = False
-            self._state.health.tell("run", Level.OK, "No run waits to be stored.")
+            self._state.health.report("run", Level.OK, "No run waits to be stored.")

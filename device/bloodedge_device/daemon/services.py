@@ -141,7 +141,7 @@ class Services:
             self._failures.pop(what, None)
         failure = next(iter(self._failures.values()), "")
         level = Level.FAILED if failure else Level.OK
-        self._state.health.tell("housekeeping", level, failure or "All services run.")
+        self._state.health.report("housekeeping", level, failure or "All services run.")
 
 
 def _failure_sentence(what: str, error: Exception) -> str:

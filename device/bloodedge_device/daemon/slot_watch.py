@@ -225,7 +225,7 @@ class SlotWatch:
             sentence = f"{slot.title} in slot {record.active} is on probation, {left:.0f} minutes left."
         else:
             sentence = f"{slot.title} in slot {record.active} runs."
-        self._state.health.tell("bundle", level, sentence)
+        self._state.health.report("bundle", level, sentence)
 
 
 def _detail(event: Event) -> dict[str, object]:

@@ -78,7 +78,7 @@ class DaemonState:
         self.faults.add(result)
         if self.faults.faults != before:
             level, sentence = self.faults.condition()
-            if self.health.tell("model", level, sentence):
+            if self.health.report("model", level, sentence):
                 log.warning("%s", sentence)
         self.unreadable_in_a_row = self.unreadable_in_a_row + 1 if result.reason is Reason.BAD_FRAME else 0
 
@@ -163,4 +163,4 @@ def supervised_camera(
     folder = settings.camera.source if settings.camera.watch else None
     stored = {} if folder is None else read_watched(settings.state, Path(folder))
     taken = {**stored, **(done or {})}
-    return SupervisedCamera(settings.camera, partial(health.tell, "camera"), number, taken, timings)
+    return SupervisedCamera(settings.camera, partial(health.report, "camera"), number, taken, timings)
