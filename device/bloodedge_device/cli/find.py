@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
 from bloodedge.text import as_text
 
 if TYPE_CHECKING:
@@ -109,6 +108,8 @@ def to_json(path: Path, found: "Found") -> dict[str, Any]:
 
 def _files(images: Iterable[Path]) -> list[Path]:
     """The image files, folders replaced by their images, each once. Raises UsageError for an empty folder."""
+    from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
+
     files: dict[Path, None] = {}
     for path in images:
         if not path.is_dir():
