@@ -15,6 +15,8 @@ from xml.etree import ElementTree as ET
 TESTS = Path(__file__).resolve().parents[1]
 README = TESTS / "README.md"
 RESULTS = TESTS.parent / ".pytest_cache" / "rooms"
+LONG_S = 4.0
+"""A test, with all its parameters, that takes longer is worth a look."""
 BEGIN, END = "<!-- slow tests: begin -->\n", "<!-- slow tests: end -->"
 
 
@@ -80,6 +82,10 @@ def main() -> None:
         README.write_text(before + BEGIN + table() + END + rest.split(END)[1])
     else:
         print(table())
+        seconds = measured()
+        for test in sorted(set(seconds) - set(slow_tests()), key=lambda test: -seconds[test]):
+            if seconds[test] > LONG_S:
+                print(f"not marked: {seconds[test]:4.0f} s  {test.room}/{test.file}::{test.name}")
 
 
 if __name__ == "__main__":
