@@ -14,6 +14,7 @@ from bloodedge.cli.demo import WIDER_GATE, run_demo
 from bloodedge.errors import BloodedgeError, UsageError
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_a_report_of_a_device_that_classified_cells(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bloodedge", "demo", "--out", str(tmp_path / "demo")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -73,7 +73,7 @@ def run_room(room: str, chosen: tuple[str, ...], progress: Progress, task: TaskI
     begun_s, left_out = monotonic(), 0
     progress.start_task(task)
     with (
-        (RESULTS / f"{room}.log").open("w", errors="replace") as log,
+        (RESULTS / f"{room}.log").open("w", buffering=1, errors="replace") as log,
         subprocess.Popen(
             command,
             cwd=ROOT,
