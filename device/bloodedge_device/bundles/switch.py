@@ -6,7 +6,9 @@ from pathlib import Path
 
 from bloodedge.bundle import Bundle
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.bundles.loading import check_slot, is_bundle_fault, verify_signer
+from bloodedge.signing.signature import Untrusted, refuse_revoked
+from bloodedge.signing.trust import TrustStore
+from bloodedge_device.bundles.loading import Loaded, check_slot, is_bundle_fault, verify_signer
 from bloodedge_device.bundles.slot_record import (
     SHIPPED,
     Event,
@@ -213,3 +215,20 @@ def _good(state: Path, record: Record) -> SlotName | None:
     except BloodedgeError:
         return None
     return record.idle
+
+
+def check_revocation(settings: DeviceSettings, loaded: Loaded) -> None:
+    """Mark the running slot's bundle bad if the key that signed it was revoked.
+
+    Raises Untrusted for a bundle that the settings name, and BloodedgeError when the trusted keys cannot be read, which
+    says nothing about the bundle.
+    """
+    if loaded.signer is None:
+        return
+    title = f"{loaded.manifest.name} {loaded.manifest.serial}"
+    try:
+        refuse_revoked(title, loaded.signer.key_id, TrustStore.read(settings.trusted_keys))
+    except Untrusted as error:
+        if loaded.slot is None:
+            raise
+        mark_bad(settings.state, loaded.sha256, str(error))

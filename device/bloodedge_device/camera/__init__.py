@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Protocol
 
-from bloodedge_device.frames import BadFrame, Frame
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.errors import BloodedgeError
+from bloodedge.imaging import colour_8bit
+from bloodedge_device.frames import BadFrame, Capture, Frame
 
 
 class Camera(Protocol):
@@ -21,6 +26,16 @@ class Camera(Protocol):
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """Frames in the order of capture, until the source ends or ``stop`` is set."""
         ...
+
+
+def frame_of(image: NDArray[np.generic], index: int, start_s: float, um_per_px: float | None) -> Frame | BadFrame:
+    """Frame number ``index`` from a camera's or a video's image, whose capture began at ``start_s`` (monotonic)."""
+    source = f"frame {index}"
+    try:
+        bgr = colour_8bit(image, source)
+    except BloodedgeError as error:
+        return BadFrame(Capture.now(index, start_s, source), str(error))
+    return Frame(Capture.now(index, start_s, source), bgr, um_per_px)
 
 
 class Pace:

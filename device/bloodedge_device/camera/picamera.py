@@ -7,9 +7,8 @@ from time import monotonic
 from typing import Any
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.imaging import colour_8bit
-from bloodedge_device.camera import Pace
-from bloodedge_device.frames import BadFrame, Capture, Frame
+from bloodedge_device.camera import Pace, frame_of
+from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.settings.sections import CameraSettings
 
 log = logging.getLogger("bloodedge.device")
@@ -201,17 +200,12 @@ class PiCamera:
 
     def _read(self, camera: Any, index: int) -> Frame | BadFrame:
         start_s = monotonic()
-        source = f"frame {index}"
         request = self._request(camera)
         try:
             image = request.make_array("main")  # a copy of the buffer, so it outlives the request
         finally:
             request.release()
-        try:
-            bgr = colour_8bit(image, source)
-        except BloodedgeError as error:
-            return BadFrame(Capture.now(index, start_s, source), str(error))
-        return Frame(Capture.now(index, start_s, source), bgr, self._settings.um_per_px)
+        return frame_of(image, index, start_s, self._settings.um_per_px)
 
 
 def default_size(sensor: tuple[int, int]) -> tuple[int, int]:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.imaging import colour_8bit, read_image
+from bloodedge.imaging import read_image
 from bloodedge.redact import PERCENT, redacted
 from bloodedge.text import as_text
-from bloodedge_device.camera import Pace
+from bloodedge_device.camera import Pace, frame_of
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.settings.sections import CameraSettings, is_stream
@@ -129,10 +129,10 @@ class VideoCamera:
         """The grabbed frame; without a capture, one that could not be decoded."""
         source = f"frame {index}"
         try:
-            bgr = colour_8bit(self._decoded(capture, source), source)
+            image = self._decoded(capture, source)
         except BloodedgeError as error:
             return BadFrame(Capture.now(index, start, source), str(error))
-        return Frame(Capture.now(index, start, source), bgr, self._settings.um_per_px)
+        return frame_of(image, index, start, self._settings.um_per_px)
 
     def _decoded(self, capture: cv2.VideoCapture | None, source: str) -> NDArray[np.generic]:
         image: NDArray[np.generic] | None = None if capture is None else capture.retrieve()[1]

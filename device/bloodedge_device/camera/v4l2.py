@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted
-from bloodedge.imaging import colour_8bit
+from bloodedge_device.camera import frame_of
 from bloodedge_device.camera.jpeg import decode_jpeg
 from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.settings.sections import CameraSettings
@@ -233,11 +233,7 @@ class V4l2Camera:
             image = decode_jpeg(image.tobytes())
         if image is None or image.size == 0:
             return BadFrame(Capture.now(index, start_s, source), f"{source} of {self.name} is damaged.")
-        try:
-            bgr = colour_8bit(image, source)
-        except BloodedgeError as error:
-            return BadFrame(Capture.now(index, start_s, source), str(error))
-        return Frame(Capture.now(index, start_s, source), bgr, self._settings.um_per_px)
+        return frame_of(image, index, start_s, self._settings.um_per_px)
 
 
 def _path_of(source: str | None) -> Path:

@@ -4,11 +4,9 @@ from pathlib import Path
 
 import click
 
+from bloodedge_device.cli.options import BOARD_HELP, config_option, state_option
 from bloodedge_device.cli.provision import provision_command
 from bloodedge_device.cli.service import (
-    BOARD_HELP,
-    CONFIG_HELP,
-    STATE_HELP,
     audit_command,
     backup_command,
     doctor_command,
@@ -35,7 +33,7 @@ for command in (
 
 
 @device.command("run")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
+@config_option
 @click.option("--bundle", metavar="BUNDLE", type=click.Path(path_type=Path), help="The bundle to run.")
 @click.option(
     "--camera",
@@ -44,7 +42,7 @@ for command in (
 )
 @click.option("--watch", is_flag=True, help="Wait for new images in the folder, without end; take each once.")
 @click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")
-@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+@state_option
 @click.option("--port", metavar="N", type=click.IntRange(0, 65535), help="Port of the page; 0: any free one.")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in a browser.")
 @click.option("--no-page", is_flag=True, help="Do not serve the page.")
@@ -133,7 +131,7 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
 
 
 @device.command("report")
-@click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+@state_option
 @click.option("--slide", metavar="ID", type=click.IntRange(min=1), help="Which slide (default: the latest).")
 @click.option("--json", "json_target", metavar="FILE|-", help="Write the report as JSON to a file, or to stdout for -.")
 @click.option(

@@ -5,11 +5,7 @@ from typing import Any
 
 import click
 
-BOARD_HELP = "a board's /etc/bloodedge/device.toml"
-CONFIG_HELP = f"Settings (TOML; default, unless --state is given: {BOARD_HELP})."
-STATE_HELP = f"Folder of the results (default: the settings', also of {BOARD_HELP}, else ~/.local/state/bloodedge)."
-
-_state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
+from bloodedge_device.cli.options import config_option, state_option
 
 
 @click.group()
@@ -19,7 +15,7 @@ def slide() -> None:
 
 @slide.command("start")
 @click.argument("label", default="")
-@_state
+@state_option
 def start_command(label: str, state: Path | None) -> None:
     """End the current slide and begin one called LABEL."""
     answer = _ask(state, "POST", "/api/v1/slides", {"label": label})
@@ -27,7 +23,7 @@ def start_command(label: str, state: Path | None) -> None:
 
 
 @slide.command("end")
-@_state
+@state_option
 def end_command(state: Path | None) -> None:
     """End the current slide.
 
@@ -40,7 +36,7 @@ def end_command(state: Path | None) -> None:
 @slide.command("label")
 @click.argument("number", metavar="ID", type=click.IntRange(min=1))
 @click.argument("label")
-@_state
+@state_option
 def label_command(number: int, label: str, state: Path | None) -> None:
     """Call slide ID by another LABEL."""
     _ask(state, "PATCH", f"/api/v1/slides/{number}", {"label": label})
@@ -48,7 +44,7 @@ def label_command(number: int, label: str, state: Path | None) -> None:
 
 
 @slide.command("show")
-@_state
+@state_option
 def show_command(state: Path | None) -> None:
     """Show the current slide's figures so far."""
     status = _ask(state, "GET", "/api/v1/status")
@@ -81,13 +77,8 @@ def _folder(state: Path | None, command: str) -> Path:
 
 
 @click.command("doctor")
-@click.option(
-    "--config",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help=f"Settings (TOML; default: {BOARD_HELP}).",
-)
-@_state
+@config_option
+@state_option
 @click.option("--json", "target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -.")
 def doctor_command(config: Path | None, state: Path | None, target: str | None) -> None:
     """Check the board, and say what to do.
@@ -112,7 +103,7 @@ def doctor_command(config: Path | None, state: Path | None, target: str | None) 
 
 @click.command("backup")
 @click.argument("target", metavar="FILE.zip", type=click.Path(path_type=Path, dir_okay=False))
-@_state
+@state_option
 @click.option("--no-crops", is_flag=True, help="Leave the cells' images out.")
 def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
     """Copy all results to FILE.zip.
@@ -129,8 +120,8 @@ def backup_command(target: Path, state: Path | None, no_crops: bool) -> None:
 
 
 @click.command("expire")
-@click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
-@_state
+@config_option
+@state_option
 def expire_command(config: Path | None, state: Path | None) -> None:
     """Remove images older than [store] keep_days.
 
@@ -167,7 +158,7 @@ def expire_command(config: Path | None, state: Path | None) -> None:
 
 
 @click.command("audit")
-@_state
+@state_option
 @click.option(
     "--count", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Show the latest N."
 )
@@ -196,7 +187,7 @@ def audit_command(state: Path | None, count: int) -> None:
 
 
 @click.command("token")
-@_state
+@state_option
 def token_command(state: Path | None) -> None:
     """Make an access token for the page.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bloodedge_device.cli.service import CONFIG_HELP, STATE_HELP
+from bloodedge_device.cli.options import config_option, state_option
 
 if TYPE_CHECKING:
     from bloodedge_device.bundles.slot_record import Record
@@ -13,14 +13,11 @@ if TYPE_CHECKING:
 
 LIVE_WITHIN_S = 60.0
 
-_config = click.option("--config", metavar="FILE", type=click.Path(path_type=Path), help=CONFIG_HELP)
-_state = click.option("--state", metavar="DIR", type=click.Path(path_type=Path), help=STATE_HELP)
-
 
 @click.command("install")
 @click.argument("bundle", metavar="BUNDLE", type=click.Path(path_type=Path))
-@_config
-@_state
+@config_option
+@state_option
 @click.option("--allow-older", is_flag=True, help="Install it even if a newer one of that name was good here.")
 def install_command(bundle: Path, config: Path | None, state: Path | None, allow_older: bool) -> None:
     """Try BUNDLE out on this board, and switch to it.
@@ -48,8 +45,8 @@ def install_command(bundle: Path, config: Path | None, state: Path | None, allow
 
 
 @click.command("rollback")
-@_config
-@_state
+@config_option
+@state_option
 def rollback_command(config: Path | None, state: Path | None) -> None:
     """Go back to the bundle in the other slot.
 
@@ -65,8 +62,8 @@ def rollback_command(config: Path | None, state: Path | None) -> None:
 
 
 @click.command("slots")
-@_config
-@_state
+@config_option
+@state_option
 @click.option("--json", "target", metavar="FILE|-", help="Write the record as JSON to a file, or to stdout for -.")
 def slots_command(config: Path | None, state: Path | None, target: str | None) -> None:
     """Show the two slots, which one runs, and their history."""

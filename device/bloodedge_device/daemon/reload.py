@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bloodedge.errors import BloodedgeError
 from bloodedge_device.bundles.loading import Loaded, active_digest, load
-from bloodedge_device.bundles.revocation import check_revocation
 from bloodedge_device.bundles.start import load_counted
+from bloodedge_device.bundles.switch import check_revocation
 from bloodedge_device.daemon.slides import Slides
 from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.health import Level

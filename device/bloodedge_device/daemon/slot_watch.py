@@ -9,11 +9,11 @@ from bloodedge.signing.signature import Untrusted
 from bloodedge_device.bundles.loading import is_bundle_fault, load
 from bloodedge_device.bundles.probation import figures_of, is_proven, why_failed
 from bloodedge_device.bundles.repair import repair
-from bloodedge_device.bundles.revocation import check_revocation
 from bloodedge_device.bundles.slot_record import DamagedRecordError, Event, Record, Slot, read_record, slots_folder
 from bloodedge_device.bundles.start import load_counted, on_hold_sentence
 from bloodedge_device.bundles.switch import (
     MOST_STARTS_IN_A_ROW,
+    check_revocation,
     has_good_alternative,
     mark_bad,
     mark_good,

@@ -107,34 +107,34 @@ def write_gallery(frames: Sequence[ShownFrame], unreadable: Sequence[str], targe
 
 def page(frames: Sequence[ShownFrame], unreadable: Sequence[str]) -> str:
     """Self-contained HTML."""
-    things = Counter(thing.kind for frame in frames for thing in (*frame.cells, *frame.rejected))
-    areas = [thing.cell.area_um2 for frame in frames for thing in frame.cells if thing.cell and thing.kind == "whole"]
+    counts = Counter(shown.kind for frame in frames for shown in (*frame.cells, *frame.rejected))
+    areas = [shown.cell.area_um2 for frame in frames for shown in frame.cells if shown.cell and shown.kind == "whole"]
     scales = [frame.um_per_px for frame in frames]
     return render(
         "bloodedge_device.finder",
         "find.html",
         frames=frames,
         unreadable=unreadable,
-        filters=list(_filters(frames, things)),
-        things=things,
-        cells=things["whole"] + things["cut"],
+        filters=list(_filters(frames, counts)),
+        things=counts,
+        cells=counts["whole"] + counts["cut"],
         turned_down=sum(len(frame.rejected) for frame in frames),
         turned_away=sum(frame.gate.reason is not None for frame in frames),
         without_cells=sum(not frame.cells for frame in frames),
         median_area=float(np.median(areas)) if areas else None,
         scales=(min(scales), max(scales)),
-        meanings=[(reason, meaning) for reason, meaning in MEANINGS.items() if things[reason]],
+        meanings=[(reason, meaning) for reason, meaning in MEANINGS.items() if counts[reason]],
     )
 
 
-def _filters(frames: Sequence[ShownFrame], things: Counter[str]) -> Iterator[Filter]:
+def _filters(frames: Sequence[ShownFrame], counts: Counter[str]) -> Iterator[Filter]:
     names = {"whole": "whole cells", "cut": "cells cut by the border"}
     for kind, name in names.items():
-        yield Filter(kind, name, things[kind], of_things=True)
-    for kind, number in things.most_common():
+        yield Filter(kind, name, counts[kind], of_things=True)
+    for kind, number in counts.most_common():
         if kind not in names:
             yield Filter(kind, words(kind), number, of_things=True)
-    of_frames = Counter(kind for frame in frames for kind in frame.kinds - things.keys())
+    of_frames = Counter(kind for frame in frames for kind in frame.kinds - counts.keys())
     for kind, number in sorted(of_frames.items()):
         name = "frames: nothing found" if kind == "empty" else f"frames: {words(kind.removeprefix('gate-'))}"
         yield Filter(kind, name, number, of_things=False)

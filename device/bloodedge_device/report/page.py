@@ -156,14 +156,14 @@ def _trust_rows(report: DeviceReport) -> tuple[list[dict[str, Any]], str]:
             if value is None:
                 continue
             interval = evaluation.ci95.get(key)
-            told = f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-            strip = charts.interval_strip(axis, value, interval, kind, f"{name}, {note}: {told}")
+            shown = f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+            strip = charts.interval_strip(axis, value, interval, kind, f"{name}, {note}: {shown}")
             rows.append(
                 {
                     "name": name if kind == "device" else "",
                     "note": note,
                     "strip": strip,
-                    "value": told,
+                    "value": shown,
                     "pair": kind == "device",
                 }
             )
@@ -198,11 +198,11 @@ def _signed(points: float) -> str:
 
 def _shown(cell: ShownCell) -> dict[str, str]:
     value = "" if cell.blast_probability is None else percent(cell.blast_probability)
-    said = f"Cell {'left uncertain, ' + cell.reason if cell.reason else 'called ' + cell.label}"
-    told = f"{said}{', blast probability ' + value if value else ''}, {cell.area_um2:.0f} square micrometres"
+    verdict = f"Cell {'left uncertain, ' + cell.reason if cell.reason else 'called ' + cell.label}"
+    text = f"{verdict}{', blast probability ' + value if value else ''}, {cell.area_um2:.0f} square micrometres"
     return {
         "uri": data_uri(cell.crop.read_bytes(), "image/jpeg"),
-        "text": told,
+        "text": text,
         "kind": cell.label,
         "value": value,
         "reason": cell.reason,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Artifact, Manifest
 from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
@@ -158,6 +158,15 @@ class DeviceReport:
             },
             "golden": self.golden,
         }
+
+
+def figure_text(evaluation: Evaluation, key: str) -> str:
+    """A held-out figure with its 95 % interval; a dash where it is not known."""
+    value: float | None = getattr(evaluation, key)
+    if value is None:
+        return "\N{EN DASH}"
+    interval = evaluation.ci95.get(key)
+    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]:

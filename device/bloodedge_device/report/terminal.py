@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from rich.markup import escape
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.console import console
 from bloodedge.report import milliseconds, percent, words
 from bloodedge.tables import print_table
-from bloodedge_device.report.reading import DeviceReport
-
-DASH = "\N{EN DASH}"
+from bloodedge_device.report.reading import DeviceReport, figure_text
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "auc": "AUC"}
 
@@ -42,44 +40,36 @@ class Table:
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
-    def add_row(self, *cells: str) -> None:
-        """Add a row."""
-        self.rows.append(cells)
-
-
-def _table(title: str, *columns: str) -> Table:
-    return Table(title, columns)
-
 
 def _frames(report: DeviceReport) -> Table:
     counts = report.statistics
-    table = _table("Frames", "", "frames")
-    table.add_row("seen", str(counts.frames_seen))
-    table.add_row("dropped (the pipeline was busy)", str(counts.frames_dropped))
-    table.add_row("without a white cell", str(counts.frames_without_cells))
+    table = Table("Frames", ("", "frames"))
+    table.rows.append(("seen", str(counts.frames_seen)))
+    table.rows.append(("dropped (the pipeline was busy)", str(counts.frames_dropped)))
+    table.rows.append(("without a white cell", str(counts.frames_without_cells)))
     for reason, frames in counts.frames_rejected.items():
-        table.add_row(f"rejected: {words(reason)}", str(frames))
+        table.rows.append((f"rejected: {words(reason)}", str(frames)))
     return table
 
 
 def _cells(report: DeviceReport) -> Table:
     counts = report.statistics
-    table = _table("Cells", "", "cells", "share of found")
+    table = Table("Cells", ("", "cells", "share of found"))
     for label, cells in counts.cells.items():
-        table.add_row(label, str(cells), percent(cells / counts.cells_total if counts.cells_total else None))
+        table.rows.append((label, str(cells), percent(cells / counts.cells_total if counts.cells_total else None)))
     for reason, cells in counts.uncertain.items():
-        table.add_row(f"  uncertain: {words(reason)}", str(cells), percent(cells / counts.cells_total))
+        table.rows.append((f"  uncertain: {words(reason)}", str(cells), percent(cells / counts.cells_total)))
     for reason, objects in counts.not_cells.items():
-        table.add_row(f"rejected by the finder: {words(reason)}", str(objects), "")
+        table.rows.append((f"rejected by the finder: {words(reason)}", str(objects), ""))
     return table
 
 
 def _latency(report: DeviceReport) -> Table:
-    table = _table("Latency in ms", "stage", "per", "counted", "p50", "p95", "p99")
+    table = Table("Latency in ms", ("stage", "per", "counted", "p50", "p95", "p99"))
     for stage in report.stages:
-        table.add_row(stage.stage, stage.per, str(stage.count), *_percentiles(stage.latency_ms))
+        table.rows.append((stage.stage, stage.per, str(stage.count), *_percentiles(stage.latency_ms)))
     baseline = report.manifest.baseline
-    table.add_row(f"baseline inference, {baseline.hardware}", "cell", "", *_percentiles(baseline.latency_ms))
+    table.rows.append((f"baseline inference, {baseline.hardware}", "cell", "", *_percentiles(baseline.latency_ms)))
     return table
 
 
@@ -91,26 +81,19 @@ def _trust(report: DeviceReport) -> Table:
     artifact, baseline = report.artifact, report.manifest.baseline
     people = f"{baseline.evaluation.subjects} subjects" + ("" if baseline.evaluation.leaky else " not trained on")
     title = f"Held-out figures: {baseline.evaluation.cells} cells of {people}"
-    table = _table(
-        title, "", f"{artifact.engine} {artifact.precision} [95 % CI]", "float model [95 % CI]", "drop, points"
-    )
+    ours = f"{artifact.engine} {artifact.precision} [95 % CI]"
+    table = Table(title, ("", ours, "float model [95 % CI]", "drop, points"))
     for key, name in FIGURES.items():
         drop = artifact.agreement.drop.get(key)
-        table.add_row(
-            name,
-            _with_interval(artifact.evaluation, key),
-            _with_interval(baseline.evaluation, key),
-            DASH if drop is None else f"{drop:+.2f}",
+        table.rows.append(
+            (
+                name,
+                figure_text(artifact.evaluation, key),
+                figure_text(baseline.evaluation, key),
+                "\N{EN DASH}" if drop is None else f"{drop:+.2f}",
+            )
         )
     return table
-
-
-def _with_interval(evaluation: Evaluation, key: str) -> str:
-    value: float | None = getattr(evaluation, key)
-    if value is None:
-        return DASH
-    interval = evaluation.ci95.get(key)
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _agreement(report: DeviceReport) -> str:

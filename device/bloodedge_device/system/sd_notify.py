@@ -16,8 +16,6 @@ class Notifier:
     """Reports to the service manager; does nothing without one."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self.watchdog_s = _watchdog_s(environ)
-        """The watchdog's limit; None when there is none."""
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self._socket: socket.socket | None = None
         if self._address is not None:
@@ -59,13 +57,3 @@ def _address(name: str) -> str | None:
     if name.startswith("@"):
         return "\0" + name[1:]
     return name if name.startswith("/") else None
-
-
-def _watchdog_s(environ: Mapping[str, str]) -> float | None:
-    """The watchdog's limit in seconds, if it is for this process."""
-    try:
-        limit = int(environ.get("WATCHDOG_USEC", ""))
-        process = int(environ.get("WATCHDOG_PID", os.getpid()))
-    except ValueError:
-        return None
-    return limit / 1e6 if limit > 0 and process == os.getpid() else None

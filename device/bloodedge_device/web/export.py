@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.report import count, percent
 from bloodedge_device.report.page import FIGURES, page
-from bloodedge_device.report.reading import DeviceReport, ShownCell, read_report
+from bloodedge_device.report.reading import DeviceReport, ShownCell, figure_text, read_report
 from bloodedge_device.store import queries
 
 KINDS = {
@@ -153,7 +153,7 @@ def _figures(report: DeviceReport) -> list[Any]:
     ]
     held_out = [("Held-out figure", f"{artifact.engine} {artifact.precision}", "float model")]
     for key, name in FIGURES.items():
-        held_out.append((name, _figure(artifact.evaluation, key), _figure(baseline.evaluation, key)))
+        held_out.append((name, figure_text(artifact.evaluation, key), figure_text(baseline.evaluation, key)))
     timing = [("Stage", "p50 / p95 / p99 ms", "timed for")]
     for stage in report.stages:
         ms = stage.latency_ms
@@ -166,13 +166,6 @@ def _figures(report: DeviceReport) -> list[Any]:
         ("How fast it was", _table(timing)),
     ]
     return [part for name, table in tables for part in (_text(name, 11, bold=True), table)]
-
-
-def _figure(evaluation: Any, key: str) -> str:
-    value, interval = getattr(evaluation, key), evaluation.ci95.get(key)
-    if value is None:
-        return "\N{EN DASH}"
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _table(rows: list[Any], header: bool = True) -> Any:
