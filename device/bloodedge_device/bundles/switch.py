@@ -1,6 +1,7 @@
 """Switching between the slots: after an install, at the end of probation, and back from a bad bundle."""
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -71,59 +72,34 @@ def uncount_start(state: Path) -> None:
         _change_starts(state, -1)
 
 
-def _change_starts(state: Path, by: int) -> None:
-    def counted(record: Record) -> Record:
-        slot = record.running
-        if record.active is None or slot is None:
-            return record
-        return record.changed(record.active, starts=max(0, slot.starts + by))
-
-    change(state, counted)
-
-
 def reset_starts(state: Path) -> None:
     """Forget the crashed starts of the active bundle."""
+    _change_active(state, lambda record, name, _: record.changed(name, starts=0))
 
-    def forgotten(record: Record) -> Record:
-        return record if record.active is None else record.changed(record.active, starts=0)
 
-    change(state, forgotten)
+def _change_starts(state: Path, by: int) -> None:
+    _change_active(state, lambda record, name, slot: record.changed(name, starts=max(0, slot.starts + by)))
 
 
 def record_kept(state: Path, why: str) -> None:
     """Add to the history that the active bundle runs on although it is at fault."""
-
-    def kept(record: Record) -> Record:
-        slot = record.running
-        return record if slot is None else record.with_event("kept", slot.title, record.active, why)
-
-    change(state, kept)
+    _change_active(state, lambda record, name, slot: record.with_event("kept", slot.title, name, why))
 
 
 def save_health(state: Path, digest: str, healthy_s: float) -> None:
     """Save how many seconds the bundle with this SHA-256 has run in good health on probation."""
-
-    def kept(record: Record) -> Record:
-        slot = record.running
-        if record.active is None or slot is None or slot.sha256 != digest or slot.state != "on probation":
-            return record
-        return record.changed(record.active, healthy_s=healthy_s)
-
-    change(state, kept)
+    _change_active(state, lambda record, name, _: record.changed(name, healthy_s=healthy_s), digest, probation=True)
 
 
 def mark_good(state: Path, digest: str) -> Record:
     """Mark the active bundle good, if it has this SHA-256 and is on probation."""
 
-    def good(record: Record) -> Record:
-        slot = record.running
-        if record.active is None or slot is None or slot.sha256 != digest or slot.state != "on probation":
-            return record
+    def good(record: Record, name: SlotName, slot: Slot) -> Record:
         highest = {**record.highest, slot.name: max(slot.serial, record.highest.get(slot.name, 0))}
-        after = record.changed(record.active, state="good", starts=0).model_copy(update={"highest": highest})
-        return after.with_event("good", slot.title, record.active)
+        after = record.changed(name, state="good", starts=0).model_copy(update={"highest": highest})
+        return after.with_event("good", slot.title, name)
 
-    return change(state, good)
+    return _change_active(state, good, digest, probation=True)
 
 
 def mark_bad(state: Path, digest: str, why: str) -> Record:
@@ -132,20 +108,31 @@ def mark_bad(state: Path, digest: str, why: str) -> Record:
     Goes back to a slot only if its bundle was good and its file is unchanged.
     """
 
-    def bad(record: Record) -> Record:
-        slot = record.running
-        if record.active is None or slot is None or slot.sha256 != digest:
-            return record
+    def bad(record: Record, name: SlotName, slot: Slot) -> Record:
         target = _good(state, record)
         to = SHIPPED if target is None else record.slots[target].title
-        after = record.changed(record.active, state="failed", why=why, starts=0)
+        after = record.changed(name, state="failed", why=why, starts=0)
         return after.model_copy(update={"active": target}).with_event("went back", to, target, f"{slot.title}: {why}")
 
     before = read_record(state).events
-    record = change(state, bad)
+    record = _change_active(state, bad, digest)
     if record.events > before:
         log.warning("%s", rollback_sentence(record.history[-1]))
     return record
+
+
+def _change_active(
+    state: Path, how: Callable[[Record, SlotName, Slot], Record], digest: str | None = None, *, probation: bool = False
+) -> Record:
+    """Change the record of the active slot; only if its SHA-256 is ``digest``, where given, and if on ``probation``."""
+
+    def changed(record: Record) -> Record:
+        slot = record.running
+        if record.active is None or slot is None or digest not in {None, slot.sha256}:
+            return record
+        return record if probation and slot.state != "on probation" else how(record, record.active, slot)
+
+    return change(state, changed)
 
 
 def rollback_sentence(event: Event) -> str:
