@@ -1,14 +1,14 @@
-"""The Debian package of the board's program, with all that it needs inside: no compiler and no network on the board.
+"""Build the Debian package of the board's program with all its dependencies: a board needs no compiler or network.
 
     python firmware_configs/debian/build.py [--suite trixie|bookworm] [--arch amd64|arm64] [--out DIR] [--wheels DIR]
         [--openvino]
 
-For Debian and Raspberry Pi OS: 13 (trixie, Python 3.13) or 12 (bookworm, Python 3.11). /opt/bloodedge is a virtual
-environment that also sees the system's packages, for picamera2 comes from apt. The package brings the program alone: a
-board's settings, units and boot options are written by `bloodedge device provision`, which an upgrade runs again and a
-removal undoes. Beside the package, and inside it, lies a bill of materials (CycloneDX 1.6). Any Python from 3.11 on
-builds it. Bytecode is in it when this runs on the suite's Python; otherwise the board compiles it when it installs. The
-same sources and wheels (and, with bytecode, the same Python) give the same bytes.
+For Debian and Raspberry Pi OS 13 (trixie, Python 3.13) or 12 (bookworm, Python 3.11). /opt/bloodedge is a virtual
+environment that also sees the system's packages, because picamera2 comes from apt. The package contains the program
+only: `bloodedge device provision` writes a board's settings, units and boot options; an upgrade runs it again and a
+removal undoes it. A bill of materials (CycloneDX 1.6) is inside the package and beside it. Any Python from 3.11 on
+builds the package; it contains bytecode if that is the suite's Python, else the board compiles it. The same sources and
+wheels (and, with bytecode, the same Python) give the same bytes.
 """
 
 import argparse
@@ -38,24 +38,24 @@ MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 @dataclass(frozen=True)
 class Suite:
-    """A release of Debian, as far as the package has to know it."""
+    """A release of Debian."""
 
     name: str
     number: int
     python: str
     glibc_minor: int
-    """Of glibc 2."""
+    """Minor version of glibc 2."""
     gcc: int
-    """Whose libstdc++ and libgomp it has."""
+    """Version of GCC whose libstdc++ and libgomp it has."""
 
     @property
     def site(self) -> str:
-        """Where Python packages lie, below the root."""
+        """Folder of the Python packages, below the root."""
         return f"{HOME}/lib/python{self.python}/site-packages"
 
     @property
     def runs_here(self) -> bool:
-        """Whether this very Python is the suite's, so that its bytecode is as well."""
+        """Whether this Python is the suite's, so that its bytecode fits."""
         return self.python == f"{sys.version_info.major}.{sys.version_info.minor}"
 
     @property
@@ -84,7 +84,7 @@ Section: science
 Priority: optional
 Description: leukaemia-cell classifier beside the microscope (research use only)
  Takes frames from a camera, finds white cells, classifies them with an int8
- network, and stores and publishes what it saw. After installing:
+ network, stores and publishes the results. After installing:
  bloodedge device provision --board auto
 """
 COPYRIGHT = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -98,7 +98,7 @@ License: Apache-2.0
 Files: {site}/*
 Copyright: the authors of each package
 License: other
- Each package's own licence lies in its .dist-info folder; sbom.cdx.json in this
+ Each package's own licence is in its .dist-info folder; sbom.cdx.json in this
  folder names them all.
 """
 ENTRY = f"#!/{HOME}/bin/python3\nimport sys\n\nfrom bloodedge.cli import main\n\nsys.exit(main())\n"
@@ -106,17 +106,17 @@ VENV = "home = /usr/bin\ninclude-system-site-packages = true\nversion = {python}
 
 
 def main() -> None:
-    """Build it and print its path."""
+    """Build the package and print its path."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, default="trixie")
     parser.add_argument("--arch", choices=MACHINES, default="amd64")
     parser.add_argument("--out", type=Path, default=Path("dist"))
-    parser.add_argument("--wheels", type=Path, help="take wheels from this folder and ask no index")
-    parser.add_argument("--openvino", action="store_true", help="with OpenVINO, which boards with x86 processors want")
-    parser.add_argument("--version", help="another version than the code's, such as 0.1.0+lab1")
+    parser.add_argument("--wheels", type=Path, help="take wheels from this folder only")
+    parser.add_argument("--openvino", action="store_true", help="with OpenVINO, for boards with x86 processors")
+    parser.add_argument("--version", help="version of the package, such as 0.1.0+lab1; default: the code's")
     options = parser.parse_args()
     if shutil.which("dpkg-deb") is None:
-        sys.exit("build.py: dpkg-deb is not here; on Debian and Ubuntu it is, elsewhere install the package dpkg.")
+        sys.exit("build.py: dpkg-deb is missing; install the package dpkg.")
     suite = SUITES[options.suite]
     os.environ.setdefault("SOURCE_DATE_EPOCH", commit_time())
     options.out.mkdir(parents=True, exist_ok=True)
@@ -136,14 +136,14 @@ def commit_time() -> str:
 
 
 def fill(root: Path, suite: Suite, arch: str, wheels: Path | None, *, openvino: bool) -> None:
-    """Everything but what Debian wants to know about it."""
+    """Fill the package's root, without Debian's control files."""
     site = root / suite.site
     install(site, suite, arch, wheels, ["device", *(["openvino"] if openvino else [])])
     shutil.rmtree(site / "bin", ignore_errors=True)
     forget_origin(site)
     if suite.runs_here:
         unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
-        # What does not compile is a wheel's template of Python.
+        # Files that do not compile are templates in wheels.
         compileall.compile_dir(site, stripdir=root, prependdir="/", quiet=2, invalidation_mode=unchecked)
     binaries = root / HOME / "bin"
     binaries.mkdir(parents=True)
@@ -157,7 +157,7 @@ def fill(root: Path, suite: Suite, arch: str, wheels: Path | None, *, openvino: 
 
 
 def install(site: Path, suite: Suite, arch: str, wheels: Path | None, extras: list[str]) -> None:
-    """This project's wheel and all that it needs, for another machine if need be."""
+    """Install this project's wheel and its dependencies, for the suite's Python and the target's machine."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     with tempfile.TemporaryDirectory() as name:
         run([*pip, "wheel", "--no-deps", "--wheel-dir", name, str(REPO)])
@@ -175,16 +175,17 @@ def install(site: Path, suite: Suite, arch: str, wheels: Path | None, extras: li
 
 
 def lacking(site: Path, python: str, machine: str) -> list[str]:
-    """What the distributions in a folder need on a Python and is not there: pip reads conditions for its own Python."""
+    """Missing dependencies of a folder's distributions on a Python: pip evaluates conditions for its own Python."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "platform_machine": machine}
-    there = {canonicalize_name(one.name) for one in distributions(path=[str(site)])}
-    stated = [Requirement(text) for one in distributions(path=[str(site)]) for text in one.requires or ()]
-    needed = [one for one in stated if one.marker is None or one.marker.evaluate({**environment, "extra": ""})]
-    return sorted({one.name for one in needed if canonicalize_name(one.name) not in there})
+    installed = list(distributions(path=[str(site)]))
+    names = {canonicalize_name(package.name) for package in installed}
+    stated = [Requirement(text) for package in installed for text in package.requires or ()]
+    needed = [need for need in stated if need.marker is None or need.marker.evaluate({**environment, "extra": ""})]
+    return sorted({need.name for need in needed if canonicalize_name(need.name) not in names})
 
 
 def forget_origin(site: Path) -> None:
-    """Remove pip's note of where the project's wheel lay, a path of this machine and of this moment."""
+    """Remove pip's record of the wheel's path on this machine."""
     (note,) = site.glob("bloodedge-*.dist-info/direct_url.json")
     record = note.with_name("RECORD")
     lines = record.read_text().splitlines(keepends=True)
@@ -193,12 +194,12 @@ def forget_origin(site: Path) -> None:
 
 
 def version_of(site: Path) -> str:
-    """The project's own, as it was installed."""
-    return next(one.version for one in distributions(path=[str(site)]) if one.name == "bloodedge")
+    """The installed project's version."""
+    return next(package.version for package in distributions(path=[str(site)]) if package.name == "bloodedge")
 
 
 def pack(root: Path, suite: Suite, out: Path, arch: str, version: str) -> Path:
-    """The package's file."""
+    """Build the package's file; returns its path."""
     package = out / f"{NAME}_{version}_{arch}.deb"
     documents = root / "usr/share/doc" / NAME
     bill = documents / "sbom.cdx.json"
@@ -231,7 +232,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def run(command: list[str], *, quiet: bool = False) -> None:
-    """Run a command, and end with a sentence when it fails."""
+    """Run a command; exit with a sentence when it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE if quiet else None, check=False)
     if done.returncode:
         sys.exit(f"build.py: {command[0]} failed, see above.")
