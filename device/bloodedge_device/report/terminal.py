@@ -1,7 +1,5 @@
 """The report as tables in a terminal."""
 
-from dataclasses import dataclass, field
-
 from rich.markup import escape
 
 from bloodedge import RESEARCH_USE
@@ -26,74 +24,64 @@ def show(report: DeviceReport) -> None:
     out.print(report.statistics.sentence(report.artifact.rates))
     for warning in report.warnings:
         out.print(f"[bold yellow]Mind:[/] {escape(warning)}")
-    for table in (_frames(report), _cells(report), _latency(report), _trust(report)):
-        print_table(table.columns, table.rows, title=table.title)
+    _show_frames(report)
+    _show_cells(report)
+    _show_latency(report)
+    _show_trust(report)
     out.print(f"\n{_agreement(report)}")
     out.print(RESEARCH_USE, style="italic")
 
 
-@dataclass
-class Table:
-    """A table's content; its first column names the row."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-
-
-def _frames(report: DeviceReport) -> Table:
+def _show_frames(report: DeviceReport) -> None:
     counts = report.statistics
-    table = Table("Frames", ("", "frames"))
-    table.rows.append(("seen", str(counts.frames_seen)))
-    table.rows.append(("dropped (the pipeline was busy)", str(counts.frames_dropped)))
-    table.rows.append(("without a white cell", str(counts.frames_without_cells)))
-    for reason, frames in counts.frames_rejected.items():
-        table.rows.append((f"rejected: {words(reason)}", str(frames)))
-    return table
+    rows = [
+        ("seen", str(counts.frames_seen)),
+        ("dropped (the pipeline was busy)", str(counts.frames_dropped)),
+        ("without a white cell", str(counts.frames_without_cells)),
+        *((f"rejected: {words(reason)}", str(frames)) for reason, frames in counts.frames_rejected.items()),
+    ]
+    print_table(("", "frames"), rows, title="Frames")
 
 
-def _cells(report: DeviceReport) -> Table:
+def _show_cells(report: DeviceReport) -> None:
     counts = report.statistics
-    table = Table("Cells", ("", "cells", "share of found"))
-    for label, cells in counts.cells.items():
-        table.rows.append((label, str(cells), percent(cells / counts.cells_total if counts.cells_total else None)))
-    for reason, cells in counts.uncertain.items():
-        table.rows.append((f"  uncertain: {words(reason)}", str(cells), percent(cells / counts.cells_total)))
-    for reason, objects in counts.not_cells.items():
-        table.rows.append((f"rejected by the finder: {words(reason)}", str(objects), ""))
-    return table
+    found = counts.cells | {f"  uncertain: {words(reason)}": cells for reason, cells in counts.uncertain.items()}
+    rows = [
+        *((name, str(n), percent(n / counts.cells_total if counts.cells_total else None)) for name, n in found.items()),
+        *((f"rejected by the finder: {words(reason)}", str(n), "") for reason, n in counts.not_cells.items()),
+    ]
+    print_table(("", "cells", "share of found"), rows, title="Cells")
 
 
-def _latency(report: DeviceReport) -> Table:
-    table = Table("Latency in ms", ("stage", "per", "counted", "p50", "p95", "p99"))
-    for stage in report.stages:
-        table.rows.append((stage.stage, stage.per, str(stage.count), *_percentiles(stage.latency_ms)))
+def _show_latency(report: DeviceReport) -> None:
     baseline = report.manifest.baseline
-    table.rows.append((f"baseline inference, {baseline.hardware}", "cell", "", *_percentiles(baseline.latency_ms)))
-    return table
+    rows = [
+        *((stage.stage, stage.per, str(stage.count), *_percentiles(stage.latency_ms)) for stage in report.stages),
+        (f"baseline inference, {baseline.hardware}", "cell", "", *_percentiles(baseline.latency_ms)),
+    ]
+    print_table(("stage", "per", "counted", "p50", "p95", "p99"), rows, title="Latency in ms")
 
 
 def _percentiles(latency: LatencyMs) -> tuple[str, str, str]:
     return milliseconds(latency.p50), milliseconds(latency.p95), milliseconds(latency.p99)
 
 
-def _trust(report: DeviceReport) -> Table:
+def _show_trust(report: DeviceReport) -> None:
     artifact, baseline = report.artifact, report.manifest.baseline
     people = f"{baseline.evaluation.subjects} subjects" + ("" if baseline.evaluation.leaky else " not trained on")
     title = f"Held-out figures: {baseline.evaluation.cells} cells of {people}"
     ours = f"{artifact.engine} {artifact.precision} [95 % CI]"
-    table = Table(title, ("", ours, "float model [95 % CI]", "drop, points"))
-    for key, name in FIGURES.items():
-        drop = artifact.agreement.drop.get(key)
-        table.rows.append(
-            (
-                name,
-                figure_text(artifact.evaluation, key),
-                figure_text(baseline.evaluation, key),
-                "\N{EN DASH}" if drop is None else f"{drop:+.2f}",
-            )
+    drops = artifact.agreement.drop
+    rows = [
+        (
+            name,
+            figure_text(artifact.evaluation, key),
+            figure_text(baseline.evaluation, key),
+            f"{drops[key]:+.2f}" if key in drops else "\N{EN DASH}",
         )
-    return table
+        for key, name in FIGURES.items()
+    ]
+    print_table(("", ours, "float model [95 % CI]", "drop, points"), rows, title=title)
 
 
 def _agreement(report: DeviceReport) -> str:
