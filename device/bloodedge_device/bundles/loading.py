@@ -88,7 +88,7 @@ def verify_signer(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
         if error.reason not in {"unsigned", "unknown key"}:
             raise
         way_out = (
-            f" Keys trusted here lie in {settings.trusted_keys}; [trust] unsigned = true in the settings accepts"
+            f" Trusted keys are in {settings.trusted_keys}; [trust] unsigned = true in the settings accepts"
             " unsigned bundles."
         )
         raise Untrusted(error.reason, f"{str(error).rstrip('.')}.{way_out}") from error

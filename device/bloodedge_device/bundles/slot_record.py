@@ -171,7 +171,7 @@ def change(state: Path, how: Callable[[Record], Record]) -> Record:
 
 
 def write_record(state: Path, record: Record) -> None:
-    """Replace the record, whole or not at all, and then its copy; the caller holds the lock."""
+    """Replace the record atomically, then its copy; the caller holds the lock."""
     write_text(slots_folder(state) / RECORD, _as_json(record))
     keep_copy(state, record)
 

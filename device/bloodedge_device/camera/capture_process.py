@@ -18,7 +18,7 @@ from bloodedge_device.settings.sections import CameraSettings
 
 
 class SlotFrame:
-    """A frame that lies in a slot of the shared memory."""
+    """A frame in a slot of the shared memory."""
 
     def __init__(self, capture: Capture, message: dict[str, Any]) -> None:
         self.capture = capture

@@ -1,4 +1,4 @@
-"""The JPEG pictures of cameras, films and streams: whole, or not at all."""
+"""Decoding JPEG frames of cameras, videos and streams, refusing damaged ones."""
 
 import re
 

@@ -76,7 +76,7 @@ class SupervisedCamera:
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """Frames until the source ends or ``stop`` is set; a live camera gives its newest, counting those dropped.
 
-        A frame's pixels lie in shared memory and are valid until the next one is requested. Numbers continue after a
+        A frame's pixels are in shared memory and valid until the next one is requested. Numbers continue after a
         restart of the camera.
         """
         if not self._ever_opened:

@@ -17,9 +17,9 @@ from bloodedge_device.finder.outline import Silhouette, trimmed
 from bloodedge_device.finder.parameters import FinderParameters
 
 _LEAST_LEFT = 0.5
-"""Share of its outline that a cell must fill; with less, what lies in it is too faint to find its edge by."""
+"""Smallest share of its outline that a cell fills; with less it is too faint to find its edge."""
 _SPECK_UM = 0.1
-"""Threads of stain thinner than twice this do not belong to a cell."""
+"""Half the width of the thinnest threads of stain that belong to a cell."""
 _CODES = 64.0
 """Levels of the 8-bit density table in one unit of optical density."""
 
@@ -56,14 +56,14 @@ def _table(light: int) -> Image:
 
 
 def _core(mask: Image, depth_px: float) -> Image:
-    """What lies deeper in the mask than the margin, 0/1."""
+    """Pixels deeper in the mask than the margin, 0/1."""
     framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
     return np.ascontiguousarray(depth > depth_px).astype(np.uint8)
 
 
 def _smoothed(image: Image, side: int) -> Floats:
-    """Means over squares, three times over: nearly a Gaussian, at a cost that does not grow with it."""
+    """Three box filters: nearly a Gaussian, at a cost that does not depend on its width."""
     means = np.asarray(image, np.float32)
     for _ in range(3):
         means = np.asarray(cv2.blur(means, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)

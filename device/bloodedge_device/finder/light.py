@@ -1,4 +1,4 @@
-"""A frame's light and stain: the empty field behind the cells, optical density, and the stain that only nuclei take."""
+"""A frame's light and stain: the empty field behind the cells, optical density, and the stain of nuclei only."""
 
 import math
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _GRID = (120, 160)
 """Rows and columns of the small copy on which the light is fitted."""
 _TILES = (6, 8)
 _NEAR = 0.06
-"""A pixel within this share of the fitted light belongs to the empty field."""
+"""Pixels within this share of the fitted light belong to the empty field."""
 _STAINED = 0.04
 """Green density above which a pixel is stained: twice what a dusty empty field shows, half of a red cell."""
 _RED_CELL_GREEN = 0.15
@@ -34,7 +34,7 @@ _FEWEST_STAINED = 50
 
 @dataclass(frozen=True)
 class Stain:
-    """What a frame looks like as stain.
+    """A frame converted to stain.
 
     light: float32 (rows, columns, 3) BGR, the empty field on a coarse grid;
     density: float32 (H, W, 3) BGR, optical density (log10) against the empty field; nuclear: float32 (H, W), density
@@ -69,7 +69,7 @@ def stain_of(bgr: Image) -> Stain:
     explained = np.minimum(density[:, :, 0], 2.2 * red_cell * blue / _RED_CELL_GREEN_SHARE)
     nuclear = density[:, :, 1] + density[:, :, 2] - ((1 - blue) / blue) * explained
     sample, green = nuclear[::2, ::2], density[::2, ::2, 1]
-    # Red cells lie round zero; what lies below it is never a nucleus, so nuclei do not count as noise.
+    # Red cells are around zero; nuclei are never below it, so they do not count as noise.
     below = sample[(green > _STAINED) & (sample < 0)]
     if len(below) < _FEWEST_STAINED:
         below = sample[sample < 0]
@@ -167,7 +167,7 @@ def _bright_tiles(green: Floats, tile_terms: Doubles) -> Floats:
 
 
 def _fit(terms: Doubles, values: Floats) -> Floats:
-    """Least squares with a trace of ridge, so that any set of pixels has an answer."""
+    """Least squares with a small ridge penalty, so that any set of pixels has a solution."""
     normal = terms.T @ terms + 1e-3 * np.eye(terms.shape[1])
     return np.asarray(np.linalg.solve(normal, terms.T @ values.astype(np.float64)), np.float32)
 

@@ -1,4 +1,4 @@
-"""Nuclei: where the nuclear stain is, which lobes make one nucleus, and what is no nucleus at all."""
+"""Nuclei: where the nuclear stain is, which lobes form one nucleus, and which objects are no nuclei."""
 
 from dataclasses import dataclass
 
@@ -35,14 +35,14 @@ class Nucleus:
 
 @dataclass(frozen=True)
 class Refused:
-    """Something stained like a nucleus that is none, in a shrunken frame's pixels."""
+    """An object stained like a nucleus that is none, in a shrunken frame's pixels."""
 
     box: Box
     reason: Reason
 
 
 def find_nuclei(stain: Stain, um_per_px: float, parameters: FinderParameters) -> tuple[list[Nucleus], list[Refused]]:
-    """Nuclei, and what was looked at and refused, in a frame's stain at its scale."""
+    """(nuclei, rejected objects) in a frame's stain at its scale."""
     smooth = cv2.GaussianBlur(stain.nuclear, (0, 0), max(0.6, 0.2 / um_per_px)).astype(np.float32)
     lobes = _lobes(smooth, stain, um_per_px, parameters)
     nuclei: list[Nucleus] = []
@@ -75,7 +75,7 @@ def _lobes(smooth: Floats, stain: Stain, um_per_px: float, parameters: FinderPar
 
 
 def _groups(lobes: Image, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
-    """Lobes closer than the lobe gap, together."""
+    """Groups of lobes that are closer than the lobe gap."""
     reach = disc(parameters.lobe_gap_um / 2 / um_per_px)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(cv2.dilate(lobes, reach), connectivity=8)
     groups = []
@@ -87,9 +87,9 @@ def _groups(lobes: Image, um_per_px: float, parameters: FinderParameters) -> lis
 
 
 def _apart(group: Nucleus, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
-    """A group with each piece that may be a whole nucleus by itself, and the rest of its lobes together.
+    """Each piece of a group that may be a nucleus of its own, and the rest of its lobes together.
 
-    Whether such neighbours are one cell is seen from their outlines (see ``outline.whole_cells``).
+    Their outlines decide whether such neighbours are one cell (see ``outline.whole_cells``).
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(group.mask, connectivity=8)
     large = parameters.whole_nucleus_um2 / um_per_px**2
@@ -120,13 +120,13 @@ def _nucleus(inside: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[in
 
 
 def disc(radius_px: float) -> Image:
-    """A disc, uint8, for OpenCV's morphology; of at least one pixel's radius."""
+    """A disc for OpenCV's morphology, uint8, with a radius of at least one pixel."""
     size = 2 * max(1, round(radius_px)) + 1
     return as_image(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
 
 
 def _split(nucleus: Nucleus, um_per_px: float, parameters: FinderParameters) -> list[Nucleus]:
-    """Nuclei grown together, apart: each holds a large disc and the neck between them is narrow."""
+    """Touching nuclei separated: each contains a large disc, and the neck between them is narrow."""
     padded = cv2.copyMakeBorder(nucleus.mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     depth = np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5), np.float32)
     cores = _cores(depth, um_per_px, parameters)
@@ -165,7 +165,7 @@ def _cores(depth: Floats, um_per_px: float, parameters: FinderParameters) -> NDA
 
 
 def _why_not(nucleus: Nucleus, stain: Stain, um_per_px: float, parameters: FinderParameters) -> Reason | None:
-    """Why something is no nucleus of a white cell; None when it is one."""
+    """Why an object is no nucleus of a white cell; None when it is one."""
     least = parameters.cut_nucleus_um2 if nucleus.cut else parameters.nucleus_um2
     if nucleus.area_px * um_per_px**2 < least:
         return Reason.TOO_SMALL

@@ -1,4 +1,4 @@
-"""The outline of a whole cell round its nucleus: the closed curve that best parts cell from surroundings.
+"""The outline of a cell round its nucleus: the closed curve that best separates it from its surroundings.
 
 Seen from the middle of its nucleus a cell is star-shaped: one radius per direction. Dynamic programming over the
 directions finds the radii with the most evidence for cell inside and the least roughness.
@@ -21,7 +21,7 @@ from bloodedge_device.finder.parameters import FinderParameters
 RAYS = 64
 _STEP_UM = 0.2
 _LEAST_GREEN = 0.02
-"""Green density below which a share of it says nothing."""
+"""Lowest green density of which shares are meaningful."""
 
 
 def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: FinderParameters) -> Floats:
@@ -40,7 +40,7 @@ def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: 
 
 
 def _platelets(field: Floats, um_per_px: float, parameters: FinderParameters) -> NDArray[np.bool_]:
-    """Pixels, by the evidence (H, W), of small things that touch a cell by a narrow neck at most."""
+    """Pixels, by the evidence (H, W), of small objects that touch a cell by a narrow neck at most."""
     reach = parameters.platelet_neck_um / 2
     neck = disc(reach / um_per_px)
     cores = cv2.erode((field > 0).astype(np.uint8), neck)
@@ -64,7 +64,7 @@ def _tint(stain: Stain, nucleus: Nucleus) -> float:
 def whole_cells(
     stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: FinderParameters
 ) -> list[tuple[Nucleus, Floats]]:
-    """Each cell's nucleus and outline (RAYS, 2); nuclei whose outlines are together one cell's become one."""
+    """Each cell's nucleus and outline (RAYS, 2); nuclei whose outlines form one cell are merged."""
     if not nuclei:
         return []
     field = evidence(stain, nuclei, um_per_px, parameters)
@@ -89,7 +89,7 @@ def whole_cells(
 def _one_cell(
     cells: list[tuple[Nucleus, Floats]], shape: tuple[int, ...], um_per_px: float, parameters: FinderParameters
 ) -> tuple[int, int] | None:
-    """Indices of two outlines that are really one cell's; None when there are none."""
+    """Indices of two outlines of one cell; None when there are none."""
     for i, j in itertools.combinations(range(len(cells)), 2):
         first, second = cells[i][1], cells[j][1]
         if (first.min(axis=0) > second.max(axis=0)).any() or (second.min(axis=0) > first.max(axis=0)).any():
@@ -128,7 +128,7 @@ def _painted(nuclei: list[Nucleus], shape: tuple[int, ...]) -> Image:
 
 
 def outline(field: Floats, nucleus: Nucleus, others: Image, um_per_px: float, parameters: FinderParameters) -> Floats:
-    """float32 (RAYS, 2): the cell's outline as (x, y), in the pixels of ``field``; it may reach beyond the frame.
+    """float32 (RAYS, 2): the cell's outline as (x, y) in the pixels of ``field``, possibly beyond the frame.
 
     field: what ``evidence`` gives; others: uint8 (H, W), 255 on all nuclei, this one included.
     """
@@ -143,7 +143,7 @@ def outline(field: Floats, nucleus: Nucleus, others: Image, um_per_px: float, pa
     mine = cv2.remap(own, columns, rows, cv2.INTER_NEAREST) > 0
     theirs = (cv2.remap(others, columns, rows, cv2.INTER_NEAREST) > 0) & ~mine
     values = np.where(theirs, -3, values)
-    # Everything on the way to the farthest piece of its nucleus belongs to the cell.
+    # All pixels up to the farthest piece of its nucleus belong to the cell.
     last = np.where(mine.any(axis=1), mine.shape[1] - np.argmax(mine[:, ::-1], axis=1), 0)
     values = np.where(np.arange(values.shape[1]) < last[:, None], 3, values)
     chosen = closed_path(-np.cumsum(values, axis=1).astype(np.float32), parameters.smoothness)
@@ -216,14 +216,14 @@ def filled(points: Floats, shape: tuple[int, ...]) -> Silhouette:
 
 
 def trimmed(mask: Image, corner: tuple[int, int], completeness: float) -> Silhouette:
-    """The mask, whose corner lies at ``corner`` of the frame, cut to what is in it."""
+    """The mask, whose corner is at ``corner`` of the frame, cut to its pixels."""
     x, y, width, height = cv2.boundingRect(mask)
     inner = np.ascontiguousarray(mask[y : y + height, x : x + width])
     return Silhouette((corner[0] + x, corner[1] + y, width, height), inner, completeness)
 
 
 def exclusive(cells: list[Silhouette]) -> list[Silhouette]:
-    """Silhouettes that share no pixel: of two that overlap, each keeps what is nearer to its middle, for its size."""
+    """Silhouettes that share no pixel: of two that overlap, each keeps what is nearer to its middle in its radii."""
     masks = [cell.mask.copy() for cell in cells]
     for i, j in itertools.combinations(range(len(cells)), 2):
         left, top = (max(cells[i].box[k], cells[j].box[k]) for k in (0, 1))

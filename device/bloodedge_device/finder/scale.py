@@ -16,26 +16,26 @@ _RADII_PX = np.geomspace(6, 90, 40)
 _LEAST_ARC = 0.33
 """Share of a circle's rim that must vote for it."""
 _LEAST_COVER = 0.02
-"""Share of all that is stained that red cells of the right radius cover at least; specks cover less."""
+"""Smallest share of the stained area that red cells of the right radius cover; specks cover less."""
 _LEAST_CIRCLES = 0.8
-"""Whole circles' worth of rim that a radius needs to be believed."""
+"""Fewest full circles of rim for a radius to be accepted."""
 
 
 @dataclass(frozen=True)
 class Rims:
-    """Pixels on the rims of stained things: positions and inward unit normals, each float32 (N, 2) as (x, y)."""
+    """Pixels on the rims of stained objects: positions and inward unit normals, each float32 (N, 2) as (x, y)."""
 
     points: Floats
     normals: Floats
 
 
 def um_per_px_of(stain: Stain, nuclear_density: float) -> float | None:
-    """Micrometres per pixel from the commonest radius of round, red things; None when there are too few of them."""
+    """Micrometres per pixel from the most frequent radius of round red cells; None when there are too few."""
     rims = _rims(stain, nuclear_density)
     if len(rims.points) < 50:
         return None
     circles = np.array([_circles(rims, radius, stain.green.shape) for radius in _RADII_PX])
-    # Red cells cover more of a frame than platelets do, however many of those there are.
+    # Red cells cover more of a frame than platelets, however many those are.
     weight = circles * _RADII_PX
     smooth = np.convolve(weight, (0.25, 0.5, 0.25), mode="same")
     best = int(np.argmax(smooth))

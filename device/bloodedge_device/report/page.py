@@ -34,7 +34,7 @@ STAGE_NAMES = {
 
 
 def write_page(report: DeviceReport, target: Path) -> None:
-    """Write the report to ``target``, whole or not at all."""
+    """Write the report to ``target``, atomically."""
     write_text(target, page(report))
 
 

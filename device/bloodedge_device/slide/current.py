@@ -1,4 +1,4 @@
-"""The slide that lies under the microscope."""
+"""The slide under the microscope."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime

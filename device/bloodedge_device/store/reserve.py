@@ -18,7 +18,7 @@ class Reserve:
 
     @property
     def exists(self) -> bool:
-        """Whether the reserve is set aside, or none is wanted."""
+        """Whether the reserve is set aside, or the settings ask for none."""
         return not self._size or self._path.exists()
 
     def restore(self) -> None:

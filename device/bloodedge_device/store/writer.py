@@ -308,7 +308,7 @@ class Store:
 
     @property
     def has_reserve(self) -> bool:
-        """Whether the reserve is still set aside, or none is wanted."""
+        """Whether the reserve is still set aside, or the settings ask for none."""
         return self._reserve.exists
 
     def begin_anew(self) -> None:
