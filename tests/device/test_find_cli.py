@@ -131,7 +131,7 @@ def test_many_grey_images_are_refused_in_few_lines(tmp_path: Path, capsys: pytes
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) < 10
     assert "is a grey image" in lines[1]  # below the name of the step
-    assert "25 more images cannot be used" in lines[-1]
+    assert "25 more images cannot be read" in lines[-1]
 
 
 def test_no_readable_image_at_all_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

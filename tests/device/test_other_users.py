@@ -74,7 +74,7 @@ def test_a_certificate_that_the_daemon_may_not_read_is_told_with_its_cure(theirs
     code, said = theirs.run("device", "config", "--check", "--config", "tls.toml")
     assert code == 2
     group = grp.getgrgid(NOBODY).gr_name
-    assert "ca.pem cannot be read by nobody; let it:" in said
+    assert "ca.pem cannot be read by nobody; allow it:" in said
     assert f"sudo chgrp {group} ca.pem, then sudo chmod g+r ca.pem" in said
 
 

@@ -146,7 +146,7 @@ def test_rendered_and_leaky_bundles_are_called_so_everywhere(state: Path, capsys
 def test_a_bundle_of_real_cells_is_not_trusted_on_cells_of_another_kind(state: Path) -> None:
     fill(state)
     (warning,) = read_report(state).warnings
-    assert "is not checked" in warning
+    assert "does not check" in warning
     assert warning in Page(page(read_report(state))).text
 
 
@@ -196,7 +196,7 @@ def test_a_slide_that_saw_nothing_still_has_a_report(state: Path) -> None:
     store.close()
     report = read_report(state)
     assert "No cell was called blast or normal" in Page(page(report)).text
-    assert "still running or cut off" in page(report)
+    assert "still running or interrupted" in page(report)
     assert report.to_json()["blast_percent"] is None
     show(report)
 

@@ -267,7 +267,7 @@ def test_a_damaged_jpeg_is_a_bad_frame_and_the_next_one_is_read(microscope: Micr
     frames = open_with(pixel_format="MJPG").frames(threading.Event())
     bad = next(frames)
     assert isinstance(bad, BadFrame)
-    assert bad.problem == "frame 0 of ToupCam UCMOS arrived damaged."
+    assert bad.problem == "frame 0 of ToupCam UCMOS is damaged."
     microscope.jpeg = whole + bytes(1000)  # some cameras pad with zeros
     good = next(frames)
     assert isinstance(good, Frame)
@@ -350,7 +350,9 @@ def test_a_path_is_opened_as_it_is(microscope: Microscope, by_id: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_id")
-@pytest.mark.parametrize(("source", "words"), [(None, "No USB camera is plugged in"), ("/dev/video77", "is not there")])
+@pytest.mark.parametrize(
+    ("source", "words"), [(None, "No USB camera is plugged in"), ("/dev/video77", "does not exist")]
+)
 def test_an_absent_camera_may_be_tried_again(source: str | None, words: str) -> None:
     with pytest.raises(BloodedgeError, match=words) as error:
         open_with(source=source)
