@@ -139,7 +139,7 @@ fit.batch = [16, "many", -4]
         ("trials = 3", "[sample] and trials = N go together"),
         (
             'trials = 3\n[grid]\n"augment.blur" = [0]\n[sample]\n"augment.blur" = {uniform = [0, 1]}',
-            "augment.blur stands in both",
+            "augment.blur is in both",
         ),
     ],
 )

@@ -63,10 +63,9 @@ class Space(Strict):
     def _fits_together(self) -> "Space":
         twice = sorted(self.grid.keys() & self.sample.keys())
         if twice:
-            sentence = f"{twice[0]} is in both [grid] and [sample]; leave it in one"
-            raise PydanticCustomError("space", "{sentence}", {"sentence": sentence})
+            raise ValueError(f"{twice[0]} is in both [grid] and [sample]; leave it in one")
         if bool(self.sample) != (self.trials is not None):
-            raise PydanticCustomError("space", "[sample] and trials = N go together: N draws are made from it")
+            raise ValueError("[sample] and trials = N go together: N draws are made from it")
         return self
 
 
