@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
-from bloodedge.files import write_text
+from bloodedge.files import write_bytes
+from bloodedge.text import as_text
 
 Record = TypeVar("Record", bound=Strict)
 
@@ -28,6 +29,11 @@ def parse_record(kind: type[Record], text: str | bytes, source: str) -> Record:
         raise BloodedgeError(f"{source} is damaged ({where}: {first['msg']}); make it again.") from error
 
 
+def record_bytes(record: Strict) -> bytes:
+    """A record as indented JSON; names that are not UTF-8 are escaped."""
+    return as_text(record.model_dump_json(indent=2) + "\n").encode()
+
+
 def write_record(path: Path, record: Strict) -> None:
-    """Store a record as indented JSON, whole or not at all."""
-    write_text(path, record.model_dump_json(indent=2) + "\n")
+    """Store a record, whole or not at all."""
+    write_bytes(path, record_bytes(record))

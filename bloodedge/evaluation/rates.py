@@ -1,24 +1,25 @@
 """Measuring a bundle's rates of error and refusal again, on more people or in another laboratory."""
 
-import tempfile
+import hashlib
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_folder
-from bloodedge.bundle.json_records import write_record
+from bloodedge.bundle import MANIFEST, Bundle, zip_files
+from bloodedge.bundle.json_records import record_bytes
 from bloodedge.bundle.manifest import Artifact, Manifest
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, read_dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import recall
 from bloodedge.decision.error_rates import FEWEST_PEOPLE, Rates
-from bloodedge.errors import UsageError, disk_errors
+from bloodedge.errors import UsageError
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
 from bloodedge.evaluation.filmed import Filmed, film
 from bloodedge.evaluation.held_out import choose_cells
-from bloodedge.files import sha256, write_beside
+from bloodedge.files import write_beside
 
+CARD = "MODEL_CARD.md"
 HEADING = "## What it says of people it has not seen"
 
 
@@ -37,38 +38,32 @@ def measure_rates(
     its training pictures if ``data`` holds them. The copy is not signed. Raises UsageError for too few people.
     """
     dataset = read_dataset(data, progress)
-    with Bundle(bundle) as opened, disk_errors("the measuring"), tempfile.TemporaryDirectory() as temporary:
-        opened.verify()
+    with Bundle(bundle) as opened:
         manifest = opened.manifest
-        classifiers = [open_bundle(bundle, a.engine, a.precision, threads) for a in manifest.artifacts]
-        cells = _held_out(classifiers[0], dataset, leave_out)
-        filmed = film(cells, [], manifest.imaging, seed=0, progress=progress)
-        measured = [
-            _measured(artifact, classifier, filmed, manifest, _data_name(data, dataset))
-            for artifact, classifier in zip(manifest.artifacts, classifiers, strict=True)
-        ]
-        _require_people(measured[0].rates, data)
-        blast = blast_probabilities(classifiers[0].engine, filmed.images, manifest.temperature)
-        layout = Path(temporary)
-        for name in manifest.files:
-            (layout / name).parent.mkdir(parents=True, exist_ok=True)
-            (layout / name).write_bytes(opened.read(name))
-        fitted = _fitted(manifest, classifiers[0], dataset, layout)
-        card = layout / "MODEL_CARD.md"
-        card.write_text(with_rates(card.read_text() if card.is_file() else "", measured[0]))
-        manifest = manifest.model_copy(
-            update={
-                "serial": int(datetime.now(UTC).timestamp()),
-                "artifacts": measured,
-                "reference": filmed.reference(blast) or manifest.reference,
-                **fitted,
-            }
-        )
-        names = sorted(path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_file())
-        files = {name: sha256(layout / name) for name in names if name not in (MANIFEST, SIGNATURE)}
-        manifest = manifest.model_copy(update={"files": files})
-        write_record(layout / MANIFEST, manifest)
-        write_beside(out, lambda target: zip_folder(layout, target))
+        files = {name: opened.read(name) for name in manifest.files}
+    classifiers = [open_bundle(bundle, a.engine, a.precision, threads) for a in manifest.artifacts]
+    cells = _held_out(classifiers[0], dataset, leave_out)
+    filmed = film(cells, [], manifest.imaging, seed=0, progress=progress)
+    measured = [
+        _measured(artifact, classifier, filmed, manifest, _data_name(data, dataset))
+        for artifact, classifier in zip(manifest.artifacts, classifiers, strict=True)
+    ]
+    _require_people(measured[0].rates, data)
+    blast = blast_probabilities(classifiers[0].engine, filmed.images, manifest.temperature)
+    update: dict[str, object] = {
+        "serial": int(datetime.now(UTC).timestamp()),
+        "artifacts": measured,
+        "reference": filmed.reference(blast) or manifest.reference,
+    }
+    pictures = _fitted(manifest, classifiers[0], dataset)
+    if pictures is not None:
+        files[FITTED_FILE] = pictures.pack()
+        update["fitted"] = pictures.record()
+    files[CARD] = with_rates(files.get(CARD, b"").decode(), measured[0]).encode()
+    update["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    manifest = manifest.model_copy(update=update)
+    files[MANIFEST] = record_bytes(manifest)
+    write_beside(out, lambda target: zip_files(files, target))
     return manifest
 
 
@@ -98,17 +93,14 @@ def _data_name(data: Path, dataset: Dataset) -> str:
     return f"cells of people not seen in training, of {data.name} ({dataset.fingerprint[:12]})"
 
 
-def _fitted(manifest: Manifest, classifier: Classifier, dataset: Dataset, layout: Path) -> dict[str, object]:
-    """The manifest's record of the fitted pictures, where it lacks one and the data hold them."""
+def _fitted(manifest: Manifest, classifier: Classifier, dataset: Dataset) -> FittedPictures | None:
+    """The pictures that an older bundle was fitted to, if it does not name them and the data hold them."""
     if manifest.fitted is not None:
-        return {}
+        return None
     try:
-        parts = recall(dataset, classifier.split, classifier.split_spec)
+        return FittedPictures.of(recall(dataset, classifier.split, classifier.split_spec))
     except UsageError:  # other data
-        return {}
-    pictures = FittedPictures.of(parts)
-    (layout / FITTED_FILE).write_bytes(pictures.pack())
-    return {"fitted": pictures.record()}
+        return None
 
 
 def with_rates(card: str, artifact: Artifact) -> str:
