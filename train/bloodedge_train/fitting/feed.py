@@ -29,7 +29,7 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]
         """labels: (N,); groups: whose cell each is (see dataset.groups)."""
         super().__init__(workers=1, use_multiprocessing=False)
         self.labels, self.recipe, self.spec = labels, recipe, recipe.fit
-        self.seed = [seed, epoch]
+        self.epoch, self.seed = epoch, [seed, epoch]
         self.order = order(labels, groups, self.spec, np.random.default_rng([*self.seed, 0]))
         self.class_weights = np.asarray(self.spec.costs)
         if self.spec.class_weight:

@@ -62,23 +62,10 @@ def fit(
             _enter_phase(step, spec, epoch)
         step.optimizer.learning_rate.assign(state.learning_rate)
         _seed_layers(step, seed, epoch)
-        feed = Feed(train.labels, train.groups, recipe, seed=seed, epoch=epoch)
-        start = perf_counter()
-        loss = step.fit(
-            feed,
-            shuffle=False,  # the feed draws the order; Keras' own shuffling is not in the checkpoint
-            initial_epoch=epoch,
-            epochs=epoch + 1,
-            verbose=0,
-            callbacks=[_Batches(batch_done, epoch, len(feed))],
-        ).history["loss"][0]
-        seconds = perf_counter() - start
-        if not math.isfinite(loss):
-            raise BloodedgeError(
-                f"The loss was no longer a number in epoch {epoch + 1}; the epochs before it are kept. "
-                "Lower fit.learning_rate in the recipe and train into a new folder."
-            )
-        figures = watch(network, validation) | {"loss": loss, "images_per_s": len(feed) * spec.batch / seconds}
+        loss, images_per_s = _fit_epoch(
+            step, Feed(train.labels, train.groups, recipe, seed=seed, epoch=epoch), batch_done
+        )
+        figures = watch(network, validation) | {"loss": loss, "images_per_s": images_per_s}
         state = advance(state, spec, figures)
         averaged = state.epochs_done - spec.epochs // 2 if spec.keep == "average" else 0
         checkpoints.save(network, step.optimizer, state, averaged)
@@ -86,6 +73,26 @@ def fit(
     if spec.keep != "last":
         checkpoints.load_kept(network, spec.keep)
     return state
+
+
+def _fit_epoch(step: Step, feed: Feed, batch_done: BatchDone) -> tuple[float, float]:
+    """(loss, images per second) of one epoch; BloodedgeError when the loss is no longer a number."""
+    start = perf_counter()
+    loss = step.fit(
+        feed,
+        shuffle=False,  # the feed draws the order; Keras' own shuffling is not in the checkpoint
+        initial_epoch=feed.epoch,
+        epochs=feed.epoch + 1,
+        verbose=0,
+        callbacks=[_Batches(batch_done, feed.epoch, len(feed))],
+    ).history["loss"][0]
+    seconds = perf_counter() - start
+    if not math.isfinite(loss):
+        raise BloodedgeError(
+            f"The loss was no longer a number in epoch {feed.epoch + 1}; the epochs before it are kept. "
+            "Lower fit.learning_rate in the recipe and train into a new folder."
+        )
+    return loss, len(feed) * feed.spec.batch / seconds
 
 
 def watch(model: Any, samples: Samples) -> dict[str, float]:
