@@ -348,7 +348,7 @@ def test_what_waited_at_the_broker_is_heard_before_anything_is_decided(
     second.start(lambda _: None, thread.send_again)
     thread.start()
     try:
-        assert until(lambda: "No connection" in second.broker_state)
+        assert until(lambda: "No connection" in second.broker.state)
         sleep(2 * EVERY_S)
         assert (the_rollout(engine).state, the_rollout(engine).stage) == ("running", 0)
         broker.start()
