@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from bloodedge.data.dataset import Dataset, read_dataset
 from bloodedge.simulation import write_dataset
+from support.nobody import nobody
+
+__all__ = ["nobody"]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from bloodedge_device.system.logs import DeviceHandler
-from support.nobody import Nobody, nobody_s_place
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +23,6 @@ def _no_log_outlives_its_test() -> Iterator[None]:
 def _not_a_board(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on a machine that is one: no test reads its settings, nor shall it write to its results."""
     monkeypatch.setattr("bloodedge_device.settings.read.BOARD_SETTINGS", Path("/nowhere/device.toml"))
-
-
-@pytest.fixture
-def nobody() -> Iterator[Nobody]:
-    """A user who owns nothing."""
-    with nobody_s_place() as place:
-        yield place
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from bloodedge.cli import main
 from bloodedge_device.settings import default_state, home_state, read_settings
 from bloodedge_device.settings import read as module
-from support.nobody import NOBODY, Nobody, _run, interpreter
+from support.nobody import NOBODY, Nobody, interpreter, run_as_nobody
 
 Run = Callable[..., tuple[int, str]]
 
@@ -121,7 +121,7 @@ def test_a_mistake_in_the_board_s_file_names_it(board: Path, run: Run) -> None:
 def as_nobody_on(board: Path, nobody: Nobody, *arguments: str) -> str:
     code = f"import bloodedge_device.settings.read as s, pathlib; s.BOARD_SETTINGS = pathlib.Path({str(board)!r})"
     call = f"import bloodedge.cli; bloodedge.cli.main({['device', *arguments]!r})"
-    done = _run([*interpreter(), "-c", f"{code}; {call}"], nobody.folder)
+    done = run_as_nobody([*interpreter(), "-c", f"{code}; {call}"], nobody.folder)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     return done.stderr

@@ -38,7 +38,7 @@ from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, pending_req
 from bloodedge_fleet.server import Page, _listening, _log_address, _own_url
 from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
 from support.mqtt import Broker as Mosquitto
-from support.nobody import NOBODY, nobody_s_place
+from support.nobody import NOBODY, Nobody
 from support.waiting import until
 
 URL = "http://127.0.0.1:8770"
@@ -549,16 +549,15 @@ def test_nobody_waits_for_boards_of_a_halted_rollout(engine: Engine, state: Path
         "token --state closed/inside",
     ],
 )
-def test_what_another_user_keeps_closed_is_one_sentence(words: str) -> None:
-    with nobody_s_place() as nobody:
-        shutil.copy(RELEASED, nobody.own / "cells.bundle")
-        engine = open_database(None, nobody.own / "state")
-        migrate(engine)
-        engine.dispose()
-        for path in (nobody.own / "state", *(nobody.own / "state").iterdir()):
-            os.chown(path, NOBODY, NOBODY)
-        state = [] if "--state" in words else ["--state", "own/state"]
-        code, said = nobody.run("fleet", *words.split(), *state)
+def test_what_another_user_keeps_closed_is_one_sentence(words: str, nobody: Nobody) -> None:
+    shutil.copy(RELEASED, nobody.own / "cells.bundle")
+    engine = open_database(None, nobody.own / "state")
+    migrate(engine)
+    engine.dispose()
+    for path in (nobody.own / "state", *(nobody.own / "state").iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    state = [] if "--state" in words else ["--state", "own/state"]
+    code, said = nobody.run("fleet", *words.split(), *state)
     assert code in {1, 2}
     assert said.count("\n") == 1, said
     assert re.search("let this user read it|put sudo -u root before|may not write there", said)

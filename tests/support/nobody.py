@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,13 +31,13 @@ class Nobody:
 
     def run(self, *arguments: object, text: str | None = None, within: Path | None = None) -> tuple[int, str]:
         """A command's exit code and what it said, with ``text`` on its stdin, given ``within`` a folder."""
-        done = _run([*interpreter(), "-m", "bloodedge", *map(str, arguments)], within or self.folder, text)
+        done = run_as_nobody([*interpreter(), "-m", "bloodedge", *map(str, arguments)], within or self.folder, text)
         said = done.stdout + done.stderr
         assert "Traceback" not in said, said
         return done.returncode, said
 
 
-def _run(command: list[str], folder: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_as_nobody(command: list[str], folder: Path, text: str | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         cwd=folder,
@@ -59,16 +58,16 @@ def interpreter() -> tuple[str, ...]:
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for name in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
         try:
-            if not _run([name, "-c", "import bloodedge.cli, cryptography, cv2"], Path("/")).returncode:
+            if not run_as_nobody([name, "-c", "import bloodedge.cli, cryptography, cv2"], Path("/")).returncode:
                 return (name, "-B")
         except OSError:
             continue
     pytest.skip("no Python that another user may run")
 
 
-@contextmanager
-def nobody_s_place() -> Iterator[Nobody]:
-    """Not below pytest's own folders, which are root's alone."""
+@pytest.fixture
+def nobody() -> Iterator[Nobody]:
+    """A user who owns nothing; the folder is not below pytest's own, which are root's alone."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     interpreter()
