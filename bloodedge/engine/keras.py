@@ -3,10 +3,6 @@
 import importlib.metadata
 import importlib.util
 import os
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,27 +31,9 @@ def load_keras() -> str:
         raise UsageError(f"Keras needs jax, tensorflow or torch; install one, for instance: {pip()} install jax")
     os.environ["KERAS_BACKEND"] = named or installed[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only
-    with _quiet():
-        import keras
+    import keras
+
     return str(keras.backend.backend())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide what native libraries print while they load, unless loading fails."""
-    sys.stderr.flush()
-    terminal = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(terminal, log.read())
-            raise
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
 
 
 class KerasEngine:
