@@ -24,6 +24,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.bundle.manifest import Artifact, EngineName, Precision
 from bloodedge.config import Strict
+from bloodedge.console import Progress
 from bloodedge.decision.thresholds import require_probabilities
 from bloodedge.engine import Engine, load_artifact, load_bytes, require
 from bloodedge.errors import BloodedgeError, UsageError
@@ -36,9 +37,6 @@ CALLS = 60
 
 FAILED = 3
 """Exit code of a turn whose last line on stdout is a sentence for people; Python's own failures exit with 1."""
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
 
 Item = TypeVar("Item")
 

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+from bloodedge.imaging.cell import Image
+
 Plane = NDArray[np.int32]
 
 LEVELS = 2

@@ -15,8 +15,8 @@ def written(folder: Path, text: str) -> str:
 
 
 def test_every_packaged_recipe_is_sound_and_says_what_it_is_for() -> None:
-    assert {"honest", "paper", "paper_70_15_15", "demo"} <= set(packaged())
-    for name in packaged():
+    assert {"honest", "paper", "paper_70_15_15", "demo"} <= set(packaged("recipe"))
+    for name in packaged("recipe"):
         recipe = load_recipe(name)
         assert recipe.name == name
         assert recipe.about

@@ -20,6 +20,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_train.recipe import packaged
 from bloodedge_train.sweep import cluster, ranking, results, space
 from bloodedge_train.sweep import trial as worker
 from bloodedge_train.sweep.plan import Plan, Trial, trials
@@ -77,7 +78,7 @@ def plan(folder: Path, text: str) -> Plan:
     )
 
 
-@pytest.mark.parametrize("name", space.packaged())
+@pytest.mark.parametrize("name", packaged("space"))
 def test_every_packaged_space_gives_recipes_that_hold(name: str) -> None:
     read = space.load_space(name)
     made = Plan(

@@ -1,7 +1,5 @@
 """Recipes: everything about a training run that is a choice, as data."""
 
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -107,24 +105,28 @@ class Recipe(Strict):
     removed: ClassVar = {"distil": ...}
 
 
-def packaged() -> list[str]:
-    """Names of the recipes that come with bloodedge."""
-    files = resources.files("bloodedge_train") / "recipes"
-    return sorted(Path(f.name).stem for f in files.iterdir() if f.name.endswith(".toml"))
+Kind = Literal["recipe", "space"]
+
+
+def packaged(kind: Kind) -> list[str]:
+    """Names of the recipes or spaces that come with bloodedge."""
+    return sorted(path.stem for path in Path(__file__).with_name(f"{kind}s").glob("*.toml"))
+
+
+def toml_file(name_or_path: str, kind: Kind) -> Path:
+    """The file of a packaged recipe or space, or a .toml file by its path; raises UsageError for an unknown name."""
+    if name_or_path.endswith(".toml") or "/" in name_or_path:
+        return Path(name_or_path)
+    names = packaged(kind)
+    if name_or_path not in names:
+        raise UsageError(
+            f'There is no {kind} "{name_or_path}".{did_you_mean(name_or_path, names)} '
+            f"{kind.capitalize()}s: {', '.join(names)}, or the path of a .toml file."
+        )
+    return Path(__file__).with_name(f"{kind}s") / f"{name_or_path}.toml"
 
 
 def load_recipe(name_or_path: str) -> Recipe:
     """A packaged recipe by name, or one from a TOML file; raises UsageError listing every mistake in it."""
-    if name_or_path.endswith(".toml") or "/" in name_or_path:
-        values = read_toml(Path(name_or_path))
-        values.setdefault("name", Path(name_or_path).stem)
-    elif name_or_path in packaged():
-        file = resources.files("bloodedge_train") / "recipes" / f"{name_or_path}.toml"
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-        values.setdefault("name", name_or_path)
-    else:
-        raise UsageError(
-            f'There is no recipe "{name_or_path}".{did_you_mean(name_or_path, packaged())} '
-            f"Recipes: {', '.join(packaged())}, or the path of a .toml file."
-        )
-    return validate(Recipe, values, f"Recipe {name_or_path}")
+    path = toml_file(name_or_path, "recipe")
+    return validate(Recipe, {"name": path.stem, **read_toml(path)}, f"Recipe {name_or_path}")

@@ -1,7 +1,5 @@
 """The space of a sweep: a TOML file of recipe keys and their values."""
 
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -14,8 +12,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from bloodedge.config import Strict, read_toml, validate
-from bloodedge.errors import UsageError, did_you_mean
-from bloodedge_train.recipe import Recipe, load_recipe
+from bloodedge.errors import UsageError
+from bloodedge_train.recipe import Recipe, load_recipe, toml_file
 from bloodedge_train.sweep.recipe_keys import Draw, drawn, read_table, tried
 from bloodedge_train.zoo import check_model
 
@@ -69,25 +67,11 @@ class Space(Strict):
         return self
 
 
-def packaged() -> list[str]:
-    """Names of the spaces that come with bloodedge."""
-    files = resources.files("bloodedge_train") / "spaces"
-    return sorted(Path(f.name).stem for f in files.iterdir() if f.name.endswith(".toml"))
-
-
 def load_space(name_or_path: str) -> Space:
     """A packaged space by name, or one from a TOML file; raises UsageError listing every mistake in it."""
-    if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = Path(name_or_path)
-        values = read_toml(path)
-        recipe = values.get("recipe")
-        if isinstance(recipe, str) and recipe.endswith(".toml"):
-            values["recipe"] = str(path.parent / recipe)
-        return validate(Space, values, f"Space {name_or_path}")
-    if name_or_path not in packaged():
-        raise UsageError(
-            f'There is no space "{name_or_path}".{did_you_mean(name_or_path, packaged())} '
-            f"Spaces: {', '.join(packaged())}, or the path of a .toml file."
-        )
-    with resources.as_file(resources.files("bloodedge_train") / "spaces" / f"{name_or_path}.toml") as path:
-        return validate(Space, read_toml(path), f"Space {name_or_path}")
+    path = toml_file(name_or_path, "space")
+    values = read_toml(path)
+    recipe = values.get("recipe")
+    if isinstance(recipe, str) and recipe.endswith(".toml"):
+        values["recipe"] = str(path.parent / recipe)
+    return validate(Space, values, f"Space {name_or_path}")
