@@ -18,8 +18,8 @@ from bloodedge_device.finder import Found, FoundCell
 from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import BadFrame, Box, CellResult, Floats, Frame, FrameResult
 from bloodedge_device.latency import StageTimes
-from bloodedge_device.slide.cell_identity import CellIdentifier
 from bloodedge_device.slide.domain_check import SlideDomain
+from bloodedge_device.slide.overlap import Sighting, SlideMap
 
 MARGIN = 0.15
 """Margin of a crop on each side of the box, as a share of the box's longer side."""
@@ -44,14 +44,14 @@ class Pipeline:
         find: Find,
         *,
         known_only: bool = True,
-        identifier: CellIdentifier | None = None,
+        slide_map: SlideMap | None = None,
     ) -> None:
         """known_only: whether cells outside the bundle's domain are uncertain."""
         self._engine, self._manifest = engine, manifest
         self._domain = manifest.domain
         self._known_only = known_only
         self._slide_domain = SlideDomain()
-        self._check, self._find, self._identifier = check, find, identifier
+        self._check, self._find, self._slide_map = check, find, slide_map
         self._helper = ThreadPoolExecutor(1, "pipeline helper")
         self._last_passed = True
         self.times = StageTimes()
@@ -81,12 +81,13 @@ class Pipeline:
         if recalls:
             cells = [_made_uncertain(cell) for cell in cells]
         located.result()
-        if self._identifier is not None:
+        if self._slide_map is not None:
+            seen = self._slide_map.identify(found.um_per_px, [Sighting.of(cell) for cell in found.cells]).seen
             cells = [
                 replace(cell, number=identity.number, repeated=identity.repeated)
-                for cell, identity in zip(cells, self._identifier.identify(found), strict=True)
+                for cell, identity in zip(cells, seen, strict=True)
             ]
-        rejected = Counter(rejected.reason for rejected in found.rejected)
+        rejected = Counter(other.reason for other in found.rejected)
         reason = None if cells else Reason.NO_CELL
         scale = found.um_per_px
         return replace(result, reason=reason, cells=cells, rejected=rejected, um_per_px=scale, recalls=recalls)
@@ -101,9 +102,9 @@ class Pipeline:
 
     def _locate(self, judged: Future[GateResult], bgr: Image) -> None:
         """Register a frame that passed the gate; runs after ``_judge`` in the helper thread."""
-        if self._identifier is not None and judged.result().reason is None:
+        if self._slide_map is not None and judged.result().reason is None:
             with self.times.measure("overlap"):
-                self._identifier.locate(bgr)
+                self._slide_map.locate(bgr)
 
     def _search(self, frame: Frame) -> Found:
         with self.times.measure("find"):

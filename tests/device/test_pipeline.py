@@ -1,5 +1,6 @@
 from dataclasses import dataclass, replace
 from time import monotonic
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from bloodedge_device.frames import BadFrame, Capture
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.slide.domain_check import REMEMBERED
+from bloodedge_device.slide.overlap import Sighting
 from support import fakes
 
 
@@ -69,7 +71,7 @@ class Identity:
     repeated: bool
 
 
-class Identifier:
+class Map:
     """Says that a frame's first cell is new and its second seen before; keeps how bright the located frames were."""
 
     def __init__(self) -> None:
@@ -78,19 +80,20 @@ class Identifier:
     def locate(self, bgr: np.ndarray) -> None:
         self.located.append(float(bgr.mean()))
 
-    def identify(self, found: object) -> list[Identity]:
-        assert len(found.cells) == 2
-        return [Identity(4, repeated=False), Identity(9, repeated=True)]
+    def identify(self, um_per_px: float, sightings: list[Sighting]) -> SimpleNamespace:
+        assert um_per_px == 0.1
+        assert [(sighting.centre_px, sighting.cut) for sighting in sightings] == [((70, 60), False), ((10, 15), True)]
+        return SimpleNamespace(seen=[Identity(4, repeated=False), Identity(9, repeated=True)])
 
 
 def test_each_found_cell_is_told_apart_from_those_seen_before() -> None:
-    identifier = Identifier()
+    slide_map = Map()
     parts = fakes.FakeEngine(), fakes.make_manifest(), fakes.check, fakes.find_cells
-    pipeline = Pipeline(*parts, identifier=identifier)
+    pipeline = Pipeline(*parts, slide_map=slide_map)
     for level in (128, 5, 5, 200):
         result = pipeline.process(fakes.frame(level=level))
     assert [(cell.number, cell.repeated) for cell in result.cells] == [(4, False), (9, True)]
-    assert identifier.located == [128, 200]  # a frame that the gate rejects has no place on the slide
+    assert slide_map.located == [128, 200]  # a frame that the gate rejects has no place on the slide
     alone = Pipeline(*parts).process(fakes.frame()).cells
     assert [(cell.number, cell.repeated) for cell in alone] == [(None, False), (None, False)]
 

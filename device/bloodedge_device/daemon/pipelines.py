@@ -9,7 +9,7 @@ from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.finder.slide_scale import SlideScale
 from bloodedge_device.pipeline import Check, Find, Pipeline
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.slide.cell_identity import CellIdentifier
+from bloodedge_device.slide.overlap import SlideMap
 
 
 def pipeline_of(settings: DeviceSettings, loaded: Loaded) -> Pipeline:
@@ -20,7 +20,7 @@ def pipeline_of(settings: DeviceSettings, loaded: Loaded) -> Pipeline:
         gate_of(settings),
         finder_of(settings),
         known_only=settings.domain.known_only,
-        identifier=CellIdentifier() if settings.slide.overlap else None,
+        slide_map=SlideMap() if settings.slide.overlap else None,
     )
 
 

@@ -9,7 +9,7 @@ from bloodedge.decision.thresholds import Thresholds
 from bloodedge.files import write_text
 from bloodedge.machine import EARLIEST
 from bloodedge.report import charts, count, data_uri, milliseconds, percent, render
-from bloodedge_device.report.reading import PROBABILITY_BINS, DeviceReport, ShownCell
+from bloodedge_device.report.reading import PROBABILITY_BINS, DeviceReport, ShownCell, figure_text
 
 FIGURES = {
     "accuracy": "Accuracy",
@@ -155,9 +155,9 @@ def _trust_rows(report: DeviceReport) -> tuple[list[dict[str, Any]], str]:
             value: float | None = getattr(evaluation, key)
             if value is None:
                 continue
-            interval = evaluation.ci95.get(key)
-            shown = f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
-            strip = charts.interval_strip(axis, value, interval, kind, f"{name}, {note}: {shown}")
+            shown = figure_text(evaluation, key)
+            text = f"{name}, {note}: {shown}"
+            strip = charts.interval_strip(axis, value, evaluation.ci95.get(key), kind, text)
             rows.append(
                 {
                     "name": name if kind == "device" else "",

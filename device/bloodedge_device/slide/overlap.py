@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.imaging import Image
+from bloodedge_device.finder import FoundCell
 
 SIDE_PX = 213
 """Frames are shrunk to about this longer side: a third of 640."""
@@ -55,6 +56,12 @@ class Sighting:
     centre_px: tuple[float, float]
     area_um2: float
     cut: bool
+
+    @classmethod
+    def of(cls, cell: FoundCell) -> "Sighting":
+        """The sighting of a found cell."""
+        x, y, width, height = cell.box
+        return cls((x + width / 2, y + height / 2), cell.area_um2, cell.touches_border)
 
 
 @dataclass(frozen=True)
