@@ -1,7 +1,7 @@
 """Calibration from a camera's frames to its profile."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
@@ -61,7 +61,7 @@ def calibrate(
         )
     scale = _scale(measured, um_per_px, micrometer_um)
     profile = _profile(camera.name, measured, scale, focused, of_smear=micrometer_um is None)
-    return Calibration(profile, _warnings(profile, measured.unreadable))
+    return Calibration(profile, list(_warnings(profile, measured.unreadable)))
 
 
 def _measure(
@@ -128,11 +128,7 @@ def _profile(
     )
 
 
-def _warnings(profile: CameraProfile, unreadable: int) -> list[str]:
-    return [sentence for sentence in _sentences(profile, unreadable) if sentence]
-
-
-def _sentences(profile: CameraProfile, unreadable: int) -> Iterable[str | None]:
+def _warnings(profile: CameraProfile, unreadable: int) -> Iterator[str]:
     usual = GateParameters()
     scale, light, focus = profile.scale, profile.brightness, profile.focus
     if unreadable:
