@@ -165,7 +165,8 @@ def test_a_running_daemon_goes_on_with_its_bundle_whatever_is_offered(lab: Labor
             command = [sys.executable, "-m", "bloodedge", "device", "install", str(path), "--state", str(lab.state)]
             done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
             assert (done.returncode, words in done.stderr) == (1, True), done.stderr
-            assert len(done.stderr.splitlines()) == 1
+            lines = done.stderr.splitlines()
+            assert len(lines) - lines.count("Trying the bundle on this board") == 1  # said on a slow machine only
         assert running(lab) == (2, "a")
         cells = "SELECT count(*) FROM cells WHERE blast_probability IS NOT NULL"
         before = rows(lab.state, cells)[0][0]

@@ -59,9 +59,13 @@ class SlotWatch:
         self._audit_events(record)
         if self._state.settings.bundle is None:
             self._take_over(record)
-            self._forget_old_starts(record, passed_s)
-            if not self._rolled_back_at_fault(record):
-                self._watch_probation(record, passed_s)
+            slot = record.running
+            if slot is None or slot.sha256 != self._state.loaded.sha256:
+                self._on_probation = ""
+            else:
+                self._forget_old_starts(slot, passed_s)
+                if not self._rolled_back_at_fault(record, slot):
+                    self._watch_probation(slot, passed_s)
             self._report(read_record(self._folder))
 
     def check_revocation(self) -> None:
@@ -134,18 +138,17 @@ class SlotWatch:
         self._skipped_why = sentence
         self._skipped, self._skipped_at_s = "" if slot is None else slot.sha256, self._looked_at_s
 
-    def _forget_old_starts(self, record: Record, passed_s: float) -> None:
+    def _forget_old_starts(self, slot: Slot, passed_s: float) -> None:
         """Forget earlier starts once the running bundle cannot have ended them.
 
         The service manager starts a board without its camera again and again: that is no bundle's fault.
         """
-        state, slot = self._state, record.running
-        if slot is None or slot.sha256 != state.loaded.sha256:
-            return
         if slot.sha256 != self._running:
             self._running, self._harmless_s = slot.sha256, 0.0
         camera_waits = self._level("camera") is not Level.OK
-        harmless = camera_waits or (slot.state == "good" and not self._is_at_fault() and not state.faults.in_a_row)
+        harmless = camera_waits or (
+            slot.state == "good" and not self._is_at_fault() and not self._state.faults.in_a_row
+        )
         self._harmless_s = self._harmless_s + passed_s if harmless else 0.0
         if slot.starts and self._harmless_s >= self._timings.harmless_after_s:
             reset_starts(self._folder)
@@ -154,9 +157,9 @@ class SlotWatch:
         condition = self._state.health.conditions().get(part)
         return Level.OK if condition is None else condition.level
 
-    def _watch_probation(self, record: Record, passed_s: float) -> None:
-        state, slot = self._state, record.running
-        if slot is None or slot.state != "on probation" or slot.sha256 != state.loaded.sha256:
+    def _watch_probation(self, slot: Slot, passed_s: float) -> None:
+        state = self._state
+        if slot.state != "on probation":
             self._on_probation = ""
             return
         if slot.sha256 != self._on_probation:
@@ -175,10 +178,10 @@ class SlotWatch:
             self._judged_at_s = self._looked_at_s
             self._judge(slot.model_copy(update={"healthy_s": self._healthy_s}))
 
-    def _rolled_back_at_fault(self, record: Record) -> bool:
+    def _rolled_back_at_fault(self, record: Record, slot: Slot) -> bool:
         """Whether a network that gives no probabilities was rolled back, as one that crashes is at the start."""
-        state, slot = self._state, record.running
-        if slot is None or slot.sha256 != state.loaded.sha256 or not state.faults.at_fault:
+        state = self._state
+        if not state.faults.at_fault:
             return False
         why = f"its network gave no probability for {state.faults.in_a_row} cells in a row"
         if slot.state == "on probation" or has_good_alternative(state.settings, record):

@@ -43,7 +43,3 @@ class Desk:
             if value not in allowed:
                 raise UsageError(f'"{value}" is not one of {", ".join(allowed)}.')
         self.store.review(cell, label, sampling, actor)
-
-    def note(self, actor: str, action: str, detail: dict[str, object]) -> None:
-        """Add to the audit log: logins, refused ones, exports."""
-        self.store.note(actor, action, detail)

@@ -111,7 +111,7 @@ def download(desk: Desk, request: Request) -> Response:
     if kind not in export.KINDS:
         raise HTTPException(404, f"There is no such kind of file; choose one of {', '.join(export.KINDS)}.")
     data, media = export.export(desk.state, found.id, kind)
-    desk.note(caller_of(request).actor, "export", {"slide": found.id, "format": kind})
+    desk.store.note(caller_of(request).actor, "export", {"slide": found.id, "format": kind})
     return Response(
         data, media_type=media, headers={"content-disposition": f'attachment; filename="slide-{found.id}.{kind}"'}
     )
@@ -248,15 +248,15 @@ def sign_in(desk: Desk, request: Request) -> Response:
     try:
         right = access.is_token(_fields(request).get("token", ""), address)
     except RefusedError:
-        desk.note("page", "login refused", {"address": address})
+        desk.store.note("page", "login refused", {"address": address})
         raise
     if not right:
-        desk.note("page", "login refused", {"address": address})
+        desk.store.note("page", "login refused", {"address": address})
         answer = html(request, "login.html", wrong=True)
         answer.status_code = 401
         return answer
     cookie, _ = access.sessions.begin(signed_in=True)
-    desk.note("page", "login", {"address": address})
+    desk.store.note("page", "login", {"address": address})
     answer = redirect("/")
     answer.headers["set-cookie"] = session_cookie(access, cookie)
     return answer
@@ -268,7 +268,7 @@ def sign_out(desk: Desk, request: Request) -> Response:
     if caller.access is None or caller.cookie is None:
         return redirect("/")
     caller.access.sessions.end(caller.cookie)
-    desk.note("page", "logout", {"address": address_of(request.scope)})
+    desk.store.note("page", "logout", {"address": address_of(request.scope)})
     answer = redirect("/login")
     answer.headers["set-cookie"] = session_cookie(caller.access, "", 0)
     return answer
