@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 from bloodedge.bench.latency import measure_latency
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.console import Progress
-from bloodedge.data.dataset import (
-    ONE_PERSON,
-    CellFile,
-    SubjectRule,
-    check_readable,
-    owners,
-    read_dataset,
-)
+from bloodedge.data.dataset import ONE_PERSON, CellFile, SubjectRule, check_readable, owners, read_dataset
 from bloodedge.evaluation.classifier import Classifier
 from bloodedge.evaluation.ensemble import Ensemble, as_ensemble, predict
 from bloodedge.evaluation.held_out import PartName, choose_cells, leaky

@@ -4,10 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from bloodedge.data.dataset import (
-    CellFile,
-    Dataset,
-)
+from bloodedge.data.dataset import CellFile, Dataset
 from bloodedge.data.fitted_pictures import FITTED_PARTS
 from bloodedge.data.split import recall
 from bloodedge.errors import UsageError
@@ -30,10 +27,9 @@ class Chosen(NamedTuple):
 def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName) -> Chosen:
     """The cells to score.
 
-    "auto" takes the test part of the data that the run (or every run of an ensemble, split alike) was split on, and
-    otherwise every cell whose subject no run has seen in training or validation. It leaves out pictures that a run was
-    fitted to, whatever they are called now. Raises UsageError when nothing remains, or when a part is asked for by name
-    that there is not.
+    "auto": the test part if ``dataset`` is the data of all runs and they were split alike; else every cell of subjects
+    that no run has seen in training or validation. Copies of training pictures are left out, whatever their names. Raises
+    UsageError when nothing remains or the runs have no such part.
     """
     ensemble = as_ensemble(model)
     if part == "all":
@@ -51,14 +47,14 @@ def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName)
             f"The runs were split differently, so they have no {part} part in common; leave out --part to score the "
             "subjects that none of them has seen."
         )
-    wanted = "test" if part == "auto" else part
+    name = "test" if part == "auto" else part
     first = ensemble.members[0]
     parts = recall(dataset, first.split, first.split_spec)
-    if wanted not in parts:
-        raise UsageError(f"This run has no {wanted} part; it has: {', '.join(parts)}.")
-    cells = parts[wanted]
-    copies: dict[str, str] = {} if first.split.leaky or wanted in FITTED_PARTS else _copies(ensemble, cells)
-    return Chosen([c for c in cells if c.name not in copies], f"the {wanted} part", copies)
+    if name not in parts:
+        raise UsageError(f"This run has no {name} part; it has: {', '.join(parts)}.")
+    cells = parts[name]
+    copies: dict[str, str] = {} if first.split.leaky or name in FITTED_PARTS else _copies(ensemble, cells)
+    return Chosen([c for c in cells if c.name not in copies], f"the {name} part", copies)
 
 
 SAME = "the same picture was used in training, whatever it is called here"

@@ -7,10 +7,7 @@ from numpy.typing import NDArray
 
 from bloodedge.bundle.evaluation_record import Evaluation, SubjectScore, never_called
 from bloodedge.bundle.manifest import Agreement
-from bloodedge.data.dataset import (
-    UNNAMED,
-    natural,
-)
+from bloodedge.data.dataset import UNNAMED, natural
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.metrics import Sums, figures, interval, resampled_weights, subject_sums
 

@@ -7,10 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.evaluation.ensemble import rescaled
-from bloodedge.imaging import (
-    Cell,
-    as_image,
-)
+from bloodedge.imaging import Cell, as_image
 from bloodedge_train.explain.cues import colour
 
 Floats = NDArray[np.float64]

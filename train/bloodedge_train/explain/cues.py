@@ -7,10 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bloodedge.imaging import (
-    BACKGROUND_LEVEL,
-    Cell,
-)
+from bloodedge.imaging import BACKGROUND_LEVEL, Cell
 
 Floats = NDArray[np.float64]
 

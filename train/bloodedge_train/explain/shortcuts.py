@@ -18,14 +18,7 @@ from bloodedge.data.dataset import CellFile, in_threads, owners, read_dataset
 from bloodedge.data.split import recall
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities
 from bloodedge.evaluation.scoring import agree, score
-from bloodedge.imaging import (
-    CNMC_UM_PER_PX,
-    Cell,
-    Image,
-    cell_on_black,
-    network_input,
-    read_image,
-)
+from bloodedge.imaging import CNMC_UM_PER_PX, Cell, Image, cell_on_black, network_input, read_image
 from bloodedge_train.explain.alterations import ALTERATIONS, boxed
 from bloodedge_train.explain.cues import CUES, fit_logistic
 

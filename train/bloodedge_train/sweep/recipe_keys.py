@@ -6,12 +6,7 @@ from functools import cache
 from typing import Annotated, Any, get_args
 
 import numpy as np
-from pydantic import (
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
