@@ -28,8 +28,8 @@ def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName)
     """The cells to score.
 
     "auto": the test part if ``dataset`` is the data of all runs and they were split alike; else every cell of subjects
-    that no run has seen in training or validation. Copies of training pictures are left out, whatever their names. Raises
-    UsageError when nothing remains or the runs have no such part.
+    that no run has seen in training or validation. Copies of training pictures are left out, whatever their names.
+    Raises UsageError when nothing remains or the runs have no such part.
     """
     ensemble = as_ensemble(model)
     if part == "all":
