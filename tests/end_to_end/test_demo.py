@@ -83,7 +83,7 @@ def _write(path: Path) -> None:
 @pytest.mark.parametrize("mine", ["cells/mine.png", "run/model.keras", "keys/lab.key", "demo.bundle"])
 def test_a_users_own_files_under_the_demos_names_are_replaced_only_with_force(tmp_path: Path, mine: str) -> None:
     _write(tmp_path / "mine" / mine)
-    with pytest.raises(UsageError, match=f"holds {mine}, which no demo made or somebody has changed since.*--force"):
+    with pytest.raises(UsageError, match=f"holds {mine}, which no demo made or which was changed since.*--force"):
         run_demo(tmp_path / "mine")
     assert (tmp_path / "mine" / mine).read_text() == "mine"
     run_demo(tmp_path / "mine", force=True)

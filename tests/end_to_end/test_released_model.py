@@ -38,6 +38,7 @@ def test_its_card_names_the_people_it_was_held_out_from_and_its_worst() -> None:
     assert evaluation.worst_subject in card
 
 
+@pytest.mark.slow
 def test_what_its_manifest_promises_holds_on_the_real_cells(real_cnmc: Dataset, tmp_path: Path) -> None:
     """The data set grows: of its cells, only those of the people that the model was made from."""
     with Bundle(RELEASED) as bundle:
