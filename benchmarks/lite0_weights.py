@@ -109,7 +109,7 @@ def main() -> None:
     load_keras()
     from bloodedge_train.zoo import efficientnet_lite
 
-    features = efficientnet_lite.features("0", 224)
+    features = efficientnet_lite.features(224)
     fill(features, read_state(arguments.source))
     features.save_weights(arguments.target)
 

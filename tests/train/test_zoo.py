@@ -135,7 +135,8 @@ def test_alexnets_smallest_image_leaves_one_value_per_channel() -> None:
 
 def test_regnets_grouped_convolutions_train(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow has no gradient of them on a CPU outside XLA, through which Keras therefore sends them."""
-    monkeypatch.setitem(regnet.VARIANTS, "x016", regnet.Variant((1, 1), (24, 48), 24))
+    monkeypatch.setattr(regnet, "DEPTHS", (1, 1))
+    monkeypatch.setattr(regnet, "WIDTHS", (24, 48))
     model = build("regnetx016", 32, NetworkSpec())
     model.compile(optimizer="sgd", loss="sparse_categorical_crossentropy")
     kernel = model.get_layer("features").get_layer("stage2_block0_2_conv").kernel
@@ -159,7 +160,7 @@ def test_networks_run_on_jax_as_they_are() -> None:
 import keras
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import build, regnet, vgg19
-regnet.VARIANTS["x016"] = regnet.Variant((1, 1), (24, 48), 24)
+regnet.DEPTHS, regnet.WIDTHS = (1, 1), (24, 48)
 print(keras.backend.backend(), build("regnetx016", 32, NetworkSpec(units=8)).output.dtype)
 print(vgg19.scale(keras.Input((32, 32, 3), dtype="uint8")).dtype)
 """

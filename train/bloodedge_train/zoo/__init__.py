@@ -1,4 +1,4 @@
-"""The networks: one file per family, one row here per variant.
+"""The networks: one file and one row here for each.
 
 Every network takes uint8 RGB ``(N, H, W, 3)`` and gives float32 softmax probabilities ``(N, classes)``; scaling to what
 the family expects lies inside the graph.
@@ -22,14 +22,14 @@ SMALLEST_PX = 32
 class Family(Protocol):
     """A family's module."""
 
-    PUBLISHED: dict[str, Published]
-    """Files of ImageNet features by variant; empty if none were published that load here."""
+    PUBLISHED: Published | None
+    """The file of ImageNet features; None if none was published that loads here."""
 
     def scale(self, image: Any) -> Any:
         """The symbolic image (N, H, W, 3) RGB, 0..255, scaled to what ``features`` expects, float32."""
         ...
 
-    def features(self, variant: str, size_px: int) -> Any:
+    def features(self, size_px: int) -> Any:
         """A Keras model named "features" from the scaled image to its last feature map (N, h, w, c)."""
         ...
 
@@ -39,23 +39,22 @@ class Entry:
     """One row of the zoo; ``smallest_px``: the smallest image side that does not vanish before the last layer."""
 
     module: str
-    variant: str
     paper: str
     smallest_px: int = SMALLEST_PX
 
 
 ZOO = {
-    "resnetrs50": Entry("resnetrs", "50", "Bello et al., Revisiting ResNets, NeurIPS 2021"),
-    "regnetx016": Entry("regnet", "x016", "Radosavovic et al., Designing network design spaces, CVPR 2020"),
-    "alexnet": Entry("alexnet", "one_tower", "Krizhevsky, One weird trick, 2014", smallest_px=63),
-    "convnext_tiny": Entry("convnext", "tiny", "Liu et al., A ConvNet for the 2020s, CVPR 2022"),
-    "efficientnetb0": Entry("efficientnet", "b0", "Tan and Le, EfficientNet, ICML 2019"),
-    "inceptionv3": Entry("inceptionv3", "3", "Szegedy et al., Rethinking Inception, CVPR 2016", smallest_px=75),
-    "xception": Entry("xception", "1", "Chollet, Xception, CVPR 2017", smallest_px=71),
-    "vgg19": Entry("vgg19", "19", "Simonyan and Zisserman, VGG, ICLR 2015"),
-    "mobilenetv2": Entry("mobilenetv2", "1.0", "Sandler et al., MobileNetV2, CVPR 2018"),
-    "efficientnet_lite0": Entry("efficientnet_lite", "0", "Tan and Le, EfficientNet, ICML 2019; Lite, 2020"),
-    "edgenet": Entry("edgenet", "small", "after Howard et al., MobileNets, 2017; ReLU only"),
+    "resnetrs50": Entry("resnetrs", "Bello et al., Revisiting ResNets, NeurIPS 2021"),
+    "regnetx016": Entry("regnet", "Radosavovic et al., Designing network design spaces, CVPR 2020"),
+    "alexnet": Entry("alexnet", "Krizhevsky, One weird trick, 2014", smallest_px=63),
+    "convnext_tiny": Entry("convnext", "Liu et al., A ConvNet for the 2020s, CVPR 2022"),
+    "efficientnetb0": Entry("efficientnet", "Tan and Le, EfficientNet, ICML 2019"),
+    "inceptionv3": Entry("inceptionv3", "Szegedy et al., Rethinking Inception, CVPR 2016", smallest_px=75),
+    "xception": Entry("xception", "Chollet, Xception, CVPR 2017", smallest_px=71),
+    "vgg19": Entry("vgg19", "Simonyan and Zisserman, VGG, ICLR 2015"),
+    "mobilenetv2": Entry("mobilenetv2", "Sandler et al., MobileNetV2, CVPR 2018"),
+    "efficientnet_lite0": Entry("efficientnet_lite", "Tan and Le, EfficientNet, ICML 2019; Lite, 2020"),
+    "edgenet": Entry("edgenet", "after Howard et al., MobileNets, 2017; ReLU only"),
 }
 
 
@@ -103,11 +102,11 @@ def _features(name: str, family: Family, size_px: int, weights: str) -> Any:
     entry = ZOO[name]
     if size_px < entry.smallest_px:
         raise UsageError(f"{name} needs images of at least {entry.smallest_px} px; raise imaging.size_px.")
-    published = family.PUBLISHED.get(entry.variant)
+    published = family.PUBLISHED
     if weights == "imagenet" and published is None:
         raise UsageError(f"{name} has no ImageNet weights to download; use --weights none or the path of a file.")
     file = download(published, name) if weights == "imagenet" and published else Path(weights)
-    features = family.features(entry.variant, size_px)
+    features = family.features(size_px)
     if weights != "none":
         load(features, file, name)
     return features

@@ -7,31 +7,29 @@ two fully connected layers of 4096 units give way to the zoo's own head.
 
 from typing import Any
 
-from bloodedge_train.zoo.scaling import imagenet
+from bloodedge_train.zoo.layers import imagenet
 
 scale = imagenet
 
-VARIANTS = {
-    # (filters, kernel, strides, padding, pooled after) of each convolution
-    "one_tower": (
-        (64, 11, 4, 2, True),
-        (192, 5, 1, 2, True),
-        (384, 3, 1, 1, False),
-        (256, 3, 1, 1, False),
-        (256, 3, 1, 1, True),
-    ),
-}
-PUBLISHED: dict[str, Any] = {}
+CONVOLUTIONS = (
+    (64, 11, 4, 2, True),
+    (192, 5, 1, 2, True),
+    (384, 3, 1, 1, False),
+    (256, 3, 1, 1, False),
+    (256, 3, 1, 1, True),
+)
+"""Filters, kernel, strides, padding, whether pooled after."""
+PUBLISHED = None
 
 
-def features(variant: str, size_px: int) -> Any:
+def features(size_px: int) -> Any:
     """The network up to its last pooled feature map (N, about H/37, about W/37, 256)."""
     import keras
     from keras import layers
 
     image = keras.Input((size_px, size_px, 3), name="scaled")
     x = image
-    for number, (filters, kernel, strides, padding, pooled) in enumerate(VARIANTS[variant], start=1):
+    for number, (filters, kernel, strides, padding, pooled) in enumerate(CONVOLUTIONS, start=1):
         x = _convolution(x, filters, kernel, strides, padding, f"conv{number}")
         if pooled:
             x = layers.MaxPooling2D(3, 2, name=f"pool{number}")(x)

@@ -5,26 +5,22 @@ After Howard et al., "MobileNets", 2017, with ReLU only: every layer has a fused
 
 from typing import Any
 
-from bloodedge_train.zoo.scaling import signed
+from bloodedge_train.zoo.layers import conv_norm, signed
 
 scale = signed
 
-VARIANTS = {
-    # (filters, strides) of each separable convolution after a stem of 16 filters
-    "small": ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1)),
-}
-PUBLISHED: dict[str, Any] = {}
+BLOCKS = ((32, 1), (64, 2), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
+"""Filters and strides of each separable convolution after a stem of 16 filters."""
+PUBLISHED = None
 
 
-def features(variant: str, size_px: int) -> Any:
+def features(size_px: int) -> Any:
     """The network up to its last feature map (N, H/16, W/16, 256)."""
     import keras
-    from keras import layers
 
     image = keras.Input((size_px, size_px, 3), name="scaled")
-    x = layers.Conv2D(16, 3, 2, padding="same", use_bias=False, name="stem_conv")(image)
-    x = layers.ReLU(name="stem_relu")(layers.BatchNormalization(name="stem_norm")(x))
-    for number, (filters, strides) in enumerate(VARIANTS[variant], start=1):
+    x = conv_norm(image, 16, 3, 2, "stem")
+    for number, (filters, strides) in enumerate(BLOCKS, start=1):
         x = _separable(x, filters, strides, f"block{number}")
     return keras.Model(image, x, name="features")
 

@@ -6,20 +6,19 @@ standard deviation, and once more when it downloads its weights; ``scale`` divid
 
 from typing import Any
 
-from bloodedge_train.zoo.scaling import imagenet
+from bloodedge_train.zoo.layers import application, imagenet
 from bloodedge_train.zoo.weights import Published
 
 scale = imagenet
 
-VARIANTS = {"b0": "EfficientNetB0"}
-STORE = "https://storage.googleapis.com/keras-applications/"
-PUBLISHED = {"b0": Published(STORE + "efficientnetb0_notop.h5", "50bc09e76180e00e4465e1a485ddc09d")}
+PUBLISHED = Published(
+    "https://storage.googleapis.com/keras-applications/efficientnetb0_notop.h5", "50bc09e76180e00e4465e1a485ddc09d"
+)
 
 
-def features(variant: str, size_px: int) -> Any:
+def features(size_px: int) -> Any:
     """The network up to its last feature map (N, H/32, W/32, 1280)."""
     import keras
 
-    network = getattr(keras.applications, VARIANTS[variant])
-    whole = network(input_shape=(size_px, size_px, 3), include_top=False, weights=None)
+    whole = application("EfficientNetB0", size_px)
     return keras.Model(whole.get_layer("stem_conv_pad").input, whole.output, name="features")

@@ -7,7 +7,7 @@ layer has a fused int8 kernel.
 from dataclasses import dataclass
 from typing import Any
 
-from bloodedge_train.zoo.scaling import rescaled
+from bloodedge_train.zoo.layers import conv_norm, fan_out, rescaled
 
 STEM, TOP = 32, 1280
 DROP_CONNECT = 0.2
@@ -25,18 +25,16 @@ class Stage:
     filters: int
 
 
-VARIANTS = {
-    "0": (
-        Stage(1, 3, 1, 1, 16),
-        Stage(2, 3, 2, 6, 24),
-        Stage(2, 5, 2, 6, 40),
-        Stage(3, 3, 2, 6, 80),
-        Stage(3, 5, 1, 6, 112),
-        Stage(4, 5, 2, 6, 192),
-        Stage(1, 3, 1, 6, 320),
-    ),
-}
-PUBLISHED: dict[str, Any] = {}
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+PUBLISHED = None
 
 
 def scale(image: Any) -> Any:
@@ -44,16 +42,15 @@ def scale(image: Any) -> Any:
     return rescaled(image, 1 / 128, -127 / 128)
 
 
-def features(variant: str, size_px: int) -> Any:
+def features(size_px: int) -> Any:
     """The network up to its last feature map (N, H/32, W/32, 1280)."""
     import keras
 
-    stages = VARIANTS[variant]
-    blocks = sum(stage.repeats for stage in stages)
+    blocks = sum(stage.repeats for stage in STAGES)
     image = keras.Input((size_px, size_px, 3), name="scaled")
     x = _conv_norm(image, STEM, 3, 2, "stem")
     number = 0
-    for stage in stages:
+    for stage in STAGES:
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
             x = _inverted_residual(x, stage, strides, DROP_CONNECT * number / blocks, f"block{number + 1}")
@@ -72,7 +69,7 @@ def _inverted_residual(x: Any, stage: Stage, strides: int, drop: float, name: st
         strides,
         padding="same",
         use_bias=False,
-        depthwise_initializer=_initialiser(),
+        depthwise_initializer=fan_out(),
         name=f"{name}_depthwise",
     )(y)
     y = layers.ReLU(6, name=f"{name}_depthwise_relu")(layers.BatchNormalization(name=f"{name}_depthwise_norm")(y))
@@ -84,22 +81,4 @@ def _inverted_residual(x: Any, stage: Stage, strides: int, drop: float, name: st
 
 
 def _conv_norm(x: Any, filters: int, kernel: int, strides: int, name: str, *, relu: bool = True) -> Any:
-    from keras import layers
-
-    x = layers.Conv2D(
-        filters,
-        kernel,
-        strides,
-        padding="same",
-        use_bias=False,
-        kernel_initializer=_initialiser(),
-        name=f"{name}_conv",
-    )(x)
-    x = layers.BatchNormalization(name=f"{name}_norm")(x)
-    return layers.ReLU(6, name=f"{name}_relu")(x) if relu else x
-
-
-def _initialiser() -> Any:
-    import keras
-
-    return keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal")
+    return conv_norm(x, filters, kernel, strides, name, most=6, relu=relu, kernel_initializer=fan_out())

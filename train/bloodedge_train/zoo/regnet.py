@@ -4,29 +4,19 @@ A stem and four stages of bottlenecks with grouped convolutions, widths and dept
 the order of Keras 2's implementation, so that its published weight files load.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from bloodedge_train.zoo.scaling import rescaled
-from bloodedge_train.zoo.weights import Published
+from bloodedge_train.zoo.layers import conv_norm, rescaled
+from bloodedge_train.zoo.weights import KERAS_STORE, Published
 
 STEM = 32
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Blocks and filters of each stage; filters in one group of the 3x3 convolutions."""
-
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    group_width: int
-
-
-VARIANTS = {"x016": Variant((2, 4, 10, 2), (72, 168, 408, 912), 24)}
-STORE = "https://storage.googleapis.com/tensorflow/keras-applications/regnet/"
-PUBLISHED = {
-    "x016": Published(STORE + "regnetx016_notop.h5", "1b8e3d545d190271204a7b2165936a227d26b79bb7922bac5ee4d303091bf17a")
-}
+DEPTHS, WIDTHS = (2, 4, 10, 2), (72, 168, 408, 912)
+"""Blocks and filters of each stage."""
+GROUP_WIDTH = 24
+"""Filters in one group of the 3x3 convolutions."""
+PUBLISHED = Published(
+    KERAS_STORE + "regnet/regnetx016_notop.h5", "1b8e3d545d190271204a7b2165936a227d26b79bb7922bac5ee4d303091bf17a"
+)
 
 
 def scale(image: Any) -> Any:
@@ -34,16 +24,15 @@ def scale(image: Any) -> Any:
     return rescaled(image, 1 / 255, 0.0)
 
 
-def features(variant: str, size_px: int) -> Any:
+def features(size_px: int) -> Any:
     """The network up to its last feature map (N, H/32, W/32, the last width)."""
     import keras
 
-    chosen = VARIANTS[variant]
     image = keras.Input((size_px, size_px, 3), name="scaled")
     x = _conv_norm(image, STEM, 3, 2, "stem")
-    for stage, (depth, width) in enumerate(zip(chosen.depths, chosen.widths, strict=True), start=1):
+    for stage, (depth, width) in enumerate(zip(DEPTHS, WIDTHS, strict=True), start=1):
         for block in range(depth):
-            x = _bottleneck(x, width, width // chosen.group_width, f"stage{stage}_block{block}", first=block == 0)
+            x = _bottleneck(x, width, width // GROUP_WIDTH, f"stage{stage}_block{block}", first=block == 0)
     return keras.Model(image, x, name="features")
 
 
@@ -59,20 +48,6 @@ def _bottleneck(x: Any, filters: int, groups: int, name: str, *, first: bool) ->
     return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([y, shortcut]))
 
 
-def _conv_norm(
-    x: Any, filters: int, kernel: int, strides: int, name: str, *, groups: int = 1, relu: bool = True
-) -> Any:
-    from keras import layers
-
-    x = layers.Conv2D(
-        filters,
-        kernel,
-        strides,
-        padding="same",
-        groups=groups,
-        use_bias=False,
-        kernel_initializer="he_normal",
-        name=f"{name}_conv",
-    )(x)
-    x = layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
-    return layers.ReLU(name=f"{name}_relu")(x) if relu else x
+def _conv_norm(x: Any, filters: int, kernel: int, strides: int, name: str, **options: Any) -> Any:
+    norm = {"momentum": 0.9, "epsilon": 1e-5}
+    return conv_norm(x, filters, kernel, strides, name, norm=norm, kernel_initializer="he_normal", **options)

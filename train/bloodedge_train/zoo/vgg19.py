@@ -5,17 +5,15 @@ keras.applications' features. The two fully connected layers of 4096 units give 
 
 from typing import Any
 
-from bloodedge_train.zoo.scaling import rescaled
-from bloodedge_train.zoo.weights import Published
+from bloodedge_train.zoo.layers import application, rescaled
+from bloodedge_train.zoo.weights import KERAS_STORE, Published
 
 MEAN = (123.68, 116.779, 103.939)
 """ImageNet's RGB mean, 0..255."""
 
-VARIANTS = {"19": "VGG19"}
-STORE = "https://storage.googleapis.com/tensorflow/keras-applications/vgg19/"
-PUBLISHED = {
-    "19": Published(STORE + "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6")
-}
+PUBLISHED = Published(
+    KERAS_STORE + "vgg19/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5", "253f8cb515780f3b799900260a226db6"
+)
 
 
 def scale(image: Any) -> Any:
@@ -27,9 +25,6 @@ def scale(image: Any) -> Any:
     return ops.concatenate([blue, green, red], axis=-1)
 
 
-def features(variant: str, size_px: int) -> Any:
+def features(size_px: int) -> Any:
     """The network up to its last pooled feature map (N, H/32, W/32, 512)."""
-    import keras
-
-    network = getattr(keras.applications, VARIANTS[variant])
-    return network(input_shape=(size_px, size_px, 3), include_top=False, weights=None, name="features")
+    return application("VGG19", size_px)

@@ -14,6 +14,8 @@ from typing import Any
 
 from bloodedge.errors import BloodedgeError, UsageError
 
+KERAS_STORE = "https://storage.googleapis.com/tensorflow/keras-applications/"
+
 Stored = list[tuple[str, list[Any]]]
 """Layers that have weights, in order: name, and its HDF5 data sets (or its Keras variables)."""
 NOTHING: tuple[str, list[Any]] = ("", [])
