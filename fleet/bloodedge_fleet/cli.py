@@ -1,5 +1,6 @@
 """``bloodedge fleet``: a laboratory's boards, seen and kept up to date from one place."""
 
+import math
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,12 +9,30 @@ import click
 
 from bloodedge.errors import UsageError
 from bloodedge.files import read_text
-from bloodedge_fleet.options import MAX_DAYS, MAX_FAILED, MAX_SPAN_S, Number, require_words
+from bloodedge.text import is_one_line
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from bloodedge_fleet.boards.broker import Broker
+
+MAX_SPAN_S = 30 * 24 * 3600.0
+MAX_DAYS = 36_500.0
+"""A hundred years, to keep everything."""
+MAX_FAILED = 1_000_000
+"""More boards than any roll-out has: failures never halt it."""
+
+
+class Number(click.FloatRange):
+    """A number within limits; click's own type takes "nan"."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; click's own error where it is outside the range."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
+
 
 # Whoever opens the file says why it cannot be read.
 FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
@@ -40,6 +59,7 @@ silent_option = click.option(
     show_default=True,
     help="A board without a report for this long is silent.",
 )
+json_option = click.option("--json", "json_out", metavar="FILE", help='Write them as JSON; "-": to stdout.')
 
 
 @click.group()
@@ -109,7 +129,11 @@ def _broker(broker: str, password_file: Path | None, **options: Any) -> "Broker"
         raise UsageError("--certificate and --key belong together; give both, or neither.")
     if not topic or any(mark in topic for mark in "+#\0") or topic.startswith("$") or topic != topic.strip("/"):
         raise UsageError(f'"{topic}" cannot begin MQTT topics: leave out +, #, a leading $ and outer slashes.')
-    require_words(topic=topic, client=options["client"], user=options["user"])
+    for option in ("topic", "client", "user"):
+        if not is_one_line(options[option] or ""):
+            raise UsageError(
+                f"--{option} holds control characters, or marks that turn the direction of writing; omit them."
+            )
     host, port = host_and_port(broker, "--broker")
     tls = options["ca"] is not None or certificate is not None
     return Broker(host, port, tls=tls, password=_first_line(password_file), **options)
@@ -156,7 +180,7 @@ def token_command(state: Path | None) -> None:
 @database_option
 @state_option
 @silent_option
-@click.option("--json", "json_out", metavar="FILE", help='Write them as JSON; "-": to stdout.')
+@json_option
 def boards_command(database: str | None, state: Path | None, silent_s: float, json_out: str | None) -> None:
     """Every board, the worst first."""
     from bloodedge.console import emit_json
@@ -190,10 +214,7 @@ def forget_command(board: str, database: str | None, state: Path | None) -> None
 @fleet.command("rollout")
 @click.argument("bundle", type=FILE)
 @click.option(
-    "--trust",
-    type=FOLDER,
-    metavar="FOLDER",
-    help="Keys that the boards trust, one of which must have signed.",
+    "--trust", type=FOLDER, metavar="FOLDER", help="Keys that the boards trust, one of which must have signed."
 )
 @click.option("--unsigned", is_flag=True, help="Check no signature; boards may refuse the bundle.")
 @click.option("--boards", metavar="NAMES", help="Names with commas, asked in this order; default: all, by name.")
@@ -264,7 +285,7 @@ def _percents(text: str) -> list[float]:
 @database_option
 @state_option
 @silent_option
-@click.option("--json", "json_out", metavar="FILE", help='Write them as JSON; "-": to stdout.')
+@json_option
 def rollouts_command(database: str | None, state: Path | None, silent_s: float, json_out: str | None) -> None:
     """Every roll-out with its boards' progress, the newest first."""
     from bloodedge.console import emit_json

@@ -4,7 +4,6 @@ import fcntl
 import logging
 import signal
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,12 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
 from bloodedge.errors import UsageError, disk_errors
+from bloodedge.web_server import make_server
+from bloodedge.web_socket import listen, server_tls, url_of
 from bloodedge_fleet.addresses import is_everywhere
 from bloodedge_fleet.boards.archive import Archive, remove_old_reports
 from bloodedge_fleet.boards.broker import Broker
@@ -26,17 +26,16 @@ from bloodedge_fleet.database import DatabaseError, migrate
 from bloodedge_fleet.metrics import Figures
 from bloodedge_fleet.rollouts.controller import RolloutController
 from bloodedge_fleet.state_dir import require_readable
-from bloodedge_fleet.web.access import require_token
+from bloodedge_fleet.web.access import HEADERS, refusal, require_token
 from bloodedge_fleet.web.app import Site, make_app
-
-if TYPE_CHECKING:
-    from uvicorn import Server
 
 log = logging.getLogger("bloodedge.fleet")
 
 LOCK = "serve.lock"
 DATABASE_WAIT_S = 60.0
 TIDY_EVERY_S = 3600.0
+CONNECTIONS = 200
+"""To the page at the same time; boards fetch bundles over them."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: ti
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     require_readable(page.certificate, page.key)
-    with _lock(state), _listening(page) as listening:
+    tls = server_tls(page.certificate, page.key, ("--page-certificate", "--page-key"))
+    with _lock(state), listen(page.host, page.port, ("--listen", "--listen")) as listening:
         needs_token = require_token(page.host, state)
         url = page.url or _own_url(page, listening)
         _migrate(engine, stop)
@@ -65,7 +65,8 @@ def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: ti
         archive = Archive(engine)
         listener = Listener(broker, archive)
         controller = RolloutController(engine, listener.publish, listener.is_current, url, silent)
-        web = _web_server(Site(engine, state, listener, figures, silent), page, needs_token)
+        app = make_app(Site(engine, state, listener, figures, silent), page.host, needs_token=needs_token)
+        web = make_server(app, HEADERS, refusal, tls, CONNECTIONS)
         thread = threading.Thread(target=web.run, args=([listening],), name="web", daemon=True)
         listener.start(figures.note, controller.send_again)
         controller.start()
@@ -101,41 +102,15 @@ def _lock(state: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _listening(page: Page) -> Iterator[socket.socket]:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            page.host, page.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"--listen {page.host} is not an address of this machine; correct it.") from error
-    with listening:
-        try:
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(address)
-            listening.listen(128)
-        except OSError as error:
-            raise UsageError(
-                f"The server cannot listen on {page.host}:{page.port} ({error.strerror}); choose another --listen."
-            ) from error
-        yield listening
-
-
-def _address(page: Page, listening: socket.socket) -> str:
-    host = f"[{page.host}]" if ":" in page.host else page.host
-    return f"{'https' if page.certificate else 'http'}://{host}:{listening.getsockname()[1]}/"
-
-
 def _own_url(page: Page, listening: socket.socket) -> str:
     """The server's URL where no --url was given; UsageError where it listens on all addresses of the machine."""
     if is_everywhere(listening.getsockname()[0]):
         raise UsageError(f"Boards cannot reach {page.host}; give --url, such as https://HOST:8770.")
-    return _address(page, listening)
+    return url_of(page.host, listening, tls=page.certificate is not None)
 
 
 def _log_address(page: Page, listening: socket.socket) -> None:
-    log.info("Page: %s", _address(page, listening))
+    log.info("Page: %s", url_of(page.host, listening, tls=page.certificate is not None))
     if page.url is None and ip_address(listening.getsockname()[0]).is_loopback:
         log.warning("Boards on other machines cannot fetch bundles there; to let them, give --listen and --url.")
 
@@ -153,33 +128,3 @@ def _migrate(engine: Engine, stop: threading.Event) -> None:
             stop.wait(2)
         else:
             return
-
-
-def _web_server(site: Site, page: Page, needs_token: bool) -> "Server":
-    from uvicorn import Config, Server
-
-    app = make_app(site, page.host, needs_token=needs_token)
-    config = Config(
-        app,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="critical",  # the application logs its own errors
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=200,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=2,
-        ssl_certfile=page.certificate,
-        ssl_keyfile=page.key,
-    )
-    try:
-        config.load()
-    except (OSError, ssl.SSLError) as error:
-        raise UsageError(
-            f"{page.certificate} and {page.key} cannot be used ({error}); give a PEM certificate and its key."
-        ) from error
-    return Server(config)

@@ -21,14 +21,15 @@ PACKAGES = {
     "bloodedge_fleet": ROOT / "fleet" / "bloodedge_fleet",
 }
 ORDER = {
-    "bloodedge": "machine redact text errors installation files metrics config console web_access imaging tables"
-    " decision bundle data engine fleet_messages report signing bench simulation evaluation cli __main__",
+    "bloodedge": "machine redact text errors installation files metrics config console web_access web_socket web_server"
+    " imaging tables decision bundle data engine fleet_messages report signing bench simulation evaluation cli"
+    " __main__",
     "bloodedge_train": "hardware recipe zoo fitting figures run_card run_folder explain run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
     " conversion cli",
     "bloodedge_device": "frames latency health timings system finder settings camera slide pipeline store bundles"
     " calibration report snapshot outputs web daemon provision cli",
-    "bloodedge_fleet": "addresses options state_dir database boards metrics rollouts terminal web server cli",
+    "bloodedge_fleet": "addresses state_dir database boards metrics rollouts terminal web server cli",
 }
 """Each package's rooms, which are its top-level files and folders, from the lowest: none imports one above it."""
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "jax", "torch", "openvino", "nncf", "onnx", "onnxruntime", "tf2onnx"}

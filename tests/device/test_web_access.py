@@ -18,10 +18,11 @@ from urllib.request import urlopen
 import pytest
 from starlette.testclient import TestClient
 
+from bloodedge import web_server
 from bloodedge.errors import UsageError
 from bloodedge.web_access import TOKEN, Throttle, TokenCheck, check_token, new_token
 from bloodedge_device.settings.sections import WebSettings
-from bloodedge_device.web import request_checks, uvicorn_limits
+from bloodedge_device.web import request_checks
 from bloodedge_device.web.access import Access, Sessions
 from bloodedge_device.web.client import ask
 from bloodedge_device.web.server import WebServer
@@ -455,7 +456,7 @@ def test_a_browser_that_waits_for_a_frame_does_not_hold_up_the_end(server: WebSe
 
 
 def test_a_connection_that_asks_for_nothing_is_closed(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uvicorn_limits, "SILENT_S", 0.2)
+    monkeypatch.setattr(web_server, "SILENT_S", 0.2)
     port = int(server.url.rstrip("/").rsplit(":", 1)[1])
     for start in (b"", b"GET / HTTP/1.1\r\nHost: "):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -509,7 +510,8 @@ def test_a_body_that_turns_malformed_ends_the_connection(server: WebServer, capl
 def test_when_too_many_ask_the_answer_says_when_to_try_again(
     server: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uvicorn_limits, "CONNECTIONS", 1)
+    limits: dict[str, int] = server._servers[1].config.http.keywords  # type: ignore[union-attr]
+    monkeypatch.setitem(limits, "most", 1)
     request = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"
     status, headers, body = raw_answer(server, request % b"/api/v1/status")
     assert (status, headers["retry-after"]) == (503, "5")

@@ -26,6 +26,7 @@ from bloodedge.fleet_messages import Wanted, read_message
 from bloodedge.signing.keys import new_key, read_private_key
 from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import trust
+from bloodedge.web_socket import listen
 from bloodedge_fleet.boards.archive import Archive, Received, forget
 from bloodedge_fleet.boards.broker import Broker
 from bloodedge_fleet.boards.listener import Listener
@@ -35,7 +36,7 @@ from bloodedge_fleet.rollouts.controller import EVERY_S, RolloutController
 from bloodedge_fleet.rollouts.overview import read_rollout_views
 from bloodedge_fleet.rollouts.stages import Rollout
 from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, pending_requests, read_rollouts
-from bloodedge_fleet.server import Page, _listening, _log_address, _own_url
+from bloodedge_fleet.server import Page, _log_address, _own_url
 from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
 from support.mqtt import Broker as Mosquitto
 from support.nobody import NOBODY, Nobody
@@ -494,7 +495,7 @@ def test_a_server_that_listens_everywhere_wants_to_know_where_boards_find_it(eng
 
 def test_a_server_for_this_machine_alone_says_that_others_find_no_bundles(caplog: pytest.LogCaptureFixture) -> None:
     page = Page("127.0.0.1", 0)
-    with _listening(page) as listening:
+    with listen(page.host, page.port, ("--listen", "--listen")) as listening:
         assert _own_url(page, listening) == f"http://127.0.0.1:{listening.getsockname()[1]}/"
         _log_address(page, listening)
     assert "Boards on other machines cannot fetch bundles there" in caplog.text

@@ -14,7 +14,6 @@ from bloodedge.fleet_messages import (
     REPORT,
     BaselineFigures,
     BoardReport,
-    Condition,
     Drifted,
     Latency,
     Percentiles,
@@ -101,32 +100,27 @@ class Reporter:
     def make(self, snapshot: Snapshot, times: dict[str, LatencyHistogram]) -> BoardReport:
         """The next report; times: how long each stage took since the start."""
         self._query_store(snapshot)
-        return BoardReport(
-            boot=self._boot,
-            sequence=self._sequence + 1,
-            sent_at=datetime.now(UTC),
-            clock_synchronised=snapshot.clock_synchronised,
-            uptime_s=monotonic() - self._began_s,
-            version=__version__,
-            hardware=hardware_name()[:200],
-            alive=snapshot.alive,
-            bundle=running_bundle(snapshot),
-            health={
-                part: Condition(level=_LEVELS[condition.level], sentence=condition.sentence[:500])
+        own = {
+            "boot": self._boot,
+            "sequence": self._sequence + 1,
+            "sent_at": datetime.now(UTC),
+            "uptime_s": monotonic() - self._began_s,
+            "version": __version__,
+            "hardware": hardware_name()[:200],
+            "bundle": running_bundle(snapshot),
+            "health": {
+                part: {"level": condition.level.name.lower(), "sentence": condition.sentence[:500]}
                 for part, condition in snapshot.conditions.items()
             },
-            frames=sum(snapshot.totals.frames.values()),
-            frames_dropped=snapshot.totals.dropped,
-            cells=dict(snapshot.totals.cells),
-            latency=self._latency(times),
-            reviewed=self._reviewed,
-            drifted=self._drifted,
-            temperature_c=snapshot.temperature_c,
-            disk_free_bytes=snapshot.disk_free_bytes,
-            messages_waiting=snapshot.messages_waiting,
-            messages_lost=snapshot.messages_lost,
-            wanted=self._update(),
-        )
+            "frames": sum(snapshot.totals.frames.values()),
+            "frames_dropped": snapshot.totals.dropped,
+            "cells": dict(snapshot.totals.cells),
+            "latency": self._latency(times),
+            "reviewed": self._reviewed,
+            "drifted": self._drifted,
+            "wanted": self._update(),
+        }
+        return BoardReport.model_validate({**vars(snapshot), **own})
 
     def _latency(self, times: dict[str, LatencyHistogram]) -> dict[str, Latency]:
         new = {stage: now.since(self._times.get(stage, LatencyHistogram())) for stage, now in times.items()}
@@ -150,10 +144,6 @@ class Reporter:
             found = [aspect for aspect in queries.drift_of(state, slide) or () if aspect.drifted is not None]
             sentences = [aspect.sentence[:500] for aspect in found if aspect.drifted]
             self._drifted = Drifted(slide=slide, cells=found[0].cells, aspects=sentences) if found else None
-
-
-_LEVELS: tuple[Literal["ok"], Literal["warning"], Literal["failed"]] = ("ok", "warning", "failed")
-"""By Level."""
 
 
 def running_bundle(snapshot: Snapshot) -> RunningBundle:

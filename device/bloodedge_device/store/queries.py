@@ -78,7 +78,6 @@ def _slide(
     drawn: tuple[int, int] | None,
 ) -> SlideRow:
     share = ClusteredShare([blasts for _, blasts, _ in frames], [blasts + normals for _, blasts, normals in frames])
-    corrected = SlideShare.of(share, rates, drawn)
     return SlideRow(
         id=row["id"],
         label=row["label"],
@@ -87,13 +86,8 @@ def _slide(
         cells=sum(cells for cells, _, _ in frames),
         blasts=share.successes,
         normals=share.trials - share.successes,
-        blast_share=share.share,
-        blast_ci95=share.ci95,
-        blast_ci95_clustered=share.clustered_ci95,
-        corrected_share=corrected.figures,
-        share_headline=corrected.headline,
-        share_sentences=corrected.sentences,
         reviewed=reviewed,
+        **SlideRow.values(SlideShare.of(share, rates, drawn)),
     )
 
 
@@ -126,20 +120,9 @@ def find_cell(state: Path, cell: int) -> tuple[int, CellRow] | None:
 
 
 def _cell(row: sqlite3.Row) -> CellRow:
-    return CellRow(
-        id=row["id"],
-        frame=row["frame_number"],
-        source=row["source"],
-        captured_at=datetime.fromisoformat(row["captured_at"]),
-        box=(row["x"], row["y"], row["width"], row["height"]),
-        label=row["label"],
-        blast_probability=row["blast_probability"],
-        reason=row["reason"],
-        area_um2=row["area_um2"],
-        repeated=bool(row["repeated"]),
-        review=row["review"],
-        has_crop=row["crop"] is not None,
-    )
+    box = (row["x"], row["y"], row["width"], row["height"])
+    own = {"frame": row["frame_number"], "box": box, "has_crop": row["crop"] is not None}
+    return CellRow.model_validate({**dict(row), **own})
 
 
 def crop(state: Path, cell: int) -> bytes | None:

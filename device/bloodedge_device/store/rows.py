@@ -1,28 +1,22 @@
 """Slides and cells as the database has them, for the page and for programs."""
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from bloodedge.decision.prevalence import ShareFigures
 from bloodedge_device.frames import Box
+from bloodedge_device.slide.share import SlideShare
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True, use_attribute_docstrings=True)
 
 
-class SlideRow(_Row):
-    """A slide in the list. Cells seen in several frames count once."""
+class ShareRow(_Row):
+    """A slide's share of blasts, as called and corrected."""
 
-    id: int
-    label: str
-    started: datetime
-    finished: datetime | None
-    """null while it is the current slide, and for ever after a power cut"""
-    cells: int
-    blasts: int
-    normals: int
     blast_share: float | None
     """Among called cells, as called, 0..1; see corrected_share"""
     blast_ci95: tuple[float, float]
@@ -34,19 +28,38 @@ class SlideRow(_Row):
     """The corrected share in a word or two"""
     share_sentences: list[str]
     """What to say beside it, the most important first"""
+
+    @staticmethod
+    def values(share: SlideShare) -> dict[str, Any]:
+        """The fields of a slide's share."""
+        return {
+            "blast_share": share.counted.share,
+            "blast_ci95": share.counted.ci95,
+            "blast_ci95_clustered": share.counted.clustered_ci95,
+            "corrected_share": share.figures,
+            "share_headline": share.headline,
+            "share_sentences": share.sentences,
+        }
+
+
+class SlideRow(ShareRow):
+    """A slide in the list. Cells seen in several frames count once."""
+
+    id: int
+    label: str
+    started: datetime
+    finished: datetime | None
+    """null while it is the current slide, and for ever after a power cut"""
+    cells: int
+    blasts: int
+    normals: int
     reviewed: int
     """Cells that a person looked at"""
 
 
-class CellRow(_Row):
-    """A cell of a slide."""
+class CalledCell(_Row):
+    """What became of a cell."""
 
-    id: int
-    frame: int
-    """The frame's number on its slide"""
-    source: str
-    """The frame's file name, where it has one"""
-    captured_at: datetime
     box: Box
     """x, y, width, height in pixels of the frame"""
     label: str
@@ -57,7 +70,18 @@ class CellRow(_Row):
     """Why it is uncertain; model_fault: the network gave no probability"""
     area_um2: float
     repeated: bool
-    """Another row shows the same cell, and it counts there"""
+    """Another view shows the same cell, and it counts there"""
+
+
+class CellRow(CalledCell):
+    """A cell of a slide."""
+
+    id: int
+    frame: int
+    """The frame's number on its slide"""
+    source: str
+    """The frame's file name, where it has one"""
+    captured_at: datetime
     review: str | None
     """The latest review"""
     has_crop: bool

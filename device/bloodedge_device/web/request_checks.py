@@ -100,12 +100,13 @@ async def _pass_on(app: ASGIApp, caller: Callable[[bytes], Any], scope: Scope, r
         body = b"" if scope["method"] in SAFE else await _read_body(scope, receive)
         scope["caller"], scope["body"] = await caller(body), body
     except RefusedError as refused:
-        await _refusal(scope, refused)(scope, receive, send)
+        await refusal(scope, refused)(scope, receive, send)
         return
     await app(scope, receive, send)
 
 
-def _refusal(scope: Scope, refused: RefusedError) -> ASGIApp:
+def refusal(scope: Scope, refused: RefusedError) -> ASGIApp:
+    """The answer to a refused request."""
     path = scope["path"]
     if refused.status == 401 and not path.startswith(("/api/", "/live/", "/metrics")):
         return redirect("/login")

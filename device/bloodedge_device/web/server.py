@@ -1,6 +1,5 @@
 """Serves the page over TCP and the command line over a Unix socket, in one thread of the daemon."""
 
-import errno
 import logging
 import os
 import socket
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bloodedge.errors import UsageError, disk_errors
+from bloodedge.web_socket import listen, server_tls, url_of
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web.access import Access, require_token
 from bloodedge_device.web.desk import Desk
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("bloodedge.device")
 
 STOP_S = 5.0
+CONNECTIONS = 64
+"""At the same time."""
 
 FIRST_INHERITED = 3
 """SD_LISTEN_FDS_START."""
@@ -48,7 +50,8 @@ class WebServer:
         Raises UsageError when the port is taken, the address is not this machine's, the certificate cannot be used, or
         other machines could ask and no access token was made.
         """
-        tls = self._listen_tls()
+        settings = self._settings
+        tls = server_tls(settings.certificate, settings.key, ("web.certificate", "web.key"))
         inherited = _inherited_socket() if self._settings.enabled else None
         if inherited is not None:
             self._settings = _with_address_of(self._settings, inherited)
@@ -56,13 +59,14 @@ class WebServer:
         try:
             if self._settings.enabled:
                 require_token(self._settings, self._state)
-                sockets.append(inherited or _tcp_socket(self._settings))
+                settings = self._settings
+                sockets.append(inherited or listen(settings.host, settings.port, ("web.host", "--port")))
         except BaseException:
             sockets[0].close()
             (self._state / SOCKET).unlink(missing_ok=True)
             raise
         if self._settings.enabled:
-            self._url = _url(self._settings, sockets[1])
+            self._url = url_of(self._settings.host, sockets[1], tls=tls is not None)
             if not self._settings.is_local and tls is None:
                 log.warning("%s is not encrypted: others on the network can read the token.", self._url)
         self._thread = threading.Thread(target=self._run, args=(sockets, tls), name="web", daemon=True)
@@ -80,30 +84,17 @@ class WebServer:
         with suppress(OSError):
             (self._state / SOCKET).unlink()
 
-    def _listen_tls(self) -> ssl.SSLContext | None:
-        if self._settings.certificate is None:
-            return None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            context.load_cert_chain(self._settings.certificate, self._settings.key)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(
-                f"web.certificate {self._settings.certificate} and web.key {self._settings.key} cannot be used"
-                f" ({error.strerror or error}); give a PEM certificate and the key that belongs to it."
-            ) from error
-        return context
-
     def _run(self, sockets: list[socket.socket], tls: ssl.SSLContext | None) -> None:
         import asyncio
 
+        from bloodedge.web_server import make_server
         from bloodedge_device.web.app import make_app
-        from bloodedge_device.web.uvicorn_limits import make_server
+        from bloodedge_device.web.request_checks import HEADERS, refusal
 
-        self._servers = [make_server(make_app(self._desk, None), None)]
+        self._servers = [make_server(make_app(self._desk, None), HEADERS, refusal, None, CONNECTIONS)]
         if len(sockets) > 1:
             access = Access(self._settings, self._state, sockets[1].getsockname()[1])
-            self._servers.append(make_server(make_app(self._desk, access), tls))
+            self._servers.append(make_server(make_app(self._desk, access), HEADERS, refusal, tls, CONNECTIONS))
         self._ready.set()
 
         async def serve() -> None:
@@ -149,37 +140,3 @@ def _with_address_of(settings: WebSettings, inherited: socket.socket) -> WebSett
     if (settings.host, settings.port) != (host, port):
         log.warning("The service manager listens on %s port %d; web.host and web.port are ignored.", host, port)
     return settings.model_copy(update={"host": host, "port": port})
-
-
-def _tcp_socket(settings: WebSettings) -> socket.socket:
-    host, port = settings.host, settings.port
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listening = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise UsageError(f"web.host {host} is not an address of this machine; correct it in the settings.") from error
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(64)
-    except OSError as error:
-        listening.close()
-        reasons = {
-            errno.EADDRINUSE: f"Port {port} of {host} is in use; stop what uses it, or choose another with --port.",
-            errno.EACCES: f"Port {port} of {host} needs root rights; choose one above 1023 with --port.",
-            errno.EADDRNOTAVAIL: f"web.host {host} is not an address of this machine; correct it in the settings.",
-        }
-        raise UsageError(
-            reasons.get(
-                error.errno or 0, f"{host} port {port} cannot be listened on ({error.strerror}); change web.host."
-            )
-        ) from error
-    return listening
-
-
-def _url(settings: WebSettings, listening: socket.socket) -> str:
-    scheme = "https" if settings.certificate else "http"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{scheme}://{host}:{listening.getsockname()[1]}/"

@@ -6,28 +6,17 @@ from pydantic import BaseModel, Field
 
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.bundle.evaluation_record import LatencyMs
-from bloodedge.decision.prevalence import ShareFigures
-from bloodedge_device.frames import CellResult
 from bloodedge_device.latency import STAGES
 from bloodedge_device.report.reading import warnings_of
 from bloodedge_device.snapshot.snapshot import SlideSnapshot, Snapshot
+from bloodedge_device.store.rows import CalledCell, ShareRow
 
 
-class CellStatus(BaseModel):
+class CellStatus(CalledCell):
     """One cell of the newest frame."""
 
-    box: tuple[int, int, int, int] = Field(description="x, y, width, height in pixels of the frame")
-    outline: list[list[int]] = Field(description="The cell's border as a polygon [[x, y], ...] in pixels of the frame")
-    label: str = Field(description="blast, normal or uncertain")
-    blast_probability: float | None = Field(description="Calibrated, 0..1; null when the cell was not classified")
-    reason: str | None = Field(description="Why it is uncertain; model_fault: the network gave no probability")
-    area_um2: float
-    repeated: bool = Field(description="An earlier frame of the slide showed this cell, and it counts there")
-
-    @classmethod
-    def of(cls, cell: CellResult) -> "CellStatus":
-        """One cell of a frame's result."""
-        return cls.model_validate(cell, from_attributes=True)
+    outline: list[list[int]]
+    """The cell's border as a polygon [[x, y], ...] in pixels of the frame"""
 
 
 class FrameStatus(BaseModel):
@@ -47,7 +36,7 @@ class FrameStatus(BaseModel):
     cells: list[CellStatus]
 
 
-class SlideStatus(BaseModel):
+class SlideStatus(ShareRow):
     """The current slide. Cells seen in several frames count once."""
 
     id: int
@@ -63,12 +52,6 @@ class SlideStatus(BaseModel):
     uncertain: int
     uncertain_reasons: dict[str, int]
     repeated: int = Field(description="Views of cells that had been seen before")
-    blast_share: float | None = Field(description="Among called cells, as called, 0..1; see corrected_share")
-    blast_ci95: tuple[float, float] = Field(description="Wilson's interval: as if cells were independent")
-    blast_ci95_clustered: tuple[float, float] | None = Field(description="With cells of a frame resembling each other")
-    corrected_share: ShareFigures
-    share_headline: str = Field(description="The corrected share in a word or two")
-    share_sentences: list[str] = Field(description="Sentences that explain it, the most important first")
     half_width: float = Field(description="The corrected share is to be known within this, either way")
     enough: bool = Field(description="It is")
     cells_needed: int | None = Field(
@@ -133,28 +116,21 @@ class Status(BaseModel):
 def status_of(snapshot: Snapshot) -> Status:
     """Everything that the page and the API show."""
     slide = snapshot.slide
-    return Status(
-        research_use=RESEARCH_USE,
-        version=__version__,
-        board=snapshot.settings.mqtt.board,
-        started=snapshot.started,
-        alive=snapshot.alive,
-        ready=snapshot.ready,
-        camera=snapshot.camera,
-        frames_per_second=snapshot.frames_per_second,
-        clock_synchronised=snapshot.clock_synchronised,
-        bundle=_bundle(snapshot),
-        frame=_frame(snapshot),
-        slide=None if slide is None else _slide(slide, snapshot.settings.slide.half_width),
-        stages={} if slide is None else _stages(slide),
-        health={
-            part: ConditionStatus(
-                level=condition.level.name.lower(), sentence=condition.sentence, since=condition.since
-            )
+    own = {
+        "research_use": RESEARCH_USE,
+        "version": __version__,
+        "board": snapshot.settings.mqtt.board,
+        "bundle": _bundle(snapshot),
+        "frame": _frame(snapshot),
+        "slide": None if slide is None else _slide(slide, snapshot.settings.slide.half_width),
+        "stages": {} if slide is None else _stages(slide),
+        "health": {
+            part: {**vars(condition), "level": condition.level.name.lower()}
             for part, condition in snapshot.conditions.items()
         },
-        waiting_messages=snapshot.messages_waiting,
-    )
+        "waiting_messages": snapshot.messages_waiting,
+    }
+    return Status.model_validate({**vars(snapshot), **own})
 
 
 def _bundle(snapshot: Snapshot) -> BundleStatus:
@@ -180,20 +156,16 @@ def _frame(snapshot: Snapshot) -> FrameStatus | None:
         return None
     result = snapshot.picture.result
     width, height = result.size or (None, None)
-    return FrameStatus(
-        number=snapshot.picture.number,
-        captured_at=result.capture.captured_at,
-        age_s=snapshot.picture_age_s,
-        width=width,
-        height=height,
-        um_per_px=result.um_per_px,
-        reason=result.reason,
-        detail=result.problem,
-        focus=result.focus,
-        focus_needed=snapshot.settings.gate.focus,
-        brightness=result.brightness,
-        cells=[CellStatus.of(cell) for cell in result.cells],
-    )
+    own = {
+        "number": snapshot.picture.number,
+        "captured_at": result.capture.captured_at,
+        "age_s": snapshot.picture_age_s,
+        "width": width,
+        "height": height,
+        "detail": result.problem,
+        "focus_needed": snapshot.settings.gate.focus,
+    }
+    return FrameStatus.model_validate({**vars(result), **own})
 
 
 def _slide(slide: SlideSnapshot, half_width: float) -> SlideStatus:
@@ -212,15 +184,10 @@ def _slide(slide: SlideSnapshot, half_width: float) -> SlideStatus:
         uncertain=counts.cells["uncertain"],
         uncertain_reasons=counts.uncertain,
         repeated=counts.repeated,
-        blast_share=counts.blast_share,
-        blast_ci95=counts.blast_ci95,
-        blast_ci95_clustered=counts.clustered.clustered_ci95,
-        corrected_share=share.figures,
-        share_headline=share.headline,
-        share_sentences=share.sentences,
         half_width=half_width,
         enough=share.enough(half_width),
         cells_needed=share.cells_needed(half_width),
+        **SlideStatus.values(share),
     )
 
 

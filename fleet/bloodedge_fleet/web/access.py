@@ -64,7 +64,7 @@ class Guard:
             if not scope["path"].startswith(OPEN):
                 await self._check(scope)
         except RefusedError as refused:
-            app = _refusal(scope["path"], refused)
+            app = refusal(scope, refused)
         await app(scope, receive, send)
 
     async def _check(self, scope: Scope) -> None:
@@ -83,8 +83,9 @@ class Guard:
             )
 
 
-def _refusal(path: str, refused: RefusedError) -> ASGIApp:
-    if path.startswith(("/api/", "/metrics")):
+def refusal(scope: Scope, refused: RefusedError) -> ASGIApp:
+    """The answer to a refused request."""
+    if scope["path"].startswith(("/api/", "/metrics")):
         return JSONResponse({"error": refused.sentence}, refused.status, refused.headers)
     return PlainTextResponse(refused.sentence + "\n", refused.status, refused.headers)
 

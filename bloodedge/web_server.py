@@ -1,8 +1,9 @@
-"""uvicorn with limits on connections, sizes and times, and without a log of its own."""
+"""The web server of device and fleet: uvicorn with limits on connections, sizes and times, without a log of its own."""
 
 import asyncio
 import json
 import ssl
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from bloodedge.web_access import SafeHeaders
-from bloodedge_device.web.request_checks import HEADERS
-from bloodedge_device.web.responses import error_response
+from bloodedge.web_access import RefusedError, SafeHeaders
 
-CONNECTIONS = 64
+Refuse = Callable[[Scope, RefusedError], ASGIApp]
+"""The application that answers a refused request."""
+
 HEADERS_BYTES = 16 * 1024
 SILENT_S = 10.0
 """A connection without a whole request for so long is closed; one that is idle after a request, sooner."""
@@ -34,14 +35,16 @@ class LimitedProtocol(H11Protocol):
     Its own answers look like the application's: one sentence, with the headers that every answer carries.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, headers: Mapping[str, str], refuse: Refuse, most: int, **options: Any) -> None:
+        """most: connections at the same time."""
         super().__init__(*args, **options)
+        self._headers, self._refuse, self._most = headers, refuse, most
         self.app = partial(self._unless_busy, self.app)
 
     async def _unless_busy(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self.connections) >= CONNECTIONS:
-            headers = {"retry-after": str(TRY_AGAIN_S), "connection": "close"}
-            app = SafeHeaders(error_response(scope["path"], 503, BUSY, headers), HEADERS)
+        if len(self.connections) >= self._most:
+            refused = RefusedError(503, BUSY, {"retry-after": str(TRY_AGAIN_S), "connection": "close"})
+            app = SafeHeaders(self._refuse(scope, refused), self._headers)
         await app(scope, receive, send)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
@@ -52,7 +55,7 @@ class LimitedProtocol(H11Protocol):
         if self.conn.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             body = json.dumps({"error": MALFORMED}).encode()
             own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
-            head = h11.Response(status_code=400, headers=list({**HEADERS, **own}.items()), reason=b"Bad Request")
+            head = h11.Response(status_code=400, headers=list({**self._headers, **own}.items()), reason=b"Bad Request")
             for event in (head, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
@@ -74,13 +77,19 @@ class LimitedProtocol(H11Protocol):
             self._watch(self.cycle)
 
 
-def make_server(app: ASGIApp, tls: ssl.SSLContext | None) -> Server:
-    """A server for sockets that listen already; it takes no signals and writes no log."""
+def make_server(
+    app: ASGIApp, headers: Mapping[str, str], refuse: Refuse, tls: ssl.SSLContext | None, connections: int
+) -> Server:
+    """A server for sockets that listen already; it takes no signals and writes no log.
+
+    headers: of every answer; refuse: answers what is refused; connections: most at the same time.
+    """
+    protocol: Any = partial(LimitedProtocol, headers=headers, refuse=refuse, most=connections)
     return Server(
         Config(
             app,
             loop="asyncio",
-            http=LimitedProtocol,
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,
