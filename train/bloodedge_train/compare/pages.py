@@ -41,7 +41,7 @@ def write(comparison: Comparison, folder: Path) -> None:
 def markdown_page(comparison: Comparison, charts: list[Chart]) -> str:
     """Markdown that links to the PNG files beside it."""
     parts = [f"# Networks compared on the {comparison.part} part", f"**{RESEARCH_USE}**"]
-    parts += [f"> **Mind.** {warning}" for warning in comparison.warnings]
+    parts += [f"> **Note.** {warning}" for warning in comparison.warnings]
     for table in all_tables(comparison.rows):
         parts += [f"## {table.title}", table.note, markdown(table)]
     parts += [f"## {chart.title}\n\n![{chart.text}]({chart.file})" for chart in charts]
