@@ -345,7 +345,7 @@ def test_rtsp_is_spoken_plainly_or_within_tls(scheme: str, first: bytes) -> None
 
 def test_an_address_of_an_unknown_kind_is_no_path() -> None:
     with pytest.raises(UsageError, match=r"Streams at ftp:// cannot be read; .*rtsps://"):
-        with_options(DeviceSettings(), None, None, "ftp://microscope/film.avi")
+        with_options(DeviceSettings(), camera="ftp://microscope/film.avi")
 
 
 def test_a_stream_that_does_not_answer_may_yet_be_switched_on() -> None:

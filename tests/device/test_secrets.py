@@ -131,7 +131,7 @@ def test_an_address_that_cannot_be_read_says_how_to_write_its_password(
     assert "camera.source: The address rtsp://***@cam/1 cannot be read; write special characters" in said
     assert "%2F for /" in said
     with pytest.raises(UsageError, match="--camera: The address rtsp://\\*\\*\\*@cam/1 cannot be read"):
-        with_options(DeviceSettings(), None, None, address)
+        with_options(DeviceSettings(), camera=address)
     with pytest.raises(UsageError, match="cannot be read; write special characters of its user and password"):
         open_camera(
             CameraSettings.model_construct(**{**CameraSettings().model_dump(), "kind": "replay", "source": address})

@@ -100,11 +100,13 @@ def test_check_says_what_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
-    settings = read_settings(write(tmp_path, 'bundle = "a.bundle"\nstate = "results"\n[camera]\num_per_px = 0.08\n'))
-    changed = with_options(settings, Path("b.bundle"), Path("elsewhere"), "film.mp4")
-    assert (changed.bundle, changed.state) == (Path("b.bundle"), Path("elsewhere"))
+    config = write(tmp_path, 'bundle = "a.bundle"\nstate = "results"\n[camera]\num_per_px = 0.08\n')
+    settings = read_settings(config, Path("elsewhere"))
+    changed = with_options(settings, bundle=Path("b.bundle"), camera="film.mp4")
+    assert changed.bundle == Path("b.bundle")
+    assert settings.state == Path("elsewhere")
     assert (changed.camera.kind, changed.camera.source, changed.camera.um_per_px) == ("replay", "film.mp4", 0.08)
-    assert with_options(changed, None, None, "simulated").camera.kind == "simulated"
+    assert with_options(changed, camera="simulated").camera.kind == "simulated"
 
 
 def test_results_go_where_the_desktop_keeps_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_the_store_keeps_a_file_with_its_frame_or_not_at_all(
 )
 def test_only_a_folder_can_be_watched(camera: str | None, sentence: str) -> None:
     with pytest.raises(UsageError, match=f"(?i){sentence}"):
-        with_options(DeviceSettings(), None, None, camera, watch=True)
+        with_options(DeviceSettings(), camera=camera, watch=True)
 
 
 def test_settings_that_watch_and_repeat_are_refused(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def run_command(
         raise UsageError("--no-page cannot be combined with --open or --port; remove one of them.")
 
     def read() -> DeviceSettings:
-        settings = with_options(read_settings(config, state), bundle, state, camera, watch=watch, port=port)
+        settings = with_options(read_settings(config, state), bundle=bundle, camera=camera, watch=watch, port=port)
         return settings.model_copy(update={"web": WebSettings(enabled=False)}) if no_page else settings
 
     configure_logging(sys.stderr)
@@ -210,7 +210,7 @@ def calibrate_command(
     if out.exists() and not force:
         raise UsageError(f"{out} exists; give another --out, or --force to replace it.")
     settings = read_settings(None, profile=False)  # which this command makes
-    camera = open_camera(with_options(settings, None, None, source).camera)
+    camera = open_camera(with_options(settings, camera=source).camera)
     with progress("Calibrating") as update:
         calibration = calibrate(camera, frames, um_per_px, micrometer, focus_sweep, update)
     write_profile(calibration.profile, out)

@@ -87,9 +87,9 @@ def doctor_command(config: Path | None, state: Path | None, target: str | None) 
     """
     from bloodedge.console import emit_json, progress
     from bloodedge_device.cli.doctor.checks import examine, show, to_json
-    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.settings import read_settings
 
-    settings = with_options(read_settings(config, state), None, state, None)
+    settings = read_settings(config, state)
     with progress("Checking this board"):
         findings = examine(settings)
     report = to_json(findings)
@@ -134,7 +134,7 @@ def expire_command(config: Path | None, state: Path | None) -> None:
     from bloodedge_device.system.clock import clock_synchronised
 
     settings = read_settings(config, state, profile=False)
-    folder = readable(state or settings.state, "expire")
+    folder = readable(settings.state, "expire")
     if settings.store.keep_days is None:
         click.echo("Images are kept for ever: [store] keep_days is not set.")
         return

@@ -27,9 +27,9 @@ def install_command(bundle: Path, config: Path | None, state: Path | None, allow
     """
     from bloodedge.console import progress
     from bloodedge_device.bundles.install import install
-    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.settings import read_settings
 
-    settings = with_options(read_settings(config, state), None, state, None)
+    settings = read_settings(config, state)
     with progress("Trying the bundle on this board"):
         done = install(settings, bundle, allow_older=allow_older)
     if done.trial is None:
@@ -53,9 +53,9 @@ def rollback_command(config: Path | None, state: Path | None) -> None:
     Without one there, go back to the bundle that came with the installation.
     """
     from bloodedge_device.bundles.switch import roll_back
-    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.settings import read_settings
 
-    settings = with_options(read_settings(config, state), None, state, None)
+    settings = read_settings(config, state)
     record = roll_back(settings)
     click.echo(f"Rolled back to {record.history[-1].bundle}.")
     click.echo(_what_runs(settings, "" if record.running is None else record.running.sha256))
@@ -69,9 +69,9 @@ def slots_command(config: Path | None, state: Path | None, target: str | None) -
     """Show the two slots, which one runs, and their history."""
     from bloodedge.console import emit_json
     from bloodedge_device.bundles.slot_record import read_record
-    from bloodedge_device.settings import read_settings, with_options
+    from bloodedge_device.settings import read_settings
 
-    settings = with_options(read_settings(config, state), None, state, None)
+    settings = read_settings(config, state)
     record = read_record(settings.state)
     if target:
         emit_json(record.model_dump(mode="json"), target)

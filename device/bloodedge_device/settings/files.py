@@ -34,9 +34,9 @@ def missing_files(settings: DeviceSettings) -> list[str]:
         found.append(f"bundle: {settings.bundle} does not exist; correct the path or make it with bloodedge convert.")
     if settings.camera.kind == "replay" and source and not is_stream(source) and not file_mode(Path(source)):
         found.append(f"camera.source: {source} does not exist; correct the path.")
-    for name, table in (("web", settings.web), ("mqtt", settings.mqtt)):
-        for key in FILES[name]:
-            path: Path | None = getattr(table, key)
+    for name, keys in FILES.items():
+        for key in keys:
+            path: Path | None = getattr(getattr(settings, name), key)
             if path is not None and (problem := _problem(path, settings.state)):
                 found.append(f"{name}.{key}: {path} {problem}.")
     return found
@@ -55,8 +55,8 @@ def _problem(path: Path, state: Path) -> str | None:
     sentence = f"cannot be read by {user_name(os.geteuid())}"
     if _is_another_users(state):  # whose daemon needs the file; this user's group may not
         return f"{sentence}, and {state} is another user's; {as_owner(state)}"
-    group, name = shlex.quote(_own_group()), quoted(path)
-    return f"{sentence}; allow it: sudo chgrp {group} {name}, then sudo chmod g+r {name}"
+    group = shlex.quote(_own_group())
+    return f"{sentence}; allow it: sudo chgrp {group} {quoted(path)}, then sudo chmod g+r {quoted(path)}"
 
 
 def _is_another_users(folder: Path) -> bool:

@@ -31,7 +31,7 @@ def read_settings(path: Path | None, state: Path | None = None, *, profile: bool
     Where neither a file nor a state folder is given, the board's own file is read, if this is a board. Relative paths
     start at the file's folder, without a file at the current one. Raises UsageError naming every mistake.
 
-    profile: apply the camera's profile, which then must exist.
+    state: replaces the settings' state folder. profile: apply the camera's profile, which then must exist.
     """
     if path is None and state is None:
         path = _board_settings()
@@ -41,6 +41,8 @@ def read_settings(path: Path | None, state: Path | None = None, *, profile: bool
         _set(values, name.removeprefix(PREFIX).lower().split("__"), os.environ[name])
     sources = [str(path)] * (path is not None) + [", ".join(variables)] * bool(variables)
     settings = validate(DeviceSettings, values, " with ".join(sources), None if path is None else path.parent)
+    if state is not None:
+        settings = settings.model_copy(update={"state": state})
     return _with_profile(settings) if profile else settings
 
 
@@ -91,10 +93,9 @@ def _with_profile(settings: DeviceSettings) -> DeviceSettings:
 
 def with_options(
     settings: DeviceSettings,
-    bundle: Path | None,
-    state: Path | None,
-    camera: str | None,
     *,
+    bundle: Path | None = None,
+    camera: str | None = None,
     watch: bool = False,
     port: int | None = None,
 ) -> DeviceSettings:
@@ -102,8 +103,6 @@ def with_options(
     update: dict[str, object] = {}
     if bundle is not None:
         update["bundle"] = bundle
-    if state is not None:
-        update["state"] = state
     if camera is not None or watch:
         named = {} if camera is None else {**_camera_named(camera), "watch": False}
         chosen = settings.camera.model_copy(update={**named, **({"watch": True} if watch else {})})

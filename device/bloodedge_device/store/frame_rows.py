@@ -65,23 +65,9 @@ def put_cell(
 ) -> None:
     """Write a cell's row; see ``put_frame``."""
     figures = None if cell.figures is None else np.asarray(cell.figures, np.float32).tobytes()
-    row = database.execute(
-        "INSERT INTO cells (frame, x, y, width, height, label, blast_probability, reason, area_um2, crop, number,"
-        " repeated, figures) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            frame,
-            *cell.box,
-            cell.label,
-            cell.blast_probability,
-            cell.reason,
-            cell.area_um2,
-            crop,
-            cell.number,
-            cell.repeated,
-            figures,
-        ),
-    ).lastrowid
-    assert row is not None
+    own = ("label", "blast_probability", "reason", "area_um2", "number", "repeated")
+    values = dict(zip(("x", "y", "width", "height"), cell.box, strict=True)) | {key: getattr(cell, key) for key in own}
+    row = insert(database, "cells", {"frame": frame, **values, "crop": crop, "figures": figures})
     if cell.number is None or cell.repeated:
         return
     if (before := rows.get(cell.number)) is not None:  # this view of the cell is better

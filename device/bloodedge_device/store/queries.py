@@ -5,7 +5,6 @@ import json
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +78,7 @@ def _slide(
 ) -> SlideRow:
     share = ClusteredShare([blasts for _, blasts, _ in frames], [blasts + normals for _, blasts, normals in frames])
     return SlideRow(
-        id=row["id"],
-        label=row["label"],
-        started=datetime.fromisoformat(row["started"]),
-        finished=row["finished"] and datetime.fromisoformat(row["finished"]),
+        **row,
         cells=sum(cells for cells, _, _ in frames),
         blasts=share.successes,
         normals=share.trials - share.successes,
@@ -92,7 +88,8 @@ def _slide(
 
 
 _CELL = (
-    "SELECT cells.*, frames.number AS frame_number, frames.source, frames.captured_at, frames.slide,"
+    "SELECT cells.id, frames.slide, frames.number AS frame, source, captured_at, x, y, cells.width, cells.height,"
+    " label, blast_probability, cells.reason, area_um2, repeated, crop IS NOT NULL AS has_crop,"
     " (SELECT label FROM reviews WHERE reviews.cell = cells.id ORDER BY reviews.id DESC LIMIT 1) AS review"
     " FROM cells JOIN frames ON frames.id = cells.frame"
 )
@@ -120,9 +117,7 @@ def find_cell(state: Path, cell: int) -> tuple[int, CellRow] | None:
 
 
 def _cell(row: sqlite3.Row) -> CellRow:
-    box = (row["x"], row["y"], row["width"], row["height"])
-    own = {"frame": row["frame_number"], "box": box, "has_crop": row["crop"] is not None}
-    return CellRow.model_validate({**dict(row), **own})
+    return CellRow.model_validate({**row, "box": (row["x"], row["y"], row["width"], row["height"])})
 
 
 def crop(state: Path, cell: int) -> bytes | None:

@@ -162,20 +162,21 @@ class Store:
         with self._transaction() as database:
             if not database.execute("UPDATE slides SET label = ? WHERE id = ?", (label, slide)).rowcount:
                 raise UsageError(f"There is no slide {slide}.")
-            audit_log.append(database, datetime.now(UTC), actor, "slide labelled", {"slide": slide, "label": label})
+            self.note(actor, "slide labelled", {"slide": slide, "label": label})
 
     def end_slide(self, slide: int, times: StageTimes, messages: Sequence[Draft] = (), actor: str = "daemon") -> None:
         """Store that a slide ended, with its last latencies."""
         with self._transaction() as database:
-            _put_latency(database, slide, times)
-            self._post(database, messages)
+            self.put_latency(slide, times)
+            self.post(messages)
             database.execute("UPDATE slides SET finished = ? WHERE id = ?", (_now(), slide))
-            audit_log.append(database, datetime.now(UTC), actor, "slide ended", {"slide": slide})
+            self.note(actor, "slide ended", {"slide": slide})
 
     def put_latency(self, slide: int, times: StageTimes) -> None:
         """Replace a slide's stored latency histograms."""
+        rows = [(slide, stage, histogram.to_json()) for stage, histogram in times.histograms.items() if histogram.count]
         with self._transaction() as database:
-            _put_latency(database, slide, times)
+            database.executemany("INSERT OR REPLACE INTO latency (slide, stage, histogram) VALUES (?, ?, ?)", rows)
 
     def put_frames(
         self, slide: int, results: Sequence[FrameResult], keep_crops: bool, messages: Sequence[Draft] = ()
@@ -197,7 +198,7 @@ class Store:
                     put_frame(database, slide, result, kept, rows)
                     if result.recalls:
                         recall(database, slide)
-                self._post(database, messages)
+                self.post(messages)
                 forget_crops(database, self._removed)
             self._slide, self._rows, self._removed = slide, rows, []
 
@@ -211,27 +212,20 @@ class Store:
     def post(self, messages: Sequence[Draft]) -> None:
         """Put messages into the outbox."""
         with self._transaction() as database:
-            self._post(database, messages)
-
-    def _post(self, database: sqlite3.Connection, messages: Sequence[Draft]) -> None:
-        if not messages:
-            return
-        database.executemany(
-            "INSERT INTO outbox (topic, payload, retain) VALUES (?, ?, ?)",
-            [(message.topic, message.payload, message.retain) for message in messages],
-        )
-        self._waiting += len(messages)
-        if (over := self._waiting - self._most_waiting) > 0:
-            database.execute("DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT ?)", (over,))
-            self._waiting -= over
-            self.messages_lost += over
+            for message in messages:
+                insert(database, "outbox", vars(message))
+            self._waiting += len(messages)
+            if (over := self._waiting - self._most_waiting) > 0:
+                database.execute("DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT ?)", (over,))
+                self._waiting -= over
+                self.messages_lost += over
 
     def waiting(self, after: int, limit: int) -> list[Message]:
         """Messages that the broker has not acknowledged, with ids above ``after``, oldest first."""
         query = "SELECT id, topic, payload, retain FROM outbox WHERE id > ? ORDER BY id LIMIT ?"
         with self._writing, database_errors(self.state):
             rows = self._database.execute(query, (after, limit)).fetchall()
-        return [Message(row["id"], row["topic"], row["payload"], bool(row["retain"])) for row in rows]
+        return [Message(**{**row, "retain": bool(row["retain"])}) for row in rows]
 
     def delivered(self, up_to: int) -> None:
         """Delete messages with ids up to ``up_to``, which the broker has acknowledged."""
@@ -249,7 +243,7 @@ class Store:
                 raise BloodedgeError(f"There is no cell {cell}; reload the page.")
             row = {"cell": cell, "label": label, "sampling": sampling, "reviewer": reviewer, "reviewed_at": _now()}
             insert(database, "reviews", row)
-            audit_log.append(database, datetime.now(UTC), reviewer, "review", {"cell": cell, "label": label})
+            self.note(reviewer, "review", {"cell": cell, "label": label})
 
     def note(self, actor: str, action: str, detail: dict[str, Any]) -> None:
         """Add an entry to the audit log."""
@@ -260,7 +254,7 @@ class Store:
         """Add to the audit log that the clock was set forward (negative: back) during the newest run."""
         with self._transaction() as database:
             run = database.execute("SELECT max(id) FROM runs").fetchone()[0]
-            audit_log.append(database, datetime.now(UTC), "daemon", SET, {"by_s": round(by_s, 1), "run": run})
+            self.note("daemon", SET, {"by_s": round(by_s, 1), "run": run})
 
     def tidy(self) -> int:
         """Delete the oldest images while less than ``keep_free_mb`` is free, and restore the reserve; returns how many.
@@ -337,13 +331,6 @@ class Store:
         with self._writing:
             self._database.close()
         self._lock.close()
-
-
-def _put_latency(database: sqlite3.Connection, slide: int, times: StageTimes) -> None:
-    database.executemany(
-        "INSERT OR REPLACE INTO latency (slide, stage, histogram) VALUES (?, ?, ?)",
-        [(slide, stage, histogram.to_json()) for stage, histogram in times.histograms.items() if histogram.count],
-    )
 
 
 def _now() -> str:
