@@ -62,6 +62,13 @@ class Evaluation(Strict):
         """The class that has cells though no cell was called it; None where both are called."""
         return never_called(self.confusion)
 
+    def text(self, figure: str) -> str:
+        """A figure by its field's name with its 95 % interval, such as "0.871 [0.802, 0.923]"; a dash for None."""
+        value: float | None = getattr(self, figure)
+        if value is None:
+            return "\N{EN DASH}"
+        return f"{value:.3f}" + (" [{:.3f}, {:.3f}]".format(*self.ci95[figure]) if figure in self.ci95 else "")
+
     @property
     def worst_subject(self) -> str:
         """The subject with the lowest accuracy; among equals the one with most cells."""

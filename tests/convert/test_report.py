@@ -15,7 +15,6 @@ from bloodedge_convert.judge import speed
 from bloodedge_convert.judge.measure import Judge, Sample
 from bloodedge_convert.judge.speed import Timed, in_pairs
 from bloodedge_convert.litert.layer_noise import LayerNoise, layer_noise
-from bloodedge_convert.output.bundle_card import figure
 from bloodedge_convert.output.report import HTML, JSON, ConversionReport
 from bloodedge_convert.output.report_page import page, ranking
 
@@ -133,7 +132,7 @@ def test_the_page_stands_alone_and_names_every_artifact_and_layer(html, report):
     assert not re.search(r"(src|href)=[\"']?http", html)
     for verdict in report.verdicts:
         assert f"{verdict.artifact.size_bytes / 1e6:.2f}" in html
-        assert figure(verdict.artifact.evaluation, "auc") in html
+        assert verdict.artifact.evaluation.text("auc") in html
     assert all(layer.name in html for layer in ranking(report.layers))
     assert report.manifest.provenance.calibration_digest[:16] in html
 

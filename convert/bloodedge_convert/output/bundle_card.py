@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.manifest import Agreement, Artifact, Manifest
 from bloodedge.decision.domain import ACCEPTANCE, Domain
 from bloodedge_convert.judge.gate import DROPS, Limits
@@ -13,20 +12,11 @@ GATE = ("lost", "F1 pp", "AUC pp", "bal. pp", "flips", "mean diff", "max diff")
 SPEED = ("artifact", "MB", "p50 ms", "p95 ms", "speed-up")
 
 
-def figure(evaluation: Evaluation, name: str) -> str:
-    """A figure with its interval, e.g. "0.871 [0.802, 0.923]"."""
-    value = getattr(evaluation, name)
-    if value is None:
-        return "-"
-    limits = evaluation.ci95.get(name)
-    return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if limits else "")
-
-
 def figure_rows(manifest: Manifest) -> list[tuple[str, ...]]:
     """One row of FIGURES for the float model and for each artifact."""
     evaluation = manifest.baseline.evaluation
     named = [("keras float32", evaluation), *((_name(one), one.evaluation) for one in manifest.artifacts)]
-    return [(name, figure(one, "weighted_f1"), figure(one, "auc")) for name, one in named]
+    return [(name, one.text("weighted_f1"), one.text("auc")) for name, one in named]
 
 
 def gate_rows(manifest: Manifest, limits: Limits) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from bloodedge.report import milliseconds, render
 from bloodedge.report.charts import Axis, axis_labels, bar_strip, interval_strip
 from bloodedge_convert.int8_methods import DESCRIPTIONS, Attempt
 from bloodedge_convert.litert.layer_noise import LayerNoise
-from bloodedge_convert.output.bundle_card import figure, lost
+from bloodedge_convert.output.bundle_card import lost
 from bloodedge_convert.output.report import ConversionReport, Verdict
 
 ENGINES = {"litert": "LiteRT", "openvino": "OpenVINO", "onnx": "ONNX Runtime"}
@@ -81,9 +81,9 @@ def _row(verdict: Verdict, verdicts: list[Verdict]) -> tuple[str, ...]:
     return (
         _name(artifact),
         verdict.left_out or "",
-        figure(artifact.evaluation, "weighted_f1"),
+        artifact.evaluation.text("weighted_f1"),
         _drop(agreement, "weighted_f1"),
-        figure(artifact.evaluation, "auc"),
+        artifact.evaluation.text("auc"),
         _drop(agreement, "auc"),
         _drop(agreement, "balanced_accuracy"),
         _flips(agreement),

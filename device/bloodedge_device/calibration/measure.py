@@ -105,23 +105,22 @@ def _profile(
     camera: str, measured: _Measured, scale: ScaleRecord, focused: tuple[float, FocusRecord] | None, *, of_smear: bool
 ) -> CameraProfile:
     """The profile; frames of a micrometer do not show smears, so without a sweep the gate keeps its defaults."""
-    created = datetime.now(UTC).replace(microsecond=0)
-    if not of_smear:
+    motion = brightness = None
+    if of_smear:
+        threshold, focus = focused or focus_from_frames([result.focus for result in measured.judged])
+        motion = spread([sharpness(result) for result in measured.judged])
+        brightness = spread([result.brightness for result in measured.judged])
+        gate = from_frames(threshold, motion, brightness)
+    elif focused:
+        gate, focus = GateParameters(focus=round(focused[0], 4)), focused[1]
+    else:
         gate, focus = GateParameters(), FocusRecord(source="default", frames=0)
-        if focused:
-            gate, focus = gate.model_copy(update={"focus": round(focused[0], 4)}), focused[1]
-        return CameraProfile(
-            camera=camera, created=created, frames=len(measured.judged), scale=scale, gate=gate, focus=focus
-        )
-    threshold, focus = focused or focus_from_frames([result.focus for result in measured.judged])
-    motion = spread([sharpness(result) for result in measured.judged])
-    brightness = spread([result.brightness for result in measured.judged])
     return CameraProfile(
         camera=camera,
-        created=created,
+        created=datetime.now(UTC).replace(microsecond=0),
         frames=len(measured.judged),
         scale=scale,
-        gate=from_frames(threshold, motion, brightness),
+        gate=gate,
         focus=focus,
         brightness=brightness,
         motion=motion,

@@ -91,12 +91,11 @@ class WatchCamera(FolderCamera):
         """New files; a ``thorough`` look also finds files that were done and are written again."""
         seen: dict[str, _Seen] = {}
         for path, stat in self._files(thorough):
-            done = self._done.get(path)
-            if done is not None and (done.size, done.modified_ns) == (stat.st_size, stat.st_mtime_ns):
-                continue
-            before = self._seen.get(path)
-            same = before is not None and (before.size, before.modified_ns) == (stat.st_size, stat.st_mtime_ns)
-            seen[path] = before if before is not None and same else _Seen(stat.st_size, stat.st_mtime_ns, now_s)
+            if not _is_unchanged(self._done.get(path), stat):
+                before = self._seen.get(path)
+                if before is None or not _is_unchanged(before, stat):
+                    before = _Seen(stat.st_size, stat.st_mtime_ns, now_s)
+                seen[path] = before
         self._seen = seen
         return sorted(seen, key=lambda path: (seen[path].modified_ns, _natural(path)))
 
@@ -123,7 +122,7 @@ class WatchCamera(FolderCamera):
         """The file's frame; the file is then done. None where it may be incomplete, or shows the same pixels again."""
         seen, before = self._seen[path], self._done.get(path)
         frame = self._read(index, Path(path))
-        if _changed_since(path, seen) or (
+        if not _is_as_seen(path, seen) or (
             isinstance(frame, BadFrame) and monotonic() - seen.since_s < UNREADABLE_WAIT_S
         ):
             return None
@@ -144,12 +143,15 @@ def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
                 yield entry
 
 
-def _changed_since(path: str, seen: _Seen) -> bool:
+def _is_as_seen(path: str, seen: _Seen) -> bool:
     try:
-        stat = Path(path).stat()
+        return _is_unchanged(seen, Path(path).stat())
     except OSError:  # deleted
-        return True
-    return (stat.st_size, stat.st_mtime_ns) != (seen.size, seen.modified_ns)
+        return False
+
+
+def _is_unchanged(before: _Seen | SourceFile | None, now: os.stat_result) -> bool:
+    return before is not None and (before.size, before.modified_ns) == (now.st_size, now.st_mtime_ns)
 
 
 def _natural(path: str) -> list[tuple[int, str]]:

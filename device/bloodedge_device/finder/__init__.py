@@ -14,7 +14,7 @@ from bloodedge.decision.thresholds import Reason
 from bloodedge.imaging import Cell, Image, as_image, colour_8bit
 from bloodedge_device.finder.edge import to_edge
 from bloodedge_device.finder.light import Stain, stain_of
-from bloodedge_device.finder.nuclei import Nucleus, find_nuclei
+from bloodedge_device.finder.nuclei import Nucleus, find_nuclei, touches_border
 from bloodedge_device.finder.outline import Silhouette, exclusive, filled, whole_cells
 from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, FinderParameters
 from bloodedge_device.finder.scale import um_per_px_of
@@ -144,7 +144,6 @@ def _cell(
     x, y, width, height = nucleus.box
     depth = cv2.mean(stain.nuclear[y : y + height, x : x + width], mask=nucleus.mask)[0]
     steepness = _steepness(stain, nucleus) / (shrink * um_per_px)
-    x, y, width, height = cell.box
     area = int(cv2.countNonZero(cell.mask))
     return FoundCell(
         box=cell.box,
@@ -152,7 +151,7 @@ def _cell(
         nucleus_px=min(area, nucleus.area_px * shrink**2),
         area_px=area,
         area_um2=area * um_per_px**2,
-        touches_border=x <= 0 or y <= 0 or x + width >= shape[1] or y + height >= shape[0],
+        touches_border=touches_border(cell.box, shape),
         completeness=cell.completeness,
         nuclear_density=float(depth),
         focus=steepness / max(float(depth), 1e-3),

@@ -1,6 +1,6 @@
 """Nuclei: where the nuclear stain is, which lobes form one nucleus, and which objects are no nuclei."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -82,7 +82,8 @@ def _groups(lobes: Image, um_per_px: float, parameters: FinderParameters) -> lis
     for label in range(1, count):
         x, y, width, height = (int(v) for v in stats[label][:4])
         window = np.s_[y : y + height, x : x + width]
-        groups.append(_nucleus(((labels[window] == label) & (lobes[window] > 0)), (x, y), lobes.shape))
+        group = _nucleus((labels[window] == label) & (lobes[window] > 0), (x, y))
+        groups.append(replace(group, cut=touches_border(group.box, lobes.shape)))
     return groups
 
 
@@ -100,8 +101,7 @@ def _apart(group: Nucleus, um_per_px: float, parameters: FinderParameters) -> li
         return [group]
     if rest.any():
         pieces.append(rest)
-    parts = (_nucleus(piece, group.box[:2], (1 << 30, 1 << 30)) for piece in pieces)
-    return [Nucleus(part.box, part.mask, group.cut) for part in parts]
+    return [_nucleus(piece, group.box[:2], cut=group.cut) for piece in pieces]
 
 
 def _compact(inside: NDArray[np.bool_]) -> bool:
@@ -110,13 +110,17 @@ def _compact(inside: NDArray[np.bool_]) -> bool:
     return cv2.contourArea(contours[0]) >= 0.9 * cv2.contourArea(cv2.convexHull(contours[0]))
 
 
-def _nucleus(inside: NDArray[np.bool_], corner: tuple[int, int], shape: tuple[int, ...]) -> Nucleus:
+def touches_border(box: Box, shape: tuple[int, ...]) -> bool:
+    """Whether a box reaches the border of a frame of that shape."""
+    x, y, width, height = box
+    return x <= 0 or y <= 0 or x + width >= shape[1] or y + height >= shape[0]
+
+
+def _nucleus(inside: NDArray[np.bool_], corner: tuple[int, int], *, cut: bool = False) -> Nucleus:
     """The nucleus of a boolean window at ``corner`` (x, y) of a frame."""
     mask = inside.astype(np.uint8) * 255
     x, y, width, height = cv2.boundingRect(mask)
-    box = (corner[0] + x, corner[1] + y, width, height)
-    cut = box[0] <= 0 or box[1] <= 0 or box[0] + width >= shape[1] or box[1] + height >= shape[0]
-    return Nucleus(box, mask[y : y + height, x : x + width], cut)
+    return Nucleus((corner[0] + x, corner[1] + y, width, height), mask[y : y + height, x : x + width], cut)
 
 
 def disc(radius_px: float) -> Image:
@@ -138,12 +142,9 @@ def _split(nucleus: Nucleus, um_per_px: float, parameters: FinderParameters) -> 
     relief = as_image(255 - np.clip(depth * (255 / depth.max()), 0, 255).astype(np.uint8))
     cv2.watershed(cv2.cvtColor(relief, cv2.COLOR_GRAY2BGR), markers)
     corner = nucleus.box[0] - 1, nucleus.box[1] - 1
-    parts = []
-    for label in range(1, int(cores.max()) + 1):
-        part = _nucleus((markers == label) & (padded > 0), corner, (1 << 30, 1 << 30))
-        if part.area_px:
-            parts.append(Nucleus(part.box, part.mask, nucleus.cut))
-    return parts
+    labels = range(1, int(cores.max()) + 1)
+    parts = [_nucleus((markers == label) & (padded > 0), corner, cut=nucleus.cut) for label in labels]
+    return [part for part in parts if part.area_px]
 
 
 def _cores(depth: Floats, um_per_px: float, parameters: FinderParameters) -> NDArray[np.int32]:

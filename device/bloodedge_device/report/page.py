@@ -8,8 +8,8 @@ from bloodedge.decision.prevalence import TELLS_NOTHING, ShareFigures
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.files import write_text
 from bloodedge.machine import EARLIEST
-from bloodedge.report import charts, count, data_uri, milliseconds, percent, render
-from bloodedge_device.report.reading import PROBABILITY_BINS, DeviceReport, ShownCell, figure_text
+from bloodedge.report import charts, count, data_uri, percent, render
+from bloodedge_device.report.reading import PROBABILITY_BINS, DeviceReport, ShownCell, percentiles_text
 
 FIGURES = {
     "accuracy": "Accuracy",
@@ -136,7 +136,7 @@ def _stage_rows(report: DeviceReport) -> tuple[list[dict[str, Any]], str]:
 
 
 def _latency_row(axis: charts.Axis, name: str, note: str, latency: LatencyMs, kind: str) -> dict[str, Any]:
-    value = " / ".join(milliseconds(v) for v in (latency.p50, latency.p95, latency.p99))
+    value = percentiles_text(latency)
     strip = charts.latency_strip(axis, latency, kind, f"{name}: p50, p95 and p99 {value} milliseconds")
     return {"name": name, "note": note, "value": value, "strip": strip}
 
@@ -155,7 +155,7 @@ def _trust_rows(report: DeviceReport) -> tuple[list[dict[str, Any]], str]:
             value: float | None = getattr(evaluation, key)
             if value is None:
                 continue
-            shown = figure_text(evaluation, key)
+            shown = evaluation.text(key)
             text = f"{name}, {note}: {shown}"
             strip = charts.interval_strip(axis, value, evaluation.ci95.get(key), kind, text)
             rows.append(
@@ -177,19 +177,15 @@ def _low(evaluation: Evaluation, key: str) -> float | None:
 
 def _drop_rows(report: DeviceReport) -> list[dict[str, str]]:
     agreement = report.artifact.agreement
-    rows = []
-    for key, name in FIGURES.items():
-        if key not in agreement.drop:
-            continue
-        interval = agreement.drop_ci95.get(key)
-        rows.append(
-            {
-                "name": f"drop in {name[0].lower() + name[1:] if key != 'auc' else name}, points",
-                "value": _signed(agreement.drop[key]),
-                "interval": f"[{_signed(interval[0])}, {_signed(interval[1])}]" if interval else "",
-            }
-        )
-    return rows
+    return [
+        {
+            "name": f"drop in {name[0].lower() + name[1:] if key != 'auc' else name}, points",
+            "value": _signed(agreement.drop[key]),
+            "interval": f"[{', '.join(map(_signed, interval))}]" if (interval := agreement.drop_ci95.get(key)) else "",
+        }
+        for key, name in FIGURES.items()
+        if key in agreement.drop
+    ]
 
 
 def _signed(points: float) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from bloodedge import RESEARCH_USE
-from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Artifact, Manifest
 from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
 from bloodedge.errors import UsageError, quoted
 from bloodedge.redact import redacted
+from bloodedge.report import milliseconds
 from bloodedge_device.latency import STAGES
 from bloodedge_device.slide.domain_check import OUTSIDE_SHARE
 from bloodedge_device.slide.share import SlideShare
@@ -143,30 +144,17 @@ class DeviceReport:
             "blast_percent": None if called is None else 100 * called,
             "blast_percent_ci95": [100 * bound for bound in counts.blast_ci95],
             "latency_ms": {s.stage: {"per": s.per, "count": s.count, **s.latency_ms.model_dump()} for s in self.stages},
-            "baseline": {
-                "hardware": self.manifest.baseline.hardware,
-                "backend": self.manifest.baseline.backend,
-                "latency_ms": self.manifest.baseline.latency_ms.model_dump(),
-                "evaluation": self.manifest.baseline.evaluation.model_dump(mode="json"),
-            },
-            "artifact": {
-                "engine": artifact.engine,
-                "precision": artifact.precision,
-                "size_bytes": artifact.size_bytes,
-                "evaluation": artifact.evaluation.model_dump(mode="json"),
-                "agreement": artifact.agreement.model_dump(mode="json"),
-            },
+            "baseline": self.manifest.baseline.model_dump(mode="json"),
+            "artifact": artifact.model_dump(
+                mode="json", include={"engine", "precision", "size_bytes", "evaluation", "agreement"}
+            ),
             "golden": self.golden,
         }
 
 
-def figure_text(evaluation: Evaluation, key: str) -> str:
-    """A held-out figure with its 95 % interval; a dash where it is not known."""
-    value: float | None = getattr(evaluation, key)
-    if value is None:
-        return "\N{EN DASH}"
-    interval = evaluation.ci95.get(key)
-    return f"{value:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+def percentiles_text(latency: LatencyMs) -> str:
+    """p50, p95 and p99 in milliseconds, without the unit."""
+    return " / ".join(milliseconds(value) for value in (latency.p50, latency.p95, latency.p99))
 
 
 def warnings_of(manifest: Manifest, counts: SlideStatistics | None) -> list[str]:

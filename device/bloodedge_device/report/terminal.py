@@ -7,7 +7,7 @@ from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.console import console
 from bloodedge.report import milliseconds, percent, words
 from bloodedge.tables import print_table
-from bloodedge_device.report.reading import DeviceReport, figure_text
+from bloodedge_device.report.reading import DeviceReport
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "auc": "AUC"}
 
@@ -75,8 +75,8 @@ def _show_trust(report: DeviceReport) -> None:
     rows = [
         (
             name,
-            figure_text(artifact.evaluation, key),
-            figure_text(baseline.evaluation, key),
+            artifact.evaluation.text(key),
+            baseline.evaluation.text(key),
             f"{drops[key]:+.2f}" if key in drops else "\N{EN DASH}",
         )
         for key, name in FIGURES.items()

@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.report import count, percent
 from bloodedge_device.report.page import FIGURES, page
-from bloodedge_device.report.reading import DeviceReport, ShownCell, figure_text, read_report
+from bloodedge_device.report.reading import DeviceReport, ShownCell, percentiles_text, read_report
 from bloodedge_device.store import queries
 
 KINDS = {
@@ -124,7 +124,7 @@ SOFT = "#59636e"
 
 def _head(report: DeviceReport) -> list[Any]:
     run = report.run
-    ended = f"{report.finished:%H:%M} UTC" if report.finished else "still running or cut off"
+    ended = f"{report.finished:%H:%M} UTC" if report.finished else "still running or interrupted"
     return [
         _text("bloodedge · device report", 8, colour=SOFT),
         _text(report.name, 18, bold=True, after=4),
@@ -151,15 +151,15 @@ def _figures(report: DeviceReport) -> list[Any]:
         ("Frames dropped", count(counts.frames_dropped)),
         *((f"Cells called {label}", count(cells)) for label, cells in counts.cells.items()),
     ]
-    held_out = [("Held-out figure", f"{artifact.engine} {artifact.precision}", "float model")]
-    for key, name in FIGURES.items():
-        held_out.append((name, figure_text(artifact.evaluation, key), figure_text(baseline.evaluation, key)))
-    timing = [("Stage", "p50 / p95 / p99 ms", "timed for")]
-    for stage in report.stages:
-        ms = stage.latency_ms
-        timing.append((stage.stage, f"{ms.p50:.1f} / {ms.p95:.1f} / {ms.p99:.1f}", f"each {stage.per}"))
-    ms = baseline.latency_ms
-    timing.append(("inference, baseline", f"{ms.p50:.1f} / {ms.p95:.1f} / {ms.p99:.1f}", baseline.hardware))
+    held_out = [
+        ("Held-out figure", f"{artifact.engine} {artifact.precision}", "float model"),
+        *((name, artifact.evaluation.text(key), baseline.evaluation.text(key)) for key, name in FIGURES.items()),
+    ]
+    timing = [
+        ("Stage", "p50 / p95 / p99 ms", "timed for"),
+        *((stage.stage, percentiles_text(stage.latency_ms), f"each {stage.per}") for stage in report.stages),
+        ("inference, baseline", percentiles_text(baseline.latency_ms), baseline.hardware),
+    ]
     tables = [
         ("What was seen", _table(seen, header=False)),
         ("How far to trust it", _table(held_out)),
