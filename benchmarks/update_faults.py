@@ -56,7 +56,7 @@ COMMAND = "from bloodedge.cli import main; main(sys.argv[2:])"
 CALLED = """
 from pathlib import Path
 from bloodedge_device.settings import DeviceSettings
-from bloodedge_device.bundles import install, repair, start, switch
+from bloodedge_device.bundles import install, start, switch
 from bloodedge_device.bundles.slot_record import read_record
 from bloodedge_device.bundles.trial import Trial
 state = Path(sys.argv[1])
@@ -66,7 +66,7 @@ digest = lambda: read_record(state).running.sha256
 """
 ACTIONS = {
     "install": "install.install(settings, Path(sys.argv[3]), trial=trial)",
-    "repair": "repair.repair(settings)",
+    "repair": "start.repair(settings)",
     "promote": "switch.mark_good(state, digest())",
     "fall back": "switch.mark_bad(state, digest(), 'it crashed')",
     "older": "install.install(settings, Path(sys.argv[3]), allow_older=True, trial=trial)",

@@ -24,7 +24,7 @@ def fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_beside(path: Path, write: Callable[[Path], None]) -> None:
+def write_beside(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write(temporary)`` with a path beside ``path`` (same suffix), sync it and rename it to ``path``.
 
     Raises BloodedgeError when the disk is full or not writable; ``path`` then still holds what it held before.

@@ -4,7 +4,6 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.errors import BloodedgeError
 
 REPORT = "report"
@@ -33,7 +32,9 @@ Address = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_len
 class Wire(BaseModel):
     """A message or a part of one. Unknown keys are ignored: the two ends may have different versions."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="ignore", from_attributes=True, frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class Condition(Wire):
@@ -49,11 +50,6 @@ class Percentiles(Wire):
     p50: Milliseconds
     p95: Milliseconds
     p99: Milliseconds
-
-    @classmethod
-    def of(cls, latency: LatencyMs) -> "Percentiles":
-        """From a measured latency; raises ValueError when a value is no time."""
-        return cls(p50=latency.p50, p95=latency.p95, p99=latency.p99)
 
 
 class Latency(Wire):

@@ -9,7 +9,6 @@ from bloodedge.errors import BloodedgeError
 from bloodedge_device.bundles import slot_record as slots_record
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import load
-from bloodedge_device.bundles.repair import NOT_THE_LAST, repair
 from bloodedge_device.bundles.slot_record import (
     COPY,
     DAMAGED,
@@ -20,6 +19,7 @@ from bloodedge_device.bundles.slot_record import (
     slot_file,
     slots_folder,
 )
+from bloodedge_device.bundles.start import NOT_THE_LAST, repair
 from bloodedge_device.bundles.switch import mark_bad, roll_back
 from bloodedge_device.daemon.loop import run_device
 from support.slot_bundles import NAME, Laboratory, proven, tried

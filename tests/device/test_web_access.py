@@ -24,9 +24,8 @@ from bloodedge.web_access import TOKEN, Throttle, TokenCheck, check_token, new_t
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web import request_checks
 from bloodedge_device.web.access import Access, Sessions
-from bloodedge_device.web.client import ask
+from bloodedge_device.web.client import SOCKET, ask
 from bloodedge_device.web.server import WebServer
-from bloodedge_device.web.socket_path import SOCKET
 from support import web_fakes
 from support.needs import required
 from support.web_fakes import FakeDaemon, access_of, client_of, csrf_of

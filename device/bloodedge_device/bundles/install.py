@@ -13,7 +13,6 @@ from bloodedge.files import put_in_place, temporary_beside
 from bloodedge.text import as_text
 from bloodedge_device.bundles.loading import check_slot, choose_artifact, is_bundle_fault, slot_of_file, verify_signer
 from bloodedge_device.bundles.released import came_with_installation
-from bloodedge_device.bundles.repair import repair
 from bloodedge_device.bundles.slot_record import (
     SHIPPED,
     Record,
@@ -28,6 +27,7 @@ from bloodedge_device.bundles.slot_record import (
     slots_folder,
     write_record,
 )
+from bloodedge_device.bundles.start import repair
 from bloodedge_device.bundles.switch import last_run, switched, why_refused
 from bloodedge_device.bundles.trial import Trial, try_out
 from bloodedge_device.settings import DeviceSettings
@@ -70,14 +70,10 @@ def install(settings: DeviceSettings, path: Path, *, allow_older: bool = False, 
         except (DiskError, TemporaryError):  # not the bundle's fault
             raise
         except BloodedgeError as error:
-            _note_refusal(state, bundle, str(error))
+            title, why = f"{bundle.manifest.name} {bundle.manifest.serial}", str(error)
+            with suppress(BloodedgeError):  # a full disk
+                change(state, lambda record: record.with_event("refused", title, None, why))
             raise
-
-
-def _note_refusal(state: Path, bundle: Bundle, why: str) -> None:
-    title = f"{bundle.manifest.name} {bundle.manifest.serial}"
-    with suppress(BloodedgeError):  # a full disk
-        change(state, lambda record: record.with_event("refused", title, None, why))
 
 
 def _sweep(state: Path) -> None:
@@ -121,7 +117,12 @@ class _Plan:
 
     def check_record(self, record: Record, name: str, serial: int) -> None:
         """Raise BloodedgeError if the record, as it is by now, rules out a bundle of this name and serial."""
-        self._check_probation(record)
+        slot = record.running
+        if slot is not None and slot.state == "on probation" and record.active != self.target:
+            raise TemporaryError(
+                f"{slot.title} is on probation until it has run long enough; wait, or go back first with:"
+                " bloodedge device rollback"
+            )
         if (record.active, _digest(record)) != (self.record.active, _digest(self.record)):
             raise TemporaryError(
                 f"{SHIPPED if record.running is None else record.running.title} took over during the trial of"
@@ -132,14 +133,6 @@ class _Plan:
             raise BloodedgeError(
                 f"{self.path} is {name} {serial}, older than {name} {highest}, which was good here; install a newer"
                 " one, or add --allow-older."
-            )
-
-    def _check_probation(self, record: Record) -> None:
-        slot = record.running
-        if slot is not None and slot.state == "on probation" and record.active != self.target:
-            raise TemporaryError(
-                f"{slot.title} is on probation until it has run long enough; wait, or go back first with:"
-                " bloodedge device rollback"
             )
 
 
@@ -174,9 +167,7 @@ def _carry_out(plan: _Plan, trial: TryOut) -> Installed:
 
 def _check_not_shipped(settings: DeviceSettings, bundle: Bundle) -> None:
     """UsageError with a hint for an unsigned bundle that came with the installation, or a copy of one."""
-    if settings.trust.unsigned or bundle.signature() is not None:
-        return
-    if not came_with_installation(bundle):
+    if settings.trust.unsigned or bundle.signature() is not None or not came_with_installation(bundle):
         return
     raise UsageError(
         f"{bundle.path} came with the installation and needs no install: it runs where no slot is active; go back to"

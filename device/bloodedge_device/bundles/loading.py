@@ -83,7 +83,11 @@ def verify_signer(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
         bundle.verify()
         return None
     try:
-        return verify_bundle(bundle, _trusted(settings))
+        trusted = TrustStore.read(settings.trusted_keys)
+    except BloodedgeError as error:
+        raise TemporaryError(str(error), error.exit_code) from error
+    try:
+        return verify_bundle(bundle, trusted)
     except Untrusted as error:
         if error.reason not in {"unsigned", "unknown key"}:
             raise
@@ -92,13 +96,6 @@ def verify_signer(settings: DeviceSettings, bundle: Bundle) -> Signer | None:
             " unsigned bundles."
         )
         raise Untrusted(error.reason, f"{str(error).rstrip('.')}.{way_out}") from error
-
-
-def _trusted(settings: DeviceSettings) -> TrustStore:
-    try:
-        return TrustStore.read(settings.trusted_keys)
-    except BloodedgeError as error:
-        raise TemporaryError(str(error), error.exit_code) from error
 
 
 def load(settings: DeviceSettings) -> Loaded:

@@ -46,7 +46,7 @@ class Figures:
 def figures_since(database: sqlite3.Connection, slot: Slot) -> Figures:
     """Figures of a slot's bundle since the switch to it."""
     after = slot.after_run
-    if _one(database, "SELECT coalesce(max(id), 0) FROM runs") < after:
+    if database.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()[0] < after:
         after = 0  # a new database was begun
     return _figures(database, "runs.id > ? AND bundle_name = ? AND bundle_serial = ?", (after, slot.name, slot.serial))
 
@@ -88,10 +88,6 @@ def _figures(database: sqlite3.Connection, which: str, values: tuple[int | str, 
     return Figures(int(cells), int(uncertain), median, int(faults))
 
 
-def _one(database: sqlite3.Connection, query: str) -> int:
-    return int(database.execute(query).fetchone()[0])
-
-
 def why_failed(update: UpdateSettings, now: Figures, before: Figures) -> str:
     """Why the bundle fails its probation, a clause; empty where it does not, or too few cells were seen."""
     if now.faults >= MOST_FAULTS:
@@ -114,14 +110,11 @@ def _too_slow(update: UpdateSettings, now: Figures, before: Figures) -> str:
 
 
 def _too_uncertain(now: Figures, before: Figures) -> str:
-    if before.cells < ENOUGH_CELLS or now.share <= before.share + MORE_UNCERTAIN or not _apart(now, before):
+    if before.cells < ENOUGH_CELLS or now.share <= before.share + MORE_UNCERTAIN:
         return ""
+    if wilson(now.uncertain, now.cells)[0] <= wilson(before.uncertain, before.cells)[1]:
+        return ""  # the difference may be chance, even if cells were independent
     return f"{now.share:.0%} of {now.cells} cells are uncertain, where {before.share:.0%} were before"
-
-
-def _apart(now: Figures, before: Figures) -> bool:
-    """Whether the difference is beyond chance, as if cells were independent."""
-    return wilson(now.uncertain, now.cells)[0] > wilson(before.uncertain, before.cells)[1]
 
 
 def is_proven(update: UpdateSettings, slot: Slot, now: Figures) -> bool:

@@ -1,28 +1,52 @@
-"""The daemon's start with what is in the slots: a bundle that cannot run, or crashes, makes way for the one before."""
+"""The daemon's start with what is in the slots.
+
+A bundle that cannot run, or crashes, makes way for the one before. A damaged record is repaired from its copy, and
+where that is damaged too, from the slots' files.
+"""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.files import require_own
-from bloodedge_device.bundles.loading import Loaded, is_bundle_fault, load, load_file
+from bloodedge.files import require_own, write_bytes
+from bloodedge_device.bundles.loading import Loaded, is_bundle_fault, load, load_file, slot_of_file
 from bloodedge_device.bundles.released import released_bundle
-from bloodedge_device.bundles.repair import repair
-from bloodedge_device.bundles.slot_record import Slot, read_record, slots_folder
+from bloodedge_device.bundles.slot_record import (
+    DAMAGED,
+    RECORD,
+    SHIPPED,
+    SLOTS,
+    DamagedRecordError,
+    Record,
+    Slot,
+    SlotName,
+    keep_copy,
+    read_copy,
+    read_record,
+    record_lock,
+    slot_file,
+    slots_folder,
+    write_record,
+)
 from bloodedge_device.bundles.switch import (
     MOST_STARTS,
     MOST_STARTS_IN_A_ROW,
     count_start,
     has_good_alternative,
+    last_run,
     mark_bad,
     record_kept,
     reset_starts,
     uncount_start,
 )
 from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.store import open_for_reading
 
 log = logging.getLogger("bloodedge.device")
+
+NOT_THE_LAST = "the record of the slots was lost, and this is not what ran last"
 
 
 @contextmanager
@@ -104,3 +128,73 @@ def _check_crashes(settings: DeviceSettings, slot: Slot) -> None:
 def on_hold_sentence(slot: Slot, error: BloodedgeError) -> str:
     """Why a slot's bundle does not run for now."""
     return f"{slot.title} does not run until this is put right: {error}"
+
+
+def repair(settings: DeviceSettings) -> str:
+    """Replace a damaged record by its copy, or make it again; returns a sentence, empty where nothing was damaged."""
+    state = settings.state
+    with record_lock(state):
+        try:
+            keep_copy(state, read_record(state))
+        except DamagedRecordError as error:
+            why = str(error).partition(";")[0]
+        else:
+            return ""
+        if _set_aside(slots_folder(state)):
+            why += f" and was set aside as {DAMAGED}"
+        record = read_copy(state) or _anew(settings)
+        runs = SHIPPED if record.running is None else record.running.title
+        write_record(state, record.with_event("began anew", runs, record.active, why))
+    return f"{why}: {runs} runs."
+
+
+def _set_aside(folder: Path) -> bool:
+    """Copy the damaged record; False where there is none. It stays in place until the new one is written."""
+    try:
+        data = (folder / RECORD).read_bytes()
+    except FileNotFoundError:
+        return False
+    write_bytes(folder / DAMAGED, data)
+    return True
+
+
+def _anew(settings: DeviceSettings) -> Record:
+    """A record from the slots' files and the database: what ran last becomes active, on probation.
+
+    An older bundle than that counts as good. Where nothing ever ran, the newest becomes active.
+    """
+    found = {name: slot for name in SLOTS if (slot := _found(settings, name)) is not None}
+    active = _ran_last(settings.state, found)
+    running = None if active is None else found[active]
+    slots = {name: slot if name == active else _idle(slot, running) for name, slot in found.items()}
+    highest: dict[str, int] = {}
+    for slot in found.values():
+        highest[slot.name] = max(slot.serial, highest.get(slot.name, 0))
+    return Record(active=active, slots=slots, highest=highest)
+
+
+def _found(settings: DeviceSettings, name: SlotName) -> Slot | None:
+    """A slot as its file alone describes it; None where it cannot be trusted."""
+    try:
+        slot = slot_of_file(settings, slot_file(settings.state, name))
+    except (BloodedgeError, OSError):
+        return None
+    return slot.model_copy(update={"after_run": last_run(settings.state)})
+
+
+def _ran_last(state: Path, found: dict[SlotName, Slot]) -> SlotName | None:
+    """The slot of the bundle that ran last, None where it is in neither; the newest where the database has no run."""
+    try:
+        with open_for_reading(state) as database:
+            last = database.execute("SELECT bundle_name, bundle_serial FROM runs ORDER BY id DESC LIMIT 1").fetchone()
+    except BloodedgeError:
+        last = None
+    if last is None:
+        return max(found, key=lambda name: found[name].serial, default=None)
+    return next((name for name, slot in found.items() if (slot.name, slot.serial) == tuple(last)), None)
+
+
+def _idle(slot: Slot, running: Slot | None) -> Slot:
+    if running is not None and slot.serial < running.serial:
+        return slot.model_copy(update={"state": "good"})
+    return slot.model_copy(update={"state": "failed", "why": NOT_THE_LAST})

@@ -4,22 +4,26 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.machine import hardware_name
 from bloodedge.text import is_one_line
 from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.daemon.model_faults import ModelFaults
 from bloodedge_device.daemon.pipelines import pipeline_of
 from bloodedge_device.daemon.recorder import Recorder
-from bloodedge_device.daemon.run_start import store_run, store_slide
 from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.latency import summed
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.current import CurrentSlide
+from bloodedge_device.store import RunInfo
+from bloodedge_device.system.clock import clock_synchronised
 from bloodedge_device.system.signals import Signals
 
 log = logging.getLogger("bloodedge.device")
@@ -78,15 +82,43 @@ class Slides:
         self._run = state.store.at_once(partial(self._store_run, state.settings, state.loaded))
 
     def _store_run(self, settings: DeviceSettings, loaded: Loaded) -> int:
-        state = self.state
-        name = state.camera.name if settings.camera == state.settings.camera else ""
-        return store_run(state.store, settings, loaded, name or settings.camera.kind, state.ready_s)
+        """Store that a run begins, and note it in the audit log; gives its id."""
+        state, manifest = self.state, loaded.manifest
+        camera = state.camera.name if settings.camera == state.settings.camera else ""
+        used = manifest if settings.domain.known_only else manifest.model_copy(update={"domain": None})
+        info = RunInfo(
+            started=datetime.now(UTC) - timedelta(seconds=state.ready_s),
+            ready_ms=state.ready_s * 1000,
+            bundle_name=manifest.name,
+            bundle_serial=manifest.serial,
+            engine=loaded.artifact.engine,
+            engine_reason=loaded.why,
+            runtime=loaded.engine.runtime,
+            precision=loaded.artifact.precision,
+            threads=settings.threads,
+            hardware=hardware_name(),
+            camera=camera or settings.camera.kind,
+            golden=asdict(loaded.golden),
+            manifest=used.model_dump_json(),
+            clock_synchronised=clock_synchronised(),
+        )
+        run = state.store.begin_run(info)
+        bundle = {"bundle": manifest.name, "serial": manifest.serial, "engine": info.engine}
+        if loaded.signer is not None:
+            bundle["signed by"] = f"{loaded.signer.name} ({loaded.signer.key_id})"
+        chosen = settings.model_dump(mode="json", exclude_defaults=True)
+        state.store.note("daemon", "run began", {"run": run, **bundle, "settings": chosen})
+        return run
+
+    def _store_slide(self, run: int, label: str, actor: str) -> int:
+        number = self.state.store.begin_slide(run, label)
+        self.state.store.note(actor, "slide began", {"slide": number, "label": label})
+        return number
 
     def begin(self, label: str, actor: str) -> int:
         """End the current slide, if any, and begin one; gives its id."""
         with self._between_frames():
-            store = self.state.store
-            number = store.at_once(partial(store_slide, store, self._run, label, actor))
+            number = self.state.store.at_once(partial(self._store_slide, self._run, label, actor))
             self._change_to((number, label), actor)
         return number
 
@@ -135,7 +167,7 @@ class Slides:
             if slide is None:
                 return run, None
             label = settings.slide.label if settings.slide != now.slide else slide.label
-            return run, (store_slide(store, run, label, actor), label)
+            return run, (self._store_slide(run, label, actor), label)
 
         return store.at_once(steps)
 

@@ -8,9 +8,8 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.signing.signature import Untrusted
 from bloodedge_device.bundles.loading import is_bundle_fault, load
 from bloodedge_device.bundles.probation import figures_of, is_proven, why_failed
-from bloodedge_device.bundles.repair import repair
 from bloodedge_device.bundles.slot_record import DamagedRecordError, Event, Record, Slot, read_record, slots_folder
-from bloodedge_device.bundles.start import load_counted, on_hold_sentence
+from bloodedge_device.bundles.start import load_counted, on_hold_sentence, repair
 from bloodedge_device.bundles.switch import (
     MOST_STARTS_IN_A_ROW,
     check_revocation,
@@ -90,7 +89,10 @@ class SlotWatch:
     def _audit_events(self, record: Record) -> None:
         """Copy what happened since the last look, or while no daemon ran, into the audit log."""
         if self._last_event is None:
-            self._last_event = self._read_last_event()
+            with open_for_reading(self._folder) as database:
+                query = "SELECT detail FROM audit WHERE actor = ? ORDER BY id DESC LIMIT 1"
+                row = database.execute(query, (ACTOR,)).fetchone()
+            self._last_event = 0 if row is None else int(json.loads(row[0]).get("event", 0))
         if self._last_event > record.events:  # the record was begun anew
             self._last_event = 0
         for event in record.history:
@@ -98,21 +100,14 @@ class SlotWatch:
                 self._state.store.note(ACTOR, f"bundle {event.action}", _detail(event))
                 self._last_event = event.number
 
-    def _read_last_event(self) -> int:
-        with open_for_reading(self._folder) as database:
-            row = database.execute(
-                "SELECT detail FROM audit WHERE actor = ? ORDER BY id DESC LIMIT 1", (ACTOR,)
-            ).fetchone()
-        return 0 if row is None else int(json.loads(row[0]).get("event", 0))
-
     def _take_over(self, record: Record) -> None:
         if record.running is not None and self._looked_at_s - self._skipped_at_s >= self._timings.bundle_retry_s:
             self._skipped = None
         with self._switcher.loading:
-            self._load_if_changed(record)
+            self._load_if_changed(record.running)
 
-    def _load_if_changed(self, record: Record) -> None:
-        state, slot = self._state, record.running
+    def _load_if_changed(self, slot: Slot | None) -> None:
+        state = self._state
         digest = "" if slot is None else slot.sha256
         settings = state.settings  # read before ``loaded``: the daemon changes them in the opposite order
         if digest == state.loaded.sha256:

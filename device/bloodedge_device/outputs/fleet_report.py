@@ -125,7 +125,7 @@ class Reporter:
     def _latency(self, times: dict[str, LatencyHistogram]) -> dict[str, Latency]:
         new = {stage: now.since(self._times.get(stage, LatencyHistogram())) for stage, now in times.items()}
         return {
-            stage: Latency(count=histogram.count, latency_ms=Percentiles.of(histogram.summary()))
+            stage: Latency(count=histogram.count, latency_ms=Percentiles.model_validate(histogram.summary()))
             for stage, histogram in new.items()
             if histogram.count
         }
@@ -162,7 +162,7 @@ def running_bundle(snapshot: Snapshot) -> RunningBundle:
         golden_inputs=loaded.golden.inputs,
         baseline=BaselineFigures(
             hardware=baseline.hardware[:200],
-            latency_ms=Percentiles.of(baseline.latency_ms),
+            latency_ms=Percentiles.model_validate(baseline.latency_ms),
             accuracy=baseline.evaluation.accuracy,
             artifact_accuracy=loaded.artifact.evaluation.accuracy,
         ),

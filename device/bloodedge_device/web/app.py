@@ -50,16 +50,8 @@ CONVERTOR_TYPES["id"] = _Id()  # Starlette's table for this process, read when r
 
 def make_app(desk: Desk, access: Access | None) -> ASGIApp:
     """The application: over TCP with the rules of ``access``, for the command line without (None)."""
-    inner = Starlette(
-        routes=_routes(Work(desk)),
-        exception_handlers={
-            HTTPException: _http_error,
-            RefusedError: _refused_error,
-            UsageError: _usage_error,
-            BloodedgeError: _bloodedge_error,
-            Exception: _unexpected,
-        },
-    )
+    kinds = (HTTPException, RefusedError, UsageError, BloodedgeError, Exception)
+    inner = Starlette(routes=_routes(Work(desk)), exception_handlers=dict.fromkeys(kinds, _failed))
     inner.router.redirect_slashes = False
     return SafeHeaders(LocalOperator(inner) if access is None else Guard(inner, access), HEADERS)
 
@@ -129,26 +121,19 @@ def _file(data: bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
     return send
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    own = error.detail if error.detail.endswith((".", ")")) else SENTENCES.get(error.status_code, f"{error.detail}.")
-    return error_response(request.url.path, error.status_code, own, error.headers)
-
-
-async def _refused_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RefusedError)
-    return error_response(request.url.path, error.status, error.sentence, error.headers)
-
-
-async def _usage_error(request: Request, error: Exception) -> Response:
-    return error_response(request.url.path, 400, str(error))
-
-
-async def _bloodedge_error(request: Request, error: Exception) -> Response:
-    log.warning("A request failed: %s", error)
-    return error_response(request.url.path, 503, str(error), {"retry-after": "5"})
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    """The answer to an error: one sentence."""
+    answer = partial(error_response, request.url.path)
+    match error:
+        case HTTPException(detail=detail, status_code=status, headers=headers):
+            own = detail if detail.endswith((".", ")")) else SENTENCES.get(status, f"{detail}.")
+            return answer(status, own, headers)
+        case RefusedError():
+            return answer(error.status, error.sentence, error.headers)
+        case UsageError():
+            return answer(400, str(error))
+        case BloodedgeError():
+            log.warning("A request failed: %s", error)
+            return answer(503, str(error), {"retry-after": "5"})
     log.error("A request for %s failed.", request.url.path, exc_info=error)
-    return error_response(request.url.path, 500, "The device failed; its journal says why.")
+    return answer(500, "The device failed; its journal says why.")

@@ -1,15 +1,28 @@
 """The command line's requests to the daemon, over the Unix socket in the state folder."""
 
 import json as json_module
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted
-from bloodedge_device.web.socket_path import short_path
 
+SOCKET = "control.sock"
 TIMEOUT_S = 30.0
+
+
+@contextmanager
+def short_path(state: Path) -> Iterator[str]:
+    """A path to the state folder's socket that fits into a socket's address (108 bytes), however deep the folder."""
+    folder = os.open(state, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{SOCKET}"
+    finally:
+        os.close(folder)
 
 
 class _Connection(HTTPConnection):

@@ -42,11 +42,10 @@ class LocalOperator:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        await _pass_on(self._app, lambda _: _local(), scope, receive, send)
+        await _pass_on(self._app, self._caller, scope, receive, send)
 
-
-async def _local() -> Caller:
-    return Caller("command line")
+    async def _caller(self, _body: bytes) -> Caller:
+        return Caller("command line")
 
 
 class Guard:
@@ -74,7 +73,7 @@ class Guard:
         cookie = _cookie(headers, access.cookie)
         caller = Caller("page", access.session(cookie) if cookie else None, access, cookie)
         if scope["method"] in SAFE:
-            if access.needs_login and caller.session is None and not _is_open(scope["path"]):
+            if access.needs_login and caller.session is None and not scope["path"].startswith(OPEN):
                 raise RefusedError(401, "Sign in, or send the access token as a Bearer token.")
             return caller
         _refuse_forged(headers, access)
@@ -142,10 +141,6 @@ def _cookie(headers: Headers, name: str) -> str | None:
     except CookieError:
         return None
     return morsel.value if morsel else None
-
-
-def _is_open(path: str) -> bool:
-    return path.startswith(OPEN)
 
 
 def _refuse_embedding(headers: Headers) -> None:

@@ -13,8 +13,8 @@ from bloodedge.errors import UsageError, disk_errors
 from bloodedge.web_socket import listen, server_tls, url_of
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web.access import Access, require_token
+from bloodedge_device.web.client import SOCKET, short_path
 from bloodedge_device.web.desk import Desk
-from bloodedge_device.web.socket_path import SOCKET, short_path
 
 if TYPE_CHECKING:
     from uvicorn import Server

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, RowMapping, delete, select, tuple_
+from sqlalchemy import Connection, delete, select, tuple_
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.fleet_messages import BoardReport
@@ -36,10 +36,6 @@ class Start:
         return self.first <= sequence <= self.highest and self.reports == self.highest - self.first + 1
 
 
-def _start(row: RowMapping) -> Start:
-    return Start(row["first"], row["highest"], row["reports"], tuple(row[name] for name in TOTALS))
-
-
 class BoardIndex:
     """Boards by name, and their daemons' starts; new boards are added as their messages come."""
 
@@ -51,11 +47,14 @@ class BoardIndex:
         of_names = select(boards.c.name, boards.c.id).where(boards.c.name.in_(names))
         self._ids: dict[str, int] = dict(connection.execute(of_names).tuples().all())
         reports = [(name, content.boot) for name, content in sent if isinstance(content, BoardReport)]
-        self._starts = self._read_starts({(self._ids[name], boot) for name, boot in reports if name in self._ids})
-
-    def _read_starts(self, keys: set[Boot]) -> dict[Boot, Start]:
+        keys = {(self._ids[name], boot) for name, boot in reports if name in self._ids}
         query = select(boots).where(tuple_(boots.c.board, boots.c.boot).in_(keys))
-        return {(row["board"], row["boot"]): _start(row) for row in self._connection.execute(query).mappings()}
+        self._starts: dict[Boot, Start] = {
+            (row["board"], row["boot"]): Start(
+                row["first"], row["highest"], row["reports"], tuple(row[name] for name in TOTALS)
+            )
+            for row in connection.execute(query).mappings()
+        }
 
     def id_of_reporting(self, name: str) -> int:
         """The id of a board that sent a report."""

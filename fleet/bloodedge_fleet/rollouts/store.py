@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from bloodedge_fleet.rollouts.stages import LastReport, Rollout, Step, plan, req
 from bloodedge_fleet.state_dir import require_readable, unreadable
 
 FOLDER = "bundles"
+STEP = ("state", "since", "why", "boot", "uptime_s")
+"""Columns of a step."""
 
 
 def bundle_file(state: Path, digest: str) -> Path:
@@ -61,7 +62,7 @@ def check_bundle(path: Path, trust: Path | None) -> CheckedBundle:
 def offer(engine: Engine, state: Path, path: Path, checked: CheckedBundle) -> str:
     """Offer a checked bundle to boards; returns its SHA-256."""
     target = bundle_file(state, checked.sha256)
-    write_beside(target, partial(_copy, path))
+    write_beside(target, lambda copy: shutil.copyfile(path, copy))
     if sha256(target) != checked.sha256:
         target.unlink()
         raise BloodedgeError(f"{path} changed while it was read; give it again.")
@@ -76,10 +77,6 @@ def require_possible(engine: Engine, names: Sequence[str]) -> None:
     require_boards(len(names))
     with reading(engine) as connection:
         _require_free(connection, _ids_of(connection, names))
-
-
-def _copy(path: Path, copy: Path) -> None:
-    shutil.copyfile(path, copy)
 
 
 def _signer(bundle: Bundle, trust: Path) -> str:
@@ -183,19 +180,12 @@ def store(engine: Engine, before: Rollout, after: Rollout) -> bool:
 
 
 def _figures(rollout: Rollout) -> Values:
-    return {
-        "stages": json.dumps(rollout.stages),
-        "soak_s": rollout.soak_s,
-        "halt_on": rollout.halt_on,
-        "state": rollout.state,
-        "stage": rollout.stage,
-        "why": rollout.why,
-    }
+    same = {name: getattr(rollout, name) for name in ("soak_s", "halt_on", "state", "stage", "why")}
+    return {"stages": json.dumps(rollout.stages), **same}
 
 
 def _step_values(step: Step) -> Values:
-    own = {"boot": step.boot, "uptime_s": step.uptime_s}
-    return {"state": step.state, "since": step.since, "why": step.why, **own}
+    return {name: getattr(step, name) for name in STEP}
 
 
 def read_rollouts(
@@ -208,7 +198,7 @@ def read_rollouts(
         .join(bundles, bundles.c.sha256 == rollouts.c.sha256)
         .order_by(rollouts.c.began.desc())
     )
-    of_step = (rollout_boards.c[name] for name in ("state", "since", "why", "boot", "uptime_s"))
+    of_step = (rollout_boards.c[name] for name in STEP)
     of_boards = (
         select(rollout_boards.c.rollout, boards.c.name, *of_step)
         .join(boards, boards.c.id == rollout_boards.c.board)
@@ -225,16 +215,11 @@ def read_rollouts(
     found: list[tuple[Rollout, Row[Any]]] = []
     for row in connection.execute(query):
         own = tuple(steps.get(row.name, ()))
-        stages = _within(tuple(json.loads(row.stages)), len(own))
+        stages = tuple(min(count, len(own)) for count in json.loads(row.stages))  # some boards may be forgotten
         stage = min(row.stage, len(stages) - 1)
         figures = (row.soak_s, row.halt_on, own, row.state, stage, row.why)
         found.append((Rollout(row.name, row.sha256, stages, *figures), row))
     return found
-
-
-def _within(stages: tuple[int, ...], boards_left: int) -> tuple[int, ...]:
-    """The stages without the boards that were forgotten meanwhile."""
-    return tuple(min(count, boards_left) for count in stages)
 
 
 def last_reports(connection: Connection, silent: timedelta, now: datetime) -> dict[str, LastReport]:
@@ -243,18 +228,6 @@ def last_reports(connection: Connection, silent: timedelta, now: datetime) -> di
     query = select(boards.c.name, boards.c.report, boards.c.last_report).where(boards.c.report.is_not(None))
     read = ((name, read_last_report(text), at) for name, text, at in connection.execute(query).tuples())
     return {name: LastReport(report, at, name in unreachable) for name, report, at in read if report is not None}
-
-
-def request_of(rollout: Rollout, row: Row[Any], url: str) -> Wanted:
-    """A roll-out's request to its boards; url: where they reach this server."""
-    return Wanted(
-        rollout=rollout.name,
-        name=row.bundle,
-        serial=row.serial,
-        sha256=rollout.sha256,
-        size_bytes=row.size_bytes,
-        url=bundle_url(url, rollout.sha256),
-    )
 
 
 def pending_requests(engine: Engine, url: str) -> dict[str, bytes]:
@@ -266,7 +239,9 @@ def pending_requests(engine: Engine, url: str) -> dict[str, bytes]:
         names = union(select(boards.c.name), select(forgotten.c.name))
         requests = dict.fromkeys(connection.execute(names).scalars(), b"")
         for rollout, row in read_rollouts(connection, running=True):
-            payload = request_of(rollout, row, url).model_dump_json().encode()
+            offered = {"serial": row.serial, "size_bytes": row.size_bytes, "url": bundle_url(url, rollout.sha256)}
+            wanted = Wanted(rollout=rollout.name, name=row.bundle, sha256=rollout.sha256, **offered)
+            payload = wanted.model_dump_json().encode()
             for step in rollout.in_stage:
                 if step.state != "failed":
                     requests[step.board] = payload

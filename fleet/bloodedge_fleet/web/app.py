@@ -40,6 +40,7 @@ STYLES = {
     "report.css": ("bloodedge.report", "templates/style.css"),
     "page.css": ("bloodedge_fleet.web", "static/page.css"),
 }
+SENTENCES = {404: "There is nothing at this address; check it.", 405: "This page only shows and changes nothing."}
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -76,10 +77,8 @@ def make_app(site: Site, host: str, *, needs_token: bool = False) -> ASGIApp:
         Route("/bundles/{digest}", pages.bundle),
         Route("/static/{name}", _static),
     ]
-    inner = Starlette(
-        routes=routes,
-        exception_handlers={HTTPException: _http_error, BloodedgeError: _failed, Exception: _unforeseen},
-    )
+    kinds = (HTTPException, BloodedgeError, Exception)
+    inner = Starlette(routes=routes, exception_handlers=dict.fromkeys(kinds, _failed))
     guarded = Guard(inner, host, TokenCheck(site.state) if needs_token else None)
     return SafeHeaders(guarded, HEADERS)
 
@@ -153,18 +152,12 @@ def _error(status: int, sentence: str) -> Response:
     return HTMLResponse(page.render(status=status, sentence=sentence, troubles=[]), status)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    sentences = {404: "There is nothing at this address; check it.", 405: "This page only shows and changes nothing."}
-    own = error.detail if error.detail.endswith(".") else sentences.get(error.status_code, f"{error.detail}.")
-    return _error(error.status_code, own)
-
-
-async def _failed(_: Request, error: Exception) -> Response:
-    return _error(503, str(error))
-
-
-async def _unforeseen(request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        own = error.detail if error.detail.endswith(".") else SENTENCES.get(error.status_code, f"{error.detail}.")
+        return _error(error.status_code, own)
+    if isinstance(error, BloodedgeError):
+        return _error(503, str(error))
     log.error("A request for %s failed.", request.url.path, exc_info=error)
     return _error(500, "The server failed; its journal says why.")
 
