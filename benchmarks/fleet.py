@@ -30,7 +30,7 @@ from sqlalchemy import Engine, func, select
 
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name, versions
-from bloodedge_device.outputs.home_assistant import DeviceDescription, StatusPayload
+from bloodedge_device.outputs.home_assistant import StatusPayload, discovery
 from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Message
@@ -82,7 +82,7 @@ class Board:
         """When each report was put into the outbox, seconds since 1970; number 1 first."""
         self.outbox = MemoryOutbox()
         settings = MqttSettings(host="127.0.0.1", port=port, board=name, discovery="")
-        self.publisher = MqttPublisher(settings, self.outbox, lambda: DeviceDescription("", "", ""), lambda: STATUS)
+        self.publisher = MqttPublisher(settings, self.outbox, lambda: discovery(settings, "", ""), lambda: STATUS)
         self.publisher.start()
 
     def report(self) -> None:

@@ -139,6 +139,11 @@ class Manifest(Strict):
 
     removed: ClassVar = {"stain": ...}
 
+    @property
+    def title(self) -> str:
+        """Name and serial."""
+        return f"{self.name} {self.serial}"
+
     def artifact(self, engine: str, precision: str) -> Artifact:
         """The artifact for an engine and precision; raises UsageError that lists the bundle's artifacts."""
         for artifact in self.artifacts:

@@ -16,9 +16,9 @@ from time import monotonic, sleep
 import pytest
 from programs import free_port
 
-from bloodedge_device.outputs.home_assistant import DeviceDescription, discovery
+from bloodedge_device.outputs.home_assistant import discovery
+from bloodedge_device.outputs.mqtt.client import why_ended
 from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
-from bloodedge_device.outputs.mqtt.sentences import why_ended
 from bloodedge_device.outputs.mqtt.window import Window
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Message
@@ -55,8 +55,8 @@ def publish() -> Iterator[Publish]:
 
     def start(outbox: MemoryOutbox, port: int, timings: Timings = TIMINGS, **settings: object) -> MqttPublisher:
         chosen = MqttSettings.model_validate({"host": "127.0.0.1", "port": port, "board": "bench-1", **settings})
-        description = DeviceDescription("Test Board 5", "0.1.0", "mobilenetv2 (serial 3)")
-        begun.append(MqttPublisher(chosen, outbox, lambda: description, lambda: STATUS, timings=timings))
+        message = discovery(chosen, "Test Board 5", "mobilenetv2 (serial 3)")
+        begun.append(MqttPublisher(chosen, outbox, lambda: message, lambda: STATUS, timings=timings))
         begun[-1].start()
         return begun[-1]
 
@@ -134,11 +134,11 @@ def test_a_broker_that_dies_and_returns_misses_nothing(broker: Broker, listener:
 def test_a_killed_board_is_offline_to_everybody(broker: Broker, listener: Listener) -> None:
     script = (
         "import sys, time; from support.mqtt import STATUS, MemoryOutbox\n"
-        "from bloodedge_device.outputs.home_assistant import DeviceDescription\n"
+        "from bloodedge_device.outputs.home_assistant import discovery\n"
         "from bloodedge_device.outputs.mqtt.publisher import MqttPublisher\n"
         "from bloodedge_device.settings.sections import MqttSettings\n"
         "s = MqttSettings(host='127.0.0.1', port=int(sys.argv[1]), board='bench-1')\n"
-        "d = DeviceDescription('b', '0', 'm')\n"
+        "d = discovery(s, 'b', 'm')\n"
         "MqttPublisher(s, MemoryOutbox(), lambda: d, lambda: STATUS).start(); time.sleep(60)\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -192,8 +192,7 @@ def test_home_assistant_learns_of_the_board_and_its_status(
 
 def test_boards_whose_names_look_alike_to_home_assistant_stay_apart() -> None:
     boards = ["bench-1", "bench 1", "bench/1", "Bänch-1", "Bönch-1"]
-    description = DeviceDescription("b", "0", "m")
-    told = [discovery(MqttSettings(board=board), description) for board in boards]
+    told = [discovery(MqttSettings(board=board), "b", "m") for board in boards]
     topics = [topic for topic, _ in told]
     assert topics[0] == "homeassistant/device/bloodedge-bench-1/config"
     assert all(re.fullmatch(r"homeassistant/device/[A-Za-z0-9_-]+/config", topic) for topic in topics)

@@ -19,7 +19,7 @@ from programs import free_port
 
 from bloodedge.files import sha256
 from bloodedge_device.bundles.slot_record import read_record
-from bloodedge_device.outputs.home_assistant import DeviceDescription
+from bloodedge_device.outputs.home_assistant import discovery
 from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_fleet.boards.archive import Archive, Outcome
@@ -136,7 +136,7 @@ def test_board_and_server_find_a_broker_that_was_started_anew_at_once(
     own = {"certificate": authority / f"{BOARD}.pem", "key": authority / f"{BOARD}.key"}
     settings = MqttSettings(host="127.0.0.1", port=broker.port, tls=True, board=BOARD, ca=authority / "ca.pem", **own)
     outbox = MemoryOutbox()
-    board = MqttPublisher(settings, outbox, lambda: DeviceDescription("", "", ""), lambda: STATUS)
+    board = MqttPublisher(settings, outbox, lambda: discovery(settings, "", ""), lambda: STATUS)
     engine = open_database(None, tmp_path)
     migrate(engine)
     files = (authority / name for name in ("ca.pem", "fleet.pem", "fleet.key"))

@@ -70,7 +70,7 @@ def install(settings: DeviceSettings, path: Path, *, allow_older: bool = False, 
         except (DiskError, TemporaryError):  # not the bundle's fault
             raise
         except BloodedgeError as error:
-            title, why = f"{bundle.manifest.name} {bundle.manifest.serial}", str(error)
+            title, why = bundle.manifest.title, str(error)
             with suppress(BloodedgeError):  # a full disk
                 change(state, lambda record: record.with_event("refused", title, None, why))
             raise

@@ -43,28 +43,24 @@ class Figures:
         return self.uncertain / self.cells if self.cells else 0.0
 
 
-def figures_since(database: sqlite3.Connection, slot: Slot) -> Figures:
-    """Figures of a slot's bundle since the switch to it."""
-    after = slot.after_run
-    if database.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()[0] < after:
-        after = 0  # a new database was begun
-    return _figures(database, "runs.id > ? AND bundle_name = ? AND bundle_serial = ?", (after, slot.name, slot.serial))
+def figures_of(state: Path, slot: Slot) -> tuple[Figures, Figures]:
+    """(figures of a slot's bundle since the switch to it, figures of the bundle that ran before the switch)."""
+    with open_for_reading(state) as database:
+        last = database.execute("SELECT coalesce(max(id), 0) FROM runs").fetchone()[0]
+        after = slot.after_run if slot.after_run <= last else 0  # 0: a new database was begun
+        now = _figures(database, "runs.id > ?", after, slot.name, slot.serial)
+        query = "SELECT bundle_name, bundle_serial FROM runs WHERE id <= ? ORDER BY id DESC LIMIT 1"
+        before = database.execute(query, (slot.after_run,)).fetchone()
+        if before is None or tuple(before) == (slot.name, slot.serial):
+            return now, Figures()
+        return now, _figures(database, "runs.id <= ?", slot.after_run, *before)
 
 
-def figures_before(database: sqlite3.Connection, slot: Slot) -> Figures:
-    """Figures of the bundle that ran before the switch to a slot's bundle."""
-    row = database.execute(
-        "SELECT bundle_name, bundle_serial FROM runs WHERE id <= ? ORDER BY id DESC LIMIT 1", (slot.after_run,)
-    ).fetchone()
-    if row is None or tuple(row) == (slot.name, slot.serial):
-        return Figures()
-    return _figures(database, "runs.id <= ? AND bundle_name = ? AND bundle_serial = ?", (slot.after_run, *row))
-
-
-def _figures(database: sqlite3.Connection, which: str, values: tuple[int | str, ...]) -> Figures:
+def _figures(database: sqlite3.Connection, which: str, *values: int | str) -> Figures:
+    """Figures of the runs that ``which`` names, with a bundle; values: of ``which``, the bundle's name and serial."""
     slides = database.execute(
         f"SELECT slides.id FROM slides JOIN runs ON runs.id = slides.run WHERE {which}"  # noqa: S608  # own conditions
-        f" ORDER BY slides.id DESC LIMIT {LATEST_SLIDES}",
+        f" AND bundle_name = ? AND bundle_serial = ? ORDER BY slides.id DESC LIMIT {LATEST_SLIDES}",
         values,
     ).fetchall()
     numbers = [int(row[0]) for row in slides]
@@ -120,9 +116,3 @@ def _too_uncertain(now: Figures, before: Figures) -> str:
 def is_proven(update: UpdateSettings, slot: Slot, now: Figures) -> bool:
     """Whether a bundle has run in good health for long enough."""
     return slot.healthy_s >= update.probation_minutes * 60 and now.cells >= update.probation_cells
-
-
-def figures_of(state: Path, slot: Slot) -> tuple[Figures, Figures]:
-    """(figures of a slot's bundle since the switch, figures of the bundle before it)."""
-    with open_for_reading(state) as database:
-        return figures_since(database, slot), figures_before(database, slot)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors, unreadable
@@ -81,6 +81,12 @@ class Record(Strict):
     history: tuple[Event, ...] = ()
     """The latest, oldest first."""
 
+    @model_validator(mode="after")
+    def _describes_the_active_slot(self) -> Self:
+        if self.active is not None and self.active not in self.slots:
+            raise ValueError("it names a slot that it does not describe")
+        return self
+
     @property
     def running(self) -> Slot | None:
         """The active slot; None: the bundle that came with the installation."""
@@ -132,7 +138,7 @@ def read_record(state: Path) -> Record:
     """
     path = slots_folder(state) / RECORD
     try:
-        record = Record.model_validate_json(path.read_bytes())
+        return Record.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         if read_copy(state) is None:
             return Record()
@@ -142,22 +148,14 @@ def read_record(state: Path) -> Record:
         raise kind(unreadable(path, error)) from error
     except ValidationError as error:
         raise DamagedRecordError(f"{path} is damaged; {BEGUN_ANEW}.") from error
-    if not _is_whole(record):
-        raise DamagedRecordError(f"{path} names a slot that it does not describe; {BEGUN_ANEW}.")
-    return record
 
 
 def read_copy(state: Path) -> Record | None:
     """The record's copy; None where it is missing or damaged."""
     try:
-        record = Record.model_validate_json((slots_folder(state) / COPY).read_bytes())
+        return Record.model_validate_json((slots_folder(state) / COPY).read_bytes())
     except (OSError, ValidationError):
         return None
-    return record if _is_whole(record) else None
-
-
-def _is_whole(record: Record) -> bool:
-    return record.active is None or record.active in record.slots
 
 
 def change(state: Path, how: Callable[[Record], Record]) -> Record:

@@ -212,9 +212,8 @@ def check_revocation(settings: DeviceSettings, loaded: Loaded) -> None:
     """
     if loaded.signer is None:
         return
-    title = f"{loaded.manifest.name} {loaded.manifest.serial}"
     try:
-        refuse_revoked(title, loaded.signer.key_id, TrustStore.read(settings.trusted_keys))
+        refuse_revoked(loaded.manifest.title, loaded.signer.key_id, TrustStore.read(settings.trusted_keys))
     except Untrusted as error:
         if loaded.slot is None:
             raise

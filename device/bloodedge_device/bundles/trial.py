@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -81,17 +82,13 @@ def _judge(settings: DeviceSettings, trial: Trial) -> None:
 def allowed_mb(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Memory limit of this process' cgroup or of the machine, the smaller one; None where neither is known."""
     found = []
-    try:
+    with suppress(OSError):
         group = (proc / "self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
         limit = (cgroups / group / CGROUP_LIMIT).read_text().strip()
         found += [int(limit) / 2**20] if limit.isdigit() else []
-    except OSError:
-        pass
-    try:
+    with suppress(OSError):
         total = re.search(r"^MemTotal: +(\d+) kB", (proc / "meminfo").read_text(), re.MULTILINE)
         found += [int(total[1]) / 1024] if total else []
-    except OSError:
-        pass
     return min(found, default=None)
 
 
@@ -114,17 +111,10 @@ def measure(settings: DeviceSettings, path: Path) -> Trial:
     )
 
 
-def _prefer_for_oom_kill() -> None:
-    """Where memory runs out, the kernel kills this process and not the daemon."""
-    try:
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        return
-
-
 def main() -> int:
     """Print the trial's result as JSON, or a sentence with exit code FAILED."""
-    _prefer_for_oom_kill()
+    with suppress(OSError):  # where memory runs out, the kernel kills this process and not the daemon
+        Path("/proc/self/oom_score_adj").write_text("1000")
     settings = DeviceSettings.model_validate(json.load(sys.stdin))
     try:
         print(measure(settings, Path(sys.argv[1])).model_dump_json())

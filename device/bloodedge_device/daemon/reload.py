@@ -134,8 +134,7 @@ class Switcher:
             self._state.health.report("settings", Level.OK, IN_FORCE)
             log.info("Reloaded: a new run has begun.")
         else:
-            manifest = to.loaded.manifest
-            log.info("Slot %s runs: %s %d.", to.loaded.slot or "none", manifest.name, manifest.serial)
+            log.info("Slot %s runs: %s.", to.loaded.slot or "none", to.loaded.manifest.title)
 
     def _let_next_wait(self, error: BloodedgeError) -> None:
         self._next_waits = True

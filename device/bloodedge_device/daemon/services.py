@@ -9,6 +9,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from bloodedge.errors import BloodedgeError, system_sentence
+from bloodedge.machine import hardware_name
 from bloodedge_device.daemon.monitor import Monitor
 from bloodedge_device.daemon.slot_watch import SlotWatch
 from bloodedge_device.health import Level
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from bloodedge_device.daemon.reload import Switcher
     from bloodedge_device.daemon.slides import Slides
     from bloodedge_device.daemon.state import DaemonState
-    from bloodedge_device.outputs.bundle_updater import BundleUpdater
-    from bloodedge_device.outputs.home_assistant import DeviceDescription
     from bloodedge_device.system.sd_notify import Notifier
 
 log = logging.getLogger("bloodedge.device")
@@ -63,16 +62,28 @@ class Services:
         self._running.close()
 
     def _publish(self) -> None:
+        from bloodedge_device.bundles.install import install
+        from bloodedge_device.bundles.slot_record import read_record
+        from bloodedge_device.outputs.bundle_updater import BundleUpdater
         from bloodedge_device.outputs.fleet_report import Reporter
-        from bloodedge_device.outputs.home_assistant import status_payload
+        from bloodedge_device.outputs.home_assistant import discovery, status_payload
         from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
 
         state, mqtt = self._state, self._state.settings.mqtt
-        updater = self._bundle_updater() if state.settings.update.from_fleet else None
+        page = None if state.settings.web.is_local else self.page or None
+        updater = None
+        if state.settings.update.from_fleet:
+            updater = BundleUpdater(
+                state.settings.state,
+                mqtt.ca,
+                lambda path: install(state.settings, path).what.title,
+                lambda: read_record(state.settings.state),
+                state.timings,
+            )
         state.publisher = MqttPublisher(
             mqtt,
             state.store,
-            self._describe,
+            lambda: discovery(mqtt, hardware_name(), state.loaded.manifest.title, page),
             lambda: status_payload(state.snapshot()),
             None if updater is None else updater.request,
             state.timings,
@@ -91,27 +102,6 @@ class Services:
             self._running.callback(updater.stop)
         reporter.start()
         self._running.callback(reporter.stop)
-
-    def _bundle_updater(self) -> BundleUpdater:
-        from bloodedge_device.bundles.install import install
-        from bloodedge_device.bundles.slot_record import read_record
-        from bloodedge_device.outputs.bundle_updater import BundleUpdater
-
-        state = self._state
-        return BundleUpdater(
-            state.settings.state,
-            state.settings.mqtt.ca,
-            lambda path: install(state.settings, path).what.title,
-            lambda: read_record(state.settings.state),
-            state.timings,
-        )
-
-    def _describe(self) -> DeviceDescription:
-        from bloodedge_device.outputs.home_assistant import DeviceDescription
-
-        return DeviceDescription.of(
-            self._state.loaded, None if self._state.settings.web.is_local else self.page or None
-        )
 
     def _watch(self) -> None:
         seldom_at_s = 0.0

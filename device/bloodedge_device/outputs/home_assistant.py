@@ -4,13 +4,10 @@ https://www.home-assistant.io/integrations/mqtt/#device-discovery-payload
 """
 
 import re
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, TypedDict
 
 from bloodedge import RESEARCH_USE, __version__
-from bloodedge.machine import hardware_name
-from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.snapshot.snapshot import Snapshot
 
@@ -65,24 +62,6 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else round(100 * share, 2)
 
 
-@dataclass(frozen=True)
-class DeviceDescription:
-    """What Home Assistant shows of the board."""
-
-    hardware: str
-    version: str
-    """Of bloodedge."""
-    bundle: str
-    """Name and serial of the bundle that runs."""
-    page: str | None = None
-    """Address of the board's own page, http(s)://…"""
-
-    @classmethod
-    def of(cls, loaded: Loaded, page: str | None) -> "DeviceDescription":
-        """This board with a bundle."""
-        return cls(hardware_name(), __version__, f"{loaded.manifest.name} {loaded.manifest.serial}", page)
-
-
 _MEASURED = {"state_class": "measurement"}
 _PERCENT = {"unit_of_measurement": "%", "suggested_display_precision": 1}
 _DIAGNOSTIC = {"entity_category": "diagnostic"}
@@ -120,8 +99,13 @@ def _identifier(board: str) -> str:
     return f"bloodedge-{clean}"
 
 
-def discovery(settings: MqttSettings, device: DeviceDescription) -> tuple[str, dict[str, Any]]:
-    """(topic, payload) of the discovery message."""
+def discovery(
+    settings: MqttSettings, hardware: str, bundle: str, page: str | None = None
+) -> tuple[str, dict[str, Any]]:
+    """(topic, payload) of the discovery message.
+
+    bundle: the title of the one that runs; page: the address of the board's own page, http(s)://….
+    """
     name = _identifier(settings.board)
     base = f"{settings.topic}/{settings.board}"
     components = {
@@ -147,11 +131,11 @@ def discovery(settings: MqttSettings, device: DeviceDescription) -> tuple[str, d
             "identifiers": [name],
             "name": f"Bloodedge {settings.board}",
             "manufacturer": "bloodedge",
-            "model": f"{device.hardware}, {device.bundle}",
-            "sw_version": device.version,
-            **({"configuration_url": device.page} if device.page else {}),
+            "model": f"{hardware}, {bundle}",
+            "sw_version": __version__,
+            **({"configuration_url": page} if page else {}),
         },
-        "origin": {"name": "bloodedge", "sw_version": device.version},
+        "origin": {"name": "bloodedge", "sw_version": __version__},
         "availability_topic": f"{base}/availability",
         "state_topic": f"{base}/status",
         "qos": 1,

@@ -57,16 +57,14 @@ def read_rollout_views(
     now = now or datetime.now(UTC)
     unreachable = read_unreachable(connection, silent, now)
     return [
-        RolloutView(
-            rollout,
-            row,
-            _running(rollout, unreachable, now) if rollout.state == "running" else _ended(rollout, row.ended),
-        )
+        RolloutView(rollout, row, _parts(rollout, row.ended, unreachable, now))
         for rollout, row in read_rollouts(connection, among=among)
     ]
 
 
-def _running(rollout: Rollout, unreachable: Mapping[str, str], now: datetime) -> tuple[Part, ...]:
+def _parts(rollout: Rollout, ended: datetime | None, unreachable: Mapping[str, str], now: datetime) -> tuple[Part, ...]:
+    if ended is not None:
+        return tuple(Part(s.board, ENDED.get(s.state, s.state), ended - s.since, s.why) for s in rollout.steps)
     asked = {step.board for step in rollout.in_stage if step.state != "failed"}
     parts = []
     for step in rollout.steps:
@@ -74,12 +72,6 @@ def _running(rollout: Rollout, unreachable: Mapping[str, str], now: datetime) ->
         why = step.why if blocks in step.why else f"{step.why} {blocks}".strip()
         parts.append(Part(step.board, step.state, now - step.since, why))
     return tuple(parts)
-
-
-def _ended(rollout: Rollout, ended: datetime) -> tuple[Part, ...]:
-    return tuple(
-        Part(step.board, ENDED.get(step.state, step.state), ended - step.since, step.why) for step in rollout.steps
-    )
 
 
 def newest_names(connection: Connection, number: int) -> list[str]:

@@ -172,7 +172,7 @@ def check_broker(examination: Examination) -> Outcome:
     mqtt = examination.settings.mqtt
     if mqtt.host is None:
         return ok("No broker is set: nothing is published.")
-    from bloodedge_device.outputs.mqtt.sentences import why_unreachable
+    from bloodedge_device.outputs.mqtt.client import why_unreachable
 
     try:
         socket.create_connection((mqtt.host, mqtt.port), ANSWER_WITHIN_S).close()

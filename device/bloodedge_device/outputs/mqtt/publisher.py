@@ -10,9 +10,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from bloodedge_device.outputs.home_assistant import DeviceDescription, StatusPayload, discovery
-from bloodedge_device.outputs.mqtt.client import NEWEST, OLDER, ConnectionLost, base_topic
-from bloodedge_device.outputs.mqtt.sentences import broker_name
+from bloodedge_device.outputs.home_assistant import StatusPayload
+from bloodedge_device.outputs.mqtt.client import NEWEST, OLDER, ConnectionLost, base_topic, broker_name
 from bloodedge_device.outputs.mqtt.session import TURN_S, Session
 from bloodedge_device.settings.sections import MqttSettings
 from bloodedge_device.store.outbox import Outbox
@@ -31,12 +30,14 @@ class MqttPublisher:
         self,
         settings: MqttSettings,
         outbox: Outbox,
-        describe: Callable[[], DeviceDescription],
+        describe: Callable[[], tuple[str, Mapping[str, Any]]],
         status: Callable[[], StatusPayload],
         request: Callable[[bytes], None] | None = None,
         timings: Timings = TIMINGS,
     ) -> None:
         """All are called in the publisher's thread: ``describe`` at each connection, ``status`` every few seconds.
+
+        describe: (topic, payload) of Home Assistant's discovery message; not called where the settings want none.
 
         request: called with each message about the bundle that this board is to run, empty when there is none; None:
         the board does not subscribe to them.
@@ -116,7 +117,7 @@ class MqttPublisher:
         session.publish_retained(f"{base_topic(self._settings)}availability", b"online")
         if self._settings.discovery:
             try:
-                topic, payload = discovery(self._settings, self._describe())
+                topic, payload = self._describe()
                 session.publish_retained(topic, _json(payload))
             except Exception:
                 log.exception("MQTT: the board could not be described to Home Assistant.")

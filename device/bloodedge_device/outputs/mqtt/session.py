@@ -22,15 +22,13 @@ from bloodedge.fleet_messages import WANTED
 from bloodedge_device.outputs.mqtt.client import (
     ANSWER_WITHIN_S,
     NEWEST,
+    UNSUPPORTED_VERSION,
     ConnectionLost,
     base_topic,
+    broker_name,
     describing,
     new_client,
     say_goodbye,
-)
-from bloodedge_device.outputs.mqtt.sentences import (
-    UNSUPPORTED_VERSION,
-    broker_name,
     why_ended,
     why_lost,
     why_refused,
