@@ -63,12 +63,7 @@ def _info(snapshot: Snapshot) -> Metric:
 def _counters(snapshot: Snapshot) -> Iterator[Metric]:
     totals = snapshot.totals
     by_label = (
-        (
-            "bloodedge_frames",
-            "Frames by outcome: cells, or the reason why there are none.",
-            "outcome",
-            totals.frames,
-        ),
+        ("bloodedge_frames", "Frames by outcome: cells, or the reason why there are none.", "outcome", totals.frames),
         ("bloodedge_cells", "White cells by what they were called.", "label", totals.cells),
         ("bloodedge_cells_uncertain", "White cells called uncertain, by reason.", "reason", totals.uncertain),
     )
@@ -77,17 +72,13 @@ def _counters(snapshot: Snapshot) -> Iterator[Metric]:
         for value, count in counts.items():
             family.add_metric([value], count)
         yield family
-    yield CounterMetricFamily(
-        "bloodedge_frames_dropped",
-        "Frames replaced by a newer one before they were processed.",
-        totals.dropped,
-    )
-    yield CounterMetricFamily(
-        "bloodedge_crops_lost", "Images of cells not kept because the disk was full.", snapshot.crops_lost
-    )
-    yield CounterMetricFamily(
-        "bloodedge_camera_restarts", "Times that the camera was started again.", snapshot.camera_restarts
-    )
+    alone = {
+        "bloodedge_frames_dropped": ("Frames replaced by a newer one before they were processed.", totals.dropped),
+        "bloodedge_crops_lost": ("Images of cells not kept because the disk was full.", snapshot.crops_lost),
+        "bloodedge_camera_restarts": ("Times that the camera was started again.", snapshot.camera_restarts),
+    }
+    for name, (text, count) in alone.items():
+        yield CounterMetricFamily(name, text, count)
 
 
 def _gauges(snapshot: Snapshot) -> Iterator[Metric]:

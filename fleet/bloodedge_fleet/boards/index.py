@@ -67,13 +67,11 @@ class BoardIndex:
 
         The broker repeats a board's last availability at every connection, even if the board is long out of service.
         """
-        if name not in self._ids and online and not self._is_forgotten(name):
-            self._add(name)
+        if name not in self._ids and online:
+            query = select(forgotten.c.name).where(forgotten.c.name == name)
+            if self._connection.execute(query).first() is None:
+                self._add(name)
         return self._ids.get(name)
-
-    def _is_forgotten(self, name: str) -> bool:
-        query = select(forgotten.c.name).where(forgotten.c.name == name)
-        return self._connection.execute(query).first() is not None
 
     def _add(self, name: str) -> None:
         insert = insert_into(self._connection, boards).values(name=name, first_seen=self._now)

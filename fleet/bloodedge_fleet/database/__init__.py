@@ -150,19 +150,13 @@ def migrate(engine: Engine) -> None:
 
 def require_current(engine: Engine) -> None:
     """Raise BloodedgeError unless the tables are of this version; only the server brings them up to date."""
-    now = _revision(engine)
+    with reading(engine) as connection:
+        has_tables = inspect(connection).has_table("alembic_version")
+        query = text("SELECT version_num FROM alembic_version")
+        now: str | None = connection.execute(query).scalar_one_or_none() if has_tables else None
     if now != head_revision():
         state = "has no tables yet" if now is None else "is of another version"
         raise BloodedgeError(f"{_name(engine)} {state}; start its server once: bloodedge fleet serve")
-
-
-def _revision(engine: Engine) -> str | None:
-    """Revision of the tables; None where there are none."""
-    with reading(engine) as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return None
-        revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-        return revision
 
 
 def head_revision() -> str | None:
