@@ -171,11 +171,8 @@ def audit_command(state: Path | None, count: int) -> None:
     from bloodedge_device.store import audit_log, open_for_reading
 
     with open_for_reading(_folder(state, "audit ...")) as database:
-        entries, broken, digest = (
-            audit_log.read(database, count),
-            audit_log.first_broken(database),
-            audit_log.last_digest(database),
-        )
+        entries, broken = audit_log.read(database, count), audit_log.first_broken(database)
+        digest = audit_log.last_digest(database)
     for entry in entries:
         detail = ", ".join(
             f"{key} {value}" for key, value in entry.detail.items() if value and not isinstance(value, dict)

@@ -143,8 +143,8 @@ def _filters(frames: Sequence[ShownFrame], counts: Counter[str]) -> Iterator[Fil
 def _cell(bgr: Image, cell: FoundCell) -> Shown:
     """A cell with its crop as it is, and on black as it is cut out for the network."""
     x, y, width, height = cell.box
-    alone = np.zeros_like(bgr)
-    alone[y : y + height, x : x + width] = cv2.bitwise_and(bgr[y : y + height, x : x + width], _triple(cell.mask))
+    alone, inside = np.zeros_like(bgr), np.s_[y : y + height, x : x + width]
+    cv2.copyTo(bgr[inside], cell.mask, alone[inside])
     return Shown(
         kind="cut" if cell.touches_border else "whole",
         outline=" ".join(f"{column},{row}" for column, row in cell.outline),
@@ -152,10 +152,6 @@ def _cell(bgr: Image, cell: FoundCell) -> Shown:
         cut=_jpeg(_window(alone, cell.box, _CELL_MARGIN), CELL_SIDE_PX),
         cell=cell,
     )
-
-
-def _triple(mask: Image) -> Image:
-    return as_image(cv2.merge([mask, mask, mask]))
 
 
 def _corners(box: Box) -> str:

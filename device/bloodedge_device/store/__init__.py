@@ -8,9 +8,8 @@ from bloodedge_device.store.database import (
     open_for_reading,
 )
 from bloodedge_device.store.lock import StateInUseError
-from bloodedge_device.store.run_info import RunInfo
 from bloodedge_device.store.schema import SCHEMA_VERSION
-from bloodedge_device.store.writer import Store
+from bloodedge_device.store.writer import RunInfo, Store
 
 __all__ = [
     "DATABASE",

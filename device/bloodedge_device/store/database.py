@@ -156,12 +156,9 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
     path = state / DATABASE
     if not file_mode(path):
         raise UsageError(f"{state} holds no results yet; make some with: bloodedge device run --state {quoted(state)}")
-    with database_errors(state, "read from"), closing(_read_only(path)) as database:
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    with database_errors(state, "read from"), closing(sqlite3.connect(uri, uri=True)) as database:
         database.row_factory = sqlite3.Row
         if check_version(database, state) < READABLE_SINCE:
             raise BloodedgeError(f"{path} was written by an older bloodedge; start the daemon once, which upgrades it.")
         yield database
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)

@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -40,7 +41,6 @@ from bloodedge_device.store.retention import (
     remove_set_aside,
     run_clocks,
 )
-from bloodedge_device.store.run_info import RunInfo
 
 REMOVED_AT_ONCE = 500
 """Most images removed in one call, so that other work is not held up."""
@@ -49,6 +49,29 @@ MOST_ANEW, ANEW_SPAN_S = 3, 3600.0
 """The daemon gives up on a disk that damages more new databases than this within an hour."""
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """One row of ``runs``."""
+
+    started: datetime
+    ready_ms: float
+    """From the start of the process to ready."""
+    bundle_name: str
+    bundle_serial: int
+    engine: str
+    engine_reason: str
+    runtime: str
+    precision: str
+    threads: int
+    hardware: str
+    camera: str
+    golden: dict[str, Any]
+    manifest: str
+    """JSON."""
+    clock_synchronised: bool | None = None
+    """None when the system does not report it."""
 
 
 class Store:
