@@ -2,15 +2,25 @@
 
 import re
 
+import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+
+JPEG_FORMATS = {"MJPG", "mjpg", "JPEG", "jpeg"}
+"""Pixel formats by the names of V4L2 and FFmpeg."""
 
 MOST_FILLING = 64
 """Many USB cameras put some bytes between a picture's last row and its end marker; more are rows that went astray."""
 
 FILLING = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 """libjpeg's warning of them."""
+
+
+def pixel_format(capture: cv2.VideoCapture) -> str:
+    """The four characters of a camera's or video's format, without trailing blanks."""
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)) & 0xFFFFFFFF
+    return code.to_bytes(4, "little").decode("latin-1").strip()
 
 
 def decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:

@@ -17,12 +17,9 @@ from bloodedge.imaging import read_image
 from bloodedge.redact import PERCENT, redacted
 from bloodedge.text import as_text
 from bloodedge_device.camera import Pace, frame_of
-from bloodedge_device.camera.jpeg import decode_jpeg
+from bloodedge_device.camera.jpeg import JPEG_FORMATS, decode_jpeg, pixel_format
 from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.settings.sections import CameraSettings, is_stream
-
-MOTION_JPEG = {"MJPG", "mjpg", "JPEG", "jpeg"}
-"""FFmpeg's codes of it."""
 
 UNDECODED = -1
 """CAP_PROP_FORMAT for frames as they lie in the file."""
@@ -95,7 +92,7 @@ class VideoCamera:
             raise BloodedgeError(
                 f"The stream {redacted(self._source)} does not answer; check its URL and that it is on.{hint}"
             )
-        if _fourcc(capture) in MOTION_JPEG:
+        if pixel_format(capture) in JPEG_FORMATS:
             capture.set(cv2.CAP_PROP_FORMAT, UNDECODED)
         return capture
 
@@ -174,10 +171,6 @@ def _ending(came: int, announced: int) -> str:
             " dropped frames; compare it with its source."
         )
     return f"All {announced} announced frames came." if announced else ""
-
-
-def _fourcc(capture: cv2.VideoCapture) -> str:
-    return int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("latin-1")
 
 
 def _lower_scheme(address: str) -> str:

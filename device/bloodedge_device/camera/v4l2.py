@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge_device.camera import frame_of
-from bloodedge_device.camera.jpeg import decode_jpeg
+from bloodedge_device.camera.jpeg import JPEG_FORMATS, decode_jpeg, pixel_format
 from bloodedge_device.frames import BadFrame, Capture, Frame
 from bloodedge_device.settings.sections import CameraSettings
 
@@ -33,7 +33,6 @@ EXPOSURE_UNIT_US = 100
 """V4L2_CID_EXPOSURE_ABSOLUTE counts in 100 microseconds."""
 
 GREY_FORMATS = {"GREY", "Y10", "Y12", "Y16"}
-JPEG_FORMATS = {"MJPG", "JPEG"}
 
 LARGEST = (16384, 16384)
 """Drivers answer with the nearest size that they have."""
@@ -112,9 +111,9 @@ class V4l2Camera:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
-        self._check_format(asked, _pixel_format(capture))
+        self._check_format(asked, pixel_format(capture))
         self._check_size(_size(capture))
-        if _pixel_format(capture) in JPEG_FORMATS:
+        if pixel_format(capture) in JPEG_FORMATS:
             # OpenCV returns what it can of a damaged frame; only the bytes show the damage.
             capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
 
@@ -148,7 +147,7 @@ class V4l2Camera:
             "%s gives %dx%d pixels (%s) with exposure %.1f ms and gain %g, held.",
             self.name,
             *_size(capture),
-            _pixel_format(capture),
+            pixel_format(capture),
             capture.get(cv2.CAP_PROP_EXPOSURE) * EXPOSURE_UNIT_US / 1000,
             capture.get(cv2.CAP_PROP_GAIN),
         )
@@ -229,7 +228,7 @@ class V4l2Camera:
     def _retrieve(self, capture: cv2.VideoCapture, index: int, start_s: float) -> Frame | BadFrame:
         source = f"frame {index}"
         image: NDArray[np.generic] | None = capture.retrieve()[1]
-        if image is not None and _pixel_format(capture) in JPEG_FORMATS:
+        if image is not None and pixel_format(capture) in JPEG_FORMATS:
             image = decode_jpeg(image.tobytes())
         if image is None or image.size == 0:
             return BadFrame(Capture.now(index, start_s, source), f"{source} of {self.name} is damaged.")
@@ -276,11 +275,6 @@ def _check_node(path: Path) -> None:
             f"This user may not use {path}; add it to the group video (sudo usermod --append --groups video USER) "
             "and log in again."
         )
-
-
-def _pixel_format(capture: cv2.VideoCapture) -> str:
-    """The four characters of the format, without trailing blanks."""
-    return int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode("latin-1").strip()
 
 
 def _size(capture: cv2.VideoCapture) -> tuple[int, int]:

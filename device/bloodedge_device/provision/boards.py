@@ -5,10 +5,7 @@ import re
 from pathlib import Path
 
 from bloodedge.errors import UsageError
-from bloodedge_device.settings.board_profiles import names, read_profile
-
-FOLDERS = (Path(__file__).parents[1] / "firmware_configs", Path(__file__).parents[3] / "firmware_configs")
-"""Folders of the system files: in an installed package, and in a checkout."""
+from bloodedge_device.settings.board_profiles import FOLDERS, names, read_profile
 
 DEBIAN = {"aarch64": "arm64", "x86_64": "amd64"}
 """Debian's names of architectures by the kernel's."""
@@ -22,9 +19,9 @@ PI = "Raspberry Pi"
 
 def firmware_folder() -> Path:
     """The folder of the system files; UsageError where this installation has none."""
-    for folder in FOLDERS:
-        if (folder / "root").is_dir():
-            return folder
+    for boards in FOLDERS:
+        if (boards.parent / "root").is_dir():
+            return boards.parent
     raise UsageError("This installation has no system files for boards; install bloodedge again.")
 
 
