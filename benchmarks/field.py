@@ -36,6 +36,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.data.dataset import CellFile, inputs, read_dataset
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
+from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import sha256, write_json
@@ -148,7 +149,7 @@ def main() -> None:
     classifier = open_bundle(options.bundle, "litert", "int8", default_threads())
     with Bundle(options.bundle) as bundle:
         manifest = bundle.manifest
-    cells = choose_cells(classifier, read_dataset(options.data / "cnmc"), "test")[0]
+    cells = choose_cells(Ensemble.of([classifier]), read_dataset(options.data / "cnmc"), "test")[0]
     cells = cells[:: max(1, len(cells) // options.cells)] if options.cells else cells
     direct = blast_probabilities(classifier.engine, inputs(cells, classifier.imaging), classifier.temperature)
     backgrounds = list(_backgrounds(options.data))

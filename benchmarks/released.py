@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bloodedge.evaluation.classifier import open_bundle
+from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.evaluate import evaluate
 from bloodedge.files import sha256, write_json
 from bloodedge.machine import default_threads
@@ -28,7 +29,7 @@ def main() -> None:
     engines: dict[str, Any] = {}
     for engine in ("litert", "openvino"):
         classifier = open_bundle(BUNDLE, engine, "int8", default_threads())
-        scored = {f"{scale:g}": evaluate(classifier, data, rescale=scale)[0] for scale in SCALES}
+        scored = {f"{scale:g}": evaluate(Ensemble.of([classifier]), data, rescale=scale)[0] for scale in SCALES}
         whole = scored["1"].accuracy
         engines[engine] = {
             "figures": scored["1"].model_dump(exclude={"latency_ms"}),

@@ -33,6 +33,7 @@ from bloodedge.decision.error_rates import Rates, count_outcomes
 from bloodedge.decision.thresholds import LABELS, decide
 from bloodedge.engine import load_artifact
 from bloodedge.evaluation.classifier import blast_probabilities, open_bundle
+from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.filmed import film
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.files import sha256, write_json
@@ -149,7 +150,7 @@ def put_together(data: Path) -> dict[str, Any]:
     classifier = open_bundle(RELEASED, "litert", "int8", default_threads())
     with Bundle(RELEASED) as bundle:
         manifest = bundle.manifest
-    cells, which, _ = choose_cells(classifier, read_dataset(data), "auto")
+    cells, which, _ = choose_cells(Ensemble.of([classifier]), read_dataset(data), "auto")
     rates = manifest.artifact("litert", "int8").rates
     assert rates is not None
     people = rates.blast.keys() | rates.normal.keys()

@@ -172,6 +172,14 @@ def emit_toml(text: str) -> None:
     click.echo(text if sys.stdout.isatty() else as_text(text).encode(), nl=False)
 
 
+def emit(value: Any, target: str | None, show: Callable[[], object]) -> None:
+    """Write a result as JSON to ``target``, if there is one, and ``show`` it unless the JSON goes to stdout."""
+    if target:
+        emit_json(value, target)
+    if target != "-":
+        show()
+
+
 def emit_json(value: Any, target: str) -> None:
     """Write ``value`` as JSON to stdout for ``-``, else to the file ``target``, whole or not at all."""
     if target == "-":

@@ -57,6 +57,12 @@ def print_table(
         out.print(*[""] * bool(number), part, sep="\n")
 
 
+def figure_cells(value: float | None, limits: tuple[float, float] | None = None, digits: int = 3) -> tuple[str, str]:
+    """A figure and its interval as a table shows them; a dash for what is not known."""
+    interval = " .. ".join(f"{limit:.{digits}f}" for limit in limits or ())
+    return "-" if value is None else f"{value:.{digits}f}", interval or "-"
+
+
 def _upright(
     columns: Sequence[str],
     widths: Sequence[int],

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bloodedge.cli.options import PATH, json_option
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("bundles", metavar="BUNDLE...", nargs=-1, required=True, type=PATH)
 @click.option(
     "--threads",
     type=click.IntRange(1, 256),
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     metavar="N",
     help="Turns of each artifact, 60 timed calls in a fresh process each.",
 )
-@click.option("--json", "json_target", metavar="FILE|-", help="Write the rows as JSON to a file, or to stdout for -.")
+@json_option("rows")
 @click.option(
     "--against-official",
     is_flag=True,
@@ -44,15 +46,12 @@ def bench(
     held by then.
     """
     from bloodedge.bench.latency import bench as run_bench
-    from bloodedge.console import emit_json, progress
+    from bloodedge.console import emit, progress
     from bloodedge.machine import default_threads
 
     with progress("Timing") as update:
         found = run_bench(bundles, threads or (default_threads(),), rounds, update, against_official=against_official)
-    if json_target:
-        emit_json(found.model_dump(), json_target)
-    if json_target != "-":
-        _show(found)
+    emit(found.model_dump(), json_target, lambda: _show(found))
 
 
 def _show(found: "Bench") -> None:

@@ -1,9 +1,12 @@
 """``bloodedge data``: check a data set before trusting figures from it."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from bloodedge.cli.options import PATH, json_option
 
 if TYPE_CHECKING:
     from bloodedge.data.audit import Audit
@@ -15,25 +18,22 @@ def data() -> None:
 
 
 @data.command("audit")
-@click.argument("folder", metavar="DATA", type=click.Path(path_type=Path))
-@click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
+@click.argument("folder", metavar="DATA", type=PATH)
+@json_option("audit")
 def audit_command(folder: Path, json_target: str | None) -> None:
     """Count cells, classes, people and folds; find faults.
 
     Faults are unreadable images, images that occur twice, and shortcuts to the class. DATA is laid
     out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
     """
-    from bloodedge.console import emit_json, progress
+    from bloodedge.console import emit, progress
     from bloodedge.data.audit import audit
     from bloodedge.data.dataset import read_dataset
 
     with progress("Reading cells") as update:
         dataset = read_dataset(folder, update)
     result = audit(dataset)
-    if json_target:
-        emit_json(result.to_json(), json_target)
-    if json_target != "-":
-        _show(result)
+    emit(asdict(result), json_target, lambda: _show(result))
 
 
 def _show(result: "Audit") -> None:

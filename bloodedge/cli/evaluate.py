@@ -1,10 +1,11 @@
 """``bloodedge evaluate``: held-out figures of a run, a bundle, or several as an ensemble."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from bloodedge.cli.options import PATH, allow_unreadable_option, json_option
 from bloodedge.errors import UsageError, quoted
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ VIEWS = ("1", "8")
 
 
 @click.command()
-@click.argument("models", metavar="RUN|BUNDLE...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.argument("models", metavar="RUN|BUNDLE...", type=PATH, nargs=-1, required=True)
+@click.argument("data", metavar="DATA", type=PATH)
 @click.option("--engine", type=click.Choice(ENGINES), help="Default: keras for a run, litert for a bundle.")
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: float32 for a run, int8 for a bundle.")
 @click.option(
@@ -60,18 +61,14 @@ VIEWS = ("1", "8")
     help='Subject of a cell whose name has none: the group of a regular expression, as "(patient[0-9]+)".',
 )
 @click.option("--one-person", is_flag=True, help="All cells without a subject in their name are one person's.")
-@click.option(
-    "--allow-unreadable", is_flag=True, help="Continue even if more than a tenth of the pictures cannot be used."
-)
+@allow_unreadable_option
 @click.option(
     "--predictions",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.csv",
     help="Write each cell's probability of being a blast to a table.",
 )
-@click.option(
-    "--json", "json_target", metavar="FILE|-", help="Write the figures as JSON to a file, or to stdout for -."
-)
+@json_option("figures")
 def evaluate(
     models: tuple[Path, ...],
     data: Path,
@@ -79,14 +76,12 @@ def evaluate(
     precision: str | None,
     part: str,
     weigh: str,
-    rescale: float,
     views: str,
     threads: int | None,
     subject_rule: str | None,
     one_person: bool,
-    allow_unreadable: bool,
-    predictions: Path | None,
     json_target: str | None,
+    **options: Any,
 ) -> None:
     """Score the run folder RUN, or the bundle BUNDLE, on cells of DATA that it never saw.
 
@@ -94,7 +89,7 @@ def evaluate(
     positive class. Intervals are 95 %, bootstrapped over subjects. Copies of training pictures are left out, whatever
     their names in DATA; --json lists what was left out.
     """
-    from bloodedge.console import emit_json, progress
+    from bloodedge.console import emit, progress
     from bloodedge.data.dataset import subject_pattern
     from bloodedge.evaluation.ensemble import Ensemble
     from bloodedge.evaluation.evaluate import evaluate as run_evaluation
@@ -110,20 +105,19 @@ def evaluate(
             data,
             part,  # type: ignore[arg-type]
             update,
-            rescale=rescale,
             views=8 if views == "8" else 1,
-            predictions=predictions,
             subject_rule=rule,
             one_person=one_person,
-            allow_unreadable=allow_unreadable,
+            **options,
         )
-    if json_target:
-        emit_json(evaluation.model_dump() | {"left_out": left_out, "notes": notes}, json_target)
-    if json_target != "-":
+
+    def show() -> None:
         show_evaluation(evaluation, f"{ensemble.name} on {which} of {data.name or data}")
         if evaluation.never_called is not None:
             click.secho(f"No cell was called {evaluation.never_called}: this network calls one class only.", bold=True)
         _show_left_out(left_out, notes)
+
+    emit(evaluation.model_dump() | {"left_out": left_out, "notes": notes}, json_target, show)
 
 
 NAMED = 3
@@ -173,22 +167,16 @@ def show_evaluation(evaluation: "Evaluation", title: str) -> None:
 
     from bloodedge.bundle.evaluation_record import Evaluation
     from bloodedge.console import console, plain
-    from bloodedge.tables import print_table
+    from bloodedge.tables import figure_cells, print_table
 
     out, heading = console(), Text(title, "italic")
     if evaluation.leaky:
         heading.append(" (leaky: cells of these subjects were seen in training)", "bold red")
-    rows = []
-    names = [
-        name
+    rows = [
+        (name.replace("_", " "), *figure_cells(getattr(evaluation, name), evaluation.ci95.get(name)))
         for name, field in Evaluation.model_fields.items()
         if float in {field.annotation, *get_args(field.annotation)}
     ]
-    for name in names:
-        value = getattr(evaluation, name)
-        limits = evaluation.ci95.get(name)
-        shown = "-" if value is None else f"{value:.3f}"
-        rows.append((name.replace("_", " "), shown, f"{limits[0]:.3f} .. {limits[1]:.3f}" if limits else "-"))
     print_table(("figure", "value", "95 % interval"), rows, title=heading)
     (tn, fp), (fn, tp) = evaluation.confusion
     matrix = [("normal", str(tn), str(fp)), ("blast", str(fn), str(tp))]

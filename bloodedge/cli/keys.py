@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bloodedge.cli.options import PATH
 from bloodedge.errors import BloodedgeError, UsageError, quoted, unreadable
 from bloodedge.files import read_edited
 
@@ -25,6 +26,10 @@ default_trust_option = click.option(
     metavar="FOLDER",
     help="The folder of trusted public keys; default: the one that a board's settings name, else that of its results.",
 )
+out_option = click.option("-o", "--out", type=FOLDER, default=Path(), metavar="FOLDER", help="Where to; default: here.")
+days_option = click.option(
+    "--days", type=click.IntRange(1, 36500), help="How long it may sign; default: until it is revoked."
+)
 password_option = click.option(
     "--password-file", type=FILE, metavar="FILE", help="A file whose first line is the private key's password."
 )
@@ -37,8 +42,8 @@ def keys() -> None:
 
 @keys.command("new")
 @click.argument("name")
-@click.option("-o", "--out", type=FOLDER, default=Path(), metavar="FOLDER", help="Where to; default: here.")
-@click.option("--days", type=click.IntRange(1, 36500), help="How long it may sign; default: until it is revoked.")
+@out_option
+@days_option
 @password_option
 def new(name: str, out: Path, days: int | None, password_file: Path | None) -> None:
     """Make a key pair, NAME.key and NAME.pub.
@@ -56,8 +61,8 @@ def new(name: str, out: Path, days: int | None, password_file: Path | None) -> N
 @keys.command("rotate")
 @click.argument("old", type=FILE, metavar="OLD.key")
 @click.argument("name")
-@click.option("-o", "--out", type=FOLDER, default=Path(), metavar="FOLDER", help="Where to; default: here.")
-@click.option("--days", type=click.IntRange(1, 36500), help="How long it may sign; default: until it is revoked.")
+@out_option
+@days_option
 @password_option
 @click.option("--new-password-file", type=FILE, metavar="FILE", help="The new private key's password.")
 def rotate(
@@ -131,7 +136,7 @@ def list_keys(store: Path | None) -> None:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--key", type=FILE, required=True, metavar="NAME.key", help="The private key.")
 @click.option("-o", "--out", type=FILE, metavar="FILE", help="Write a signed copy; default: sign in place.")
 @password_option
@@ -144,7 +149,7 @@ def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) 
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @default_trust_option
 def verify(bundle: Path, store: Path | None) -> None:
     """Show who signed BUNDLE, or that it came with this installation, or why it cannot be trusted (exit code 1)."""

@@ -4,15 +4,14 @@ from pathlib import Path
 
 import click
 
+from bloodedge.cli.options import PATH
 from bloodedge.errors import UsageError
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--out", metavar="NAME.bundle", required=True, type=click.Path(path_type=Path), help="The copy to write."
-)
+@click.argument("bundle", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("-o", "--out", metavar="NAME.bundle", required=True, type=PATH, help="The copy to write.")
 @click.option("--leave-out", metavar="SUBJECT", multiple=True, help="Leave out this subject. Repeatable.")
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engines (default: all cores).")
 @click.option("--force", is_flag=True, help="Replace NAME.bundle if it exists.")

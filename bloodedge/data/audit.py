@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 from bloodedge.data.dataset import CLASS_NAMES, Dataset, natural
@@ -58,10 +58,6 @@ class Audit:
     """AUC of mean brightness alone, blasts brighter."""
     rendered: bool
     fingerprint: str
-
-    def to_json(self) -> dict[str, object]:
-        """Plain values."""
-        return asdict(self)
 
 
 def audit(dataset: Dataset) -> Audit:

@@ -161,8 +161,3 @@ def _views(images: Images, count: Literal[1, 8]) -> Iterator[Images]:
         yield turned
         if count == 8:
             yield np.ascontiguousarray(turned[:, :, ::-1])
-
-
-def as_ensemble(model: Classifier | Ensemble) -> Ensemble:
-    """A lone classifier as an ensemble of one."""
-    return model if isinstance(model, Ensemble) else Ensemble((model,), (1.0,))

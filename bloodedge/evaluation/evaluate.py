@@ -13,8 +13,7 @@ from bloodedge.bench.latency import measure_latency
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.console import Progress
 from bloodedge.data.dataset import ONE_PERSON, CellFile, SubjectRule, check_readable, owners, read_dataset
-from bloodedge.evaluation.classifier import Classifier
-from bloodedge.evaluation.ensemble import Ensemble, as_ensemble, predict
+from bloodedge.evaluation.ensemble import Ensemble, predict
 from bloodedge.evaluation.held_out import PartName, choose_cells, leaky
 from bloodedge.evaluation.scoring import score
 from bloodedge.files import write_text
@@ -35,7 +34,7 @@ class Scored(NamedTuple):
 
 
 def evaluate(
-    model: Classifier | Ensemble,
+    ensemble: Ensemble,
     data: Path,
     part: PartName = "auto",
     progress: Progress | None = None,
@@ -47,14 +46,13 @@ def evaluate(
     one_person: bool = False,
     allow_unreadable: bool = False,
 ) -> Scored:
-    """Figures of ``model`` on ``data``.
+    """Figures of ``ensemble`` on ``data``.
 
     rescale: each cell is resized by it first, as if it were larger or smaller. views: 8 averages over a cell's flips
     and quarter turns. predictions: a CSV file that gets each cell's probability. subject_rule: whose a cell is, where
-    its name does not say; one_person: all such cells are one person's. Latency is measured of a lone classifier with
+    its name does not say; one_person: all such cells are one person's. Latency is measured of one classifier alone with
     one view. Raises UsageError when more than a tenth of the pictures cannot be used, unless ``allow_unreadable``.
     """
-    ensemble = as_ensemble(model)
     dataset = read_dataset(data, progress, (lambda _: ONE_PERSON) if one_person else subject_rule)
     check_readable(dataset, allow=allow_unreadable)
     cells, which, left_out = choose_cells(ensemble, dataset, part)

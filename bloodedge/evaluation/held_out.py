@@ -8,8 +8,7 @@ from bloodedge.data.dataset import CellFile, Dataset
 from bloodedge.data.fitted_pictures import FITTED_PARTS
 from bloodedge.data.split import recall
 from bloodedge.errors import UsageError
-from bloodedge.evaluation.classifier import Classifier
-from bloodedge.evaluation.ensemble import Ensemble, as_ensemble
+from bloodedge.evaluation.ensemble import Ensemble
 
 PartName = Literal["auto", "train", "validation", "test", "shift", "all"]
 
@@ -24,14 +23,13 @@ class Chosen(NamedTuple):
     """Name to reason of the readable pictures that are left out."""
 
 
-def choose_cells(model: Classifier | Ensemble, dataset: Dataset, part: PartName) -> Chosen:
+def choose_cells(ensemble: Ensemble, dataset: Dataset, part: PartName) -> Chosen:
     """The cells to score.
 
     "auto": the test part if ``dataset`` is the data of all runs and they were split alike; else every cell of subjects
     that no run has seen in training or validation. Copies of training pictures are left out, whatever their names.
     Raises UsageError when nothing remains or the runs have no such part.
     """
-    ensemble = as_ensemble(model)
     if part == "all":
         return Chosen(dataset.unique, "every cell, those seen in training included", _repeated(dataset))
     same_data = all(member.fingerprint == dataset.fingerprint for member in ensemble.members)

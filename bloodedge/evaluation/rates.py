@@ -15,6 +15,7 @@ from bloodedge.data.split import recall
 from bloodedge.decision.error_rates import FEWEST_PEOPLE, Rates
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
+from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.filmed import Filmed, film
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.files import write_beside
@@ -71,7 +72,7 @@ def _held_out(classifier: Classifier, dataset: Dataset, leave_out: Collection[st
     unknown = sorted(set(leave_out) - set(dataset.groups))
     if unknown:
         raise UsageError(f"{dataset.root} has no subject {unknown[0]}; leave --leave-out {unknown[0]} out.")
-    cells = choose_cells(classifier, dataset, "auto").cells
+    cells = choose_cells(Ensemble.of([classifier]), dataset, "auto").cells
     return [cell for cell in cells if cell.subject and cell.subject not in leave_out]
 
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
@@ -13,7 +14,6 @@ from pydantic import AwareDatetime, Field, StringConstraints, ValidationError, f
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors, unreadable
 from bloodedge.files import fsync_folder, read_edited, write_text
-from bloodedge.signing.canonical import statement
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +23,16 @@ LONGEST_PASSWORD = 1023
 """Bytes that OpenSSL takes."""
 
 KeyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def statement(purpose: str, values: Mapping[str, str | int | None]) -> bytes:
+    """Bytes to sign: the purpose, so that no signature serves for another, then ``values`` as JSON.
+
+    Keys sorted, no white space, UTF-8, as RFC 8785 has it for strings, integers and null, which is all there may be:
+    numbers with fractions, which writers spell differently, are only ever signed as part of a file's digest.
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return f"bloodedge {purpose} 1\n{text}".encode()
 
 
 class PublicKey(Strict):

@@ -14,8 +14,7 @@ from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import write_beside, write_bytes
-from bloodedge.signing.canonical import statement
-from bloodedge.signing.keys import encoded, id_of
+from bloodedge.signing.keys import encoded, id_of, statement
 from bloodedge.signing.trust import KeyId, TrustStore
 
 if TYPE_CHECKING:

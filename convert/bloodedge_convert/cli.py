@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bloodedge.cli.options import PATH
+
 if TYPE_CHECKING:
     from bloodedge_convert.conversion import Converted
 
@@ -23,8 +25,8 @@ def _limit(name: str, metavar: str, most: float, usual: float, text: str) -> Cal
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("data", metavar="[DATA]", required=False, type=click.Path(path_type=Path))
+@click.argument("run", metavar="RUN", type=PATH)
+@click.argument("data", metavar="[DATA]", required=False, type=PATH)
 @click.option("--int8", is_flag=True, help="Add full-integer int8 models (ONNX only with --engine onnx).")
 @click.option("--float16", is_flag=True, help="Add models with weights stored as float16 (LiteRT and OpenVINO).")
 @click.option("--only-int8", is_flag=True, help="Leave the float models out once judged: a small bundle for a board.")
@@ -70,7 +72,7 @@ def _limit(name: str, metavar: str, most: float, usual: float, text: str) -> Cal
     "--out",
     metavar="NAME.bundle",
     required=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="The bundle to write, one zip file.",
 )
 def convert(

@@ -221,7 +221,7 @@ def test_a_signal_finds_its_stack_after_networks_took_over_from_each_other() -> 
 
 
 @pytest.mark.skipif(not STDERR.exists(), reason="there is no /proc")
-def test_stderr_is_back_after_two_loads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_networks_leaves_stderr_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Thread] = []
 
     class SlowInterpreter:

@@ -172,7 +172,7 @@ def test_of_cells_without_a_name_only_those_in_no_training_part_are_scored(
     data = write_cells(tmp_path, names)
     members = [member(data, kind="image", seed=seed) for seed in (0, 1)]
     dataset = read_dataset(data)
-    tests = [{c.name for c in choose_cells(m, dataset, "test")[0]} for m in members]
+    tests = [{c.name for c in choose_cells(Ensemble.of([m]), dataset, "test")[0]} for m in members]
     assert {c.name for c in choose_cells(Ensemble.of(members), dataset, "auto")[0]} == tests[0] & tests[1]
 
 

@@ -21,6 +21,7 @@ from bloodedge.data.split import SplitSpec, recall, split
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities
+from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.evaluate import evaluate
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.evaluation.scoring import agree, score
@@ -49,14 +50,18 @@ def classifier(data: Path, kind="group") -> Classifier:
     return Classifier("red", RedEngine(), ImagingSpec(size_px=32), 1.0, thresholds, record, spec, dataset.fingerprint)
 
 
+def alone(classifier: Classifier) -> Ensemble:
+    return Ensemble.of([classifier])
+
+
 def test_of_the_runs_own_data_the_test_part_is_scored(rendered_data: Path) -> None:
     red, dataset = classifier(rendered_data), read_dataset(rendered_data)
-    cells, which, _ = choose_cells(red, dataset, "auto")
+    cells, which, _ = choose_cells(alone(red), dataset, "auto")
     assert {c.subject for c in cells} == set(red.split.parts["test"].subjects)
     assert which == "the test part"
     for part in ("train", "validation", "shift"):
-        assert {c.subject for c in choose_cells(red, dataset, part)[0]} == set(red.split.parts[part].subjects)
-    assert len(choose_cells(red, dataset, "all")[0]) == 144
+        assert {c.subject for c in choose_cells(alone(red), dataset, part)[0]} == set(red.split.parts[part].subjects)
+    assert len(choose_cells(alone(red), dataset, "all")[0]) == 144
 
 
 def test_of_other_data_people_seen_in_training_are_left_out(
@@ -67,30 +72,30 @@ def test_of_other_data_people_seen_in_training_are_left_out(
     one = min(s for s in seen if s.startswith("H"))
     names = [f"hem/UID_{s}_1_1_hem.png" for s in (one.lower(), "H77")]
     other = read_dataset(write_cells(tmp_path, [*names, "all/UID_88_1_1_all.png"]))
-    cells, which, _ = choose_cells(red, other, "auto")
+    cells, which, _ = choose_cells(alone(red), other, "auto")
     assert [c.subject for c in cells] == ["88", "H77"]
     assert "not seen in training" in which
     only_seen = replace(other, cells=tuple(c for c in other.cells if c.subject == one))
     with pytest.raises(UsageError, match=r"Every subject in .* was seen in training"):
-        choose_cells(red, only_seen, "auto")
+        choose_cells(alone(red), only_seen, "auto")
 
 
 def test_a_part_that_the_run_does_not_have_is_told_with_those_it_has(rendered_data: Path) -> None:
     red = classifier(rendered_data)
     bare = replace(red, split=red.split.model_copy(update={"parts": {"test": red.split.parts["test"]}}))
     with pytest.raises(UsageError, match="has no shift part; it has: test"):
-        choose_cells(bare, read_dataset(rendered_data), "shift")
+        choose_cells(alone(bare), read_dataset(rendered_data), "shift")
 
 
 def test_a_part_of_other_data_is_refused(rendered_data: Path, tmp_path: Path, write_cells: WriteCells) -> None:
     other = read_dataset(write_cells(tmp_path, ["all/UID_1_1_1_all.png", "hem/UID_H1_1_1_hem.png"]))
     with pytest.raises(UsageError, match="is not the data this run was fitted to"):
-        choose_cells(classifier(rendered_data), other, "test")
+        choose_cells(alone(classifier(rendered_data)), other, "test")
 
 
 def test_an_evaluation_holds_every_figure_with_its_interval(rendered_data: Path) -> None:
     red = classifier(rendered_data)
-    figures = evaluate(red, rendered_data, "all").evaluation
+    figures = evaluate(alone(red), rendered_data, "all").evaluation
     assert (figures.cells, figures.subjects) == (144, 12)
     assert sum(map(sum, figures.confusion)) == 144
     assert set(figures.per_subject) == {*"123456", *(f"H{n}" for n in range(1, 7))}
@@ -106,23 +111,23 @@ def test_an_evaluation_holds_every_figure_with_its_interval(rendered_data: Path)
 
 
 def test_figures_of_a_split_by_image_are_labelled_leaky(rendered_data: Path) -> None:
-    assert evaluate(classifier(rendered_data, "image"), rendered_data)[0].leaky
-    assert not evaluate(classifier(rendered_data), rendered_data)[0].leaky
+    assert evaluate(alone(classifier(rendered_data, "image")), rendered_data)[0].leaky
+    assert not evaluate(alone(classifier(rendered_data)), rendered_data)[0].leaky
 
 
 def test_the_shift_part_of_a_split_by_image_is_not_leaky(rendered_data: Path) -> None:
     """Its people were kept apart, whatever was done with the others."""
     red = classifier(rendered_data, "image")
-    assert not evaluate(red, rendered_data, "shift")[0].leaky
-    assert evaluate(red, rendered_data, "validation")[0].leaky
-    assert evaluate(red, rendered_data, "all")[0].leaky
+    assert not evaluate(alone(red), rendered_data, "shift")[0].leaky
+    assert evaluate(alone(red), rendered_data, "validation")[0].leaky
+    assert evaluate(alone(red), rendered_data, "all")[0].leaky
 
 
 def test_every_cell_of_people_never_seen_is_not_leaky(
     rendered_data: Path, tmp_path: Path, write_cells: WriteCells
 ) -> None:
     new = write_cells(tmp_path, ["hem/UID_H77_1_1_hem.png", "all/UID_88_1_1_all.png"])
-    assert not evaluate(classifier(rendered_data), new, "all")[0].leaky
+    assert not evaluate(alone(classifier(rendered_data)), new, "all")[0].leaky
 
 
 def test_people_who_share_a_picture_with_one_seen_in_training_are_left_out(
@@ -133,7 +138,7 @@ def test_people_who_share_a_picture_with_one_seen_in_training_are_left_out(
     names = [f"hem/UID_{s}_1_1_hem.png" for s in (seen, "H77", "H78")]
     root = write_cells(tmp_path, [*names, "hem/UID_H77_2_1_hem.png", "all/UID_88_1_1_all.png"])
     shutil.copy(root / names[0], root / names[1])  # H77 may be the very person seen
-    assert [c.subject for c in choose_cells(red, read_dataset(root), "auto")[0]] == ["88", "H78"]
+    assert [c.subject for c in choose_cells(alone(red), read_dataset(root), "auto")[0]] == ["88", "H78"]
 
 
 def test_a_part_of_data_whose_files_were_changed_is_refused(rendered_data: Path, tmp_path: Path) -> None:
@@ -144,7 +149,7 @@ def test_a_part_of_data_whose_files_were_changed_is_refused(rendered_data: Path,
     image[image > 100] += 1
     cv2.imwrite(str(picture), image)
     with pytest.raises(UsageError, match=r"its files differ\), so it has no test part") as caught:
-        choose_cells(classifier(rendered_data), read_dataset(changed), "test")
+        choose_cells(alone(classifier(rendered_data)), read_dataset(changed), "test")
     assert "\n" not in str(caught.value)
 
 
@@ -236,7 +241,7 @@ def test_a_network_that_gives_no_probabilities_gets_no_figures(rendered_data: Pa
 
     faulty, table = replace(classifier(rendered_data), engine=Faulty()), tmp_path / "predictions.csv"
     with pytest.raises(BloodedgeError, match=r"red gave no probabilities for 2 of \d+ cells"):
-        evaluate(faulty, rendered_data, predictions=table)
+        evaluate(alone(faulty), rendered_data, predictions=table)
     assert not table.exists()
     with pytest.raises(BloodedgeError, match="The red network gave no probabilities"):
         blast_probabilities(Faulty(), np.ones((4, 32, 32, 3), np.uint8), 1.0)
@@ -283,20 +288,20 @@ def test_training_pictures_under_other_peoples_names_are_left_out(
     seen = {*parts["train"].subjects, *parts["validation"].subjects}
     names = renamed(rendered_data, seen | set(parts["test"].subjects), tmp_path, suffix)
     tests = {name for name, old in names.items() if Path(old).name.split("_")[1] in parts["test"].subjects}
-    cells, _, left_out = choose_cells(red, read_dataset(tmp_path), "auto")
+    cells, _, left_out = choose_cells(alone(red), read_dataset(tmp_path), "auto")
     assert {c.name for c in cells} == tests
     assert left_out.keys() == names.keys() - tests
     words = "shows the same cell" if suffix else "the same picture was used in training"
     assert any(words in reason for reason in left_out.values())
-    assert not evaluate(red, tmp_path).evaluation.leaky
-    assert evaluate(red, tmp_path, "all").evaluation.leaky
+    assert not evaluate(alone(red), tmp_path).evaluation.leaky
+    assert evaluate(alone(red), tmp_path, "all").evaluation.leaky
 
 
 def test_data_of_training_pictures_alone_are_refused_by_count(rendered_data: Path, tmp_path: Path) -> None:
     red = fitted_classifier(rendered_data)
     names = renamed(rendered_data, red.split.parts["train"].subjects, tmp_path)
     with pytest.raises(UsageError, match=rf"\({len(names)} of {len(names)} pictures are training pictures\)"):
-        evaluate(red, tmp_path)
+        evaluate(alone(red), tmp_path)
 
 
 def test_other_cells_of_a_person_whose_training_pictures_came_along_are_left_out(
@@ -307,7 +312,7 @@ def test_other_cells_of_a_person_whose_training_pictures_came_along_are_left_out
     subject = next(s for s in red.split.parts["train"].subjects if s.startswith("H"))
     renamed(rendered_data, [subject], tmp_path)
     write_cells(tmp_path, ["hem/UID_N0_900_1_hem.png", "hem/UID_H77_1_1_hem.png", "all/UID_88_1_1_all.png"])
-    cells, _, left_out = choose_cells(red, read_dataset(tmp_path), "auto")
+    cells, _, left_out = choose_cells(alone(red), read_dataset(tmp_path), "auto")
     assert [c.subject for c in cells] == ["88", "H77"]
     assert left_out["hem/UID_N0_900_1_hem.png"] == "subject N0 was seen in training"
 
@@ -329,7 +334,7 @@ def test_a_test_part_loses_the_cells_that_training_pictures_show(rendered_data: 
     }
     record = red.split.model_copy(update={"parts": records})
     both = replace(red, split=record, fingerprint=dataset.fingerprint, fitted=FittedPictures.of(parts))
-    cells, which, left_out = choose_cells(both, dataset, "auto")
+    cells, which, left_out = choose_cells(alone(both), dataset, "auto")
     assert which == "the test part"
     assert [Path(name).name for name in left_out] == [copy.name]
     assert len(cells) == len(parts["test"]) - 1
@@ -340,8 +345,10 @@ def test_a_test_part_loses_the_cells_that_training_pictures_show(rendered_data: 
 
 
 def test_a_classifier_that_does_not_know_its_pictures_says_so(rendered_data: Path) -> None:
-    assert "without digests of its training pictures" in evaluate(classifier(rendered_data), rendered_data).notes[0]
-    notes = evaluate(fitted_classifier(rendered_data), rendered_data).notes
+    assert (
+        "without digests of its training pictures" in evaluate(alone(classifier(rendered_data)), rendered_data).notes[0]
+    )
+    notes = evaluate(alone(fitted_classifier(rendered_data)), rendered_data).notes
     assert not [note for note in notes if "training pictures" in note]
 
 
@@ -353,7 +360,7 @@ def unnamed(tmp_path: Path, write_cells: WriteCells) -> Path:
 
 
 def test_cells_of_nobody_known_give_figures_without_intervals(unnamed: Path, rendered_data: Path) -> None:
-    figures, _, _, notes = evaluate(fitted_classifier(rendered_data), unnamed)
+    figures, _, _, notes = evaluate(alone(fitted_classifier(rendered_data)), unnamed)
     assert (figures.cells, figures.ci95) == (40, {})
     assert list(figures.per_subject) == ["unnamed"]
     assert "40 of 40 cells have no subject in their name" in notes[0]
@@ -362,7 +369,7 @@ def test_cells_of_nobody_known_give_figures_without_intervals(unnamed: Path, ren
 
 def test_a_rule_says_whose_cells_are(unnamed: Path, rendered_data: Path) -> None:
     rule = subject_pattern("(patient[0-9]+[a-z]+)-")
-    figures, _, _, notes = evaluate(fitted_classifier(rendered_data), unnamed, subject_rule=rule)
+    figures, _, _, notes = evaluate(alone(fitted_classifier(rendered_data)), unnamed, subject_rule=rule)
     assert set(figures.per_subject) == {"PATIENT0ALL", "PATIENT1ALL", "PATIENT0HEM", "PATIENT1HEM"}
     assert "accuracy" in figures.ci95
     assert not notes
@@ -372,7 +379,7 @@ def test_a_rule_says_whose_cells_are(unnamed: Path, rendered_data: Path) -> None
 
 
 def test_cells_of_one_person_have_intervals_over_cells_and_say_so(unnamed: Path, rendered_data: Path) -> None:
-    figures, _, _, notes = evaluate(fitted_classifier(rendered_data), unnamed, one_person=True)
+    figures, _, _, notes = evaluate(alone(fitted_classifier(rendered_data)), unnamed, one_person=True)
     assert list(figures.per_subject) == ["ONE PERSON"]
     low, high = figures.ci95["auc"]
     assert low < figures.auc < high
@@ -392,8 +399,8 @@ def test_what_cannot_be_read_is_counted_named_and_an_error_when_it_is_much(
         (data / "hem" / f"UID_H8{n}_1_1_hem.png").write_bytes(b"no picture")
     red = fitted_classifier(rendered_data)
     with pytest.raises(UsageError, match=r"6 of the 24 pictures .* first, hem/UID_H80.*--allow-unreadable"):
-        evaluate(red, data)
-    figures, _, left_out, _ = evaluate(red, data, allow_unreadable=True)
+        evaluate(alone(red), data)
+    figures, _, left_out, _ = evaluate(alone(red), data, allow_unreadable=True)
     assert figures.cells == 18
     assert sorted(left_out) == [f"hem/UID_H8{n}_1_1_hem.png" for n in range(6)]
     assert all("truncated or not an image" in reason for reason in left_out.values())
@@ -403,7 +410,7 @@ def test_whole_fields_among_the_cells_are_refused(tmp_path: Path, rendered_data:
     data = write_cells(tmp_path, [f"hem/UID_H7{n}_1_1_hem.png" for n in range(4)])
     cv2.imwrite(str(data / "hem" / "UID_H80_1_1_hem.png"), render_field(0).bgr)
     with pytest.raises(UsageError, match=r"1 of the 5 pictures .* bloodedge find IMAGE"):
-        evaluate(fitted_classifier(rendered_data), data)
+        evaluate(alone(fitted_classifier(rendered_data)), data)
 
 
 @pytest.mark.slow
@@ -421,7 +428,7 @@ def test_cells_on_white_or_transparent_give_the_figures_of_black(rendered_data: 
             path = tmp_path / kind / Path(cell.name)
             path.parent.mkdir(parents=True, exist_ok=True)
             assert cv2.imwrite(str(path), picture)
-        figures.append(evaluate(red, tmp_path / kind, "all").evaluation.model_dump(exclude={"latency_ms"}))
+        figures.append(evaluate(alone(red), tmp_path / kind, "all").evaluation.model_dump(exclude={"latency_ms"}))
     assert figures[1]["auc"] == pytest.approx(figures[0]["auc"], abs=0.002)
     assert figures[2] == figures[0]
 

@@ -10,6 +10,7 @@ from bloodedge.data.dataset import Dataset
 from bloodedge.engine import load_artifact
 from bloodedge.engine.golden import check_golden
 from bloodedge.evaluation.classifier import open_bundle
+from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.evaluate import evaluate
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
@@ -50,7 +51,7 @@ def test_what_its_manifest_promises_holds_on_the_real_cells(real_cnmc: Dataset, 
             link = tmp_path / cell.name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(cell.path)
-    measured = evaluate(open_bundle(RELEASED, "litert", "int8", 2), tmp_path, "test").evaluation
+    measured = evaluate(Ensemble.of([open_bundle(RELEASED, "litert", "int8", 2)]), tmp_path, "test").evaluation
     assert measured.per_subject.keys() == promised.per_subject.keys()
     assert measured.weighted_f1 == pytest.approx(promised.weighted_f1, abs=0.005)  # another processor rounds otherwise
     assert measured.auc == pytest.approx(promised.auc, abs=0.005)

@@ -3,6 +3,7 @@
 from bloodedge import RESEARCH_USE
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.run_record import RunMetrics, RunRecord
+from bloodedge.tables import figure_cells
 from bloodedge_train.zoo import ZOO
 
 PARTS = {
@@ -89,11 +90,9 @@ def _data(record: RunRecord) -> str:
 def _part(title: str, evaluation: Evaluation) -> str:
     rows = []
     for name, title_of_row in FIGURES.items():
-        value, limits = getattr(evaluation, name), evaluation.ci95.get(name)
-        if value is not None:
-            rows.append(
-                f"| {title_of_row} | {value:.3f} | {f'{limits[0]:.3f} .. {limits[1]:.3f}' if limits else '-'} |"
-            )
+        value, interval = figure_cells(getattr(evaluation, name), evaluation.ci95.get(name))
+        if value != "-":
+            rows.append(f"| {title_of_row} | {value} | {interval} |")
     people = [
         f"| {name} | {row.label} | {row.cells} | {row.accuracy:.3f} |" for name, row in evaluation.per_subject.items()
     ]

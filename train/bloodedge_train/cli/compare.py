@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from bloodedge.cli.options import PATH, json_option
 from bloodedge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,16 +14,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", metavar="RUN|BUNDLE...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="RUN|BUNDLE...", nargs=-1, type=PATH)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="Write compare.md, compare.html, compare.json and the charts as PNG.",
 )
-@click.option(
-    "--json", "json_target", metavar="FILE|-", help="Write the comparison as JSON to a file, or to stdout for -."
-)
+@json_option("comparison")
 @click.option(
     "--part",
     type=click.Choice(["test", "shift", "validation"]),
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--paper",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FILE.toml",
     help="The paper's figures, where the packaged file lacks them (begin with a copy of it).",
 )
@@ -44,7 +43,7 @@ def compare(paths: tuple[Path, ...], out: Path | None, json_target: str | None, 
     """
     if not paths:
         raise UsageError("Name the run folders and bundles to compare, for instance: bloodedge compare runs/*")
-    from bloodedge.console import emit_json, progress
+    from bloodedge.console import emit, progress
     from bloodedge_train.compare.comparison import compare as run_comparison
 
     with progress("Reading runs and timing networks"):
@@ -53,16 +52,10 @@ def compare(paths: tuple[Path, ...], out: Path | None, json_target: str | None, 
         from bloodedge_train.compare.pages import write
 
         write(comparison, out)
-    if json_target:
-        emit_json(comparison.model_dump(), json_target)
-    if json_target != "-":
-        show(comparison)
-        if out:
-            click.echo(f"Written: {out / 'compare.html'}, compare.md, compare.json and the charts beside them.")
+    emit(comparison.model_dump(), json_target, lambda: _show(comparison, out))
 
 
-def show(comparison: "Comparison") -> None:
-    """Print the comparison."""
+def _show(comparison: "Comparison", out_folder: Path | None) -> None:
     from rich.markup import escape
 
     from bloodedge.console import console
@@ -74,6 +67,8 @@ def show(comparison: "Comparison") -> None:
     for table in all_tables(comparison.rows):
         _print(table)
     out.print(f"\n[dim]{escape(comparison.paper_note)}[/]")
+    if out_folder:
+        click.echo(f"Written: {out_folder / 'compare.html'}, compare.md, compare.json and the charts beside them.")
 
 
 def _print(table: "Table") -> None:

@@ -2,10 +2,11 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from bloodedge.cli.options import PATH, json_option
 from bloodedge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,34 +18,24 @@ CLASSES = ("normal", "blast")
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="For the pictures (default: RUN/explained)."
-)
-@click.option("--montage", type=click.Path(path_type=Path), metavar="FILE.png", help="All the pictures on one sheet.")
+@click.argument("run", metavar="RUN", type=PATH)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=PATH, metavar="FOLDER", help="For the pictures (default: RUN/explained).")
+@click.option("--montage", type=PATH, metavar="FILE.png", help="All the pictures on one sheet.")
 @click.option(
     "--class", "label", type=click.Choice(CLASSES), help="Map the evidence for it (default: the likelier class)."
 )
 @click.option("--layer", metavar="NAME", help="Map this layer of the features (default: their last).")
-@click.option(
-    "--json", "json_target", metavar="FILE|-", help="Write the findings as JSON to a file, or to stdout for -."
-)
+@json_option("findings")
 def explain(
-    run: Path,
-    images: tuple[Path, ...],
-    out: Path | None,
-    montage: Path | None,
-    label: str | None,
-    layer: str | None,
-    json_target: str | None,
+    run: Path, out: Path | None, montage: Path | None, label: str | None, json_target: str | None, **options: Any
 ) -> None:
     """Show where in each IMAGE the network of the run folder RUN finds its evidence (Grad-CAM).
 
     Each IMAGE is one cell cut out onto black, as in C-NMC, or a folder of them. A picture of each shows the cell, the
     evidence on it and over the whole frame, with the shares on the cell and on its border.
     """
-    from bloodedge.console import emit_json, progress, say
+    from bloodedge.console import emit, progress, say
     from bloodedge_train.explain.explain import Request
     from bloodedge_train.explain.explain import explain as run_explanation
 
@@ -52,17 +43,14 @@ def explain(
         raise UsageError(f"--montage {montage} must end in .png.")
     target = out or run / "explained"
     chosen = None if label is None else CLASSES.index(label)
-    request = Request(run=run, images=images, out=target, montage=montage, layer=layer, label=chosen)
+    request = Request(run=run, out=target, montage=montage, label=chosen, **options)
     with progress("Explaining cells") as update:
         found = run_explanation(request, say, update)
-    if json_target:
-        emit_json([asdict(each) for each in found], json_target)
-    if json_target != "-":
-        _show_explained(found)
-        click.echo(f"Pictures: {target}" + (f", montage: {montage}" if montage else ""))
+    written = f"Pictures: {target}" + (f", montage: {montage}" if montage else "")
+    emit([asdict(each) for each in found], json_target, lambda: _show_explained(found, written))
 
 
-def _show_explained(found: "list[Explained]") -> None:
+def _show_explained(found: "list[Explained]", written: str) -> None:
     from bloodedge.tables import print_table
 
     rows = []
@@ -72,15 +60,14 @@ def _show_explained(found: "list[Explained]") -> None:
         rows.append((Path(each.image).name, each.said, f"{each.blast:.3f}", each.explained, *shown))
     columns = ("image", "called", "blast", "evidence for", "on the cell (even)", "on its border (even)")
     print_table(columns, rows, left={"image", "called", "evidence for"})
+    click.echo(written)
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
-@click.option(
-    "--chart", type=click.Path(path_type=Path), metavar="FILE.png", help="Default: RUN/figures/shortcuts.png."
-)
-@click.option("--json", "json_target", metavar="FILE|-", help="Write the audit as JSON to a file, or to stdout for -.")
+@click.argument("run", metavar="RUN", type=PATH)
+@click.argument("data", metavar="DATA", type=PATH)
+@click.option("--chart", type=PATH, metavar="FILE.png", help="Default: RUN/figures/shortcuts.png.")
+@json_option("audit")
 def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None) -> None:
     """Audit shortcuts: cues outside the cell's inside that predict the class in DATA, and which of them RUN relies on.
 
@@ -88,7 +75,7 @@ def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None
     cell are fitted on the training part and scored, beside the network, on people never seen; the network also on
     cells made smaller, larger, grey, blurred, and filled with their mean colour.
     """
-    from bloodedge.console import emit_json, progress
+    from bloodedge.console import emit, progress
     from bloodedge.evaluation.classifier import open_run
     from bloodedge_train.explain.shortcuts import audit_shortcuts
     from bloodedge_train.explain.shortcuts_chart import draw_chart
@@ -100,18 +87,14 @@ def shortcuts(run: Path, data: Path, chart: Path | None, json_target: str | None
     with progress("Looking for shortcuts") as update:
         audit = audit_shortcuts(classifier, data, update)
     draw_chart(target, audit)
-    if json_target:
-        emit_json(audit.to_json(), json_target)
-    if json_target != "-":
-        _show_shortcuts(audit)
-        click.echo(f"Chart: {target}")
+    emit(asdict(audit), json_target, lambda: _show_shortcuts(audit, target))
 
 
-def _show_shortcuts(audit: "ShortcutAudit") -> None:
+def _show_shortcuts(audit: "ShortcutAudit", chart: Path) -> None:
     from rich.text import Text
 
     from bloodedge.console import console
-    from bloodedge.tables import print_table
+    from bloodedge.tables import figure_cells, print_table
 
     for part, cells in audit.cells.items():
         people = f"{part} part, {cells} cells of {audit.subjects[part]} people"
@@ -119,15 +102,19 @@ def _show_shortcuts(audit: "ShortcutAudit") -> None:
         if audit.leaky:
             title.append(" (leaky: cells of these people were seen in training)", "bold red")
         cues = [
-            (cue.cue, *_figure(cue.auc, cue.auc_ci95), *_figure(cue.balanced_accuracy, cue.balanced_accuracy_ci95))
+            (
+                cue.cue,
+                *figure_cells(cue.auc, cue.auc_ci95),
+                *figure_cells(cue.balanced_accuracy, cue.balanced_accuracy_ci95),
+            )
             for cue in audit.cues
             if cue.part == part
         ]
         print_table(("cue", "AUC", "95 % interval", "balanced accuracy", "95 % interval"), cues, title=title)
         falls = []
         for row in (a for a in audit.altered if a.part == part):
-            auc, fall = _figure(row.auc, None)[0], _fall(row.fall.get("auc"), None)[0]
-            lost = _fall(row.fall["accuracy"], row.fall_ci95.get("accuracy"))
+            auc, fall = figure_cells(row.auc)[0], figure_cells(row.fall.get("auc"), digits=1)[0]
+            lost = figure_cells(row.fall["accuracy"], row.fall_ci95.get("accuracy"), digits=1)
             falls.append((row.alteration, f"{row.accuracy:.3f}", auc, *lost, fall, f"{row.flip_rate:.1%}"))
         columns = ("cells", "accuracy", "AUC", "accuracy falls by", "95 % interval", "AUC falls by", "flips")
         print_table(columns, falls, title=f"{people}: the model on altered cells")
@@ -136,11 +123,4 @@ def _show_shortcuts(audit: "ShortcutAudit") -> None:
         "cell is blacked out; haze: what compression leaves below the level that counts as black. The network sees "
         "neither: imaging blackens all but the cell."
     )
-
-
-def _figure(value: float | None, limits: tuple[float, float] | None) -> tuple[str, str]:
-    return "-" if value is None else f"{value:.3f}", f"{limits[0]:.3f} .. {limits[1]:.3f}" if limits else "-"
-
-
-def _fall(points: float | None, limits: tuple[float, float] | None) -> tuple[str, str]:
-    return "-" if points is None else f"{points:.1f}", f"{limits[0]:.1f} .. {limits[1]:.1f}" if limits else "-"
+    click.echo(f"Chart: {chart}")

@@ -1,20 +1,20 @@
 """``bloodedge sweep``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from bloodedge.cli.options import PATH
 from bloodedge.errors import StoppedError
 
 
 @click.command()
-@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.argument("data", metavar="DATA", type=PATH)
 @click.option(
     "--space", "space_name", required=True, metavar="NAME|FILE.toml", help="What to try: packaged, or a file."
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FOLDER", help="Sweep folder (default: runs/sweep-NAME)."
-)
+@click.option("--out", type=PATH, metavar="FOLDER", help="Sweep folder (default: runs/sweep-NAME).")
 @click.option("--resume", is_flag=True, help="Continue an interrupted sweep; failed trials are tried again.")
 @click.option(
     "--prune/--no-prune",
@@ -29,23 +29,20 @@ from bloodedge.errors import StoppedError
     "started on this machine.",
 )
 @click.option(
-    "--cpus-per-trial", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Of one machine."
+    "--cpus-per-trial",
+    "cpus",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of one machine.",
 )
 @click.option(
     "--gpus-per-trial",
+    "gpus",
     type=click.FloatRange(0),
     help="Of one machine; a fraction shares a GPU (default: 1 if there is one).",
 )
-def sweep(
-    data: Path,
-    space_name: str,
-    out: Path | None,
-    resume: bool,
-    prune: bool,
-    address: str | None,
-    cpus_per_trial: float,
-    gpus_per_trial: float | None,
-) -> None:
+def sweep(space_name: str, out: Path | None, **options: Any) -> None:
     """Train on DATA with every setting of a space, and rank them by validation AUC.
 
     Each trial is an ordinary run (see: bloodedge train) in FOLDER/trials. The test part chooses nothing.
@@ -57,18 +54,8 @@ def sweep(
 
     space = load_space(space_name)
     target = out or Path("runs") / f"sweep-{Path(space_name).stem}"
-    options = SweepOptions(
-        data=data,
-        space=space,
-        out=target,
-        resume=resume,
-        prune=prune,
-        address=address,
-        cpus=cpus_per_trial,
-        gpus=gpus_per_trial,
-    )
     try:
-        table = run_sweep(options, watcher())
+        table = run_sweep(SweepOptions(space=space, out=target, **options), watcher())
     except KeyboardInterrupt as error:
         if not (target / "sweep.json").is_file():
             raise

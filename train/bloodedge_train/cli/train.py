@@ -1,10 +1,11 @@
 """``bloodedge train``."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
+from bloodedge.cli.options import PATH, allow_unreadable_option
 from bloodedge.errors import StoppedError, UsageError
 from bloodedge_train.zoo import ZOO, check_model
 
@@ -15,7 +16,7 @@ WORTHLESS = (
 
 
 @click.command()
-@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@click.argument("data", metavar="DATA", type=PATH)
 @click.option(
     "--model",
     required=True,
@@ -49,25 +50,19 @@ WORTHLESS = (
 )
 @click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
-@click.option(
-    "--allow-unreadable", is_flag=True, help="Continue even if more than a tenth of the pictures cannot be used."
-)
+@click.option("--out", type=PATH, metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
+@allow_unreadable_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
 def train(
-    data: Path,
     model: str,
     recipe_name: str,
-    weights: str,
     kind: Literal["group", "image"] | None,
     folds: int | None,
     fold: int | None,
     epochs: int | None,
     out: Path | None,
-    allow_unreadable: bool,
-    resume: bool,
-    seed: int,
+    **options: Any,
 ) -> None:
     """Fit a network to the cells in DATA and write a run folder: model, figures with intervals, pictures, card.
 
@@ -90,19 +85,9 @@ def train(
     if kind:
         recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"kind": kind})})
     target = out or Path("runs") / f"{model}-{recipe.name}"
-    options = TrainOptions(
-        data=data,
-        model=model,
-        recipe=recipe,
-        weights=weights,
-        fold=Fold(folds, fold) if folds is not None and fold is not None else None,
-        seed=seed,
-        out=target,
-        resume=resume,
-        allow_unreadable=allow_unreadable,
-    )
+    chosen = Fold(folds, fold) if folds is not None and fold is not None else None
     try:
-        metrics = run_training(options, watcher())
+        metrics = run_training(TrainOptions(model=model, recipe=recipe, fold=chosen, out=target, **options), watcher())
     except KeyboardInterrupt as error:
         if not (target / "checkpoint").is_dir():
             raise

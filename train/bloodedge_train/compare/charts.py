@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bloodedge.decision.thresholds import LABELS
 from bloodedge_train.compare.cost_chart import draw_costs, splits
 from bloodedge_train.compare.rows import FIGURES, PAPER_FIGURES, Row
 from bloodedge_train.compare.theme import Chart, Theme
+from bloodedge_train.figures.confusion import paint_matrix
 
 
 def all_charts(rows: Sequence[Row]) -> list[Chart]:
@@ -214,19 +214,8 @@ def _confusions(figure: Any, theme: Theme, rows: Sequence[Row], columns: int) ->
     for axes in grid[len(rows) :]:
         axes.set_axis_off()
     for axes, row in zip(grid, rows, strict=False):
-        counts = np.array(row.confusion)
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        axes.imshow(shares, cmap=colours, vmin=0, vmax=1)
-        for (true, called), share in np.ndenumerate(shares):
-            colour = theme.paper if share > 0.5 else theme.ink
-            text = f"{counts[true, called]:,}\n{share:.1%}"
-            axes.text(called, true, text, ha="center", va="center", color=colour, fontsize=9)
-        axes.set_xticks([0, 1], LABELS)
-        axes.set_yticks([0, 1], LABELS, rotation=90, va="center")
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
+        paint_matrix(axes, row.confusion, colours, (theme.paper, theme.ink), fontsize=9)
         axes.set_title(f"{row.network}\n{_label(row, rows) or row.split_label}", fontsize=9)
-        axes.set(xlabel="called", ylabel="true")
 
 
 def _curves(figure: Any, theme: Theme, rows: Sequence[Row]) -> None:

@@ -1,6 +1,5 @@
 """The comparison as Markdown and as one HTML file, with its charts and its data."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from bloodedge import RESEARCH_USE
@@ -14,27 +13,19 @@ from bloodedge_train.compare.tables import ENGINES, against, all_tables, markdow
 from bloodedge_train.compare.theme import DARK, LIGHT, Chart
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A drawn chart, as PNG for light and for dark pages."""
-
-    chart: Chart
-    light: bytes
-    dark: bytes
-
-
 def write(comparison: Comparison, folder: Path) -> None:
     """Write compare.md, compare.html, compare.json and the charts as PNG into ``folder``.
 
     Files of an earlier comparison, recognised by compare.json, are replaced; UsageError if others have the names.
     """
-    pictures = [Picture(chart, chart.png(LIGHT), chart.png(DARK)) for chart in all_charts(comparison.rows)]
+    charts = all_charts(comparison.rows)
+    pictures = {chart.file: (chart.png(LIGHT), chart.png(DARK)) for chart in charts}
     if not (folder / "compare.json").is_file():
-        require_free(folder, ["compare.md", "compare.html", *(picture.chart.file for picture in pictures)])
-    for picture in pictures:
-        write_bytes(folder / picture.chart.file, picture.light)
-    write_text(folder / "compare.md", markdown_page(comparison, [picture.chart for picture in pictures]))
-    write_text(folder / "compare.html", html_page(comparison, pictures))
+        require_free(folder, ["compare.md", "compare.html", *pictures])
+    for file, (light, _) in pictures.items():
+        write_bytes(folder / file, light)
+    write_text(folder / "compare.md", markdown_page(comparison, charts))
+    write_text(folder / "compare.html", html_page(comparison, charts, pictures))
     write_record(folder / "compare.json", comparison)
 
 
@@ -49,18 +40,19 @@ def markdown_page(comparison: Comparison, charts: list[Chart]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def html_page(comparison: Comparison, pictures: list[Picture]) -> str:
-    """One self-contained HTML file; its pictures follow the reader's light or dark theme."""
-    shown = {
-        Path(picture.chart.file).stem: {
-            "title": picture.chart.title,
-            "text": picture.chart.text,
-            "width": round(picture.chart.inches[0] * 103),  # px: the widest fill the page
-            "light": data_uri(picture.light, "image/png"),
-            "dark": data_uri(picture.dark, "image/png"),
+def html_page(comparison: Comparison, charts: list[Chart], pictures: dict[str, tuple[bytes, bytes]]) -> str:
+    """One self-contained HTML file; its pictures follow the reader's light or dark theme.
+
+    pictures: each chart's PNG for light and for dark pages, by its file.
+    """
+    shown = {}
+    for chart in charts:
+        light, dark = (data_uri(png, "image/png") for png in pictures[chart.file])
+        width = round(chart.inches[0] * 103)  # px: the widest fill the page
+        shown[Path(chart.file).stem] = {"title": chart.title, "text": chart.text, "width": width} | {
+            "light": light,
+            "dark": dark,
         }
-        for picture in pictures
-    }
     rows = comparison.rows
     return render(
         "bloodedge_train.compare",

@@ -1,17 +1,21 @@
 """The comparison as tables of cells, which the terminal, Markdown and HTML each lay out."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.report import count, milliseconds
-from bloodedge_train.compare.rows import FIGURES, Estimate, Row, Versus
+from bloodedge_train.compare.rows import FIGURES, Converted, Estimate, Row, Versus
 
 DASH = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 ENGINES = {"litert": "LiteRT", "openvino": "OpenVINO", "onnx": "ONNX Runtime", "keras": "Keras"}
 DECIMAL = {"auc", "ece"}
 """Figures shown as decimals; the others are in per cent."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -32,53 +36,43 @@ class Table:
     rows: list[list[Cell]]
 
 
-def names(rows: Sequence[Row]) -> list[Cell]:
-    """Each row's network with its run, where it has several rows, its split and its recipe."""
-    return [
-        Cell(row.network, (*([row.label] if row.label else []), row.split_label, f"recipe {row.recipe}"))
-        for row in rows
-    ]
+def _laid_out(title: str, note: str, items: Iterable[Item], columns: dict[str, Callable[[Item], Cell]]) -> Table:
+    """A table of ``items``; columns: how each shows one, by title."""
+    return Table(title, note, tuple(columns), [[show(item) for show in columns.values()] for item in items])
 
 
-def figures_table(rows: Sequence[Row]) -> Table:
-    """The paper's Table 1 from our runs, the paper's own figures beside them."""
-    shown = ("accuracy", "precision", "recall", "f1", "weighted_f1", "auc")
-    return Table(
-        "Figures",
-        "Per cent, but AUC. Below a figure: its 95 % interval over subjects, or of a mean over folds the lowest and "
-        "the highest fold; then the paper's figure, and ours minus it in points. Blasts are the positive class.",
-        ("network", *(FIGURES[name] for name in shown)),
-        [
-            [name, *(Cell(formatted(row.figures[f], f), _notes(row, f)) for f in shown)]
-            for name, row in zip(names(rows), rows, strict=True)
-        ],
-    )
+def _name(row: Row) -> Cell:
+    """The network with its run, where it has several rows, its split and its recipe."""
+    return Cell(row.network, (*([row.label] if row.label else []), row.split_label, f"recipe {row.recipe}"))
 
 
-def _notes(row: Row, figure: str) -> tuple[str, ...]:
-    lines = []
-    if limits := _range(row.figures[figure], figure):
-        lines.append(limits)
-    if versus := row.paper.get(figure):
-        lines.append(against(versus))
-    return tuple(lines)
-
-
-def formatted(estimate: Estimate, figure: str) -> str:
-    """A figure as the tables show it."""
+def _figure(estimate: Estimate, name: str, *notes: str) -> Cell:
+    """A figure with its range below it, then the notes."""
     if estimate.value is None:
-        return DASH
-    return _number(estimate.value, figure)
+        return Cell(DASH, notes)
+    known = estimate.low is not None and estimate.high is not None
+    limits = [_number(limit, name) for limit in (estimate.low, estimate.high) if limit is not None and known]
+    return Cell(_number(estimate.value, name), (DASH.join(limits), *notes))
 
 
 def _number(value: float, figure: str) -> str:
     return f"{value:.3f}" if figure in DECIMAL else f"{100 * value:.1f}"
 
 
-def _range(estimate: Estimate, figure: str) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f"{_number(estimate.low, figure)}{DASH}{_number(estimate.high, figure)}"
+def figures_table(rows: Sequence[Row]) -> Table:
+    """The paper's Table 1 from our runs, the paper's own figures beside them."""
+
+    def column(name: str) -> Callable[[Row], Cell]:
+        return lambda row: _figure(row.figures[name], name, *([against(row.paper[name])] if name in row.paper else []))
+
+    return _laid_out(
+        "Figures",
+        "Per cent, but AUC. Below a figure: its 95 % interval over subjects, or of a mean over folds the lowest and "
+        "the highest fold; then the paper's figure, and ours minus it in points. Blasts are the positive class.",
+        rows,
+        {"network": _name}
+        | {FIGURES[f]: column(f) for f in ("accuracy", "precision", "recall", "f1", "weighted_f1", "auc")},
+    )
 
 
 def against(versus: Versus) -> str:
@@ -90,28 +84,20 @@ def against(versus: Versus) -> str:
 
 def subjects_table(rows: Sequence[Row]) -> Table:
     """Calibration, and how figures vary over people."""
-    return Table(
+    return _laid_out(
         "By subject",
         "Of several folds, the subjects of all. ECE: expected calibration error after the temperature.",
-        ("network", "cells", "subjects", "mean accuracy", "worst subject", "below 50 %", "ECE"),
-        [
-            [
-                name,
-                Cell(count(row.cells)),
-                Cell(str(row.subjects)),
-                _mean(row),
-                _worst(row),
-                Cell(str(sum(s.accuracy < 0.5 for s in row.per_subject.values()))),
-                Cell(formatted(row.figures["ece"], "ece"), (_range(row.figures["ece"], "ece"),)),
-            ]
-            for name, row in zip(names(rows), rows, strict=True)
-        ],
+        rows,
+        {
+            "network": _name,
+            "cells": lambda row: Cell(count(row.cells)),
+            "subjects": lambda row: Cell(str(row.subjects)),
+            "mean accuracy": lambda row: _figure((row.pooled or row.figures)["mean_subject_accuracy"], "accuracy"),
+            "worst subject": _worst,
+            "below 50 %": lambda row: Cell(str(sum(s.accuracy < 0.5 for s in row.per_subject.values()))),
+            "ECE": lambda row: _figure(row.figures["ece"], "ece"),
+        },
     )
-
-
-def _mean(row: Row) -> Cell:
-    estimate = (row.pooled or row.figures)["mean_subject_accuracy"]
-    return Cell(formatted(estimate, "accuracy"), (_range(estimate, "accuracy"),))
 
 
 def _worst(row: Row) -> Cell:
@@ -127,23 +113,22 @@ def cost_table(rows: Sequence[Row]) -> Table:
     converted = {c.machine for row in shown for c in row.converted if c.latency_ms}
     several = len(timed) > 1 or len(converted) > 1
     machines = f" Float latency: {_listed(timed)}." + (f" int8 latency: {_listed(converted)}." if converted else "")
-    return Table(
+    return _laid_out(
         "Cost",
         "MACs: multiply-accumulates of one image. Latency: one image at a time, p50." + ("" if several else machines),
-        ("network", "parameters", "MACs", "input", "float file", "int8 file", "float latency", "int8 latency"),
-        [
-            [
-                Cell(row.network, (row.label,) if met[row.network] > 1 else ()),
-                Cell(scaled(row.parameters)),
-                Cell(scaled(row.macs) if row.macs else DASH),
-                Cell(f"{row.size_px} px"),
-                _size(row, "float32"),
-                _size(row, "int8"),
-                Cell(f"{milliseconds(row.latency_ms.p50)} ms", (row.hardware,) if several else ()),
-                _int8_latency(row, named=several),
-            ]
-            for row in shown
-        ],
+        shown,
+        {
+            "network": lambda row: Cell(row.network, (row.label,) if met[row.network] > 1 else ()),
+            "parameters": lambda row: Cell(scaled(row.parameters)),
+            "MACs": lambda row: Cell(scaled(row.macs) if row.macs else DASH),
+            "input": lambda row: Cell(f"{row.size_px} px"),
+            "float file": lambda row: _size(row, "float32"),
+            "int8 file": lambda row: _size(row, "int8"),
+            "float latency": lambda row: Cell(
+                f"{milliseconds(row.latency_ms.p50)} ms", (row.hardware,) if several else ()
+            ),
+            "int8 latency": lambda row: _int8_latency(row, named=several),
+        },
     )
 
 
@@ -184,45 +169,47 @@ def _int8_latency(row: Row, *, named: bool) -> Cell:
 
 def converted_table(rows: Sequence[Row]) -> Table:
     """Every artifact of the bundles given."""
-    return Table(
+
+    def column(show: Callable[[Converted], str]) -> Callable[[tuple[Row, Converted]], Cell]:
+        return lambda of_row: Cell(show(of_row[1]))
+
+    def latency(show: Callable[[LatencyMs], float]) -> Callable[[tuple[Row, Converted]], Cell]:
+        return column(lambda c: milliseconds(show(c.latency_ms)) if c.latency_ms else DASH)
+
+    return _laid_out(
         "Converted",
         "Weighted F1 and flips (cells whose class differs from the float model's) on the test part, as measured at "
         "conversion. Latency of one image: p50 and p95 in milliseconds.",
-        ("network", "engine", "precision", "file", "weighted F1", "flips", "p50", "p95", "measured"),
-        [
-            [
-                name,
-                Cell(ENGINES[c.engine]),
-                Cell(c.precision),
-                Cell(f"{c.size_bytes / 1e6:.1f} MB"),
-                Cell(f"{100 * c.weighted_f1:.1f}"),
-                Cell(f"{100 * c.flip_rate:.1f} %"),
-                Cell(milliseconds(c.latency_ms.p50) if c.latency_ms else DASH),
-                Cell(milliseconds(c.latency_ms.p95) if c.latency_ms else DASH),
-                Cell("now" if c.measured_now else "at conversion", (c.machine,)),
-            ]
-            for name, row in zip(names(rows), rows, strict=True)
-            for c in row.converted
-        ],
+        [(row, c) for row in rows for c in row.converted],
+        {
+            "network": lambda of_row: _name(of_row[0]),
+            "engine": column(lambda c: ENGINES[c.engine]),
+            "precision": column(lambda c: c.precision),
+            "file": column(lambda c: f"{c.size_bytes / 1e6:.1f} MB"),
+            "weighted F1": column(lambda c: f"{100 * c.weighted_f1:.1f}"),
+            "flips": column(lambda c: f"{100 * c.flip_rate:.1f} %"),
+            "p50": latency(lambda ms: ms.p50),
+            "p95": latency(lambda ms: ms.p95),
+            "measured": lambda of_row: Cell("now" if of_row[1].measured_now else "at conversion", (of_row[1].machine,)),
+        },
     )
 
 
 def folds_table(row: Row) -> Table:
     """Each fold, their mean, and all their cells pooled."""
     assert row.folds is not None
-    pooled = row.pooled or {}
-    lines = [
-        [Cell(f"fold {number}"), *(Cell(formatted(Estimate(value=fold[f]), f)) for f in FIGURES)]
+    lines: dict[str, dict[str, Estimate]] = {
+        f"fold {number}": {name: Estimate(value=value) for name, value in fold.items()}
         for number, fold in zip(row.folds, row.by_fold, strict=True)
-    ]
-    lines.append([Cell("mean"), *(Cell(formatted(row.figures[f], f)) for f in FIGURES)])
-    lines.append([Cell("pooled"), *(Cell(formatted(e, f), (_range(e, f),)) for f, e in pooled.items())])
+    }
+    lines["mean"] = {name: Estimate(value=estimate.value) for name, estimate in row.figures.items()}
+    lines["pooled"] = row.pooled or {}
     return Table(
         f"Folds of {row.name}, {row.split_label}, recipe {row.recipe}",
         "Pooled: every cell with the answer of the fold that held it out; 95 % intervals over subjects where the runs "
         "kept their predictions. Per cent, but AUC and ECE.",
         ("", *FIGURES.values()),
-        lines,
+        [[Cell(name), *(_figure(line[f], f) for f in FIGURES)] for name, line in lines.items()],
     )
 
 

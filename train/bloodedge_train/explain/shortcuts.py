@@ -5,7 +5,7 @@ are then scored on people they never saw. Altered cells show what the network it
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,6 @@ class ShortcutAudit:
     """By part."""
     cues: list[CueScore]
     altered: list[AlteredScore]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def audit_shortcuts(classifier: Classifier, data: Path, progress: Progress | None = None) -> ShortcutAudit:

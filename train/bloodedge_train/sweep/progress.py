@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from bloodedge.console import progress, say, steps
 from bloodedge.tables import print_table
 from bloodedge_train.sweep.ranking import Table
-from bloodedge_train.sweep.results import auc_shown, shown
+from bloodedge_train.sweep.results import settings_table, shown
 from bloodedge_train.sweep.search import SweepWatcher
 from bloodedge_train.sweep.trial import TrialRecord
 
@@ -45,18 +45,6 @@ def line(record: TrialRecord) -> str:
 
 def show_table(table: Table, name: str) -> None:
     """The best settings."""
-    beside = [key for key in ("test_auc", "test_weighted_f1") if any(key in row.beside for row in table.rows)]
-    columns = ("", "model", *table.varied, "finished", "validation AUC", *(key.replace("_", " ") for key in beside))
-    rows = [
-        (
-            str(number),
-            row.model,
-            *(shown(row.values[key]) for key in table.varied),
-            f"{row.finished} of {row.trials}",
-            auc_shown(row),
-            *(f"{row.beside[key]:.3f}" if key in row.beside else "-" for key in beside),
-        )
-        for number, row in enumerate(table.rows[:ROWS], 1)
-    ]
+    columns, rows = settings_table(table, ("test_auc", "test_weighted_f1"))
     title = f"{name}: settings by validation AUC; test figures chose nothing"
-    print_table(columns, rows, title=title, left=columns[:2])
+    print_table(columns, rows[:ROWS], title=title, left=columns[:2])

@@ -9,12 +9,16 @@ from typing import Any
 
 from bloodedge import RESEARCH_USE
 from bloodedge.files import write_json, write_text
+from bloodedge_train.compare.rows import FIGURES
 from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.plot import draw_settings
-from bloodedge_train.sweep.ranking import SHOWN, Figures, Row, Table, rank
+from bloodedge_train.sweep.ranking import SHOWN, Row, Table, rank
 
 FILES = ("results.csv", "results.json", "results.md", "results.png")
 """Beside the plan and the trials in a sweep's folder."""
+
+BESIDE = [f"{part}_{name}" for part, names in SHOWN.items() for name in names]
+"""Figures of parts that choose nothing, in order."""
 
 LEAKY = " **Leaky: the split is by image, so cells of one person are in training and in test.**"
 RANKING = """\
@@ -40,13 +44,8 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _columns(figures: Sequence[Figures]) -> list[str]:
-    order = ["validation_auc", *(f"{part}_{name}" for part, names in SHOWN.items() for name in names)]
-    return [name for name in order if any(name in f for f in figures)] or order[:1]
-
-
 def _csv(plan: Plan, table: Table) -> str:
-    columns = _columns(table.figures)
+    columns = ["validation_auc", *(name for name in BESIDE if any(name in found for found in table.figures))]
     keys = list(plan.trials[0].values)
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
@@ -78,9 +77,7 @@ def _markdown(plan: Plan, table: Table) -> str:
     counts = ", ".join(
         f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed") if state in states
     )
-    beside = _columns([row.beside for row in table.rows])
-    beside = [name for name in beside if name != "validation_auc"]
-    head = ["", "model", *table.varied, "finished", "validation AUC", *(_title(name) for name in beside)]
+    head, rows = settings_table(table)
     folds = f" on {plan.folds} folds" if plan.folds else ""
     lines = [
         f"# Sweep {plan.name}",
@@ -92,18 +89,32 @@ def _markdown(plan: Plan, table: Table) -> str:
         "",
         _line(head),
         _line(["---"] * len(head)),
+        *map(_line, rows),
     ]
-    for number, row in enumerate(table.rows, 1):
-        cells = [str(number), row.model, *(shown(row.values[key]) for key in table.varied)]
-        cells += [f"{row.finished} of {row.trials}", auc_shown(row)]
-        lines.append(_line([*cells, *(f"{row.beside[name]:.3f}" if name in row.beside else "-" for name in beside)]))
     failed = [record for record in table.records if record.state == "failed"]
     lines += ["", "## Failed", ""] if failed else []
     lines += [f"- {record.trial.id}: {record.mistake}" for record in failed]
     return "\n".join([*lines, "", "![Settings and their validation AUC](results.png)", ""])
 
 
-def auc_shown(row: Row) -> str:
+def settings_table(table: Table, beside: Sequence[str] = BESIDE) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row for each setting, best first; beside: test figures to show, where any setting has them."""
+    known = [name for name in beside if any(name in row.beside for row in table.rows)]
+    rows = [
+        [
+            str(number),
+            row.model,
+            *(shown(row.values[key]) for key in table.varied),
+            f"{row.finished} of {row.trials}",
+            _auc_shown(row),
+            *(f"{row.beside[name]:.3f}" if name in row.beside else "-" for name in known),
+        ]
+        for number, row in enumerate(table.rows, 1)
+    ]
+    return ["", "model", *table.varied, "finished", "validation AUC", *map(_title, known)], rows
+
+
+def _auc_shown(row: Row) -> str:
     """A setting's validation AUC with its spread."""
     if row.validation_auc is None:
         return "-"
@@ -112,8 +123,7 @@ def auc_shown(row: Row) -> str:
 
 def _title(name: str) -> str:
     part, _, figure = name.partition("_")
-    words = {"auc": "AUC", "weighted_f1": "weighted F1"}
-    return f"{part} {words.get(figure, figure)}"
+    return f"{part} {FIGURES[figure]}"
 
 
 def _line(cells: Sequence[str]) -> str:
