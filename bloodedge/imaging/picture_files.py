@@ -6,7 +6,6 @@ wrong colours. Bytes after a picture's end, which cameras and editors leave ther
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 OTHER_SUFFIXES = {".avif", ".czi", ".gif", ".heic", ".jp2", ".lif", ".nd2", ".ndpi", ".svs", ".vsi"}
@@ -75,20 +74,16 @@ def _png_is_whole(data: bytes) -> bool:
     return False
 
 
-class TiffPage(NamedTuple):
-    """One picture of a TIFF file."""
+def tiff_pages(data: bytes) -> list[bool]:
+    """For each picture of a TIFF file whether its colours are CIELAB's; empty for other files.
 
-    lab: bool
-    """Whether its colours are CIELAB's."""
-
-
-def tiff_pages(data: bytes) -> list[TiffPage]:
-    """The pictures of a TIFF file; none of other files, and where the file ends before its last directory."""
+    Raises struct.error where the file ends before its last directory.
+    """
     order = TIFF.get(data[:4])
     return list(_directories(data, order)) if order else []
 
 
-def _directories(data: bytes, order: str) -> Iterator[TiffPage]:
+def _directories(data: bytes, order: str) -> Iterator[bool]:
     (at,) = struct.unpack_from(f"{order}I", data, 4)
     for _ in range(MOST_PAGES):
         if at == 0:
@@ -98,7 +93,7 @@ def _directories(data: bytes, order: str) -> Iterator[TiffPage]:
         for entry in range(entries):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, at + 2 + 12 * entry)
             tags[tag] = value
-        yield TiffPage(lab=tags.get(PHOTOMETRIC) in LAB)
+        yield tags.get(PHOTOMETRIC) in LAB
         (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * entries)
 
 

@@ -65,7 +65,7 @@ def _check_file(data: bytes, name: str) -> None:
         raise BloodedgeError(f"{name} is empty; copy it again from its source.")
     if is_truncated(data):
         raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
-    if any(page.lab for page in tiff_pages(data)):
+    if any(tiff_pages(data)):
         raise BloodedgeError(f"{name} stores its colours as CIELAB; save it as RGB.")
 
 

@@ -47,7 +47,7 @@ def sweep(space_name: str, out: Path | None, **options: Any) -> None:
 
     Each trial is an ordinary run (see: bloodedge train) in FOLDER/trials. The test part chooses nothing.
     """
-    from bloodedge_train.sweep.progress import show_table, watcher
+    from bloodedge_train.sweep.progress import show_table
     from bloodedge_train.sweep.search import SweepOptions
     from bloodedge_train.sweep.search import sweep as run_sweep
     from bloodedge_train.sweep.space import load_space
@@ -55,7 +55,7 @@ def sweep(space_name: str, out: Path | None, **options: Any) -> None:
     space = load_space(space_name)
     target = out or Path("runs") / f"sweep-{Path(space_name).stem}"
     try:
-        table = run_sweep(SweepOptions(space=space, out=target, **options), watcher())
+        table = run_sweep(SweepOptions(space=space, out=target, **options))
     except KeyboardInterrupt as error:
         if not (target / "sweep.json").is_file():
             raise

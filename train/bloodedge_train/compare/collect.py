@@ -3,7 +3,7 @@
 import csv
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,7 +132,7 @@ def _add_bundle(entries: list[Entry], left_out: list[str], path: Path, part: Par
             if entry.bundle:
                 left_out.append(f"{path} is a second bundle of the run {entry.name} and is left out.")
             else:
-                entries[place] = Entry(**{**vars(entry), "bundle": path, "manifest": manifest})
+                entries[place] = replace(entry, bundle=path, manifest=manifest)
             return
     if part == "test":
         entries.append(alone)

@@ -4,14 +4,10 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from bloodedge.evaluation.ensemble import rescaled
 from bloodedge.imaging import Cell, as_image
 from bloodedge_train.explain.cues import colour
-
-Floats = NDArray[np.float64]
-
 
 BLUR_UM = 1.0
 """Sigma of the blur: chromatin's clumps and threads are finer, a nucleus of 7 µm or more and its place are not."""

@@ -5,11 +5,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from bloodedge.imaging import BACKGROUND_LEVEL, Cell
-
-Floats = NDArray[np.float64]
 
 
 def area(cell: Cell) -> list[float]:

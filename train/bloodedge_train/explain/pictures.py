@@ -5,14 +5,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from bloodedge.files import write_bytes
 from bloodedge.imaging import Image, as_image
 from bloodedge_train.explain.evidence import Explained, Look
-
-Floats = NDArray[np.float32]
-
 
 PANEL, GAP, LINE = 300, 10, 24
 """Side of a panel, space about it and height of a line of text, px."""

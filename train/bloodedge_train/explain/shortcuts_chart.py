@@ -3,14 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bloodedge_train.explain.alterations import ALTERATIONS
 from bloodedge_train.explain.cues import CUES
 from bloodedge_train.explain.shortcuts import MODEL, ShortcutAudit
-
-Floats = NDArray[np.float64]
 
 
 def draw_chart(path: Path, audit: ShortcutAudit) -> None:

@@ -3,23 +3,18 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bloodedge.console import progress, say, steps
+from bloodedge.console import say, steps
 from bloodedge.tables import print_table
 from bloodedge_train.sweep.ranking import Table
 from bloodedge_train.sweep.results import settings_table, shown
-from bloodedge_train.sweep.search import SweepWatcher
 from bloodedge_train.sweep.trial import TrialRecord
 
 ROWS = 10
 
 
-def watcher() -> SweepWatcher:
-    """Progress bars with the time left, and a line for each trial that has ended."""
-    return SweepWatcher(step=progress, trials=_trials)
-
-
 @contextmanager
-def _trials(count: int) -> Iterator[Callable[[TrialRecord], None]]:
+def trial_lines(count: int) -> Iterator[Callable[[TrialRecord], None]]:
+    """A progress bar of this many trials; the callback is to be called for each that has ended, earlier ones too."""
     ends: list[TrialRecord] = []
     with steps() as report:
         report("Trials", 0, count)

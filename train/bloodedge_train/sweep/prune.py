@@ -75,23 +75,22 @@ class Endings(Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Ray's hook for a trial that ended, or was stopped."""
-        planned = self.trials[trial.config["trial"]]
-        record = read_trial(self.out, planned) or TrialRecord(trial=planned)
-        if record.state != "running":
-            return
         mistake = (trial.last_result or {}).get(MISTAKE, "")
-        if mistake:
-            write_trial(self.out, record.model_copy(update={"state": "failed", "mistake": mistake}))
-            return
-        write_trial(self.out, record.model_copy(update={"state": "pruned"}))
-        shutil.rmtree(run_folder(self.out, planned), ignore_errors=True)  # checkpoints are large and no longer needed
+        if self._end(trial, mistake) and not mistake:  # checkpoints are large and no longer needed
+            shutil.rmtree(run_folder(self.out, self.trials[trial.config["trial"]]), ignore_errors=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:  # noqa: ARG002
         """Ray's hook for a trial whose process died after its last restart."""
+        self._end(
+            trial, "its process was killed, most often because memory ran out; give trials more with --cpus-per-trial."
+        )
+
+    def _end(self, trial: Any, mistake: str) -> bool:
+        """Record a trial as failed or, without a mistake, as pruned; False if it had recorded its own end."""
         planned = self.trials[trial.config["trial"]]
         record = read_trial(self.out, planned) or TrialRecord(trial=planned)
-        if record.state == "running":
-            mistake = (
-                "its process was killed, most often because memory ran out; give trials more with --cpus-per-trial."
-            )
-            write_trial(self.out, record.model_copy(update={"state": "failed", "mistake": mistake}))
+        if record.state != "running":
+            return False
+        end = {"state": "failed", "mistake": mistake} if mistake else {"state": "pruned"}
+        write_trial(self.out, record.model_copy(update=end))
+        return True

@@ -11,7 +11,8 @@ from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.trial import TrialRecord, read_trial, run_folder
 
 SHOWN = {"test": ("auc", "weighted_f1", "accuracy"), "shift": ("auc", "weighted_f1")}
-"""Figures shown beside the ranking, by part."""
+BESIDE = [f"{part}_{name}" for part, names in SHOWN.items() for name in names]
+"""Figures shown beside the ranking: by part, and as "part_figure"."""
 
 Figures = dict[str, float]
 """By "part_figure", such as "test_auc"."""
@@ -30,7 +31,7 @@ class Row:
     spread: float | None
     """Standard deviation of it, over two trials or more."""
     beside: dict[str, float]
-    """Means over finished trials, by "part_figure"."""
+    """Means of those of BESIDE that finished trials have."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,7 @@ def _ranked(records: Sequence[TrialRecord], figures: Sequence[Figures]) -> list[
 
 def _row(records: Sequence[TrialRecord], figures: Sequence[Figures]) -> Row:
     validation = [f["validation_auc"] for f in figures if "validation_auc" in f]
-    beside: dict[str, list[float]] = {}
-    for of_trial in figures:
-        for name, value in of_trial.items():
-            if name != "validation_auc":
-                beside.setdefault(name, []).append(value)
+    known = {name: [f[name] for f in figures if name in f] for name in BESIDE}
     return Row(
         model=records[0].trial.model,
         values=records[0].trial.values,
@@ -87,5 +84,5 @@ def _row(records: Sequence[TrialRecord], figures: Sequence[Figures]) -> Row:
         finished=sum(record.state == "finished" for record in records),
         validation_auc=mean(validation) if validation else None,
         spread=stdev(validation) if len(validation) > 1 else None,
-        beside={name: mean(values) for name, values in beside.items()},
+        beside={name: mean(values) for name, values in known.items() if values},
     )

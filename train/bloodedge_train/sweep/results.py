@@ -12,13 +12,10 @@ from bloodedge.files import write_json, write_text
 from bloodedge_train.compare.rows import FIGURES
 from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.plot import draw_settings
-from bloodedge_train.sweep.ranking import SHOWN, Row, Table, rank
+from bloodedge_train.sweep.ranking import BESIDE, Row, Table, rank
 
 FILES = ("results.csv", "results.json", "results.md", "results.png")
 """Beside the plan and the trials in a sweep's folder."""
-
-BESIDE = [f"{part}_{name}" for part, names in SHOWN.items() for name in names]
-"""Figures of parts that choose nothing, in order."""
 
 LEAKY = " **Leaky: the split is by image, so cells of one person are in training and in test.**"
 RANKING = """\

@@ -2,24 +2,25 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from bloodedge.bundle.json_records import write_record
-from bloodedge.console import Progress
+from bloodedge.console import progress
 from bloodedge.data.dataset import Dataset, check_readable, read_dataset
 from bloodedge.data.split import split
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import require_free
 from bloodedge_train.sweep import cluster, results
 from bloodedge_train.sweep.plan import Plan, Trial, trials
+from bloodedge_train.sweep.progress import trial_lines
 from bloodedge_train.sweep.ranking import Table
 from bloodedge_train.sweep.space import Space
-from bloodedge_train.sweep.trial import LOCKS, PLAN, TRIALS, TrialRecord, read_plan, read_trial, run_trial, write_trial
+from bloodedge_train.sweep.trial import LOCKS, PLAN, TRIALS, read_plan, read_trial, run_trial, write_trial
 
 POLL_S = 0.5
 SCRATCH = "ray"
@@ -43,17 +44,7 @@ class SweepOptions:
     gpus: float | None
 
 
-@dataclass(frozen=True)
-class SweepWatcher:
-    """How a sweep reports its progress."""
-
-    step: Callable[[str], AbstractContextManager[Progress]]
-    """Opens a progress display for a named step."""
-    trials: Callable[[int], AbstractContextManager[Callable[[TrialRecord], None]]]
-    """Opens the display of this many trials; its callback is called for each that ends, earlier ones included."""
-
-
-def sweep(options: SweepOptions, watcher: SweepWatcher) -> Table:
+def sweep(options: SweepOptions) -> Table:
     """Run every trial of the space; writes the sweep's folder ``options.out`` and returns its table.
 
     Raises UsageError when the folder holds another sweep or the data cannot be split, BloodedgeError when Ray cannot be
@@ -62,8 +53,8 @@ def sweep(options: SweepOptions, watcher: SweepWatcher) -> Table:
     before = _check_folder(options)
     cluster.check(options.address)
     cv2.setNumThreads(1)  # instead, threads work on whole images
-    with watcher.step("Reading cells") as progress:
-        dataset = read_dataset(options.data, progress)
+    with progress("Reading cells") as update:
+        dataset = read_dataset(options.data, update)
     check_readable(dataset, allow=False)
     plan = _plan(options, dataset)
     if before is not None and before != plan:
@@ -74,7 +65,7 @@ def sweep(options: SweepOptions, watcher: SweepWatcher) -> Table:
         )
     left = [t for t in plan.trials if _state(options.out, t) not in {"finished", "pruned"}]
     if left:
-        _search(options, plan, left, watcher)
+        _search(options, plan, left)
     shutil.rmtree(options.out / LOCKS, ignore_errors=True)
     table = results.write(options.out, plan)
     if not any(record.state == "finished" for record in table.records):
@@ -88,7 +79,7 @@ def _state(out: Path, trial: Trial) -> str:
     return record.state if record else "waiting"
 
 
-def _search(options: SweepOptions, plan: Plan, left: list[Trial], watcher: SweepWatcher) -> None:
+def _search(options: SweepOptions, plan: Plan, left: list[Trial]) -> None:
     """Run the trials ``left``; the table is written even after an interruption."""
     out = options.out
     with cluster.joined(options.address):
@@ -99,7 +90,7 @@ def _search(options: SweepOptions, plan: Plan, left: list[Trial], watcher: Sweep
             if record is not None:  # failures of an earlier session are tried again
                 write_trial(out, record.model_copy(update={"state": "running", "mistake": ""}))
         try:
-            with _told(out, plan, watcher):
+            with _reported(out, plan):
                 _carry_out(options, plan, left, resources)
         finally:
             results.write(out, plan)
@@ -186,11 +177,11 @@ def _carry_out(options: SweepOptions, plan: Plan, left: list[Trial], resources: 
 
 
 @contextmanager
-def _told(out: Path, plan: Plan, watcher: SweepWatcher) -> Iterator[None]:
+def _reported(out: Path, plan: Plan) -> Iterator[None]:
     """Report each trial when its record says that it ended; on a cluster only the records arrive here."""
     waiting = list(plan.trials)
     stop = threading.Event()
-    with watcher.trials(len(waiting)) as ended:
+    with trial_lines(len(waiting)) as ended:
 
         def look() -> None:
             for trial in list(waiting):

@@ -166,20 +166,13 @@ class _Notes:
 
     def __init__(self, out: Path, trial: Trial, report: Report, node: str) -> None:
         self.out, self.report = out, report
-        before = read_trial(out, trial) or TrialRecord(trial=trial)
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        finished = before.state == "finished"
-        self.record = before.model_copy(
-            update={
-                "state": before.state if finished else "running",
-                "mistake": "",
-                "node": before.node if finished else node,
-                "host": before.host if finished else platform.node(),
-                "begun": before.begun or now,
-            }
-        )
-        self.start = perf_counter() - before.seconds
-        self._keep()
+        self.record = read_trial(out, trial) or TrialRecord(trial=trial)
+        self.start = perf_counter() - self.record.seconds
+        if self.record.state == "finished":
+            self._keep()
+        else:
+            begun = self.record.begun or dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+            self._keep(state="running", mistake="", node=node, host=platform.node(), begun=begun)
 
     def _keep(self, **changes: Any) -> None:
         self.record = self.record.model_copy(update=changes)
