@@ -23,9 +23,9 @@ from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name
-from bloodedge.signing import TrustStore, Untrusted, read_private_key, sign_bundle, verify_bundle
-from bloodedge.signing.keys import new_key
-from bloodedge.signing.trust import trust
+from bloodedge.signing.keys import new_key, read_private_key
+from bloodedge.signing.signature import Untrusted, sign_bundle, verify_bundle
+from bloodedge.signing.trust import TrustStore, trust
 
 RESULTS = Path(__file__).parent / "results" / "bundle_fuzz.json"
 MODEL = Path(__file__).resolve().parents[1] / "models" / "simulated.bundle"

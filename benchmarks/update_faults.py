@@ -31,8 +31,8 @@ from bloodedge.bundle import MANIFEST, zip_files
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
 from bloodedge.machine import hardware_name
-from bloodedge.signing import read_private_key, sign_bundle
-from bloodedge.signing.keys import new_key
+from bloodedge.signing.keys import new_key, read_private_key
+from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.loading import load

@@ -12,8 +12,8 @@ from pathlib import Path
 from stage import BENCHMARKS, RELEASED
 
 from bloodedge.bundle import MANIFEST, zip_files
-from bloodedge.signing import read_private_key, sign_bundle
-from bloodedge.signing.keys import new_key
+from bloodedge.signing.keys import new_key, read_private_key
+from bloodedge.signing.signature import sign_bundle
 
 sys.path.insert(0, str(BENCHMARKS))
 import deb

@@ -142,7 +142,7 @@ def list_keys(store: Path | None) -> None:
 @password_option
 def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) -> None:
     """Sign BUNDLE after checking every file in it against its manifest."""
-    from bloodedge.signing import sign_bundle
+    from bloodedge.signing.signature import sign_bundle
 
     signature = sign_bundle(bundle, _key_in_use(key, password_file), out)
     click.echo(f"{out or bundle} is signed with key {signature.key_id}.")
@@ -154,7 +154,8 @@ def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) 
 def verify(bundle: Path, store: Path | None) -> None:
     """Show who signed BUNDLE, or that it came with this installation, or why it cannot be trusted (exit code 1)."""
     from bloodedge.bundle import Bundle
-    from bloodedge.signing import TrustStore, verify_bundle
+    from bloodedge.signing.signature import verify_bundle
+    from bloodedge.signing.trust import TrustStore
 
     with Bundle(bundle) as opened:
         what = f'"{opened.manifest.name}" (serial {opened.manifest.serial})'

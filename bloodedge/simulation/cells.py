@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.imaging import Image
-from bloodedge.simulation.absorption import AZURE, EOSIN, HAEMOGLOBIN, Floats
+from bloodedge.simulation.optics import AZURE, EOSIN, HAEMOGLOBIN, Floats
 from bloodedge.simulation.spec import SubjectStyle
 
 RED_CELL_UM = (6.0, 8.5)

@@ -13,9 +13,8 @@ from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, Image, ImagingSpec, network_input
-from bloodedge.simulation.absorption import transmittance
 from bloodedge.simulation.cells import white_cell
-from bloodedge.simulation.optics import captured, defocused, illumination
+from bloodedge.simulation.optics import captured, defocused, illumination, transmittance
 from bloodedge.simulation.spec import FieldSpec, SubjectStyle
 
 CROP_PX = 450

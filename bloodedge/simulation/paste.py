@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import SOURCE_LIGHT, Cell, Image
-from bloodedge.simulation.absorption import Floats
+from bloodedge.simulation.optics import Floats
 from bloodedge.simulation.smear import Field, TrueCell
 
 _EDGE_UM = 0.15

@@ -7,8 +7,7 @@ import numpy as np
 
 from bloodedge.imaging import Cell, Image
 from bloodedge.simulation import cells as draw
-from bloodedge.simulation.absorption import Floats, transmittance
-from bloodedge.simulation.optics import captured, defocused, illumination
+from bloodedge.simulation.optics import Floats, captured, defocused, illumination, transmittance
 from bloodedge.simulation.spec import FieldSpec
 
 Box = tuple[int, int, int, int]

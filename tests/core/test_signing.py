@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from bloodedge.bundle import MANIFEST, SIGNATURE, Bundle, zip_files
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.signing import Signer, TrustStore, Untrusted, read_private_key, sign_bundle, verify_bundle
 from bloodedge.signing import trust as store
-from bloodedge.signing.keys import PublicKey, id_of, new_key, read_public_key, write_public_key
-from bloodedge.signing.trust import revoke, trust
+from bloodedge.signing.keys import PublicKey, id_of, new_key, read_private_key, read_public_key, write_public_key
+from bloodedge.signing.signature import Signer, Untrusted, sign_bundle, verify_bundle
+from bloodedge.signing.trust import TrustStore, revoke, trust
 from support.needs import needs
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"

@@ -14,7 +14,7 @@ import pytest
 
 from bloodedge.bundle import Bundle
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.signing import read_public_key
+from bloodedge.signing.keys import read_public_key
 from bloodedge.signing.trust import REVOKED, revoke
 from bloodedge_device.bundles import loading
 from bloodedge_device.bundles.install import install

@@ -18,7 +18,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import sha256
-from bloodedge.signing import Untrusted
+from bloodedge.signing.signature import Untrusted
 from bloodedge.signing.trust import revoke
 from bloodedge_device.bundles import trial
 from bloodedge_device.bundles.install import install

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
-from bloodedge.signing import read_private_key, sign_bundle
-from bloodedge.signing.keys import new_key
+from bloodedge.signing.keys import new_key, read_private_key
+from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.bundles import loading
 from bloodedge_device.bundles import slot_record as slots_record

@@ -12,8 +12,8 @@ import pytest
 from bloodedge.bundle import MANIFEST, zip_files
 from bloodedge.cli import main
 from bloodedge.errors import BloodedgeError
-from bloodedge.signing import Untrusted, read_private_key, sign_bundle
-from bloodedge.signing.keys import PublicKey, new_key
+from bloodedge.signing.keys import PublicKey, new_key, read_private_key
+from bloodedge.signing.signature import Untrusted, sign_bundle
 from bloodedge.signing.trust import revoke, trust
 from bloodedge_device.bundles.loading import load
 from bloodedge_device.daemon.loop import run_device

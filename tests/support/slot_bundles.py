@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from bloodedge.bundle import MANIFEST, zip_files
-from bloodedge.signing import read_private_key, sign_bundle
-from bloodedge.signing.keys import new_key
+from bloodedge.signing.keys import new_key, read_private_key
+from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import trust
 from bloodedge_device.bundles.install import install
 from bloodedge_device.bundles.slot_record import Record

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -28,7 +28,13 @@ CLASSES = ("normal", "blast")
 @click.option("--layer", metavar="NAME", help="Map this layer of the features (default: their last).")
 @json_option("findings")
 def explain(
-    run: Path, out: Path | None, montage: Path | None, label: str | None, json_target: str | None, **options: Any
+    run: Path,
+    images: tuple[Path, ...],
+    out: Path | None,
+    montage: Path | None,
+    label: str | None,
+    layer: str | None,
+    json_target: str | None,
 ) -> None:
     """Show where in each IMAGE the network of the run folder RUN finds its evidence (Grad-CAM).
 
@@ -36,16 +42,14 @@ def explain(
     evidence on it and over the whole frame, with the shares on the cell and on its border.
     """
     from bloodedge.console import emit, progress, say
-    from bloodedge_train.explain.explain import Request
     from bloodedge_train.explain.explain import explain as run_explanation
 
     if montage and montage.suffix.lower() != ".png":
         raise UsageError(f"--montage {montage} must end in .png.")
     target = out or run / "explained"
     chosen = None if label is None else CLASSES.index(label)
-    request = Request(run=run, out=target, montage=montage, label=chosen, **options)
     with progress("Explaining cells") as update:
-        found = run_explanation(request, say, update)
+        found = run_explanation(run, images, target, say, update, sheet=montage, layer=layer, label=chosen)
     written = f"Pictures: {target}" + (f", montage: {montage}" if montage else "")
     emit([asdict(each) for each in found], json_target, lambda: _show_explained(found, written))
 

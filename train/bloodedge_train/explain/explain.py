@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -39,46 +38,43 @@ def image_paths(asked: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True)
-class Request:
-    """The options of ``bloodedge explain``."""
+def explain(
+    run: Path,
+    images: Sequence[Path],
+    out: Path,
+    say: Callable[[str], None],
+    progress: Progress,
+    *,
+    sheet: Path | None = None,
+    layer: str | None = None,
+    label: int | None = None,
+) -> list[Explained]:
+    """Write a picture of each image into ``out``, and of all onto a sheet; ``say`` gets a line for each left out.
 
-    run: Path
-    images: Sequence[Path]
-    out: Path
-    montage: Path | None = None
-    layer: str | None = None
-    label: int | None = None
-    """Map the evidence for this class, 0 or 1; by default for the likelier one."""
-
-
-def explain(request: Request, say: Callable[[str], None], progress: Progress | None = None) -> list[Explained]:
-    """Write a picture of each image into ``request.out``, and the montage; ``say`` gets a line for each image left out.
-
+    layer, label: as in ``cut`` and ``grad_cam``.
     Raises UsageError when the run, an image or the layer does not exist, BloodedgeError when no image can be read.
     """
-    record = read_run(request.run)
-    paths = image_paths(request.images)
-    require_apart(request.out, paths, "--out")
+    record = read_run(run)
+    paths = image_paths(images)
+    require_apart(out, paths, "--out")
     cells = _readable(paths, say)
     first = next(cells)  # before Keras, which takes seconds to load
     cells = chain([first], cells)
-    network = cut(load_model(request.run), request.layer)
+    network = cut(load_model(run), layer)
     pictures = _picture_names(paths)
     results: list[Explained] = []
     tiles: list[Image] = []
     while batch := list(islice(cells, BATCH)):
-        looks = look(network, record, [cell for _, cell in batch], request.label)
+        looks = look(network, record, [cell for _, cell in batch], label)
         for (path, _), found in zip(batch, looks, strict=True):
-            picture = request.out / pictures[path]
+            picture = out / pictures[path]
             results.append(explained(found, record, path, picture))
             tiles.append(draw(found, results[-1]))
             write_png(picture, tiles[-1])
-        tiles = tiles[:MONTAGE_CELLS] if request.montage else []
-        if progress:
-            progress(len(results), len(paths))
-    if request.montage:
-        write_png(request.montage, montage(tiles))
+        tiles = tiles[:MONTAGE_CELLS] if sheet else []
+        progress(len(results), len(paths))
+    if sheet:
+        write_png(sheet, montage(tiles))
         if len(results) > len(tiles):
             say(f"The montage shows the first {len(tiles)} of {len(results)} cells.")
     return results

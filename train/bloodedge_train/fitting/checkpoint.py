@@ -85,8 +85,8 @@ class Checkpoints:
         older = self.epochs()
         weights = network.get_weights()
         with folder_beside(self.folder / f"epoch_{state.epochs_done:04d}") as folder:
-            _save_arrays(folder / WEIGHTS, weights)
-            _save_arrays(folder / OPTIMISER, [np.asarray(v) for v in optimiser.variables])
+            np.savez(folder / WEIGHTS, *weights)
+            np.savez(folder / OPTIMISER, *(np.asarray(v) for v in optimiser.variables))
             if state.stagnant == 0:
                 shutil.copy2(folder / WEIGHTS, folder / BEST)
             else:
@@ -146,14 +146,10 @@ def _save_average(weights: list[NDArray[Any]], before: Path | None, count: int, 
     if before is not None:
         mean = _load_arrays(before)
         weights = [m + (w - m) / count if w.dtype.kind == "f" else w for m, w in zip(mean, weights, strict=True)]
-    _save_arrays(target, weights)
-
-
-def _save_arrays(path: Path, weights: list[NDArray[Any]]) -> None:
-    """Store arrays in order; unlike an HDF5 file this fails with a plain OSError when the disk is full."""
-    np.savez(path, *weights)
+    np.savez(target, *weights)
 
 
 def _load_arrays(path: Path) -> list[NDArray[Any]]:
+    """What ``np.savez`` stored in order; unlike HDF5 it fails with a plain OSError when the disk is full."""
     with np.load(path) as stored:
         return [stored[f"arr_{number}"] for number in range(len(stored.files))]

@@ -1,4 +1,4 @@
-"""The networks: one file and one row here for each.
+"""The networks: one file per family.
 
 Every network takes uint8 RGB ``(N, H, W, 3)`` and gives float32 softmax probabilities ``(N, classes)``; scaling to what
 the family expects lies inside the graph.
