@@ -45,8 +45,9 @@ def measure_rates(
     classifiers = [open_bundle(bundle, a.engine, a.precision, threads) for a in manifest.artifacts]
     cells = _held_out(classifiers[0], dataset, leave_out)
     filmed = film(cells, [], manifest.imaging, seed=0, progress=progress)
+    name = f"cells of people not seen in training, of {data.name} ({dataset.fingerprint[:12]})"
     measured = [
-        _measured(artifact, classifier, filmed, manifest, _data_name(data, dataset))
+        _measured(artifact, classifier, filmed, manifest, name)
         for artifact, classifier in zip(manifest.artifacts, classifiers, strict=True)
     ]
     _require_people(measured[0].rates, data)
@@ -88,10 +89,6 @@ def _require_people(rates: Rates | None, data: Path) -> None:
             f"{data} holds too few people whom this bundle has not seen: rates need {FEWEST_PEOPLE} or more with blasts"
             f" and {FEWEST_PEOPLE} or more with normal cells, of whom some cells are called."
         )
-
-
-def _data_name(data: Path, dataset: Dataset) -> str:
-    return f"cells of people not seen in training, of {data.name} ({dataset.fingerprint[:12]})"
 
 
 def _fitted(manifest: Manifest, classifier: Classifier, dataset: Dataset) -> FittedPictures | None:

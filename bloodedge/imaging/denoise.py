@@ -5,13 +5,12 @@ nearest pixel of the cell.
 """
 
 import math
-from collections.abc import Callable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.imaging.cell import Image
+from bloodedge.imaging.cell import Image, as_image
 
 Plane = NDArray[np.int32]
 
@@ -26,8 +25,10 @@ def denoise(bgr: Image, mask: Image, kind: str) -> Image:
 
     kind: "gaussian", "median" (both 3x3) or "wavelet" (see ``wavelet``).
     """
-    filters: dict[str, Callable[[Image, Image], Image]] = {"gaussian": _gaussian, "median": _median, "wavelet": wavelet}
-    return filters[kind](_grown(bgr, mask), mask)
+    grown = _grown(bgr, mask)
+    if kind == "gaussian":  # weights 1 2 1 along both axes, in fixed point: (sum + 8) // 16, without error
+        return as_image(cv2.GaussianBlur(grown, (3, 3), 0, borderType=cv2.BORDER_REPLICATE))
+    return as_image(cv2.medianBlur(grown, 3)) if kind == "median" else wavelet(grown, mask)
 
 
 def _grown(bgr: Image, mask: Image) -> Image:
@@ -44,15 +45,6 @@ def _grown(bgr: Image, mask: Image) -> Image:
     pixels = bgr.reshape(-1, 3).copy()
     pixels[rim] = pixels[pixel_of_label[labels.ravel()[rim]]]
     return pixels.reshape(bgr.shape)
-
-
-def _gaussian(bgr: Image, _mask: Image) -> Image:
-    """Weights 1 2 1 along both axes, which OpenCV applies to bytes in fixed point: (sum + 8) // 16, without error."""
-    return np.asarray(cv2.GaussianBlur(bgr, (3, 3), 0, borderType=cv2.BORDER_REPLICATE), np.uint8)
-
-
-def _median(bgr: Image, _mask: Image) -> Image:
-    return np.asarray(cv2.medianBlur(bgr, 3), np.uint8)
 
 
 def wavelet(bgr: Image, mask: Image) -> Image:

@@ -29,14 +29,6 @@ def is_truncated(data: bytes) -> bool:
         return True
 
 
-def _bmp_is_whole(data: bytes) -> bool:
-    return len(data) >= _bmp_length(data)
-
-
-def _webp_is_whole(data: bytes) -> bool:
-    return len(data) >= int.from_bytes(data[4:8], "little") + 8
-
-
 def _bmp_length(data: bytes) -> int:
     """Bytes up to the end of a BMP's pixels. Of the size in the header some programs are two bytes off."""
     stated, start = struct.unpack_from("<I4xI", data, 2)
@@ -97,15 +89,11 @@ def _directories(data: bytes, order: str) -> Iterator[bool]:
         (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * entries)
 
 
-def _tiff_is_whole(data: bytes) -> bool:
-    return bool(tiff_pages(data))
-
-
 _WHOLE: dict[bytes, Callable[[bytes], bool]] = {
-    b"BM": _bmp_is_whole,
+    b"BM": lambda data: len(data) >= _bmp_length(data),
     b"\xff\xd8": _jpeg_is_whole,
     PNG: _png_is_whole,
-    b"RIFF": _webp_is_whole,
-    **dict.fromkeys(TIFF, _tiff_is_whole),
+    b"RIFF": lambda data: len(data) >= int.from_bytes(data[4:8], "little") + 8,
+    **dict.fromkeys(TIFF, lambda data: bool(tiff_pages(data))),
 }
 """By a file's first bytes: whether it is whole."""

@@ -124,10 +124,6 @@ def _check_contents(bundle: Bundle, signature: Signature) -> None:
         raise Untrusted("changed", str(error)) from error
 
 
-def _is_zip(path: Path) -> bool:
-    return path.is_file() and zipfile.is_zipfile(path)
-
-
 def sign_bundle(
     path: Path, private_key: "Ed25519PrivateKey", out: Path | None = None, when: datetime | None = None
 ) -> Signature:
@@ -137,7 +133,7 @@ def sign_bundle(
     """
     if out is not None and path.is_dir():
         raise UsageError(f"{path} is a folder, which is signed in place; leave --out away.")
-    if out is not None and out.exists() and not _is_zip(out):
+    if out is not None and out.exists() and not (out.is_file() and zipfile.is_zipfile(out)):
         raise UsageError(f"{out} exists and is no bundle; choose another name for the signed copy.")
     with Bundle(path) as bundle:
         if unlisted := bundle.unlisted():

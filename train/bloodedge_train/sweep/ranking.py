@@ -7,12 +7,13 @@ from statistics import mean, stdev
 from typing import Any
 
 from bloodedge.bundle.run_record import read_metrics
+from bloodedge_train.compare.rows import FIGURES
 from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.trial import TrialRecord, read_trial, run_folder
 
 SHOWN = {"test": ("auc", "weighted_f1", "accuracy"), "shift": ("auc", "weighted_f1")}
-BESIDE = [f"{part}_{name}" for part, names in SHOWN.items() for name in names]
-"""Figures shown beside the ranking: by part, and as "part_figure"."""
+BESIDE = {f"{part}_{name}": f"{part} {FIGURES[name]}" for part, names in SHOWN.items() for name in names}
+"""Figures shown beside the ranking: by part, and each "part_figure" with its title."""
 
 Figures = dict[str, float]
 """By "part_figure", such as "test_auc"."""

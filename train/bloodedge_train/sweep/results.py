@@ -3,13 +3,12 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bloodedge import RESEARCH_USE
 from bloodedge.files import write_json, write_text
-from bloodedge_train.compare.rows import FIGURES
 from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.plot import draw_settings
 from bloodedge_train.sweep.ranking import BESIDE, Row, Table, rank
@@ -94,7 +93,7 @@ def _markdown(plan: Plan, table: Table) -> str:
     return "\n".join([*lines, "", "![Settings and their validation AUC](results.png)", ""])
 
 
-def settings_table(table: Table, beside: Sequence[str] = BESIDE) -> tuple[list[str], list[list[str]]]:
+def settings_table(table: Table, beside: Iterable[str] = BESIDE) -> tuple[list[str], list[list[str]]]:
     """Heads, and a row for each setting, best first; beside: test figures to show, where any setting has them."""
     known = [name for name in beside if any(name in row.beside for row in table.rows)]
     rows = [
@@ -108,7 +107,7 @@ def settings_table(table: Table, beside: Sequence[str] = BESIDE) -> tuple[list[s
         ]
         for number, row in enumerate(table.rows, 1)
     ]
-    return ["", "model", *table.varied, "finished", "validation AUC", *map(_title, known)], rows
+    return ["", "model", *table.varied, "finished", "validation AUC", *(BESIDE[name] for name in known)], rows
 
 
 def _auc_shown(row: Row) -> str:
@@ -116,11 +115,6 @@ def _auc_shown(row: Row) -> str:
     if row.validation_auc is None:
         return "-"
     return f"{row.validation_auc:.3f}" + ("" if row.spread is None else f" ± {row.spread:.3f}")
-
-
-def _title(name: str) -> str:
-    part, _, figure = name.partition("_")
-    return f"{part} {FIGURES[figure]}"
 
 
 def _line(cells: Sequence[str]) -> str:

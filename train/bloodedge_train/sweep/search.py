@@ -63,7 +63,8 @@ def sweep(options: SweepOptions) -> Table:
             f"{options.out} was begun with another {' and another '.join(changed)}; resume it as it was begun, or "
             "choose another --out."
         )
-    left = [t for t in plan.trials if _state(options.out, t) not in {"finished", "pruned"}]
+    ended = {"finished", "pruned"}
+    left = [t for t in plan.trials if (record := read_trial(options.out, t)) is None or record.state not in ended]
     if left:
         _search(options, plan, left)
     shutil.rmtree(options.out / LOCKS, ignore_errors=True)
@@ -72,11 +73,6 @@ def sweep(options: SweepOptions) -> Table:
         first = next(r for r in table.records if r.state == "failed")
         raise BloodedgeError(f"None of the {len(table.records)} trials finished; {first.trial.id}: {first.mistake}")
     return table
-
-
-def _state(out: Path, trial: Trial) -> str:
-    record = read_trial(out, trial)
-    return record.state if record else "waiting"
 
 
 def _search(options: SweepOptions, plan: Plan, left: list[Trial]) -> None:
