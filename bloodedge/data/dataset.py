@@ -58,8 +58,6 @@ class CellFile:
     """Lower case; empty where there are no folds."""
     bytes_digest: str
     pixels_digest: str
-    width_px: int
-    height_px: int
     area_px: int
     brightness: float
     """Mean of the cell's pixels over the three channels, 0..255."""
@@ -210,8 +208,6 @@ def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> Cell
         fold=fold,
         bytes_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         pixels_digest=hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest(),
-        width_px=image.shape[1],
-        height_px=image.shape[0],
         area_px=cell.area_px,
         brightness=float(np.mean(cv2.mean(image, cell.mask)[:3])),
         look=cell_hash(cell),

@@ -64,7 +64,7 @@ class Case:
 
     def draw(self, folder: Path, run: RunRecord, names: tuple[str, ...] = PARTS) -> set[str]:
         cells = [
-            CellFile(f"{n}.png", folder, int(y), s, "", "", "", 32, 32, 1, 1.0, b"")
+            CellFile(f"{n}.png", folder, int(y), s, "", "", "", 1, 1.0, b"")
             for n, (y, s) in enumerate(zip(self.labels, self.subjects, strict=True))
         ]
         metrics = RunMetrics(

@@ -26,7 +26,6 @@ class Prediction:
     """0 normal, 1 blast."""
     blast: float
     """Calibrated probability, 0..1."""
-    uncalibrated: float
 
 
 @dataclass(frozen=True)
@@ -178,12 +177,7 @@ def read_predictions(path: Path, part: str) -> list[Prediction]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as lines:
             return [
-                Prediction(
-                    row["subject"] or UNNAMED,
-                    int(row["label"]),
-                    _probability(row["blast"]),
-                    _probability(row["blast_uncalibrated"]),
-                )
+                Prediction(row["subject"] or UNNAMED, int(row["label"]), _probability(row["blast"]))
                 for row in csv.DictReader(lines)
                 if row["part"] == part
             ]

@@ -16,8 +16,6 @@ from bloodedge_train.figures.drawing import draw
 if TYPE_CHECKING:
     from bloodedge_train.fitting.fit import Samples
 
-__all__ = ["draw", "draw_all"]
-
 Floats = NDArray[np.float64]
 
 
