@@ -126,7 +126,7 @@ fit.batch = [16, "many", -4]
         'grid.fit.lerning_rate: no recipe has this key. Did you mean "fit.learning_rate"?',
         "grid.fit.batch.1: Input should be a valid integer",
         "grid.fit.batch.2: Input should be greater than or equal to 2",
-        "sample.augment.scale.uniform: Input should be less than or equal to 1",
+        "sample.augment.scale.uniform.1: Input should be less than or equal to 1",
         "sample.augment.blur: the lower limit comes first",
         "sample.augment.light.normal",
     ):

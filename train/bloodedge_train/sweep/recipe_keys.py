@@ -78,60 +78,52 @@ def _flat(table: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-Mistakes = list[InitErrorDetails]
-
-
-def _mistake(place: tuple[str | int, ...], value: Any, sentence: str) -> InitErrorDetails:
-    error = PydanticCustomError("space", "{sentence}", {"sentence": sentence})
-    return InitErrorDetails(type=error, loc=place, input=value)
-
-
-def read_table(table: Any, read: Callable[[str, Any, Mistakes], Any]) -> dict[str, Any]:
+def read_table(table: Any, read: Callable[[str, Any], Any]) -> dict[str, Any]:
     """A table of recipe keys, each value read by ``read``; raises one pydantic error that holds every mistake."""
     if not isinstance(table, dict):
         raise PydanticCustomError("table", "this is a table of recipe keys")
-    found, mistakes = {}, Mistakes()
+    found: dict[str, Any] = {}
+    mistakes: list[InitErrorDetails] = []
+
+    def mistake(place: tuple[str | int, ...], value: Any, sentence: str) -> None:
+        error = PydanticCustomError("space", "{sentence}", {"sentence": sentence})
+        mistakes.append(InitErrorDetails(type=error, loc=place, input=value))
+
     for key, value in _flat(table).items():
-        if key in recipe_keys():
-            found[key] = read(key, value, mistakes)
-        else:
+        if key not in recipe_keys():
             hint = did_you_mean(key, recipe_keys()) or " A key is a section and a name, as fit.batch is."
-            mistakes.append(_mistake((key,), value, f"no recipe has this key.{hint}"))
+            mistake((key,), value, f"no recipe has this key.{hint}")
+            continue
+        try:
+            found[key] = read(key, value)
+        except ValidationError as error:
+            for detail in error.errors():
+                mistake((key, *detail["loc"]), detail["input"], detail["msg"])
     if mistakes:
         raise ValidationError.from_exception_data("space", mistakes)
     return found
 
 
-def tried(key: str, value: Any, mistakes: Mistakes) -> Any:
+def tried(key: str, values: Any) -> Any:
     """A grid's list of values."""
-    if not isinstance(value, list) or not value:
-        mistakes.append(_mistake((key,), value, "give a list of values"))
-        return value
-    for number, tried_value in enumerate(value):
-        _check(key, tried_value, (key, number), mistakes)
-    return value
+    kind: Any = Annotated[list[_kind(key)], Field(min_length=1)]  # type: ignore[misc]
+    TypeAdapter(kind).validate_python(values)
+    return values
 
 
-def drawn(key: str, value: Any, mistakes: Mistakes) -> Any:
+def drawn(key: str, value: Any) -> Draw:
     """A sample's draw."""
-    try:
-        draw = Draw.model_validate(value)
-    except ValidationError as error:
-        mistakes += [_mistake((key, *e["loc"]), e["input"], e["msg"]) for e in error.errors()]
-        return value
-    for extreme in draw.extremes:
-        _check(key, extreme if draw.choice else whole(key, extreme), (key, *draw.model_fields_set), mistakes)
+    draw = Draw.model_validate(value)
+    extremes = draw.extremes if draw.choice else [whole(key, extreme) for extreme in draw.extremes]
+    kind: Any = dict[str, list[_kind(key)]]  # type: ignore[misc]
+    TypeAdapter(kind).validate_python(dict.fromkeys(draw.model_fields_set, extremes))
     return draw
 
 
-def _check(key: str, value: Any, place: tuple[str | int, ...], mistakes: Mistakes) -> None:
-    """Add to ``mistakes`` what a recipe would report for ``key = value``."""
+def _kind(key: str) -> Any:
+    """What a recipe takes for ``key``."""
     field = recipe_keys()[key]
-    kind: Any = Annotated[field.annotation, field]
-    try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        mistakes.append(_mistake(place, value, error.errors()[0]["msg"]))
+    return Annotated[field.annotation, field]
 
 
 def whole(key: str, value: Any) -> Any:
