@@ -12,6 +12,7 @@ import field  # noqa: E402
 
 from bloodedge.data.dataset import read_dataset  # noqa: E402
 from bloodedge.evaluation.classifier import open_bundle  # noqa: E402
+from bloodedge.evaluation.ensemble import Ensemble  # noqa: E402
 from bloodedge.evaluation.held_out import choose_cells  # noqa: E402
 
 FIELDS = 12
@@ -24,7 +25,7 @@ RELEASED = BENCHMARKS.parent / "models" / "cells.bundle"
 def fields(data: Path) -> bytes:
     """Frames of two cells each, BGR, one after the other."""
     classifier = open_bundle(RELEASED, "litert", "int8", 1)
-    cells = choose_cells(classifier, read_dataset(data / "cnmc"), "test")[0]
+    cells = choose_cells(Ensemble.of([classifier]), read_dataset(data / "cnmc"), "test")[0]
     cells = cells[:: len(cells) // (2 * FIELDS)]
     backgrounds = [one for one in field._backgrounds(data) if one[0].shape == (HEIGHT, WIDTH, 3)]
     frames = []

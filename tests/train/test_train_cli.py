@@ -20,6 +20,7 @@ from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.data.fitted_pictures import read_fitted_of_run
 from bloodedge.evaluation.classifier import open_run
+from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.evaluation.scoring import score
 
@@ -106,7 +107,7 @@ def test_a_run_folder_holds_all_that_a_run_must_tell(unbroken: Path, rendered_da
     assert not record.split.leaky
     parts = [set(part.subjects) for part in record.split.parts.values()]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 12
-    cells, *_ = choose_cells(open_run(unbroken), _read(rendered_data), "auto")
+    cells, *_ = choose_cells(Ensemble.of([open_run(unbroken)]), _read(rendered_data), "auto")
     assert metrics.parts["test"].cells == len(cells)
     assert set(metrics.parts["test"].per_subject) == set(record.split.parts["test"].subjects)
 
