@@ -6,6 +6,7 @@ wrong colours. Bytes after a picture's end, which cameras and editors leave ther
 
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 OTHER_SUFFIXES = {".avif", ".czi", ".gif", ".heic", ".jp2", ".lif", ".nd2", ".ndpi", ".svs", ".vsi"}
@@ -18,6 +19,11 @@ MOST_PAGES = 10_000
 PHOTOMETRIC = 262
 LAB = {8, 9, 10}
 """PhotometricInterpretation of CIELAB, ICCLAB and ITULAB (TIFF 6.0, and its technical notes)."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name is that of an image; hidden files, such as macOS' "._cell.png", are none."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def is_truncated(data: bytes) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Image, read_image
-from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
+from bloodedge.imaging.picture_files import is_image
 from bloodedge_device.calibration.micrometer import period_px
 from bloodedge_device.calibration.scale import FEWEST_FRAMES, from_micrometer, from_red_cells
 from bloodedge_device.calibration.thresholds import focus_from_frames, focus_from_sweep, from_frames, sharpness, spread
@@ -97,7 +97,7 @@ def _swept(folder: Path) -> tuple[float, FocusRecord]:
     """The threshold of focus from a folder of frames, sorted by name."""
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give the folder with the frames of the focus sweep.")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(filter(is_image, folder.iterdir()))
     return focus_from_sweep([path.name for path in paths], [check(read_image(path)).focus for path in paths])
 
 

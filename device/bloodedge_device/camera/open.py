@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bloodedge.errors import UsageError
-from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
+from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, is_image
 from bloodedge.redact import address_fault
 from bloodedge_device.camera import Camera
 from bloodedge_device.frames import SourceFile
@@ -49,7 +49,7 @@ def _open_replay(settings: CameraSettings, begin: int, done: Iterable[SourceFile
             raise UsageError(f"{path} is a file; give the folder that images are written into.")
         return WatchCamera(settings, path, begin, done)
     if path.is_dir():
-        images = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        images = sorted(filter(is_image, path.rglob("*")))
         if not images:
             raise UsageError(f"{path} has no image (bmp, jpg, png, tif or webp); give a folder of frames.")
         return FolderCamera(settings, path, images, begin)

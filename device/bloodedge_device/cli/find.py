@@ -108,14 +108,14 @@ def to_json(path: Path, found: "Found") -> dict[str, Any]:
 
 def _files(images: Iterable[Path]) -> list[Path]:
     """The image files, folders replaced by their images, each once. Raises UsageError for an empty folder."""
-    from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
+    from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, is_image
 
     files: dict[Path, None] = {}
     for path in images:
         if not path.is_dir():
             files[path] = None
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        inside = sorted(filter(is_image, path.iterdir()))
         if not inside:
             raise UsageError(f"{path} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}); give a folder of images.")
         files.update(dict.fromkeys(inside))

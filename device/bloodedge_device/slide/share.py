@@ -33,15 +33,7 @@ class SlideShare:
     @property
     def figures(self) -> ShareFigures:
         """For programs."""
-        estimate = self.estimate
-        return ShareFigures(
-            called=estimate.called,
-            corrected=estimate.corrected,
-            low=estimate.low,
-            high=estimate.high,
-            limited_by=estimate.limited_by,
-            truth=self.truth,
-        )
+        return ShareFigures.model_validate({**vars(self.estimate), "truth": self.truth})
 
     def enough(self, half_width: float) -> bool:
         """Whether half of the interval's length is at most ``half_width``, after FEWEST_CLUSTERS frames or more."""

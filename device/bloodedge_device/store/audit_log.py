@@ -26,9 +26,8 @@ class Entry:
 
 def append(database: sqlite3.Connection, at: datetime, actor: str, action: str, detail: dict[str, Any]) -> None:
     """Add an entry, addresses in it redacted, inside the caller's transaction."""
-    row = database.execute("SELECT digest FROM audit ORDER BY id DESC LIMIT 1").fetchone()
     values = (at.isoformat(), actor, action, json.dumps(redacted_values(detail), sort_keys=True))
-    digest = _digest(row[0] if row else FIRST, values)
+    digest = _digest(last_digest(database), values)
     database.execute("INSERT INTO audit (at, actor, action, detail, digest) VALUES (?, ?, ?, ?, ?)", (*values, digest))
 
 
