@@ -139,9 +139,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
             reasons = " ".join(f"{kind.replace('/', ' ')}: {reason}" for kind, reason in left_out.items())
             raise BloodedgeError(f"No bundle was written, because every artifact was left out. {reasons}")
         caveats = [caveat for caveat in (worthless, limits.wider) if caveat]
-        manifest = make_manifest(
-            out.stem, record, metrics, cells, people, shipped, left_out, caveats, threads=judge.threads
-        )
+        manifest = make_manifest(out.stem, judge, metrics, cells, people, shipped, left_out, caveats)
         subjects = len(set(judge.held_out.subjects))
         notes = [*caveats, *filter(None, [tiny(len(cells.test.cells), subjects)]), *doubts]
         report("Writing the report", 0, 1)

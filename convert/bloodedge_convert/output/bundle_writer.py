@@ -8,14 +8,14 @@ from bloodedge import __version__
 from bloodedge.bundle import MANIFEST, zip_folder
 from bloodedge.bundle.json_records import write_record
 from bloodedge.bundle.manifest import Baseline, Golden, InputSpec, Manifest, Provenance
-from bloodedge.bundle.run_record import RunMetrics, RunRecord
+from bloodedge.bundle.run_record import RunMetrics
 from bloodedge.decision.reference_people import Reference
 from bloodedge.engine.golden import GOLDEN_CELLS
 from bloodedge.files import sha256, write_beside, write_text
 from bloodedge.machine import hardware_name, versions
 from bloodedge_convert.cells.calibration_set import cells_digest
 from bloodedge_convert.cells.run_cells import Cells
-from bloodedge_convert.judge.measure import Candidate
+from bloodedge_convert.judge.measure import Candidate, Judge
 
 RECORDED = ("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "openvino", "nncf", "tf2onnx", "onnxruntime")
 """Packages whose versions the manifest records."""
@@ -23,20 +23,19 @@ RECORDED = ("tensorflow", "tensorflow-cpu", "keras", "ai-edge-litert", "openvino
 
 def make_manifest(
     name: str,
-    record: RunRecord,
+    judge: Judge,
     metrics: RunMetrics,
     cells: Cells,
     reference: Reference | None,
     shipped: list[Candidate],
     left_out: dict[str, str],
     caveats: list[str],
-    threads: int,
 ) -> Manifest:
     """The manifest of a bundle of ``shipped``, still without its files' digests.
 
     left_out: artifacts that are not in the bundle, such as "litert/int8", and the reason in a sentence.
     """
-    now = datetime.now(UTC)
+    record, now = judge.record, datetime.now(UTC)
     return Manifest(
         serial=int(now.timestamp()),
         name=name,
@@ -74,7 +73,7 @@ def make_manifest(
             calibration_cells=len(cells.calibration.cells),
             calibration_digest=cells_digest(cells.calibration.cells),
             converted=now.isoformat(timespec="seconds"),
-            hardware=f"{hardware_name()}, {threads} threads",
+            hardware=f"{hardware_name()}, {judge.threads} threads",
             versions={"bloodedge": __version__, **versions(RECORDED)},
         ),
         files={},

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
@@ -176,35 +177,33 @@ class PiCamera:
 
     def _wait_until_held(self, camera: Any, wanted: tuple[float, ...]) -> tuple[float, ...]:
         """The light of the first frame that has the wanted light, or of the last of MOST_FRAMES_TO_HOLD."""
-        got = _light_of(self._metadata(camera))
-        for _ in range(MOST_FRAMES_TO_HOLD):
+        for _ in range(1 + MOST_FRAMES_TO_HOLD):
+            got = _light_of(self._metadata(camera))
             if _alike(wanted, got, HELD):
                 break
-            got = _light_of(self._metadata(camera))
         return got
 
     def _metadata(self, camera: Any) -> Metadata:
-        request = self._request(camera)
-        try:
+        with self._request(camera) as request:
             return dict(request.get_metadata())
-        finally:
-            request.release()
 
-    def _request(self, camera: Any) -> Any:
-        """The next frame, which the caller releases; raises BloodedgeError when none comes in time."""
+    @contextmanager
+    def _request(self, camera: Any) -> Iterator[Any]:
+        """The next frame; raises BloodedgeError when none comes in time."""
         try:
-            return camera.capture_request(wait=False).get_result(timeout=self._frame_wait_s)
+            request = camera.capture_request(wait=False).get_result(timeout=self._frame_wait_s)
         except (TimeoutError, RuntimeError) as error:
             camera.cancel_all_and_flush()  # else closing waits for the frame that does not come
             raise BloodedgeError(f"{self.name} stopped giving frames; check its ribbon cable.") from error
+        try:
+            yield request
+        finally:
+            request.release()
 
     def _read(self, camera: Any, index: int) -> Frame | BadFrame:
         start_s = monotonic()
-        request = self._request(camera)
-        try:
+        with self._request(camera) as request:
             image = request.make_array("main")  # a copy of the buffer, so it outlives the request
-        finally:
-            request.release()
         return frame_of(image, index, start_s, self._settings.um_per_px)
 
 
