@@ -2,12 +2,36 @@
 
 import importlib
 import importlib.metadata
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError
+
+_quiet = threading.Lock()
+"""stderr is the whole process': two loads at once would put it back to where the other one sent it."""
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what LiteRT's C++ part prints while a model is loaded: "INFO: Created TensorFlow Lite XNNPACK delegate".
+
+    It has no setting for that, and its errors come as exceptions.
+    """
+    with _quiet:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def load_interpreter(model: bytes, threads: int, *, keep_tensors: bool = False) -> tuple[Any, str]:
@@ -25,8 +49,9 @@ def load_interpreter(model: bytes, threads: int, *, keep_tensors: bool = False) 
         plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
         options = {"experimental_preserve_all_tensors": True, "experimental_op_resolver_type": plain}
     try:
-        interpreter = module.Interpreter(model_content=model, num_threads=threads, **options)
-        interpreter.allocate_tensors()
+        with _quiet_stderr():
+            interpreter = module.Interpreter(model_content=model, num_threads=threads, **options)
+            interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         raise BloodedgeError("LiteRT cannot read this model; convert the run again.") from error
     return interpreter, f"{package} {importlib.metadata.version(package)}"

@@ -194,6 +194,7 @@ def openvino_devices() -> list[str]:
     return list(import_openvino().Core().available_devices)
 
 
+SIMULATED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 NETWORKS_THAT_COME_AND_GO = """
 import ctypes, gc, os, signal, sys
 from pathlib import Path
@@ -214,14 +215,14 @@ print(*told)
 
 def test_a_signal_finds_its_stack_after_networks_took_over_from_each_other() -> None:
     need("openvino")
-    bundle = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
+    bundle = SIMULATED
     command = [sys.executable, "-c", NETWORKS_THAT_COME_AND_GO, str(bundle)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
 
 
 @pytest.mark.skipif(not STDERR.exists(), reason="there is no /proc")
-def test_loading_networks_leaves_stderr_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stderr_is_back_after_two_loads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[Thread] = []
 
     class SlowInterpreter:
@@ -247,3 +248,14 @@ def test_loading_networks_leaves_stderr_where_it_was(monkeypatch: pytest.MonkeyP
         os.dup2(kept, 2)
         os.close(kept)
     assert after == before
+
+
+def test_loading_a_network_prints_nothing() -> None:
+    pytest.importorskip("ai_edge_litert")
+    code = (
+        "from pathlib import Path\nfrom bloodedge.bundle import Bundle\nfrom bloodedge.engine import load_artifact\n"
+        f"bundle = Bundle(Path({str(SIMULATED)!r}))\n"
+        "load_artifact(bundle, bundle.manifest.artifact('litert', 'int8'), 1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
