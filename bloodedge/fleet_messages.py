@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 """At most 11 days: sums of them stay numbers."""
 Address = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)]
-"""Of a file, over HTTP."""
+"""A file's address, over HTTP."""
 
 
 class Wire(BaseModel):
@@ -64,10 +64,10 @@ class BaselineFigures(Wire):
 
     hardware: Hardware
     latency_ms: Percentiles
-    """Of one cell's inference."""
+    """Inference of one cell."""
     accuracy: float = Field(ge=0, le=1)
     artifact_accuracy: float = Field(ge=0, le=1)
-    """On the same held-out cells."""
+    """Accuracy of the int8 artifact on the same held-out cells."""
 
 
 class RunningBundle(Wire):
@@ -76,7 +76,7 @@ class RunningBundle(Wire):
     name: Name
     serial: Count
     sha256: Digest | None
-    """Of the slot's file; None outside the slots."""
+    """SHA-256 of the slot's file; None outside the slots."""
     state: Literal["shipped", "from settings", "on probation", "good"]
     engine: Name
     precision: Name
@@ -129,7 +129,7 @@ class BoardReport(Wire):
     clock_synchronised: bool | None
     """None if unknown."""
     uptime_s: float = Field(ge=0)
-    """Of the daemon."""
+    """Since the daemon's start."""
     version: Name
     hardware: Hardware
     alive: bool
@@ -159,7 +159,7 @@ class BoardReport(Wire):
 
     @property
     def uncertain_share(self) -> float | None:
-        """Of all cells since the start; None before the first."""
+        """Share of uncertain cells since the start; None before the first cell."""
         total = sum(self.cells.values())
         return self.cells.get("uncertain", 0) / total if total else None
 

@@ -92,7 +92,7 @@ def _breaks(character: str) -> bool:
 
 
 def _spell(error: UnicodeError) -> tuple[str, int]:
-    """For a codec: what it cannot encode, in ASCII."""
+    """A codec's error handler: writes what it cannot encode in ASCII."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end

@@ -39,7 +39,7 @@ class Evaluation(Strict):
     """Recall of blasts."""
     specificity: float | None
     f1: float | None = None
-    """Of blasts."""
+    """F1 of the blasts."""
     auc: float | None
     pr_auc: float | None = None
     """Average precision."""

@@ -19,12 +19,12 @@ from bloodedge.files import file_mode
 MANIFEST = "manifest.json"
 SIGNATURE = "signature.json"
 REPORT = "report.html"
-"""Of the conversion; other files are named by the manifest."""
+"""The conversion's report; the manifest names all other files."""
 
 LARGEST_FILE = 512 * 2**20
 LARGEST_BUNDLE = 2 * LARGEST_FILE
 LARGEST_RECORD = 16 * 2**20
-"""Of manifest and signature, in bytes."""
+"""Largest manifest or signature, in bytes."""
 
 MOST_FILES = 200
 LARGEST_DIRECTORY = 2**18
@@ -48,7 +48,7 @@ class Bundle:
             if self._zip is not None:
                 _check_entries(path, self._zip.infolist())
             self.manifest_bytes = self._raw(MANIFEST, LARGEST_RECORD)
-            """As stored: what a signature covers."""
+            """The manifest as stored: the bytes that a signature covers."""
             self.manifest = parse_record(Manifest, self.manifest_bytes, f"{path}: {MANIFEST}")
             for name in self.manifest.files:
                 _check_name(path, name)

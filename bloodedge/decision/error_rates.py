@@ -49,9 +49,9 @@ class Rates(Strict):
     data: str = ""
     """Which cells were measured."""
     blast: dict[str, Outcomes]
-    """Of true blasts."""
+    """What true blasts were called, by person."""
     normal: dict[str, Outcomes]
-    """Of true normal cells."""
+    """What true normal cells were called, by person."""
 
     @property
     def known(self) -> bool:
@@ -97,12 +97,12 @@ class NewPerson:
     """Chances of people not yet seen, float64 (DRAWS,) each, 0..1."""
 
     called_blasts: Floats
-    """Of a blast, to be called at all."""
+    """Chance that a blast is called at all."""
     called_normals: Floats
     sensitivity: Floats
-    """Of a called blast, to be called a blast."""
+    """Chance that a called blast is called a blast."""
     false_blasts: Floats
-    """Of a called normal cell, to be called a blast."""
+    """Chance that a called normal cell is called a blast."""
 
 
 def _people(outcomes: Mapping[str, Outcomes]) -> int:

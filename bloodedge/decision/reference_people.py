@@ -40,7 +40,7 @@ class AspectReference(Strict):
     """One aspect of the reference people's cells."""
 
     quantiles: tuple[float, ...] = Field(min_length=101, max_length=101)
-    """Of all cells, from 0 to 100 % in steps of 1 %."""
+    """Quantiles over all cells, from 0 to 100 % in steps of 1 %."""
     limit: float = Field(ge=0, le=1)
     """LIMIT_QUANTILE over people of each one's distance from all the others'."""
 

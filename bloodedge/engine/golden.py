@@ -30,7 +30,7 @@ class GoldenResult:
     flips: int
     """Cells whose class differs from the float model's."""
     max_probability_difference: float
-    """Of calibrated blast probabilities, 0..1."""
+    """Largest difference between calibrated blast probabilities, 0..1."""
     passed: bool
     """Whether both stay within what was seen at conversion, rounding allowed for."""
 

@@ -102,4 +102,4 @@ _WHOLE: dict[bytes, Callable[[bytes], bool]] = {
     b"RIFF": lambda data: len(data) >= int.from_bytes(data[4:8], "little") + 8,
     **dict.fromkeys(TIFF, lambda data: bool(tiff_pages(data))),
 }
-"""By a file's first bytes: whether it is whole."""
+"""Whether a file is whole, by its first bytes."""

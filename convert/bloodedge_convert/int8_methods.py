@@ -37,7 +37,7 @@ class Attempt(Strict):
     kind: Kind
     method: Method
     trial: Agreement
-    """On validation cells."""
+    """Agreement on validation cells."""
     distance: float
     """Mean distance of the blast probability from the float model's, on the same cells."""
     held_out: Agreement | None

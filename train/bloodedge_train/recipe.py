@@ -22,7 +22,7 @@ class AugmentSpec(Strict):
     shift: float = Field(default=0.0, ge=0, le=0.2)
     """Uniform, as a share of the frame."""
     light: float = Field(default=0.0, ge=0, le=1)
-    """Of log intensity, all channels together: lamp and exposure."""
+    """Spread of log intensity, all channels together: lamp and exposure."""
     stain: float = Field(default=0.0, ge=0, le=1)
     """Of log optical density, all channels together: stain strength (Beer-Lambert)."""
     colour: float = Field(default=0.0, ge=0, le=1)

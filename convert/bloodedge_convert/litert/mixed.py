@@ -68,7 +68,7 @@ class Mixed(Strict):
     """Mean distance of the blast probability from the float model's, on the trial cells, with all layers in int8."""
     distance_after: float
     sensitivities: list[Sensitivity]
-    """Of the layers that were tried, by worth, largest first."""
+    """The layers that were tried, the most worth first."""
 
 
 def find_float_layers(

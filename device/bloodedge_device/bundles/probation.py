@@ -12,7 +12,7 @@ from bloodedge_device.settings.sections import UpdateSettings
 from bloodedge_device.store import open_for_reading
 
 LATEST_CELLS = 2000
-"""Of a bundle's cells, the latest that are judged."""
+"""How many of a bundle's latest cells are judged."""
 LATEST_SLIDES = 20
 ENOUGH_CELLS = 100
 """Fewest cells of the previous bundle for its figures to count."""

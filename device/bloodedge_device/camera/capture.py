@@ -95,7 +95,7 @@ class _Pulse(threading.Event):
         self._sender = sender
 
     def wait(self, timeout: float | None = None) -> bool:
-        """As Event's; sends signs of life meanwhile."""
+        """Wait as Event does; sends signs of life meanwhile."""
         left_s = float("inf") if timeout is None else timeout
         while left_s > SIGN_OF_LIFE_S:
             if super().wait(SIGN_OF_LIFE_S):

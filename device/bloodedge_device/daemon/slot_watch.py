@@ -29,7 +29,7 @@ from bloodedge_device.store import open_for_reading
 log = logging.getLogger("bloodedge.device")
 
 ACTOR = "slots"
-"""Of entries in the audit log."""
+"""Who acts, in the audit log."""
 
 
 class SlotWatch:

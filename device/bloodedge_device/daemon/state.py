@@ -59,7 +59,7 @@ class DaemonState:
         self.first_slide = self.last_slide = 0
         self.live, self.rate, self.totals = Live(), Rate(), Totals()
         self.faults = ModelFaults()
-        """Of the network in force."""
+        """Faults of the network in use."""
         self.finished_times: Mapping[str, LatencyHistogram] = {}
         """How long each stage took on slides that have ended."""
         self.pace = Pace.FULL

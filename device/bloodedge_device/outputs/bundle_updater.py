@@ -22,10 +22,10 @@ log = logging.getLogger("bloodedge.device")
 
 FILE = "wanted.json"
 DOWNLOAD = "wanted.download"
-"""In the state folder."""
+"""The file's name in the state folder."""
 
 PARTING_S = 10.0
-"""For an install that runs when the daemon ends."""
+"""How long the daemon's end waits for a running install."""
 
 SPARE_BYTES = 64 * 2**20
 """Left free on the disk besides the download and the slot's copy."""
@@ -98,7 +98,7 @@ class BundleUpdater:
 
     @property
     def state(self) -> WantedState | None:
-        """For the board's report."""
+        """The request's state, for the board's report."""
         request = self._current
         if request is None:
             return None

@@ -22,12 +22,12 @@ class StatusPayload(TypedDict):
     blast_percent_high: float | None
     """Ends of its 95 % interval."""
     blast_percent_called: float | None
-    """Of called cells, as called; None before the first."""
+    """Blasts among called cells, not corrected; None before the first."""
     cells_called: int
     cells_uncertain: int
     frames_per_second: float
     focus: float | None
-    """Of the newest frame, as the frame gate measures it."""
+    """Sharpness of the newest frame, from the frame gate."""
     slide: str
     """The slide's label."""
     camera: str

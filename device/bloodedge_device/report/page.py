@@ -209,7 +209,7 @@ def _shown(cell: ShownCell) -> dict[str, str]:
 
 
 END_CHARACTERS = 10
-"""Of a file's name: names of one camera differ at their ends."""
+"""How much of a file name's end is kept: names of one camera differ there."""
 
 
 def _end(source: str) -> str:

@@ -32,7 +32,7 @@ class SlideShare:
 
     @property
     def figures(self) -> ShareFigures:
-        """For programs."""
+        """The figures as plain data."""
         return ShareFigures.model_validate({**vars(self.estimate), "truth": self.truth})
 
     def enough(self, half_width: float) -> bool:

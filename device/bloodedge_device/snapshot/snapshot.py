@@ -65,7 +65,7 @@ class Snapshot:
     """None where no broker is set."""
     disk_free_bytes: int
     temperature_c: float | None
-    """Of the processor."""
+    """The processor's temperature."""
     clock_synchronised: bool | None
 
     @property

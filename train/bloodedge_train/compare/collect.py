@@ -47,14 +47,14 @@ class Entry:
     threshold: float
     evaluation: Evaluation
     latency_ms: LatencyMs
-    """Of the float model, batch 1, on ``hardware``."""
+    """Latency of the float model, batch 1, on ``hardware``."""
     hardware: str
     float_bytes: int | None
     copies_left_out: bool
     """Whether copies of training pictures were left out of the held-out ones."""
     history: list[dict[str, float]] = field(default_factory=list)
     predictions: list[Prediction] = field(default_factory=list)
-    """Of the compared part, where the run kept them."""
+    """Predictions of the compared part, where the run kept them."""
     bundle: Path | None = None
     manifest: Manifest | None = None
 

@@ -90,7 +90,7 @@ class Row(Strict):
     size_px: int
     float_bytes: int | None
     latency_ms: LatencyMs
-    """Of the float model, batch 1, on ``hardware``."""
+    """Latency of the float model, batch 1, on ``hardware``."""
     hardware: str
     converted: list[Converted]
     histories: list[list[dict[str, float]]]

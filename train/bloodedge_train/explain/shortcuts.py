@@ -70,7 +70,7 @@ class ShortcutAudit:
     """True when the run was split by image: cells of one person are in training and in test."""
     cells: dict[str, int]
     subjects: dict[str, int]
-    """By part."""
+    """Number of people by part."""
     cues: list[CueScore]
     altered: list[AlteredScore]
 

@@ -87,7 +87,7 @@ class Session:
         self._window = Window(0)
         self._ready: deque[Message] = deque()
         self._topics: dict[int, str] = {}
-        """Of packets that are not from the outbox."""
+        """Topics of packets that are not from the outbox."""
         self._warned: set[str] = set()
         self._room = WINDOW
         self._largest: int | None = None
