@@ -222,7 +222,7 @@ def test_a_folder_that_is_not_there_yet_is_awaited(folder: Path, state: Path) ->
     running = daemon(folder / "share", state)
     try:
         assert running.stderr is not None
-        assert any("share is not there" in line for line in running.stderr)
+        assert any("share does not exist" in line for line in running.stderr)
         (folder / "share").mkdir()
         (folder / "share" / "a.png").write_bytes(image(100))
         wait_for_sources(state, 1)
