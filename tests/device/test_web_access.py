@@ -507,16 +507,16 @@ def test_a_body_that_turns_malformed_ends_the_connection(server: WebServer, capl
 
 
 def test_when_too_many_ask_the_answer_says_when_to_try_again(
-    server: WebServer, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits: dict[str, int] = server._servers[1].config.http.keywords  # type: ignore[union-attr]
-    monkeypatch.setitem(limits, "most", 1)
-    request = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"
-    status, headers, body = raw_answer(server, request % b"/api/v1/status")
+    monkeypatch.setattr("bloodedge_device.web.server.CONNECTIONS", 1)
+    server = request.getfixturevalue("server")
+    get = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"
+    status, headers, body = raw_answer(server, get % b"/api/v1/status")
     assert (status, headers["retry-after"]) == (503, "5")
     assert json.loads(body) == {"error": "Too many requests at the same time; try again in 5 s."}
     assert request_checks.HEADERS.items() <= headers.items()
-    status, headers, body = raw_answer(server, request % b"/slides")
+    status, headers, body = raw_answer(server, get % b"/slides")
     assert (status, headers["content-type"]) == (503, "text/html; charset=utf-8")
     assert b"try again in 5 s." in body
 
