@@ -62,9 +62,6 @@ class Services:
         self._running.close()
 
     def _publish(self) -> None:
-        from bloodedge_device.bundles.install import install
-        from bloodedge_device.bundles.slot_record import read_record
-        from bloodedge_device.outputs.bundle_updater import BundleUpdater
         from bloodedge_device.outputs.fleet_report import Reporter
         from bloodedge_device.outputs.home_assistant import discovery, status_payload
         from bloodedge_device.outputs.mqtt.publisher import MqttPublisher
@@ -73,6 +70,10 @@ class Services:
         page = None if state.settings.web.is_local else self.page or None
         updater = None
         if state.settings.update.from_fleet:
+            from bloodedge_device.bundles.install import install
+            from bloodedge_device.bundles.slot_record import read_record
+            from bloodedge_device.outputs.bundle_updater import BundleUpdater
+
             updater = BundleUpdater(
                 state.settings.state,
                 mqtt.ca,
