@@ -17,7 +17,7 @@ from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 from bloodedge_device.finder import find_cells
 from bloodedge_device.finder.picture import outlined
 
-SPEC = ImagingSpec(size_px=160, scale="canonical", light="levelled")
+SPEC = ImagingSpec(size_px=160, views=("canonical",), light="levelled")
 FIELDS = ((21, "warm"), (33, "neutral"), (8, "blue"))
 TITLES = ("what the camera gives", "what the finder finds", "what the network gets")
 FRAME = (400, 300)

@@ -24,8 +24,8 @@ from bloodedge_device.finder import find_cells
 
 SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),
-    "canonical, levelled": ImagingSpec(size_px=80, scale="canonical", light="levelled"),
-    "canonical, equalised": ImagingSpec(size_px=160, scale="canonical", light="equalised"),
+    "canonical, levelled": ImagingSpec(size_px=80, views=("canonical",), light="levelled"),
+    "canonical, equalised": ImagingSpec(size_px=160, views=("canonical",), light="equalised"),
     "gaussian": ImagingSpec(size_px=64, um_per_px=0.3, denoise="gaussian"),
     "median": ImagingSpec(size_px=96, um_per_px=0.15, denoise="median"),
     "wavelet, levelled": ImagingSpec(size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled"),

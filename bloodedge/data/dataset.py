@@ -261,12 +261,12 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | 
 
 
 def read_input(cell: CellFile, spec: ImagingSpec) -> Image:
-    """One cell as network input uint8 (H, W, 3) RGB."""
+    """One cell as network input uint8 ``spec.input_shape``, RGB."""
     return network_input(cell_on_black(read_image(cell.path), CNMC_UM_PER_PX), spec)
 
 
 def inputs(cells: Sequence[CellFile], spec: ImagingSpec, progress: Progress | None = None) -> NDArray[np.uint8]:
-    """Network inputs uint8 (N, H, W, 3) RGB, decoded on all cores."""
+    """Network inputs uint8 (N, *spec.input_shape), RGB, decoded on all cores."""
     if not cells:
-        return np.empty((0, spec.size_px, spec.size_px, 3), np.uint8)
+        return np.empty((0, *spec.input_shape), np.uint8)
     return np.stack(in_threads(lambda cell: read_input(cell, spec), cells, progress))

@@ -5,7 +5,7 @@ machine. The spec travels with the run folder and the bundle.
 """
 
 from bloodedge.imaging.cell import BACKGROUND_LEVEL, CNMC_UM_PER_PX, SOURCE_LIGHT, Cell, Image, as_image, cell_on_black
-from bloodedge.imaging.network_input import ImagingSpec, network_input
+from bloodedge.imaging.network_input import ImagingSpec, View, first_view, network_input
 from bloodedge.imaging.reading import colour_8bit, decode_image, read_image, read_images
 
 __all__ = [
@@ -15,10 +15,12 @@ __all__ = [
     "Cell",
     "Image",
     "ImagingSpec",
+    "View",
     "as_image",
     "cell_on_black",
     "colour_8bit",
     "decode_image",
+    "first_view",
     "network_input",
     "read_image",
     "read_images",

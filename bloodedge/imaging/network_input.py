@@ -1,12 +1,12 @@
 """The one preprocessing: a cell becomes the network's input, by integer arithmetic and bit-exact filters alone."""
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
@@ -15,14 +15,28 @@ from bloodedge.imaging.denoise import denoise
 
 Counts = NDArray[np.int64]
 
+View = Literal["physical", "canonical"]
+"""A scale at which the network sees a cell. physical: every cell at ``um_per_px``; canonical: every cell resampled to
+``area_fraction`` of the frame."""
+
+
+def _all_different(views: tuple[View, ...]) -> tuple[View, ...]:
+    if len(set(views)) < len(views):
+        message = f'views: "{views[0]}" is there twice; name each view once'
+        raise ValueError(message)
+    return views
+
 
 class ImagingSpec(Strict):
     """How a cell becomes network input; every stage applies the one that the run folder or bundle carries."""
 
     size_px: int = Field(default=160, ge=32, le=1024)
     um_per_px: float = Field(default=2 * CNMC_UM_PER_PX, gt=0.01, lt=2)
-    scale: Literal["physical", "canonical"] = "physical"
-    """physical: every cell at ``um_per_px``; canonical: every cell resampled to ``area_fraction`` of the frame."""
+    views: Annotated[tuple[View, ...], Field(min_length=1, max_length=2), AfterValidator(_all_different)] = (
+        "physical",
+    )
+    """The network sees the cell once at each of these scales. Figures of the training domain and pictures of a cell are
+    those of the first view."""
     area_fraction: float = Field(default=0.45, gt=0.05, lt=0.9)
     light: Literal["as_is", "levelled", "equalised"] = "as_is"
     """levelled: each channel's 10th and 90th percentiles inside the mask are moved to fixed levels; equalised: each
@@ -32,11 +46,29 @@ class ImagingSpec(Strict):
 
     removed: ClassVar = {"colour": "rgb", "stain": None}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_became_views(cls, values: Any) -> Any:
+        """Older versions had one view, under the key ``scale``."""
+        if not isinstance(values, dict) or "scale" not in values:
+            return values
+        if "views" in values:
+            message = "scale is the older name of views; leave it out and keep views"
+            raise ValueError(message)
+        return {key: value for key, value in values.items() if key != "scale"} | {"views": [values["scale"]]}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one network input: (size_px, size_px, 3), or (views, size_px, size_px, 3) for more than one view."""
+        frame = (self.size_px, self.size_px, 3)
+        return frame if len(self.views) == 1 else (len(self.views), *frame)
+
 
 def network_input(cell: Cell, spec: ImagingSpec) -> Image:
-    """The cell as network input: uint8 (spec.size_px, spec.size_px, 3) RGB, 0 outside the mask.
+    """The cell as network input: uint8 ``spec.input_shape``, RGB, 0 outside the mask.
 
-    The cell's bounding box is centred; what reaches beyond the frame is cut. Raises BloodedgeError for an empty mask.
+    In each view the cell's bounding box is centred; what reaches beyond the frame is cut. Raises BloodedgeError for an
+    empty mask.
     """
     x, y, width, height = cv2.boundingRect(cell.mask)
     if width == 0:
@@ -48,27 +80,45 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
     if spec.light != "as_is":
         bgr = _relight(bgr, mask, _levels if spec.light == "levelled" else _equal_shares)
     cut = as_image(cv2.bitwise_and(bgr, bgr, mask=mask))
-    scaled = _resample(cut, _zoom(cell, spec))
-    return as_image(cv2.cvtColor(_centred(scaled, spec.size_px), cv2.COLOR_BGR2RGB))
+    halves = [cut]
+    frames = [_centred(_resample(halves, _zoom(cell, spec, view)), spec.size_px) for view in spec.views]
+    frames = [as_image(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) for frame in frames]
+    return frames[0] if len(frames) == 1 else np.stack(frames)
 
 
-def _zoom(cell: Cell, spec: ImagingSpec) -> float:
-    if spec.scale == "physical":
+def first_view(image: Image) -> Image:
+    """The first view uint8 (H, W, 3) of one network input uint8 (H, W, 3) or (views, H, W, 3)."""
+    return image if image.ndim == 3 else image[0]
+
+
+def _zoom(cell: Cell, spec: ImagingSpec, view: View) -> float:
+    if view == "physical":
         return cell.um_per_px / spec.um_per_px
     return float(np.sqrt(spec.area_fraction * spec.size_px**2 / cell.area_px))
 
 
-def _resample(image: Image, zoom: float) -> Image:
-    """``image`` scaled by ``zoom``: exact 2x2 means while it shrinks by half or more, then bit-exact bilinear."""
+def _resample(halves: list[Image], zoom: float) -> Image:
+    """``halves[0]`` scaled by ``zoom``: exact 2x2 means while it shrinks by half or more, then bit-exact bilinear.
+
+    halves: each half as large as the one before it; those that are missing are appended, for the next view to use.
+    """
+    times = 0
     while zoom <= 0.5:
-        height, width = image.shape[:2]
-        even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT)
-        image = as_image(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
-        zoom *= 2
+        zoom, times = 2 * zoom, times + 1
+    while len(halves) <= times:
+        halves.append(_halved(halves[-1]))
+    image = halves[times]
     if zoom == 1:
         return image
     size = max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom))
     return as_image(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT))
+
+
+def _halved(image: Image) -> Image:
+    """Exact means of 2x2 pixels; odd sides get a black line."""
+    height, width = image.shape[:2]
+    even = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT)
+    return as_image(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
 
 
 def _centred(image: Image, size_px: int) -> Image:

@@ -104,7 +104,7 @@ def _write_png(path: Path, bgr: Image) -> None:
 
 
 def golden_inputs(spec: ImagingSpec, count: int = 32, seed: int = 0) -> Image:
-    """Rendered cells as network inputs, uint8 (count, spec.size_px, spec.size_px, 3) RGB.
+    """Rendered cells as network inputs, uint8 (count, *spec.input_shape), RGB.
 
     Normal cells and blasts take turns, and each is of a subject of its own that is in no rendered data set.
     """

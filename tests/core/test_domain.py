@@ -8,7 +8,7 @@ from bloodedge.decision.domain import ACCEPTANCE, describe, fit_domain, in_a_fie
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.simulation import write_dataset
 
-SPEC = ImagingSpec(size_px=96, scale="canonical", light="levelled")
+SPEC = ImagingSpec(size_px=96, views=("canonical",), light="levelled")
 
 
 @pytest.fixture(scope="module")

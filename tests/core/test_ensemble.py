@@ -189,7 +189,7 @@ def test_a_rescaled_cell_covers_as_much_more_and_keeps_its_colour(draw: Callable
 def test_rescaling_moves_what_follows_size_and_spares_what_does_not(rendered_data: Path) -> None:
     cells = read_dataset(rendered_data).unique[:10]
     physical = member(rendered_data, engine=Lit(), imaging=ImagingSpec(size_px=160))
-    canonical = replace(physical, imaging=ImagingSpec(size_px=160, scale="canonical"))
+    canonical = replace(physical, imaging=ImagingSpec(size_px=160, views=("canonical",)))
     for lit, growth in ((physical, 0.64), (canonical, 1)):
         alone = Ensemble.of([lit])
         before, after = predict(alone, cells).blast, predict(alone, cells, rescale=0.8).blast

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.errors import BloodedgeError
+from bloodedge.config import validate
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import (
     CNMC_UM_PER_PX,
     Cell,
     ImagingSpec,
+    View,
     cell_on_black,
     decode_image,
+    first_view,
     network_input,
     read_image,
     read_images,
@@ -121,7 +124,7 @@ def test_bilinear_resampling_is_that_of_fixed_point_arithmetic() -> None:
 
 
 def test_the_same_cell_gives_the_same_bytes_on_every_machine() -> None:
-    cell, spec = pattern_cell(300, 260), ImagingSpec(size_px=64, scale="canonical", light="levelled")
+    cell, spec = pattern_cell(300, 260), ImagingSpec(size_px=64, views=("canonical",), light="levelled")
     picture, mask = relit(pattern(300, 260), ellipse(300, 260), "levelled"), ellipse(300, 260)
     picture[mask == 0] = 0
     zoom = np.sqrt(0.45 * 64**2 / np.count_nonzero(mask))
@@ -149,9 +152,46 @@ def test_a_larger_cell_stays_larger_at_physical_scale_and_not_at_canonical_scale
 
     physical = ImagingSpec(size_px=160)
     assert lit(large, physical) / lit(small, physical) == pytest.approx(4, rel=0.05)
-    canonical = ImagingSpec(size_px=160, scale="canonical", area_fraction=0.45)
+    canonical = ImagingSpec(size_px=160, views=("canonical",), area_fraction=0.45)
     for cell in (small, large):
         assert lit(cell, canonical) / 160**2 == pytest.approx(0.45, rel=0.05)
+
+
+@pytest.mark.parametrize("denoise", ["none", "wavelet"])
+@pytest.mark.parametrize("views", [("physical", "canonical"), ("canonical", "physical")])
+@pytest.mark.parametrize("side", [60, 300])
+def test_each_of_two_views_has_the_bytes_of_that_view_alone(side: int, views: tuple[View, View], denoise: str) -> None:
+    cell = pattern_cell(side, side - 10)
+    both = ImagingSpec(size_px=64, views=views, light="levelled", denoise=denoise)
+    image = network_input(cell, both)
+    assert image.shape == both.input_shape == (2, 64, 64, 3)
+    for number, view in enumerate(views):
+        alone = both.model_copy(update={"views": (view,)})
+        assert network_input(cell, alone).tobytes() == image[number].tobytes()
+    assert first_view(image).tobytes() == image[0].tobytes()
+    assert not np.array_equal(image[0], image[1])
+
+
+def test_the_older_key_of_a_spec_is_read() -> None:
+    assert ImagingSpec.model_validate({"scale": "canonical"}) == ImagingSpec(views=("canonical",))
+    assert ImagingSpec.model_validate({"scale": "physical", "size_px": 96}) == ImagingSpec(size_px=96)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"views": ["physical", "physical"]}, 'views: "physical" is there twice; name each view once'),
+        ({"views": []}, "views: Tuple should have at least 1 item"),
+        ({"views": ["physical", "square"]}, "views.1: Input should be 'physical' or 'canonical' (it is 'square')"),
+        ({"scale": "square"}, "views.0: Input should be 'physical' or 'canonical' (it is 'square')"),
+        ({"scale": "physical", "views": ["canonical"]}, "scale is the older name of views; leave it out"),
+    ],
+)
+def test_wrong_views_get_one_sentence(values: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate(ImagingSpec, values, "The spec")
+    assert said in str(caught.value)
+    assert "has 1 mistake:" in str(caught.value)
 
 
 def test_the_cell_is_centred_wherever_it_lies_in_its_crop() -> None:
@@ -416,7 +456,7 @@ def test_real_cells_have_the_masks_and_inputs_that_they_had_when_only_black_was_
     paths = [*sorted((real_data / "cnmc").rglob("*.webp"))[::40], *(real_data / "cnmc_bmp").rglob("*.bmp")]
     for path in paths:
         picture = cv2.imread(str(path))
-        cell, spec = cell_on_black(read_image(path)), ImagingSpec(scale="canonical", light="levelled")
+        cell, spec = cell_on_black(read_image(path)), ImagingSpec(views=("canonical",), light="levelled")
         assert np.array_equal(cell.bgr, picture)
         assert np.array_equal(cell.mask, masked(picture))
         before = Cell(picture, masked(picture), CNMC_UM_PER_PX)

@@ -17,7 +17,7 @@ RECIPE = """
 [imaging]
 size_px = 80
 um_per_px = 0.264
-scale = "canonical"
+views = ["canonical"]
 light = "levelled"
 [split]
 validation = 0.25

@@ -27,9 +27,10 @@ from bloodedge_device.pipeline import Pipeline
 LABELS = ("normal", "blast")
 SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),
-    "canonical, levelled": ImagingSpec(size_px=80, scale="canonical", light="levelled"),
-    "canonical, equalised": ImagingSpec(size_px=160, scale="canonical", light="equalised"),
+    "canonical, levelled": ImagingSpec(size_px=80, views=("canonical",), light="levelled"),
+    "canonical, equalised": ImagingSpec(size_px=160, views=("canonical",), light="equalised"),
     "wavelet, levelled": ImagingSpec(size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled"),
+    "both views": ImagingSpec(size_px=64, um_per_px=0.3, views=("physical", "canonical"), light="levelled"),
     "median": ImagingSpec(size_px=96, um_per_px=0.15, denoise="median"),
 }
 SPLIT = SplitSpec(validation=0.2, test=0.3)

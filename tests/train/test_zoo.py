@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+from bloodedge.engine.keras import load_model
 from bloodedge.errors import UsageError
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import ZOO, build, check_model, regnet
@@ -102,6 +104,23 @@ def test_a_head_without_a_fully_connected_layer_or_penalties_has_neither() -> No
     model = build("edgenet", 32, NetworkSpec(units=0))
     assert [layer.name for layer in model.layers[-3:]] == ["pool", "dropout", "probabilities"]
     assert model.losses == []
+
+
+@pytest.mark.parametrize("name", ["edgenet", "vgg19"])
+def test_the_views_of_a_cell_go_through_one_network_and_side_by_side_into_the_head(name: str, tmp_path: Path) -> None:
+    built = build(name, 32, NetworkSpec(), views=2)
+    built.save(tmp_path / "model.keras")
+    model = load_model(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3)).astype(np.uint8)
+    one = build(name, 32, NetworkSpec())
+    assert model.get_layer("features").count_params() == one.get_layer("features").count_params()
+    one.get_layer("features").set_weights(model.get_layer("features").get_weights())
+    pooled = keras.Model(one.input, one.get_layer("pool").output)
+    side_by_side = np.concatenate([pooled(images[:, view]) for view in (0, 1)], axis=1)
+    seen = np.asarray(keras.Model(model.input, model.get_layer("dropout").input)(images))
+    assert np.abs(seen - side_by_side).max() <= 1e-5 * np.abs(seen).max()
+    assert np.abs(seen - side_by_side[::-1]).max() > 1e-3 * np.abs(seen).max()
+    assert np.array_equal(np.asarray(built(images)), np.asarray(model(images)))
 
 
 @pytest.fixture

@@ -143,7 +143,8 @@ def _build(options: TrainOptions, precision: str, weights: str) -> Any:
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:
-        return zoo.build(options.model, options.recipe.imaging.size_px, options.recipe.network, weights=weights)
+        imaging, network = options.recipe.imaging, options.recipe.network
+        return zoo.build(options.model, imaging.size_px, network, views=len(imaging.views), weights=weights)
     finally:
         keras.config.set_dtype_policy(before)
 

@@ -58,7 +58,8 @@ Classifies one segmented white cell as a leukaemic blast (ALL) or a normal cell.
 def _look(record: RunRecord) -> str:
     imaging = record.imaging
     light = imaging.light.replace("_", " ")
-    return f"scale {imaging.scale}, light {light}, denoise {imaging.denoise}, intensity, 0 round the cell"
+    views = " and ".join(imaging.views)
+    return f"view: {views}, light {light}, denoise {imaging.denoise}, intensity, 0 round the cell"
 
 
 def _size(record: RunRecord) -> str:

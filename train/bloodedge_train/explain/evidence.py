@@ -86,7 +86,7 @@ def _enlarged(heat: Floats, side: tuple[int, ...]) -> Floats:
 def seen_mask(cell: Cell, spec: ImagingSpec) -> Image:
     """Where the cell lies in the network's input: uint8 (size_px, size_px), 255 on the cell."""
     white = Cell(as_image(cv2.merge([cell.mask] * 3)), cell.mask, cell.um_per_px)
-    place = ImagingSpec(**spec.model_dump(include={"size_px", "um_per_px", "scale", "area_fraction"}))
+    place = ImagingSpec(**spec.model_dump(include={"size_px", "um_per_px", "views", "area_fraction"}))
     return as_image(np.where(network_input(white, place)[:, :, 0] > 127, 255, 0))
 
 

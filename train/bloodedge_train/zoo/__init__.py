@@ -1,7 +1,7 @@
 """The networks: one file per family.
 
-Every network takes uint8 RGB ``(N, H, W, 3)`` and gives float32 softmax probabilities ``(N, classes)``; scaling to what
-the family expects lies inside the graph.
+Every network takes uint8 RGB ``(N, H, W, 3)``, or several views of each cell ``(N, V, H, W, 3)``, and gives float32
+softmax probabilities ``(N, classes)``; scaling to what the family expects lies inside the graph.
 """
 
 import importlib
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bloodedge.errors import UsageError, did_you_mean
+from bloodedge_train.zoo.layers import gather_views, spread_views
 from bloodedge_train.zoo.weights import Published, download, load
 
 if TYPE_CHECKING:
@@ -64,8 +65,13 @@ def check_model(name: str) -> None:
         raise UsageError(f'There is no model "{name}".{did_you_mean(name, ZOO)} Models: {", ".join(ZOO)}.')
 
 
-def build(name: str, size_px: int, network: "NetworkSpec", *, classes: int = 2, weights: str = "none") -> Any:
+def build(
+    name: str, size_px: int, network: "NetworkSpec", *, views: int = 1, classes: int = 2, weights: str = "none"
+) -> Any:
     """A Keras model: the image, scaled, the family's features, and the paper's head.
+
+    With several ``views`` its input is (N, views, size_px, size_px, 3). The same weights give the features of each
+    view; the head gets those of all views, pooled and side by side.
 
     ``weights``: "none" (random), "imagenet" (downloaded) or the path of a weights file of the features.
     Raises UsageError for an unknown model, an image too small for it or a weights file of another network,
@@ -76,19 +82,21 @@ def build(name: str, size_px: int, network: "NetworkSpec", *, classes: int = 2, 
     check_model(name)
     family: Family = importlib.import_module(f"bloodedge_train.zoo.{ZOO[name].module}")
     features = _features(name, family, size_px, weights)
-    image = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    output = _head(features(family.scale(image)), network, classes)
+    frame = (size_px, size_px, 3)
+    image = keras.Input(frame if views == 1 else (views, *frame), dtype="uint8", name="image")
+    maps = features(family.scale(spread_views(image)))
+    pooled = gather_views(keras.layers.GlobalAveragePooling2D(name="pool")(maps), views)
+    output = _head(pooled, network, classes)
     return keras.Model(image, output, name=name)
 
 
 def _head(x: Any, network: "NetworkSpec", classes: int) -> Any:
-    """Global average pooling, a fully connected layer if ``network.units``, dropout, softmax."""
+    """A fully connected layer if ``network.units``, dropout, softmax."""
     import keras
 
     def penalty() -> Any:
         return keras.regularizers.L1L2(network.l1, network.l2) if network.l1 or network.l2 else None
 
-    x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     if network.units:
         x = keras.layers.Dense(network.units, activation="relu", kernel_regularizer=penalty(), name="hidden")(x)
     x = keras.layers.Dropout(network.dropout, name="dropout")(x)

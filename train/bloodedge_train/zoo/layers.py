@@ -27,6 +27,20 @@ def rescaled(image: Any, scale: float | list[float], offset: float | list[float]
     return keras.layers.Rescaling(scale, offset=offset, dtype="float32", name="scale")(image)
 
 
+def spread_views(x: Any) -> Any:
+    """Symbolic views (N, V, H, W, C) as a batch of N * V images (N * V, H, W, C); images stay as they are."""
+    from keras import ops
+
+    return x if len(x.shape) == 4 else ops.reshape(x, (-1, *x.shape[2:]))
+
+
+def gather_views(x: Any, views: int) -> Any:
+    """Symbolic features (N * views, C) of views, with those of one cell side by side: (N, views * C)."""
+    from keras import ops
+
+    return x if views == 1 else ops.reshape(x, (-1, views * x.shape[-1]))
+
+
 def application(network: str, size_px: int, **options: Any) -> Any:
     """The features of one of keras.applications' networks, without weights."""
     import keras
