@@ -17,7 +17,15 @@ from revision import revision
 
 from bloodedge.data.dataset import Dataset, in_threads, read_dataset
 from bloodedge.data.fitted_pictures import DIGEST_BYTES, FittedPictures
-from bloodedge.data.perceptual_hash import HASH_BYTES, MOST_BITS, MOST_OUTLINE, TEXTURE_BYTES, Bytes, alike, cell_hash
+from bloodedge.data.perceptual_hash import (
+    HASH_BYTES,
+    MOST_BITS,
+    MOST_OUTLINE,
+    TEXTURE_BYTES,
+    alike,
+    cell_hash,
+    hash_rows,
+)
 from bloodedge.files import write_json
 from bloodedge.imaging import Image, as_image, cell_on_black, read_image
 
@@ -55,21 +63,16 @@ def recall(dataset: Dataset) -> dict[str, float]:
     found = {}
     for name, change in COPIES.items():
         copies = in_threads(lambda file: cell_hash(cell_on_black(change(read_image(file.path)))), files)  # noqa: B023
-        hits = [alike(rows([copy]), rows([file.look]))[0] for copy, file in zip(copies, files, strict=True)]
+        hits = [alike(hash_rows([copy]), hash_rows([file.look]))[0] for copy, file in zip(copies, files, strict=True)]
         found[name] = float(np.mean(hits))
         print(f"{name}: {found[name]:.3f} found")
     return found
 
 
-def rows(hashes: list[bytes]) -> Bytes:
-    """uint8 (N, HASH_BYTES)."""
-    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
-
-
 def across_groups(dataset: Dataset) -> dict[str, int]:
     """Cells that are like a cell of another group of people."""
     cells = dataset.unique
-    hashes, groups = rows([cell.look for cell in cells]), np.array([dataset.group(cell) for cell in cells])
+    hashes, groups = hash_rows([cell.look for cell in cells]), np.array([dataset.group(cell) for cell in cells])
     found = copies = 0
     for group in np.unique(groups):
         ours, others = hashes[groups == group], hashes[groups != group]

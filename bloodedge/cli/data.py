@@ -19,11 +19,12 @@ def data() -> None:
 
 @data.command("audit")
 @click.argument("folder", metavar="DATA", type=PATH)
+@click.option("--known-people/--no-known-people", default=True, help="Group subjects of C-NMC who are one person.")
 @json_option("audit")
-def audit_command(folder: Path, json_target: str | None) -> None:
+def audit_command(folder: Path, json_target: str | None, *, known_people: bool) -> None:
     """Count cells, classes, people and folds; find faults.
 
-    Faults are unreadable images, images that occur twice, and shortcuts to the class. DATA is laid
+    Faults are unreadable images, cells that occur twice, and shortcuts to the class. DATA is laid
     out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
     """
     from bloodedge.console import emit, progress
@@ -32,7 +33,7 @@ def audit_command(folder: Path, json_target: str | None) -> None:
 
     with progress("Reading cells") as update:
         dataset = read_dataset(folder, update)
-    result = audit(dataset)
+    result = audit(dataset if known_people else dataset.by_pictures_alone())
     emit(asdict(result), json_target, lambda: _show(result))
 
 
@@ -63,6 +64,30 @@ def _show(result: "Audit") -> None:
     _show_faults(result)
 
 
+def _show_groups(result: "Audit") -> None:
+    """Which subjects count as one, why, and who else may."""
+    from bloodedge.console import console, plain
+
+    out = console()
+    known = {subject for names in result.same_person for subject in names}
+    if known:
+        names = "; ".join(" + ".join(names) for names in result.same_person)
+        out.print(plain(f"One person each in C-NMC, and one group (--no-known-people shows it without): {names}"))
+    merged = [" + ".join(names) for names in result.groups.values() if len(names) > 1 and not known >= set(names)]
+    if merged:
+        out.print(plain(f"Subjects that share pictures and count as one group: {'; '.join(merged)}"))
+    doubtful = [near for near in result.near_duplicates if not near.by_chance]
+    for near in doubtful:
+        first, second = near.groups
+        out.print(plain(f"{first} and {second} may be one person: {len(near.files)} pairs of pictures of one cell"))
+        for pair in near.files[:3]:
+            out.print(plain(f"  {pair[0]}  {pair[1]}"), soft_wrap=True)
+    if doubtful:
+        out.print("If they are, give their files one subject name.")
+    if few := sum(len(near.files) for near in result.near_duplicates if near.by_chance):
+        out.print(f"{few} more pairs of pictures of two groups look alike, as few as chance gives.")
+
+
 def _show_faults(result: "Audit") -> None:
     from bloodedge.console import console, plain
 
@@ -77,9 +102,7 @@ def _show_faults(result: "Audit") -> None:
         out.print(plain(", ".join(filter(None, [whose, *same.folds, kind]))), style="bold")
         for name in same.files:
             out.print(plain(f"  {name}"), soft_wrap=True)
-    merged = [" + ".join(subjects) for subjects in result.groups.values() if len(subjects) > 1]
-    if merged:
-        out.print(plain(f"Subjects that share pictures and count as one group: {'; '.join(merged)}"))
+    _show_groups(result)
     for name, reason in result.unreadable.items():
         out.print(plain(f"unreadable {name}: {reason}"), soft_wrap=True)
     out.print("Unreadable images: " + (str(len(result.unreadable)) if result.unreadable else "none"))

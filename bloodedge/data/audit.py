@@ -1,11 +1,12 @@
 """What a data set holds, and the faults that would make figures too good to be true."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
 from bloodedge.data.dataset import CLASS_NAMES, Dataset, natural
+from bloodedge.data.perceptual_hash import LIKE_SHARE, alike_pairs, hash_rows
 from bloodedge.metrics import auc
 
 
@@ -34,6 +35,17 @@ class DuplicateSet:
 
 
 @dataclass(frozen=True)
+class NearDuplicates:
+    """Pictures of two groups that seem to show the same cells; see ``bloodedge.data.perceptual_hash``."""
+
+    groups: tuple[str, str]
+    files: list[tuple[str, str]]
+    """Pairs, one file of each group."""
+    by_chance: bool
+    """Whether so few pairs (at most LIKE_SHARE of the smaller group's cells, or one) may be two people's."""
+
+
+@dataclass(frozen=True)
 class Audit:
     """Counts, faults and shortcuts of a data set."""
 
@@ -44,11 +56,15 @@ class Audit:
     subjects: list[SubjectCount]
     groups: dict[str, list[str]]
     """Group to its subjects; a split is honest only over groups."""
+    same_person: list[list[str]]
+    """Subjects in one group because they are one person in C-NMC, whatever pictures they share here."""
     duplicates: list[DuplicateSet]
     across_subjects: int
     """Sets of duplicates under more than one subject."""
     across_folds: int
     across_classes: int
+    near_duplicates: list[NearDuplicates]
+    """Those with most pairs first."""
     unreadable: dict[str, str]
     without_subject: int
     """Cells without a subject in their file name."""
@@ -80,10 +96,12 @@ def audit(dataset: Dataset) -> Audit:
         folds={f: _classes(c.label for c in cells if c.fold == f) for f in sorted({c.fold for c in cells} - {""})},
         subjects=_subjects(dataset),
         groups=_groups(dataset),
+        same_person=[list(names) for names in dataset.same_person],
         duplicates=duplicates,
         across_subjects=sum(len(d.subjects) > 1 for d in duplicates),
         across_folds=sum(len(d.folds) > 1 for d in duplicates),
         across_classes=sum(len({c.label for c in same}) > 1 for same in dataset.duplicates),
+        near_duplicates=_near_duplicates(dataset),
         unreadable=dataset.unreadable,
         without_subject=sum(not c.subject for c in cells),
         area_auc=auc(labels, [c.area_px for c in unique]),
@@ -91,6 +109,22 @@ def audit(dataset: Dataset) -> Audit:
         rendered=dataset.rendered,
         fingerprint=dataset.fingerprint,
     )
+
+
+def _near_duplicates(dataset: Dataset) -> list[NearDuplicates]:
+    cells = [cell for cell in dataset.unique if cell.subject]
+    looks = hash_rows(cell.look for cell in cells)
+    sizes = Counter(dataset.group(cell) for cell in cells)
+    pairs: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for one, other in alike_pairs(looks, looks):
+        first, second = sorted((cells[one], cells[other]), key=lambda cell: natural(dataset.group(cell)))
+        if one < other and dataset.group(first) != dataset.group(second):
+            pairs[dataset.group(first), dataset.group(second)].append((first.name, second.name))
+    found = [
+        NearDuplicates(groups, files, len(files) <= max(1, LIKE_SHARE * min(sizes[group] for group in groups)))
+        for groups, files in pairs.items()
+    ]
+    return sorted(found, key=lambda near: -len(near.files))
 
 
 def _classes(labels: Iterable[int]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
+from bloodedge.data.known_people import known_people
 from bloodedge.data.perceptual_hash import cell_hash
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
@@ -77,10 +78,16 @@ class Dataset:
     rendered: bool
     groups: dict[str, str] = field(default_factory=dict)
     """Subject to its group: the merged subjects' names joined by "+"."""
+    same_person: tuple[tuple[str, ...], ...] = ()
+    """Subjects merged because they are one person in C-NMC, whatever pictures they share here."""
 
     def group(self, cell: CellFile) -> str:
         """The group that a cell belongs to; its own name where the subject is unknown."""
         return self.groups[cell.subject] if cell.subject else cell.name
+
+    def by_pictures_alone(self) -> "Dataset":
+        """The same with subjects merged for identical pictures alone, not for being one person in C-NMC."""
+        return replace(self, groups=merge_subjects(self.cells), same_person=())
 
     @property
     def duplicates(self) -> list[list[CellFile]]:
@@ -166,7 +173,9 @@ def read_dataset(root: Path, progress: Progress | None = None, subject_rule: Sub
         raise UsageError(f"None of the {len(paths)} images under {root} can be used; the first, {name}: {reason}")
     cells.sort(key=lambda c: c.name)
     rendered = (root / RENDERED_MARK).is_file()
-    return Dataset(root, tuple(cells), dict(sorted(unreadable.items())), rendered, _merge_subjects(cells))
+    same = () if rendered else tuple(known_people(cells))
+    groups = merge_subjects(cells, same)
+    return Dataset(root, tuple(cells), dict(sorted(unreadable.items())), rendered, groups, same)
 
 
 def _image_paths(root: Path) -> list[Path]:
@@ -214,8 +223,8 @@ def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> Cell
     )
 
 
-def _merge_subjects(cells: Sequence[CellFile]) -> dict[str, str]:
-    """Subject to group: subjects linked by an identical picture are one group (they may be one person)."""
+def merge_subjects(cells: Sequence[CellFile], same_person: Iterable[Sequence[str]] = ()) -> dict[str, str]:
+    """Subject to group: subjects linked by an identical picture, or by ``same_person``, are one group."""
     parent = {c.subject: c.subject for c in cells if c.subject}
 
     def root(subject: str) -> str:
@@ -223,8 +232,8 @@ def _merge_subjects(cells: Sequence[CellFile]) -> dict[str, str]:
             subject = parent[subject]
         return subject
 
-    for same in _by(cells, lambda c: c.pixels_digest).values():
-        subjects = sorted({c.subject for c in same if c.subject})
+    linked = [sorted({c.subject for c in same if c.subject}) for same in _by(cells, lambda c: c.pixels_digest).values()]
+    for subjects in [*linked, *same_person]:
         for other in subjects[1:]:
             parent[root(other)] = root(subjects[0])
     members = _by(parent, root)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from bloodedge.bundle.run_record import FittedRecord, RunRecord
-from bloodedge.data.dataset import CellFile
-from bloodedge.data.perceptual_hash import HASH_BYTES, Bytes, alike
+from bloodedge.data.dataset import CellFile, Dataset, natural
+from bloodedge.data.perceptual_hash import HASH_BYTES, Bytes, alike, hash_rows
 from bloodedge.errors import BloodedgeError
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ FITTED_PARTS = ("train", "validation")
 """Validation cells count: they chose the epoch and the temperature."""
 DIGEST_BYTES = 8
 """Of the SHA-256 of a picture's decoded pixels; two of a million pictures agree by chance once in 37 million times."""
+
+
+SEEN_AS_ANOTHER = "the same person was seen in training under another name"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class FittedPictures:
         """The pictures of a split's fitted parts, in the order of their digests."""
         cells = [cell for name in FITTED_PARTS for cell in parts.get(name, ())]
         cells = sorted({cell.pixels_digest: cell for cell in cells}.values(), key=lambda cell: cell.pixels_digest)
-        return cls(_digests(cells), _hashes(cells))
+        return cls(_digests(cells), hash_rows(cell.look for cell in cells))
 
     def pack(self) -> bytes:
         """``fitted.npz``."""
@@ -70,7 +73,8 @@ class FittedPictures:
         """Names of the cells with the pixels of a fitted picture, and of others that show the same cell."""
         known = {row.tobytes() for row in self.digests}
         same = {cell.name for cell, row in zip(cells, _digests(cells), strict=True) if row.tobytes() in known}
-        like = {cell.name for cell, yes in zip(cells, alike(_hashes(cells), self.hashes), strict=True) if yes}
+        found = alike(hash_rows(cell.look for cell in cells), self.hashes)
+        like = {cell.name for cell, yes in zip(cells, found, strict=True) if yes}
         return same, like - same
 
 
@@ -79,21 +83,26 @@ def _digests(cells: Sequence[CellFile]) -> Bytes:
     return np.frombuffer(rows, np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def _hashes(cells: Sequence[CellFile]) -> Bytes:
-    return np.frombuffer(b"".join(cell.look for cell in cells), np.uint8).reshape(-1, HASH_BYTES)
-
-
 def held_out(
-    parts: dict[str, list[CellFile]], fitted: FittedPictures, say: Callable[[str], None] = lambda _: None
+    dataset: Dataset,
+    parts: dict[str, list[CellFile]],
+    fitted: FittedPictures,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, list[CellFile]]:
-    """A split's parts without held-out pictures of cells that also occur among the training pictures.
+    """A split's parts without held-out cells of people, and pictures of cells, that are in the fitted parts too.
 
-    ``say`` gets a line with their names.
+    People are in both where an older run was split before it was known that two subjects are one person. ``say`` gets
+    a line with what was left out.
     """
     kept = dict(parts)
+    seen = {dataset.group(cell) for name in FITTED_PARTS for cell in parts.get(name, ())}
     for name in parts.keys() - set(FITTED_PARTS):
-        same, like = fitted.copies(parts[name])
-        kept[name] = [cell for cell in parts[name] if cell.name not in same | like]
+        known = {cell.subject for cell in parts[name] if dataset.group(cell) in seen}
+        if known:
+            say(f"left out {', '.join(sorted(known, key=natural))} of the {name} part: {SEEN_AS_ANOTHER}")
+        others = [cell for cell in parts[name] if cell.subject not in known]
+        same, like = fitted.copies(others)
+        kept[name] = [cell for cell in others if cell.name not in same | like]
         if same or like:
             say(
                 f"left out {len(same | like)} of {len(parts[name])} {name} cells because training pictures show the "

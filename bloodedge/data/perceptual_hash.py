@@ -3,6 +3,8 @@
 Thresholds and how often they err were measured on C-NMC's cells: see ``benchmarks/likeness.py``.
 """
 
+from collections.abc import Iterable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ MOST_BITS = 25
 MOST_OUTLINE = 16
 """Of 255, the most by which each byte of their outlines may differ."""
 
+LIKE_SHARE = 0.05
+"""Two groups with a larger share of cells that are alike, and more than one, count as one person; chance gives 0.005
+(benchmarks/likeness.py)."""
 AT_ONCE = 256
 """Cells compared with all others at once."""
 
@@ -44,15 +49,28 @@ def cell_hash(cell: Cell) -> bytes:
     return bytes(np.packbits(signs)) + bytes(np.rint(outline.clip(0, 255)).astype(np.uint8))
 
 
+def hash_rows(hashes: Iterable[bytes]) -> Bytes:
+    """What ``cell_hash`` gave for N cells, as uint8 (N, HASH_BYTES)."""
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
+
+
 def alike(hashes: Bytes, others: Bytes) -> NDArray[np.bool_]:
     """(N,): whether each of ``hashes`` uint8 (N, HASH_BYTES) is of a cell among ``others`` uint8 (M, HASH_BYTES)."""
     found = np.zeros(len(hashes), bool)
+    found[alike_pairs(hashes, others)[:, 0]] = True
+    return found
+
+
+def alike_pairs(hashes: Bytes, others: Bytes) -> NDArray[np.int64]:
+    """int64 (K, 2): indices of ``hashes`` (N, HASH_BYTES) and of ``others`` (M, HASH_BYTES) that are of one cell."""
+    pairs = [np.empty((0, 2), np.int64)]
     for start in range(0, len(hashes), AT_ONCE):
         some = hashes[start : start + AT_ONCE]
         rows, columns = np.nonzero(_bits_apart(some, others) <= MOST_BITS)
         apart = np.abs(some[rows, TEXTURE_BYTES:].astype(np.int16) - others[columns, TEXTURE_BYTES:])
-        found[start + rows[(apart <= MOST_OUTLINE).all(axis=1)]] = True
-    return found
+        near = (apart <= MOST_OUTLINE).all(axis=1)
+        pairs.append(np.stack([start + rows[near], columns[near]], axis=1))
+    return np.concatenate(pairs)
 
 
 def _bits_apart(hashes: Bytes, others: Bytes) -> NDArray[np.uint8]:

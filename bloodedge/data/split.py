@@ -27,6 +27,12 @@ class SplitSpec(Strict):
     """Shares of the cells; the rest trains. Without a validation share (by image only) the test part validates too."""
     shift_subjects: tuple[str, ...] = ()
     """A part of their own, with every subject of their groups; absent subjects are ignored."""
+    known_people: bool = True
+    """Whether subjects of C-NMC who are one person are one group even where no picture here shows it."""
+
+    def grouped(self, dataset: Dataset) -> Dataset:
+        """``dataset`` with its subjects grouped as this says."""
+        return dataset if self.known_people else dataset.by_pictures_alone()
 
 
 Parts = dict[str, list[CellFile]]
@@ -46,6 +52,7 @@ def split(dataset: Dataset, spec: SplitSpec, *, seed: int, fold: Fold | None = N
     With a ``fold``, groups (or images) are dealt into that many folds and the named one is the test part.
     Raises UsageError when a class, or enough subjects for an honest split, are missing.
     """
+    dataset = spec.grouped(dataset)
     cells = dataset.unique
     _check_classes(dataset, cells)
     by_group = spec.kind == "group"
@@ -68,13 +75,16 @@ def split(dataset: Dataset, spec: SplitSpec, *, seed: int, fold: Fold | None = N
 
 
 def recall(dataset: Dataset, record: SplitRecord, spec: SplitSpec) -> Parts:
-    """A run's parts again; raises UsageError when ``dataset`` is not the data that the run was split on."""
+    """A run's parts again; raises UsageError when ``dataset`` is not the data that the run was split on.
+
+    Subjects stay in the part that they were in, even if they are known today to be a person of another part.
+    """
     if record.kind == "group":
-        owner = {group: name for name, part in record.parts.items() for group in part.groups}
+        owner = {subject: name for name, part in record.parts.items() for subject in part.subjects}
         parts: Parts = {name: [] for name in record.parts}
         for cell in dataset.unique:
-            if dataset.group(cell) in owner:
-                parts[owner[dataset.group(cell)]].append(cell)
+            if cell.subject in owner:
+                parts[owner[cell.subject]].append(cell)
     else:
         fold = None if record.folds is None or record.fold is None else Fold(record.folds, record.fold)
         parts, _ = split(dataset, spec.model_copy(update={"kind": "image"}), seed=record.seed, fold=fold)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from bloodedge.data.dataset import CellFile, Dataset
-from bloodedge.data.fitted_pictures import FITTED_PARTS
+from bloodedge.data.fitted_pictures import FITTED_PARTS, SEEN_AS_ANOTHER
+from bloodedge.data.perceptual_hash import LIKE_SHARE
 from bloodedge.data.split import recall
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.ensemble import Ensemble
@@ -27,9 +28,11 @@ def choose_cells(ensemble: Ensemble, dataset: Dataset, part: PartName) -> Chosen
     """The cells to score.
 
     "auto": the test part if ``dataset`` is the data of all runs and they were split alike; else every cell of subjects
-    that no run has seen in training or validation. Copies of training pictures are left out, whatever their names.
+    that no run has seen in training or validation. Copies of training pictures and other names of training people are
+    left out.
     Raises UsageError when nothing remains or the runs have no such part.
     """
+    dataset = _grouped(ensemble, dataset)
     if part == "all":
         return Chosen(dataset.unique, "every cell, those seen in training included", _repeated(dataset))
     same_data = all(member.fingerprint == dataset.fingerprint for member in ensemble.members)
@@ -51,15 +54,24 @@ def choose_cells(ensemble: Ensemble, dataset: Dataset, part: PartName) -> Chosen
     if name not in parts:
         raise UsageError(f"This run has no {name} part; it has: {', '.join(parts)}.")
     cells = parts[name]
-    copies: dict[str, str] = {} if first.split.leaky or name in FITTED_PARTS else _copies(ensemble, cells)
-    return Chosen([c for c in cells if c.name not in copies], f"the {name} part", copies)
+    seen = {} if first.split.leaky or name in FITTED_PARTS else _seen_as_others(ensemble, dataset, cells)
+    return Chosen([c for c in cells if c.name not in seen], f"the {name} part", seen)
+
+
+def _grouped(ensemble: Ensemble, dataset: Dataset) -> Dataset:
+    """``dataset`` with its subjects grouped as when the runs were split."""
+    by_pictures = next((m for m in ensemble.members if not m.split_spec.known_people), None)
+    return by_pictures.split_spec.grouped(dataset) if by_pictures else dataset
+
+
+def _seen_as_others(ensemble: Ensemble, dataset: Dataset, cells: Sequence[CellFile]) -> dict[str, str]:
+    """Held-out cells of people, and pictures of cells, that are in the fitted parts too, with the reason."""
+    people = _groups_seen(ensemble, dataset, FITTED_PARTS)
+    return {c.name: SEEN_AS_ANOTHER for c in cells if dataset.group(c) in people} | _copies(ensemble, cells)
 
 
 SAME = "the same picture was used in training, whatever it is called here"
 LIKE = "it shows the same cell as a picture used in training"
-LIKE_SHARE = 0.05
-"""A group with a larger share of cells like training cells, and more than one, counts as seen in training; chance gives
-0.005 (benchmarks/likeness.py)."""
 
 
 def _never_seen(ensemble: Ensemble, dataset: Dataset) -> Chosen:
@@ -131,6 +143,7 @@ def _groups_seen(ensemble: Ensemble, dataset: Dataset, parts: Sequence[str]) -> 
 
 def leaky(ensemble: Ensemble, dataset: Dataset, cells: list[CellFile]) -> bool:
     """Whether a cell may be of a person that a member was fitted to."""
+    dataset = _grouped(ensemble, dataset)
     if _copies(ensemble, cells):
         return True
     groups = _groups_seen(ensemble, dataset, ("train",))

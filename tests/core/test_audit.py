@@ -49,6 +49,23 @@ def test_the_audit_counts_and_names_every_fault(folder: Path) -> None:
     assert people == {"1": (5, 5, 0), "2": (5, 5, 0), "3": (5, 5, 0), "H1": (6, 0, 6), "H2": (5, 0, 5)}
 
 
+def test_people_who_share_photographed_cells_are_named(
+    folder: Path, draw: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(6):
+        source = folder / f"fold_1/hem/UID_H1_{number % 5}_1_hem.png"
+        picture = cv2.imread(str(source)) if number < 4 else draw(40 + number)
+        assert picture is not None
+        picture[32, 32] ^= 1
+        cv2.imwrite(str(folder / f"fold_0/hem/UID_H7_{number}_1_hem.png"), picture)
+    [near] = [near for near in audit(read_dataset(folder)).near_duplicates if not near.by_chance]
+    assert near.groups == ("3+H1", "H7")
+    assert len(near.files) == 4
+    with pytest.raises(SystemExit):
+        main(["data", "audit", str(folder)])
+    assert "3+H1 and H7 may be one person: 4 pairs" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_signal_in_size_and_light_alone_is_its_auc(folder: Path) -> None:
     data = read_dataset(folder)
     result = audit(data)
@@ -103,6 +120,9 @@ def test_the_real_data_set_has_the_shortcuts_that_its_readme_warns_of(real_cnmc:
     folders = Counter(path.parent.name for path in real_cnmc.root.rglob("*.webp"))
     assert (result.cells, result.classes) == (folders.total(), folders)
     assert result.duplicates
+    assert [near.groups for near in result.near_duplicates if not near.by_chance] == []
+    apart = audit(real_cnmc.by_pictures_alone())
+    assert ("43", "44") in {near.groups for near in apart.near_duplicates if not near.by_chance}
     assert result.area_auc is not None
     assert result.area_auc > 0.7
     areas = {f: {"all": [], "hem": []} for f in result.folds}

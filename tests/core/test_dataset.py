@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bloodedge.data.dataset import Dataset, inputs, natural, read_dataset
+from bloodedge.data import known_people
+from bloodedge.data.dataset import CellFile, Dataset, inputs, natural, read_dataset
+from bloodedge.data.perceptual_hash import hash_rows
 from bloodedge.errors import UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, ImagingSpec, cell_on_black, network_input, read_image
 
@@ -66,6 +69,49 @@ def test_identical_pictures_merge_their_subjects_transitively(
     assert sorted([c.name for c in same] for same in data.duplicates) == sorted(places.values())
     assert len(data.cells) == 8
     assert len(data.unique) == 6
+
+
+def drawn_as_known(monkeypatch: pytest.MonkeyPatch, cells: Iterable[CellFile]) -> None:
+    """Let these cells be the ones by which a copy of C-NMC is recognised."""
+    rows = {c.subject: hash_rows(o.look for o in cells if o.subject == c.subject) for c in cells}
+    monkeypatch.setattr(known_people, "_known_cells", lambda: rows)
+
+
+def test_a_partial_copy_of_cnmc_groups_the_people_of_several_names(
+    tmp_path: Path, write_cells: WriteCells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"fold_0/all/UID_{s}_{n}_1_all.png" for s in (20, 43, 44, 5) for n in range(3)]
+    names += [f"fold_0/hem/UID_H{s}_{n}_1_hem.png" for s in (14, 24) for n in range(3)]
+    root = write_cells(tmp_path, names)
+    data = read_dataset(root)
+    assert set(data.groups) == {"20", "43", "44", "5", "H14", "H24"} == set(data.groups.values())
+    assert not data.same_person
+    drawn_as_known(monkeypatch, [c for c in data.cells if c.subject in {"43", "H14"}])
+    data = read_dataset(root)
+    assert data.same_person == (("43", "44"), ("H14", "H24"))
+    assert set(data.groups.values()) == {"20", "5", "43+44", "H14+H24"}
+    assert set(data.by_pictures_alone().groups.values()) == set(data.groups)
+
+
+def test_another_laboratorys_subjects_of_the_same_names_stay_apart(
+    tmp_path: Path, write_cells: WriteCells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"fold_0/all/UID_{s}_{n}_1_all.png" for s in (20, 21, 30) for n in range(3)]
+    data = read_dataset(write_cells(tmp_path, names))
+    known = [replace(c, subject="21") for c in data.cells if c.subject == "30"]  # cells of C-NMC, of another name here
+    drawn_as_known(monkeypatch, known)
+    assert set(read_dataset(tmp_path).groups.values()) == {"20", "21", "30"}
+
+
+@pytest.mark.slow
+def test_a_few_real_cells_encoded_otherwise_are_recognised(real_cnmc: Dataset, tmp_path: Path) -> None:
+    chosen = [c for c in real_cnmc.unique if c.subject in {"43", "44", "H14", "H24", "5"}][::12]
+    for cell in chosen:
+        target = tmp_path / cell.path.parent.name / f"{cell.path.stem}.jpg"
+        target.parent.mkdir(exist_ok=True)
+        picture = cv2.resize(read_image(cell.path), (225, 225), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(target), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+    assert set(read_dataset(tmp_path).groups.values()) == {"43+44", "H14+H24", "5"}
 
 
 def test_a_picture_under_both_classes_is_left_out(tmp_path: Path, write_cells: WriteCells, draw: Draw) -> None:
@@ -186,7 +232,7 @@ def test_the_real_data_set_is_counted_right(real_cnmc: Dataset) -> None:
     ours = sorted(sorted(c.path for c in same) for same in data.duplicates)
     assert ours == sorted(sorted(same) for same in repeated)
     groups: dict[str, set[str]] = defaultdict(set)
-    for subject, group in data.groups.items():
+    for subject, group in data.by_pictures_alone().groups.items():
         groups[group].add(subject)
     ours = [members for members in groups.values() if len(members) > 1]
     assert sorted(map(sorted, ours)) == sorted(sorted(group) for group in merged if len(group) > 1)

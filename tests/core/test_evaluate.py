@@ -339,7 +339,7 @@ def test_a_test_part_loses_the_cells_that_training_pictures_show(rendered_data: 
     assert [Path(name).name for name in left_out] == [copy.name]
     assert len(cells) == len(parts["test"]) - 1
     told: list[str] = []
-    assert held_out(parts, FittedPictures.of(parts), told.append)["test"] == cells
+    assert held_out(dataset, parts, FittedPictures.of(parts), told.append)["test"] == cells
     assert "left out 1 of" in told[0]
     assert copy.name in told[0]
 

@@ -1,5 +1,6 @@
 """No person is in two parts of an honest split; a leaky one says so."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bloodedge.data.dataset import CellFile, Dataset
+from bloodedge.data.dataset import CellFile, Dataset, merge_subjects
+from bloodedge.data.fitted_pictures import FittedPictures, held_out
+from bloodedge.data.perceptual_hash import HASH_BYTES
 from bloodedge.data.split import Fold, SplitSpec, recall, split
 from bloodedge.errors import UsageError
 
@@ -15,8 +18,8 @@ from bloodedge.errors import UsageError
 def cell(subject: str, label: int, number: int, picture: str = "") -> CellFile:
     folder = ("hem", "all")[label]
     name = f"{folder}/UID_{subject}_{number}_1_{folder}.png" if subject else f"{folder}/cell{number}.png"
-    content = picture or name
-    return CellFile(name, Path(name), label, subject, "", content, content, 500, 100.0, b"")
+    content = hashlib.sha256((picture or name).encode()).hexdigest()
+    return CellFile(name, Path(name), label, subject, "", content, content, 500, 100.0, bytes(HASH_BYTES))
 
 
 def dataset(healthy: int = 6, patients: int = 6, cells: int = 8, *, pairs: bool = False) -> Dataset:
@@ -169,6 +172,32 @@ def test_a_runs_parts_come_back(kind, fold: Fold | None) -> None:
     data, spec = dataset(9, 9, pairs=True), SplitSpec(shift_subjects=("5",))
     parts, record = split(data, spec.model_copy(update={"kind": kind}), seed=8, fold=fold)
     assert recall(data, record, spec) == parts
+
+
+def as_one(data: Dataset, *names: str) -> Dataset:
+    """The data once it is known that these subjects are one person."""
+    return replace(data, groups=merge_subjects(data.cells, [names]), same_person=(names,))
+
+
+def test_parts_come_back_once_two_subjects_of_them_are_known_to_be_one_person() -> None:
+    data, spec = dataset(), SplitSpec()
+    parts, record = split(data, spec, seed=0)
+    fitted, held = parts["train"][0].subject, parts["test"][0].subject
+    known = as_one(data, fitted, held)
+    assert recall(known, record, spec) == parts
+    none, told = FittedPictures.of({}), list[str]()
+    kept = held_out(known, parts, none, told.append)
+    assert kept["test"] == [c for c in parts["test"] if c.subject != held]
+    assert told == [f"left out {held} of the test part: the same person was seen in training under another name"]
+    assert held_out(data, parts, none)["test"] == parts["test"]
+
+
+def test_a_recipe_may_trust_the_names() -> None:
+    data = as_one(dataset(), "1", "2")
+    _, together = split(data, SplitSpec(), seed=0)
+    _, apart = split(data, SplitSpec(known_people=False), seed=0)
+    assert "1+2" in {group for part in together.parts.values() for group in part.groups}
+    assert {"1", "2"} <= {group for part in apart.parts.values() for group in part.groups}
 
 
 @pytest.mark.parametrize("kind", ["group", "image"])

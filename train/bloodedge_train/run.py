@@ -44,10 +44,12 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
     _check_folder(options)
     cv2.setNumThreads(1)  # instead, threads work on whole images
     with watcher.step("Reading cells") as progress:
-        dataset = read_dataset(options.data, progress)
+        dataset = options.recipe.split.grouped(read_dataset(options.data, progress))
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
     check_readable(dataset, allow=options.allow_unreadable)
+    for names in dataset.same_person:
+        watcher.say(f"subjects {', '.join(names)} are one person in C-NMC and stay in one part")
     cells = _prepare(options, dataset, watcher)
     model, state = _fit(options, watcher, cells)
     watcher.say("Scoring the network and drawing figures")
@@ -82,7 +84,7 @@ def _prepare(options: TrainOptions, dataset: Dataset, watcher: Watcher) -> RunCe
     parts, record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
     fitted = FittedPictures.of(parts)
     if not record.leaky:
-        parts = held_out(parts, fitted, watcher.say)
+        parts = held_out(dataset, parts, fitted, watcher.say)
     with watcher.step("Loading Keras"):
         load_keras()
     samples = {}

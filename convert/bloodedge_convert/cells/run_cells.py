@@ -74,11 +74,11 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
     dataset = read_dataset(root, _step(report, "Reading cells"))
     if dataset.fingerprint != record.data.fingerprint:
         raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
-    parts = recall(dataset, record.split, SplitSpec.model_validate(record.recipe.get("split", {})))
-
+    spec = SplitSpec.model_validate(record.recipe.get("split", {}))
+    parts = recall(dataset, record.split, spec)
     fitted = FittedPictures.of(parts)
     if not record.split.leaky:
-        parts = held_out(parts, fitted)
+        parts = held_out(spec.grouped(dataset), parts, fitted)
 
     def part(cells: list[CellFile], what: str) -> Part:
         return Part(cells, inputs(cells, record.imaging, _step(report, what)))
