@@ -9,6 +9,7 @@ from bloodedge.bundle.run_record import FittedRecord, SplitRecord
 from bloodedge.config import FileName, Strict
 from bloodedge.decision.domain import Domain
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.operating_point import OperatingPoint
 from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError
@@ -120,6 +121,8 @@ class Manifest(Strict):
     imaging: ImagingSpec
     temperature: float = Field(gt=0)
     thresholds: Thresholds
+    operating_point: OperatingPoint | None = None
+    """What the thresholds were chosen for; None where they are the usual ones, as in older bundles."""
     domain: Domain | None = None
     """The training cells' domain; None where there were too few cells."""
     reference: Reference | None = None

@@ -7,6 +7,7 @@ from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.other_formats import model_kind
 from bloodedge.config import FileName, Strict
+from bloodedge.decision.operating_point import OperatingPoint
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError, quoted
 from bloodedge.files import read_edited
@@ -83,6 +84,8 @@ class RunRecord(Strict):
     """None in older runs."""
     temperature: float
     thresholds: Thresholds
+    operating_point: OperatingPoint | None = None
+    """What the thresholds were chosen for; None where they are the usual ones, as in older runs."""
     backend: str
     hardware: str
     versions: dict[str, str]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bloodedge.cli.options import PATH
+from bloodedge.cli.options import PATH, check_goal, goal_options
 from bloodedge.errors import UsageError
 
 
@@ -13,13 +13,25 @@ from bloodedge.errors import UsageError
 @click.argument("data", type=PATH)
 @click.option("-o", "--out", metavar="NAME.bundle", required=True, type=PATH, help="The copy to write.")
 @click.option("--leave-out", metavar="SUBJECT", multiple=True, help="Leave out this subject. Repeatable.")
+@goal_options
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engines (default: all cores).")
 @click.option("--force", is_flag=True, help="Replace NAME.bundle if it exists.")
-def rates(bundle: Path, data: Path, out: Path, leave_out: tuple[str, ...], threads: int | None, *, force: bool) -> None:
+def rates(
+    bundle: Path,
+    data: Path,
+    out: Path,
+    leave_out: tuple[str, ...],
+    sensitivity: float | None,
+    specificity: float | None,
+    threads: int | None,
+    *,
+    force: bool,
+) -> None:
     """Measure how often BUNDLE errs and refuses on people in DATA whom it has not seen.
 
     A slide's share of blasts is corrected by these rates: measure them on people of your own laboratory. The copy
-    holds the same networks and is not signed.
+    holds the same networks and is not signed. With --sensitivity or --specificity it calls cells by thresholds that
+    reach it on these people.
     """
     from bloodedge.console import progress
     from bloodedge.evaluation.rates import measure_rates
@@ -29,9 +41,22 @@ def rates(bundle: Path, data: Path, out: Path, leave_out: tuple[str, ...], threa
         raise UsageError(f"{out} is a folder; give the name of a file, such as {out.stem}.bundle.")
     if out.exists() and not force:
         raise UsageError(f"{out} exists; choose another name, or replace it with --force.")
+    check_goal(sensitivity, specificity)
     subjects = {subject.upper() for subject in leave_out}
     with progress("Reading cells") as update:
-        manifest = measure_rates(bundle, data, out, threads or default_threads(), leave_out=subjects, progress=update)
+        manifest = measure_rates(
+            bundle,
+            data,
+            out,
+            threads or default_threads(),
+            leave_out=subjects,
+            sensitivity=sensitivity,
+            specificity=specificity,
+            progress=update,
+        )
+    if sensitivity is not None or specificity is not None:
+        assert manifest.operating_point is not None
+        click.echo(f"Thresholds: {manifest.thresholds.describe()}. {manifest.operating_point.describe()}")
     for artifact in manifest.artifacts:
         click.echo(f"{artifact.engine} {artifact.precision}:")
         assert artifact.rates is not None

@@ -49,6 +49,10 @@ class Thresholds(Strict):
     uncertain_low: float = Field(default=0.35, ge=0, le=1)
     uncertain_high: float = Field(default=0.65, ge=0, le=1)
 
+    def describe(self) -> str:
+        """In words, such as "blast from 0.5 on; uncertain between 0.35 and 0.65"."""
+        return f"blast from {self.blast:g} on; uncertain between {self.uncertain_low:g} and {self.uncertain_high:g}"
+
     @model_validator(mode="after")
     def _in_order(self) -> "Thresholds":
         if not self.uncertain_low <= self.blast <= self.uncertain_high:

@@ -42,6 +42,12 @@ def pack_golden(inputs: NDArray[np.uint8], probabilities: NDArray[np.float32]) -
     return buffer.getvalue()
 
 
+def unpack_golden(data: bytes) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """The inputs and the outputs that ``pack_golden`` packed."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        return stored["inputs"], stored["probabilities"]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """An artifact's calibrated blast probabilities against the float model's on the golden inputs."""
@@ -83,8 +89,7 @@ def check_golden(bundle: "Bundle", artifact: Artifact, engine: Engine) -> Golden
     allowed = golden.max_probability_difference.get(key)
     if allowed is None or key not in golden.max_flips:
         raise BloodedgeError(f"{bundle.path} has no self-test bounds for {key}; convert the run again.")
-    with np.load(io.BytesIO(bundle.read(golden.file)), allow_pickle=False) as stored:
-        inputs, reference = stored["inputs"], stored["probabilities"]
+    inputs, reference = unpack_golden(bundle.read(golden.file))
     manifest = bundle.manifest
     found = compare(engine, inputs, reference, manifest.temperature, manifest.thresholds.blast)
     difference = found.max_probability_difference

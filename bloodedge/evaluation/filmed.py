@@ -43,15 +43,19 @@ class Filmed:
 
         data: what the cells are. None if there are no such cells.
         """
-        outside = np.zeros(len(self.cells), bool)
-        if domain is not None and len(outside):
-            outside = domain.distances(self.figures) > domain.limit
+        inside = self.inside(domain)
         known = [number for number, cell in enumerate(self.cells[: self.held_out]) if cell.subject]
         if not known:
             return None
         cells = [self.cells[number] for number in known]
-        verdicts = ["uncertain" if outside[n] else decide(float(blast[n]), thresholds)[0] for n in known]
+        verdicts = [decide(float(blast[n]), thresholds)[0] if inside[n] else "uncertain" for n in known]
         return count_outcomes([cell.subject for cell in cells], [cell.label for cell in cells], verdicts, data)
+
+    def inside(self, domain: Domain | None) -> NDArray[np.bool_]:
+        """(N,): whether each cell is inside the domain; all are without one."""
+        if domain is None or not self.cells:
+            return np.ones(len(self.cells), bool)
+        return domain.distances(self.figures) <= domain.limit
 
     def reference(self, blast: Floats) -> Reference | None:
         """The reference for drift, with the network's calibrated blast probabilities (N,).

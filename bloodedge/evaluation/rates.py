@@ -1,7 +1,7 @@
 """Measuring a bundle's rates of error and refusal again, on more people or in another laboratory."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from bloodedge.data.dataset import CellFile, Dataset, read_dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import recall
 from bloodedge.decision.error_rates import FEWEST_PEOPLE, Rates
+from bloodedge.decision.operating_point import choose_thresholds
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.engine.golden import compare, unpack_golden
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
 from bloodedge.evaluation.ensemble import Ensemble
-from bloodedge.evaluation.filmed import Filmed, film
+from bloodedge.evaluation.filmed import Filmed, Floats, film
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.files import write_beside
 
@@ -31,12 +34,15 @@ def measure_rates(
     threads: int,
     *,
     leave_out: Collection[str] = (),
+    sensitivity: float | None = None,
+    specificity: float | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Copy ``bundle`` to ``out`` with the rates and the reference of the cells in ``data`` that it was not fitted to.
 
-    leave_out: subjects to leave out, such as a training person under another name. An older bundle gets the digests of
-    its training pictures if ``data`` holds them. The copy is not signed. Raises UsageError for too few people.
+    leave_out: subjects to leave out, such as a training person under another name. With a sensitivity or specificity,
+    0..1, the thresholds are chosen for it on these people first. An older bundle gets the digests of its training
+    pictures if ``data`` holds them. The copy is not signed. Raises UsageError for too few people.
     """
     dataset = read_dataset(data, progress)
     with Bundle(bundle) as opened:
@@ -46,12 +52,16 @@ def measure_rates(
     cells = _held_out(classifiers[0], dataset, leave_out)
     filmed = film(cells, [], manifest.imaging, seed=0, progress=progress)
     name = f"cells of people not seen in training, of {data.name} ({dataset.fingerprint[:12]})"
+    blast = blast_probabilities(classifiers[0].engine, filmed.images, manifest.temperature)
+    before = manifest.thresholds
+    if sensitivity is not None or specificity is not None:
+        manifest = _with_goal(manifest, filmed, blast, name, sensitivity, specificity)
+        manifest = _with_self_test(manifest, classifiers, files[manifest.golden.file])
     measured = [
         _measured(artifact, classifier, filmed, manifest, name)
         for artifact, classifier in zip(manifest.artifacts, classifiers, strict=True)
     ]
     _require_people(measured[0].rates, data)
-    blast = blast_probabilities(classifiers[0].engine, filmed.images, manifest.temperature)
     update: dict[str, object] = {
         "serial": int(datetime.now(UTC).timestamp()),
         "artifacts": measured,
@@ -61,7 +71,8 @@ def measure_rates(
     if pictures is not None:
         files[FITTED_FILE] = pictures.pack()
         update["fitted"] = pictures.record()
-    files[CARD] = with_rates(files.get(CARD, b"").decode(), measured[0]).encode()
+    card = with_section(files.get(CARD, b"").decode(), thresholds_lines(before, manifest))
+    files[CARD] = with_section(card, rates_lines(measured[0])).encode()
     update["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = manifest.model_copy(update=update)
     files[MANIFEST] = record_bytes(manifest)
@@ -83,6 +94,36 @@ def _measured(artifact: Artifact, classifier: Classifier, filmed: Filmed, manife
     return artifact.model_copy(update={"rates": rates})
 
 
+def _with_goal(
+    manifest: Manifest,
+    filmed: Filmed,
+    blast: Floats,
+    data: str,
+    sensitivity: float | None,
+    specificity: float | None,
+) -> Manifest:
+    """The manifest with thresholds for a sensitivity or specificity on the filmed cells."""
+    inside = filmed.inside(manifest.domain)
+    cells = [cell for cell, yes in zip(filmed.cells, inside, strict=True) if yes]
+    labels, people = [cell.label for cell in cells], [cell.subject for cell in cells]
+    chosen = choose_thresholds(blast[inside], labels, people, data, sensitivity=sensitivity, specificity=specificity)
+    if chosen is None:
+        raise UsageError("The data hold too few people whom this bundle has not seen to choose thresholds on.")
+    return manifest.model_copy(update={"thresholds": chosen[0], "operating_point": chosen[1]})
+
+
+def _with_self_test(manifest: Manifest, classifiers: Sequence[Classifier], golden: bytes) -> Manifest:
+    """The manifest with the flips that its artifacts show on the golden cells at its thresholds."""
+    inputs, reference = unpack_golden(golden)
+    flips = {
+        f"{artifact.engine}/{artifact.precision}": compare(
+            classifier.engine, inputs, reference, manifest.temperature, manifest.thresholds.blast
+        ).clear_flips
+        for artifact, classifier in zip(manifest.artifacts, classifiers, strict=True)
+    }
+    return manifest.model_copy(update={"golden": manifest.golden.model_copy(update={"max_flips": flips})})
+
+
 def _require_people(rates: Rates | None, data: Path) -> None:
     if rates is None or not rates.known:
         raise UsageError(
@@ -101,13 +142,26 @@ def _fitted(manifest: Manifest, classifier: Classifier, dataset: Dataset) -> Fit
         return None
 
 
-def with_rates(card: str, artifact: Artifact) -> str:
-    """A model card with the table of an artifact's rates, in place of an earlier one."""
-    head, found, rest = card.partition(HEADING)
+def with_section(card: str, lines: Sequence[str]) -> str:
+    """A model card with a section, whose first line is its heading, in place of an earlier one of that heading."""
+    if not lines:
+        return card
+    head, found, rest = card.partition(lines[0] + "\n")
     after = rest[rest.index("\n## ") + 1 :] if found and "\n## " in rest else ""
-    return (
-        "\n\n".join(part for part in (head.rstrip(), after.rstrip(), "\n".join(rates_lines(artifact))) if part) + "\n"
-    )
+    return "\n\n".join(part for part in (head.rstrip(), after.rstrip(), "\n".join(lines)) if part) + "\n"
+
+
+def thresholds_lines(before: Thresholds, manifest: Manifest) -> list[str]:
+    """A card's section on thresholds that were chosen anew; empty if they were not."""
+    if manifest.thresholds == before or manifest.operating_point is None:
+        return []
+    return [
+        "## Thresholds",
+        "",
+        f"{manifest.thresholds.describe().capitalize()}. {manifest.operating_point.describe()}",
+        "",
+        f"Figures of the test part were measured at other thresholds: {before.describe()}.",
+    ]
 
 
 def rates_lines(artifact: Artifact) -> list[str]:

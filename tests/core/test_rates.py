@@ -6,8 +6,10 @@ import pytest
 
 from bloodedge.bundle import Bundle
 from bloodedge.cli import main
+from bloodedge.engine import load_artifact
+from bloodedge.engine.golden import check_golden
 from bloodedge.errors import UsageError
-from bloodedge.evaluation.rates import HEADING, measure_rates, with_rates
+from bloodedge.evaluation.rates import HEADING, measure_rates, rates_lines, with_section
 from bloodedge.simulation import write_dataset
 
 SIMULATED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
@@ -58,9 +60,36 @@ def test_the_networks_stay_and_the_card_tells_the_people(measured: Path) -> None
 def test_a_card_keeps_what_stands_after_an_earlier_table(measured: Path) -> None:
     with Bundle(measured) as bundle:
         artifact = bundle.manifest.artifacts[0]
-    card = with_rates(f"# A model\n\n{HEADING}\n\nold\n\n## Licence\n\nfree\n", artifact)
+    card = with_section(f"# A model\n\n{HEADING}\n\nold\n\n## Licence\n\nfree\n", rates_lines(artifact))
     assert "old" not in card
     assert card.index("## Licence") < card.index(HEADING)
+
+
+def test_thresholds_are_chosen_anew_for_a_sensitivity(
+    strangers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "sensitive.bundle"
+    with pytest.raises(SystemExit) as ended:
+        main(["rates", str(SIMULATED), str(strangers), "-o", str(out), "--sensitivity", "0.99", "--threads", "1"])
+    assert ended.value.code == 0
+    assert "chosen for a sensitivity of 0.99" in capsys.readouterr().out
+    with Bundle(SIMULATED) as before, Bundle(out) as after:
+        after.verify()
+        manifest = after.manifest
+        assert manifest.thresholds.blast < before.manifest.thresholds.blast
+        assert manifest.operating_point is not None
+        assert (manifest.operating_point.goal, manifest.operating_point.target) == ("sensitivity", 0.99)
+        assert after.read("MODEL_CARD.md").decode().count("## Thresholds") == 1
+        for artifact in manifest.artifacts:
+            engine = load_artifact(after, artifact, 1)
+            assert check_golden(after, artifact, engine).passed
+
+
+def test_two_goals_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["rates", "x", "y", "-o", str(tmp_path / "z"), "--sensitivity", "0.9", "--specificity", "0.9"])
+    assert ended.value.code == 2
+    assert "not both" in capsys.readouterr().err
 
 
 def test_too_few_people_are_a_sentence(strangers: Path, tmp_path: Path) -> None:

@@ -112,6 +112,14 @@ def test_a_run_folder_holds_all_that_a_run_must_tell(unbroken: Path, rendered_da
     assert set(metrics.parts["test"].per_subject) == set(record.split.parts["test"].subjects)
 
 
+def test_a_runs_thresholds_were_chosen_on_its_validation_people(unbroken: Path) -> None:
+    record = read_run(unbroken)
+    point = record.operating_point
+    assert point is not None
+    assert (point.goal, point.target, point.cells) == ("even errors", None, record.split.parts["validation"].cells)
+    assert f"blast from {record.thresholds.blast:g} on" in (unbroken / "MODEL_CARD.md").read_text()
+
+
 def test_a_run_folder_knows_the_pictures_it_was_fitted_to(unbroken: Path, rendered_data: Path) -> None:
     record, cells = read_run(unbroken), _read(rendered_data).unique
     fitted = read_fitted_of_run(unbroken, record)

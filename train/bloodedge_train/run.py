@@ -13,6 +13,7 @@ from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
 from bloodedge.data.fitted_pictures import FittedPictures, held_out
 from bloodedge.data.split import split
+from bloodedge.decision.operating_point import FEWEST_PEOPLE, enough_people
 from bloodedge.engine.keras import load_keras
 from bloodedge.errors import UsageError
 from bloodedge.files import require_free
@@ -92,7 +93,21 @@ def _prepare(options: TrainOptions, dataset: Dataset, watcher: Watcher) -> RunCe
         if parts.get(name):
             with watcher.step(f"Preparing {name} cells") as progress:
                 samples[name] = _samples(dataset, parts[name], options.recipe, progress)
+    _check_goal(options, samples["validation"])
     return RunCells(dataset, record, fitted, parts, samples)
+
+
+def _check_goal(options: TrainOptions, validation: "Samples") -> None:
+    """Raise UsageError when the thresholds cannot be chosen for what was asked."""
+    if options.sensitivity is None and options.specificity is None:
+        return
+    if options.recipe.split.kind == "image":
+        raise UsageError("--sensitivity and --specificity need held-out people; leave them out, or split by group.")
+    if not enough_people(validation.labels, validation.groups):
+        raise UsageError(
+            f"--sensitivity and --specificity need {FEWEST_PEOPLE} or more people of each class in the validation part;"
+            " leave them out, or add people."
+        )
 
 
 def _samples(dataset: Dataset, cells: list[CellFile], recipe: Recipe, progress: Progress) -> "Samples":

@@ -7,7 +7,7 @@ from bloodedge.tables import figure_cells
 from bloodedge_train.zoo import ZOO
 
 PARTS = {
-    "validation": "Validation (chose the epoch and the temperature)",
+    "validation": "Validation (chose the epoch, the temperature and the thresholds)",
     "test": "Test (held out)",
     "shift": "Shift set (held out: people unlike those in training)",
 }
@@ -32,6 +32,8 @@ FIGURES = {
 def model_card(record: RunRecord, metrics: RunMetrics) -> str:
     """Markdown."""
     sections = [_head(record), _data(record)]
+    if record.operating_point is not None:
+        sections.append(f"## Thresholds\n\n{record.operating_point.describe()}")
     sections += [_part(PARTS[name], evaluation) for name, evaluation in metrics.parts.items()]
     sections.append(_limits(record, metrics))
     return "\n\n".join(sections) + "\n"
@@ -51,6 +53,7 @@ Classifies one segmented white cell as a leukaemic blast (ALL) or a normal cell.
 | input | uint8 RGB {record.imaging.size_px}x{record.imaging.size_px}, {record.imaging.um_per_px:.3f} µm per pixel, \
 {_look(record)} |
 | output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |
+| thresholds | {record.thresholds.describe()} |
 | recipe | {record.recipe["name"]}, seed {record.seed}, best epoch {record.best_epoch} of {len(record.history)} |
 | trained | {record.created} on {record.hardware} (Keras {record.versions.get("keras", "?")}, {record.backend}) |"""
 

@@ -17,6 +17,7 @@ from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord, Split
 from bloodedge.data.dataset import Dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import Fold, Parts
+from bloodedge.decision.operating_point import OperatingPoint, choose_thresholds
 from bloodedge.decision.thresholds import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine
 from bloodedge.evaluation.scoring import score
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 SCORED = ("validation", "test", "shift")
-THRESHOLDS = Thresholds()
+CHOSEN_ON = "the validation part of the run's data"
 MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
 """Files of a finished run beside run.json."""
 Floats = NDArray[np.float64]
@@ -52,6 +53,9 @@ class TrainOptions:
     resume: bool
     allow_unreadable: bool = False
     """Continue even if more than a tenth of the pictures cannot be used."""
+    sensitivity: float | None = None
+    """That the thresholds are chosen for, 0..1; with neither this nor a specificity, for even errors."""
+    specificity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ def write_run(options: TrainOptions, cells: RunCells, model: Any, state: FitStat
     blasts = {name: calibrated(probabilities, temperature)[:, 1] for name, probabilities in raw.items()}
     uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
     write_beside(options.out / "model.keras", model.save)
-    metrics = _metrics(options, samples, blasts, uncalibrated)
-    record = _record(options, cells, model, state, temperature, metrics.hardware)
+    thresholds, point = _thresholds(options, validation, blasts["validation"])
+    metrics = _metrics(options, samples, blasts, uncalibrated, thresholds)
+    record = _record(options, cells, model, state, temperature, thresholds, point, metrics.hardware)
     figures.draw_all(options.out / "figures", record, metrics, cells.parts, samples, blasts, uncalibrated)
     write_bytes(options.out / FITTED_FILE, cells.fitted.pack())
     write_text(options.out / "predictions.csv", _predictions(cells.parts, blasts, uncalibrated))
@@ -90,8 +95,24 @@ def write_run(options: TrainOptions, cells: RunCells, model: Any, state: FitStat
     return metrics
 
 
+def _thresholds(options: TrainOptions, samples: "Samples", blast: Floats) -> tuple[Thresholds, OperatingPoint | None]:
+    """The run's thresholds; the usual ones where no people are held out."""
+    if options.recipe.split.kind == "image":
+        return Thresholds(), None
+    goal = {"sensitivity": options.sensitivity, "specificity": options.specificity}
+    chosen = choose_thresholds(blast, samples.labels, samples.groups, CHOSEN_ON, **goal)
+    return chosen or (Thresholds(), None)
+
+
 def _record(
-    options: TrainOptions, cells: RunCells, model: Any, state: FitState, temperature: float, machine: str
+    options: TrainOptions,
+    cells: RunCells,
+    model: Any,
+    state: FitState,
+    temperature: float,
+    thresholds: Thresholds,
+    point: OperatingPoint | None,
+    machine: str,
 ) -> RunRecord:
     import keras
 
@@ -113,7 +134,8 @@ def _record(
         split=cells.split,
         fitted=cells.fitted.record(),
         temperature=temperature,
-        thresholds=THRESHOLDS,
+        thresholds=thresholds,
+        operating_point=point,
         backend=keras.backend.backend(),
         hardware=machine,
         versions=versions(hardware.RECORDED),
@@ -123,16 +145,20 @@ def _record(
 
 
 def _metrics(
-    options: TrainOptions, samples: dict[str, "Samples"], blasts: dict[str, Floats], uncalibrated: dict[str, Floats]
+    options: TrainOptions,
+    samples: dict[str, "Samples"],
+    blasts: dict[str, Floats],
+    uncalibrated: dict[str, Floats],
+    thresholds: Thresholds,
 ) -> RunMetrics:
     """Figures of every held-out part; ``uncalibrated``: blast probabilities before the temperature."""
-    leaky, threshold = options.recipe.split.kind == "image", THRESHOLDS.blast
+    leaky = options.recipe.split.kind == "image"
     parts = {
         name: score(
             samples[name].labels,
             blast,
             samples[name].subjects,
-            threshold=threshold,
+            threshold=thresholds.blast,
             leaky=leaky and name != "shift",
             uncalibrated=uncalibrated[name],
         )

@@ -44,6 +44,7 @@ def make_manifest(
         imaging=record.imaging,
         temperature=record.temperature,
         thresholds=record.thresholds,
+        operating_point=record.operating_point,
         domain=cells.domain,
         reference=reference,
         artifacts=[candidate.artifact() for candidate in shipped],

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import click
 
-from bloodedge.cli.options import PATH, allow_unreadable_option
+from bloodedge.cli.options import PATH, allow_unreadable_option, check_goal, goal_options
 from bloodedge.errors import StoppedError, UsageError
 from bloodedge_train.zoo import ZOO, check_model
 
@@ -50,6 +50,7 @@ WORTHLESS = (
 )
 @click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
+@goal_options
 @click.option("--out", type=PATH, metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
 @allow_unreadable_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
@@ -66,8 +67,9 @@ def train(
 ) -> None:
     """Fit a network to the cells in DATA and write a run folder: model, figures with intervals, pictures, card.
 
-    DATA is laid out as C-NMC 2019 (see: bloodedge data audit --help). Keras runs on the back end that KERAS_BACKEND
-    names: jax, tensorflow or torch.
+    DATA is laid out as C-NMC 2019 (see: bloodedge data audit --help). Thresholds are chosen on the validation part,
+    for even errors of both classes unless --sensitivity or --specificity is given. Keras runs on the back end that
+    KERAS_BACKEND names: jax, tensorflow or torch.
     """
     from bloodedge.cli.evaluate import show_evaluation
     from bloodedge.data.split import Fold
@@ -78,6 +80,7 @@ def train(
 
     if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
         raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")
+    check_goal(options["sensitivity"], options["specificity"])
     check_model(model)
     recipe = load_recipe(recipe_name)
     if epochs:
