@@ -1,5 +1,6 @@
 """What ``bloodedge train`` stores beside a network: ``run.json`` and ``metrics.json``."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +15,8 @@ from bloodedge.files import read_edited
 from bloodedge.imaging import ImagingSpec
 
 RUN_SCHEMA: Literal[1] = 1
+CHOSEN_BY = ("validation", "inner")
+"""Parts that chose something, such as the temperature, and so judge nothing."""
 
 
 class PartRecord(Strict):
@@ -99,11 +102,18 @@ class RunMetrics(Strict):
     """``metrics.json``: the baseline that later figures are compared with."""
 
     parts: dict[str, Evaluation]
+    """By part of the split; and "inner", cells that a head was fitted to, each as called by a head that was fitted to
+    none of its group."""
     ece_before_temperature: float
-    """Expected calibration error on validation before the temperature was fitted."""
+    """Expected calibration error of the ``calibration_part`` before the temperature was fitted."""
     latency_ms: LatencyMs
     """Batch 1, on the machine that trained."""
     hardware: str
+
+
+def calibration_part(parts: Iterable[str]) -> str:
+    """The part whose cells chose the temperature: validation, or "inner" in a run of a head."""
+    return "inner" if "inner" in parts else "validation"
 
 
 def read_run(run: Path) -> RunRecord:

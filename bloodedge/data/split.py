@@ -24,7 +24,8 @@ class SplitSpec(Strict):
     """group: no person in two parts; image: cells dealt one by one, leaky."""
     validation: float = Field(default=0.15, ge=0, lt=0.5)
     test: float = Field(default=0.15, gt=0, lt=0.5)
-    """Shares of the cells; the rest trains. Without a validation share (by image only) the test part validates too."""
+    """Shares of the cells; the rest trains. Without a validation share there is no such part (group), or the test part
+    validates too (image)."""
     shift_subjects: tuple[str, ...] = ()
     """A part of their own, with every subject of their groups; absent subjects are ignored."""
     known_people: bool = True
@@ -56,8 +57,6 @@ def split(dataset: Dataset, spec: SplitSpec, *, seed: int, fold: Fold | None = N
     cells = dataset.unique
     _check_classes(dataset, cells)
     by_group = spec.kind == "group"
-    if by_group and not spec.validation:
-        raise UsageError("A split by group needs a validation part; set split.validation in the recipe, such as 0.15.")
     shifted = {dataset.groups[s] for s in spec.shift_subjects if s in dataset.groups}
     aside = [c for c in cells if dataset.group(c) in shifted]
     rest = [c for c in cells if dataset.group(c) not in shifted]
@@ -94,7 +93,7 @@ def recall(dataset: Dataset, record: SplitRecord, spec: SplitSpec) -> Parts:
                 f"{dataset.root} is not the data this run was fitted to (its {name} part differs); "
                 "give the folder that was used for training."
             )
-    return parts
+    return {name: parts[name] for name in record.parts}
 
 
 def _part_record(dataset: Dataset, cells: list[CellFile]) -> PartRecord:
@@ -125,26 +124,24 @@ def _split_groups(dataset: Dataset, cells: list[CellFile], spec: SplitSpec, seed
     for cell in cells:
         counts[groups.index(dataset.group(cell)), cell.label] += 1
     rng = np.random.default_rng(seed)
+    names = ("train", "validation", "test") if spec.validation else ("train", "test")
+    others = [1 - spec.validation, spec.validation] if spec.validation else [1.0]
     if fold is None:
-        shares = np.array([1 - spec.validation - spec.test, spec.validation, spec.test])
-        owner = _assign(counts, shares, rng)
+        owner = deal(counts, np.array([others[0] - spec.test, *others[1:], spec.test]), rng)
     else:
-        dealt = _assign(counts, np.full(fold.count, 1 / fold.count), rng)
+        dealt = deal(counts, np.full(fold.count, 1 / fold.count), rng)
         rest = dealt != fold.number
-        owner = np.full(len(groups), 2)
-        owner[rest] = _assign(counts[rest], np.array([1 - spec.validation, spec.validation]), rng)
+        owner = np.full(len(groups), len(others))
+        owner[rest] = deal(counts[rest], np.array(others), rng)
     part_of = dict(zip(groups, owner, strict=True))
-    return {
-        name: [c for c in cells if part_of[dataset.group(c)] == number]
-        for number, name in enumerate(("train", "validation", "test"))
-    }
+    return {name: [c for c in cells if part_of[dataset.group(c)] == number] for number, name in enumerate(names)}
 
 
 Drawn = NDArray[np.int64]
 """(groups,): a part for each group."""
 
 
-def _assign(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
+def deal(counts: NDArray[np.float64], shares: NDArray[np.float64], rng: np.random.Generator) -> Drawn:
     """A part for each group, so that each class's cells are divided by ``shares``.
 
     counts: (groups, 2) cells by class. Raises UsageError unless every part can hold a group of each class.

@@ -85,7 +85,7 @@ def _never_seen(ensemble: Ensemble, dataset: Dataset) -> Chosen:
         for member in ensemble.members:
             if member.fingerprint == dataset.fingerprint:
                 parts = recall(dataset, member.split, member.split_spec)
-                names |= {c.name for part in FITTED_PARTS for c in parts[part]}
+                names |= {c.name for part in FITTED_PARTS for c in parts.get(part, ())}
     for cell in cells:
         if cell.name in names:
             left_out[cell.name] = SAME

@@ -24,7 +24,8 @@ ORDER = {
     "bloodedge": "machine redact text errors installation files metrics config console web_access web_socket web_server"
     " imaging tables decision bundle data engine fleet_messages report signing bench simulation evaluation cli"
     " __main__",
-    "bloodedge_train": "hardware recipe zoo fitting figures run_card run_folder explain run compare progress sweep cli",
+    "bloodedge_train": "hardware recipe zoo fitting watcher fitted heads figures run_card run_folder explain"
+    " whole_network head_run run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
     " conversion cli",
     "bloodedge_device": "frames latency health timings system finder settings camera slide pipeline store bundles"

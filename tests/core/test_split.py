@@ -217,5 +217,13 @@ def test_without_a_validation_share_the_test_part_validates_too_by_image_only() 
     assert parts["validation"] == parts["test"]
     assert not {c.name for c in parts["train"]} & {c.name for c in parts["test"]}
     assert recall(dataset(), record, spec) == parts
-    with pytest.raises(UsageError, match=r"by group needs a validation part; set split\.validation"):
-        split(dataset(), SplitSpec(validation=0), seed=0)
+
+
+@pytest.mark.parametrize("fold", [None, Fold(3, 1)])
+def test_without_a_validation_share_groups_only_train_or_test(fold: Fold | None) -> None:
+    spec = SplitSpec(validation=0, test=0.3)
+    parts, record = split(dataset(), spec, seed=0, fold=fold)
+    assert set(parts) == {"train", "test"}
+    assert not set(record.parts["train"].groups) & set(record.parts["test"].groups)
+    assert sum(map(len, parts.values())) == len(dataset().unique)
+    assert recall(dataset(), record, spec) == parts

@@ -15,8 +15,8 @@ from bloodedge.data.dataset import CellFile
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.evaluation.scoring import score
 from bloodedge.imaging import ImagingSpec
-from bloodedge_train.figures import confusion, curves, draw_all, montage, people
-from bloodedge_train.fitting.fit import Samples
+from bloodedge_train.figures import confusion, curves, draw_all, montage, penalties, people
+from bloodedge_train.fitted import Scored
 from bloodedge_train.recipe import Recipe
 
 PARTS = ("validation", "test", "shift")
@@ -57,14 +57,14 @@ class Case:
         count = len(self.labels)
         self.subjects = subjects or [f"{'H' * (1 - y)}{n % 4 // 2}" for n, y in enumerate(self.labels)]
         self.blast = np.clip(self.labels * 0.4 + rng.random(count) * 0.6, 0, 1)
-        self.samples = Samples(
-            rng.integers(0, 255, (count, 32, 32, 3), dtype=np.uint8), self.labels, self.subjects, self.subjects
-        )
         self.evaluation = score(self.labels, self.blast, self.subjects, uncalibrated=self.blast)
 
     def draw(self, folder: Path, run: RunRecord, names: tuple[str, ...] = PARTS) -> set[str]:
+        picture = folder.with_name(f"{folder.name}.png")
+        disc = cv2.circle(np.zeros((64, 64, 3), np.uint8), (32, 32), 20, (150, 60, 120), cv2.FILLED)
+        cv2.imwrite(str(picture), disc)
         cells = [
-            CellFile(f"{n}.png", folder, int(y), s, "", "", "", 1, 1.0, b"")
+            CellFile(f"{n}.png", picture, int(y), s, "", "", "", 1, 1.0, b"")
             for n, (y, s) in enumerate(zip(self.labels, self.subjects, strict=True))
         ]
         metrics = RunMetrics(
@@ -74,9 +74,18 @@ class Case:
             hardware="a test",
         )
         blasts = dict.fromkeys(names, self.blast)
-        samples = dict.fromkeys(names, self.samples)
-        draw_all(folder, run, metrics, dict.fromkeys(names, cells), samples, blasts, blasts)
+        outputs = np.stack([1 - self.blast, self.blast], axis=1).astype(np.float32)
+        draw_all(folder, run, metrics, dict.fromkeys(names, Scored(cells, outputs)), blasts, blasts)
         return {path.name for path in folder.iterdir()}
+
+
+def test_a_head_shows_its_penalties_instead_of_epochs(tmp_path: Path) -> None:
+    tried = [{"penalty": p, "val_loss": 0.5, "val_auc": 0.8, "val_accuracy": 0.7} for p in (0.1, 1.0, 10.0)]
+    run = record().model_copy(update={"history": tried, "best_epoch": 2})
+    names = Case().draw(tmp_path, run, ("inner", "test"))
+    assert "penalties.png" in names
+    assert not names & {"learning_curves.png", "montage_inner.png"}
+    assert "penalty 1" in words(painted(penalties.paint, run))
 
 
 def painted(paint: Any, *arguments: Any) -> Any:

@@ -38,6 +38,11 @@ def precision(asked: str) -> str:
     return asked if _gpu() else "float32"
 
 
+def has_gpu() -> bool:
+    """Whether the back end computes on an accelerator."""
+    return _gpu() is not None
+
+
 def _gpu() -> str | None:
     """The accelerator's name, where there is one."""
     import keras

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bloodedge.console import progress, say, steps
 from bloodedge_train.recipe import Recipe
-from bloodedge_train.run import Watcher
+from bloodedge_train.watcher import Watcher
 
 if TYPE_CHECKING:
     from bloodedge_train.fitting.fit import BatchDone, EpochDone

@@ -1,9 +1,9 @@
 """Recipes: everything about a training run that is a choice, as data."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bloodedge.config import FileName, Strict, read_toml, validate
 from bloodedge.data.split import SplitSpec
@@ -38,6 +38,11 @@ class AugmentSpec(Strict):
     def moves(self) -> bool:
         """Whether pixels change their places."""
         return bool(self.rotate or self.flip or self.scale or self.shift)
+
+
+Depth = Annotated[float, Field(gt=0, le=1)] | str
+Penalty = Annotated[float, Field(gt=0, le=1000)]
+PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class NetworkSpec(Strict):
@@ -91,6 +96,25 @@ class FitSpec(Strict):
     """Keras' MobileNetV2 comes with 0.999, with which moving statistics never arrive in a few thousand steps."""
 
 
+class HeadSpec(Strict):
+    """A logistic head on features of a network that stays as it is."""
+
+    depths: tuple[Depth, ...] = Field(default=(0.6, 0.8, 1.0), min_length=1, max_length=8)
+    """Where features are taken: shares of the network's depth (1 is its last feature map), or names of its layers."""
+    flips: bool = True
+    """Whether the head is fitted to features averaged over a cell and its mirror images."""
+    draws: int = Field(default=0, ge=0, le=50)
+    """How many randomly changed copies of each cell (see augment) it is fitted to beside the cell."""
+    people: Literal["even", "sqrt", "cells"] = "even"
+    """What a group of subjects weighs within its class: as much as every other, as the square root of its cells, or as
+    its cells."""
+    penalties: tuple[Penalty, ...] = Field(default=PENALTIES, min_length=1, max_length=50)
+    """Weights of half the squared coefficients beside the mean log loss, of standardised features; the one with the
+    least loss on people held back is taken."""
+    inner_folds: int = Field(default=5, ge=2, le=20)
+    """How many times some of the people are held back to choose the penalty and the temperature."""
+
+
 class Recipe(Strict):
     """A resolved recipe, as stored in the run."""
 
@@ -101,8 +125,23 @@ class Recipe(Strict):
     network: NetworkSpec = NetworkSpec()
     augment: AugmentSpec = AugmentSpec()
     fit: FitSpec = FitSpec()
+    head: HeadSpec | None = None
+    """None: the whole network is fitted."""
+
+    @model_validator(mode="after")
+    def _parts_are_needed(self) -> Self:
+        if self.head and self.split.validation:
+            message = "split.validation: a head holds people back in turn instead; set it to 0"
+            raise ValueError(message)
+        return self
 
     removed: ClassVar = {"distil": ...}
+
+
+def check_split(recipe: Recipe) -> None:
+    """Raise UsageError for a recipe that fits a whole network and leaves it no validation part."""
+    if recipe.split.kind == "group" and not recipe.split.validation and recipe.head is None:
+        raise UsageError("A split by group needs a validation part; set split.validation in the recipe, such as 0.15.")
 
 
 Kind = Literal["recipe", "space"]

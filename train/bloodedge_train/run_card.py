@@ -8,6 +8,7 @@ from bloodedge_train.zoo import ZOO
 
 PARTS = {
     "validation": "Validation (chose the epoch, the temperature and the thresholds)",
+    "inner": "People held back in turn (chose the penalty, the temperature and the thresholds)",
     "test": "Test (held out)",
     "shift": "Shift set (held out: people unlike those in training)",
 }
@@ -54,8 +55,15 @@ Classifies one segmented white cell as a leukaemic blast (ALL) or a normal cell.
 {_look(record)} |
 | output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |
 | thresholds | {record.thresholds.describe()} |
-| recipe | {record.recipe["name"]}, seed {record.seed}, best epoch {record.best_epoch} of {len(record.history)} |
+| recipe | {record.recipe["name"]}, seed {record.seed}, {_kept(record)} |
 | trained | {record.created} on {record.hardware} (Keras {record.versions.get("keras", "?")}, {record.backend}) |"""
+
+
+def _kept(record: RunRecord) -> str:
+    kept = record.history[record.best_epoch - 1 : record.best_epoch]
+    if kept and "penalty" in kept[0]:
+        return f"a logistic head with penalty {kept[0]['penalty']:g} on features that stayed as they were"
+    return f"best epoch {record.best_epoch} of {len(record.history)}"
 
 
 def _look(record: RunRecord) -> str:

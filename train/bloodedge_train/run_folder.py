@@ -3,9 +3,8 @@
 import csv
 import datetime as dt
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from bloodedge import __version__
 from bloodedge.bench.latency import measure_latency
 from bloodedge.bundle.json_records import write_record
-from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord, SplitRecord
-from bloodedge.data.dataset import Dataset
+from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord, SplitRecord, calibration_part
+from bloodedge.data.dataset import Dataset, read_input
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import Fold, Parts
 from bloodedge.decision.operating_point import OperatingPoint, choose_thresholds
@@ -24,16 +23,16 @@ from bloodedge.evaluation.scoring import score
 from bloodedge.files import write_beside, write_bytes, write_text
 from bloodedge.machine import versions
 from bloodedge_train import hardware, run_card
-from bloodedge_train.fitting.checkpoint import FitState
+from bloodedge_train.fitted import Fitted, Scored
 from bloodedge_train.fitting.temperature import fit_temperature
+from bloodedge_train.heads.cache import default_folder
 from bloodedge_train.recipe import Recipe
 
-if TYPE_CHECKING:
-    from bloodedge_train.fitting.fit import Samples
-
-
 SCORED = ("validation", "test", "shift")
-CHOSEN_ON = "the validation part of the run's data"
+CHOSEN_ON = {
+    "validation": "the validation part of the run's data",
+    "inner": "the people of the training part, each called by a head fitted to none of their cells",
+}
 MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
 """Files of a finished run beside run.json."""
 Floats = NDArray[np.float64]
@@ -56,6 +55,8 @@ class TrainOptions:
     sensitivity: float | None = None
     """That the thresholds are chosen for, 0..1; with neither this nor a specificity, for even errors."""
     specificity: float | None = None
+    cache: Path | None = field(default_factory=default_folder)
+    """Where a head's features are kept for the next run; None keeps none."""
 
 
 @dataclass(frozen=True)
@@ -67,48 +68,47 @@ class RunCells:
     fitted: FittedPictures
     """Those that the network was fitted to."""
     parts: Parts
-    samples: dict[str, "Samples"]
-    """Network inputs by part."""
 
 
-def write_run(options: TrainOptions, cells: RunCells, model: Any, state: FitState) -> RunMetrics:
-    """Calibrate and score a fitted network and write all but its checkpoint."""
+def write_run(options: TrainOptions, cells: RunCells, fitted: Fitted) -> RunMetrics:
+    """Calibrate and judge a fitted network and write all but its checkpoint."""
     from bloodedge_train import figures
-    from bloodedge_train.fitting.fit import predict
 
-    samples = cells.samples
-    raw = {name: predict(model, samples[name].images) for name in SCORED if name in samples}
-    validation = samples["validation"]
-    temperature = fit_temperature(validation.labels, raw["validation"], len(set(validation.subjects)))
-    blasts = {name: calibrated(probabilities, temperature)[:, 1] for name, probabilities in raw.items()}
-    uncalibrated = {name: probabilities[:, 1].astype(np.float64) for name, probabilities in raw.items()}
-    write_beside(options.out / "model.keras", model.save)
-    thresholds, point = _thresholds(options, validation, blasts["validation"])
-    metrics = _metrics(options, samples, blasts, uncalibrated, thresholds)
-    record = _record(options, cells, model, state, temperature, thresholds, point, metrics.hardware)
-    figures.draw_all(options.out / "figures", record, metrics, cells.parts, samples, blasts, uncalibrated)
+    scored = fitted.scored
+    chosen = scored[calibration_part(scored)]
+    temperature = fit_temperature(chosen.labels, chosen.outputs, len(set(chosen.subjects)))
+    blasts = {name: calibrated(part.outputs, temperature)[:, 1] for name, part in scored.items()}
+    uncalibrated = {name: part.outputs[:, 1].astype(np.float64) for name, part in scored.items()}
+    write_beside(options.out / "model.keras", fitted.network.save)
+    thresholds, point = _thresholds(options, cells.dataset, scored, blasts)
+    metrics = _metrics(options, scored, blasts, uncalibrated, thresholds)
+    record = _record(options, cells, fitted, temperature, thresholds, point, metrics.hardware)
+    figures.draw_all(options.out / "figures", record, metrics, scored, blasts, uncalibrated)
     write_bytes(options.out / FITTED_FILE, cells.fitted.pack())
-    write_text(options.out / "predictions.csv", _predictions(cells.parts, blasts, uncalibrated))
+    write_text(options.out / "predictions.csv", _predictions(scored, blasts, uncalibrated))
     write_record(options.out / "metrics.json", metrics)
     write_text(options.out / "MODEL_CARD.md", run_card.model_card(record, metrics))
     write_record(options.out / "run.json", record)
     return metrics
 
 
-def _thresholds(options: TrainOptions, samples: "Samples", blast: Floats) -> tuple[Thresholds, OperatingPoint | None]:
+def _thresholds(
+    options: TrainOptions, dataset: Dataset, scored: dict[str, Scored], blasts: dict[str, Floats]
+) -> tuple[Thresholds, OperatingPoint | None]:
     """The run's thresholds; the usual ones where no people are held out."""
     if options.recipe.split.kind == "image":
         return Thresholds(), None
+    part = calibration_part(scored)
+    groups = [dataset.group(cell) for cell in scored[part].cells]
     goal = {"sensitivity": options.sensitivity, "specificity": options.specificity}
-    chosen = choose_thresholds(blast, samples.labels, samples.groups, CHOSEN_ON, **goal)
+    chosen = choose_thresholds(blasts[part], scored[part].labels, groups, CHOSEN_ON[part], **goal)
     return chosen or (Thresholds(), None)
 
 
 def _record(
     options: TrainOptions,
     cells: RunCells,
-    model: Any,
-    state: FitState,
+    fitted: Fitted,
     temperature: float,
     thresholds: Thresholds,
     point: OperatingPoint | None,
@@ -123,8 +123,8 @@ def _record(
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         bloodedge=__version__,
         model=options.model,
-        parameters=model.count_params(),
-        macs=count_macs(model),
+        parameters=fitted.network.count_params(),
+        macs=count_macs(fitted.network),
         labels=list(LABELS),
         weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).name,
         recipe=options.recipe.model_dump(),
@@ -139,14 +139,14 @@ def _record(
         backend=keras.backend.backend(),
         hardware=machine,
         versions=versions(hardware.RECORDED),
-        history=state.history,
-        best_epoch=state.best_epoch,
+        history=fitted.history,
+        best_epoch=fitted.best,
     )
 
 
 def _metrics(
     options: TrainOptions,
-    samples: dict[str, "Samples"],
+    scored: dict[str, Scored],
     blasts: dict[str, Floats],
     uncalibrated: dict[str, Floats],
     thresholds: Thresholds,
@@ -155,19 +155,21 @@ def _metrics(
     leaky = options.recipe.split.kind == "image"
     parts = {
         name: score(
-            samples[name].labels,
+            scored[name].labels,
             blast,
-            samples[name].subjects,
+            scored[name].subjects,
             threshold=thresholds.blast,
-            leaky=leaky and name != "shift",
+            leaky=leaky and name not in {"shift", "inner"},
             uncalibrated=uncalibrated[name],
         )
         for name, blast in blasts.items()
     }
+    chosen = calibration_part(parts)
+    image = read_input(scored[chosen].cells[0], options.recipe.imaging)
     return RunMetrics(
         parts=parts,
-        ece_before_temperature=parts["validation"].ece_before or 0.0,
-        latency_ms=measure_latency(KerasEngine(options.out), samples["validation"].images[0]),
+        ece_before_temperature=parts[chosen].ece_before or 0.0,
+        latency_ms=measure_latency(KerasEngine(options.out), image),
         hardware=hardware.accelerator(),
     )
 
@@ -182,12 +184,12 @@ def _data_record(options: TrainOptions, dataset: Dataset) -> DataRecord:
     )
 
 
-def _predictions(parts: Parts, blasts: dict[str, Floats], uncalibrated: dict[str, Floats]) -> str:
+def _predictions(scored: dict[str, Scored], blasts: dict[str, Floats], uncalibrated: dict[str, Floats]) -> str:
     """``predictions.csv``: every scored cell with its blast probability, before and after the temperature."""
     out = io.StringIO()
     rows = csv.writer(out, lineterminator="\n")
     rows.writerow(["part", "cell", "subject", "label", "blast_uncalibrated", "blast"])
     for part, blast in blasts.items():
-        for cell, before, after in zip(parts[part], uncalibrated[part], blast, strict=True):
+        for cell, before, after in zip(scored[part].cells, uncalibrated[part], blast, strict=True):
             rows.writerow([part, cell.name, cell.subject, cell.label, f"{before:.6f}", f"{after:.6f}"])
     return out.getvalue()

@@ -1,13 +1,17 @@
 """``bloodedge train``."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from bloodedge.cli.options import PATH, allow_unreadable_option, check_goal, goal_options
 from bloodedge.errors import StoppedError, UsageError
 from bloodedge_train.zoo import ZOO, check_model
+
+if TYPE_CHECKING:
+    from bloodedge.bundle.run_record import RunMetrics
+    from bloodedge_train.recipe import Recipe
 
 WORTHLESS = (
     "A network that gives one class only is useless: train for more epochs (--epochs), with another recipe, or on"
@@ -53,6 +57,13 @@ WORTHLESS = (
 @goal_options
 @click.option("--out", type=PATH, metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
 @allow_unreadable_option
+@click.option(
+    "--cache",
+    type=PATH,
+    metavar="DIR",
+    help="Where the features of a recipe with a head are kept for the next run (default: the user's cache folder).",
+)
+@click.option("--no-cache", is_flag=True, help="Keep no features.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
 def train(
@@ -63,6 +74,8 @@ def train(
     fold: int | None,
     epochs: int | None,
     out: Path | None,
+    cache: Path | None,
+    no_cache: bool,
     **options: Any,
 ) -> None:
     """Fit a network to the cells in DATA and write a run folder: model, figures with intervals, pictures, card.
@@ -71,8 +84,8 @@ def train(
     for even errors of both classes unless --sensitivity or --specificity is given. Keras runs on the back end that
     KERAS_BACKEND names: jax, tensorflow or torch.
     """
-    from bloodedge.cli.evaluate import show_evaluation
     from bloodedge.data.split import Fold
+    from bloodedge_train.heads.cache import default_folder
     from bloodedge_train.progress import watcher
     from bloodedge_train.recipe import load_recipe
     from bloodedge_train.run import train as run_training
@@ -82,21 +95,29 @@ def train(
         raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")
     check_goal(options["sensitivity"], options["specificity"])
     check_model(model)
-    recipe = load_recipe(recipe_name)
-    if epochs:
-        recipe = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"epochs": epochs})})
-    if kind:
-        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"kind": kind})})
+    if cache and no_cache:
+        raise UsageError("--cache and --no-cache exclude each other; leave one out.")
+    recipe = _changed(load_recipe(recipe_name), epochs, kind)
     target = out or Path("runs") / f"{model}-{recipe.name}"
     chosen = Fold(folds, fold) if folds is not None and fold is not None else None
+    kept_in = None if no_cache else cache or default_folder()
     try:
-        metrics = run_training(TrainOptions(model=model, recipe=recipe, fold=chosen, out=target, **options), watcher())
+        metrics = run_training(
+            TrainOptions(model=model, recipe=recipe, fold=chosen, out=target, cache=kept_in, **options), watcher()
+        )
     except KeyboardInterrupt as error:
         if not (target / "checkpoint").is_dir():
             raise
         raise StoppedError(
             f"Interrupted; finished epochs are kept in {target}. Continue by repeating the command with --resume."
         ) from error
+    _show(metrics, target)
+
+
+def _show(metrics: "RunMetrics", target: Path) -> None:
+    """The figures of people held out, and a warning where they are worth nothing."""
+    from bloodedge.cli.evaluate import show_evaluation
+
     for name in ("test", "shift"):
         if name in metrics.parts:
             show_evaluation(metrics.parts[name], f"{target.name}: {name} part")
@@ -106,3 +127,14 @@ def train(
                 f"{target.name} called none of the {evaluation.cells} {name} cells {label}. {WORTHLESS}", bold=True
             )
     click.echo(f"Run folder: {target}")
+
+
+def _changed(recipe: "Recipe", epochs: int | None, kind: Literal["group", "image"] | None) -> "Recipe":
+    """The recipe with what the command line gives instead."""
+    if epochs and recipe.head:
+        raise UsageError(f"The recipe {recipe.name} fits a head, which has no epochs; leave out --epochs.")
+    if epochs:
+        recipe = recipe.model_copy(update={"fit": recipe.fit.model_copy(update={"epochs": epochs})})
+    if kind:
+        recipe = recipe.model_copy(update={"split": recipe.split.model_copy(update={"kind": kind})})
+    return recipe

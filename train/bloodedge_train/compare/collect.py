@@ -113,7 +113,7 @@ def _add_run(entries: list[Entry], left_out: list[str], path: Path, part: PartNa
         hardware=metrics.hardware,
         float_bytes=model.stat().st_size if model.is_file() else None,
         copies_left_out=record.fitted is not None,
-        history=record.history,
+        history=[row for row in record.history if "epoch" in row],
         predictions=read_predictions(path / "predictions.csv", part),
     )
     if any(_same(entry, other) and entry.evaluation == other.evaluation for other in entries):

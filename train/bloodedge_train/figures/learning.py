@@ -5,6 +5,7 @@ from typing import Any
 from bloodedge.bundle.run_record import RunRecord
 from bloodedge_train.figures.drawing import BLACK, BLAST, GREY, NORMAL
 
+NAME = "learning_curves"
 INCHES = 11.0, 3.4
 
 

@@ -1,5 +1,6 @@
 """Right and wrong calls as pictures, each with its predicted probability."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,16 +41,24 @@ def choose(labels: NDArray[np.int64], blast: Floats, threshold: float) -> list[R
 
 
 def paint(
-    figure: Any, images: NDArray[np.uint8], subjects: list[str], blast: Floats, rows: list[Row], name: str
+    figure: Any,
+    images: Mapping[int, NDArray[np.uint8]],
+    subjects: list[str],
+    blast: Floats,
+    rows: list[Row],
+    name: str,
 ) -> None:
-    """images: uint8 (N, H, W, 3) network inputs; subjects: of each cell, or ""; blast: (N,) predicted."""
+    """Images and calls.
+
+    images: network inputs uint8 (H, W, 3) of the rows' cells; subjects: of each cell, or ""; blast: (N,) predicted.
+    """
     grid = figure.subplots(len(rows), ACROSS, squeeze=False)
     for axes in grid.ravel():
         axes.set_axis_off()
     for line, row in zip(grid, rows, strict=True):
         colour = RIGHT if row.right else WRONG
         for axes, cell in zip(line, row.cells, strict=False):
-            _paint_cell(axes, images[cell], colour)
+            _paint_cell(axes, images[int(cell)], colour)
             axes.set_title(f"{subjects[cell]}  {blast[cell]:.2f}".strip(), fontsize=8, pad=3)
         title = f"{LABELS[row.label]}\ncalled {LABELS[row.label if row.right else 1 - row.label]}\n{row.count:,} cells"
         place = {"transform": line[0].transAxes, "ha": "right", "va": "center", "fontsize": 9}

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from bloodedge.bundle.run_record import read_metrics
+from bloodedge.bundle.run_record import calibration_part, read_metrics
 from bloodedge_train.compare.rows import FIGURES
 from bloodedge_train.sweep.plan import Plan
 from bloodedge_train.sweep.trial import TrialRecord, read_trial, run_folder
@@ -59,7 +59,7 @@ def _figures(out: Path, record: TrialRecord) -> Figures:
         best = max((row["val_auc"] for row in record.history), default=None)
         return {} if best is None or record.state == "failed" else {"validation_auc": best}
     parts = read_metrics(run_folder(out, record.trial)).parts
-    found = {"validation_auc": parts["validation"].auc}
+    found = {"validation_auc": parts[calibration_part(parts)].auc}
     for part, names in SHOWN.items():
         if part in parts:
             found |= {f"{part}_{name}": getattr(parts[part], name) for name in names}

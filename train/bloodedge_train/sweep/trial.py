@@ -20,9 +20,10 @@ from bloodedge.files import write_text
 from bloodedge.text import as_path
 from bloodedge_train.fitting.checkpoint import Checkpoints
 from bloodedge_train.recipe import Recipe
-from bloodedge_train.run import Watcher, train
+from bloodedge_train.run import train
 from bloodedge_train.run_folder import TrainOptions
 from bloodedge_train.sweep.plan import Plan, Trial
+from bloodedge_train.watcher import Watcher
 
 if TYPE_CHECKING:
     from bloodedge_train.fitting.fit import BatchDone, EpochDone

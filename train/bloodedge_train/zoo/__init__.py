@@ -5,11 +5,13 @@ softmax probabilities ``(N, classes)``; scaling to what the family expects lies 
 """
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from bloodedge.errors import UsageError, did_you_mean
+from bloodedge_train.zoo.depths import layers_at
 from bloodedge_train.zoo.layers import gather_views, spread_views
 from bloodedge_train.zoo.weights import Published, download, load
 
@@ -80,11 +82,10 @@ def build(
     import keras
 
     check_model(name)
-    family: Family = importlib.import_module(f"bloodedge_train.zoo.{ZOO[name].module}")
-    features = _features(name, family, size_px, weights)
+    features = _features(name, size_px, weights)
     frame = (size_px, size_px, 3)
     image = keras.Input(frame if views == 1 else (views, *frame), dtype="uint8", name="image")
-    maps = features(family.scale(spread_views(image)))
+    maps = features(family(name).scale(spread_views(image)))
     pooled = gather_views(keras.layers.GlobalAveragePooling2D(name="pool")(maps), views)
     output = _head(pooled, network, classes)
     return keras.Model(image, output, name=name)
@@ -106,15 +107,35 @@ def _head(x: Any, network: "NetworkSpec", classes: int) -> Any:
     )(x)
 
 
-def _features(name: str, family: Family, size_px: int, weights: str) -> Any:
+def family(name: str) -> Family:
+    """The module of a model's family."""
+    return cast("Family", importlib.import_module(f"bloodedge_train.zoo.{ZOO[name].module}"))
+
+
+def feature_maps(name: str, size_px: int, depths: Sequence[float | str], weights: str) -> tuple[Any, tuple[str, ...]]:
+    """A Keras model named "features" from the scaled image to its feature maps at ``depths``, and their layers' names.
+
+    depths: as in ``depths.layers_at``; weights: as in ``build``. Raises as ``build``, and UsageError for an unknown
+    depth.
+    """
+    import keras
+
+    check_model(name)
+    features = _features(name, size_px, weights)
+    layers = layers_at(features, depths)
+    outputs = {one.name: one.output for one in features.operations}
+    return keras.Model(features.input, [outputs[layer] for layer in layers], name="features"), tuple(layers)
+
+
+def _features(name: str, size_px: int, weights: str) -> Any:
     entry = ZOO[name]
     if size_px < entry.smallest_px:
         raise UsageError(f"{name} needs images of at least {entry.smallest_px} px; raise imaging.size_px.")
-    published = family.PUBLISHED
+    published = family(name).PUBLISHED
     if weights == "imagenet" and published is None:
         raise UsageError(f"{name} has no ImageNet weights to download; use --weights none or the path of a file.")
     file = download(published, name) if weights == "imagenet" and published else Path(weights)
-    features = family.features(size_px)
+    features = family(name).features(size_px)
     if weights != "none":
         load(features, file, name)
     return features

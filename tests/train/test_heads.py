@@ -1,0 +1,331 @@
+"""A logistic head on frozen features: where features are taken, how they are kept, and what the head is."""
+
+import errno
+import importlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from bloodedge.data.dataset import CellFile, inputs, read_dataset
+from bloodedge.errors import UsageError
+from bloodedge.imaging import ImagingSpec
+from bloodedge_train import zoo
+from bloodedge_train.heads import features as feature_code
+from bloodedge_train.heads.backbone import Backbone, open_backbone, with_head
+from bloodedge_train.heads.cache import FeatureCache, key_of
+from bloodedge_train.heads.extract import KerasExtractor, OpenVINOExtractor
+from bloodedge_train.heads.features import FeatureSpec, features
+from bloodedge_train.heads.logistic import Head, fit_head, inner_folds, weigh
+from bloodedge_train.heads.looks import MIRRORED, PLAIN, drawn
+from bloodedge_train.heads.solver import Problems, solve
+from bloodedge_train.recipe import AugmentSpec, HeadSpec
+from bloodedge_train.zoo.depths import block_ends, layers_at
+
+SIZE = 48
+IMAGING = ImagingSpec(size_px=SIZE, um_per_px=0.4, views=("physical", "canonical"))
+DEPTHS = (0.5, 1.0)
+AUGMENT = AugmentSpec(light=0.2, stain=0.2, scale=0.1, blur=0.5)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    keras.utils.set_random_seed(4)
+    path = tmp_path_factory.mktemp("weights") / "edgenet.weights.h5"
+    importlib.import_module("bloodedge_train.zoo.edgenet").features(SIZE).save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def backbone(weights: Path) -> Backbone:
+    return open_backbone("edgenet", SIZE, DEPTHS, str(weights))
+
+
+@pytest.fixture(scope="module")
+def cells(rendered_data: Path) -> list[CellFile]:
+    return read_dataset(rendered_data).unique[:20]
+
+
+@pytest.mark.parametrize(
+    ("model", "depths", "expected"),
+    [
+        ("mobilenetv2", (1.0, 0.6, 0.8), ["block_9_add", "block_12_add", "out_relu"]),
+        ("mobilenetv2", ("block_13_expand_relu", 1.0), ["block_13_expand_relu", "out_relu"]),
+        ("efficientnet_lite0", (0.6, 1.0), ["block10_add", "top_relu"]),
+        ("edgenet", (0.999, 1.0), ["block7_pointwise_relu"]),
+    ],
+)
+def test_depths_are_ends_of_blocks(model: str, depths: Sequence[float | str], expected: list[str]) -> None:
+    assert layers_at(zoo.family(model).features(64), depths) == expected
+
+
+@pytest.mark.parametrize("model", ["mobilenetv2", "regnetx016", "edgenet", "vgg19"])
+def test_all_that_comes_after_the_end_of_a_block_is_computed_from_it(model: str) -> None:
+    network = zoo.family(model).features(64)
+    ends = block_ends(network)
+    assert len(ends) > 2
+    for name in ends[:-1]:
+        keras.Model(network.get_layer(name).output, network.output)  # raises ValueError where a path leads past it
+
+
+def test_an_unknown_layer_is_named_with_the_nearest(weights: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r'no feature map "block7_pointwise_rel"\. Did you mean "block7_pointwise_relu"'
+    ):
+        open_backbone("edgenet", SIZE, ["block7_pointwise_rel"], str(weights))
+
+
+def test_a_head_needs_features_that_were_learnt() -> None:
+    with pytest.raises(UsageError, match="--weights imagenet or --weights FILE"):
+        open_backbone("edgenet", SIZE, DEPTHS, "none")
+
+
+def test_weights_of_another_network_are_refused(weights: Path) -> None:
+    with pytest.raises(UsageError, match="holds the weights of another network than efficientnet_lite0"):
+        open_backbone("efficientnet_lite0", SIZE, DEPTHS, str(weights))
+
+
+def test_openvino_and_keras_compute_the_same_features(backbone: Backbone, cells: list[CellFile]) -> None:
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'bloodedge[openvino]'")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("OpenVINO reads Keras' networks on TensorFlow only: KERAS_BACKEND=tensorflow")
+    frames = inputs(cells, IMAGING).reshape(-1, SIZE, SIZE, 3)
+    for ours, theirs in zip(KerasExtractor(backbone)(frames), OpenVINOExtractor(backbone)(frames), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(ours).max())
+
+
+def test_the_whole_network_gives_what_the_head_gives_on_the_features(backbone: Backbone, cells: list[CellFile]) -> None:
+    spec = FeatureSpec(backbone, IMAGING)
+    found = features(cells, spec)[0]
+    assert found.shape == (len(cells), spec.width) == (20, 2 * sum(backbone.widths))
+    rng = np.random.default_rng(0)
+    spread = found.std(axis=0)
+    coefficients = rng.normal(size=spec.width) / np.where(spread > 1e-6, spread, np.inf) / np.sqrt(spec.width)
+    head = Head(coefficients, -float(found.mean(axis=0) @ coefficients), 1.0, (), np.empty(0), np.empty(0))
+    network = with_head(backbone, head, views=2)
+    outputs = network.predict(inputs(cells, IMAGING), verbose=0)
+    assert outputs.dtype == np.float32
+    blasts = head.blast_probability(found)
+    assert np.ptp(blasts) > 0.05
+    np.testing.assert_allclose(outputs[:, 1], blasts, atol=1e-4)
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-6)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Frames that each call of an extractor gets."""
+    frames: list[int] = []
+    make = feature_code.extractor
+
+    def counting(backbone: Backbone) -> Any:
+        extract = make(backbone)
+        return lambda images: (frames.append(len(images)), extract(images))[1]
+
+    monkeypatch.setattr(feature_code, "extractor", counting)
+    return frames
+
+
+def test_features_are_computed_once(
+    backbone: Backbone, cells: list[CellFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = counted(monkeypatch)
+    spec, cache = FeatureSpec(backbone, IMAGING, MIRRORED[:2]), FeatureCache(tmp_path)
+    first = features(cells[:15], spec, cache)
+    assert sum(frames) == 15 * 2 * 2
+    frames.clear()
+    assert np.array_equal(features(cells[:15], spec, cache), first)
+    assert not frames
+    more = features(cells, spec, cache)
+    assert sum(frames) == 5 * 2 * 2
+    assert np.array_equal(more[:, :15], first)
+    frames.clear()
+    other = replace(spec, imaging=IMAGING.model_copy(update={"light": "levelled"}))
+    assert not np.allclose(features(cells, other, cache), more)
+    assert sum(frames) == 20 * 2 * 2
+
+
+def test_what_was_computed_before_an_interrupt_is_kept(
+    backbone: Backbone, cells: list[CellFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feature_code, "BLOCK", 8)
+    spec, cache = FeatureSpec(backbone, IMAGING), FeatureCache(tmp_path)
+
+    def interrupt(done: int, _total: int) -> None:
+        if done == 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        features(cells, spec, cache, interrupt)
+    frames = counted(monkeypatch)
+    features(cells, spec, cache)
+    assert sum(frames) == 4 * 2
+
+
+@pytest.mark.parametrize("damage", [b"no zip", b""])
+def test_a_damaged_file_is_computed_again_with_a_sentence(
+    damage: bytes, backbone: Backbone, cells: list[CellFile], tmp_path: Path
+) -> None:
+    spec, said = FeatureSpec(backbone, IMAGING), list[str]()
+    first = features(cells, spec, FeatureCache(tmp_path))
+    (path,) = tmp_path.glob("*.npz")
+    path.write_bytes(damage)
+    assert np.array_equal(features(cells, spec, FeatureCache(tmp_path, said.append)), first)
+    assert said == [f"{path} is damaged; its features are computed again."]
+    assert np.array_equal(features(cells, spec, FeatureCache(tmp_path, said.append)), first)
+    assert len(said) == 1
+
+
+def test_a_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    said = list[str]()
+    FeatureCache(tmp_path).store("key", {"a": np.arange(400, dtype=np.float32)})
+    (path,) = tmp_path.glob("*.npz")
+    data = bytearray(path.read_bytes())
+    data[data.index(np.float32(200).tobytes())] ^= 1
+    path.write_bytes(bytes(data))
+    assert FeatureCache(tmp_path, said.append).load("key", 400) == {}
+    assert len(said) == 1
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(
+    backbone: Backbone, cells: list[CellFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    said = list[str]()
+    spec = FeatureSpec(backbone, IMAGING, MIRRORED)
+    assert features(cells[:3], spec, FeatureCache(tmp_path, said.append)).shape[:2] == (4, 3)
+    assert len(said) == 1
+    assert said[0].startswith("Features are not kept for the next run. ")
+    assert "disk is full" in said[0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_used_longest_ago_goes_first(tmp_path: Path) -> None:
+    row = {"a": np.zeros(1000, np.float32)}
+    writer = FeatureCache(tmp_path, limit_bytes=14_000)
+    for age, key in ((30, "old"), (20, "newer"), (10, "newest")):
+        FeatureCache(tmp_path).store(key, row)
+        stamp = time.time() - age
+        os.utime(tmp_path / f"{key}.npz", (stamp, stamp))
+    assert FeatureCache(tmp_path).load("old", 1000)  # used now
+    writer.store("just now", row)
+    assert {path.stem for path in tmp_path.glob("*.npz")} == {"old", "newest", "just now"}
+
+
+def test_features_of_another_width_are_a_damaged_file(tmp_path: Path) -> None:
+    FeatureCache(tmp_path).store("key", {"a": np.zeros(4, np.float32)})
+    assert FeatureCache(tmp_path).load("key", 5) == {}
+
+
+def test_everything_that_changes_features_changes_the_key(backbone: Backbone) -> None:
+    spec = FeatureSpec(backbone, IMAGING)
+    looks = [*MIRRORED, *drawn(AUGMENT, 2, 0), *drawn(AUGMENT, 1, 1), *drawn(AugmentSpec(), 1, 0)]
+    keys = {spec.key(look) for look in looks}
+    keys.add(replace(spec, backbone=replace(backbone, digest="0")).key(PLAIN))
+    keys.add(replace(spec, imaging=ImagingSpec(size_px=SIZE)).key(PLAIN))
+    assert len(keys) == len(looks) + 2
+    assert key_of(a=1, b=2) == key_of(b=2, a=1)
+
+
+def test_a_cell_is_changed_alike_whatever_is_beside_it(cells: list[CellFile]) -> None:
+    (look,) = drawn(AUGMENT, 1, seed=3)
+    images, digests = inputs(cells, IMAGING), [cell.pixels_digest for cell in cells]
+    together = look(images, digests)
+    assert together.shape == images.shape
+    assert together.dtype == np.uint8
+    alone = look(images[7:9], digests[7:9])
+    assert np.array_equal(alone, together[7:9])
+    assert not np.array_equal(alone, images[7:9])
+    (other,) = drawn(AUGMENT, 1, seed=4)
+    assert not np.array_equal(other(images[7:9], digests[7:9]), alone)
+
+
+def people(seed: int, count: int = 12, each: int = 30) -> tuple[NDArray[np.float32], NDArray[np.int64], list[str]]:
+    """Features (N, 12) of which the first tells the classes apart and the second is each person's own."""
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(count), each)
+    labels = (owner % 2).astype(np.int64)
+    x = rng.normal(size=(len(owner), 12))
+    x[:, 0] += 2.0 * labels
+    x[:, 1] += 3 * rng.normal(size=count)[owner]
+    x *= 10.0 ** np.arange(-3, 3).repeat(2)
+    return x.astype(np.float32) + 5, labels, [f"p{one}" for one in owner]
+
+
+def test_the_solver_finds_what_scikit_learn_finds() -> None:
+    x, labels, _ = people(0)
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(size=(len(x), 4)) * (rng.uniform(size=(len(x), 4)) < 0.7)
+    weights /= weights.sum(axis=0)
+    penalties = np.array([0.003, 0.03, 0.3, 3.0])
+    mean, scale = np.tile(x.mean(axis=0)[:, None], 4), np.tile(x.std(axis=0)[:, None], 4)
+    problems = Problems(x, labels, weights.astype(np.float32), mean.astype(float), scale.astype(float), penalties)
+    coefficients, intercepts = solve(problems)
+    for number, penalty in enumerate(penalties):
+        theirs = LogisticRegression(C=1 / penalty, tol=1e-8, max_iter=5000)
+        theirs.fit((x - mean[:, number]) / scale[:, number], labels, sample_weight=weights[:, number])
+        expected = theirs.predict_proba((x - mean[:, number]) / scale[:, number])[:, 1]
+        ours = 1 / (1 + np.exp(-(x @ coefficients[:, number] + intercepts[number])))
+        np.testing.assert_allclose(ours, expected, atol=2e-3)
+
+
+def test_classes_and_people_weigh_evenly() -> None:
+    labels = np.array([0] * 5 + [1] * 10)
+    groups = ["a"] * 4 + ["b"] + ["c"] * 8 + ["d"] * 2
+    weights = weigh(labels, groups, HeadSpec())
+    assert [weights[np.array(groups) == one].sum() for one in "abcd"] == pytest.approx([0.25] * 4)
+    by_cells = weigh(labels, groups, HeadSpec(people="cells"))
+    assert [by_cells[np.array(groups) == one].sum() for one in "abcd"] == pytest.approx([0.4, 0.1, 0.4, 0.1])
+    by_root = weigh(labels, groups, HeadSpec(people="sqrt"))
+    assert [by_root[np.array(groups) == one].sum() for one in "ab"] == pytest.approx([1 / 3, 1 / 6])
+
+
+def test_each_person_is_held_back_once_with_both_classes_in_every_fold() -> None:
+    _, labels, groups = people(0)
+    folds = inner_folds(labels, groups, 5, seed=2)
+    assert set(folds) == set(range(5))
+    for group in set(groups):
+        assert len(set(folds[np.array(groups) == group])) == 1
+    assert all(set(labels[folds == fold]) == {0, 1} for fold in range(5))
+    assert set(inner_folds(labels, groups, 20, seed=2)) == set(range(6))  # no more than people of a class
+
+
+def test_a_head_finds_what_classes_share_and_predicts_people_held_back() -> None:
+    x, labels, groups = people(3, count=40)
+    head = fit_head(x[None], x, labels, groups, HeadSpec())
+    others, truth, _ = people(99, count=40)
+    right = (head.blast_probability(others) > 0.5) == truth
+    assert right.mean() > 0.78  # 0.84 is the best that two normals 2 apart allow
+    assert head.penalty == min(head.choices, key=lambda tried: tried.loss).penalty
+    assert len(head.choices) == len(HeadSpec().penalties)
+    held = ((head.inner > 0.5) == labels).mean()
+    assert held < ((head.blast_probability(x) > 0.5) == labels).mean() + 0.01
+
+
+def test_a_person_held_back_is_predicted_without_that_persons_cells() -> None:
+    x, labels, groups = people(5)
+    of_first, spec = np.array(groups) == "p0", HeadSpec(penalties=(0.1,))
+    fitted = x.copy()
+    fitted[of_first] = x[of_first] - 20  # what the head is fitted to; what it predicts stays
+    before, after = fit_head(x[None], x, labels, groups, spec), fit_head(fitted[None], x, labels, groups, spec)
+    assert not np.allclose(before.blast_probability(x), after.blast_probability(x), atol=0.01)
+    together = before.folds == before.folds[of_first][0]
+    np.testing.assert_allclose(before.inner[together], after.inner[together], atol=1e-3)  # float32
+    assert not np.allclose(before.inner[~together], after.inner[~together], atol=0.01)
+
+
+@pytest.mark.parametrize(("lone", "name"), [(0, "hem"), (1, "all")])
+def test_a_class_with_one_person_is_refused(lone: int, name: str) -> None:
+    x, labels, groups = people(0)
+    kept = (labels != lone) | (np.array(groups) == f"p{lone}")
+    with pytest.raises(UsageError, match=f"Only 1 independent group of subjects to train on with {name} cells"):
+        fit_head(x[None, kept], x[kept], labels[kept], [g for g, k in zip(groups, kept, strict=True) if k], HeadSpec())

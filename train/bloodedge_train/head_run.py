@@ -1,0 +1,122 @@
+"""A run of a head: features of every cell, a head fitted to the training people, and the whole network put together."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.data.dataset import CellFile, inputs
+from bloodedge.engine.keras import load_keras
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_train.fitted import Fitted, Scored, labels_of
+from bloodedge_train.heads.backbone import Backbone, open_backbone, with_head
+from bloodedge_train.heads.cache import FeatureCache
+from bloodedge_train.heads.features import FeatureSpec, features
+from bloodedge_train.heads.logistic import fit_head
+from bloodedge_train.heads.looks import MIRRORED, PLAIN, Look, drawn
+from bloodedge_train.recipe import HeadSpec, Recipe
+from bloodedge_train.run_folder import RunCells, TrainOptions
+from bloodedge_train.watcher import Watcher
+
+CHECKED = 16
+TOLERANCE = 1e-3
+"""Largest difference between the network's probability and the head's on the features that it was fitted to."""
+
+
+def open_features(options: TrainOptions, watcher: Watcher) -> Backbone:
+    """The network whose features the head is fitted to; raises as ``open_backbone``, UsageError for ``--resume``."""
+    if options.resume:
+        raise UsageError("A head is fitted in seconds and has nothing to resume; leave out --resume.")
+    with watcher.step("Loading Keras"):
+        load_keras()
+    recipe = options.recipe
+    assert recipe.head is not None
+    return open_backbone(options.model, recipe.imaging.size_px, recipe.head.depths, options.weights)
+
+
+def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: RunCells) -> Fitted:
+    """Fit a head to the training people's features; raises UsageError when a class has too few of them."""
+    recipe = options.recipe
+    spec = recipe.head
+    assert spec is not None
+    train = cells.parts["train"]
+    groups = [cells.dataset.group(cell) for cell in train]
+    _name_mixed(train, groups, watcher)
+    plain, fitted = _training_features(backbone, options, watcher, train)
+    with watcher.step("Fitting the head"):
+        head = fit_head(fitted, plain, labels_of(train), groups, spec, options.seed)
+    network = with_head(backbone, head, len(recipe.imaging.views))
+    held_out = {name: part for name, part in cells.parts.items() if name != "train"}
+    scored = {"inner": Scored(train, _outputs(head.inner))}
+    for name, part in held_out.items():
+        found = _features(backbone, options, watcher, part, (PLAIN,), f"Features of {name} cells")[0]
+        scored[name] = Scored(part, _outputs(head.blast_probability(found)))
+    _check_network(network, recipe, train[:CHECKED], head.blast_probability(plain[:CHECKED]))
+    history = [
+        {"penalty": tried.penalty, "val_loss": tried.loss, "val_auc": tried.auc, "val_accuracy": tried.accuracy}
+        for tried in head.choices
+    ]
+    best = [tried.penalty for tried in head.choices].index(head.penalty) + 1
+    return Fitted(network, scored, history, best, f"penalty {head.penalty:g} of {len(history)}")
+
+
+def looks_of(recipe: Recipe, seed: int) -> tuple[Look, ...]:
+    """The ways of looking at a training cell that a recipe asks for; the first is the cell as it is."""
+    spec = recipe.head or HeadSpec()
+    return (*(MIRRORED if spec.flips else (PLAIN,)), *drawn(recipe.augment, spec.draws, seed))
+
+
+def to_fit(found: NDArray[np.float32], spec: HeadSpec) -> NDArray[np.float32]:
+    """What a head is fitted to, (R, N, D), of the features of ``looks_of`` (L, N, D): mirror images are averaged."""
+    mirrored = len(MIRRORED) if spec.flips else 1
+    return np.concatenate([found[:mirrored].mean(axis=0, keepdims=True), found[mirrored:]])
+
+
+def _training_features(
+    backbone: Backbone, options: TrainOptions, watcher: Watcher, train: list[CellFile]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    spec = options.recipe.head or HeadSpec()
+    found = _features(
+        backbone, options, watcher, train, looks_of(options.recipe, options.seed), "Features of train cells"
+    )
+    return found[0], to_fit(found, spec)
+
+
+def _features(
+    backbone: Backbone,
+    options: TrainOptions,
+    watcher: Watcher,
+    cells: list[CellFile],
+    looks: Sequence[Look],
+    title: str,
+) -> NDArray[np.float32]:
+    cache = FeatureCache(options.cache, watcher.say) if options.cache else None
+    with watcher.step(title) as progress:
+        return features(cells, FeatureSpec(backbone, options.recipe.imaging, looks), cache, progress)
+
+
+def _name_mixed(cells: Sequence[CellFile], groups: Sequence[str], watcher: Watcher) -> None:
+    """A sentence on people with cells of both classes."""
+    labels = defaultdict(set)
+    for cell, group in zip(cells, groups, strict=True):
+        labels[group].add(cell.label)
+    mixed = sorted(group for group, found in labels.items() if len(found) > 1)
+    if mixed:
+        watcher.say(f"{', '.join(mixed)} {'have' if len(mixed) > 1 else 'has'} cells of both classes; all are kept.")
+
+
+def _outputs(blasts: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.stack([1 - blasts, blasts], axis=1).astype(np.float32)
+
+
+def _check_network(network: object, recipe: Recipe, cells: list[CellFile], expected: NDArray[np.float64]) -> None:
+    """Raise BloodedgeError when the network put together does not give the head's probabilities."""
+    from bloodedge_train.fitting.fit import predict
+
+    difference = float(np.abs(predict(network, inputs(cells, recipe.imaging))[:, 1] - expected).max())
+    if difference > TOLERANCE:
+        raise BloodedgeError(
+            f"The network differs from the head that was fitted by {difference:.2g} in probability; compute the "
+            "features again with --no-cache, and report it if that does not help."
+        )

@@ -1,0 +1,103 @@
+"""A zoo's network up to its features, which stay as they are, and the same network with a logistic head."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.errors import UsageError
+from bloodedge_train import zoo
+from bloodedge_train.zoo.layers import gather_views, spread_views
+
+if TYPE_CHECKING:
+    from bloodedge_train.heads.logistic import Head
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Features of frames uint8 (N, size_px, size_px, 3) RGB: feature maps at several depths, averaged over the map."""
+
+    model: str
+    """Its name in the zoo."""
+    size_px: int
+    maps: Any
+    """A Keras model named "features": a scaled frame to its feature maps, from the lowest."""
+    pooled: Any
+    """A Keras model: a frame to float32 (N, c) of each depth."""
+    depths: tuple[str, ...]
+    """Names of the layers."""
+    digest: str
+    """SHA-256 over the weights and the depths."""
+
+    @property
+    def widths(self) -> list[int]:
+        """Features of each depth."""
+        return [int(output.shape[-1]) for output in self.pooled.outputs]
+
+
+def open_backbone(model: str, size_px: int, depths: Sequence[float | str], weights: str) -> Backbone:
+    """A network of the zoo with its weights ("imagenet" or the path of a file).
+
+    depths: as in ``zoo.depths.layers_at``. Raises UsageError for "none", an unknown model or depth, or another
+    network's weights; BloodedgeError when the weights cannot be had.
+    """
+    import keras
+
+    if weights == "none":
+        raise UsageError(
+            "A head is fitted to features that a network has learnt elsewhere; give them with --weights imagenet or "
+            "--weights FILE."
+        )
+    maps, names = zoo.feature_maps(model, size_px, depths, weights)
+    frame = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
+    pooled = [_pool(found) for found in _as_list(maps(zoo.family(model).scale(frame)))]
+    return Backbone(model, size_px, maps, keras.Model(frame, pooled), names, _digest(maps))
+
+
+def with_head(backbone: Backbone, head: "Head", views: int = 1) -> Any:
+    """The whole network: uint8 (N, size_px, size_px, 3) RGB, or (N, views, ...) for several, to float32 (N, 2).
+
+    Each depth has a fully connected layer of its own, and their logits are added: int8 then has a scale for each depth,
+    where features of all depths side by side would share one.
+    """
+    import keras
+
+    size = backbone.size_px
+    image = keras.Input((size, size, 3) if views == 1 else (views, size, size, 3), dtype="uint8", name="image")
+    maps = _as_list(backbone.maps(zoo.family(backbone.model).scale(spread_views(image))))
+    dense = [keras.layers.Dense(2, dtype="float32", name=f"logits_{number}") for number in range(1, len(maps) + 1)]
+    logits = [layer(gather_views(_pool(found), views)) for layer, found in zip(dense, maps, strict=True)]
+    total = keras.layers.Add(dtype="float32", name="logits")(logits) if len(logits) > 1 else logits[0]
+    network = keras.Model(
+        image, keras.layers.Softmax(dtype="float32", name="probabilities")(total), name=backbone.model
+    )
+    ends = np.cumsum([width * views for width in backbone.widths])[:-1]
+    for number, (layer, weights) in enumerate(zip(dense, np.split(head.weights, ends), strict=True)):
+        bias = head.bias if number == 0 else 0.0
+        layer.set_weights([np.outer(weights, (-0.5, 0.5)), np.multiply(bias, (-0.5, 0.5))])
+    return network
+
+
+def _pool(maps: Any) -> Any:
+    import keras
+
+    return keras.layers.GlobalAveragePooling2D(dtype="float32")(maps)
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+
+def _digest(maps: Any) -> str:
+    found = hashlib.sha256()
+    for weight in maps.get_weights():
+        array: NDArray[Any] = np.ascontiguousarray(weight)
+        found.update(f"{array.shape} {array.dtype}".encode())
+        found.update(array.tobytes())
+    names = [one.name for one in maps.operations]
+    tapped = [names.index(one._keras_history.operation.name) for one in maps.outputs]
+    found.update(str(tapped).encode())
+    return found.hexdigest()
