@@ -1,7 +1,8 @@
 """Latency of one network input at a time, measured the same way on the GPU host and on the board.
 
 ``python -m bloodedge.bench.latency bundle BUNDLE ENGINE PRECISION THREADS`` is one turn of ``bloodedge bench``: an
-artifact in a fresh process. ``... network ENGINE SIZE_PX THREADS FILE...`` does so for a network that no bundle holds.
+artifact in a fresh process. ``... network ENGINE SHAPE THREADS FILE...`` does so for a network that no bundle holds;
+SHAPE is that of its input, as 64x64x3.
 Engines that share a process slow each other down: the threads of the one that has just answered keep spinning on the
 cores that the next one needs (LiteRT int8 beside three others, 2 cores, p10: 1.2 ms, not 0.96).
 """
@@ -48,7 +49,7 @@ def percentiles(times_ms: list[float]) -> LatencyMs:
 
 
 def measure_latency(engine: Engine, image: NDArray[np.uint8], repeats: int = 60) -> LatencyMs:
-    """Latency of ``engine.predict`` on one network input uint8 (H, W, 3), over ``repeats`` calls after a warm-up."""
+    """Latency of ``engine.predict`` on ``image``, one network input, over ``repeats`` calls after a warm-up."""
     return percentiles(interleaved({"engine": engine}, image, repeats)["engine"])
 
 
@@ -62,7 +63,7 @@ def in_turns(items: Sequence[Item], rounds: int) -> Iterator[Item]:
 
 
 def interleaved(engines: dict[str, Engine], image: NDArray[np.uint8], rounds: int) -> dict[str, list[float]]:
-    """Latencies in milliseconds per engine, ``rounds`` of each, taken in turns; image: uint8 (H, W, 3)."""
+    """Latencies in milliseconds per engine, ``rounds`` of each, taken in turns; image: one network input."""
     batch = image[np.newaxis]
     for engine in engines.values():
         for _ in range(WARM_UP):
@@ -242,9 +243,10 @@ def run_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
     return _in_fresh_process(what, "bundle", bundle, engine, precision, threads)
 
 
-def run_network_turn(files: Sequence[Path], engine: str, size_px: int, threads: int) -> Turn:
-    """``run_turn`` for a network's own files, the model first; it takes images of ``size_px`` squared."""
-    return _in_fresh_process(f"The process of {files[0].name}", "network", engine, size_px, threads, *files)
+def run_network_turn(files: Sequence[Path], engine: str, shape: Sequence[int], threads: int) -> Turn:
+    """``run_turn`` for a network's own files, the model first; one network input has ``shape``."""
+    sides = "x".join(map(str, shape))
+    return _in_fresh_process(f"The process of {files[0].name}", "network", engine, sides, threads, *files)
 
 
 def _in_fresh_process(what: str, *arguments: str | int | Path) -> Turn:
@@ -268,22 +270,22 @@ def take_turn(bundle: Path, engine: str, precision: str, threads: int) -> Turn:
     """
     name = f"{bundle} ({engine} {precision})"
     with Bundle(bundle) as opened:
-        artifact, size = opened.manifest.artifact(engine, precision), opened.manifest.input
-        return _timed(lambda: load_artifact(opened, artifact, threads), size.height, size.width, name)
+        artifact, shape = opened.manifest.artifact(engine, precision), opened.manifest.input.shape
+        return _timed(lambda: load_artifact(opened, artifact, threads), shape, name)
 
 
-def take_network_turn(engine: str, size_px: int, threads: int, files: Sequence[Path]) -> Turn:
+def take_network_turn(engine: str, shape: Sequence[int], threads: int, files: Sequence[Path]) -> Turn:
     """``take_turn`` for a network's own files, the model first."""
 
     def load() -> Engine:
         model, *weights = (file.read_bytes() for file in files)
         return load_bytes(engine, model, weights[0] if weights else None, threads)
 
-    return _timed(load, size_px, size_px, files[0].name)
+    return _timed(load, shape, files[0].name)
 
 
-def _timed(load: Callable[[], Engine], height: int, width: int, name: str) -> Turn:
-    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+def _timed(load: Callable[[], Engine], shape: Sequence[int], name: str) -> Turn:
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     start = perf_counter()
     loaded = load()
     outputs = loaded.predict(image[np.newaxis])
@@ -314,8 +316,9 @@ def main() -> int:
             bundle, engine, precision, threads = arguments
             turn = take_turn(Path(bundle), engine, precision, int(threads))
         else:
-            engine, size_px, threads, *files = arguments
-            turn = take_network_turn(engine, int(size_px), int(threads), [Path(file) for file in files])
+            engine, sides, threads, *files = arguments
+            shape = [int(side) for side in sides.split("x")]
+            turn = take_network_turn(engine, shape, int(threads), [Path(file) for file in files])
     except BloodedgeError as error:
         sys.stdout.write(f"{error}\n")
         return FAILED

@@ -1,8 +1,8 @@
 """``manifest.json``: a bundle's contents, measured figures and origin."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.run_record import FittedRecord, SplitRecord
@@ -14,6 +14,7 @@ from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
+from bloodedge.imaging.network_input import in_words
 
 BUNDLE_SCHEMA: Literal[1] = 1
 
@@ -27,9 +28,17 @@ class InputSpec(Strict):
 
     height: int
     width: int
+    views: int = 1
+    """Of one cell, side by side along a first axis; without that axis if there is one."""
     channels: Literal[3] = 3
     dtype: Literal["uint8"] = "uint8"
     colour: Literal["RGB"] = "RGB"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one network input, as ``ImagingSpec.input_shape``."""
+        frame = (self.height, self.width, self.channels)
+        return frame if self.views == 1 else (self.views, *frame)
 
 
 class Agreement(Strict):
@@ -141,6 +150,16 @@ class Manifest(Strict):
     """SHA-256 of every file but manifest.json and signature.json."""
 
     removed: ClassVar = {"stain": ...}
+
+    @model_validator(mode="after")
+    def _imaging_makes_the_input(self) -> Self:
+        if self.input.shape != self.imaging.input_shape:
+            message = (
+                f"input: the networks take {in_words(self.input.shape)}, but imaging makes "
+                f"{in_words(self.imaging.input_shape)}; convert the run again"
+            )
+            raise ValueError(message)
+        return self
 
     @property
     def title(self) -> str:

@@ -16,7 +16,7 @@ ENGINES = ("keras", "litert", "openvino", "onnx")
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 PARTS = ("auto", "train", "validation", "test", "shift", "all")
 WEIGHTS = ("mean", "kappa")
-VIEWS = ("1", "8")
+TURNS = ("1", "8")
 
 
 @click.command()
@@ -48,10 +48,11 @@ VIEWS = ("1", "8")
 )
 @click.option(
     "--views",
-    type=click.Choice(VIEWS),
+    "turns",
+    type=click.Choice(TURNS),
     default="1",
     show_default=True,
-    help="8: the mean over each cell's flips and quarter turns.",
+    help="8: the mean over each cell's flips and quarter turns (not the scales of its imaging).",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engine (default: all cores).")
 @click.option(
@@ -76,7 +77,7 @@ def evaluate(
     precision: str | None,
     part: str,
     weigh: str,
-    views: str,
+    turns: str,
     threads: int | None,
     subject_rule: str | None,
     one_person: bool,
@@ -105,7 +106,7 @@ def evaluate(
             data,
             part,  # type: ignore[arg-type]
             update,
-            views=8 if views == "8" else 1,
+            turns=8 if turns == "8" else 1,
             subject_rule=rule,
             one_person=one_person,
             **options,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.config import Strict
-from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image
+from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image, first_view
 
 ACCEPTANCE = 0.95
 """Share of cells like the training cells that is accepted."""
@@ -63,11 +63,11 @@ class Domain(Strict):
     """Share of held-out cells inside, 0..1."""
 
     def holds(self, image: Image) -> bool:
-        """Whether a network input uint8 (H, W, 3) RGB is inside."""
+        """Whether a network input, as ``describe`` takes it, is inside."""
         return self.distance(image) <= self.limit
 
     def distance(self, image: Image) -> float:
-        """How far a network input uint8 (H, W, 3) RGB is from the training cells; about 1 for one of them."""
+        """How far a network input, as ``describe`` takes it, is from the training cells; about 1 for one of them."""
         return float(self.distances(describe(image)[np.newaxis])[0])
 
     def distances(self, figures: Floats) -> Floats:
@@ -83,7 +83,7 @@ class Domain(Strict):
 
 
 def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain | None:
-    """The domain of training inputs uint8 (N, H, W, 3) RGB; None for fewer than FEWEST_INPUTS.
+    """The domain of N training inputs, as ``describe`` takes them; None for fewer than FEWEST_INPUTS.
 
     others: inputs of cells that the network was not fitted to, which the limit is set on.
     """
@@ -159,9 +159,14 @@ def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
 def describe(image: Image) -> Floats:
     """Figures of the shape, colour and texture of a network input uint8 (H, W, 3) RGB, 0 round the cell.
 
+    Of several views (views, H, W, 3) the first is described. Where that is the physical one, as packaged recipes have
+    it, a cell of a size that no training cell had is outside the domain; so is every cell of a camera whose scale is
+    set far wrong, of which the network would get views that do not belong together. A canonical view shows no size.
+
     In this order: 5 of shape, each channel's mean, spread and skewness, the 3 correlations between channels, each
     channel's mean in 4 rings from the rim inwards, and its detail at 4 scales from the finest.
     """
+    image = first_view(image)
     size = image.shape[0] * image.shape[1]
     red, green, blue = cv2.split(image)
     cell = as_image(cv2.threshold(cv2.max(cv2.max(red, green), blue), 0, 1, cv2.THRESH_BINARY)[1])

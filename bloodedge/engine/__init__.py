@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.bundle.manifest import Artifact
-from bloodedge.errors import UsageError
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.imaging.network_input import in_words
 from bloodedge.installation import install_hint
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Engine(Protocol):
     """The runtime with its version, e.g. "ai-edge-litert 2.3.0"."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB (see bloodedge.imaging)."""
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB."""
         ...
 
 
@@ -45,14 +46,29 @@ def load_artifact(bundle: "Bundle", artifact: Artifact, threads: int, openvino_d
     """The engine of one of the bundle's artifacts, its files' digests checked.
 
     openvino_device: CPU, GPU or NPU. Raises UsageError when the engine's runtime is not installed or the device not
-    there, BloodedgeError when a file was changed.
+    there, BloodedgeError when a file was changed or the network takes another input than the manifest says.
     """
     model = bundle.read(artifact.file)
     weights = bundle.read(artifact.weights_file) if artifact.weights_file else None
-    return load_bytes(artifact.engine, model, weights, threads, openvino_device)
+    loaded = load_bytes(artifact.engine, model, weights, threads, openvino_device)
+    if loaded.input_shape != (told := bundle.manifest.input.shape):
+        raise BloodedgeError(
+            f"{bundle.path}: {artifact.file} takes {in_words(loaded.input_shape)}, but the manifest says "
+            f"{in_words(told)}; convert the run again."
+        )
+    return loaded
 
 
-def load_bytes(engine: str, model: bytes, weights: bytes | None, threads: int, openvino_device: str = "CPU") -> Engine:
+class LoadedFile(Engine, Protocol):
+    """An engine with a network from a file."""
+
+    input_shape: tuple[int, ...]
+    """Shape of one network input, as ``ImagingSpec.input_shape``."""
+
+
+def load_bytes(
+    engine: str, model: bytes, weights: bytes | None, threads: int, openvino_device: str = "CPU"
+) -> LoadedFile:
     """An engine from a model file's bytes; ``weights`` are the bytes of an OpenVINO ``.bin``."""
     require(engine)
     if engine == "litert":

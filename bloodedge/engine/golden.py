@@ -36,7 +36,10 @@ class GoldenResult:
 
 
 def pack_golden(inputs: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> bytes:
-    """``golden.npz``: inputs uint8 (N, H, W, 3) RGB with the float model's softmax outputs float32 (N, classes)."""
+    """``golden.npz``: network inputs uint8 (N, *ImagingSpec.input_shape), RGB, with the float model's softmax outputs.
+
+    probabilities: float32 (N, classes).
+    """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, inputs=inputs, probabilities=probabilities)
     return buffer.getvalue()
@@ -65,7 +68,7 @@ def compare(
     temperature: float,
     threshold: float,
 ) -> Comparison:
-    """Run ``inputs`` uint8 (N, H, W, 3) and compare with the float model's softmax outputs (N, classes).
+    """Run network ``inputs`` uint8 and compare with the float model's softmax outputs (N, classes).
 
     Raises BloodedgeError when either gave no probabilities for one of them.
     """

@@ -47,7 +47,7 @@ class KerasEngine:
         self.runtime = _runtime()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB.
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB.
 
         Only batches of 1 and of 64 are ever run (the last one padded), so that the back end compiles no others.
         """

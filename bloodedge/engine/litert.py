@@ -68,11 +68,12 @@ class LiteRTEngine:
         (source,) = self._interpreter.get_input_details()
         (result,) = self._interpreter.get_output_details()
         self._input, self._output = source["index"], result["index"]
+        self.input_shape = tuple(int(side) for side in source["shape"][1:])
         self._classes, self._dtype = int(result["shape"][-1]), np.dtype(result["dtype"])
         self._values = _values(self._dtype, *result["quantization"]) if self._dtype in (np.uint8, np.int8) else None
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB."""
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB."""
         raw = np.empty((len(images), self._classes), self._dtype)
         for index in range(len(images)):
             self._interpreter.set_tensor(self._input, images[index : index + 1])

@@ -25,11 +25,12 @@ class OnnxEngine:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base class but Exception
             raise BloodedgeError("ONNX Runtime cannot read this model; convert the run again.") from error
-        self._input = self._session.get_inputs()[0].name
+        source = self._session.get_inputs()[0]
+        self._input, self.input_shape = source.name, tuple(source.shape[1:])
         self._classes = int(self._session.get_outputs()[0].shape[-1])
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB."""
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB."""
         probabilities = np.empty((len(images), self._classes), np.float32)
         for index in range(len(images)):
             probabilities[index] = self._session.run(None, {self._input: images[index : index + 1]})[0][0]

@@ -76,6 +76,7 @@ class OpenVINOEngine:
             compiled = core.compile_model(core.read_model(model, weights or b""), device, settings(threads, device))
         except RuntimeError as error:
             raise BloodedgeError("OpenVINO cannot read this model; convert the run again.") from error
+        self.input_shape = tuple(compiled.input(0).shape)[1:]
         self._request = compiled.create_infer_request()
         # One input tensor that lives as long as the request: handing over a new one each time costs 10 % on small nets.
         self._tensors = openvino.Tensor(openvino.Type.u8, compiled.input(0).shape), self._request.get_output_tensor()
@@ -83,7 +84,7 @@ class OpenVINOEngine:
         self._input, self._output = (tensor.data for tensor in self._tensors)
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities float32 (N, classes) of network inputs uint8 (N, H, W, 3) RGB."""
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB."""
         probabilities = np.empty((len(images), self._output.shape[-1]), np.float32)
         for index, image in enumerate(images):
             self._input[0] = image

@@ -80,7 +80,7 @@ def open_bundle(path: Path, engine: EngineName, precision: Precision, threads: i
 
 
 def blast_probabilities(engine: Engine, images: NDArray[np.uint8], temperature: float) -> Floats:
-    """Calibrated blast probabilities (N,) of network inputs uint8 (N, H, W, 3).
+    """Calibrated blast probabilities (N,) of network inputs uint8 (N, *ImagingSpec.input_shape).
 
     Raises BloodedgeError when the network gives no probabilities for one.
     """

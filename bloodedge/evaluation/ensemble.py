@@ -27,7 +27,7 @@ from bloodedge.metrics import kappa
 
 Floats = NDArray[np.float64]
 Images = NDArray[np.uint8]
-"""Network inputs (N, H, W, 3)."""
+"""Network inputs (N, *ImagingSpec.input_shape)."""
 Weigh = Literal["mean", "kappa"]
 
 
@@ -97,7 +97,7 @@ class Predicted:
     uncalibrated: Floats
     """(N,): the same before each member's temperature."""
     example: Image
-    """(H, W, 3): the first cell as the first member's network input."""
+    """The first cell as the first member's network input."""
 
 
 def predict(
@@ -105,12 +105,12 @@ def predict(
     cells: Sequence[CellFile],
     *,
     rescale: float = 1.0,
-    views: Literal[1, 8] = 1,
+    turns: Literal[1, 8] = 1,
     progress: Progress | None = None,
 ) -> Predicted:
     """Blast probabilities of cells; each member gets inputs by its own imaging spec.
 
-    rescale: each cell is resized by it first; views: 8 averages over the flips and quarter turns. Raises BloodedgeError
+    rescale: each cell is resized by it first; turns: 8 averages over the flips and quarter turns. Raises BloodedgeError
     when a member gives no probabilities for a cell.
     """
     raw = {}
@@ -120,7 +120,7 @@ def predict(
         example = images[0] if example is None else example
         for number, member in enumerate(ensemble.members):
             if member.imaging == spec:
-                raw[number] = [_outputs(member, view) for view in _views(images, views)]
+                raw[number] = [_outputs(member, turned) for turned in _turned(images, turns)]
     assert example is not None
     blast, uncalibrated = np.zeros(len(cells)), np.zeros(len(cells))
     for number, (member, weight) in enumerate(zip(ensemble.members, ensemble.weights, strict=True)):
@@ -154,10 +154,10 @@ def rescaled(cell: Cell, factor: float) -> Cell:
     return Cell(as_image(np.rint(bgr)), as_image(np.where(share >= 0.5, 255, 0)), cell.um_per_px)
 
 
-def _views(images: Images, count: Literal[1, 8]) -> Iterator[Images]:
-    """The images as they are, or in their eight flips and quarter turns."""
-    for turns in range(4 if count == 8 else 1):
-        turned = np.ascontiguousarray(np.rot90(images, turns, axes=(1, 2)))
+def _turned(images: Images, count: Literal[1, 8]) -> Iterator[Images]:
+    """The images as they are, or in their eight flips and quarter turns; all views of a cell are turned alike."""
+    for quarters in range(4 if count == 8 else 1):
+        turned = np.ascontiguousarray(np.rot90(images, quarters, axes=(-3, -2)))
         yield turned
         if count == 8:
-            yield np.ascontiguousarray(turned[:, :, ::-1])
+            yield np.ascontiguousarray(turned[..., ::-1, :])

@@ -40,7 +40,7 @@ def evaluate(
     progress: Progress | None = None,
     *,
     rescale: float = 1.0,
-    views: Literal[1, 8] = 1,
+    turns: Literal[1, 8] = 1,
     predictions: Path | None = None,
     subject_rule: SubjectRule | None = None,
     one_person: bool = False,
@@ -48,7 +48,7 @@ def evaluate(
 ) -> Scored:
     """Figures of ``ensemble`` on ``data``.
 
-    rescale: each cell is resized by it first, as if it were larger or smaller. views: 8 averages over a cell's flips
+    rescale: each cell is resized by it first, as if it were larger or smaller. turns: 8 averages over a cell's flips
     and quarter turns. predictions: a CSV file that gets each cell's probability. subject_rule: whose a cell is, where
     its name does not say; one_person: all such cells are one person's. Latency is measured of one classifier alone with
     one view. Raises UsageError when more than a tenth of the pictures cannot be used, unless ``allow_unreadable``.
@@ -56,7 +56,7 @@ def evaluate(
     dataset = read_dataset(data, progress, (lambda _: ONE_PERSON) if one_person else subject_rule)
     check_readable(dataset, allow=allow_unreadable)
     cells, which, left_out = choose_cells(ensemble, dataset, part)
-    predicted = predict(ensemble, cells, rescale=rescale, views=views, progress=progress)
+    predicted = predict(ensemble, cells, rescale=rescale, turns=turns, progress=progress)
     if predictions:
         write_text(predictions, predictions_csv(cells, predicted.blast))
     evaluation = score(
@@ -68,10 +68,10 @@ def evaluate(
         uncalibrated=predicted.uncalibrated,
         over_cells=set(owners(cells)) == {ONE_PERSON},
     )
-    if len(ensemble.members) == 1 and views == 1:
+    if len(ensemble.members) == 1 and turns == 1:
         latency = measure_latency(ensemble.members[0].engine, predicted.example)
         evaluation = evaluation.model_copy(update={"latency_ms": latency})
-    changes = [f"each cell {rescale:g} times as large"] * (rescale != 1) + [f"mean of {views} views"] * (views != 1)
+    changes = [f"each cell {rescale:g} times as large"] * (rescale != 1) + ["mean of 8 flips and turns"] * (turns == 8)
     notes = _notes(ensemble, cells, evaluation)
     return Scored(evaluation, ", ".join([which, *changes]), dataset.unreadable | left_out, notes)
 

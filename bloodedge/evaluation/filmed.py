@@ -33,7 +33,7 @@ class Filmed:
     held_out: int
     """Number of held-out cells, which the rates are measured on."""
     images: NDArray[np.uint8]
-    """Network inputs (N, H, W, 3) RGB."""
+    """Network inputs (N, *ImagingSpec.input_shape), RGB."""
     figures: Floats
     """(N, 41), of bloodedge.decision.domain.describe."""
     areas_um2: list[float]
@@ -86,7 +86,7 @@ def film(
     return Filmed(
         cells=cells,
         held_out=len(first),
-        images=np.array(images, np.uint8).reshape(-1, spec.size_px, spec.size_px, 3),
+        images=np.array(images, np.uint8).reshape(-1, *spec.input_shape),
         figures=np.array([describe(image) for image in images]),
         areas_um2=[np.count_nonzero(cell.mask) * cell.um_per_px**2 for cell in shown],
     )

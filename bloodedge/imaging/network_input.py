@@ -1,6 +1,6 @@
 """The one preprocessing: a cell becomes the network's input, by integer arithmetic and bit-exact filters alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
@@ -84,6 +84,13 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
     frames = [_centred(_resample(halves, _zoom(cell, spec, view)), spec.size_px) for view in spec.views]
     frames = [as_image(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) for frame in frames]
     return frames[0] if len(frames) == 1 else np.stack(frames)
+
+
+def in_words(shape: Sequence[int]) -> str:
+    """The shape of one network input for people: "64x64 px" or "2 views of 64x64 px"."""
+    *views, height, width, _ = shape
+    frame = f"{width}x{height} px"
+    return f"{views[0]} views of {frame}" if views else frame
 
 
 def first_view(image: Image) -> Image:

@@ -181,7 +181,6 @@ def _check(out: Path, options: Options, *, force: bool) -> None:
 def _job(run: Path, record: RunRecord, options: Options) -> Job:
     return Job(
         run=str(run.resolve()),
-        size_px=record.imaging.size_px,
         kinds=options.kinds,
         engines=list(options.engines),
         method=options.method or "minmax",

@@ -27,7 +27,7 @@ TAIL_LINES = 12
 REWRITES, FINE_TUNING, MIXED = "rewrites.json", "fine_tuning.json", "mixed.json"
 CALIBRATION, INPUTS, REFERENCE = "calibration.npy", "inputs.npy", "reference.npy"
 TUNING, TRIAL = "tuning.npy", "trial.npy"
-"""Network inputs uint8 (N, H, W, 3) RGB to fine-tune on, and to choose layers and methods by."""
+"""Network inputs uint8 (N, *ImagingSpec.input_shape), RGB, to fine-tune on, and to choose layers and methods by."""
 
 
 class Kind(Strict):
@@ -44,7 +44,6 @@ class Job(Strict):
     """``job.json``."""
 
     run: FileName
-    size_px: int
     kinds: list[Kind]
     engines: list[EngineName]
     """Engines that graphs are exported for, also for later jobs in the same folder."""
@@ -111,7 +110,7 @@ def run_converters(
 ) -> NDArray[np.float32]:
     """Make the job's artifacts in ``folder``; the float model's softmax outputs float32 (N, classes) for ``inputs``.
 
-    calibration, inputs: uint8 (N, H, W, 3) RGB. Raises BloodedgeError, with the end of the converters' log, on failure.
+    calibration, inputs: network inputs uint8. Raises BloodedgeError, with the end of the converters' log, on failure.
     """
     np.save(folder / CALIBRATION, calibration)
     np.save(folder / INPUTS, inputs)

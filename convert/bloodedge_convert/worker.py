@@ -4,10 +4,10 @@ Only this process loads TensorFlow. The calling process may have Keras on anothe
 terminal stays free of the converters' thousands of log lines.
 
 JOB is a folder with ``job.json`` (see bloodedge_convert.job), ``calibration.npy`` and ``inputs.npy``, both uint8
-(N, H, W, 3) RGB. The artifacts and ``reference.npy``, the float model's softmax outputs float32 (N, classes), are
-written into it. Later jobs in the same folder use again what the first made there: the reference, the graphs, LiteRT's
-calibrated network. Progress goes to stdout, one JSON list [what, done, total] a line; an error for people goes there as
-{"error": sentence}.
+(N, *ImagingSpec.input_shape), RGB. The artifacts and ``reference.npy``, the float model's softmax outputs float32
+(N, classes), are written into it. Later jobs in the same folder use again what the first made there: the reference, the
+graphs, LiteRT's calibrated network. Progress goes to stdout, one JSON list [what, done, total] a line; an error for
+people goes there as {"error": sentence}.
 """
 
 import json
@@ -105,7 +105,7 @@ class Worker:
         """Write the graphs that the job's engines start from."""
         model = self.network().model
         with self.step("Exporting the graph"):
-            export_graphs(model, self.job.size_px, self.calibration, self.job.engines, folder)
+            export_graphs(model, self.calibration, self.job.engines, folder)
 
     def graphs(self) -> Path:
         """The folder of the graphs that int8 is made from; some methods change the network first."""

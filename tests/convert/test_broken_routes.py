@@ -42,7 +42,7 @@ def refusal(judge: Judge, kind: Kind) -> str:
 
 
 def test_a_sound_route_is_let_through(model, judge, tmp_path):
-    export_saved_model(model, IMAGING.size_px, tmp_path / "saved")
+    export_saved_model(model, tmp_path / "saved")
     (tmp_path / file_names(LITERT)[0]).write_bytes(to_litert(tmp_path / "saved", "float32"))
     save(read(tmp_path / "saved"), tmp_path / file_names(OPENVINO)[0])
     for kind in (LITERT, OPENVINO):
@@ -66,7 +66,7 @@ def test_variables_that_were_not_initialised(model, judge, tmp_path):
 
 def test_more_outputs_than_one(model, judge, tmp_path):
     """As Keras' own export to OpenVINO gives: inner tensors come out as well."""
-    export_saved_model(model, IMAGING.size_px, tmp_path / "saved")
+    export_saved_model(model, tmp_path / "saved")
     network = read(tmp_path / "saved")
     inner = next(op for op in network.get_ordered_ops() if op.get_type_name() == "Convolution")
     network.add_outputs([inner.output(0)])
@@ -87,7 +87,7 @@ def test_a_dynamic_batch(kind, model, judge, tmp_path):
 def test_channels_before_rows(model, judge, tmp_path):
     """As routes by way of PyTorch or ONNX tools give."""
     openvino = import_openvino()
-    export_saved_model(model, IMAGING.size_px, tmp_path / "saved")
+    export_saved_model(model, tmp_path / "saved")
     processed = openvino.preprocess.PrePostProcessor(read(tmp_path / "saved"))
     processed.input().tensor().set_layout(openvino.Layout("NCHW"))
     processed.input().model().set_layout(openvino.Layout("NHWC"))
@@ -102,7 +102,7 @@ def test_colours_in_the_wrong_order(kind, model, judge, tmp_path):
 
     image = keras.Input((IMAGING.size_px, IMAGING.size_px, 3), dtype="uint8", name="image")
     swapped = keras.Model(image, model(image[..., ::-1]))
-    export_saved_model(swapped, IMAGING.size_px, tmp_path / "saved")
+    export_saved_model(swapped, tmp_path / "saved")
     if kind == LITERT:
         (tmp_path / file_names(kind)[0]).write_bytes(to_litert(tmp_path / "saved", "float32"))
     else:

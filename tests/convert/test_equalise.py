@@ -174,7 +174,7 @@ def copy_of(model):
 
 def lost(model, images, folder) -> float:
     """Mean distance of LiteRT's int8 blast probability from the float network's."""
-    export_saved_model(model, images.shape[1], folder)
+    export_saved_model(model, folder)
     int8 = quantise(calibrate(folder, to_litert(folder, "float32"), full_range(images), lambda *_: None))
     return float(np.abs(load_bytes("litert", int8, None, 1).predict(images) - say(model, images))[:, 1].mean())
 

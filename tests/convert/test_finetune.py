@@ -95,7 +95,7 @@ def test_a_dead_channel_keeps_its_kernel(images):
 
 
 def test_rounding_is_foreseen_as_litert_does_it(fitted, images, tmp_path):
-    export_saved_model(fitted, SIZE, tmp_path / "saved")
+    export_saved_model(fitted, tmp_path / "saved")
     calibration = full_range(images[0])
     plain = to_litert(tmp_path / "saved", "float32")
     model = quantise(calibrate(tmp_path / "saved", plain, calibration, lambda *_: None))  # its biases not corrected

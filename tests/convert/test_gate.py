@@ -174,7 +174,9 @@ def test_a_small_held_out_part_is_said_to_be_small():
 
 
 def verdict(ports: Ports, size_bytes: int = 40_000) -> None:
-    check(Kind(engine="openvino", precision="float32"), ports, size_bytes, size_px=64, classes=2, parameters=10_000)
+    check(
+        Kind(engine="openvino", precision="float32"), ports, size_bytes, shape=(64, 64, 3), classes=2, parameters=10_000
+    )
 
 
 def test_a_faithful_conversion_is_not_refused():

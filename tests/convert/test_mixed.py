@@ -90,7 +90,7 @@ def found(request, tmp_path_factory):
     ruined = request.param(model)
     spread_decisions(model, trial)
     folder = tmp_path_factory.mktemp("mixed")
-    export_saved_model(model, SIZE, folder)
+    export_saved_model(model, folder)
     plain = to_litert(folder, "float32")
     calibrated = calibrate(folder, plain, images, lambda *_: None)
     steps: list[tuple[str, int, int]] = []

@@ -72,7 +72,7 @@ def plain(fitted, tmp_path_factory):
 
 
 def converted(model, folder: Path) -> bytes:
-    export_saved_model(model, model.input_shape[1], folder)
+    export_saved_model(model, folder)
     return to_onnx(folder)
 
 
@@ -206,7 +206,7 @@ def test_memory_is_a_few_times_the_weights(tmp_path):
     for _ in range(6):
         x = layers.BatchNormalization()(layers.Conv2D(512, 3, padding="same", use_bias=False)(x))
     model = network(keras.Model(image, x, name="features"), 8)
-    export_saved_model(model, 8, tmp_path)
+    export_saved_model(model, tmp_path)
 
     def memory(what: str) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -67,7 +67,7 @@ def test_every_engine_says_what_keras_says(name, images, tmp_path):
     wanted = np.asarray(model(images))[:, 1]
     assert wanted.std() > 0.15
     engines = ("litert", "openvino", "onnx")
-    export_graphs(model, SIZE, images, engines, tmp_path)
+    export_graphs(model, images, engines, tmp_path)
     source = {engine: saved_model_for(engine, tmp_path) for engine in engines}
 
     def distance(engine: str, *files: bytes) -> float:
@@ -91,7 +91,12 @@ def test_every_engine_says_what_keras_says(name, images, tmp_path):
         int8 = Kind(engine=kind, precision="int8")
         size, parameters = sum(map(len, files)), model.count_params()
         check(
-            int8, ports(int8, *files, *[None][: 2 - len(files)]), size, size_px=SIZE, classes=2, parameters=parameters
+            int8,
+            ports(int8, *files, *[None][: 2 - len(files)]),
+            size,
+            shape=images.shape[1:],
+            classes=2,
+            parameters=parameters,
         )
         assert size < 0.4 * 4 * parameters + 600_000
         assert np.isfinite(distance(kind, *files))

@@ -148,7 +148,7 @@ def files(tmp_path_factory):
     model = spoilt_by_magenta()
     spread_decisions(model, trial)
     folder = tmp_path_factory.mktemp("ranges")
-    export_saved_model(model, SIZE, folder)
+    export_saved_model(model, folder)
     plain = to_litert(folder, "float32")
     return Files(model, plain, calibrate(folder, plain, images, lambda *_: None), images, trial)
 

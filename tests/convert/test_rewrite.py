@@ -186,7 +186,7 @@ def int8(tmp_path_factory):
     model = network(body, square.shape[1:])
     random_weights(model)
     folder = tmp_path_factory.mktemp("int8")
-    export_graphs(model, 24, square, ["litert"], folder)
+    export_graphs(model, square, ["litert"], folder)
     assert len(json.loads((folder / "rewrites.json").read_text())) == 3
     source = saved_model_for("litert", folder)
     plain = to_litert(source, "float32")

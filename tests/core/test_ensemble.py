@@ -196,13 +196,13 @@ def test_rescaling_moves_what_follows_size_and_spares_what_does_not(rendered_dat
         assert np.median(after / before) == pytest.approx(growth, rel=0.03)
 
 
-def test_eight_views_are_each_flip_and_quarter_turn_once(rendered_data: Path) -> None:
+def test_eight_turns_are_each_flip_and_quarter_turn_once(rendered_data: Path) -> None:
     corner = member(rendered_data, engine=Corner(), imaging=ImagingSpec(size_px=33))
     cells = read_dataset(rendered_data).unique[:5]
     images = inputs(cells, corner.imaging).astype(float) / 255
     middle = images.shape[1] // 2
     edges = np.stack([images[:, 0, middle], images[:, -1, middle], images[:, middle, 0], images[:, middle, -1]])[..., 0]
-    assert predict(Ensemble.of([corner]), cells, views=8).uncalibrated == pytest.approx(edges.mean(axis=0), abs=1e-6)
+    assert predict(Ensemble.of([corner]), cells, turns=8).uncalibrated == pytest.approx(edges.mean(axis=0), abs=1e-6)
     assert predict(Ensemble.of([corner]), cells).uncalibrated == pytest.approx(edges[0], abs=1e-6)
 
 
@@ -231,7 +231,10 @@ def test_the_command_scores_several_as_one_and_writes_each_cells_probability(
     asked = ["red", "blue", str(rendered_data), "--views", "8", "--rescale", "0.8"]
     assert run(*asked, "--predictions", str(table), "--json", str(figures)) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "ensemble of 0.50 red, 0.50 blue on the test part, each cell 0.8 times as large, mean of 8 views" in shown
+    assert (
+        "ensemble of 0.50 red, 0.50 blue on the test part, each cell 0.8 times as large, mean of 8 flips and turns"
+        in shown
+    )
     assert "Worst subject:" in shown
     rows = list(csv.DictReader(table.open()))
     told = json.loads(figures.read_text())

@@ -3,6 +3,7 @@
 from bloodedge import RESEARCH_USE
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.run_record import RunMetrics, RunRecord
+from bloodedge.imaging.network_input import in_words
 from bloodedge.tables import figure_cells
 from bloodedge_train.zoo import ZOO
 
@@ -51,8 +52,7 @@ Classifies one segmented white cell as a leukaemic blast (ALL) or a normal cell.
 |---|---|
 | network | {record.model} ({ZOO[record.model].paper}), \
 {_size(record)}, starting weights: {record.weights} |
-| input | uint8 RGB {record.imaging.size_px}x{record.imaging.size_px}, {record.imaging.um_per_px:.3f} µm per pixel, \
-{_look(record)} |
+| input | uint8 RGB, {in_words(record.imaging.input_shape)}, {_look(record)} |
 | output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |
 | thresholds | {record.thresholds.describe()} |
 | recipe | {record.recipe["name"]}, seed {record.seed}, {_kept(record)} |
@@ -69,8 +69,12 @@ def _kept(record: RunRecord) -> str:
 def _look(record: RunRecord) -> str:
     imaging = record.imaging
     light = imaging.light.replace("_", " ")
-    views = " and ".join(imaging.views)
-    return f"view: {views}, light {light}, denoise {imaging.denoise}, intensity, 0 round the cell"
+    scale = {
+        "physical": f"every cell at {imaging.um_per_px:.3f} µm per pixel (physical)",
+        "canonical": f"every cell filling {imaging.area_fraction:.0%} of the frame (canonical)",
+    }
+    views = " and ".join(scale[view] for view in imaging.views)
+    return f"{views}, light {light}, denoise {imaging.denoise}, intensity, 0 round the cell"
 
 
 def _size(record: RunRecord) -> str:

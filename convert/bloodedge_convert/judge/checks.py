@@ -61,9 +61,12 @@ def _onnx_port(port: Any) -> Port:
     return Port(shape, {"float": "float32"}.get(dtype, dtype))
 
 
-def check(kind: Kind, found: Ports, size_bytes: int, *, size_px: int, classes: int, parameters: int) -> None:
-    """Raise BloodedgeError when the artifact's form shows that it is no faithful conversion."""
-    fault = _fault(found, size_px, classes)
+def check(kind: Kind, found: Ports, size_bytes: int, *, shape: tuple[int, ...], classes: int, parameters: int) -> None:
+    """Raise BloodedgeError when the artifact's form shows that it is no faithful conversion.
+
+    shape: of one network input.
+    """
+    fault = _fault(found, shape, classes)
     # Batch norms fold into their convolutions, so fewer parameters are stored than were trained; never under half.
     if fault is None and size_bytes < parameters * BYTES[kind.precision] / 2:
         fault = f"its {size_bytes} bytes cannot hold {parameters} parameters (variables were not initialised)"
@@ -84,14 +87,14 @@ def check_answers(kind: Kind, outputs: NDArray[np.float32]) -> None:
         )
 
 
-def _fault(found: Ports, size_px: int, classes: int) -> str | None:
+def _fault(found: Ports, shape: tuple[int, ...], classes: int) -> str | None:
     for name, side in (("input", found.inputs), ("output", found.outputs)):
         if len(side) != 1:
             return f"it has {len(side)} {name}s instead of one"
     source, result = found.inputs[0], found.outputs[0]
     if -1 in source.shape or -1 in result.shape:
         return "its batch is not static"
-    if source != (wanted := Port((1, size_px, size_px, 3), "uint8")):
+    if source != (wanted := Port((1, *shape), "uint8")):
         return f"it takes {source.dtype} {source.shape} instead of {wanted.dtype} {wanted.shape}"
     if result.shape != (1, classes):
         return f"it gives {result.shape} instead of {(1, classes)}"

@@ -34,7 +34,7 @@ class Sample:
     what: str
     """Their name in progress reports."""
     images: NDArray[np.uint8]
-    """(N, H, W, 3) RGB."""
+    """(N, *ImagingSpec.input_shape), RGB."""
     labels: list[int]
     subjects: list[str]
     reference: NDArray[np.float32]
@@ -116,7 +116,7 @@ class Judge:
             kind,
             ports(kind, model, weights),
             sum(path.stat().st_size for path in files),
-            size_px=self.record.imaging.size_px,
+            shape=self.record.imaging.input_shape,
             classes=len(self.record.labels),
             parameters=self.record.parameters,
         )

@@ -42,7 +42,7 @@ def latencies(judge: Judge, kinds: list[Kind], paired: list[Kind]) -> dict[str, 
     turns = [*in_turns(kinds, ROUNDS), *in_turns(later, PAIRED_ROUNDS - ROUNDS)]
     rounds: dict[str, list[list[float]]] = {str(kind): [] for kind in kinds}
     for done, kind in enumerate(turns, 1):
-        turn = run_network_turn(judge.files(kind), kind.engine, judge.record.imaging.size_px, judge.threads)
+        turn = run_network_turn(judge.files(kind), kind.engine, judge.record.imaging.input_shape, judge.threads)
         rounds[str(kind)].append(turn.times_ms)
         judge.report("Latency of one cell", done, len(turns))
     return {name: Timed(own) for name, own in rounds.items()}

@@ -104,8 +104,8 @@ def _parts(network: Any) -> tuple[dict[int, str], dict[int, str]]:
 
 def _every_byte(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A grey image of the same shape that holds every value of a byte."""
-    greys = np.resize(np.arange(256, dtype=np.uint8), image.shape[:2])
-    return np.repeat(greys[..., np.newaxis], image.shape[2], axis=2)
+    greys = np.resize(np.arange(256, dtype=np.uint8), image.shape[:-1])
+    return np.repeat(greys[..., np.newaxis], image.shape[-1], axis=-1)
 
 
 def _widen(found: dict[str, Range], network: Any, tensors: dict[int, str]) -> None:

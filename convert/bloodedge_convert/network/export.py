@@ -14,18 +14,18 @@ from bloodedge_convert.job import REWRITES
 Images = NDArray[np.uint8]
 
 
-def export_saved_model(model: Any, size_px: int, folder: Path) -> None:
+def export_saved_model(model: Any, folder: Path) -> None:
     """Write the SavedModel that converters start from.
 
     Its batch is static: a dynamic batch leaves SHAPE and RESHAPE chains that break int8 graphs into many partitions.
     """
     import keras
 
-    spec = keras.InputSpec(shape=(1, size_px, size_px, 3), dtype="uint8", name="image")
+    spec = keras.InputSpec(shape=(1, *model.input_shape[1:]), dtype="uint8", name="image")
     model.export(folder, format="tf_saved_model", verbose=False, input_signature=[spec])
 
 
-def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterable[EngineName], folder: Path) -> None:
+def export_graphs(model: Any, calibration: Images, engines: Iterable[EngineName], folder: Path) -> None:
     """Write a SavedModel of the network in each engine's fastest form, and a list of the rewrites.
 
     calibration: images on which the outputs of the forms are compared.
@@ -37,8 +37,8 @@ def export_graphs(model: Any, size_px: int, calibration: Images, engines: Iterab
         rewritten, rows = rewrite(model, engine, calibration)
         done += rows
         if rewritten is not model:
-            export_saved_model(rewritten, size_px, folder / f"saved_model_{engine}")
-    export_saved_model(model, size_px, folder / "saved_model")
+            export_saved_model(rewritten, folder / f"saved_model_{engine}")
+    export_saved_model(model, folder / "saved_model")
     (folder / REWRITES).write_text(json.dumps([row.model_dump() for row in done]), encoding="utf-8")
 
 

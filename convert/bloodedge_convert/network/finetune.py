@@ -81,7 +81,7 @@ def is_nearer(now: Floats, before: Floats) -> bool:
 
 def _augmented(images: Images, rng: np.random.Generator) -> Images:
     """Each cell in one of its eight mirrorings and quarter turns."""
-    turned = [np.rot90(image, int(rng.integers(4)))[:, :: int(rng.choice((1, -1)))] for image in images]
+    turned = [np.rot90(image, int(rng.integers(4)), (-3, -2))[..., :: int(rng.choice((1, -1))), :] for image in images]
     return np.ascontiguousarray(np.stack(turned))
 
 

@@ -32,7 +32,7 @@ def correct_biases(plain: bytes, int8: Any, images: NDArray[np.uint8], report: R
     run = watch(plain, list(biases), _errors(plain, int8, biases))
     for image in counted(images, "Correcting biases: onnx int8", report):
         for name, shift in run(image):
-            shifts[name] = shifts[name] + shift.ravel() / len(images)
+            shifts[name] = shifts[name] + shift.mean(axis=0).ravel() / len(images)
     for name, (bias, scales) in biases.items():
         corrected = numpy_helper.to_array(bias) - np.rint(shifts[name] / scales)
         bias.CopyFrom(numpy_helper.from_array(corrected.astype(np.int32), bias.name))
@@ -59,7 +59,7 @@ def _biases(int8: Any) -> dict[str, tuple[Any, NDArray[np.float32]]]:
 def _errors(plain: bytes, int8: Any, names: Collection[str]) -> Any:
     """A GraphProto that computes how the weights' rounding errors shift the mean outputs of the layers ``names``.
 
-    Each shift is an activation float32 (1, outputs, 1, 1) with the layer's name.
+    Each shift is an activation float32 (views, outputs, 1, 1) with the layer's name.
     """
     import onnx
     from onnx import helper, numpy_helper

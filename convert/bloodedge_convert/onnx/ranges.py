@@ -42,7 +42,7 @@ def find_ranges(model: bytes, images: Images, method: Method, report: Report) ->
         for image in counted(spread(images), f"Ranges by {method}: onnx int8", report):
             for name, value in run(image):
                 if name in histograms:
-                    histograms[name].add(np.moveaxis(value, 1, -1))  # from (1, C, H, W)
+                    histograms[name].add(np.moveaxis(value, 1, -1))  # from (views, C, H, W)
         for name, histogram in histograms.items():
             if (chosen := histogram.search(method)) is not None:
                 ranges[name] = min(chosen[0], 0.0), max(chosen[1], 0.0)

@@ -46,13 +46,13 @@ def _adds_bias(op: Any) -> bool:
 def _means(model: Any, wanted: list[Any], images: NDArray[np.uint8]) -> list[NDArray[np.float64]]:
     """Mean outputs of operators per channel, (1, C) after a dense layer and (1, C, 1, 1) after a convolution.
 
-    The network takes the means of an image itself: one pass gives those of all the operators.
+    The network takes the means of an image itself, over all of its views: one pass gives those of all the operators.
     """
     openvino = import_openvino()
     opset = openvino.opset13
     means = []
     for op in wanted:
-        axes = opset.constant(np.arange(2, len(op.output(0).shape), dtype=np.int64))
+        axes = opset.constant(np.array([0, *range(2, len(op.output(0).shape))], np.int64))
         means.append(opset.reduce_mean(op.output(0), axes, keep_dims=True))
     part = openvino.Model(means, model.get_parameters())
     request = shared_core().compile_model(part, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()

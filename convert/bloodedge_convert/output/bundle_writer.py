@@ -36,12 +36,13 @@ def make_manifest(
     left_out: artifacts that are not in the bundle, such as "litert/int8", and the reason in a sentence.
     """
     record, now = judge.record, datetime.now(UTC)
+    imaging = record.imaging
     return Manifest(
         serial=int(now.timestamp()),
         name=name,
         labels=record.labels,
-        input=InputSpec(height=record.imaging.size_px, width=record.imaging.size_px),
-        imaging=record.imaging,
+        input=InputSpec(height=imaging.size_px, width=imaging.size_px, views=len(imaging.views)),
+        imaging=imaging,
         temperature=record.temperature,
         thresholds=record.thresholds,
         operating_point=record.operating_point,

@@ -39,7 +39,9 @@ class Entry:
     parameters: int
     macs: int | None
     size_px: int
+    views: int
     recipe: dict[str, Any]
+    """Its imaging in today's words, whichever version fitted it."""
     weights: str
     seed: int
     fingerprint: str
@@ -102,7 +104,8 @@ def _add_run(entries: list[Entry], left_out: list[str], path: Path, part: PartNa
         parameters=record.parameters,
         macs=record.macs,
         size_px=record.imaging.size_px,
-        recipe=record.recipe,
+        views=len(record.imaging.views),
+        recipe=record.recipe | {"imaging": record.imaging.model_dump(mode="json")},
         weights=record.weights,
         seed=record.seed,
         fingerprint=record.data.fingerprint,
@@ -148,7 +151,8 @@ def _from_manifest(path: Path, manifest: Manifest) -> Entry:
         parameters=source.parameters,
         macs=None,
         size_px=manifest.imaging.size_px,
-        recipe=source.recipe,
+        views=len(manifest.imaging.views),
+        recipe=source.recipe | {"imaging": manifest.imaging.model_dump(mode="json")},
         weights=source.weights,
         seed=source.split.seed,
         fingerprint=source.data_fingerprint,

@@ -17,7 +17,7 @@ ROUNDS = 40
 
 @dataclass(frozen=True)
 class Measured:
-    """A latency of one image and the machine that it was measured on."""
+    """A latency of one cell and the machine that it was measured on."""
 
     latency_ms: LatencyMs
     machine: str
@@ -26,21 +26,21 @@ class Measured:
 def measure(bundles: Sequence[Path]) -> dict[str, Measured]:
     """Latencies by "BUNDLE/engine/precision" of every artifact whose runtime is installed here.
 
-    Networks of one input size are timed in turns on one image of noise: what the image shows does not matter.
+    Networks of one input shape are timed in turns on one cell of noise: what it shows does not matter.
     """
     threads = default_threads()
     machine = f"{hardware_name()}, {threads} threads"
-    engines: dict[tuple[int, int], dict[str, Engine]] = {}
+    engines: dict[tuple[int, ...], dict[str, Engine]] = {}
     for path in bundles:
         with Bundle(path) as bundle:
-            size = bundle.manifest.input.height, bundle.manifest.input.width
+            shape = bundle.manifest.input.shape
             for artifact in bundle.manifest.artifacts:
                 if installed(artifact.engine):
                     key = f"{path}/{artifact.engine}/{artifact.precision}"
-                    engines.setdefault(size, {})[key] = load_artifact(bundle, artifact, threads)
+                    engines.setdefault(shape, {})[key] = load_artifact(bundle, artifact, threads)
     found = {}
-    for size, alike in engines.items():
-        noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    for shape, alike in engines.items():
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         for key, times in interleaved(alike, noise, ROUNDS).items():
             found[key] = Measured(percentiles(times), machine)
     return found

@@ -99,6 +99,7 @@ def make_row(entries: Sequence[Entry], part: PartName, paper: Paper, measured: d
         parameters=first.parameters,
         macs=first.macs,
         size_px=first.size_px,
+        views=first.views,
         float_bytes=first.float_bytes,
         latency_ms=first.latency_ms,
         hardware=first.hardware,

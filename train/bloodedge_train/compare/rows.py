@@ -88,6 +88,8 @@ class Row(Strict):
     parameters: int
     macs: int | None
     size_px: int
+    views: int
+    """Of each cell, which the network sees at several scales."""
     float_bytes: int | None
     latency_ms: LatencyMs
     """Latency of the float model, batch 1, on ``hardware``."""

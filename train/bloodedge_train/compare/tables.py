@@ -115,13 +115,13 @@ def cost_table(rows: Sequence[Row]) -> Table:
     machines = f" Float latency: {_listed(timed)}." + (f" int8 latency: {_listed(converted)}." if converted else "")
     return _laid_out(
         "Cost",
-        "MACs: multiply-accumulates of one image. Latency: one image at a time, p50." + ("" if several else machines),
+        "MACs: multiply-accumulates of one cell. Latency: one cell at a time, p50." + ("" if several else machines),
         shown,
         {
             "network": lambda row: Cell(row.network, (row.label,) if met[row.network] > 1 else ()),
             "parameters": lambda row: Cell(scaled(row.parameters)),
             "MACs": lambda row: Cell(scaled(row.macs) if row.macs else DASH),
-            "input": lambda row: Cell(f"{row.size_px} px"),
+            "input": lambda row: Cell(f"{row.views} x " * (row.views > 1) + f"{row.size_px} px"),
             "float file": lambda row: _size(row, "float32"),
             "int8 file": lambda row: _size(row, "int8"),
             "float latency": lambda row: Cell(
@@ -134,9 +134,9 @@ def cost_table(rows: Sequence[Row]) -> Table:
 
 def _costed(rows: Sequence[Row]) -> list[Row]:
     """Each network and input size once, but every converted one."""
-    of_kind: dict[tuple[str, int, int], list[Row]] = {}
+    of_kind: dict[tuple[str, int, int, int], list[Row]] = {}
     for row in rows:
-        of_kind.setdefault((row.network, row.parameters, row.size_px), []).append(row)
+        of_kind.setdefault((row.network, row.parameters, row.size_px, row.views), []).append(row)
     return [row for alike in of_kind.values() for row in ([r for r in alike if r.converted] or alike[:1])]
 
 
@@ -179,7 +179,7 @@ def converted_table(rows: Sequence[Row]) -> Table:
     return _laid_out(
         "Converted",
         "Weighted F1 and flips (cells whose class differs from the float model's) on the test part, as measured at "
-        "conversion. Latency of one image: p50 and p95 in milliseconds.",
+        "conversion. Latency of one cell: p50 and p95 in milliseconds.",
         [(row, c) for row in rows for c in row.converted],
         {
             "network": lambda of_row: _name(of_row[0]),

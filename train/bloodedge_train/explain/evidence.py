@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bloodedge.bundle.run_record import RunRecord
 from bloodedge.decision.thresholds import LABELS, calibrated, decide, require_probabilities
-from bloodedge.imaging import Cell, Image, ImagingSpec, as_image, network_input
+from bloodedge.imaging import Cell, Image, ImagingSpec, View, as_image, network_input
 from bloodedge.text import as_text
 from bloodedge_train.explain.grad_cam import Network, grad_cam
 
@@ -22,14 +22,15 @@ RING = 1 / 8
 
 @dataclass(frozen=True)
 class Look:
-    """What the network saw of one cell and where it looked."""
+    """What the network saw of one cell, in each view, and where it looked."""
 
+    views: tuple[View, ...]
     image: Image
-    """The network's input, optical densities as the light that they let through: uint8 (size, size, 3) RGB."""
+    """The network's input: uint8 (views, size, size, 3) RGB."""
     mask: Image
-    """Where the cell lies in it: uint8 (size, size), 255 on the cell."""
+    """Where the cell lies in it: uint8 (views, size, size), 255 on the cell."""
     heat: Floats
-    """Evidence for ``label``: float32 (size, size), 0 and up."""
+    """Evidence for ``label``: float32 (views, size, size), 0 and up."""
     label: int
     blast: float
     """Calibrated probability."""
@@ -48,7 +49,7 @@ class Explained:
     explained: str
     """The class whose evidence was mapped."""
     on_cell: float | None
-    """Share of the evidence inside the cell, 0..1; None when nothing speaks for the class."""
+    """Share of the evidence inside the cell, in all views together, 0..1; None when nothing speaks for the class."""
     cell_share: float
     """Share of the frame that the cell fills: what evidence spread evenly would give."""
     on_border: float | None
@@ -65,9 +66,10 @@ def look(network: Network, record: RunRecord, cells: Sequence[Cell], label: int 
     outputs = _softmax(logits)
     require_probabilities(outputs, "The run's network")
     blasts = calibrated(outputs, record.temperature)[:, 1]
-    side = images.shape[1:3]
+    frames = (len(cells), len(spec.views), spec.size_px, spec.size_px)
+    images, maps = images.reshape(*frames, 3), maps.reshape(*frames[:2], *maps.shape[-2:])
     return [
-        Look(image, seen_mask(cell, spec), _enlarged(heat, side), int(which), float(blast))
+        Look(spec.views, image, seen_mask(cell, spec), _enlarged(heat, spec.size_px), int(which), float(blast))
         for cell, image, heat, which, blast in zip(cells, images, maps, labels, blasts, strict=True)
     ]
 
@@ -77,35 +79,39 @@ def _softmax(logits: Floats) -> Floats:
     return np.asarray(exponent / exponent.sum(axis=1, keepdims=True), np.float32)
 
 
-def _enlarged(heat: Floats, side: tuple[int, ...]) -> Floats:
-    """Cubic: linear steps between the few values of a feature map show as a cross that is not there."""
-    smooth = np.asarray(cv2.resize(heat, side[::-1], interpolation=cv2.INTER_CUBIC), np.float32)
-    return np.maximum(smooth, 0)
+def _enlarged(maps: Floats, side: int) -> Floats:
+    """Each map (h, w) as (side, side).
+
+    Cubic: linear steps between the few values of a feature map show as a cross that is not there.
+    """
+    smooth = [cv2.resize(heat, (side, side), interpolation=cv2.INTER_CUBIC) for heat in maps]
+    return np.maximum(np.array(smooth, np.float32), 0)
 
 
 def seen_mask(cell: Cell, spec: ImagingSpec) -> Image:
-    """Where the cell lies in the network's input: uint8 (size_px, size_px), 255 on the cell."""
+    """Where the cell lies in the network's input: uint8 (views, size_px, size_px), 255 on the cell."""
     white = Cell(as_image(cv2.merge([cell.mask] * 3)), cell.mask, cell.um_per_px)
     place = ImagingSpec(**spec.model_dump(include={"size_px", "um_per_px", "views", "area_fraction"}))
-    return as_image(np.where(network_input(white, place)[:, :, 0] > 127, 255, 0))
+    seen = network_input(white, place).reshape(-1, spec.size_px, spec.size_px, 3)
+    return as_image(np.where(seen[..., 0] > 127, 255, 0))
 
 
 def ring(mask: Image) -> Image:
-    """The band about the outline of a cell's mask: uint8 as ``mask``, 255 within RING of its radius."""
+    """The band about the outline of a cell's mask: uint8 (H, W) as ``mask``, 255 within RING of its radius."""
     reach = max(1, round(RING * float(np.sqrt(cv2.countNonZero(mask) / np.pi))))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     return as_image(cv2.subtract(cv2.dilate(mask, disc), cv2.erode(mask, disc)))
 
 
 def share(heat: Floats, where: Image) -> float | None:
-    """Share of ``heat`` (H, W) that lies where ``where`` (H, W) is not 0; None when there is no heat."""
+    """Share of ``heat`` that lies where ``where``, of the same shape, is not 0; None when there is no heat."""
     total = float(heat.sum())
     return float(heat[where > 0].sum()) / total if total > 0 else None
 
 
 def explained(found: Look, record: RunRecord, path: Path, picture: Path) -> Explained:
     """The findings on one image, whose picture goes to ``picture``."""
-    border = ring(found.mask)
+    border = np.stack([ring(mask) for mask in found.mask])
     return Explained(
         image=as_text(path),
         picture=as_text(picture),

@@ -26,9 +26,9 @@ class Network:
     """A classifier cut in two at a feature map."""
 
     trunk: Any
-    """uint8 images (N, H, W, 3) to feature maps (N, h, w, c)."""
+    """Network inputs to feature maps (M, h, w, c): one of each cell, or, one after another, of each of its views."""
     head: Any
-    """Feature maps to logits (N, 2)."""
+    """Feature maps to logits (N, 2), one row for each cell."""
     layer: str
 
 
@@ -39,16 +39,17 @@ def cut(model: Any, layer: str | None = None) -> Network:
     """
     import keras
 
-    names = [each.name for each in model.layers]
+    steps = model.operations
+    names = [each.name for each in steps]
     if FEATURES not in names:
         raise UsageError(f'The network has no layers named "{FEATURES}"; train it again with: bloodedge train')
     place = names.index(FEATURES)
-    head = model.layers[place + 1 :]
+    head = steps[place + 1 :]
     if layer in {None, FEATURES}:
         trunk = keras.Model(model.input, head[0].input)
         return Network(trunk, _chain(trunk.output.shape[1:], [*head[:-1], _linear(head[-1])]), FEATURES)
-    lower, upper = _parted(model.layers[place], str(layer))
-    trunk = keras.Model(model.input, lower(model.layers[place - 1].output))
+    lower, upper = _parted(steps[place], str(layer))
+    trunk = keras.Model(model.input, lower(steps[place - 1].output))
     return Network(trunk, _chain(trunk.output.shape[1:], [upper, *head[:-1], _linear(head[-1])]), str(layer))
 
 
@@ -92,18 +93,19 @@ def _linear(output: Any) -> Any:
 def grad_cam(network: Network, images: NDArray[np.uint8], label: int | None = None) -> tuple[Floats, Floats]:
     """Maps float32 (N, h, w), 0 and up, and logits float32 (N, 2) of network inputs uint8 (N, H, W, 3) RGB.
 
+    Of inputs (N, views, H, W, 3), each view has a map of its own: (N, views, h, w).
     label: the class whose evidence is mapped, 0 or 1; by default each cell's likelier one.
     """
     maps = np.asarray(network.trunk.predict_on_batch(images), np.float32)
     logits = np.asarray(network.head.predict_on_batch(maps), np.float32)
     labels = logits.argmax(axis=1) if label is None else np.full(len(images), label)
     weights = _gradients(network.head, maps, np.where(labels == 1, 1, -1).astype(np.float32)).mean(axis=(1, 2))
-    evidence = np.einsum("nhwc,nc->nhw", maps, weights)
-    return np.maximum(evidence, 0), logits
+    evidence = np.einsum("mhwc,mc->mhw", maps, weights)
+    return np.maximum(evidence, 0).reshape(*images.shape[:-3], *evidence.shape[1:]), logits
 
 
 def _gradients(head: Any, maps: Floats, signs: Floats) -> Floats:
-    """The log-odds' gradient with respect to each feature map, (N, h, w, c), on the back end that Keras runs on.
+    """The log-odds' gradient with respect to each feature map, (M, h, w, c), on the back end that Keras runs on.
 
     signs: (N,) 1 for the log-odds of a blast, -1 for those of a normal cell.
     """

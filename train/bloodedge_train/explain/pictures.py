@@ -16,37 +16,44 @@ WHITE, PALE = (255, 255, 255), (175, 175, 175)
 
 
 def draw(found: Look, explained: Explained) -> Image:
-    """The cell, the evidence on it and over the whole frame, and the verdict: uint8 BGR."""
-    cell, mask, heat = _panels(found)
-    grey = cv2.cvtColor(cv2.cvtColor(cell, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
-    blended = cv2.addWeighted(grey, 0.45, heat, 0.75, 0)
-    over = as_image(np.where(mask[:, :, None] > 0, blended, 0))
-    outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    for panel in (over, heat):
-        cv2.drawContours(panel, outline, -1, WHITE, 1, cv2.LINE_AA)
+    """The cell, the evidence on it and over the whole frame, a row for each view, and the verdict: uint8 BGR."""
     titles = "as the network sees it", f"evidence for {explained.explained}", "the same, whole frame"
-    height = PANEL + 4 * LINE + GAP
+    rows = len(found.views)
+    height = rows * (PANEL + GAP) + 4 * LINE
     sheet = np.zeros((height, 3 * PANEL + 4 * GAP, 3), np.uint8)
-    for number, (title, panel) in enumerate(zip(titles, (cell, over, heat), strict=True)):
-        left = GAP + number * (PANEL + GAP)
-        _write(sheet, title, left, LINE - 6, PALE)
-        sheet[LINE + 4 : LINE + 4 + PANEL, left : left + PANEL] = panel
-    below = LINE + PANEL
+    for row in range(rows):
+        top = LINE + 4 + row * (PANEL + GAP)
+        for column, (title, panel) in enumerate(zip(titles, _panels(found, row), strict=True)):
+            left = GAP + column * (PANEL + GAP)
+            sheet[top : top + PANEL, left : left + PANEL] = panel
+            if row == 0:
+                _write(sheet, title, left, LINE - 6, PALE)
+        if rows > 1:
+            _write(sheet, found.views[row], 2 * GAP, top + PANEL - GAP, PALE)
+    below = LINE + rows * (PANEL + GAP) - GAP
     _write(sheet, _verdict(explained), GAP, below + LINE + 4, WHITE, 0.62)
     _write(sheet, _shares(explained), GAP, below + 2 * LINE + 2, WHITE)
     _write(sheet, Path(explained.image).name, GAP, below + 3 * LINE, PALE)
     return sheet
 
 
-def _panels(found: Look) -> tuple[Image, Image, Image]:
-    """Cell (BGR), mask and coloured heat (BGR), each enlarged to a panel."""
+def _panels(found: Look, view: int) -> tuple[Image, Image, Image]:
+    """One view of the cell, the evidence on it and that over the whole frame, each enlarged to a panel, BGR."""
     size = (PANEL, PANEL)
-    cell = as_image(cv2.resize(cv2.cvtColor(found.image, cv2.COLOR_RGB2BGR), size, interpolation=cv2.INTER_CUBIC))
-    smooth = cv2.resize(found.mask, size, interpolation=cv2.INTER_LINEAR)
+    bgr = cv2.cvtColor(found.image[view], cv2.COLOR_RGB2BGR)
+    cell = as_image(cv2.resize(bgr, size, interpolation=cv2.INTER_CUBIC))
+    smooth = cv2.resize(found.mask[view], size, interpolation=cv2.INTER_LINEAR)
     mask = as_image(np.where(smooth > 127, 255, 0))
-    levels = 255 * found.heat / max(float(found.heat.max()), 1e-12)
+    levels = 255 * found.heat[view] / max(float(found.heat.max()), 1e-12)
     heat = cv2.applyColorMap(as_image(np.rint(levels)), cv2.COLORMAP_INFERNO)
-    return cell, mask, as_image(cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR))
+    heat = cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR)
+    grey = cv2.cvtColor(cv2.cvtColor(cell, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    blended = cv2.addWeighted(grey, 0.45, heat, 0.75, 0)
+    over = as_image(np.where(mask[:, :, None] > 0, blended, 0))
+    outline, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for panel in (over, heat):
+        cv2.drawContours(panel, outline, -1, WHITE, 1, cv2.LINE_AA)
+    return cell, over, as_image(heat)
 
 
 def _verdict(explained: Explained) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import LABELS
+from bloodedge.imaging import first_view
 from bloodedge_train.figures.drawing import GREY, RIGHT, WRONG
 
 ACROSS = 8
@@ -50,7 +51,8 @@ def paint(
 ) -> None:
     """Images and calls.
 
-    images: network inputs uint8 (H, W, 3) of the rows' cells; subjects: of each cell, or ""; blast: (N,) predicted.
+    images: uint8 network inputs of the rows' cells, whose first view is shown; subjects: of each cell, or ""; blast:
+    (N,) predicted.
     """
     grid = figure.subplots(len(rows), ACROSS, squeeze=False)
     for axes in grid.ravel():
@@ -58,7 +60,7 @@ def paint(
     for line, row in zip(grid, rows, strict=True):
         colour = RIGHT if row.right else WRONG
         for axes, cell in zip(line, row.cells, strict=False):
-            _paint_cell(axes, images[int(cell)], colour)
+            _paint_cell(axes, first_view(images[int(cell)]), colour)
             axes.set_title(f"{subjects[cell]}  {blast[cell]:.2f}".strip(), fontsize=8, pad=3)
         title = f"{LABELS[row.label]}\ncalled {LABELS[row.label if row.right else 1 - row.label]}\n{row.count:,} cells"
         place = {"transform": line[0].transAxes, "ha": "right", "va": "center", "fontsize": 9}

@@ -57,12 +57,16 @@ def _geometry(spec: AugmentSpec, count: int, size_px: int, rng: Random) -> NDArr
 
 
 def augment(images: Any, draws: Any, spec: AugmentSpec) -> Any:
-    """Changed network inputs uint8 (B, H, W, 3) of uint8 ``images``; black surroundings stay black.
+    """Changed network inputs of uint8 ``images`` (B, H, W, 3) or, of several views of each cell, (B, V, H, W, 3).
 
-    ``draws``: tensors as of ``draw``.
+    All views of a cell are changed alike; black surroundings stay black. ``draws``: tensors as of ``draw``.
     """
     from keras import ops
 
+    shape = tuple(images.shape[1:])
+    if len(shape) == 4:
+        draws = {name: ops.repeat(values, shape[0], axis=0) for name, values in draws.items()}
+        images = ops.reshape(images, (-1, *shape[1:]))
     changed = _warp(images, draws["matrix"]) if spec.moves else ops.cast(images, "float32")
     if spec.light or spec.stain or spec.colour:
         changed = _lit(changed, draws["gain"][:, None, None], draws["power"][:, None, None])
@@ -72,8 +76,9 @@ def augment(images: Any, draws: Any, spec: AugmentSpec) -> Any:
         changed = _blurred(changed, draws["sigma"], spec.blur)
     if spec.mixup:
         share = draws["share"][:, None, None, None]
-        changed = share * changed + (1 - share) * ops.flip(changed, axis=0)
-    return ops.cast(ops.clip(ops.round(changed), 0, 255), "uint8")
+        partners = ops.flip(ops.reshape(changed, (-1, *shape)), axis=0)
+        changed = share * changed + (1 - share) * ops.reshape(partners, (-1, *shape[-3:]))
+    return ops.reshape(ops.cast(ops.clip(ops.round(changed), 0, 255), "uint8"), (-1, *shape))
 
 
 def _warp(images: Any, matrix: Any) -> Any:

@@ -26,7 +26,7 @@ PREDICT_BATCH = 256
 
 @dataclass(frozen=True)
 class Samples:
-    """Network inputs uint8 (N, H, W, 3), their labels int64 (N,), and whose they are."""
+    """Network inputs uint8 (N, *ImagingSpec.input_shape), their labels int64 (N,), and whose they are."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]

@@ -21,7 +21,7 @@ class Step(keras.Model):  # type: ignore[misc]
     """
 
     def __init__(self, network: Any, images: NDArray[np.uint8], recipe: Recipe) -> None:
-        """images: uint8 (N, H, W, 3) network inputs."""
+        """images: network inputs uint8 (N, *ImagingSpec.input_shape)."""
         super().__init__(dtype="float32")
         self.network = network
         self.recipe = recipe
