@@ -61,9 +61,9 @@ import numpy as np, tensorflow as tf
 from pathlib import Path
 from bloodedge.engine.keras import load_model
 from bloodedge_convert.network.export import export_saved_model
-run, size, folder = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+run, folder = Path(sys.argv[1]), Path(sys.argv[2])
 images = np.load(folder / "images.npy")
-export_saved_model(load_model(run), size, folder / "saved")
+export_saved_model(load_model(run), folder / "saved")
 converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
 converter.optimizations = [tf.lite.Optimize.DEFAULT]
 converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images)
@@ -149,7 +149,7 @@ def measure(run: Path, bundle: Path, rounds: int) -> dict[str, Any]:
             "rewrites": report["rewrites"],
             "engines": engines,
             "graph": graph(ours),
-            "plain": plain(run, record.imaging.size_px, ours, Path(temporary)),
+            "plain": plain(run, record.imaging.input_shape, ours, Path(temporary)),
         }
 
 
@@ -211,11 +211,11 @@ def pss_mb(pid: int) -> float:
         return 0.0
 
 
-def plain(run: Path, size_px: int, ours: bytes, folder: Path) -> dict[str, Any]:
+def plain(run: Path, shape: tuple[int, ...], ours: bytes, folder: Path) -> dict[str, Any]:
     """TensorFlow's own int8 of the network as it is: how many times as long it takes as ours, and its partitions."""
-    images = np.random.default_rng(0).integers(0, 256, (PLAIN_CELLS, size_px, size_px, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (PLAIN_CELLS, *shape), np.uint8)
     np.save(folder / "images.npy", images)
-    command = [sys.executable, "-c", PLAIN, str(run), str(size_px), str(folder)]
+    command = [sys.executable, "-c", PLAIN, str(run), str(folder)]
     subprocess.run(command, check=True, capture_output=True, env={**os.environ, "KERAS_BACKEND": "tensorflow"})
     theirs = (folder / "plain.tflite").read_bytes()
     engines: dict[str, Engine] = {"ours": LiteRTEngine(ours, THREADS), "theirs": LiteRTEngine(theirs, THREADS)}

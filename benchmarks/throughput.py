@@ -45,10 +45,11 @@ def main() -> None:
     from bloodedge_train.zoo.macs import count_macs
 
     recipe = load_recipe(arguments.recipe)
-    few = golden_inputs(recipe.imaging, 64)
+    imaging = recipe.imaging
+    few = golden_inputs(imaging, 64)
     images = few[np.arange(arguments.cells) % len(few)]
     keras.config.set_dtype_policy(host.precision(recipe.fit.precision))
-    network = zoo.build(arguments.model, recipe.imaging.size_px, recipe.network)
+    network = zoo.build(arguments.model, imaging.size_px, recipe.network, views=len(imaging.views))
     keras.config.set_dtype_policy("float32")
     steps = make_steps(network, images, recipe)
     rates: dict[str, list[float]] = {name: [] for name in steps}

@@ -1,6 +1,7 @@
 """An int8 LiteRT network of every architecture, from random weights, by the project's own converter.
 
-    python benchmarks/arm64/random_networks.py [--models edgenet vgg19 ...] [--size 96] [--out .cache/arm64/networks]
+    python benchmarks/arm64/random_networks.py [--models edgenet vgg19 ...] [--size 96] [--both-views]
+        [--out .cache/arm64/networks]
     python benchmarks/arm64/run.py models/cells.bundle .cache/arm64/networks/*.tflite
 
 Says nothing about accuracy: it gives run.py every kind of layer that the zoo has. Files that are there are kept.
@@ -36,14 +37,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=ZOO, default=list(ZOO))
     parser.add_argument("--size", type=int, default=96, help="side of the input in pixels")
+    parser.add_argument("--both-views", action="store_true", help="networks that see each cell at two scales")
     parser.add_argument("--calibration-cells", type=int, default=8)
     parser.add_argument("--out", type=Path, default=REPO / ".cache" / "arm64" / "networks")
     options = parser.parse_args()
     load_keras()
     failed = 0
-    images = golden_inputs(ImagingSpec(size_px=options.size), options.calibration_cells)
+    spec = ImagingSpec(size_px=options.size, views=("physical", "canonical") if options.both_views else ("physical",))
+    images = golden_inputs(spec, options.calibration_cells)
     for name in options.models:
-        target = options.out / f"{name}.tflite"
+        target = options.out / f"{name}{'_both_views' * options.both_views}.tflite"
         if target.is_file():
             continue
         began = perf_counter()
@@ -58,11 +61,11 @@ def main() -> int:
 
 
 def converted(name: str, images: NDArray[np.uint8]) -> bytes:
-    """The int8 ``.tflite`` of a random network of the zoo, calibrated on ``images`` uint8 (N, H, W, 3) RGB."""
+    """The int8 ``.tflite`` of a random network of the zoo, calibrated on ``images``, its network inputs uint8."""
     import keras
 
     keras.utils.set_random_seed(0)
-    network = build(name, images.shape[1], NetworkSpec())
+    network = build(name, images.shape[-2], NetworkSpec(), views=1 if images.ndim == 4 else images.shape[1])
     spread_classes(network, images)
     with tempfile.TemporaryDirectory(prefix="bloodedge-arm64-") as temporary:
         folder, run = Path(temporary) / "job", Path(temporary) / "run"

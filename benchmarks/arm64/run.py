@@ -157,7 +157,7 @@ def model(path: Path, folder: Path) -> dict[str, Any]:
     if path.suffix == ".tflite":
         if not path.is_file():
             raise UsageError(f"{path} does not exist; make networks with: python benchmarks/arm64/random_networks.py")
-        name, data, spec = path.stem, path.read_bytes(), ImagingSpec(size_px=input_size(path.read_bytes()))
+        name, data, spec = path.stem, path.read_bytes(), imaging_of(path.read_bytes())
     else:
         with Bundle(path) as bundle:
             artifact = bundle.manifest.artifact("litert", "int8")
@@ -174,9 +174,10 @@ def model(path: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def input_size(data: bytes) -> int:
-    """Side of a network's square input in pixels."""
-    return int(load_interpreter(data, 1)[0].get_input_details()[0]["shape"][1])
+def imaging_of(data: bytes) -> ImagingSpec:
+    """A spec that gives inputs of the shape that a network takes."""
+    _, *views, side, _, _ = load_interpreter(data, 1)[0].get_input_details()[0]["shape"].tolist()
+    return ImagingSpec(size_px=side, views=("physical", "canonical") if views else ("physical",))
 
 
 def opened(data: bytes) -> bytes:

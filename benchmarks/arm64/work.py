@@ -26,6 +26,7 @@ SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),
     "canonical, levelled": ImagingSpec(size_px=80, views=("canonical",), light="levelled"),
     "canonical, equalised": ImagingSpec(size_px=160, views=("canonical",), light="equalised"),
+    "both views": ImagingSpec(size_px=96, um_per_px=0.2, views=("physical", "canonical"), light="levelled"),
     "gaussian": ImagingSpec(size_px=64, um_per_px=0.3, denoise="gaussian"),
     "median": ImagingSpec(size_px=96, um_per_px=0.15, denoise="median"),
     "wavelet, levelled": ImagingSpec(size_px=64, um_per_px=0.3, denoise="wavelet", light="levelled"),
@@ -48,7 +49,7 @@ def decoded(files: Sequence[str]) -> Arrays:
 
 
 def inputs(files: Sequence[str], spec: ImagingSpec) -> NDArray[np.uint8]:
-    """Network inputs uint8 (N, size_px, size_px, 3) RGB of cells cut out onto black."""
+    """Network inputs uint8 (N, *spec.input_shape), RGB, of cells cut out onto black."""
     return np.stack([network_input(cell_on_black(read_image(Path(file))), spec) for file in files])
 
 

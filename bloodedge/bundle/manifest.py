@@ -155,7 +155,7 @@ class Manifest(Strict):
     def _imaging_makes_the_input(self) -> Self:
         if self.input.shape != self.imaging.input_shape:
             message = (
-                f"input: the networks take {in_words(self.input.shape)}, but imaging makes "
+                f"the networks take {in_words(self.input.shape)}, but imaging makes "
                 f"{in_words(self.imaging.input_shape)}; convert the run again"
             )
             raise ValueError(message)

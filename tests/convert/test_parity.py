@@ -9,7 +9,7 @@ pytest.importorskip("tf2onnx", reason="tf2onnx is not installed (pip install -e 
 import keras
 
 from bloodedge.engine import load_bytes
-from bloodedge.imaging import ImagingSpec
+from bloodedge.imaging import ImagingSpec, View
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert.cells.calibration_set import full_range
 from bloodedge_convert.job import Kind
@@ -31,9 +31,11 @@ FLOAT32 = 5e-4
 at here, its answers are compared on fitted networks."""
 
 
-@pytest.fixture(scope="module")
-def images():
-    return full_range(golden_inputs(ImagingSpec(size_px=SIZE), CELLS))
+BOTH: tuple[View, ...] = ("physical", "canonical")
+
+
+def cells(views: tuple[View, ...]):
+    return full_range(golden_inputs(ImagingSpec(size_px=SIZE, views=views), CELLS))
 
 
 def quiet(*_: object) -> None:
@@ -43,7 +45,7 @@ def quiet(*_: object) -> None:
 def network(name: str, images):
     """Random and seeded; batch norms hold the images' statistics, and no branch comes to nothing as before training."""
     keras.utils.set_random_seed(0)
-    model = build(name, SIZE, NetworkSpec())
+    model = build(name, SIZE, NetworkSpec(), views=1 if images.ndim == 4 else images.shape[1])
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
@@ -60,9 +62,16 @@ def network(name: str, images):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name != QUICKEST else name for name in ZOO]
+    ("name", "views"),
+    [
+        *(pytest.param(name, BOTH[:1], marks=pytest.mark.slow) for name in ZOO if name != QUICKEST),
+        (QUICKEST, BOTH[:1]),
+        ("edgenet", BOTH),
+        *(pytest.param(name, BOTH, marks=pytest.mark.slow) for name in ("mobilenetv2", "vgg19", "regnetx016")),
+    ],
 )
-def test_every_engine_says_what_keras_says(name, images, tmp_path):
+def test_every_engine_says_what_keras_says(name, views, tmp_path):
+    images = cells(views)
     model = network(name, images)
     wanted = np.asarray(model(images))[:, 1]
     assert wanted.std() > 0.15

@@ -81,8 +81,8 @@ def test_int8_takes_turns_with_the_float32_that_it_has_to_beat(monkeypatch, run)
     float16 = Kind(engine="litert", precision="float16")
     order = []
 
-    def turn(files, engine, size_px, _threads):
-        assert size_px == IMAGING.size_px
+    def turn(files, engine, shape, _threads):
+        assert shape == (IMAGING.size_px, IMAGING.size_px, 3)
         order.append(f"{engine}/{files[0].stem.removeprefix('model_')}")
         return Turn(runtime="none", first_ms=1, rss_mb=None, times_ms=[1.0, 2.0])
 

@@ -13,6 +13,7 @@ from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.manifest import Agreement, Artifact, Baseline, Golden, InputSpec, Manifest, Provenance
 from bloodedge.bundle.run_record import SplitRecord, read_run
 from bloodedge.decision.thresholds import Thresholds
+from bloodedge.engine import load_artifact
 from bloodedge.engine.golden import ROUNDING, check_golden, compare, pack_golden
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import ImagingSpec
@@ -171,6 +172,30 @@ def test_a_newer_schema_is_refused_with_the_cure(folder):
     change_manifest(folder, schema_version=2)
     with pytest.raises(BloodedgeError, match="schema version 2, which this bloodedge does not know; upgrade"):
         Bundle(folder)
+
+
+def test_views_that_the_networks_do_not_take_are_refused(folder):
+    change_manifest(folder, imaging={"size_px": 32, "views": ["physical", "canonical"]})
+    with pytest.raises(BloodedgeError) as caught:
+        Bundle(folder)
+    told = str(caught.value)
+    assert "the networks take 32x32 px, but imaging makes 2 views of 32x32 px; convert the run again" in told
+    change_manifest(folder, input={"height": 32, "width": 32, "views": 2})
+    with Bundle(folder) as bundle:
+        assert bundle.manifest.input.shape == (2, 32, 32, 3)
+
+
+def test_a_network_of_one_view_in_a_bundle_of_two_is_refused(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed (pip install -e '.[device]')")
+    with zipfile.ZipFile(Path(__file__).parents[2] / "models" / "cells.bundle") as released:
+        released.extractall(tmp_path)
+    imaging = json.loads((tmp_path / "manifest.json").read_text())["imaging"]
+    change_manifest(tmp_path, input={"height": 160, "width": 160, "views": 2})
+    imaging.pop("scale")
+    change_manifest(tmp_path, imaging={**imaging, "views": ["physical", "canonical"]})
+    with Bundle(tmp_path) as bundle, pytest.raises(BloodedgeError) as caught:
+        load_artifact(bundle, bundle.manifest.artifact("litert", "int8"), threads=1)
+    assert "takes 160x160 px, but the manifest says 2 views of 160x160 px; convert the run again." in str(caught.value)
 
 
 def test_an_unknown_key_in_the_manifest_is_refused(folder):

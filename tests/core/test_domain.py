@@ -95,3 +95,9 @@ def test_a_domain_survives_being_stored(domain, cells):
     again = type(domain).model_validate_json(domain.model_dump_json())
     image = shown(cells[:1])[0]
     assert again.distance(image) == domain.distance(image)
+
+
+def test_of_several_views_the_first_is_described() -> None:
+    views = np.random.default_rng(0).integers(1, 255, (2, 64, 64, 3)).astype(np.uint8)
+    assert np.array_equal(describe(views), describe(views[0]))
+    assert not np.array_equal(describe(views), describe(views[1]))

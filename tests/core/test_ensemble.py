@@ -46,13 +46,13 @@ class Share:
 
 
 class Corner:
-    """Says blast with a probability that is the brightness of the first pixel."""
+    """Says blast with a probability that is the brightness of the last view's upper edge."""
 
     name = "corner"
     runtime = "by hand"
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        first = images[:, 0, images.shape[2] // 2, 0] / 255
+        first = images[..., 0, images.shape[-2] // 2, 0].reshape(len(images), -1)[:, -1] / 255
         return np.stack([1 - first, first], 1).astype(np.float32)
 
 
@@ -204,6 +204,18 @@ def test_eight_turns_are_each_flip_and_quarter_turn_once(rendered_data: Path) ->
     edges = np.stack([images[:, 0, middle], images[:, -1, middle], images[:, middle, 0], images[:, middle, -1]])[..., 0]
     assert predict(Ensemble.of([corner]), cells, turns=8).uncalibrated == pytest.approx(edges.mean(axis=0), abs=1e-6)
     assert predict(Ensemble.of([corner]), cells).uncalibrated == pytest.approx(edges[0], abs=1e-6)
+
+
+def test_the_views_of_a_cell_are_turned_together(rendered_data: Path) -> None:
+    both = ImagingSpec(size_px=33, views=("physical", "canonical"))
+    cells = read_dataset(rendered_data).unique[:5]
+    two, last = (
+        member(rendered_data, engine=Corner(), imaging=spec)
+        for spec in (both, both.model_copy(update={"views": both.views[1:]}))
+    )
+    found = predict(Ensemble.of([two]), cells, turns=8)
+    assert found.example.shape == (2, 33, 33, 3)
+    assert np.array_equal(found.blast, predict(Ensemble.of([last]), cells, turns=8).blast)
 
 
 def run(*arguments: str) -> int:

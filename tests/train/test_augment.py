@@ -40,6 +40,16 @@ def test_black_stays_black() -> None:
     assert not corners[:, :, -6:].any()
 
 
+def test_the_views_of_a_cell_change_alike_and_are_mixed_with_the_same_views_of_its_partner() -> None:
+    near, far = (np.stack([disc(radius)] * 8) for radius in (22, 12))
+    far[::2] = 255 - far[::2]
+    draws = draw(EVERYTHING, 8, SIDE, np.random.default_rng(3))
+    both = np.asarray(augment(np.stack([near, far], axis=1), draws, EVERYTHING))
+    assert (both.shape, both.dtype) == ((8, 2, SIDE, SIDE, 3), np.uint8)
+    for view, images in enumerate((near, far)):
+        assert np.array_equal(both[:, view], np.asarray(augment(images, draws, EVERYTHING)))
+
+
 def test_without_amplitudes_nothing_changes() -> None:
     assert (changed(disc(), STILL) == disc()).all()
 

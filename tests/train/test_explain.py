@@ -19,10 +19,12 @@ from bloodedge.decision.thresholds import LABELS, Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import Cell, ImagingSpec
 from bloodedge.simulation import render_field
-from bloodedge_train.explain.evidence import look, ring, share
+from bloodedge_train.explain.evidence import explained, look, ring, share
 from bloodedge_train.explain.grad_cam import Network, cut, grad_cam
+from bloodedge_train.explain.pictures import draw
 from bloodedge_train.recipe import NetworkSpec
 from bloodedge_train.zoo import ZOO, build
+from bloodedge_train.zoo.layers import gather_views, spread_views
 
 SIDE = 64
 SPEC = ImagingSpec(size_px=SIDE, um_per_px=0.066)
@@ -52,7 +54,7 @@ def record(spec: ImagingSpec) -> RunRecord:
     )
 
 
-def small(units: int = 0) -> Any:
+def small(units: int = 0, views: int = 1) -> Any:
     """Laid out as the zoo lays a network out, but alive with random weights and quick to compile."""
     keras.utils.set_random_seed(0)
     layers = keras.layers
@@ -60,10 +62,10 @@ def small(units: int = 0) -> Any:
     first = layers.Conv2D(6, 3, strides=2, padding="same", activation="relu", name="first")(inner)
     left = layers.Conv2D(6, 3, padding="same", activation="relu", name="left")(first)
     last = layers.Conv2D(8, 3, strides=4, activation="relu", name="last")(layers.Add(name="sum")([first, left]))
-    image = keras.Input((SIDE, SIDE, 3), dtype="uint8", name="image")
+    image = keras.Input((SIDE, SIDE, 3) if views == 1 else (views, SIDE, SIDE, 3), dtype="uint8", name="image")
     features = keras.Model(inner, last, name="features")
-    x = features(layers.Rescaling(1 / 255, dtype="float32", name="scale")(image))
-    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = features(layers.Rescaling(1 / 255, dtype="float32", name="scale")(spread_views(image)))
+    x = gather_views(layers.GlobalAveragePooling2D(name="pool")(x), views)
     if units:
         x = layers.Dense(units, activation="relu", name="hidden")(x)
     output = layers.Dense(2, activation="softmax", name="probabilities")
@@ -109,6 +111,24 @@ def test_on_a_linear_head_the_map_is_class_activation_mapping(network: Any, imag
     assert np.allclose(found * places, closed_form, rtol=1e-4, atol=1e-5 * closed_form.max())
     exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
     assert np.allclose(exponent / exponent.sum(axis=1, keepdims=True), np.asarray(network(images)), atol=1e-5)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_each_view_is_mapped_by_its_own_part_of_the_head(images: np.ndarray, label: int) -> None:
+    model = small(views=2)
+    two = np.stack([images, images[::-1, ::-1]], axis=1)
+    maps = feature_maps(model, two).reshape(3, 2, *model.get_layer("features").output.shape[1:])
+    kernel, _ = model.get_layer("probabilities").get_weights()
+    slopes = (kernel[:, label] - kernel[:, 1 - label]).reshape(2, -1)
+    closed_form = np.maximum(np.einsum("nvhwc,vc->nvhw", maps, slopes), 0)
+    found, logits = grad_cam(cut(model), two, label)
+    places = maps.shape[2] * maps.shape[3]
+    assert closed_form.max() > 0
+    assert np.allclose(found * places, closed_form, rtol=1e-4, atol=1e-5 * closed_form.max())
+    assert np.array_equal(logits.argmax(axis=1), np.asarray(model(two)).argmax(axis=1))
+    inner, again = grad_cam(cut(model, "sum"), two, label)
+    assert inner.shape == (3, 2, SIDE // 2, SIDE // 2)
+    assert np.allclose(again, logits, atol=1e-4)
 
 
 def test_behind_a_fully_connected_layer_the_weights_are_the_logits_slopes(images: np.ndarray) -> None:
@@ -219,6 +239,22 @@ def test_the_shares_tell_a_network_that_looks_at_the_cell_from_one_that_looks_be
     assert at_black is not None
     assert at_cell > 0.9
     assert at_black < filled
+
+
+def test_two_views_are_both_drawn_and_shared_out_together(tmp_path: Path) -> None:
+    told = record(SPEC.model_copy(update={"views": ("physical", "canonical"), "area_fraction": 0.8}))
+    model = small(views=2)
+    (found,) = look(cut(model), told, [disc()])
+    assert found.image.shape == (2, SIDE, SIDE, 3)
+    assert [np.mean(mask > 0) for mask in found.mask] == pytest.approx([np.pi * 20**2 / SIDE**2, 0.8], rel=0.06)
+    row = explained(found, told, Path("cell.png"), tmp_path / "cell.png")
+    inside = sum(float(heat[mask > 0].sum()) for heat, mask in zip(found.heat, found.mask, strict=True))
+    assert row.on_cell == pytest.approx(inside / float(found.heat.sum()))
+    (alone,) = look(cut(small()), record(SPEC), [disc()])
+    picture, one = draw(found, row), draw(alone, row)
+    assert picture.shape[1] == one.shape[1]
+    assert picture.shape[0] - one.shape[0] > 290  # a second row of panels
+    assert picture[-400:-150].any()
 
 
 def test_nothing_to_show_is_no_share() -> None:

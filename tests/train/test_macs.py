@@ -50,3 +50,9 @@ def test_each_kind_of_layer_counts_as_by_hand() -> None:
     x = keras.layers.GlobalAveragePooling2D()(inner(x))
     model = keras.Model(image, keras.layers.Dense(2)(x))  # 7 x 2
     assert count_macs(model) == 64 * 108 + 16 * 54 + 16 * 84 + 16 * 35 + 14
+
+
+def test_two_views_cost_twice_the_features_and_a_head_of_twice_the_width() -> None:
+    one, two = (build("edgenet", 64, NetworkSpec(units=16), views=views) for views in (1, 2))
+    head = 256 * 16 + 16 * 2  # edgenet ends in 256 channels
+    assert count_macs(two) == 2 * (count_macs(one) - head) + 2 * 256 * 16 + 16 * 2

@@ -32,7 +32,7 @@ def draw(found: Look, explained: Explained) -> Image:
             _write(sheet, found.views[row], 2 * GAP, top + PANEL - GAP, PALE)
     below = LINE + rows * (PANEL + GAP) - GAP
     _write(sheet, _verdict(explained), GAP, below + LINE + 4, WHITE, 0.62)
-    _write(sheet, _shares(explained), GAP, below + 2 * LINE + 2, WHITE)
+    _write(sheet, _shares(explained, "frames" if rows > 1 else "frame"), GAP, below + 2 * LINE + 2, WHITE)
     _write(sheet, Path(explained.image).name, GAP, below + 3 * LINE, PALE)
     return sheet
 
@@ -61,11 +61,11 @@ def _verdict(explained: Explained) -> str:
     return f"{verdict} {1 - explained.blast if verdict == 'normal' else explained.blast:.2f}"
 
 
-def _shares(explained: Explained) -> str:
+def _shares(explained: Explained, frame: str) -> str:
     if explained.on_cell is None or explained.on_border is None:
         return f"nothing speaks for {explained.explained}"
     return (
-        f"on the cell {explained.on_cell:.0%} of the evidence (it fills {explained.cell_share:.0%} of the frame), "
+        f"on the cell {explained.on_cell:.0%} of the evidence (it fills {explained.cell_share:.0%} of the {frame}), "
         f"on its border {explained.on_border:.0%} ({explained.border_share:.0%})"
     )
 

@@ -1,0 +1,136 @@
+"""A network that sees each cell at two scales goes the whole way: recipe, run, bundle, device."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bloodedge.bundle import Bundle
+from bloodedge.bundle.run_record import read_run
+from bloodedge.data.dataset import inputs, read_dataset
+from bloodedge.engine import load_artifact
+from bloodedge.engine.golden import check_golden
+from bloodedge.engine.keras import KerasEngine
+from bloodedge.engine.litert import load_interpreter
+
+RECIPE = """
+[imaging]
+size_px = 64
+um_per_px = 0.33
+views = ["physical", "canonical"]
+light = "levelled"
+[split]
+validation = 0.25
+test = 0.25
+[augment]
+scale = 0.1
+mixup = 0.2
+blur = 0.5
+[fit]
+epochs = 2
+batch = 16
+learning_rate = 5e-3
+batch_norm_momentum = 0.5
+"""
+WIDE = [
+    *("--allow-worthless", "--keep-slow", "--calibration-cells", "48"),
+    *("--max-drop", "100", "--max-balanced-drop", "100", "--max-auc-drop", "100", "--max-flips", "100"),
+    *("--max-probability-error", "1"),
+]
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: str | Path) -> str:
+    """What ``bloodedge`` prints, in a process of its own."""
+    command = [sys.executable, "-m", "bloodedge", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory, rendered_data: Path) -> Path:
+    folder = tmp_path_factory.mktemp("views")
+    (folder / "both.toml").write_text(RECIPE)
+    run("train", rendered_data, "--model", "edgenet", "--recipe", folder / "both.toml", "--out", folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def bundle(fitted: Path) -> Path:
+    pytest.importorskip("nncf", reason="nncf is not installed (pip install -e '.[convert]')")
+    path = fitted.parent / "both.bundle"
+    run("convert", fitted, "--int8", *WIDE, "-o", path)
+    return path
+
+
+def test_a_run_of_two_views_is_scored_compared_and_explained(fitted: Path, rendered_data: Path, tmp_path: Path) -> None:
+    record = read_run(fitted)
+    assert record.imaging.views == ("physical", "canonical")
+    card = (fitted / "MODEL_CARD.md").read_text()
+    assert "uint8 RGB, 2 views of 64x64 px, every cell at 0.330 µm per pixel (physical) and every cell filling" in card
+    assert len(list((fitted / "figures").glob("*.png"))) >= 4
+    for turns in ("1", "8"):
+        run(
+            "evaluate", fitted, rendered_data, "--views", turns, "--rescale", "0.9", "--json", tmp_path / "figures.json"
+        )
+        assert json.loads((tmp_path / "figures.json").read_text())["cells"] > 20
+    cell = next((rendered_data / "fold_0" / "all").iterdir())
+    run("explain", fitted, cell, "--out", tmp_path / "explained", "--layer", "block6_pointwise_relu")
+    assert len(list((tmp_path / "explained").glob("*.png"))) == 1
+    run("shortcuts", fitted, rendered_data, "--json", tmp_path / "shortcuts.json")
+    run("compare", fitted, "--out", tmp_path / "comparison")
+    assert "2 x 64 px" in (tmp_path / "comparison" / "compare.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "most"),
+    [
+        ("litert", "float32", 1e-4),
+        ("openvino", "float32", 1e-4),
+        ("onnx", "float32", 1e-4),
+        ("litert", "int8", 0.1),
+        ("openvino", "int8", 0.1),
+    ],
+)
+def test_every_engine_says_what_the_run_says(
+    engine: str, precision: str, most: float, fitted: Path, bundle: Path, rendered_data: Path
+) -> None:
+    images = inputs(read_dataset(rendered_data).unique[::9], read_run(fitted).imaging)
+    with Bundle(bundle) as opened:
+        assert opened.manifest.input.views == 2
+        artifact = opened.manifest.artifact(engine, precision)
+        loaded = load_artifact(opened, artifact, threads=1)
+        assert check_golden(opened, artifact, loaded).passed
+    wanted = KerasEngine(fitted).predict(images)
+    assert np.abs(loaded.predict(images) - wanted).max() < most
+    swapped = images[:, ::-1]
+    assert np.abs(loaded.predict(swapped) - KerasEngine(fitted).predict(swapped)).max() < most
+    assert np.abs(wanted - KerasEngine(fitted).predict(swapped)).max() > 0.01
+
+
+def test_int8_litert_is_one_partition(bundle: Path) -> None:
+    with Bundle(bundle) as opened:
+        network, _ = load_interpreter(opened.read("artifacts/model_int8.tflite"), threads=1)
+    names = [details["op_name"] for details in network._get_ops_details()]
+    assert names.count("DELEGATE") == 1
+
+
+def test_the_bundle_is_timed_and_runs_on_the_device(bundle: Path, tmp_path: Path) -> None:
+    run("bench", bundle, "--rounds", "1", "--threads", "1", "--against-official", "--json", tmp_path / "bench.json")
+    rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert {(row["engine"], row["precision"]) for row in rows} >= {("litert", "int8"), ("openvino", "int8")}
+    assert all(row["official"] for row in rows if row["engine"] in {"litert", "openvino"})
+    for engine in ("litert", "openvino"):
+        settings = tmp_path / f"{engine}.toml"
+        settings.write_text(f'engine = "{engine}"\n[trust]\nunsigned = true\n')
+        state = ("--state", tmp_path / engine)
+        told = run("device", "run", "--config", settings, "--bundle", bundle, "--frames", "6", *state, "--no-page")
+        assert "Self-test: 0 of 32 golden cells changed class" in told
+        assert "6 frames (0 dropped, 0 rejected)" in told
+        assert "Of 8 called cells" in told
