@@ -101,6 +101,7 @@ STATUS = StatusPayload(
     blast_percent_low=None,
     blast_percent_high=None,
     blast_percent_called=None,
+    verdict="",
     cells_called=0,
     cells_uncertain=0,
     frames_per_second=2.5,

@@ -11,6 +11,7 @@ from bloodedge.decision.domain import Domain
 from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.operating_point import OperatingPoint
 from bloodedge.decision.reference_people import Reference
+from bloodedge.decision.slide_verdict import PeopleScores
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
@@ -136,6 +137,9 @@ class Manifest(Strict):
     """The training cells' domain; None where there were too few cells."""
     reference: Reference | None = None
     """How cells of people outside the training data look and are called; None where there are too few people."""
+    people_scores: PeopleScores | None = None
+    """Scores of people outside the training data, by which a slide as a whole is judged; None where there are too few
+    people, and in older bundles."""
     caveats: list[str] = Field(default_factory=list)
     """Sentences to print above the model's figures: faults that the gate was asked to let through."""
     artifacts: list[Artifact]

@@ -66,4 +66,13 @@ def rates(
             click.echo(
                 f"  {true} of {len(people)} people: {blast} called blast, {normal} called normal, {refused} refused"
             )
+    if (scores := manifest.people_scores) is not None:
+        click.echo(
+            f"slides of {len(scores.patients)} patients and {len(scores.healthy)} healthy people, each left out:"
+        )
+        for calls in scores.calls:
+            click.echo(
+                f"  {calls.cells} cells: {100 * calls.right:.0f} % called right, {100 * calls.wrong:.0f} % wrong,"
+                f" {100 * calls.not_called:.0f} % not called"
+            )
     click.echo(f"Bundle: {out} (serial {manifest.serial})")

@@ -55,7 +55,9 @@ class OperatingPoint(Strict):
         who = (
             f"{self.blast_people} people with blasts and {self.normal_people} with normal cells, people weighted evenly"
         )
-        uncertain = f"{self.uncertain_blasts:.0%} of the blasts and {self.uncertain_normals:.0%} of the normal"
+        uncertain = (
+            f"{100 * self.uncertain_blasts:.0f} % of the blasts and {100 * self.uncertain_normals:.0f} % of the normal"
+        )
         return (
             f"The thresholds were chosen for {wanted}, on {self.data}: {self.cells:,} cells of {who}."
             f" Of the cells called there, sensitivity is {self.sensitivity:.3f} and specificity {self.specificity:.3f};"

@@ -4,7 +4,7 @@ They give an artifact's rates of error and refusal, person by person, and the re
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from bloodedge.data.dataset import CellFile, in_threads
 from bloodedge.decision.domain import Domain, camera_scale, describe, in_a_field
 from bloodedge.decision.error_rates import Rates, count_outcomes
 from bloodedge.decision.reference_people import Reference, aspects_of, fit_reference
+from bloodedge.decision.slide_verdict import PeopleScores, people_scores
 from bloodedge.decision.thresholds import Thresholds, decide
 from bloodedge.imaging import ImagingSpec, cell_on_black, network_input, read_image
 
@@ -50,6 +51,17 @@ class Filmed:
         cells = [self.cells[number] for number in known]
         verdicts = [decide(float(blast[n]), thresholds)[0] if inside[n] else "uncertain" for n in known]
         return count_outcomes([cell.subject for cell in cells], [cell.label for cell in cells], verdicts, data)
+
+    def scores(
+        self, blast: Floats, domain: Domain | None, person: Callable[[CellFile], str], data: str
+    ) -> PeopleScores | None:
+        """The scores of the held-out people, from calibrated blast probabilities (N,); None if there are too few.
+
+        person: whose a cell is; data: what the cells are. Cells outside the domain do not count.
+        """
+        inside = np.flatnonzero(self.inside(domain)[: self.held_out])
+        cells = [self.cells[number] for number in inside]
+        return people_scores(blast[inside], [c.label for c in cells], [person(c) for c in cells], data)
 
     def inside(self, domain: Domain | None) -> NDArray[np.bool_]:
         """(N,): whether each cell is inside the domain; all are without one."""

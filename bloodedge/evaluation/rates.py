@@ -14,6 +14,7 @@ from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import recall
 from bloodedge.decision.error_rates import FEWEST_PEOPLE, Rates
 from bloodedge.decision.operating_point import choose_thresholds
+from bloodedge.decision.slide_verdict import scores_lines
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.engine.golden import compare, unpack_golden
 from bloodedge.errors import UsageError
@@ -62,17 +63,20 @@ def measure_rates(
         for artifact, classifier in zip(manifest.artifacts, classifiers, strict=True)
     ]
     _require_people(measured[0].rates, data)
+    scores = filmed.scores(blast, manifest.domain, dataset.group, name)
     update: dict[str, object] = {
         "serial": int(datetime.now(UTC).timestamp()),
         "artifacts": measured,
         "reference": filmed.reference(blast) or manifest.reference,
+        "people_scores": scores or manifest.people_scores,
     }
     pictures = _fitted(manifest, classifiers[0], dataset)
     if pictures is not None:
         files[FITTED_FILE] = pictures.pack()
         update["fitted"] = pictures.record()
     card = with_section(files.get(CARD, b"").decode(), thresholds_lines(before, manifest))
-    files[CARD] = with_section(card, rates_lines(measured[0])).encode()
+    card = with_section(card, rates_lines(measured[0]))
+    files[CARD] = with_section(card, scores_lines(scores) if scores else []).encode()
     update["files"] = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = manifest.model_copy(update=update)
     files[MANIFEST] = record_bytes(manifest)

@@ -68,6 +68,13 @@ def interval_strip(
     return _svg(26, text, body if value is None else body + _dot(axis, value, 13, kind))
 
 
+def zone_strip(axis: Axis, value: float, zone: tuple[float, float], kind: str, text: str) -> Markup:
+    """A figure as a dot, with a grey bar over the zone in which it means nothing."""
+    low, high = (axis.at(end) for end in zone)
+    bar = f'<line class="interval uncertain" x1="{low}%" x2="{high}%" y1="13" y2="13"/>'
+    return _svg(26, text, _grid(axis, 26) + bar + _dot(axis, value, 13, kind))
+
+
 def latency_strip(axis: Axis, latency: LatencyMs, kind: str, text: str) -> Markup:
     """A latency: dot at p50, line to p95, thinner line to a tick at p99."""
     p50, p95, p99 = (axis.at(v) for v in (latency.p50, latency.p95, latency.p99))

@@ -21,6 +21,7 @@ from bloodedge.installation import install_hint
 from bloodedge.machine import default_threads
 from bloodedge.simulation import golden_inputs
 from bloodedge_convert.cells.run_cells import Cells, Part, read_cells
+from bloodedge_convert.cells.run_scores import run_scores
 from bloodedge_convert.int8_methods import FURTHER_METHODS, Attempt, describe, try_methods
 from bloodedge_convert.job import TRIAL, TUNING, Job, Kind, Method, Report, run_again, run_converters
 from bloodedge_convert.judge.gate import Limits, admit, enforce, tiny
@@ -139,7 +140,9 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
             reasons = " ".join(f"{kind.replace('/', ' ')}: {reason}" for kind, reason in left_out.items())
             raise BloodedgeError(f"No bundle was written, because every artifact was left out. {reasons}")
         caveats = [caveat for caveat in (worthless, limits.wider) if caveat]
-        manifest = make_manifest(out.stem, judge, metrics, cells, people, shipped, left_out, caveats)
+        manifest = make_manifest(
+            out.stem, judge, metrics, cells, people, run_scores(run, record), shipped, left_out, caveats
+        )
         subjects = len(set(judge.held_out.subjects))
         notes = [*caveats, *filter(None, [tiny(len(cells.test.cells), subjects)]), *doubts]
         report("Writing the report", 0, 1)

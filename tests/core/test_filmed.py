@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bloodedge.data.dataset import CellFile, read_dataset
+from bloodedge.decision.domain import FIGURES, Domain
 from bloodedge.decision.reference_people import FEWEST_CELLS, FEWEST_PEOPLE
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.evaluation.filmed import MOST_CELLS, Filmed, film
@@ -13,6 +14,7 @@ from bloodedge.imaging import ImagingSpec
 from bloodedge.simulation import write_dataset
 
 SPEC = ImagingSpec(size_px=64)
+UNIT = tuple(tuple(float(i == j) for j in range(FIGURES)) for i in range(FIGURES))
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,18 @@ def test_the_rates_are_those_of_held_out_people_and_count_what_the_device_would_
         assert outcomes.called + outcomes.refused == FEWEST_CELLS
     refused = int(doubtful[: shown.held_out].sum())
     assert total == {"blast": shown.held_out - refused, "normal": 0, "refused": refused}
+
+
+def test_scores_are_of_held_out_people_and_of_cells_inside_the_domain(cells: list[CellFile]) -> None:
+    held_out = film(cells, [], SPEC, seed=0)
+    blast = np.array([0.9 if cell.label else 0.1 for cell in held_out.cells])
+    assert held_out.scores(blast, None, lambda cell: cell.subject, "drawn") is None  # three people a class
+    found = held_out.scores(blast, None, lambda cell: f"{cell.subject}-{hash(cell.name) % 3}", "drawn")
+    assert found is not None
+    assert sum(counts.high for counts in found.patients.values()) == sum(cell.label for cell in held_out.cells)
+    assert {counts.high for counts in found.healthy.values()} == {0}
+    nowhere = Domain(mean=(1e6,) * FIGURES, deviation=(1.0,) * FIGURES, whitening=UNIT, limit=1.0, cells=600)
+    assert held_out.scores(blast, nowhere, lambda cell: cell.name, "drawn") is None
 
 
 def test_of_a_person_with_many_cells_some_are_filmed(cells: list[CellFile]) -> None:

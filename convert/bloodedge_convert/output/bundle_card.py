@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from bloodedge import RESEARCH_USE
 from bloodedge.bundle.manifest import Agreement, Artifact, Manifest
 from bloodedge.decision.domain import ACCEPTANCE, Domain
+from bloodedge.decision.slide_verdict import scores_lines
 from bloodedge_convert.judge.gate import DROPS, Limits
 
 FIGURES = ("artifact", "weighted F1 [95 %]", "AUC [95 %]")
@@ -106,6 +107,7 @@ def card(run_card: str, manifest: Manifest, limits: Limits, notes: Sequence[str]
         "",
         _domain(manifest.domain),
         "",
+        *([*scores_lines(manifest.people_scores), ""] if manifest.people_scores else []),
         RESEARCH_USE,
         "",
     ]

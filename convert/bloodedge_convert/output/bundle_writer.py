@@ -10,6 +10,7 @@ from bloodedge.bundle.json_records import write_record
 from bloodedge.bundle.manifest import Baseline, Golden, InputSpec, Manifest, Provenance
 from bloodedge.bundle.run_record import RunMetrics
 from bloodedge.decision.reference_people import Reference
+from bloodedge.decision.slide_verdict import PeopleScores
 from bloodedge.engine.golden import GOLDEN_CELLS
 from bloodedge.files import sha256, write_beside, write_text
 from bloodedge.machine import hardware_name, versions
@@ -27,6 +28,7 @@ def make_manifest(
     metrics: RunMetrics,
     cells: Cells,
     reference: Reference | None,
+    scores: PeopleScores | None,
     shipped: list[Candidate],
     left_out: dict[str, str],
     caveats: list[str],
@@ -48,6 +50,7 @@ def make_manifest(
         operating_point=record.operating_point,
         domain=cells.domain,
         reference=reference,
+        people_scores=scores,
         artifacts=[candidate.artifact() for candidate in shipped],
         left_out=left_out,
         caveats=caveats,

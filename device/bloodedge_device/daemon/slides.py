@@ -192,7 +192,10 @@ class Slides:
             self._pipeline = state.slide = None
         else:
             self._pipeline = self._new_pipeline(state.settings, state.loaded)
-            state.slide = CurrentSlide(*slide, state.loaded.artifact.rates, self._pipeline.times)
+            loaded = state.loaded
+            state.slide = CurrentSlide(
+                *slide, loaded.artifact.rates, self._pipeline.times, people_scores=loaded.manifest.people_scores
+            )
             state.last_slide = slide[0]
             state.first_slide = state.first_slide or slide[0]
         if before is not None:

@@ -149,7 +149,8 @@ class DaemonState:
 def _slide_snapshot(slide: CurrentSlide) -> SlideSnapshot:
     counts = slide.tally.statistics()
     share = counts.share(slide.rates)
-    return SlideSnapshot(slide.id, slide.label, slide.started, counts, share, slide.times.histograms)
+    verdict = counts.verdict(slide.people_scores)
+    return SlideSnapshot(slide.id, slide.label, slide.started, counts, share, verdict, slide.times.histograms)
 
 
 def supervised_camera(

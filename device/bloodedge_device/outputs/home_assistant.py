@@ -23,6 +23,8 @@ class StatusPayload(TypedDict):
     """Ends of its 95 % interval."""
     blast_percent_called: float | None
     """Blasts among called cells, not corrected; None before the first."""
+    verdict: str
+    """What the slide as a whole looks like; empty where the bundle holds no held-out people's scores."""
     cells_called: int
     cells_uncertain: int
     frames_per_second: float
@@ -48,6 +50,7 @@ def status_payload(snapshot: Snapshot) -> StatusPayload:
         "blast_percent_low": _percent(share.low) if share is not None and has_interval else None,
         "blast_percent_high": _percent(share.high) if share is not None and has_interval else None,
         "blast_percent_called": _percent(share.called) if share is not None else None,
+        "verdict": slide.verdict.headline if slide is not None and slide.verdict is not None else "",
         "cells_called": 0 if slide is None else slide.counts.called,
         "cells_uncertain": 0 if slide is None else slide.counts.cells["uncertain"],
         "frames_per_second": round(snapshot.frames_per_second, 2),
@@ -76,6 +79,7 @@ SENSORS: dict[str, dict[str, Any]] = {
         **_DIAGNOSTIC,
         **_MEASURED,
     },
+    "verdict": {"name": "Slide as a whole"},
     "cells_called": {"name": "Cells called", "unit_of_measurement": "cells", **_MEASURED},
     "cells_uncertain": {"name": "Cells uncertain", "unit_of_measurement": "cells", **_MEASURED},
     "frames_per_second": {

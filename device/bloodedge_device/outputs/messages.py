@@ -40,6 +40,7 @@ def slide_message(slide: CurrentSlide, *, ended: bool) -> Draft:
     """``slides/ID``, kept by the broker: a slide's figures."""
     counts = slide.tally.statistics()
     share = counts.share(slide.rates)
+    verdict = counts.verdict(slide.people_scores)
     clustered = counts.clustered.clustered_ci95
     return _draft(
         f"slides/{slide.id}",
@@ -56,6 +57,8 @@ def slide_message(slide: CurrentSlide, *, ended: bool) -> Draft:
             "blast_ci95_clustered": clustered,
             "corrected_share": share.figures.model_dump(),
             "share_sentences": share.sentences,
+            "verdict": verdict and verdict.figures.model_dump(),
+            "verdict_sentences": verdict.sentences if verdict else [],
             "research_use": RESEARCH_USE,
         },
         retain=True,

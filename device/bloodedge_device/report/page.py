@@ -5,6 +5,7 @@ from typing import Any
 
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.decision.prevalence import TELLS_NOTHING, ShareFigures
+from bloodedge.decision.slide_verdict import SURE, Answer, VerdictFigures
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.files import write_text
 from bloodedge.machine import EARLIEST
@@ -63,6 +64,7 @@ def page(report: DeviceReport) -> str:
         drop_rows=_drop_rows(report),
         charts={
             "share": share_strip(report.share.figures),
+            "verdict": verdict_strip(report.verdict.figures if report.verdict else None),
             "share_axis": charts.axis_labels(charts.share_axis()),
             "cells": charts.share_bar(
                 [charts.Part(name, counts.cells[name], name) for name in ("blast", "uncertain", "normal")]
@@ -89,6 +91,25 @@ def share_strip(share: ShareFigures) -> str:
     text += "" if share.truth is None else f"; drawn {share.truth:.1%}"
     marked = share.corrected if share.high - share.low <= TELLS_NOTHING else None
     return charts.interval_strip(charts.share_axis(), marked, (share.low, share.high), "blast", text, share.truth)
+
+
+VERDICT_AXIS = charts.Axis(
+    1 / 50,
+    50,
+    ((1 / 50, "healthy"), (1 / SURE, f"{SURE:g}x"), (1, "even"), (SURE, f"{SURE:g}x"), (50, "patients")),
+    log=True,
+)
+"""How many times as like one kind of slide as the other."""
+KINDS: dict[Answer, str] = {"like patients": "blast", "like healthy people": "normal", "cannot tell": "uncertain"}
+
+
+def verdict_strip(verdict: VerdictFigures | None) -> str:
+    """A chart of a slide's likelihood ratio and of those at which it cannot be told; empty without one."""
+    if verdict is None or verdict.ratio is None:
+        return ""
+    text = f"Likelihood ratio of patients' to healthy people's slides: {verdict.ratio:.2g}; {verdict.answer}"
+    strip = charts.zone_strip(VERDICT_AXIS, verdict.ratio, (1 / SURE, SURE), KINDS[verdict.answer], text)
+    return strip + charts.axis_labels(VERDICT_AXIS)
 
 
 def _when(report: DeviceReport) -> str:

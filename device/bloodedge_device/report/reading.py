@@ -11,6 +11,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.bundle.evaluation_record import LatencyMs
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Artifact, Manifest
+from bloodedge.decision.slide_verdict import SlideVerdict
 from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
 from bloodedge.errors import UsageError, quoted
 from bloodedge.redact import redacted
@@ -24,6 +25,10 @@ from bloodedge_device.store.queries import GALLERY
 from bloodedge_device.store.statistics import read_latency, read_statistics
 
 PROBABILITY_BINS = 20
+NO_VERDICT = (
+    "The slide as a whole is not judged: this bundle holds no scores of people whom it has not seen. bloodedge rates"
+    " adds them."
+)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,16 @@ class DeviceReport:
         return self.statistics.share(self.artifact.rates)
 
     @property
+    def verdict(self) -> SlideVerdict | None:
+        """What the slide as a whole looks like; None where the bundle holds no held-out people's scores."""
+        return self.statistics.verdict(self.manifest.people_scores)
+
+    @property
+    def verdict_sentence(self) -> str:
+        """The verdict in one paragraph, or why there is none."""
+        return self.verdict.sentence if self.verdict else NO_VERDICT
+
+    @property
     def warnings(self) -> list[str]:
         """Sentences to read before any figure of this slide."""
         return warnings_of(self.manifest, self.statistics)
@@ -141,6 +156,8 @@ class DeviceReport:
             },
             "blast_share": self.share.figures.model_dump(),
             "share_sentences": self.share.sentences,
+            "verdict": self.verdict and self.verdict.figures.model_dump(),
+            "verdict_sentence": self.verdict_sentence,
             "blast_percent": None if called is None else 100 * called,
             "blast_percent_ci95": [100 * bound for bound in counts.blast_ci95],
             "latency_ms": {s.stage: {"per": s.per, "count": s.count, **s.latency_ms.model_dump()} for s in self.stages},

@@ -22,6 +22,7 @@ def show(report: DeviceReport) -> None:
         f" {run['hardware']}: {run['runtime']}, {run['threads']} threads"
     )
     out.print(report.statistics.sentence(report.artifact.rates))
+    out.print(escape(report.verdict_sentence))
     for warning in report.warnings:
         out.print(f"[bold yellow]Mind:[/] {escape(warning)}")
     _show_frames(report)

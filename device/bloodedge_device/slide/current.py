@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.slide_verdict import PeopleScores
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.slide.tally import Tally
 
@@ -20,4 +21,6 @@ class CurrentSlide:
     times: StageTimes = field(default_factory=StageTimes)
     """How long its stages take."""
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    people_scores: PeopleScores | None = None
+    """Held-out people's scores of the bundle; None where it has none."""
     tally: Tally = field(default_factory=Tally)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.slide_verdict import PeopleScores, ScoreCounts, SlideVerdict, slide_verdict
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.metrics import wilson
 from bloodedge_device.slide.interval import ClusteredShare
@@ -29,6 +30,8 @@ class SlideStatistics:
     """Views of cells of which an earlier or better view is counted."""
     clustered: ClusteredShare
     """Blasts among called cells, frame by frame."""
+    scores: ScoreCounts
+    """Called cells and those in the abstain band, by blast probability."""
     drawn: tuple[int, int] | None = None
     """Blasts and normal cells that the simulated microscope drew in the processed frames; None of a real camera."""
 
@@ -66,10 +69,16 @@ class SlideStatistics:
         """The slide's share of blasts; rates: of the artifact that called its cells."""
         return SlideShare.of(self.clustered, rates, self.drawn)
 
-    def sentence(self, rates: Rates | None) -> str:
+    def verdict(self, people: PeopleScores | None) -> SlideVerdict | None:
+        """What the slide as a whole looks like; people: of the bundle that called its cells, None where it has none."""
+        return slide_verdict(people, self.scores)
+
+    def sentence(self, rates: Rates | None, people: PeopleScores | None = None) -> str:
         """The slide's figures in a few sentences."""
         rejected = sum(self.frames_rejected.values())
+        verdict = self.verdict(people)
         return (
             f"{self.frames_seen} frames ({self.frames_dropped} dropped, {rejected} rejected), "
             f"{self.cells_total} cells, {self.cells['uncertain']} uncertain. {self.share(rates).sentence}"
+            + (f" {verdict.sentence}" if verdict else "")
         )

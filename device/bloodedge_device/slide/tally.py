@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from dataclasses import dataclass
 
+from bloodedge.decision.slide_verdict import ScoreCounts, score_bin
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.frames import CellResult, FrameResult
 from bloodedge_device.slide.domain_check import REMEMBERED
@@ -36,6 +37,8 @@ class _Counted:
     frame: _Frame
     label: str
     reason: str
+    score: str | None
+    """The bin of its blast probability; None when it was not classified."""
     counts: bool
 
 
@@ -48,6 +51,7 @@ class Tally:
         self._not_cells: Counter[str] = Counter()
         self._cells: Counter[str] = Counter()
         self._uncertain: Counter[str] = Counter()
+        self._scores: Counter[str] = Counter()
         self._frame_counts: Counter[tuple[int, int]] = Counter()
         self._counted: dict[int, _Counted] = {}
         self._latest: deque[_Counted] = deque(maxlen=REMEMBERED)
@@ -73,8 +77,9 @@ class Tally:
             self._recall()
 
     def _add_cell(self, frame: _Frame, cell: CellResult) -> None:
-        view = _Counted(frame, cell.label, str(cell.reason), counts=not cell.repeated)
-        if cell.blast_probability is not None:
+        score = None if cell.blast_probability is None else score_bin(cell.blast_probability)
+        view = _Counted(frame, cell.label, str(cell.reason), score, counts=not cell.repeated)
+        if score is not None:
             self._latest.append(view)
         if cell.repeated:
             self._repeated += 1
@@ -103,6 +108,8 @@ class Tally:
     def _count(self, view: _Counted, by: int) -> None:
         frame, label = view.frame, view.label
         self._cells[label] += by
+        if view.score is not None and (label != "uncertain" or view.reason == Reason.ABSTAIN_BAND):
+            self._scores[view.score] += by
         if label == "uncertain":
             self._uncertain[view.reason] += by
             return
@@ -127,6 +134,7 @@ class Tally:
             not_cells=_most_first(self._not_cells),
             repeated=self._repeated,
             clustered=ClusteredShare.of_frames(self._frame_counts),
+            scores=ScoreCounts(**self._scores),
             drawn=self._drawn,
         )
 

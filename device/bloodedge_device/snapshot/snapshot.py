@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from bloodedge.decision.slide_verdict import SlideVerdict
 from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.health import Condition
 from bloodedge_device.latency import LatencyHistogram, summed
@@ -23,6 +24,8 @@ class SlideSnapshot:
     started: datetime
     counts: SlideStatistics
     share: SlideShare
+    verdict: SlideVerdict | None
+    """None where the bundle holds no held-out people's scores."""
     times: Mapping[str, LatencyHistogram]
     """How long each stage took on this slide."""
 

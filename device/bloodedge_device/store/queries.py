@@ -13,13 +13,14 @@ import numpy as np
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.slide_verdict import ScoreCounts, SlideVerdict, slide_verdict
 from bloodedge_device.slide.drift import Drift, drift
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.review import ReviewedCell, Sampling
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.store.database import CROPS, DATABASE, open_for_reading
 from bloodedge_device.store.rows import CellRow, SlideRow
-from bloodedge_device.store.statistics import read_drawn, read_rates
+from bloodedge_device.store.statistics import read_drawn, read_people_scores, read_rates, read_scores
 
 GALLERY = 12
 """Cells shown in each row of the gallery."""
@@ -37,8 +38,17 @@ def slides(state: Path, before: int, limit: int) -> list[SlideRow]:
         span = (rows[-1]["id"], rows[0]["id"])
         counts, reviewed, drawn = _counts(database, span), _reviewed(database, span), read_drawn(database, *span)
         rates = {row["id"]: read_rates(database, row["id"]) for row in rows}
+        people = {row["id"]: read_people_scores(database, row["id"]) for row in rows}
+        scores = read_scores(database, *span)
         return [
-            _slide(row, counts[row["id"]], reviewed.get(row["id"], 0), rates[row["id"]], drawn[row["id"]])
+            _slide(
+                row,
+                counts[row["id"]],
+                reviewed.get(row["id"], 0),
+                rates[row["id"]],
+                drawn[row["id"]],
+                slide_verdict(people[row["id"]], scores.get(row["id"], ScoreCounts())),
+            )
             for row in rows
         ]
 
@@ -75,6 +85,7 @@ def _slide(
     reviewed: int,
     rates: Rates | None,
     drawn: tuple[int, int] | None,
+    verdict: SlideVerdict | None,
 ) -> SlideRow:
     share = ClusteredShare([blasts for _, blasts, _ in frames], [blasts + normals for _, blasts, normals in frames])
     return SlideRow(
@@ -83,7 +94,7 @@ def _slide(
         blasts=share.successes,
         normals=share.trials - share.successes,
         reviewed=reviewed,
-        **SlideRow.values(SlideShare.of(share, rates, drawn)),
+        **SlideRow.values(SlideShare.of(share, rates, drawn), verdict),
     )
 
 

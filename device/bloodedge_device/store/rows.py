@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from bloodedge.decision.prevalence import ShareFigures
+from bloodedge.decision.slide_verdict import SlideVerdict, VerdictFigures
 from bloodedge_device.frames import Box
 from bloodedge_device.slide.share import SlideShare
 
@@ -15,7 +16,7 @@ class _Row(BaseModel):
 
 
 class ShareRow(_Row):
-    """A slide's share of blasts, as called and corrected."""
+    """A slide's share of blasts, as called and corrected, and its verdict."""
 
     blast_share: float | None
     """Among called cells, as called, 0..1; see corrected_share"""
@@ -29,9 +30,15 @@ class ShareRow(_Row):
     share_sentences: list[str]
     """What to say beside it, the most important first"""
 
+    verdict: VerdictFigures | None
+    """What the slide as a whole looks like; null where the bundle holds no held-out people's scores"""
+    verdict_headline: str
+    """The verdict in a few words; empty where there is none"""
+    verdict_sentences: list[str]
+
     @staticmethod
-    def values(share: SlideShare) -> dict[str, Any]:
-        """The fields of a slide's share."""
+    def values(share: SlideShare, verdict: SlideVerdict | None) -> dict[str, Any]:
+        """The fields of a slide's share and verdict."""
         return {
             "blast_share": share.counted.share,
             "blast_ci95": share.counted.ci95,
@@ -39,6 +46,9 @@ class ShareRow(_Row):
             "corrected_share": share.figures,
             "share_headline": share.headline,
             "share_sentences": share.sentences,
+            "verdict": verdict and verdict.figures,
+            "verdict_headline": verdict.headline if verdict else "",
+            "verdict_sentences": verdict.sentences if verdict else [],
         }
 
 

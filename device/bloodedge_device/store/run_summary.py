@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.slide_verdict import PeopleScores
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import quoted
 from bloodedge_device.slide.statistics import SlideStatistics
-from bloodedge_device.store.statistics import read_rates, read_statistics
+from bloodedge_device.store.statistics import read_people_scores, read_rates, read_statistics
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,13 @@ class SlideSummary:
     statistics: SlideStatistics
     rates: Rates | None
     """Error rates of the artifact that called its cells."""
+    people_scores: PeopleScores | None
+    """Held-out people's scores of its bundle."""
 
     @property
     def figures(self) -> str:
         """The slide's figures in sentences."""
-        return self.statistics.sentence(self.rates)
+        return self.statistics.sentence(self.rates, self.people_scores)
 
     @property
     def sentence(self) -> str:
@@ -72,7 +75,13 @@ def read_summary(database: sqlite3.Connection, first: int, ending: str, *, inter
         "SELECT detail FROM frames WHERE slide >= ? AND reason = ? ORDER BY id LIMIT 1", (first, Reason.BAD_FRAME)
     ).fetchone()
     slides = [
-        SlideSummary(row["id"], row["label"], read_statistics(database, row["id"]), read_rates(database, row["id"]))
+        SlideSummary(
+            row["id"],
+            row["label"],
+            read_statistics(database, row["id"]),
+            read_rates(database, row["id"]),
+            read_people_scores(database, row["id"]),
+        )
         for row in rows
     ]
     return RunSummary(slides, ending, interrupted, None if problem is None else problem["detail"])

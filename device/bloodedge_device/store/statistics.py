@@ -6,6 +6,7 @@ from collections import Counter
 from functools import lru_cache
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.slide_verdict import BINS, EDGES, PeopleScores, ScoreCounts
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.slide.interval import ClusteredShare
@@ -41,8 +42,22 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
         ),
         repeated=repeated,
         clustered=ClusteredShare.of_frames(Counter((row[0], row[1]) for row in by_frame)),
+        scores=read_scores(database, slide, slide).get(slide, ScoreCounts()),
         drawn=read_drawn(database, slide, slide)[slide],
     )
+
+
+def read_scores(database: sqlite3.Connection, first: int, last: int) -> dict[int, ScoreCounts]:
+    """Called cells and those in the abstain band by blast probability, by slide; slides without cells are missing."""
+    low, high = EDGES
+    query = (
+        "SELECT frames.slide, sum(blast_probability < ?), sum(blast_probability >= ? AND blast_probability < ?),"
+        " sum(blast_probability >= ?) FROM cells JOIN frames ON frames.id = cells.frame"
+        " WHERE frames.slide BETWEEN ? AND ? AND NOT repeated AND blast_probability IS NOT NULL"
+        " AND (cells.label != 'uncertain' OR cells.reason = ?) GROUP BY frames.slide"
+    )
+    rows = database.execute(query, (low, low, high, high, first, last, Reason.ABSTAIN_BAND))
+    return {slide: ScoreCounts(**dict(zip(BINS, counts, strict=True))) for slide, *counts in rows}
 
 
 def read_drawn(database: sqlite3.Connection, first: int, last: int) -> dict[int, tuple[int, int] | None]:
@@ -63,6 +78,18 @@ def read_rates(database: sqlite3.Connection, slide: int) -> Rates | None:
         "SELECT manifest, engine, precision FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?", (slide,)
     ).fetchone()
     return _rates(row["manifest"], row["engine"], row["precision"])
+
+
+def read_people_scores(database: sqlite3.Connection, slide: int) -> PeopleScores | None:
+    """Held-out people's scores of the bundle that called a slide's cells; None where it has none."""
+    query = "SELECT manifest FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?"
+    return _people_scores(database.execute(query, (slide,)).fetchone()["manifest"])
+
+
+@lru_cache(maxsize=16)
+def _people_scores(manifest: str) -> PeopleScores | None:
+    scores = json.loads(manifest).get("people_scores")
+    return None if scores is None else PeopleScores.model_validate(scores)
 
 
 @lru_cache(maxsize=16)

@@ -140,6 +140,7 @@ def _answer(report: DeviceReport) -> list[Any]:
         _text(f"Blasts: {share.headline}", 20, bold=True, after=2),
         *(_text(sentence) for sentence in share.sentences[:-1]),
         _text(share.sentences[-1], after=8),
+        _text(report.verdict_sentence, after=8),
     ]
 
 

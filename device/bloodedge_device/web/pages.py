@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 
 from bloodedge.report import charts
 from bloodedge.web_access import RefusedError
-from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip
+from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip, verdict_strip
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
 from bloodedge_device.store import audit_log, open_for_reading, queries
@@ -46,6 +46,7 @@ def _view(desk: Desk) -> dict[str, object]:
         "summary": phrases.summary(slide),
         "stage_names": STAGE_NAMES,
         "share_strip": share_strip(slide.corrected_share) if slide else "",
+        "verdict_strip": verdict_strip(slide.verdict) if slide else "",
         "reasons": phrases.why_uncertain(slide.uncertain_reasons) if slide else {},
         "frame_reasons": _frame_reasons(frame) if frame else {},
         "why": phrases.why,
@@ -89,6 +90,7 @@ def slide(desk: Desk, request: Request) -> Response:
         slide=found,
         report=report,
         strip=share_strip(found.corrected_share),
+        verdict_strip=verdict_strip(found.verdict),
         reasons=phrases.why_uncertain(report.statistics.uncertain),
         axis=charts.axis_labels(charts.share_axis()),
         drift=queries.drift_of(desk.state, found.id),

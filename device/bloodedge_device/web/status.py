@@ -187,7 +187,7 @@ def _slide(slide: SlideSnapshot, half_width: float) -> SlideStatus:
         half_width=half_width,
         enough=share.enough(half_width),
         cells_needed=share.cells_needed(half_width),
-        **SlideStatus.values(share),
+        **SlideStatus.values(share, slide.verdict),
     )
 
 
