@@ -131,6 +131,32 @@ def test_each_view_is_mapped_by_its_own_part_of_the_head(images: np.ndarray, lab
     assert np.allclose(again, logits, atol=1e-4)
 
 
+def test_a_head_on_several_depths_is_mapped_at_the_lowest(images: np.ndarray) -> None:
+    layers = keras.layers
+    inner = keras.Input((SIDE, SIDE, 3))
+    low = layers.Conv2D(6, 3, strides=2, activation="relu", name="low")(inner)
+    features = keras.Model(inner, [low, layers.Conv2D(8, 3, strides=2, name="high")(low)], name="features")
+    image = keras.Input((2, SIDE, SIDE, 3), dtype="uint8", name="image")
+    maps = features(layers.Rescaling(1 / 255, dtype="float32", name="scale")(spread_views(image)))
+    dense = [layers.Dense(2, name=f"logits_{number}") for number in (1, 2)]
+    pooled = [gather_views(layers.GlobalAveragePooling2D()(each), 2) for each in maps]
+    total = layers.Add()([layer(each) for layer, each in zip(dense, pooled, strict=True)])
+    model = keras.Model(image, layers.Softmax(name="probabilities")(total))
+    two = np.stack([images, images[::-1]], axis=1)
+    network = cut(model)
+    assert network.layer == "low"
+    _, logits = grad_cam(network, two, 1)
+    exponent = np.exp(logits)
+    assert np.allclose(exponent / exponent.sum(axis=1, keepdims=True), np.asarray(model(two)), atol=1e-5)
+    dense[1].set_weights([0 * weight for weight in dense[1].get_weights()])
+    found, _ = grad_cam(cut(model), two, 1)
+    kernel = dense[0].get_weights()[0]
+    values = np.asarray(keras.Model(inner, low)(two.reshape(-1, SIDE, SIDE, 3) / 255)).reshape(3, 2, 31, 31, 6)
+    closed_form = np.maximum(np.einsum("nvhwc,vc->nvhw", values, (kernel[:, 1] - kernel[:, 0]).reshape(2, 6)), 0)
+    assert closed_form.max() > 0
+    assert np.allclose(found * 31 * 31, closed_form, rtol=1e-3, atol=1e-4 * closed_form.max())
+
+
 def test_behind_a_fully_connected_layer_the_weights_are_the_logits_slopes(images: np.ndarray) -> None:
     """The chain rule by hand: the log-odds' slope by a pooled feature runs through the hidden units that are on."""
     model = small(units=16)

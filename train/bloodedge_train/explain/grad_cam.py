@@ -33,9 +33,11 @@ class Network:
 
 
 def cut(model: Any, layer: str | None = None) -> Network:
-    """Cut a zoo's network at the output of a layer inside its features (default: their last feature map).
+    """Cut a zoo's network at the output of a layer inside its features.
 
-    Raises UsageError when there is no such layer, or when it is not one that the whole network passes through.
+    By default that is their last feature map, or, where a head reads maps at several depths, the lowest of them, from
+    which the others are computed. Raises UsageError when there is no such layer, or when it is not one that the whole
+    network passes through.
     """
     import keras
 
@@ -44,13 +46,33 @@ def cut(model: Any, layer: str | None = None) -> Network:
     if FEATURES not in names:
         raise UsageError(f'The network has no layers named "{FEATURES}"; train it again with: bloodedge train')
     place = names.index(FEATURES)
-    head = steps[place + 1 :]
+    features, maps = steps[place], _made_by(steps[place], steps[place + 1 :])
+    rest = keras.Model(maps if len(maps) > 1 else maps[0], _logits(steps[-1]))
     if layer in {None, FEATURES}:
-        trunk = keras.Model(model.input, head[0].input)
-        return Network(trunk, _chain(trunk.output.shape[1:], [*head[:-1], _linear(head[-1])]), FEATURES)
-    lower, upper = _parted(steps[place], str(layer))
+        if len(maps) == 1:
+            return Network(keras.Model(model.input, maps[0]), rest, FEATURES)
+        layer = _maker(features.outputs[0]).name
+    lower, upper = _parted(features, str(layer))
     trunk = keras.Model(model.input, lower(steps[place - 1].output))
-    return Network(trunk, _chain(trunk.output.shape[1:], [upper, *head[:-1], _linear(head[-1])]), str(layer))
+    return Network(trunk, keras.Model(upper.input, rest(upper.output)), str(layer))
+
+
+def _maker(tensor: Any) -> Any:
+    """The operation that gives a symbolic tensor."""
+    return tensor._keras_history.operation
+
+
+def _made_by(operation: Any, later: Sequence[Any]) -> list[Any]:
+    """The outputs of ``operation``, in order, that ``later`` operations read."""
+    import keras
+
+    read = [tensor for each in later for tensor in keras.tree.flatten(each.input) if _maker(tensor) is operation]
+    return sorted({id(tensor): tensor for tensor in read}.values(), key=lambda one: one._keras_history.tensor_index)
+
+
+def _logits(output: Any) -> Any:
+    """What the softmax of the network's last layer is applied to."""
+    return output.input if type(output).__name__ == "Softmax" else _linear(output)(output.input)
 
 
 def _parted(features: Any, layer: str) -> tuple[Any, Any]:
@@ -64,22 +86,17 @@ def _parted(features: Any, layer: str) -> tuple[Any, Any]:
             f"The last ones are: {', '.join(maps[:-6:-1])}."
         )
     middle = features.get_layer(layer).output
+    later = [output for output in features.outputs if output is not middle]
+    start = keras.Input(middle.shape[1:])
     try:
-        return keras.Model(features.input, middle), keras.Model(middle, features.output)
+        after = iter(keras.tree.flatten(keras.Model(middle, later)(start)) if later else ())
+        outputs = [start if output is middle else next(after) for output in features.outputs]
+        return keras.Model(features.input, middle), keras.Model(start, outputs if len(outputs) > 1 else outputs[0])
     except ValueError as error:  # another path leads past it
         raise UsageError(
             f'Part of the network leads past the layer "{layer}"; choose one where a block ends, '
             "such as an addition or the activation after it."
         ) from error
-
-
-def _chain(shape: tuple[int, ...], layers: Sequence[Any]) -> Any:
-    import keras
-
-    start = x = keras.Input(shape)
-    for layer in layers:
-        x = layer(x)
-    return keras.Model(start, x)
 
 
 def _linear(output: Any) -> Any:

@@ -60,16 +60,11 @@ class Drawn:
     def _changed(self, images: Images, digests: Sequence[str]) -> Images:
         import keras
 
-        views = images.shape[1] if images.ndim == 5 else 1
-        frames = images.reshape(-1, *images.shape[-3:])
-        padding = -len(frames) % (BLOCK * views)
-        draws = {
-            name: np.repeat(values, views, axis=0) for name, values in self._draws(digests, images.shape[-2]).items()
-        }
+        padding, draws = -len(images) % BLOCK, self._draws(digests, images.shape[-2])
         padded = {name: np.concatenate([values, values[:1].repeat(padding, 0)]) for name, values in draws.items()}
-        frames = np.concatenate([frames, frames[:1].repeat(padding, 0)])
-        changed = keras.ops.convert_to_numpy(augment(keras.ops.convert_to_tensor(frames), padded, self.spec))
-        return np.asarray(changed, np.uint8)[: len(frames) - padding].reshape(images.shape)
+        cells = np.concatenate([images, images[:1].repeat(padding, 0)])
+        changed = keras.ops.convert_to_numpy(augment(keras.ops.convert_to_tensor(cells), padded, self.spec))
+        return np.asarray(changed, np.uint8)[: len(images)]
 
     def _draws(self, digests: Sequence[str], size_px: int) -> Draws:
         seeds = ([self.seed, self.number, int(digest[:16], 16)] for digest in digests)
