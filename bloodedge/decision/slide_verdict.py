@@ -362,7 +362,7 @@ def _times(ratio: float) -> str:
     """The ratio in words, with the larger side first."""
     larger = max(ratio, 1 / ratio)
     sides = ("patients' slides", "healthy people's slides")
-    if larger < 1.05:
+    if larger < 1.1:
         return f"as like {sides[0]} as {sides[1]}"
     first, second = sides if ratio > 1 else sides[::-1]
     figure = f"{math.floor(10 * larger) / 10:.1f}" if larger < 10 else f"{larger:.0f}"
