@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bloodedge.bundle.manifest import EngineName, Manifest
-from bloodedge.bundle.run_record import RunRecord, read_metrics, read_run
+from bloodedge.bundle.run_record import RunRecord, calibration_part, read_metrics, read_run
 from bloodedge.data.fitted_pictures import FITTED_FILE
 from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.thresholds import calibrated
@@ -121,7 +121,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     """
     _check(out, options, force=force)
     record, metrics, limits = read_run(run), read_metrics(run), options.limits
-    validation = metrics.parts.get("validation")
+    validation = metrics.parts.get(calibration_part(metrics.parts))
     worthless = None if validation is None else admit(validation, metrics.parts["test"], limits)
     cells = read_cells(record, data, options.calibration_cells, tuning=options.may_fine_tune, report=report)
     with disk_errors("the conversion"), tempfile.TemporaryDirectory(prefix="bloodedge-convert-") as temporary:

@@ -16,7 +16,7 @@ from bloodedge.errors import UsageError
 from bloodedge.evaluation.filmed import Filmed, film
 from bloodedge.text import as_path
 from bloodedge_convert.cells.calibration_set import choose_cells, full_range
-from bloodedge_convert.cells.training_profile import training_domain
+from bloodedge_convert.cells.training_profile import hold_back, training_domain
 from bloodedge_convert.job import Report
 
 TRIAL_CELLS = 400
@@ -85,17 +85,17 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
 
     chosen = part(choose_cells(parts["train"], calibration, record.seed), "Calibration cells")
     taken = {cell.name for cell in chosen.cells}
-    spare = parts["validation"] or [cell for cell in parts["train"] if cell.name not in taken] or parts["train"]
+    validation = parts.get("validation", [])
+    known = parts if validation else hold_back(parts["train"], spec.grouped(dataset).group)
+    spare = validation or [cell for cell in parts["train"] if cell.name not in taken] or parts["train"]
     test = part(parts["test"], "Held-out cells")
     return Cells(
         calibration=Part(chosen.cells, full_range(chosen.images)),
         trial=part(choose_cells(spare, TRIAL_CELLS, record.seed), "Cells to choose a method by"),
         tuning=part(choose_cells(parts["train"], TUNING_CELLS if tuning else 0, record.seed), "Cells to fine-tune on"),
         test=test,
-        domain=training_domain(parts, test.images, record.imaging, record.seed, _step(report, "Domain")),
-        filmed=film(
-            parts["test"], parts["validation"], record.imaging, record.seed, _step(report, "Cells of unseen people")
-        ),
+        domain=training_domain(known, test.images, record.imaging, record.seed, _step(report, "Domain")),
+        filmed=film(parts["test"], validation, record.imaging, record.seed, _step(report, "Cells of unseen people")),
         fitted=fitted,
     )
 

@@ -1,6 +1,6 @@
 """The domain of a run's training cells, outside of which its network's answers mean nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,19 @@ from bloodedge.data.dataset import CellFile, in_threads
 from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge_convert.cells.calibration_set import choose_cells
+
+HELD_BACK = 6
+"""Of so many groups one sets the limit of the domain where a run has no validation part."""
+
+
+def hold_back(train: Sequence[CellFile], group: Callable[[CellFile], str]) -> dict[str, list[CellFile]]:
+    """Training cells as "train" and "validation", nobody in both: every sixth group of each class validates."""
+    labels = {group(cell): cell.label for cell in train}
+    held = {name for label in (0, 1) for name in sorted(n for n in labels if labels[n] == label)[::HELD_BACK]}
+    parts: dict[str, list[CellFile]] = {"train": [], "validation": []}
+    for cell in train:
+        parts["validation" if group(cell) in held else "train"].append(cell)
+    return parts
 
 
 def training_domain(
