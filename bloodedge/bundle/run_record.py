@@ -65,6 +65,15 @@ class FittedRecord(Strict):
     pictures: int
 
 
+class CrossValidation(Strict):
+    """The folds by which a run was judged that was fitted to everybody; see ``bloodedge_train.head_run``."""
+
+    file: str
+    """A Keras network with the run's features and a head for each fold, float32 (N, folds, 2)."""
+    folds: list[list[str]]
+    """Groups that each fold's head was not fitted to."""
+
+
 class RunRecord(Strict):
     """``run.json``: how a model came to be."""
 
@@ -85,6 +94,8 @@ class RunRecord(Strict):
     split: SplitRecord
     fitted: FittedRecord | None = None
     """None in older runs."""
+    cross_validation: CrossValidation | None = None
+    """None for a run that holds people out for good."""
     temperature: float
     thresholds: Thresholds
     operating_point: OperatingPoint | None = None
@@ -102,8 +113,8 @@ class RunMetrics(Strict):
     """``metrics.json``: the baseline that later figures are compared with."""
 
     parts: dict[str, Evaluation]
-    """By part of the split; and "inner", cells that a head was fitted to, each as called by a head that was fitted to
-    none of its group."""
+    """By part of the split. "inner": cells that a head was fitted to, each as called by a head that was fitted to none
+    of its group. "folds": everybody's, where penalty, temperature and thresholds were chosen on others too."""
     ece_before_temperature: float
     """Expected calibration error of the ``calibration_part`` before the temperature was fitted."""
     latency_ms: LatencyMs
@@ -114,6 +125,11 @@ class RunMetrics(Strict):
 def calibration_part(parts: Iterable[str]) -> str:
     """The part whose cells chose the temperature: validation, or "inner" in a run of a head."""
     return "inner" if "inner" in parts else "validation"
+
+
+def judged_part(parts: Iterable[str]) -> str:
+    """The part that judges a run: test, or "folds" where everybody was fitted to and each was held out once before."""
+    return "folds" if "folds" in parts else "test"
 
 
 def read_run(run: Path) -> RunRecord:

@@ -73,6 +73,15 @@ def split(dataset: Dataset, spec: SplitSpec, *, seed: int, fold: Fold | None = N
     return parts, record
 
 
+def everybody(dataset: Dataset, *, seed: int) -> tuple[Parts, SplitRecord]:
+    """All of ``dataset.unique`` as the train part; raises UsageError when a class or a cell's subject is missing."""
+    cells = dataset.unique
+    _check_classes(dataset, cells)
+    _check_named(cells)
+    parts = {"train": cells}
+    return parts, SplitRecord(kind="group", seed=seed, parts={"train": _part_record(dataset, cells)})
+
+
 def recall(dataset: Dataset, record: SplitRecord, spec: SplitSpec) -> Parts:
     """A run's parts again; raises UsageError when ``dataset`` is not the data that the run was split on.
 
@@ -112,13 +121,17 @@ def _check_classes(dataset: Dataset, cells: Sequence[CellFile]) -> None:
             raise UsageError(f"{dataset.root} holds no {name} cells; both classes (all/ and hem/) are needed to train.")
 
 
-def _split_groups(dataset: Dataset, cells: list[CellFile], spec: SplitSpec, seed: int, fold: Fold | None) -> Parts:
+def _check_named(cells: Sequence[CellFile]) -> None:
     unnamed = next((c for c in cells if not c.subject), None)
     if unnamed:
         raise UsageError(
             f"{unnamed.name} has no subject in its name, so no honest split is possible; name files "
             "UID_<subject>_<image>_<cell>_<all|hem>, or accept leaky figures with --split image."
         )
+
+
+def _split_groups(dataset: Dataset, cells: list[CellFile], spec: SplitSpec, seed: int, fold: Fold | None) -> Parts:
+    _check_named(cells)
     groups = sorted({dataset.group(c) for c in cells}, key=natural)
     counts = np.zeros((len(groups), 2))
     for cell in cells:

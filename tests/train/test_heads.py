@@ -20,7 +20,7 @@ from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
 from bloodedge_train import zoo
 from bloodedge_train.heads import features as feature_code
-from bloodedge_train.heads.backbone import Backbone, open_backbone, with_head
+from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache, key_of
 from bloodedge_train.heads.extract import KerasExtractor, OpenVINOExtractor
 from bloodedge_train.heads.features import FeatureSpec, features
@@ -110,7 +110,7 @@ def test_the_whole_network_gives_what_the_head_gives_on_the_features(backbone: B
     spread = found.std(axis=0)
     coefficients = rng.normal(size=spec.width) / np.where(spread > 1e-6, spread, np.inf) / np.sqrt(spec.width)
     head = Head(coefficients, -float(found.mean(axis=0) @ coefficients), 1.0, (), np.empty(0), np.empty(0))
-    network = with_head(backbone, head, views=2)
+    network = with_heads(backbone, [head], views=2)
     outputs = network.predict(inputs(cells, IMAGING), verbose=0)
     assert outputs.dtype == np.float32
     blasts = head.blast_probability(found)

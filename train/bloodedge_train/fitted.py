@@ -35,6 +35,16 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Crossed:
+    """Heads that judge a run that was fitted to everybody."""
+
+    network: Any
+    """A Keras network with a head for each fold, float32 (N, folds, 2)."""
+    folds: list[list[str]]
+    """Groups that each head was not fitted to."""
+
+
+@dataclass(frozen=True)
 class Fitted:
     """A Keras network, float32, and how it came to be."""
 
@@ -47,3 +57,5 @@ class Fitted:
     """The row that was kept, from 1."""
     kept: str
     """The same in words."""
+    crossed: Crossed | None = None
+    """For a run that was fitted to everybody."""

@@ -2,23 +2,27 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.data.dataset import CellFile, inputs
+from bloodedge.console import Progress
+from bloodedge.data.dataset import CellFile, inputs, natural
 from bloodedge.engine.keras import load_keras
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_train.fitted import Fitted, Scored, labels_of
-from bloodedge_train.heads.backbone import Backbone, open_backbone, with_head
+from bloodedge_train.fitted import Crossed, Fitted, Scored, labels_of
+from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache
 from bloodedge_train.heads.features import FeatureSpec, features
-from bloodedge_train.heads.logistic import fit_head
+from bloodedge_train.heads.logistic import Head, fit_head, inner_folds
 from bloodedge_train.heads.looks import MIRRORED, PLAIN, Look, drawn
 from bloodedge_train.recipe import HeadSpec, Recipe
-from bloodedge_train.run_folder import RunCells, TrainOptions
+from bloodedge_train.run_folder import Calibration, RunCells, TrainOptions, calibrate
 from bloodedge_train.watcher import Watcher
 
+OUTER = 1000
+"""Added to the seed where the outer folds are dealt, so that they are not the inner ones."""
 CHECKED = 16
 TOLERANCE = 1e-3
 """Largest difference between the network's probability and the head's on the features that it was fitted to."""
@@ -46,19 +50,65 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     plain, fitted = _training_features(backbone, options, watcher, train)
     with watcher.step("Fitting the head"):
         head = fit_head(fitted, plain, labels_of(train), groups, spec, options.seed)
-    network = with_head(backbone, head, len(recipe.imaging.views))
+    network = with_heads(backbone, [head], len(recipe.imaging.views))
     held_out = {name: part for name, part in cells.parts.items() if name != "train"}
     scored = {"inner": Scored(train, _outputs(head.inner))}
     for name, part in held_out.items():
         found = _features(backbone, options, watcher, part, (PLAIN,), f"Features of {name} cells")[0]
         scored[name] = Scored(part, _outputs(head.blast_probability(found)))
+    crossed = None
+    if options.all_people:
+        with watcher.step("Judging by folds") as progress:
+            scored["folds"], crossed = _cross(backbone, options, cells, (fitted, plain), scored["inner"], progress)
     _check_network(network, recipe, train[:CHECKED], head.blast_probability(plain[:CHECKED]))
     history = [
         {"penalty": tried.penalty, "val_loss": tried.loss, "val_auc": tried.auc, "val_accuracy": tried.accuracy}
         for tried in head.choices
     ]
     best = [tried.penalty for tried in head.choices].index(head.penalty) + 1
-    return Fitted(network, scored, history, best, f"penalty {head.penalty:g} of {len(history)}")
+    return Fitted(network, scored, history, best, f"penalty {head.penalty:g} of {len(history)}", crossed)
+
+
+def _cross(
+    backbone: Backbone,
+    options: TrainOptions,
+    cells: RunCells,
+    found: tuple[NDArray[np.float32], NDArray[np.float32]],
+    inner: Scored,
+    progress: Progress,
+) -> tuple[Scored, Crossed]:
+    """Everybody's cells, each scored by a head that was made, from penalty to thresholds, without its group.
+
+    Each fold's head is brought to the run's temperature and threshold, so that these stand for the fold's own.
+    found: features to fit to (R, N, D) and plain ones (N, D); inner: what chose the run's temperature and thresholds.
+    """
+    (fitted, plain), people, spec = found, inner.cells, options.recipe.head or HeadSpec()
+    labels, groups = inner.labels, np.array([cells.dataset.group(cell) for cell in people])
+    ours = calibrate(options, cells.dataset, "inner", {"inner": inner})
+    folds = inner_folds(labels, groups.tolist(), options.all_people or 0, options.seed + OUTER)
+    blasts, heads = np.empty(len(people)), []
+    for fold in range(int(folds.max()) + 1):
+        out = folds == fold
+        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], groups[~out].tolist(), spec, options.seed)
+        rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], _outputs(head.inner))
+        heads.append(_aligned(head, calibrate(options, cells.dataset, "inner", {"inner": rest}), ours))
+        blasts[out] = heads[-1].blast_probability(plain[out])
+        progress(fold + 1, int(folds.max()) + 1)
+    held = [sorted(set(groups[folds == fold].tolist()), key=natural) for fold in range(len(heads))]
+    network = with_heads(backbone, heads, len(options.recipe.imaging.views))
+    return Scored(people, _outputs(blasts)), Crossed(network, held)
+
+
+def _aligned(head: Head, theirs: Calibration, ours: Calibration) -> Head:
+    """The head whose calibrated log-odds pass our threshold, at our temperature, where they passed theirs at theirs."""
+    (their_temperature, their_thresholds, _), (temperature, thresholds, _) = theirs, ours
+    ratio = temperature / their_temperature
+    shift = temperature * (_log_odds(thresholds.blast) - _log_odds(their_thresholds.blast))
+    return replace(head, weights=head.weights * ratio, bias=head.bias * ratio + shift)
+
+
+def _log_odds(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
 
 
 def looks_of(recipe: Recipe, seed: int) -> tuple[Look, ...]:

@@ -5,7 +5,7 @@ import cv2
 from bloodedge.bundle.run_record import RunMetrics, calibration_part
 from bloodedge.data.dataset import CellFile, Dataset, check_readable, read_dataset
 from bloodedge.data.fitted_pictures import FittedPictures, held_out
-from bloodedge.data.split import split
+from bloodedge.data.split import everybody, split
 from bloodedge.decision.operating_point import FEWEST_PEOPLE, enough_people
 from bloodedge.engine.keras import load_keras
 from bloodedge.errors import UsageError
@@ -67,7 +67,10 @@ def _check_folder(options: TrainOptions) -> None:
 def _prepare(options: TrainOptions, dataset: Dataset, watcher: Watcher) -> RunCells:
     """The split; held-out copies of training pictures are left out."""
     check_split(options.recipe)
-    parts, record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
+    if options.all_people:
+        parts, record = everybody(dataset, seed=options.seed)
+    else:
+        parts, record = split(dataset, options.recipe.split, seed=options.seed, fold=options.fold)
     if options.recipe.head:  # which holds people back itself, in turn
         parts.pop("validation", None)
         record.parts.pop("validation", None)

@@ -10,6 +10,7 @@ from bloodedge_train.zoo import ZOO
 PARTS = {
     "validation": "Validation (chose the epoch, the temperature and the thresholds)",
     "inner": "People held back in turn (chose the penalty, the temperature and the thresholds)",
+    "folds": "Cross-validation (each person held out once; penalty, temperature and thresholds chosen on the others)",
     "test": "Test (held out)",
     "shift": "Shift set (held out: people unlike those in training)",
 }
@@ -88,6 +89,9 @@ def _data(record: RunRecord) -> str:
         if record.split.leaky
         else "by group: no person (nor people who share a picture) is in two parts"
     )
+    if record.cross_validation:
+        folds = len(record.cross_validation.folds)
+        kind = f"not at all: the network was fitted to everybody, and judged by {folds} others, each fitted to the rest"
     rows = "\n".join(
         f"| {name} | {part.cells:,} | {len(part.subjects)} | {', '.join(part.subjects)} |"
         for name, part in record.split.parts.items()

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from bloodedge import __version__
 from bloodedge.bench.latency import measure_latency
 from bloodedge.bundle.json_records import write_record
-from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord, SplitRecord, calibration_part
+from bloodedge.bundle.run_record import (
+    CrossValidation,
+    DataRecord,
+    RunMetrics,
+    RunRecord,
+    SplitRecord,
+    calibration_part,
+)
 from bloodedge.data.dataset import Dataset, read_input
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import Fold, Parts
@@ -33,9 +40,14 @@ CHOSEN_ON = {
     "validation": "the validation part of the run's data",
     "inner": "the people of the training part, each called by a head fitted to none of their cells",
 }
-MADE = ("model.keras", "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
+UNSEEN = ("shift", "inner", "folds")
+"""Parts without anybody whom their network was fitted to, however the cells were split."""
+FOLDS_FILE = "folds.keras"
+MADE = ("model.keras", FOLDS_FILE, "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
 """Files of a finished run beside run.json."""
 Floats = NDArray[np.float64]
+Calibration = tuple[float, Thresholds, OperatingPoint | None]
+"""Temperature, thresholds and, where people chose them, what they are expected to do."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,8 @@ class TrainOptions:
     sensitivity: float | None = None
     """That the thresholds are chosen for, 0..1; with neither this nor a specificity, for even errors."""
     specificity: float | None = None
+    all_people: int | None = None
+    """Fit to everybody, and judge over so many folds; None holds people out for good."""
     cache: Path | None = field(default_factory=default_folder)
     """Where a head's features are kept for the next run; None keeps none."""
 
@@ -75,12 +89,12 @@ def write_run(options: TrainOptions, cells: RunCells, fitted: Fitted) -> RunMetr
     from bloodedge_train import figures
 
     scored = fitted.scored
-    chosen = scored[calibration_part(scored)]
-    temperature = fit_temperature(chosen.labels, chosen.outputs, len(set(chosen.subjects)))
+    temperature, thresholds, point = calibrate(options, cells.dataset, calibration_part(scored), scored)
     blasts = {name: calibrated(part.outputs, temperature)[:, 1] for name, part in scored.items()}
     uncalibrated = {name: part.outputs[:, 1].astype(np.float64) for name, part in scored.items()}
     write_beside(options.out / "model.keras", fitted.network.save)
-    thresholds, point = _thresholds(options, cells.dataset, scored, blasts)
+    if fitted.crossed:
+        write_beside(options.out / FOLDS_FILE, fitted.crossed.network.save)
     metrics = _metrics(options, scored, blasts, uncalibrated, thresholds)
     record = _record(options, cells, fitted, temperature, thresholds, point, metrics.hardware)
     figures.draw_all(options.out / "figures", record, metrics, scored, blasts, uncalibrated)
@@ -92,17 +106,17 @@ def write_run(options: TrainOptions, cells: RunCells, fitted: Fitted) -> RunMetr
     return metrics
 
 
-def _thresholds(
-    options: TrainOptions, dataset: Dataset, scored: dict[str, Scored], blasts: dict[str, Floats]
-) -> tuple[Thresholds, OperatingPoint | None]:
-    """The run's thresholds; the usual ones where no people are held out."""
+def calibrate(options: TrainOptions, dataset: Dataset, part: str, scored: dict[str, Scored]) -> Calibration:
+    """The temperature and the thresholds that a part chooses; the usual thresholds where no people are held out."""
+    chosen = scored[part]
+    temperature = fit_temperature(chosen.labels, chosen.outputs, len(set(chosen.subjects)))
     if options.recipe.split.kind == "image":
-        return Thresholds(), None
-    part = calibration_part(scored)
-    groups = [dataset.group(cell) for cell in scored[part].cells]
+        return temperature, Thresholds(), None
+    groups = [dataset.group(cell) for cell in chosen.cells]
     goal = {"sensitivity": options.sensitivity, "specificity": options.specificity}
-    chosen = choose_thresholds(blasts[part], scored[part].labels, groups, CHOSEN_ON[part], **goal)
-    return chosen or (Thresholds(), None)
+    blast = calibrated(chosen.outputs, temperature)[:, 1]
+    thresholds, point = choose_thresholds(blast, chosen.labels, groups, CHOSEN_ON[part], **goal) or (Thresholds(), None)
+    return temperature, thresholds, point
 
 
 def _record(
@@ -133,6 +147,7 @@ def _record(
         data=_data_record(options, cells.dataset),
         split=cells.split,
         fitted=cells.fitted.record(),
+        cross_validation=fitted.crossed and CrossValidation(file=FOLDS_FILE, folds=fitted.crossed.folds),
         temperature=temperature,
         thresholds=thresholds,
         operating_point=point,
@@ -159,7 +174,7 @@ def _metrics(
             blast,
             scored[name].subjects,
             threshold=thresholds.blast,
-            leaky=leaky and name not in {"shift", "inner"},
+            leaky=leaky and name not in UNSEEN,
             uncalibrated=uncalibrated[name],
         )
         for name, blast in blasts.items()

@@ -11,8 +11,10 @@ from bloodedge_train.zoo import ZOO, check_model
 
 if TYPE_CHECKING:
     from bloodedge.bundle.run_record import RunMetrics
+    from bloodedge.data.split import Fold
     from bloodedge_train.recipe import Recipe
 
+OUTER_FOLDS = 6
 WORTHLESS = (
     "A network that gives one class only is useless: train for more epochs (--epochs), with another recipe, or on"
     " more people."
@@ -53,6 +55,11 @@ WORTHLESS = (
     "--folds", type=click.IntRange(2, 50), metavar="K", help="Cross-validation: deal the groups into K folds."
 )
 @click.option("--fold", type=click.IntRange(0, 49), metavar="I", help="Which fold (from 0) is the test part.")
+@click.option(
+    "--all-people",
+    is_flag=True,
+    help="Fit a head to everybody, for a release, and judge it over 6 (or --folds) folds of people.",
+)
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
 @goal_options
 @click.option("--out", type=PATH, metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
@@ -72,6 +79,7 @@ def train(
     kind: Literal["group", "image"] | None,
     folds: int | None,
     fold: int | None,
+    all_people: bool,
     epochs: int | None,
     out: Path | None,
     cache: Path | None,
@@ -84,26 +92,35 @@ def train(
     for even errors of both classes unless --sensitivity or --specificity is given. Keras runs on the back end that
     KERAS_BACKEND names: jax, tensorflow or torch.
     """
-    from bloodedge.data.split import Fold
     from bloodedge_train.heads.cache import default_folder
     from bloodedge_train.progress import watcher
     from bloodedge_train.recipe import load_recipe
     from bloodedge_train.run import train as run_training
     from bloodedge_train.run_folder import TrainOptions
 
-    if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
-        raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")
+    chosen = _fold(folds, fold, all_people=all_people)
     check_goal(options["sensitivity"], options["specificity"])
     check_model(model)
     if cache and no_cache:
         raise UsageError("--cache and --no-cache exclude each other; leave one out.")
     recipe = _changed(load_recipe(recipe_name), epochs, kind)
+    if all_people and (recipe.head is None or recipe.split.kind == "image"):
+        raise UsageError("--all-people needs a recipe with a head, such as --recipe head, and a split by group.")
     target = out or Path("runs") / f"{model}-{recipe.name}"
-    chosen = Fold(folds, fold) if folds is not None and fold is not None else None
+    judged_over = (folds or OUTER_FOLDS) if all_people else None
     kept_in = None if no_cache else cache or default_folder()
     try:
         metrics = run_training(
-            TrainOptions(model=model, recipe=recipe, fold=chosen, out=target, cache=kept_in, **options), watcher()
+            TrainOptions(
+                model=model,
+                recipe=recipe,
+                fold=chosen,
+                out=target,
+                all_people=judged_over,
+                cache=kept_in,
+                **options,
+            ),
+            watcher(),
         )
     except KeyboardInterrupt as error:
         if not (target / "checkpoint").is_dir():
@@ -118,7 +135,7 @@ def _show(metrics: "RunMetrics", target: Path) -> None:
     """The figures of people held out, and a warning where they are worth nothing."""
     from bloodedge.cli.evaluate import show_evaluation
 
-    for name in ("test", "shift"):
+    for name in ("folds", "test", "shift"):
         if name in metrics.parts:
             show_evaluation(metrics.parts[name], f"{target.name}: {name} part")
     for name, evaluation in metrics.parts.items():
@@ -127,6 +144,18 @@ def _show(metrics: "RunMetrics", target: Path) -> None:
                 f"{target.name} called none of the {evaluation.cells} {name} cells {label}. {WORTHLESS}", bold=True
             )
     click.echo(f"Run folder: {target}")
+
+
+def _fold(folds: int | None, fold: int | None, *, all_people: bool) -> "Fold | None":
+    from bloodedge.data.split import Fold
+
+    if all_people:
+        if fold is not None:
+            raise UsageError("--all-people holds nobody out for good; leave out --fold.")
+        return None
+    if (folds is None) != (fold is None) or (folds is not None and fold is not None and fold >= folds):
+        raise UsageError("--folds K and --fold I go together, with I from 0 to K - 1.")
+    return Fold(folds, fold) if folds is not None and fold is not None else None
 
 
 def _changed(recipe: "Recipe", epochs: int | None, kind: Literal["group", "image"] | None) -> "Recipe":

@@ -18,8 +18,8 @@ BLAST, NORMAL, GREY, BLACK, PALE = "#b5457e", "#2f7fb8", "#808080", "#1a1a1a", "
 """Distinguishable with any kind of colour vision (checked by lightness: 45 and 50 against hue)."""
 RIGHT, WRONG = "#009e73", "#d55e00"
 """Bluish green and vermilion of Okabe and Ito's palette ("Color universal design", 2008), for any colour vision too."""
-PART_COLOURS = {"validation": GREY, "inner": GREY, "test": BLACK, "shift": "#e08214"}
-PART_LINES = {"validation": "--", "inner": "--", "test": "-", "shift": "-"}
+PART_COLOURS = {"validation": GREY, "inner": GREY, "folds": BLACK, "test": BLACK, "shift": "#e08214"}
+PART_LINES = {"validation": "--", "inner": "--", "folds": "-", "test": "-", "shift": "-"}
 
 
 def draw(path: Path, inches: tuple[float, float], paint: Callable[[Any], None]) -> None:

@@ -57,8 +57,10 @@ def open_backbone(model: str, size_px: int, depths: Sequence[float | str], weigh
     return Backbone(model, size_px, maps, keras.Model(frame, pooled), names, _digest(maps))
 
 
-def with_head(backbone: Backbone, head: "Head", views: int = 1) -> Any:
-    """The whole network: uint8 (N, size_px, size_px, 3) RGB, or (N, views, ...) for several, to float32 (N, 2).
+def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> Any:
+    """The whole network: uint8 (N, size_px, size_px, 3) RGB, or (N, views, ...) for several, to probabilities float32.
+
+    (N, 2) for one head, (N, heads, 2) for several.
 
     Each depth has a fully connected layer of its own, and their logits are added: int8 then has a scale for each depth,
     where features of all depths side by side would share one.
@@ -68,17 +70,21 @@ def with_head(backbone: Backbone, head: "Head", views: int = 1) -> Any:
     size = backbone.size_px
     image = keras.Input((size, size, 3) if views == 1 else (views, size, size, 3), dtype="uint8", name="image")
     maps = _as_list(backbone.maps(zoo.family(backbone.model).scale(spread_views(image))))
-    dense = [keras.layers.Dense(2, dtype="float32", name=f"logits_{number}") for number in range(1, len(maps) + 1)]
+    units, count = 2 * len(heads), len(maps)
+    dense = [keras.layers.Dense(units, dtype="float32", name=f"logits_{number + 1}") for number in range(count)]
     logits = [layer(gather_views(_pool(found), views)) for layer, found in zip(dense, maps, strict=True)]
-    total = keras.layers.Add(dtype="float32", name="logits")(logits) if len(logits) > 1 else logits[0]
-    network = keras.Model(
-        image, keras.layers.Softmax(dtype="float32", name="probabilities")(total), name=backbone.model
-    )
+    total = keras.layers.Add(dtype="float32", name="logits")(logits) if count > 1 else logits[0]
+    if len(heads) > 1:
+        total = keras.layers.Reshape((len(heads), 2), dtype="float32", name="heads")(total)
+    output = keras.layers.Softmax(dtype="float32", name="probabilities")(total)
     ends = np.cumsum([width * views for width in backbone.widths])[:-1]
-    for number, (layer, weights) in enumerate(zip(dense, np.split(head.weights, ends), strict=True)):
-        bias = head.bias if number == 0 else 0.0
-        layer.set_weights([np.outer(weights, (-0.5, 0.5)), np.multiply(bias, (-0.5, 0.5))])
-    return network
+    signs = np.array([-0.5, 0.5])
+    weights = np.stack([head.weights for head in heads], axis=1)
+    bias = np.outer([head.bias for head in heads], signs).ravel()
+    for number, (layer, part) in enumerate(zip(dense, np.split(weights, ends), strict=True)):
+        kernel = (part[:, :, None] * signs).reshape(len(part), units)
+        layer.set_weights([kernel, bias if number == 0 else np.zeros(units)])
+    return keras.Model(image, output, name=backbone.model)
 
 
 def _pool(maps: Any) -> Any:
