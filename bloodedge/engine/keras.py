@@ -37,13 +37,13 @@ def load_keras() -> str:
 
 
 class KerasEngine:
-    """``model.keras`` of a run folder."""
+    """A network of a run folder."""
 
     name = "keras"
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, name: str = "model.keras") -> None:
         """Load the run's network; UsageError when there is none, BloodedgeError when it is damaged."""
-        self.model = load_model(run)
+        self.model = load_model(run, name)
         self.runtime = _runtime()
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -53,7 +53,7 @@ class KerasEngine:
         """
         if len(images) == 1:
             return self._batch(images)
-        parts = [np.empty((0, self.model.output_shape[-1]), np.float32)]
+        parts = [np.empty((0, *self.model.output_shape[1:]), np.float32)]
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             padded = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.uint8)])
@@ -64,12 +64,12 @@ class KerasEngine:
         return np.asarray(self.model.predict_on_batch(images), np.float32)
 
 
-def load_model(run: Path) -> Any:
-    """The Keras model of a run folder, ready for inference; raises as KerasEngine."""
-    path = run / "model.keras"
+def load_model(run: Path, name: str = "model.keras") -> Any:
+    """A Keras model of a run folder, ready for inference; raises as KerasEngine."""
+    path = run / name
     if not path.is_file():
         raise UsageError(
-            f"{run} is not a finished run folder (no model.keras); make one with: bloodedge train DATA --out RUN"
+            f"{run} is not a finished run folder (no {name}); make one with: bloodedge train DATA --out RUN"
         )
     load_keras()
     import keras

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bloodedge.bundle.manifest import EngineName, Manifest
-from bloodedge.bundle.run_record import RunRecord, calibration_part, read_metrics, read_run
+from bloodedge.bundle.run_record import RunRecord, calibration_part, judged_part, read_metrics, read_run
 from bloodedge.data.fitted_pictures import FITTED_FILE
 from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.thresholds import calibrated
@@ -23,7 +23,7 @@ from bloodedge.simulation import golden_inputs
 from bloodedge_convert.cells.run_cells import Cells, Part, read_cells
 from bloodedge_convert.cells.run_scores import run_scores
 from bloodedge_convert.int8_methods import FURTHER_METHODS, Attempt, describe, try_methods
-from bloodedge_convert.job import TRIAL, TUNING, Job, Kind, Method, Report, run_again, run_converters
+from bloodedge_convert.job import FOLDS_REFERENCE, TRIAL, TUNING, Job, Kind, Method, Report, run_again, run_converters
 from bloodedge_convert.judge.gate import Limits, admit, enforce, tiny
 from bloodedge_convert.judge.measure import Candidate, GoldenSet, Judge, Sample
 from bloodedge_convert.judge.speed import Timed, in_pairs, latencies, too_slow, undecided
@@ -34,6 +34,10 @@ from bloodedge_convert.output.report import HTML, JSON, make_report
 from bloodedge_convert.output.report_page import page
 
 ENGINES: tuple[EngineName, ...] = ("litert", "openvino", "onnx")
+CROSSED = (
+    "This network was fitted to everybody. Its figures are of networks that were made the same way without the person "
+    "whose cell is judged, moved by what conversion changes in the same cell."
+)
 NEEDS = {"litert": ("tensorflow",), "openvino": ("tensorflow", "nncf"), "onnx": ("tensorflow", "tf2onnx")}
 """Packages that make an engine's artifacts, besides its own runtime."""
 
@@ -122,7 +126,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     _check(out, options, force=force)
     record, metrics, limits = read_run(run), read_metrics(run), options.limits
     validation = metrics.parts.get(calibration_part(metrics.parts))
-    worthless = None if validation is None else admit(validation, metrics.parts["test"], limits)
+    worthless = None if validation is None else admit(validation, metrics.parts[judged_part(metrics.parts)], limits)
     cells = read_cells(record, data, options.calibration_cells, tuning=options.may_fine_tune, report=report)
     with disk_errors("the conversion"), tempfile.TemporaryDirectory(prefix="bloodedge-convert-") as temporary:
         folder = Path(temporary)
@@ -144,7 +148,8 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
             out.stem, judge, metrics, cells, people, run_scores(run, record), shipped, left_out, caveats
         )
         subjects = len(set(judge.held_out.subjects))
-        notes = [*caveats, *filter(None, [tiny(len(cells.test.cells), subjects)]), *doubts]
+        crossed = [CROSSED] if cells.folds else []
+        notes = [*caveats, *crossed, *filter(None, [tiny(len(cells.test.cells), subjects)]), *doubts]
         report("Writing the report", 0, 1)
         examined = make_report(judge, manifest, candidates, limits, attempts, cells.calibration.images, notes)
         contents: dict[str, str | bytes] = {
@@ -184,6 +189,7 @@ def _check(out: Path, options: Options, *, force: bool) -> None:
 def _job(run: Path, record: RunRecord, options: Options) -> Job:
     return Job(
         run=str(run.resolve()),
+        folds=record.cross_validation and record.cross_validation.file,
         kinds=options.kinds,
         engines=list(options.engines),
         method=options.method or "minmax",
@@ -199,11 +205,21 @@ def _run_converters(
     np.save(folder / TUNING, cells.tuning.images)
     np.save(folder / TRIAL, cells.trial.images)
     parts = (cells.test.images, golden, cells.trial.images, cells.filmed.images)
+    folds = cells.folds
     reference = run_converters(folder, job, cells.calibration.images, np.concatenate(parts), report)
-    outputs = np.split(reference, np.cumsum([len(part) for part in parts])[:-1])
+    ends = np.cumsum([len(part) for part in parts])[:-1]
+    outputs = np.split(reference, ends)
+    judging = np.split(np.load(folder / FOLDS_REFERENCE), ends) if folds else []
 
     def sample(what: str, part: Part, index: int) -> Sample:
-        return Sample(what, part.images, part.labels, part.subjects, outputs[index])
+        """Cells of the parts by their number; judged by the networks that were not fitted to them where there are."""
+        own = outputs[index]
+        if not folds or index == 2:
+            return Sample(what, part.images, part.labels, part.subjects, own)
+        chosen = folds.choose(judging[index], part.cells)
+        return Sample(what, part.images, part.labels, part.subjects, chosen, own)
+
+    as_filmed = sample("Cells as filmed", Part(cells.filmed.cells, cells.filmed.images), 3)
 
     judge = Judge(
         folder=folder,
@@ -214,9 +230,10 @@ def _run_converters(
         threads=default_threads(),
         report=report,
         filmed=cells.filmed,
+        as_filmed=as_filmed,
         domain=cells.domain,
     )
-    return judge, cells.filmed.reference(calibrated(outputs[3], record.temperature)[:, 1])
+    return judge, cells.filmed.reference(calibrated(as_filmed.reference, record.temperature)[:, 1])
 
 
 def _judge_all(job: Job, judge: Judge, options: Options, cells: Cells) -> tuple[list[Candidate], list[Attempt]]:

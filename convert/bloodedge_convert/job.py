@@ -26,6 +26,8 @@ Method = Literal["minmax", "mean", "percentile", "mse", "entropy", "equalised", 
 TAIL_LINES = 12
 REWRITES, FINE_TUNING, MIXED = "rewrites.json", "fine_tuning.json", "mixed.json"
 CALIBRATION, INPUTS, REFERENCE = "calibration.npy", "inputs.npy", "reference.npy"
+FOLDS_REFERENCE = "folds_reference.npy"
+"""Outputs (N, folds, 2) of the networks that judge a run which was fitted to everybody."""
 TUNING, TRIAL = "tuning.npy", "trial.npy"
 """Network inputs uint8 (N, *ImagingSpec.input_shape), RGB, to fine-tune on, and to choose layers and methods by."""
 
@@ -44,6 +46,8 @@ class Job(Strict):
     """``job.json``."""
 
     run: FileName
+    folds: str | None = None
+    """The run's file of the networks that judge it, where it was fitted to everybody."""
     kinds: list[Kind]
     engines: list[EngineName]
     """Engines that graphs are exported for, also for later jobs in the same folder."""

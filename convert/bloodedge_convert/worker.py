@@ -29,6 +29,7 @@ from bloodedge.text import as_path
 from bloodedge_convert.job import (
     CALIBRATION,
     FINE_TUNING,
+    FOLDS_REFERENCE,
     INPUTS,
     MIXED,
     REFERENCE,
@@ -99,7 +100,19 @@ class Worker:
             self.report("Float model on held-out cells", min(start + BATCH, len(inputs)), len(inputs))
         outputs = np.concatenate(parts)
         require_probabilities(outputs, "The float model")
+        if self.job.folds:
+            self.write_folds_reference(inputs)
         np.save(self.folder / REFERENCE, outputs)
+
+    def write_folds_reference(self, inputs: Images) -> None:
+        """Write the outputs of the networks that judge a run which was fitted to everybody."""
+        from bloodedge.engine.keras import BATCH, KerasEngine
+
+        engine, parts = KerasEngine(as_path(self.job.run), str(self.job.folds)), []
+        for start in range(0, len(inputs), BATCH):
+            parts.append(engine.predict(inputs[start : start + BATCH]))
+            self.report("Judging networks", min(start + BATCH, len(inputs)), len(inputs))
+        np.save(self.folder / FOLDS_REFERENCE, np.concatenate(parts))
 
     def export(self, folder: Path) -> None:
         """Write the graphs that the job's engines start from."""

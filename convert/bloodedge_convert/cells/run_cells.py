@@ -1,5 +1,6 @@
 """The cells of a run that conversion needs: to calibrate, to choose a method, and to judge."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from bloodedge_convert.job import Report
 
 TRIAL_CELLS = 400
 """Validation cells by which an int8 method is chosen."""
+JUDGED_CELLS = 1500
+"""Of a run that was fitted to everybody: cells that it is judged on, by networks that were fitted to the others."""
 TUNING_CELLS = 2000
 """Training cells for fine-tuning."""
 
@@ -47,6 +50,18 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Folds:
+    """Which of a run's judging networks was fitted to nobody of a cell's group."""
+
+    of_group: dict[str, int]
+    group: Callable[[CellFile], str]
+
+    def choose(self, outputs: NDArray[np.float32], cells: Sequence[CellFile]) -> NDArray[np.float32]:
+        """Each cell's outputs (N, classes) by its own judging network, of all networks' (N, folds, classes)."""
+        return outputs[np.arange(len(cells)), [self.of_group[self.group(cell)] for cell in cells]]
+
+
+@dataclass(frozen=True)
 class Cells:
     """A run's cells by purpose."""
 
@@ -61,6 +76,8 @@ class Cells:
     filmed: Filmed
     """Cells of the test and validation parts as a camera shows them."""
     fitted: FittedPictures
+    folds: Folds | None = None
+    """For a run that was fitted to everybody: what judges it."""
 
 
 def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning: bool, report: Report) -> Cells:
@@ -88,6 +105,10 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
     validation = parts.get("validation", [])
     known = parts if validation else hold_back(parts["train"], spec.grouped(dataset).group)
     spare = validation or [cell for cell in parts["train"] if cell.name not in taken] or parts["train"]
+    folds = _folds(record, spec.grouped(dataset).group)
+    if folds:
+        others = [cell for cell in parts["train"] if cell.name not in taken]
+        parts = parts | {"test": choose_cells(others or parts["train"], JUDGED_CELLS, record.seed)}
     test = part(parts["test"], "Held-out cells")
     return Cells(
         calibration=Part(chosen.cells, full_range(chosen.images)),
@@ -97,7 +118,15 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
         domain=training_domain(known, test.images, record.imaging, record.seed, _step(report, "Domain")),
         filmed=film(parts["test"], validation, record.imaging, record.seed, _step(report, "Cells of unseen people")),
         fitted=fitted,
+        folds=folds,
     )
+
+
+def _folds(record: RunRecord, group: Callable[[CellFile], str]) -> Folds | None:
+    if record.cross_validation is None:
+        return None
+    of_group = {name: number for number, held in enumerate(record.cross_validation.folds) for name in held}
+    return Folds(of_group, group)
 
 
 def _step(report: Report, what: str) -> Progress:

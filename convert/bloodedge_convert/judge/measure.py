@@ -23,6 +23,9 @@ from bloodedge_convert.judge.checks import check, check_answers, ports
 from bloodedge_convert.judge.gate import Limits, complaint
 
 TEST_PART = "the test part of the run's data"
+FOLDS_PART = "everybody's cells, each judged by a head fitted to nobody of its group"
+FLOOR = 1 / 1024
+"""Smallest probability that is told from 0, as in ``calibrated``: int8 outputs have no smaller ones."""
 BLOCK = 32
 """Cells predicted between two progress reports."""
 
@@ -39,6 +42,19 @@ class Sample:
     subjects: list[str]
     reference: NDArray[np.float32]
     """The float model's softmax outputs (N, classes)."""
+    own: NDArray[np.float32] | None = None
+    """The same where ``reference`` is of other float networks, those that were fitted to nobody of a cell's group."""
+
+    def carried(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """An artifact's softmax outputs (N, classes), as those of its ``reference``'s network would be.
+
+        What conversion changes in a cell's logits is the same, about, for a head fitted to all but its group.
+        """
+        if self.own is None:
+            return outputs
+        logits = [np.log(np.maximum(p, FLOOR)) for p in (outputs, self.own, self.reference)]
+        raised = np.exp(logits[0] - logits[1] + logits[2])
+        return np.asarray(raised / raised.sum(axis=1, keepdims=True), np.float32)
 
 
 @dataclass(frozen=True)
@@ -102,6 +118,8 @@ class Judge:
     report: Report
     filmed: Filmed | None = None
     """Cells on which error rates are counted."""
+    as_filmed: Sample | None = None
+    """The same cells with the outputs of the float networks that judge them, where the run was fitted to everybody."""
     domain: Domain | None = None
 
     def files(self, kind: Kind) -> list[Path]:
@@ -142,8 +160,10 @@ class Judge:
         if self.record.split.leaky or self.filmed is None or not self.filmed.held_out:
             return None
         outputs = self._outputs("Cells as filmed", kind, engine, self.filmed.images)
+        outputs = self.as_filmed.carried(outputs) if self.as_filmed else outputs
         blast = calibrated(outputs, self.record.temperature)[:, 1]
-        return self.filmed.rates(blast, self.domain, self.record.thresholds, TEST_PART)
+        data = FOLDS_PART if self.record.cross_validation else TEST_PART
+        return self.filmed.rates(blast, self.domain, self.record.thresholds, data)
 
     def float_model(self, sample: Sample) -> Evaluation:
         """The float model's figures on some cells."""
@@ -160,7 +180,7 @@ class Judge:
 
     def _blast(self, kind: Kind, engine: Engine, sample: Sample) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Calibrated blast probabilities (N,): the float model's and the artifact's."""
-        both = (sample.reference, self._outputs(sample.what, kind, engine, sample.images))
+        both = (sample.reference, sample.carried(self._outputs(sample.what, kind, engine, sample.images)))
         reference, blast = (calibrated(outputs, self.record.temperature)[:, 1] for outputs in both)
         return reference, blast
 

@@ -84,11 +84,17 @@ def trace(model: Any) -> Program:
     numbers: dict[int, int] = {}
     kept: list[Any] = []  # a tensor's identity is its address only while it is alive
     calls: list[Call] = []
+    made: dict[int, list[Any]] = {}
 
     def number(tensor: Any) -> Any:
         return Slot(numbers[id(tensor)]) if isinstance(tensor, keras.KerasTensor) else tensor
 
     def call(layer: Any, *arguments: Any, **options: Any) -> Any:
+        output = applied(layer, *arguments, **options)
+        made[id(layer)] = keras.tree.flatten(output)
+        return output
+
+    def applied(layer: Any, *arguments: Any, **options: Any) -> Any:
         if isinstance(layer, keras.Sequential):
             return functools.reduce(lambda tensor, inner: call(inner, tensor), layer.layers, arguments[0])
         if isinstance(layer, keras.Model):
@@ -104,7 +110,9 @@ def trace(model: Any) -> Program:
 
     def opened(network: Any, tensor: Any) -> Any:
         keras.models.clone_model(network, input_tensors=tensor, clone_function=lambda layer: layer, call_function=call)
-        return kept[-1]  # the layer that gives the output is called last
+        given = [tensor._keras_history for tensor in network.outputs]
+        found = [made[id(history.operation)][history.tensor_index] for history in given]
+        return found if len(found) > 1 else found[0]
 
     image = keras.Input(model.input_shape[1:], dtype=model.inputs[0].dtype, name="image")
     numbers[id(image)] = 0

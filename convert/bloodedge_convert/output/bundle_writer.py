@@ -8,7 +8,7 @@ from bloodedge import __version__
 from bloodedge.bundle import MANIFEST, zip_folder
 from bloodedge.bundle.json_records import write_record
 from bloodedge.bundle.manifest import Baseline, Golden, InputSpec, Manifest, Provenance
-from bloodedge.bundle.run_record import RunMetrics
+from bloodedge.bundle.run_record import RunMetrics, judged_part
 from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.slide_verdict import PeopleScores
 from bloodedge.engine.golden import GOLDEN_CELLS
@@ -58,7 +58,7 @@ def make_manifest(
             hardware=metrics.hardware,
             backend=record.backend,
             latency_ms=metrics.latency_ms,
-            evaluation=metrics.parts["test"],
+            evaluation=metrics.parts[judged_part(metrics.parts)],
         ),
         golden=Golden(
             inputs=GOLDEN_CELLS,
