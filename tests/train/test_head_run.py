@@ -180,3 +180,51 @@ def test_the_packaged_recipe_sees_both_scales_in_the_cells_own_light() -> None:
     assert recipe.head is not None
     assert set(recipe.imaging.views) == {"physical", "canonical"}
     assert recipe.imaging.light == "as_is"
+
+
+@pytest.fixture(scope="module")
+def everybody(folder: Path, asked: list[str]) -> Path:
+    assert run(*asked, "--all-people", "--folds", "3", "--out", folder / "everybody") == 0
+    return folder / "everybody"
+
+
+@pytest.mark.slow
+def test_a_run_fitted_to_everybody_is_judged_by_heads_that_were_not(everybody: Path, rendered_data: Path) -> None:
+    assert {path.name for path in everybody.iterdir()} == FILES | {"folds.keras"}
+    record, metrics = read_run(everybody), read_metrics(everybody)
+    dataset = read_dataset(rendered_data)
+    assert set(record.split.parts) == {"train"}
+    assert record.split.parts["train"].cells == len(dataset.unique)
+    assert set(metrics.parts) == {"inner", "folds"}
+    assert record.cross_validation is not None
+    folds = record.cross_validation.folds
+    assert sorted(group for fold in folds for group in fold) == sorted(set(dataset.groups.values()))
+    with (everybody / "predictions.csv").open(newline="") as file:
+        rows = {row["cell"]: float(row["blast"]) for row in csv.DictReader(file) if row["part"] == "folds"}
+    outputs = load_model(everybody, "folds.keras").predict(inputs(dataset.unique, record.imaging), verbose=0)
+    assert outputs.shape == (len(dataset.unique), 3, 2)
+    own = {group: number for number, fold in enumerate(folds) for group in fold}
+    chosen = np.stack([one[own[dataset.group(cell)]] for one, cell in zip(outputs, dataset.unique, strict=True)])
+    blasts = calibrated(chosen, record.temperature)[:, 1]
+    np.testing.assert_allclose(blasts, [rows[cell.name] for cell in dataset.unique], atol=1e-4)
+    assert metrics.parts["folds"].accuracy == pytest.approx(
+        np.mean((blasts >= record.thresholds.blast) == [cell.label for cell in dataset.unique])
+    )
+    card = (everybody / "MODEL_CARD.md").read_text()
+    assert "the network was fitted to everybody, and judged by 3 others" in card
+    assert "## Cross-validation (each person held out once" in card
+
+
+@pytest.mark.parametrize(
+    ("added", "sentence"),
+    [
+        (["--all-people", "--folds", "3", "--fold", "1"], "--all-people holds nobody out for good; leave out --fold."),
+        (["--all-people", "--recipe", "demo"], "--all-people needs a recipe with a head, such as --recipe head"),
+        (["--all-people", "--split", "image"], "--all-people needs a recipe with a head, such as --recipe head"),
+    ],
+)
+def test_what_everybody_excludes(
+    added: list[str], sentence: str, asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*asked, *added, "--out", tmp_path / "run") == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())

@@ -19,6 +19,7 @@ from bloodedge.data.dataset import CellFile, inputs, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
 from bloodedge_train import zoo
+from bloodedge_train.explain.grad_cam import cut, grad_cam
 from bloodedge_train.heads import features as feature_code
 from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache, key_of
@@ -329,3 +330,22 @@ def test_a_class_with_one_person_is_refused(lone: int, name: str) -> None:
     kept = (labels != lone) | (np.array(groups) == f"p{lone}")
     with pytest.raises(UsageError, match=f"Only 1 independent group of subjects to train on with {name} cells"):
         fit_head(x[None, kept], x[kept], labels[kept], [g for g, k in zip(groups, kept, strict=True) if k], HeadSpec())
+
+
+@pytest.mark.parametrize(("depths", "views"), [((0.5, 1.0), 2), ((0.5, 1.0), 1), ((1.0,), 2)])
+def test_a_head_is_explained_from_its_lowest_depth_on(
+    depths: tuple[float, ...], views: int, weights: Path, cells: list[CellFile], tmp_path: Path
+) -> None:
+    backbone, imaging = open_backbone("edgenet", SIZE, depths, str(weights)), IMAGING
+    imaging = IMAGING.model_copy(update={"views": IMAGING.views[:views]})
+    width = FeatureSpec(backbone, imaging).width
+    head = Head(np.random.default_rng(0).normal(size=width), 0.3, 1.0, (), np.empty(0), np.empty(0))
+    with_heads(backbone, [head], views).save(tmp_path / "model.keras")
+    network = cut(keras.models.load_model(tmp_path / "model.keras"))
+    images = inputs(cells[:3], imaging)
+    maps, logits = grad_cam(network, images, label=1)
+    assert maps.shape[0] == 3
+    assert maps.ndim == (4 if views > 1 else 3)
+    expected = head.blast_probability(features(cells[:3], FeatureSpec(backbone, imaging))[0])
+    np.testing.assert_allclose(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), expected, atol=1e-4)
+    assert maps.max() > 0

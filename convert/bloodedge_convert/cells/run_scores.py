@@ -16,7 +16,9 @@ def run_scores(run: Path, record: RunRecord) -> PeopleScores | None:
     if record.split.leaky or not path.is_file():
         return None
     with path.open(newline="") as table:
-        rows = [row for row in csv.DictReader(table) if row["part"] in HELD_OUT and row["subject"]]
+        rows = [row for row in csv.DictReader(table) if row["subject"]]
+    parts = ("folds",) if record.cross_validation else HELD_OUT
+    rows = [row for row in rows if row["part"] in parts]
     groups = [group for part in record.split.parts.values() for group in part.groups]
     person = {subject: group for group in groups for subject in group.split("+")}
     return people_scores(
