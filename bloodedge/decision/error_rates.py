@@ -130,13 +130,13 @@ def _drawn(successes: Sequence[int], trials: Sequence[int], rng: np.random.Gener
 
 def _log_rising(values: Floats, count: int) -> Floats:
     """Logarithm of value (value + 1) ... (value + count - 1), for each value."""
-    return log_gamma(values + count) - log_gamma(values)
+    return _log_gamma(values + count) - _log_gamma(values)
 
 
-def log_gamma(values: Floats) -> Floats:
-    """Stirling's series from 8 on, to which smaller positive values are raised; within 1e-9."""
+def _log_gamma(values: Floats) -> Floats:
+    """Stirling's series from 8 on, to which smaller values are raised; within 1e-9."""
     raised = values + 8
-    steps = np.log(np.prod(values[..., None] + np.arange(8), axis=-1))
+    steps = np.log(np.prod(values[:, None] + np.arange(8), axis=1))
     series = 1 / (12 * raised) - 1 / (360 * raised**3) + 1 / (1260 * raised**5)
     logarithm: Floats = (raised - 0.5) * np.log(raised) - raised + math.log(2 * math.pi) / 2 + series - steps
     return logarithm

@@ -22,7 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, Field
 
 from bloodedge.config import Strict
-from bloodedge.decision.error_rates import log_gamma
 
 HEADING = "## What it says of slides of people it has not seen"
 BINS = ("low", "middle", "high")
@@ -55,6 +54,7 @@ FORESEEN = 100
 """Continuations of a slide that are drawn."""
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Answer = Literal["like patients", "like healthy people", "cannot tell"]
 HEADLINES: dict[Answer, str] = {
     "like patients": "like patients' slides",
@@ -224,41 +224,52 @@ class People:
     @classmethod
     def fit(cls, rows: Floats) -> "People":
         """To the counts (people, 3) of people; a flat prior on the root of the inverse concentration."""
-        cells = rows.sum(axis=1)
-        rows, cells = rows[cells > 0], cells[cells > 0]
+        counts = _capped(rows[rows.sum(axis=1) > 0])
+        cells = counts.sum(axis=1)
         weight = cells / (cells + LONE_CELLS)
-        mean = (weight @ (rows / cells[:, np.newaxis]) + 1 / len(BINS)) / (weight.sum() + 1)
-        likelihood = np.array([_log_likelihood(rows, mean * size).sum() for size in SIZES]) - np.log(SIZES) / 2
+        mean = (weight @ (counts / cells[:, np.newaxis]) + 1 / len(BINS)) / (weight.sum() + 1)
+        even = cls(mean, SIZES, np.ones(len(SIZES)), len(counts))
+        likelihood = even.table(counts).sum(axis=0) - np.log(SIZES) / 2
         weights = np.exp(likelihood - likelihood.max())
         likely = weights > UNLIKELY
-        return cls(mean, SIZES[likely], weights[likely] / weights[likely].sum(), len(rows))
+        return cls(mean, SIZES[likely], weights[likely] / weights[likely].sum(), len(counts))
 
     def log_likelihoods(self, counts: Floats) -> Floats:
         """(N,) of N slides' counts (N, 3), up to what depends on the counts alone."""
-        table = self._table(counts)
+        table = self.table(_capped(counts))
         largest = table.max(axis=1)
         return np.asarray(largest + np.log(np.exp(table - largest[:, np.newaxis]).sum(axis=1)), np.float64)
 
     def continued(self, counts: Floats, cells: int, draws: int, rng: np.random.Generator) -> Floats:
         """Counts (draws, 3) of the next cells of a slide with ``counts`` (3,), if it is of this class."""
-        likelihood = self._table(counts[np.newaxis])[0]
+        likelihood = self.table(_capped(counts[np.newaxis]))[0]
         chance = np.exp(likelihood - likelihood.max())
         sizes = self.sizes[rng.choice(len(self.sizes), draws, p=chance / chance.sum())]
         gamma = rng.standard_gamma(self.mean * sizes[:, np.newaxis] + counts) + 1e-12
         return np.asarray(rng.multinomial(cells, gamma / gamma.sum(axis=1, keepdims=True)), np.float64)
 
-    def _table(self, counts: Floats) -> Floats:
-        """(N, S): logarithms of each size's weight times likelihood."""
-        table = np.stack([_log_likelihood(counts, self.mean * size) for size in self.sizes], axis=1)
-        return np.asarray(table + np.log(self.weights), np.float64)
+    def table(self, counts: Ints) -> Floats:
+        """(N, S): logarithms of each size's weight times its likelihood for capped counts (N, 3)."""
+        bins, whole = self._rising
+        each = bins[:, np.arange(len(BINS)), counts].sum(axis=2) - whole[:, counts.sum(axis=1)]
+        return np.asarray(each.T + np.log(self.weights), np.float64)
+
+    @cached_property
+    def _rising(self) -> tuple[Floats, Floats]:
+        """The factors of the likelihood by count: (S, 3, counts) of each bin, (S, counts) of all cells."""
+        return _log_rising(self.mean * self.sizes[:, np.newaxis]), _log_rising(self.sizes)
 
 
-def _log_likelihood(counts: Floats, alpha: Floats) -> Floats:
-    """(N,) of counts (N, 3), without the multinomial coefficient, which both classes share."""
-    total, cells = alpha.sum(), counts.sum(axis=1)
-    rising = log_gamma(counts + alpha) - log_gamma(alpha)
-    whole = log_gamma(total + cells) - log_gamma(np.array([total]))
-    return np.asarray(rising.sum(axis=1) - whole, np.float64)
+def _capped(counts: Floats) -> Ints:
+    """Counts (N, 3) with about MOST_CELLS cells where there are more, in the same proportions."""
+    cells = counts.sum(axis=1, keepdims=True)
+    return np.asarray(np.rint(counts * np.minimum(1, MOST_CELLS / np.maximum(cells, 1))), np.int64)
+
+
+def _log_rising(values: Floats) -> Floats:
+    """(..., MOST_CELLS + 3): logarithm of value (value + 1) ... (value + n - 1), for each n from 0."""
+    steps = np.log(values[..., np.newaxis] + np.arange(MOST_CELLS + 2))
+    return np.concatenate([np.zeros((*values.shape, 1)), np.cumsum(steps, axis=-1)], axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,8 +299,6 @@ class SlideModel:
         return np.clip(self._log_ratios(np.asarray(counts, np.float64)), least, most)
 
     def _log_ratios(self, counts: Floats) -> Floats:
-        cells = counts.sum(axis=1, keepdims=True)
-        counts = counts * (np.minimum(cells, MOST_CELLS) / np.maximum(cells, 1))
         return self.scale * (self.patients.log_likelihoods(counts) - self.healthy.log_likelihoods(counts))
 
     def settled_after(self, counts: Floats) -> int | None:

@@ -7,7 +7,6 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from bloodedge.decision.error_rates import log_gamma
 from bloodedge.decision.slide_verdict import (
     FEWEST_CELLS,
     FEWEST_PEOPLE,
@@ -70,8 +69,6 @@ def test_likelihoods_are_those_of_the_dirichlet_multinomial_distribution() -> No
     arranged = special.gammaln(cells + 1) - special.gammaln(counts + 1).sum(axis=1)
     expected = [stats.dirichlet_multinomial.logpmf(row.astype(int), alpha, int(row.sum())) for row in counts]
     assert lone.log_likelihoods(counts) + arranged == pytest.approx(expected, abs=1e-6)
-    values = np.geomspace(1e-3, 1e4, 60).reshape(20, 3)
-    assert log_gamma(values) == pytest.approx(special.gammaln(values), abs=1e-6)
 
 
 def test_concentration_and_mean_come_from_the_people() -> None:
