@@ -302,7 +302,7 @@ def test_each_person_is_held_back_once_with_both_classes_in_every_fold() -> None
 
 def test_a_head_finds_what_classes_share_and_predicts_people_held_back() -> None:
     x, labels, groups = people(3, count=40)
-    head = fit_head(x[None], x, labels, groups, HeadSpec())
+    head = fit_head(x[None], x, labels, groups, HeadSpec(), widths=[2] * 6)
     others, truth, _ = people(99, count=40)
     right = (head.blast_probability(others) > 0.5) == truth
     assert right.mean() > 0.78  # 0.84 is the best that two normals 2 apart allow
@@ -349,3 +349,21 @@ def test_a_head_is_explained_from_its_lowest_depth_on(
     expected = head.blast_probability(features(cells[:3], FeatureSpec(backbone, imaging))[0])
     np.testing.assert_allclose(1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), expected, atol=1e-4)
     assert maps.max() > 0
+
+
+def test_a_feature_that_hardly_varies_does_not_drown_the_others_in_int8() -> None:
+    x, labels, groups = people(2, count=20)
+    x = x[:, 4:] / x[:, 4:].std(axis=0)  # columns of noise
+    x[:, 0] += 2 * labels
+    x[:, 1] = x[:, 0] * 1e-5
+    x = x.astype(np.float32)
+    spread = {}
+    for rounding in (0.0, 2.0):
+        spec = HeadSpec(penalties=(0.1,), rounding=rounding)
+        head = fit_head(x[None], x, labels, groups, spec, widths=[4, x.shape[1] - 4])
+        spread[rounding] = np.abs(head.weights).max() / np.abs(head.weights[0])
+        rounded = np.round(head.weights / np.abs(head.weights).max() * 127) * np.abs(head.weights).max() / 127
+        as_int8 = (x @ rounded + head.bias > 0) == (x @ head.weights + head.bias > 0)
+        assert (as_int8.mean() > 0.98) == (rounding > 0)
+    assert spread[0.0] > 1000
+    assert spread[2.0] < 10

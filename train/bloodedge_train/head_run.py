@@ -48,8 +48,9 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     groups = [cells.dataset.group(cell) for cell in train]
     _name_mixed(train, groups, watcher)
     plain, fitted = _training_features(backbone, options, watcher, train)
+    widths = [width * len(recipe.imaging.views) for width in backbone.widths]
     with watcher.step("Fitting the head"):
-        head = fit_head(fitted, plain, labels_of(train), groups, spec, options.seed)
+        head = fit_head(fitted, plain, labels_of(train), groups, spec, options.seed, widths)
     network = with_heads(backbone, [head], len(recipe.imaging.views))
     held_out = {name: part for name, part in cells.parts.items() if name != "train"}
     scored = {"inner": Scored(train, _outputs(head.inner))}
@@ -83,13 +84,14 @@ def _cross(
     found: features to fit to (R, N, D) and plain ones (N, D); inner: what chose the run's temperature and thresholds.
     """
     (fitted, plain), people, spec = found, inner.cells, options.recipe.head or HeadSpec()
+    widths = [width * len(options.recipe.imaging.views) for width in backbone.widths]
     labels, groups = inner.labels, np.array([cells.dataset.group(cell) for cell in people])
     ours = calibrate(options, cells.dataset, "inner", {"inner": inner})
     folds = inner_folds(labels, groups.tolist(), options.all_people or 0, options.seed + OUTER)
     blasts, heads = np.empty(len(people)), []
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
-        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], groups[~out].tolist(), spec, options.seed)
+        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], groups[~out].tolist(), spec, options.seed, widths)
         rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], _outputs(head.inner))
         heads.append(_aligned(head, calibrate(options, cells.dataset, "inner", {"inner": rest}), ours))
         blasts[out] = heads[-1].blast_probability(plain[out])

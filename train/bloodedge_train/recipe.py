@@ -108,6 +108,9 @@ class HeadSpec(Strict):
     people: Literal["even", "sqrt", "cells"] = "even"
     """What a group of subjects weighs within its class: as much as every other, as the square root of its cells, or as
     its cells."""
+    rounding: float = Field(default=2.0, ge=0, le=16)
+    """A feature's spread is taken as at least so many of int8's steps, 255 to the range of its depth. Else a feature
+    that hardly varies gets a coefficient beside which int8 rounds all others to 0."""
     penalties: tuple[Penalty, ...] = Field(default=PENALTIES, min_length=1, max_length=50)
     """Weights of half the squared coefficients beside the mean log loss, of standardised features; the one with the
     least loss on people held back is taken."""

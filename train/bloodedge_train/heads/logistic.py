@@ -52,17 +52,25 @@ class Head:
 
 
 def fit_head(
-    fitted: Features, plain: Features, labels: Labels, groups: Sequence[str], spec: HeadSpec, seed: int = 0
+    fitted: Features,
+    plain: Features,
+    labels: Labels,
+    groups: Sequence[str],
+    spec: HeadSpec,
+    seed: int = 0,
+    widths: Sequence[int] = (),
 ) -> Head:
     """Choose a penalty by people held back in turn, then fit to all.
 
     fitted: (R, N, D), R looks at each cell to fit to; plain: (N, D), the cells as a network sees them in use; groups:
-    who stays together (N,). Raises UsageError when a class has fewer than two groups.
+    who stays together (N,); widths: features of each depth, D together (default: one depth). Raises UsageError when
+    a class has fewer than two groups.
     """
     folds = inner_folds(labels, groups, spec.inner_folds, seed)
     penalties = np.asarray(spec.penalties)
     kept = [folds != fold for fold in range(folds.max() + 1)]
-    coefficients, intercepts = _solve(fitted, labels, groups, kept, penalties, spec)
+    steps = spec.rounding * _int8_steps(plain, widths or [plain.shape[1]])
+    coefficients, intercepts = _solve(fitted, labels, groups, kept, penalties, spec, steps)
     blasts = np.empty((len(labels), len(penalties)))
     for fold in range(len(kept)):
         out, own = folds == fold, slice(fold * len(penalties), (fold + 1) * len(penalties))
@@ -71,7 +79,7 @@ def fit_head(
     choices = tuple(_judged(p, blasts[:, n], labels, weights) for n, p in enumerate(spec.penalties))
     best = min(range(len(choices)), key=lambda n: choices[n].loss)
     everyone = [np.ones(len(labels), bool)]
-    final, bias = _solve(fitted, labels, groups, everyone, penalties[best : best + 1], spec)
+    final, bias = _solve(fitted, labels, groups, everyone, penalties[best : best + 1], spec, steps)
     return Head(final[:, 0], float(bias[0]), spec.penalties[best], choices, blasts[:, best], folds)
 
 
@@ -114,8 +122,12 @@ def _solve(
     kept: Sequence[NDArray[np.bool_]],
     penalties: Floats,
     spec: HeadSpec,
+    steps: Floats,
 ) -> tuple[Floats, Floats]:
-    """Coefficients (D, F * P) and intercepts of F choices of cells (N,), each with P penalties."""
+    """Coefficients (D, F * P) and intercepts of F choices of cells (N,), each with P penalties.
+
+    steps: (D,), what is added to each feature's spread, as to independent noise's.
+    """
     looks, cells, width = fitted.shape
     centre, unit = _spread(fitted.reshape(-1, width), np.full(looks * cells, 1 / (looks * cells), np.float32))
     flat = ((fitted.reshape(-1, width) - centre.astype(np.float32)) / unit).astype(np.float32)  # float32 has few digits
@@ -125,7 +137,7 @@ def _solve(
         weights[chosen, number] = weigh(labels[chosen], people, spec) / looks
         mean, scale = _spread(flat, np.tile(weights[:, number], looks))
         means.append(mean)
-        scales.append(scale)
+        scales.append(np.hypot(scale, steps / unit))
     repeat = len(penalties)
     coefficients, intercepts = solve(
         Problems(
@@ -139,6 +151,12 @@ def _solve(
     )
     coefficients = coefficients / unit[:, None]
     return coefficients, intercepts - centre @ coefficients
+
+
+def _int8_steps(plain: Features, widths: Sequence[int]) -> Floats:
+    """(D,): the step between int8's values of each feature, where those of a depth share one scale."""
+    ranges = [float(np.ptp(part)) for part in np.split(plain, np.cumsum(widths)[:-1], axis=1)]
+    return np.repeat(np.array(ranges) / 255, widths)
 
 
 def _spread(features: Features, weights: NDArray[np.float32]) -> tuple[Floats, Floats]:
