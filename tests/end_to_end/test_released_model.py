@@ -41,7 +41,10 @@ def test_its_card_names_the_people_it_was_held_out_from_and_its_worst() -> None:
 
 @pytest.mark.slow
 def test_what_its_manifest_promises_holds_on_the_real_cells(real_cnmc: Dataset, tmp_path: Path) -> None:
-    """The data set grows: of its cells, only those of the people that the model was made from."""
+    """The data set grows: of its cells, only those of the people that the model was made from.
+
+    People of its test part whom it saw in training under another name, which was found out later, are left out.
+    """
     with Bundle(RELEASED) as bundle:
         promised = bundle.manifest.artifact("litert", "int8").evaluation
         parts = bundle.manifest.provenance.split.parts
@@ -52,6 +55,11 @@ def test_what_its_manifest_promises_holds_on_the_real_cells(real_cnmc: Dataset, 
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(cell.path)
     measured = evaluate(Ensemble.of([open_bundle(RELEASED, "litert", "int8", 2)]), tmp_path, "test").evaluation
-    assert measured.per_subject.keys() == promised.per_subject.keys()
-    assert measured.weighted_f1 == pytest.approx(promised.weighted_f1, abs=0.005)  # another processor rounds otherwise
-    assert measured.auc == pytest.approx(promised.auc, abs=0.005)
+    seen = {real_cnmc.groups[subject] for name in ("train", "validation") for subject in parts[name].subjects}
+    unseen = {subject for subject in promised.per_subject if real_cnmc.groups[subject] not in seen}
+    assert measured.per_subject.keys() == unseen
+    for subject in unseen:  # another processor rounds otherwise
+        assert measured.per_subject[subject].accuracy == pytest.approx(promised.per_subject[subject].accuracy, abs=0.03)
+    if unseen == promised.per_subject.keys():
+        assert measured.weighted_f1 == pytest.approx(promised.weighted_f1, abs=0.005)
+        assert measured.auc == pytest.approx(promised.auc, abs=0.005)
