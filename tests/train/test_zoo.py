@@ -28,6 +28,8 @@ TRAINABLE = {
     "convnext_tiny": 28_589_128,  # torchvision
     "efficientnetb0": 5_288_548,  # torchvision
     "efficientnet_lite0": 4_652_008,  # timm: 4.65 M
+    "efficientnet_lite1": 5_416_680,  # timm: 5.42 M
+    "efficientnet_lite2": 6_092_072,  # timm: 6.09 M
     "mobilenetv2": 3_504_872,  # torchvision
 }
 """Published parameters with 1000 classes where statistics of batch norms are not counted."""

