@@ -74,7 +74,8 @@ def _sentence(model: type[BaseModel], detail: Any) -> str:
         return f"{where}: this key is missing; add it."
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
-    return f"{where}: {detail['msg']} (it is {redacted_values(detail['input'])!r})."
+    message = detail["msg"].replace("valid tuple", "valid list")  # as TOML and JSON have it
+    return f"{where}: {message} (it is {redacted_values(detail['input'])!r})."
 
 
 def _keys_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

@@ -14,6 +14,11 @@ from bloodedge.config import Strict
 from bloodedge.errors import did_you_mean
 from bloodedge_train.recipe import Recipe
 
+REPLACED = {
+    "imaging.scale": 'Older versions had it; imaging.views takes its place, each value a list as ["canonical"].'
+}
+"""Keys of older versions that recipes still read, and what a space says instead."""
+
 
 class Draw(Strict):
     """The distribution of a sampled value; exactly one of these."""
@@ -91,8 +96,8 @@ def read_table(table: Any, read: Callable[[str, Any], Any]) -> dict[str, Any]:
 
     for key, value in _flat(table).items():
         if key not in recipe_keys():
-            hint = did_you_mean(key, recipe_keys()) or " A key is a section and a name, as fit.batch is."
-            mistake((key,), value, f"no recipe has this key.{hint}")
+            hint = did_you_mean(key, recipe_keys()).strip() or "A key is a section and a name, as fit.batch is."
+            mistake((key,), value, f"no recipe has this key. {REPLACED.get(key, hint)}")
             continue
         try:
             found[key] = read(key, value)
