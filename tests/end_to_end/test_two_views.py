@@ -130,7 +130,9 @@ def test_the_bundle_is_timed_and_runs_on_the_device(bundle: Path, tmp_path: Path
         settings = tmp_path / f"{engine}.toml"
         settings.write_text(f'engine = "{engine}"\n[trust]\nunsigned = true\n')
         state = ("--state", tmp_path / engine)
-        told = run("device", "run", "--config", settings, "--bundle", bundle, "--frames", "6", *state, "--no-page")
-        assert "Self-test: 0 of 32 golden cells changed class" in told
-        assert "6 frames (0 dropped, 0 rejected)" in told
-        assert "Of 8 called cells" in told
+        run("device", "run", "--config", settings, "--bundle", bundle, "--frames", "6", *state, "--no-page")
+        report = json.loads(run("device", "report", *state, "--json", "-"))
+        assert report["run"]["engine"] == engine
+        assert report["golden"]["passed"]
+        assert (report["frames"]["processed"], report["frames"]["rejected"]) == (6, 0)
+        assert report["cells"]["normal"] + report["cells"]["blast"] > 0
