@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from revision import revision
 
-from bloodedge.data.dataset import CellFile, Dataset, in_threads, natural, read_dataset
+from bloodedge.data.dataset import CellFile, Dataset, natural, read_dataset
 from bloodedge.data.known_people import CELLS_FILE, SAME_PERSON
 from bloodedge.data.perceptual_hash import hash_rows
+from bloodedge.data.pictures import in_threads
 from bloodedge.files import write_json
 from bloodedge.imaging import Cell, cell_on_black, read_image
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from revision import revision
 
-from bloodedge.data.dataset import Dataset, in_threads, read_dataset
+from bloodedge.data.dataset import Dataset, read_dataset
 from bloodedge.data.fitted_pictures import DIGEST_BYTES, FittedPictures
 from bloodedge.data.perceptual_hash import (
     HASH_BYTES,
@@ -26,6 +26,7 @@ from bloodedge.data.perceptual_hash import (
     cell_hash,
     hash_rows,
 )
+from bloodedge.data.pictures import in_threads
 from bloodedge.files import write_json
 from bloodedge.imaging import Image, as_image, cell_on_black, read_image
 

@@ -9,19 +9,17 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
 from bloodedge.data.known_people import known_people
-from bloodedge.data.perceptual_hash import cell_hash
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.data.pictures import Picture, PictureStore, in_threads, read_pictures
+from bloodedge.errors import UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, OTHER_SUFFIXES
 from bloodedge.text import as_text
@@ -41,11 +39,10 @@ _NAME = re.compile(r"uid_(?P<subject>[^_]+)_(?P<image>[^_]+)_(?P<cell>[^_]+)_(?P
 _FOLD = re.compile(r"fold_\w+", re.IGNORECASE)
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class CellFile:
+class CellFile(Picture):
     """One readable image of a cell."""
 
     name: str
@@ -57,13 +54,6 @@ class CellFile:
     """Upper case; empty if the file's name has none."""
     fold: str
     """Lower case; empty where there are no folds."""
-    bytes_digest: str
-    pixels_digest: str
-    area_px: int
-    brightness: float
-    """Mean of the cell's pixels over the three channels, 0..255."""
-    look: bytes
-    """Its perceptual hash; see ``bloodedge.data.perceptual_hash``."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +137,13 @@ def check_readable(dataset: Dataset, *, allow: bool) -> None:
     )
 
 
-def read_dataset(root: Path, progress: Progress | None = None, subject_rule: SubjectRule | None = None) -> Dataset:
-    """Read and check every image under ``root``.
+def read_dataset(
+    root: Path,
+    progress: Progress | None = None,
+    subject_rule: SubjectRule | None = None,
+    store: PictureStore | None = None,
+) -> Dataset:
+    """Read and check every image under ``root``; store: has what an earlier run read, and keeps it for the next.
 
     Raises UsageError when the folder is missing or holds no ``all`` or ``hem`` folder with a readable image.
     """
@@ -162,8 +157,8 @@ def read_dataset(root: Path, progress: Progress | None = None, subject_rule: Sub
         )
     unreadable: dict[str, str] = {}
     cells = []
-    found = in_threads(lambda path: _read_cell(root, path, subject_rule), paths, progress)
-    for path, result in zip(paths, found, strict=True):
+    for path, picture in zip(paths, read_pictures(root, paths, store, progress), strict=True):
+        result = picture if isinstance(picture, str) else _named(root, path, picture, subject_rule)
         if isinstance(result, CellFile):
             cells.append(result)
         else:
@@ -192,35 +187,17 @@ def _image_paths(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _read_cell(root: Path, path: Path, subject_rule: SubjectRule | None) -> CellFile | str:
-    """The cell, or the sentence that explains why it cannot be used."""
+def _named(root: Path, path: Path, picture: Picture, subject_rule: SubjectRule | None) -> CellFile | str:
+    """The cell, or the sentence that explains why its name does not fit its folder."""
     relative = path.relative_to(root)
     name = as_text(relative.as_posix())
-    if path.suffix.lower() in OTHER_SUFFIXES:
-        return f"The picture is a {path.suffix[1:].upper()} file, which is not read; save it as PNG or TIFF."
-    try:
-        image = read_image(path)
-        cell = cell_on_black(image)
-    except BloodedgeError as error:
-        return str(error).replace(as_text(path), "The picture")
     label = CLASS_FOLDERS[path.parent.name.lower()]
     match = _NAME.fullmatch(path.stem)
     if match and CLASS_FOLDERS[match["label"].lower()] != label:
         return f"It lies in {path.parent.name}/ but its name says {match['label']}; move or rename it."
     subject = as_text(match["subject"]).upper() if match else subject_rule(name) if subject_rule else ""
     fold = next((part.lower() for part in relative.parts if _FOLD.fullmatch(part)), "")
-    return CellFile(
-        name=name,
-        path=path,
-        label=label,
-        subject=subject,
-        fold=fold,
-        bytes_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
-        pixels_digest=hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest(),
-        area_px=cell.area_px,
-        brightness=float(np.mean(cv2.mean(image, cell.mask)[:3])),
-        look=cell_hash(cell),
-    )
+    return CellFile(**vars(picture), name=name, path=path, label=label, subject=subject, fold=fold)
 
 
 def merge_subjects(cells: Sequence[CellFile], same_person: Iterable[Sequence[str]] = ()) -> dict[str, str]:
@@ -253,20 +230,6 @@ def _by(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
     for item in items:
         grouped[key(item)].append(item)
     return grouped
-
-
-def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | None = None) -> list[R]:
-    """``[work(item) for item in items]`` on all cores (OpenCV releases the interpreter lock)."""
-    results = []
-    pool = ThreadPoolExecutor(os.cpu_count() or 1)
-    try:
-        for result in pool.map(work, items):
-            results.append(result)
-            if progress:
-                progress(len(results), len(items))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return results
 
 
 def read_input(cell: CellFile, spec: ImagingSpec) -> Image:

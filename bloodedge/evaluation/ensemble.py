@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
-from bloodedge.data.dataset import CellFile, in_threads
+from bloodedge.data.dataset import CellFile
+from bloodedge.data.pictures import in_threads
 from bloodedge.decision.thresholds import calibrated, require_probabilities
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.classifier import Classifier

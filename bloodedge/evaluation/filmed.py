@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
-from bloodedge.data.dataset import CellFile, in_threads
+from bloodedge.data.dataset import CellFile
+from bloodedge.data.pictures import in_threads
 from bloodedge.decision.domain import Domain, camera_scale, describe, in_a_field
 from bloodedge.decision.error_rates import Rates, count_outcomes
 from bloodedge.decision.reference_people import Reference, aspects_of, fit_reference

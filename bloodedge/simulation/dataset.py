@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from bloodedge.console import Progress
-from bloodedge.data.dataset import CLASS_NAMES, RENDERED_MARK, in_threads
+from bloodedge.data.dataset import CLASS_NAMES, RENDERED_MARK
+from bloodedge.data.pictures import in_threads
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside

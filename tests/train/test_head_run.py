@@ -107,7 +107,7 @@ def test_evaluate_and_a_second_run_agree_with_the_first(
     assert found["cells"] == test.cells
     assert found["accuracy"] == pytest.approx(test.accuracy)
     files = {path.name: path.read_bytes() for path in (folder / "cache").glob("*.npz")}
-    assert len(files) == 5  # four mirror images and a draw
+    assert len(files) == 6  # four mirror images, a draw, and the pictures
     assert run(*asked, "--out", folder / "again") == 0
     assert {path.name: path.read_bytes() for path in (folder / "cache").glob("*.npz")} == files
     assert read_metrics(folder / "again").parts == read_metrics(finished).parts

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,11 +163,10 @@ def _outputs(blasts: NDArray[np.float64]) -> NDArray[np.float32]:
     return np.stack([1 - blasts, blasts], axis=1).astype(np.float32)
 
 
-def _check_network(network: object, recipe: Recipe, cells: list[CellFile], expected: NDArray[np.float64]) -> None:
+def _check_network(network: Any, recipe: Recipe, cells: list[CellFile], expected: NDArray[np.float64]) -> None:
     """Raise BloodedgeError when the network put together does not give the head's probabilities."""
-    from bloodedge_train.fitting.fit import predict
-
-    difference = float(np.abs(predict(network, inputs(cells, recipe.imaging))[:, 1] - expected).max())
+    outputs = np.asarray(network.predict_on_batch(inputs(cells, recipe.imaging)), np.float64)
+    difference = float(np.abs(outputs[:, 1] - expected).max())
     if difference > TOLERANCE:
         raise BloodedgeError(
             f"The network differs from the head that was fitted by {difference:.2g} in probability; compute the "

@@ -13,6 +13,7 @@ from bloodedge.files import require_free
 from bloodedge_train.fitted import labels_of
 from bloodedge_train.fitting.checkpoint import Checkpoints
 from bloodedge_train.head_run import fit_to, open_features
+from bloodedge_train.heads.cache import PictureCache
 from bloodedge_train.recipe import check_split
 from bloodedge_train.run_folder import MADE, RunCells, TrainOptions, write_run
 from bloodedge_train.watcher import Watcher
@@ -33,7 +34,8 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
     backbone = open_features(options, watcher) if options.recipe.head else None
     cv2.setNumThreads(1)  # instead, threads work on whole images
     with watcher.step("Reading cells") as progress:
-        dataset = options.recipe.split.grouped(read_dataset(options.data, progress))
+        store = PictureCache(options.cache, watcher.say) if options.recipe.head and options.cache else None
+        dataset = options.recipe.split.grouped(read_dataset(options.data, progress, store=store))
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
     check_readable(dataset, allow=options.allow_unreadable)

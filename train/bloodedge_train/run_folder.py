@@ -70,7 +70,7 @@ class TrainOptions:
     all_people: int | None = None
     """Fit to everybody, and judge over so many folds; None holds people out for good."""
     cache: Path | None = field(default_factory=default_folder)
-    """Where a head's features are kept for the next run; None keeps none."""
+    """Where a head's features and the pictures' digests are kept for the next run; None keeps none."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
-from bloodedge.data.dataset import CellFile, in_threads
+from bloodedge.data.dataset import CellFile
+from bloodedge.data.pictures import in_threads
 from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain, in_a_field
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge_convert.cells.calibration_set import choose_cells

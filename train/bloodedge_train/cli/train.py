@@ -68,9 +68,10 @@ WORTHLESS = (
     "--cache",
     type=PATH,
     metavar="DIR",
-    help="Where the features of a recipe with a head are kept for the next run (default: the user's cache folder).",
+    help="Where a recipe with a head keeps features and digests of pictures for the next run "
+    "(default: the user's cache folder).",
 )
-@click.option("--no-cache", is_flag=True, help="Keep no features.")
+@click.option("--no-cache", is_flag=True, help="Keep neither, and use none.")
 @click.option("--resume", is_flag=True, help="Continue an interrupted run.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split and of every draw.")
 def train(

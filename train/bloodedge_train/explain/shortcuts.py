@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.console import Progress
-from bloodedge.data.dataset import CellFile, in_threads, owners, read_dataset
+from bloodedge.data.dataset import CellFile, owners, read_dataset
+from bloodedge.data.pictures import in_threads
 from bloodedge.data.split import recall
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities
 from bloodedge.evaluation.scoring import agree, score

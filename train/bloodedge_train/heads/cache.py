@@ -1,4 +1,7 @@
-"""Features on disk, so that they are computed once: a file for each look at cells, the least used go first."""
+"""What is computed once and kept on disk: features of cells, and what was read of their pictures.
+
+A file for each look at cells and for each data folder; the least used go first.
+"""
 
 import contextlib
 import hashlib
@@ -7,19 +10,25 @@ import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge import __version__
+from bloodedge.data.perceptual_hash import HASH_BYTES, hash_rows
+from bloodedge.data.pictures import Picture, Stamped
 from bloodedge.errors import DiskError
 from bloodedge.files import write_beside
 
 Floats = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[Any]]
+T = TypeVar("T")
 
 LIMIT_BYTES = 8 * 2**30
 FORMAT = 1
-"""Part of every key: raised when the same key would stand for other features."""
+"""Part of every key: raised when the same key would stand for other features, or pictures would be read otherwise."""
 
 
 def default_folder() -> Path:
@@ -29,56 +38,51 @@ def default_folder() -> Path:
 
 
 def key_of(**what: Any) -> str:
-    """A file's name: a digest of everything that its features depend on beside the pictures."""
+    """A file's name: a digest of everything that its content depends on beside the pictures."""
     text = json.dumps({"format": FORMAT, **what}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-class FeatureCache:
-    """A folder of ``KEY.npz`` files, each with the digests of pictures and their features."""
+class CacheFolder:
+    """A folder of ``KEY.npz`` files."""
 
-    def __init__(
-        self, folder: Path, say: Callable[[str], None] = lambda _: None, limit_bytes: int = LIMIT_BYTES
-    ) -> None:
-        """say: gets a sentence where a file is damaged or cannot be written."""
-        self.folder, self.limit_bytes = folder, limit_bytes
+    def __init__(self, folder: Path, content: str, say: Callable[[str], None], limit_bytes: int) -> None:
+        """content: what is kept, as sentences call it; say: gets one where a file is damaged or cannot be written."""
+        self.folder, self.content, self.limit_bytes = folder, content, limit_bytes
         self._say, self._full = say, False
         self._used = set[Path]()
 
-    def load(self, key: str, width: int) -> dict[str, Floats]:
-        """Features float32 (width,) by picture; empty where there are none or the file is damaged."""
+    def load(self, key: str, parse: Callable[[Arrays], T]) -> T | None:
+        """What ``parse`` makes of a key's arrays; None without a file, or for a damaged one.
+
+        parse: may raise ValueError and KeyError for a damaged one.
+        """
         path = self._path(key)
         if not path.is_file():
-            return {}
+            return None
         try:
             with np.load(path, allow_pickle=False) as stored:
-                digests, values = stored["digests"], stored["features"]
-            if values.shape != (len(digests), width) or values.dtype != np.float32:
-                raise ValueError(values.shape)  # noqa: TRY301
+                found = parse(stored)
         except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-            self._say(f"{path} is damaged; its features are computed again.")
-            return {}
+            self._say(f"{path} is damaged; its {self.content} are computed again.")
+            return None
         self._used.add(path)
         with contextlib.suppress(OSError):  # somebody else's folder
             os.utime(path)
-        return dict(zip(digests.tolist(), values, strict=True))
+        return found
 
-    def store(self, key: str, features: Mapping[str, Floats]) -> None:
-        """Replace a key's features; where that cannot be written, say so once and go on."""
+    def store(self, key: str, arrays: Arrays) -> None:
+        """Replace a key's arrays; where that cannot be written, say so once and go on."""
         if self._full:
             return
-        digests, path = sorted(features), self._path(key)
-
-        def write(temporary: Path) -> None:
-            np.savez(temporary, digests=np.array(digests), features=np.stack([features[one] for one in digests]))
-
+        path = self._path(key)
         try:
-            write_beside(path, write)
+            write_beside(path, lambda temporary: np.savez(temporary, allow_pickle=False, **arrays))
             self._used.add(path)
             self._make_room()
         except (DiskError, OSError) as error:
             self._full = True
-            self._say(f"Features are not kept for the next run. {error}")
+            self._say(f"{self.content.capitalize()} are not kept for the next run. {error}")
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
@@ -100,3 +104,83 @@ def _stats(folder: Path) -> Sequence[tuple[Path, os.stat_result]]:
         with contextlib.suppress(OSError):  # another run has just removed it
             found.append((path, path.stat()))
     return found
+
+
+def silent(_: str) -> None:
+    """Say nothing."""
+
+
+class FeatureCache:
+    """Features by the digests of pictures."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = silent, limit_bytes: int = LIMIT_BYTES) -> None:
+        """say: gets a sentence where a file is damaged or cannot be written."""
+        self._kept = CacheFolder(folder, "features", say, limit_bytes)
+
+    def load(self, key: str, width: int) -> dict[str, Floats]:
+        """Features float32 (width,) by picture; empty where there are none or the file is damaged."""
+
+        def parse(stored: Arrays) -> dict[str, Floats]:
+            digests, values = stored["digests"], stored["features"]
+            _require(values, (len(digests), width), np.float32)
+            return dict(zip(digests.tolist(), values, strict=True))
+
+        return self._kept.load(key, parse) or {}
+
+    def store(self, key: str, features: Mapping[str, Floats]) -> None:
+        """Replace a key's features; where that cannot be written, say so once and go on."""
+        digests = sorted(features)
+        values = np.stack([features[one] for one in digests])
+        self._kept.store(key, {"digests": np.array(digests), "features": values})
+
+
+class PictureCache:
+    """What was read of a data folder's pictures; a ``bloodedge.data.pictures.PictureStore``."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = silent, limit_bytes: int = LIMIT_BYTES) -> None:
+        """say: gets a sentence where a file is damaged or cannot be written."""
+        self._kept = CacheFolder(folder, "digests of pictures", say, limit_bytes)
+
+    def load(self, root: Path) -> Stamped:
+        """Those kept of a data folder; empty where there are none or the file is damaged."""
+        return self._kept.load(_key(root), lambda stored: _unpack(root, stored)) or {}
+
+    def store(self, root: Path, pictures: Stamped) -> None:
+        """Replace those kept of a data folder; where that cannot be written, say so once and go on."""
+        self._kept.store(_key(root), _pack(root, pictures))
+
+
+def _key(root: Path) -> str:
+    return key_of(root=root.resolve(), bloodedge=__version__, opencv=cv2.__version__)
+
+
+def _pack(root: Path, pictures: Stamped) -> Arrays:
+    """Arrays of one row for each picture."""
+    found = [picture for _, picture in pictures.values()]
+    return {
+        "names": np.array([os.fsencode(path.relative_to(root)) for path in pictures], np.bytes_),
+        "stamps": np.array([stamp for stamp, _ in pictures.values()], np.int64).reshape(-1, 3),
+        "bytes_digests": np.array([picture.bytes_digest for picture in found]),
+        "pixels_digests": np.array([picture.pixels_digest for picture in found]),
+        "areas_px": np.array([picture.area_px for picture in found], np.int64),
+        "brightnesses": np.array([picture.brightness for picture in found], np.float64),
+        "looks": hash_rows(picture.look for picture in found),
+    }
+
+
+def _unpack(root: Path, stored: Arrays) -> Stamped:
+    """What ``_pack`` packed; raises ValueError or KeyError for other arrays."""
+    looks, stamps = stored["looks"], stored["stamps"]
+    count = len(stored["names"])
+    _require(looks, (count, HASH_BYTES), np.uint8)
+    _require(stamps, (count, 3), np.int64)
+    columns = ("bytes_digests", "pixels_digests", "areas_px", "brightnesses")
+    rows = zip(*(stored[name].tolist() for name in columns), map(bytes, looks), strict=True)
+    paths = [root / os.fsdecode(name) for name in stored["names"].tolist()]
+    return {path: (tuple(stamp), Picture(*row)) for path, stamp, row in zip(paths, stamps.tolist(), rows, strict=True)}
+
+
+def _require(values: NDArray[Any], shape: tuple[int, ...], dtype: type) -> None:
+    """Raise ValueError for an array of another shape or dtype."""
+    if values.shape != shape or values.dtype != dtype:
+        raise ValueError(values.shape, values.dtype)
