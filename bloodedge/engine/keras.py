@@ -1,8 +1,12 @@
 """Keras: the float model itself, straight from its run folder, on whichever back end KERAS_BACKEND names."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +35,27 @@ def load_keras() -> str:
         raise UsageError(f"Keras needs jax, tensorflow or torch; install one, for instance: {pip()} install jax")
     os.environ["KERAS_BACKEND"] = named or installed[0]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # warnings and errors only
-    import keras
+    with _uncollected():
+        import keras
 
     return str(keras.backend.backend())
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep Python from looking for garbage among what is imported here, now, later and at exit.
+
+    TensorFlow's modules are a million objects: of 5 s of computing to import Keras and to exit, 2 go into that.
+    """
+    if "keras" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class KerasEngine:

@@ -63,8 +63,11 @@ def features(
             for key, found, count in zip(keys, known, before, strict=True):
                 if len(found) > count:
                     cache.store(key, found)
-    rows = [np.stack([found[cell.pixels_digest] for cell in cells]) for found in known if cells]
-    return np.stack(rows) if rows else np.empty((len(keys), 0, spec.width), np.float32)
+    together = np.empty((len(keys), len(cells), spec.width), np.float32)
+    for rows, found in zip(together, known, strict=True):
+        if cells:
+            np.stack([found[cell.pixels_digest] for cell in cells], out=rows)
+    return together
 
 
 def _compute(
