@@ -60,11 +60,13 @@ def make_run(  # a run has many sides
     parameters: int = 500_000,
     macs: int | None = 90_000_000,
     fitted: bool = True,
+    everybody: bool = False,
 ) -> Path:
     evaluation, rows = scored(list(subjects), wrong, cells)
     evaluation = evaluation.model_copy(update={"leaky": kind == "image"})
     part = PartRecord(cells=evaluation.cells, groups=list(subjects), subjects=list(subjects), digest=digest)
-    split = {"kind": kind, "seed": 0, "folds": folds, "fold": fold, "parts": {"test": part}}
+    own, named = ("train", "folds") if everybody else ("test", "test")
+    split = {"kind": kind, "seed": 0, "folds": folds, "fold": fold, "parts": {own: part}}
     record = RunRecord(
         name=folder.name,
         created="2026-01-01T00:00:00+00:00",
@@ -89,7 +91,7 @@ def make_run(  # a run has many sides
         best_epoch=3,
     )
     metrics = RunMetrics(
-        parts={"test": evaluation}, ece_before_temperature=0.1, latency_ms=LATENCY, hardware="a GPU of the test"
+        parts={named: evaluation}, ece_before_temperature=0.1, latency_ms=LATENCY, hardware="a GPU of the test"
     )
     write_record(folder / "metrics.json", metrics)
     write_record(folder / "run.json", record)
@@ -97,7 +99,7 @@ def make_run(  # a run has many sides
         with (folder / "predictions.csv").open("w", newline="") as lines:
             out = csv.writer(lines)
             out.writerow(["part", "cell", "subject", "label", "blast_uncalibrated", "blast"])
-            out.writerows(["test", i, r["subject"], r["label"], r["blast"], r["blast"]] for i, r in enumerate(rows))
+            out.writerows([named, i, r["subject"], r["label"], r["blast"], r["blast"]] for i, r in enumerate(rows))
     return folder
 
 
@@ -105,7 +107,7 @@ def make_bundle(folder: Path, run: Path) -> Path:
     """A bundle of the run that says it holds one int8 network, whose file is not there."""
     record = RunRecord.model_validate_json((run / "run.json").read_bytes())
     metrics = RunMetrics.model_validate_json((run / "metrics.json").read_bytes())
-    evaluation = metrics.parts["test"]
+    (evaluation,) = metrics.parts.values()
     artifact = Artifact(
         engine="litert",
         precision="int8",
@@ -209,6 +211,28 @@ def test_folds_become_one_row_with_their_mean_and_all_cells_pooled(tmp_path: Pat
     assert row.confusion == [[40, 10], [10, 40]]
     assert len(row.per_subject) == 10
     assert row.worst_subject in {"4", "H4"}
+
+
+def test_a_run_fitted_to_everybody_stands_with_its_folds_and_is_called_so(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("bloodedge_train.compare.latency.installed", lambda _: False)
+    everybody = make_run(tmp_path / "release", wrong=2, subjects=("1", "2", "3", "H1"), everybody=True, digest="1")
+    comparison = compare([everybody, make_bundle(tmp_path / "a.bundle", everybody), make_run(tmp_path / "run")])
+    row, other = comparison.rows
+    assert (row.part, row.split_label, other.part, other.split_label) == (
+        "folds",
+        "all people, by folds",
+        "test",
+        "by group",
+    )
+    assert row.figures["accuracy"].value == pytest.approx(0.8)
+    assert len(row.converted) == 1
+    assert row.scored_on != other.scored_on
+    (warning,) = comparison.warnings
+    assert "split by group were not all scored on the same test cells" in warning
+    (alone,) = compare([tmp_path / "a.bundle"]).rows
+    assert (alone.figures, alone.split_label, alone.scored_on) == (row.figures, row.split_label, row.scored_on)
+    with pytest.raises(UsageError, match="release has no shift part and is left out"):
+        compare([everybody], part="shift")
 
 
 def test_a_missing_fold_is_said(tmp_path: Path) -> None:

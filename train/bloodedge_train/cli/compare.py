@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     type=click.Choice(["test", "shift", "validation"]),
     default="test",
     show_default=True,
-    help="Which part's figures. A bundle without its run has those of the test part only.",
+    help="Which part's figures. A bundle without its run has those of the test part only; a run of --all-people shows "
+    "its folds for it.",
 )
 @click.option(
     "--paper",

@@ -51,7 +51,7 @@ def _other_cells(groups: Sequence[Sequence[Entry]], part: PartName) -> list[str]
     """A sentence for each kind of split whose rows were scored on different cells of the same data."""
     scored: dict[tuple[str, str], set[frozenset[str]]] = {}
     for group in groups:
-        cells = frozenset(entry.split.parts[part].digest for entry in group if part in entry.split.parts)
+        cells = frozenset(entry.cells_digest for entry in group if entry.cells_digest)
         scored.setdefault((group[0].fingerprint, group[0].split.kind), set()).add(cells)
     return [
         f"The networks split by {kind} were not all scored on the same {part} cells, so differences mean little, and "

@@ -10,11 +10,13 @@ from typing import Any, Literal
 from bloodedge.bundle import Bundle, is_bundle
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.manifest import Manifest
-from bloodedge.bundle.run_record import SplitRecord, read_metrics, read_run
+from bloodedge.bundle.run_record import SplitRecord, judged_part, read_metrics, read_run
 from bloodedge.data.dataset import UNNAMED
 from bloodedge.errors import UsageError
 
 PartName = Literal["validation", "test", "shift"]
+ScoredPart = Literal["validation", "test", "shift", "folds"]
+"""A run fitted to everybody has no test part but "folds": each person judged by a head that was fitted to others."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Entry:
     fingerprint: str
     split: SplitRecord
     threshold: float
+    part: ScoredPart
     evaluation: Evaluation
+    """Of ``part``."""
     latency_ms: LatencyMs
     """Latency of the float model, batch 1, on ``hardware``."""
     hardware: str
@@ -59,6 +63,12 @@ class Entry:
     """Predictions of the compared part, where the run kept them."""
     bundle: Path | None = None
     manifest: Manifest | None = None
+
+    @property
+    def cells_digest(self) -> str | None:
+        """Digest of the cells that ``evaluation`` is of; None where no record names them."""
+        cells = self.split.parts.get("train" if self.part == "folds" else self.part)
+        return cells.digest if cells else None
 
 
 def collect(paths: Sequence[Path], part: PartName) -> tuple[list[Entry], list[str]]:
@@ -93,7 +103,8 @@ def _check(path: Path) -> None:
 
 def _add_run(entries: list[Entry], left_out: list[str], path: Path, part: PartName) -> None:
     record, metrics = read_run(path), read_metrics(path)
-    if part not in metrics.parts:
+    scored: ScoredPart = "folds" if part == "test" and judged_part(metrics.parts) == "folds" else part
+    if scored not in metrics.parts:
         left_out.append(f"{path} has no {part} part and is left out.")
         return
     model = path / "model.keras"
@@ -111,13 +122,14 @@ def _add_run(entries: list[Entry], left_out: list[str], path: Path, part: PartNa
         fingerprint=record.data.fingerprint,
         split=record.split,
         threshold=record.thresholds.blast,
-        evaluation=metrics.parts[part],
+        part=scored,
+        evaluation=metrics.parts[scored],
         latency_ms=metrics.latency_ms,
         hardware=metrics.hardware,
         float_bytes=model.stat().st_size if model.is_file() else None,
         copies_left_out=record.fitted is not None,
         history=[row for row in record.history if "epoch" in row],
-        predictions=read_predictions(path / "predictions.csv", part),
+        predictions=read_predictions(path / "predictions.csv", scored),
     )
     if any(_same(entry, other) and entry.evaluation == other.evaluation for other in entries):
         left_out.append(f"{path} is the same run as another one given and is left out.")
@@ -158,6 +170,7 @@ def _from_manifest(path: Path, manifest: Manifest) -> Entry:
         fingerprint=source.data_fingerprint,
         split=source.split,
         threshold=manifest.thresholds.blast,
+        part="test" if "test" in source.split.parts else "folds",
         evaluation=baseline.evaluation,
         latency_ms=baseline.latency_ms,
         hardware=baseline.hardware,

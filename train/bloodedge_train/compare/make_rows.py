@@ -13,7 +13,7 @@ import numpy as np
 from bloodedge.bundle.evaluation_record import Evaluation, SubjectScore
 from bloodedge.evaluation.scoring import score
 from bloodedge.text import as_text
-from bloodedge_train.compare.collect import Entry, PartName
+from bloodedge_train.compare.collect import Entry
 from bloodedge_train.compare.latency import Measured
 from bloodedge_train.compare.paper import Paper
 from bloodedge_train.compare.rows import FIGURES, PAPER_FIGURES, Converted, Estimate, Row, Versus
@@ -51,8 +51,8 @@ def _fitted_as(entry: Entry) -> str:
     return hashlib.sha256(json.dumps([recipe, entry.weights], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _scored_on(entries: Sequence[Entry], part: PartName) -> str:
-    cells = sorted({e.split.parts[part].digest for e in entries if part in e.split.parts})
+def _scored_on(entries: Sequence[Entry]) -> str:
+    cells = sorted({e.cells_digest for e in entries if e.cells_digest})
     return hashlib.sha256(json.dumps([entries[0].fingerprint, cells]).encode()).hexdigest()[:12]
 
 
@@ -68,7 +68,7 @@ def labelled(rows: Sequence[Row], paths: Sequence[Path]) -> list[Row]:
     return [row.model_copy(update={"label": label}) for row, label in zip(rows, labels, strict=True)]
 
 
-def make_row(entries: Sequence[Entry], part: PartName, paper: Paper, measured: dict[str, Measured]) -> Row:
+def make_row(entries: Sequence[Entry], paper: Paper, measured: dict[str, Measured]) -> Row:
     """One row of a run, or of the folds of one cross-validation."""
     first = entries[0]
     folded = first.split.fold is not None
@@ -79,12 +79,13 @@ def make_row(entries: Sequence[Entry], part: PartName, paper: Paper, measured: d
     return Row(
         network=first.model,
         data=first.fingerprint,
-        scored_on=_scored_on(entries, part),
+        scored_on=_scored_on(entries),
         recipe=str(first.recipe.get("name", "custom")),
         fitted_as=_fitted_as(first),
         runs=[e.name for e in entries],
         split=first.split.kind,
         leaky=first.evaluation.leaky,
+        part=first.part,
         folds=[e.split.fold or 0 for e in entries] if folded else None,
         of_folds=first.split.folds,
         cells=sum(e.evaluation.cells for e in entries),

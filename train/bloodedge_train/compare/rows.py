@@ -5,6 +5,7 @@ from typing import Literal
 from bloodedge.bundle.evaluation_record import LatencyMs, SubjectScore
 from bloodedge.bundle.manifest import EngineName, Precision
 from bloodedge.config import Strict
+from bloodedge_train.compare.collect import ScoredPart
 
 FIGURES = {
     "accuracy": "accuracy",
@@ -71,6 +72,8 @@ class Row(Strict):
     split: Literal["group", "image"]
     leaky: bool
     """Cells of one person are in training and in test."""
+    part: ScoredPart
+    """That the figures are of; "folds": of everybody, each person judged by a head fitted to others."""
     folds: list[int] | None
     of_folds: int | None
     cells: int
@@ -105,5 +108,7 @@ class Row(Strict):
     @property
     def split_label(self) -> str:
         """The split in words, labelled leaky where it is."""
+        if self.part == "folds":
+            return "all people, by folds"
         words = f"by {self.split}" + (", leaky" if self.leaky else "")
         return words if self.folds is None else f"{words}, {len(self.folds)} folds"
