@@ -114,10 +114,17 @@ def test_evaluate_and_a_second_run_agree_with_the_first(
 
 
 @pytest.mark.slow
-def test_folds_and_no_cache(folder: Path, asked: list[str]) -> None:
-    out = folder / "fold"
-    assert run(*asked[:-2], "--no-cache", "--folds", "3", "--fold", "1", "--out", out) == 0
-    record = read_run(out)
+@pytest.mark.usefixtures("finished")  # which filled the cache
+def test_a_fold_has_the_same_figures_with_and_without_a_cache(folder: Path, asked: list[str]) -> None:
+    fold = ["--folds", "3", "--fold", "1"]
+    assert run(*asked, *fold, "--out", folder / "warm") == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()}
+    assert run(*asked[:-2], "--no-cache", *fold, "--out", folder / "cold") == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (folder / "cache").iterdir()} == before
+    warm, cold = folder / "warm", folder / "cold"
+    assert (warm / "predictions.csv").read_bytes() == (cold / "predictions.csv").read_bytes()
+    assert read_metrics(warm).parts == read_metrics(cold).parts
+    record = read_run(cold)
     assert (record.split.folds, record.split.fold, set(record.split.parts)) == (3, 1, {"train", "test"})
 
 
