@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
-from bloodedge.data.dataset import CellFile, inputs, natural
+from bloodedge.data.dataset import CellFile, Dataset, inputs, natural
 from bloodedge.engine.keras import load_keras
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_train.fitted import Crossed, Fitted, Scored, labels_of
@@ -54,14 +54,16 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
         head = fit_head(fitted, plain, labels_of(train), groups, spec, options.seed, widths)
     network = with_heads(backbone, [head], len(recipe.imaging.views))
     held_out = {name: part for name, part in cells.parts.items() if name != "train"}
-    scored = {"inner": Scored(train, _outputs(head.inner))}
+    scored = {"inner": Scored(train, outputs(head.inner))}
     for name, part in held_out.items():
         found = _features(backbone, options, watcher, part, (PLAIN,), f"Features of {name} cells")[0]
-        scored[name] = Scored(part, _outputs(head.blast_probability(found)))
+        scored[name] = Scored(part, outputs(head.blast_probability(found)))
     crossed = None
     if options.all_people:
         with watcher.step("Judging by folds") as progress:
-            scored["folds"], crossed = _cross(backbone, options, cells, (fitted, plain), scored["inner"], progress)
+            scored["folds"], crossed = judge_over_folds(
+                backbone, options, cells.dataset, (fitted, plain), scored["inner"], progress
+            )
     _check_network(network, recipe, train[:CHECKED], head.blast_probability(plain[:CHECKED]))
     history = [
         {"penalty": tried.penalty, "val_loss": tried.loss, "val_auc": tried.auc, "val_accuracy": tried.accuracy}
@@ -71,10 +73,10 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     return Fitted(network, scored, history, best, f"penalty {head.penalty:g} of {len(history)}", crossed)
 
 
-def _cross(
+def judge_over_folds(
     backbone: Backbone,
     options: TrainOptions,
-    cells: RunCells,
+    dataset: Dataset,
     found: tuple[NDArray[np.float32], NDArray[np.float32]],
     inner: Scored,
     progress: Progress,
@@ -86,20 +88,20 @@ def _cross(
     """
     (fitted, plain), people, spec = found, inner.cells, options.recipe.head or HeadSpec()
     widths = [width * len(options.recipe.imaging.views) for width in backbone.widths]
-    labels, groups = inner.labels, np.array([cells.dataset.group(cell) for cell in people])
-    ours = calibrate(options, cells.dataset, "inner", {"inner": inner})
+    labels, groups = inner.labels, np.array([dataset.group(cell) for cell in people])
+    ours = calibrate(options, dataset, "inner", {"inner": inner})
     folds = inner_folds(labels, groups.tolist(), options.all_people or 0, options.seed + OUTER)
     blasts, heads = np.empty(len(people)), []
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
         head = fit_head(fitted[:, ~out], plain[~out], labels[~out], groups[~out].tolist(), spec, options.seed, widths)
-        rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], _outputs(head.inner))
-        heads.append(_aligned(head, calibrate(options, cells.dataset, "inner", {"inner": rest}), ours))
+        rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], outputs(head.inner))
+        heads.append(_aligned(head, calibrate(options, dataset, "inner", {"inner": rest}), ours))
         blasts[out] = heads[-1].blast_probability(plain[out])
         progress(fold + 1, int(folds.max()) + 1)
     held = [sorted(set(groups[folds == fold].tolist()), key=natural) for fold in range(len(heads))]
     network = with_heads(backbone, heads, len(options.recipe.imaging.views))
-    return Scored(people, _outputs(blasts)), Crossed(network, held)
+    return Scored(people, outputs(blasts)), Crossed(network, held)
 
 
 def _aligned(head: Head, theirs: Calibration, ours: Calibration) -> Head:
@@ -159,7 +161,8 @@ def _name_mixed(cells: Sequence[CellFile], groups: Sequence[str], watcher: Watch
         watcher.say(f"{', '.join(mixed)} {'have' if len(mixed) > 1 else 'has'} cells of both classes; all are kept.")
 
 
-def _outputs(blasts: NDArray[np.float64]) -> NDArray[np.float32]:
+def outputs(blasts: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Blast probabilities (N,) as a network's outputs (N, 2)."""
     return np.stack([1 - blasts, blasts], axis=1).astype(np.float32)
 
 
