@@ -227,7 +227,7 @@ class People:
         counts = _capped(rows[rows.sum(axis=1) > 0])
         cells = counts.sum(axis=1)
         weight = cells / (cells + LONE_CELLS)
-        mean = (weight @ (counts / cells[:, np.newaxis]) + 1 / len(BINS)) / (weight.sum() + 1)
+        mean = (weight @ (counts / cells[:, np.newaxis]) + 1 / counts.shape[1]) / (weight.sum() + 1)
         even = cls(mean, SIZES, np.ones(len(SIZES)), len(counts))
         likelihood = even.table(counts).sum(axis=0) - np.log(SIZES) / 2
         weights = np.exp(likelihood - likelihood.max())
@@ -251,7 +251,7 @@ class People:
     def table(self, counts: Ints) -> Floats:
         """(N, S): logarithms of each size's weight times its likelihood for capped counts (N, 3)."""
         bins, whole = self._rising
-        each = bins[:, np.arange(len(BINS)), counts].sum(axis=2) - whole[:, counts.sum(axis=1)]
+        each = bins[:, np.arange(counts.shape[1]), counts].sum(axis=2) - whole[:, counts.sum(axis=1)]
         return np.asarray(each.T + np.log(self.weights), np.float64)
 
     @cached_property
@@ -267,8 +267,8 @@ def _capped(counts: Floats) -> Ints:
 
 
 def _log_rising(values: Floats) -> Floats:
-    """(..., MOST_CELLS + 3): logarithm of value (value + 1) ... (value + n - 1), for each n from 0."""
-    steps = np.log(values[..., np.newaxis] + np.arange(MOST_CELLS + 2))
+    """(..., MOST_CELLS + 9): logarithm of value (value + 1) ... (value + n - 1), for each n from 0."""
+    steps = np.log(values[..., np.newaxis] + np.arange(MOST_CELLS + 8))
     return np.concatenate([np.zeros((*values.shape, 1)), np.cumsum(steps, axis=-1)], axis=-1)
 
 

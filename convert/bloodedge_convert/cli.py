@@ -30,6 +30,7 @@ def _limit(name: str, metavar: str, most: float, usual: float, text: str) -> Cal
 @click.option("--int8", is_flag=True, help="Add full-integer int8 models (ONNX only with --engine onnx).")
 @click.option("--float16", is_flag=True, help="Add models with weights stored as float16 (LiteRT and OpenVINO).")
 @click.option("--only-int8", is_flag=True, help="Leave the float models out once judged: a small bundle for a board.")
+@click.option("--no-float32", is_flag=True, help="Leave the float32 models out once judged; float16 halves their size.")
 @click.option("--dynamic", is_flag=True, help="Add a LiteRT model with int8 weights and float32 activations.")
 @click.option(
     "--int8-method",

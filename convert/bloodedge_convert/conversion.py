@@ -57,6 +57,8 @@ class Options:
     calibration_cells: int = 300
     only_int8: bool = False
     """Leave the float artifacts out of the bundle once they have been judged."""
+    no_float32: bool = False
+    """Leave only those of them out that store float32."""
     keep_slow: bool = False
     """Keep an int8 artifact that is slower here than float32 of the same engine."""
     method: Method | None = None
@@ -175,6 +177,8 @@ def _check(out: Path, options: Options, *, force: bool) -> None:
         raise UsageError(f"{out} cannot be written: {there} is not a folder this user may write to; choose another.")
     if options.only_int8 and not any(kind.precision == "int8" for kind in options.kinds):
         raise UsageError("--only-int8 would leave nothing in the bundle; add --int8 and an engine that has it.")
+    if options.no_float32 and all(kind.precision == "float32" for kind in options.kinds):
+        raise UsageError("--no-float32 would leave nothing in the bundle; add --int8 or --float16.")
     for engine in options.engines:
         if options.int8 and options.method not in (None, "minmax", *FURTHER_METHODS[engine]):
             raise UsageError(f"{engine} int8 cannot be made by {options.method}; leave it out with --engine.")
@@ -276,6 +280,8 @@ def decide(kinds: list[Kind], times: dict[str, Timed], options: Options) -> tupl
     for kind in kinds:
         if kind.precision != "int8" and options.only_int8:
             left_out[str(kind)] = "Judged like the others, and left out by --only-int8."
+        elif kind.precision == "float32" and options.no_float32:
+            left_out[str(kind)] = "Judged like the others, and left out by --no-float32."
         if kind.precision == "int8" and not options.keep_slow:
             if reason := too_slow(kind, times):
                 left_out[str(kind)] = reason

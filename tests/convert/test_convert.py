@@ -361,6 +361,14 @@ def test_a_bundle_of_int8_alone_holds_no_float_model_and_says_why(capsys, run, t
     assert convert(capsys, run, "--only-int8", "-o", tmp_path / "none.bundle")[0] == 2
 
 
+def test_float32_alone_can_be_left_out_but_not_everything(capsys, run, tmp_path):
+    options = convert_module.Options(engines=("litert",), int8=False, float16=True, no_float32=True)
+    left_out, _ = convert_module.decide(options.kinds, {}, options)
+    assert list(left_out) == ["litert/float32"]
+    code, said = convert(capsys, run, "--no-float32", "-o", tmp_path / "none.bundle")
+    assert (code, "--float16" in said) == (2, True)
+
+
 def test_a_refused_conversion_keeps_the_bundle_that_was_there(canned, capsys, run, tmp_path):
     out = tmp_path / "mine.bundle"
     out.write_bytes(b"precious")
