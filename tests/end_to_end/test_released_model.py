@@ -2,22 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bloodedge import RESEARCH_USE
 from bloodedge.bundle import Bundle
-from bloodedge.data.dataset import Dataset
+from bloodedge.data.dataset import Dataset, inputs
 from bloodedge.engine import load_artifact
 from bloodedge.engine.golden import check_golden
-from bloodedge.evaluation.classifier import open_bundle
+from bloodedge.errors import UsageError
+from bloodedge.evaluation.classifier import blast_probabilities, open_bundle
 from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.evaluate import evaluate
+from bloodedge.metrics import auc
 
 RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
 
 
 def test_it_is_small_enough_for_any_board() -> None:
-    assert RELEASED.stat().st_size <= 6 * 2**20
+    assert RELEASED.stat().st_size <= 16 * 2**20
 
 
 @pytest.mark.parametrize("engine", ["litert", "openvino"])
@@ -39,27 +42,42 @@ def test_its_card_names_the_people_it_was_held_out_from_and_its_worst() -> None:
     assert evaluation.worst_subject in card
 
 
-@pytest.mark.slow
-def test_what_its_manifest_promises_holds_on_the_real_cells(real_cnmc: Dataset, tmp_path: Path) -> None:
-    """The data set grows: of its cells, only those of the people that the model was made from.
-
-    People of its test part whom it saw in training under another name, which was found out later, are left out.
-    """
+def test_it_was_judged_on_everybody_and_its_caveats_say_how() -> None:
     with Bundle(RELEASED) as bundle:
-        promised = bundle.manifest.artifact("litert", "int8").evaluation
-        parts = bundle.manifest.provenance.split.parts
-    people = {subject for part in parts.values() for group in part.groups for subject in group.split("+")}
-    for cell in real_cnmc.cells:
-        if cell.subject in people:
-            link = tmp_path / cell.name
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(cell.path)
-    measured = evaluate(Ensemble.of([open_bundle(RELEASED, "litert", "int8", 2)]), tmp_path, "test").evaluation
-    seen = {real_cnmc.groups[subject] for name in ("train", "validation") for subject in parts[name].subjects}
-    unseen = {subject for subject in promised.per_subject if real_cnmc.groups[subject] not in seen}
-    assert measured.per_subject.keys() == unseen
-    for subject in unseen:  # another processor rounds otherwise
-        assert measured.per_subject[subject].accuracy == pytest.approx(promised.per_subject[subject].accuracy, abs=0.03)
-    if unseen == promised.per_subject.keys():
-        assert measured.weighted_f1 == pytest.approx(promised.weighted_f1, abs=0.005)
-        assert measured.auc == pytest.approx(promised.auc, abs=0.005)
+        manifest = bundle.manifest
+    fitted = set(manifest.provenance.split.parts["train"].subjects)
+    for artifact in manifest.artifacts:
+        assert set(artifact.evaluation.per_subject) == fitted
+        assert artifact.rates is not None
+        assert artifact.rates.known
+    assert manifest.people_scores is not None
+
+
+@pytest.mark.slow
+def test_its_int8_models_say_of_real_cells_what_its_float_model_says(real_cnmc: Dataset) -> None:
+    cells = real_cnmc.unique[::40]
+    with Bundle(RELEASED) as bundle:
+        manifest = bundle.manifest
+        images = inputs(cells, manifest.imaging)
+        blasts = {
+            (artifact.engine, artifact.precision): blast_probabilities(
+                load_artifact(bundle, artifact, 1), images, manifest.temperature
+            )
+            for artifact in manifest.artifacts
+        }
+    threshold = manifest.thresholds.blast
+    for engine in ("litert", "openvino"):
+        ours, theirs = blasts[engine, "int8"], blasts[engine, "float16"]
+        flips = np.mean((ours >= threshold) != (theirs >= threshold))
+        assert flips <= 0.04  # at most 1.5 % of many; of 196 a few more by chance
+        assert np.abs(ours - theirs).mean() <= 0.03
+    area = auc([cell.label for cell in cells], blasts["litert", "int8"])
+    assert area is not None
+    assert area > 0.85  # it was fitted to them
+
+
+@pytest.mark.slow
+def test_pictures_that_it_was_fitted_to_judge_nothing(real_cnmc: Dataset) -> None:
+    released = Ensemble.of([open_bundle(RELEASED, "litert", "int8", 2)])
+    with pytest.raises(UsageError, match="fitted"):
+        evaluate(released, real_cnmc.root)
