@@ -6,6 +6,7 @@ writes results/released.json. The bundle is fitted to everybody, so its figures 
 fold of people, float and int8 alike; nothing here is measured on cells that it was fitted to.
 """
 
+import argparse
 from pathlib import Path
 
 from revision import revision
@@ -19,6 +20,7 @@ BUNDLE = ROOT / "models" / "cells.bundle"
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with Bundle(BUNDLE) as bundle:
         manifest = bundle.manifest
     engines = {

@@ -20,7 +20,10 @@ View = Literal["physical", "canonical"]
 ``area_fraction`` of the frame."""
 
 
-def _all_different(views: tuple[View, ...]) -> tuple[View, ...]:
+def _each_once(views: tuple[View, ...]) -> tuple[View, ...]:
+    if not views:
+        message = "views: name at least one, physical or canonical"
+        raise ValueError(message)
     if len(set(views)) < len(views):
         message = f'views: "{views[0]}" is there twice; name each view once'
         raise ValueError(message)
@@ -32,9 +35,7 @@ class ImagingSpec(Strict):
 
     size_px: int = Field(default=160, ge=32, le=1024)
     um_per_px: float = Field(default=2 * CNMC_UM_PER_PX, gt=0.01, lt=2)
-    views: Annotated[tuple[View, ...], Field(min_length=1, max_length=2), AfterValidator(_all_different)] = (
-        "physical",
-    )
+    views: Annotated[tuple[View, ...], AfterValidator(_each_once)] = ("physical",)
     """The network sees the cell once at each of these scales. Figures of the training domain and pictures of a cell are
     those of the first view."""
     area_fraction: float = Field(default=0.45, gt=0.05, lt=0.9)

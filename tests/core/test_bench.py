@@ -20,7 +20,7 @@ from bloodedge.engine import load_artifact
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.machine import cpu_flags, cpu_temperature_c, default_threads
 
-RELEASED = Path(__file__).resolve().parents[2] / "models" / "cells.bundle"
+RELEASED = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
 """LiteRT int8 and OpenVINO int8, 160 px."""
 
 
@@ -129,7 +129,7 @@ def test_an_artifact_without_its_runtime_is_left_out_with_the_extra_to_install(m
         main(["bench", str(RELEASED), "--rounds", "1"])
     assert ended.value.code == 0
     told = capsys.readouterr().out
-    assert "cells.bundle/openvino/int8: The openvino engine is not installed here" in told
+    assert "simulated.bundle/openvino/int8: The openvino engine is not installed here" in told
     assert "pip install -e '.[openvino]'" in told
     assert log == [f"our litert {default_threads()}"]
 
@@ -261,7 +261,7 @@ def test_quantised_probabilities_are_scale_times_number_less_zero_point():
     need("ai_edge_litert")
     with Bundle(RELEASED) as opened:
         engine = load_artifact(opened, opened.manifest.artifact("litert", "int8"), 1)
-    images = np.random.default_rng(3).integers(0, 256, (4, 160, 160, 3), np.uint8)
+    images = np.random.default_rng(3).integers(0, 256, (4, *opened.manifest.imaging.input_shape), np.uint8)
     said = engine.predict(images)
     (result,) = engine._interpreter.get_output_details()
     scale, zero = result["quantization"]

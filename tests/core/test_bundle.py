@@ -187,15 +187,15 @@ def test_views_that_the_networks_do_not_take_are_refused(folder):
 
 def test_a_network_of_one_view_in_a_bundle_of_two_is_refused(tmp_path):
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed (pip install -e '.[device]')")
-    with zipfile.ZipFile(Path(__file__).parents[2] / "models" / "cells.bundle") as released:
+    with zipfile.ZipFile(Path(__file__).parents[2] / "models" / "simulated.bundle") as released:
         released.extractall(tmp_path)
     imaging = json.loads((tmp_path / "manifest.json").read_text())["imaging"]
-    change_manifest(tmp_path, input={"height": 160, "width": 160, "views": 2})
+    change_manifest(tmp_path, input={"height": 80, "width": 80, "views": 2})
     imaging.pop("scale")
     change_manifest(tmp_path, imaging={**imaging, "views": ["physical", "canonical"]})
     with Bundle(tmp_path) as bundle, pytest.raises(BloodedgeError) as caught:
         load_artifact(bundle, bundle.manifest.artifact("litert", "int8"), threads=1)
-    assert "takes 160x160 px, but the manifest says 2 views of 160x160 px; convert the run again." in str(caught.value)
+    assert "takes 80x80 px, but the manifest says 2 views of 80x80 px; convert the run again." in str(caught.value)
 
 
 def test_an_unknown_key_in_the_manifest_is_refused(folder):

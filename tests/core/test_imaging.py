@@ -181,7 +181,7 @@ def test_the_older_key_of_a_spec_is_read() -> None:
     ("values", "said"),
     [
         ({"views": ["physical", "physical"]}, 'views: "physical" is there twice; name each view once'),
-        ({"views": []}, "views: Tuple should have at least 1 item"),
+        ({"views": []}, "views: name at least one, physical or canonical"),
         ({"views": ["physical", "square"]}, "views.1: Input should be 'physical' or 'canonical' (it is 'square')"),
         ({"scale": "square"}, "views.0: Input should be 'physical' or 'canonical' (it is 'square')"),
         ({"scale": "physical", "views": ["canonical"]}, "scale is the older name of views; leave it out"),

@@ -130,7 +130,7 @@ def test_the_original_is_unsigned_and_another_lab_is_unknown(signed: Path, trust
 @pytest.mark.parametrize("name", [MANIFEST, "artifacts/model_int8.tflite", "golden.npz", "report.html"])
 def test_one_changed_byte_in_any_file_is_found(signed: Path, trusted: Path, name: str) -> None:
     def change(files: dict[str, bytes]) -> None:
-        where = files[name].index(b"0")
+        where = files[name].rindex(b"0")
         files[name] = files[name][:where] + b"1" + files[name][where + 1 :]
 
     repack(signed, change)

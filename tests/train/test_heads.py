@@ -95,7 +95,7 @@ def test_weights_of_another_network_are_refused(weights: Path) -> None:
 
 
 def test_openvino_and_keras_compute_the_same_features(backbone: Backbone, cells: list[CellFile]) -> None:
-    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'bloodedge[openvino]'")
+    pytest.importorskip("openvino", reason="OpenVINO is not installed (pip install -e '.[openvino]')")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("OpenVINO reads Keras' networks on TensorFlow only: KERAS_BACKEND=tensorflow")
     frames = inputs(cells, IMAGING).reshape(-1, SIZE, SIZE, 3)
