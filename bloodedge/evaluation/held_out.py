@@ -53,8 +53,8 @@ def choose_cells(ensemble: Ensemble, dataset: Dataset, part: PartName) -> Chosen
     parts = recall(dataset, first.split, first.split_spec)
     if list(parts) == ["train"] and name != "train":
         raise UsageError(
-            f"The model was fitted to everybody in {dataset.root}, so none of them can judge it: give people that it never"
-            " saw. Its card has figures of each person by a network that was not fitted to them."
+            f"The model was fitted to everybody in {dataset.root}, so none of them can judge it: give people that it"
+            " never saw. Its card has figures of each person by a network that was not fitted to them."
         )
     if name not in parts:
         raise UsageError(f"This run has no {name} part; it has: {', '.join(parts)}.")
