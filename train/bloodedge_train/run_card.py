@@ -5,7 +5,7 @@ from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.run_record import RunMetrics, RunRecord
 from bloodedge.imaging.network_input import in_words
 from bloodedge.tables import figure_cells
-from bloodedge_train.zoo import ZOO
+from bloodedge_train.zoo import ZOO, names_of
 
 PARTS = {
     "validation": "Validation (chose the epoch, the temperature and the thresholds)",
@@ -51,13 +51,19 @@ Classifies one segmented white cell as a leukaemic blast (ALL) or a normal cell.
 
 | | |
 |---|---|
-| network | {record.model} ({ZOO[record.model].paper}), \
+| network | {_network(record)}, \
 {_size(record)}, starting weights: {record.weights} |
 | input | uint8 RGB, {in_words(record.imaging.input_shape)}, {_look(record)} |
 | output | softmax over {", ".join(record.labels)}; temperature {record.temperature:.3f} |
 | thresholds | {record.thresholds.describe()} |
 | recipe | {record.recipe["name"]}, seed {record.seed}, {_kept(record)} |
 | trained | {record.created} on {record.hardware} (Keras {record.versions.get("keras", "?")}, {record.backend}) |"""
+
+
+def _network(record: RunRecord) -> str:
+    names = names_of(record.model)
+    papers = dict.fromkeys(ZOO[name].paper for name in names)
+    return f"{' and '.join(names)}{' side by side' if len(names) > 1 else ''} ({'; '.join(papers)})"
 
 
 def _kept(record: RunRecord) -> str:

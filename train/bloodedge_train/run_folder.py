@@ -140,7 +140,7 @@ def _record(
         parameters=fitted.network.count_params(),
         macs=count_macs(fitted.network),
         labels=list(LABELS),
-        weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).name,
+        weights=options.weights if options.weights in {"none", "imagenet"} else Path(options.weights).absolute().name,
         recipe=options.recipe.model_dump(),
         imaging=options.recipe.imaging,
         seed=options.seed,

@@ -7,7 +7,7 @@ import click
 
 from bloodedge.cli.options import PATH, allow_unreadable_option, check_goal, goal_options
 from bloodedge.errors import StoppedError, UsageError
-from bloodedge_train.zoo import ZOO, check_model
+from bloodedge_train.zoo import ZOO, check_model, names_of
 
 if TYPE_CHECKING:
     from bloodedge.bundle.run_record import RunMetrics
@@ -27,8 +27,8 @@ WORTHLESS = (
     "--model",
     required=True,
     metavar="NAME",
-    help=f"One of: {', '.join(ZOO)}.",
-    shell_complete=lambda _context, _option, typed: [name for name in ZOO if name.startswith(typed)],
+    help=f"One of: {', '.join(ZOO)}; for a head also several, as in mobilenetv2+efficientnet_lite0.",
+    shell_complete=lambda _context, _option, typed: _completed(typed),
 )
 @click.option(
     "--recipe",
@@ -43,7 +43,8 @@ WORTHLESS = (
     default="none",
     show_default=True,
     metavar="none|imagenet|PATH",
-    help="Starting weights of the features: random, the published ImageNet file (downloaded), or a local file.",
+    help="Starting weights of the features: random, the published ImageNet file (downloaded), a local file, or a folder"
+    " that holds NAME.weights.h5 of each network.",
 )
 @click.option(
     "--split",
@@ -101,10 +102,12 @@ def train(
 
     chosen = _fold(folds, fold, all_people=all_people)
     check_goal(options["sensitivity"], options["specificity"])
-    check_model(model)
+    names_of(model)
     if cache and no_cache:
         raise UsageError("--cache and --no-cache exclude each other; leave one out.")
     recipe = _changed(load_recipe(recipe_name), epochs, kind)
+    if recipe.head is None:
+        check_model(model)
     if all_people and (recipe.head is None or recipe.split.kind == "image"):
         raise UsageError("--all-people needs a recipe with a head, such as --recipe head, and a split by group.")
     target = out or Path("runs") / f"{model}-{recipe.name}"
@@ -130,6 +133,12 @@ def train(
             f"Interrupted; finished epochs are kept in {target}. Continue by repeating the command with --resume."
         ) from error
     _show(metrics, target)
+
+
+def _completed(typed: str) -> list[str]:
+    """Names that go on from what is typed; networks named before a "+" are not offered again."""
+    before, plus, last = typed.rpartition("+")
+    return [before + plus + name for name in ZOO if name.startswith(last) and name not in before.split("+")]
 
 
 def _show(metrics: "RunMetrics", target: Path) -> None:

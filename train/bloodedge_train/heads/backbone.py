@@ -21,14 +21,12 @@ class Backbone:
     """Features of frames uint8 (N, size_px, size_px, 3) RGB: feature maps at several depths, averaged over the map."""
 
     model: str
-    """Its name in the zoo."""
+    """Its name in the zoo, or several joined by "+"."""
     size_px: int
     maps: Any
-    """A Keras model named "features": a scaled frame to its feature maps, from the lowest."""
+    """A Keras model named "features": a frame as ``zoo.scale`` gives it to the feature maps, from the lowest."""
     pooled: Any
     """A Keras model: a frame to float32 (N, c) of each depth."""
-    depths: tuple[str, ...]
-    """Names of the layers."""
     digest: str
     """SHA-256 over the weights and the depths."""
 
@@ -39,9 +37,9 @@ class Backbone:
 
 
 def open_backbone(model: str, size_px: int, depths: Sequence[float | str], weights: str) -> Backbone:
-    """A network of the zoo with its weights ("imagenet" or the path of a file).
+    """A network of the zoo, or several side by side, with weights: "imagenet", or the path of a file or folder.
 
-    depths: as in ``zoo.depths.layers_at``. Raises UsageError for "none", an unknown model or depth, or another
+    depths: as in ``zoo.feature_maps``. Raises UsageError for "none", an unknown model or depth, or another
     network's weights; BloodedgeError when the weights cannot be had.
     """
     import keras
@@ -49,12 +47,12 @@ def open_backbone(model: str, size_px: int, depths: Sequence[float | str], weigh
     if weights == "none":
         raise UsageError(
             "A head is fitted to features that a network has learnt elsewhere; give them with --weights imagenet or "
-            "--weights FILE."
+            "--weights PATH."
         )
-    maps, names = zoo.feature_maps(model, size_px, depths, weights)
+    maps = zoo.feature_maps(model, size_px, depths, weights)
     frame = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    pooled = [_pool(found) for found in _as_list(maps(zoo.family(model).scale(frame)))]
-    return Backbone(model, size_px, maps, keras.Model(frame, pooled), names, _digest(maps))
+    pooled = [_pool(found) for found in _as_list(maps(zoo.scale(model, frame)))]
+    return Backbone(model, size_px, maps, keras.Model(frame, pooled), _digest(maps))
 
 
 def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> Any:
@@ -69,7 +67,7 @@ def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> A
 
     size = backbone.size_px
     image = keras.Input((size, size, 3) if views == 1 else (views, size, size, 3), dtype="uint8", name="image")
-    maps = _as_list(backbone.maps(zoo.family(backbone.model).scale(spread_views(image))))
+    maps = _as_list(backbone.maps(zoo.scale(backbone.model, spread_views(image))))
     units, count = 2 * len(heads), len(maps)
     dense = [keras.layers.Dense(units, dtype="float32", name=f"logits_{number + 1}") for number in range(count)]
     logits = [layer(gather_views(_pool(found), views)) for layer, found in zip(dense, maps, strict=True)]
@@ -84,7 +82,7 @@ def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> A
     for number, (layer, part) in enumerate(zip(dense, np.split(weights, ends), strict=True)):
         kernel = (part[:, :, None] * signs).reshape(len(part), units)
         layer.set_weights([kernel, bias if number == 0 else np.zeros(units)])
-    return keras.Model(image, output, name=backbone.model)
+    return keras.Model(image, output, name=backbone.model.replace("+", "_"))
 
 
 def _pool(maps: Any) -> Any:

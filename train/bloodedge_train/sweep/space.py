@@ -1,5 +1,7 @@
 """The space of a sweep: a TOML file of recipe keys and their values."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
@@ -9,15 +11,15 @@ from bloodedge.config import Strict, read_toml, validate
 from bloodedge.errors import UsageError
 from bloodedge_train.recipe import Recipe, load_recipe, toml_file
 from bloodedge_train.sweep.recipe_keys import Draw, drawn, read_table, tried
-from bloodedge_train.zoo import check_model
+from bloodedge_train.zoo import check_model, names_of
 
 
-def _check_model(name: str) -> str:
+def _checked(check: Callable[[str], object], model: str) -> str:
     try:
-        check_model(name)
+        check(model)
     except UsageError as error:
         raise PydanticCustomError("model", "{sentence}", {"sentence": str(error)}) from error
-    return name
+    return model
 
 
 def _recipe(name: Any) -> Recipe:
@@ -35,7 +37,7 @@ class Space(Strict):
     about: str = ""
     recipe: Annotated[Recipe, BeforeValidator(_recipe)]
     """Name of a packaged recipe, or a file's path as seen from the space's file."""
-    models: list[Annotated[str, AfterValidator(_check_model)]] = Field(min_length=1)
+    models: list[Annotated[str, AfterValidator(partial(_checked, names_of))]] = Field(min_length=1)
     weights: str = "none"
     """Starting weights, as of ``bloodedge train --weights``."""
     folds: int | None = Field(default=None, ge=2, le=50)
@@ -56,6 +58,9 @@ class Space(Strict):
         twice = sorted(self.grid.keys() & self.sample.keys())
         if twice:
             raise ValueError(f"{twice[0]} is in both [grid] and [sample]; leave it in one")
+        if self.recipe.head is None:
+            for model in self.models:
+                _checked(check_model, model)
         if bool(self.sample) != (self.trials is not None):
             raise ValueError("[sample] and trials = N go together: N draws are made from it")
         return self

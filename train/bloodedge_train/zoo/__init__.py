@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from bloodedge.errors import UsageError, did_you_mean
 from bloodedge_train.zoo.depths import layers_at
 from bloodedge_train.zoo.layers import gather_views, spread_views
+from bloodedge_train.zoo.several import depths_of, side_by_side
 from bloodedge_train.zoo.weights import Published, download, load
 
 if TYPE_CHECKING:
@@ -66,10 +67,24 @@ ZOO = {
 }
 
 
-def check_model(name: str) -> None:
-    """Raise UsageError when the zoo has no such model."""
-    if name not in ZOO:
-        raise UsageError(f'There is no model "{name}".{did_you_mean(name, ZOO)} Models: {", ".join(ZOO)}.')
+def names_of(model: str) -> tuple[str, ...]:
+    """The networks of "NAME", or of "NAME+NAME" for several side by side.
+
+    Raises UsageError when the zoo lacks one of them, or one is named twice.
+    """
+    names = tuple(model.split("+"))
+    for name in names:
+        if name not in ZOO:
+            raise UsageError(f'There is no model "{name}".{did_you_mean(name, ZOO)} Models: {", ".join(ZOO)}.')
+        if names.count(name) > 1:
+            raise UsageError(f"{model} has {name} more than once; name each network once.")
+    return names
+
+
+def check_model(model: str) -> None:
+    """Raise UsageError when the zoo has no such network, or it is several."""
+    if len(names_of(model)) > 1:
+        raise UsageError(f"{model} is several networks, which need a recipe with a head, such as head.")
 
 
 def build(
@@ -80,9 +95,9 @@ def build(
     With several ``views`` its input is (N, views, size_px, size_px, 3). The same weights give the features of each
     view; the head gets those of all views, pooled and side by side.
 
-    ``weights``: "none" (random), "imagenet" (downloaded) or the path of a weights file of the features.
-    Raises UsageError for an unknown model, an image too small for it or a weights file of another network,
-    BloodedgeError when the weights cannot be had.
+    ``weights``: "none" (random), "imagenet" (downloaded), or the path of a weights file of the features or of a folder
+    with NAME.weights.h5. Raises UsageError for an unknown model, an image too small for it or a weights file of another
+    network, BloodedgeError when the weights cannot be had.
     """
     import keras
 
@@ -123,29 +138,66 @@ def features_of(name: str, size_px: int, weights: str = "none") -> Any:
     return _features(name, size_px, weights)
 
 
-def feature_maps(name: str, size_px: int, depths: Sequence[float | str], weights: str) -> tuple[Any, tuple[str, ...]]:
-    """A Keras model named "features" from the scaled image to its feature maps at ``depths``, and their layers' names.
+def scale(model: str, image: Any) -> Any:
+    """The symbolic image as ``feature_maps`` wants it: scaled, or as it is where several networks scale it inside."""
+    names = names_of(model)
+    return image if len(names) > 1 else family(model).scale(image)
 
-    depths: as in ``depths.layers_at``; weights: as in ``build``. Raises as ``build``, and UsageError for an unknown
-    depth.
+
+def feature_maps(model: str, size_px: int, depths: Sequence[float | str], weights: str) -> Any:
+    """A Keras model named "features" from the image, as ``scale`` gives it, to feature maps at ``depths``.
+
+    model: as in ``names_of``; the maps of several networks come one after another. depths: as in ``depths.layers_at``
+    for each network; the layers of one of several are named NETWORK/LAYER. weights: as in ``build``, the file or folder
+    of each. Raises as ``build``, and UsageError for an unknown depth.
     """
+    names = names_of(model)
+    if len(names) > 1 and Path(weights).is_file():
+        raise UsageError(f"{weights} holds one network's weights; give the folder that holds {_files(names)}.")
+    found = {name: _maps(name, size_px, depths_of(name, names, depths), weights) for name in names}
+    if len(names) == 1:
+        return found[model]
+    return side_by_side(size_px, {name: (family(name).scale, maps) for name, maps in found.items()})
+
+
+def _maps(name: str, size_px: int, depths: Sequence[float | str], weights: str) -> Any:
+    """From the scaled image to the feature maps of one network."""
     import keras
 
-    features = features_of(name, size_px, weights)
-    layers = layers_at(features, depths)
+    features = _features(name, size_px, weights)
+    layers = layers_at(features, depths, name)
     outputs = {one.name: one.output for one in features.operations}
-    return keras.Model(features.input, [outputs[layer] for layer in layers], name="features"), tuple(layers)
+    return keras.Model(features.input, [outputs[layer] for layer in layers], name="features")
 
 
 def _features(name: str, size_px: int, weights: str) -> Any:
     entry = ZOO[name]
     if size_px < entry.smallest_px:
         raise UsageError(f"{name} needs images of at least {entry.smallest_px} px; raise imaging.size_px.")
-    published = family(name).PUBLISHED
-    if weights == "imagenet" and published is None:
-        raise UsageError(f"{name} has no ImageNet weights to download; use --weights none or the path of a file.")
-    file = download(published, name) if weights == "imagenet" and published else Path(weights)
+    file = None if weights == "none" else _weights_file(name, weights)
     features = family(name).features(size_px, *entry.scaling)
-    if weights != "none":
+    if file is not None:
         load(features, file, name)
     return features
+
+
+def _weights_file(name: str, weights: str) -> Path:
+    """The file that "imagenet", a file's path, or that of a folder stands for."""
+    if weights == "imagenet":
+        published = family(name).PUBLISHED
+        if published is None:
+            raise UsageError(
+                f"{name} has no ImageNet weights to download; use --weights none, or the path of a file or folder."
+            )
+        return download(published, name)
+    path = Path(weights)
+    if not path.is_dir():
+        return path
+    file = path / _files([name])
+    if not file.is_file():
+        raise UsageError(f"{path} lacks {file.name}; put the weights of {name} there under that name.")
+    return file
+
+
+def _files(names: Sequence[str]) -> str:
+    return " and ".join(f"{name}.weights.h5" for name in names)

@@ -12,16 +12,16 @@ ACTIVATIONS = ("ReLU", "Activation")
 ENDS_IN_A_CHAIN = (*ACTIVATIONS, "MaxPooling2D")
 
 
-def layers_at(features: Any, depths: Sequence[float | str]) -> list[str]:
+def layers_at(features: Any, depths: Sequence[float | str], model: str = "the network") -> list[str]:
     """Names of the layers of ``features`` (a Keras model with one path in and out) at ``depths``, from the lowest.
 
     depths: shares of the network's layers, above 0 and up to 1 (its last feature map), of which each is the nearest end
-    of a block; or names of layers with a feature map (N, h, w, c). Raises UsageError for a name that it lacks.
+    of a block; or names of layers with a feature map (N, h, w, c). Raises UsageError for a name that ``model`` lacks.
     """
     order = {layer.name: number for number, layer in enumerate(features.operations)}
     ends = block_ends(features)
     named = {
-        _checked(features, depth) if isinstance(depth, str) else _nearest(ends, depth, order, len(order) - 1)
+        _checked(features, depth, model) if isinstance(depth, str) else _nearest(ends, depth, order, len(order) - 1)
         for depth in depths
     }
     return sorted(named, key=order.__getitem__)
@@ -76,11 +76,11 @@ def _nearest(ends: Sequence[str], share: float, order: dict[str, int], last: int
     return min(ends, key=lambda name: abs(order[name] - share * last))
 
 
-def _checked(features: Any, name: str) -> str:
+def _checked(features: Any, name: str, model: str) -> str:
     maps = [layer.name for layer in features.operations[1:] if len(layer.output.shape) == 4]
     if name not in maps:
         raise UsageError(
-            f'head.depths: the network has no feature map "{name}".{did_you_mean(name, maps)} '
+            f'head.depths: {model} has no feature map "{name}".{did_you_mean(name, maps)} '
             f"Blocks end at: {', '.join(block_ends(features)[-6:])}."
         )
     return name
