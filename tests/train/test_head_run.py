@@ -133,7 +133,7 @@ def test_a_fold_has_the_same_figures_with_and_without_a_cache(folder: Path, aske
     [
         (["--epochs", "3"], "fits a head, which has no epochs; leave out --epochs."),
         (["--resume"], "holds no unfinished run to resume"),
-        (["--weights", "none"], "give them with --weights imagenet or --weights FILE."),
+        (["--weights", "none"], "give them with --weights imagenet or --weights PATH."),
         (["--no-cache"], "--cache and --no-cache exclude each other"),
         (["--model", "efficientnet_lite0"], "holds the weights of another network than efficientnet_lite0"),
     ],

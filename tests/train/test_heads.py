@@ -85,7 +85,7 @@ def test_an_unknown_layer_is_named_with_the_nearest(weights: Path) -> None:
 
 
 def test_a_head_needs_features_that_were_learnt() -> None:
-    with pytest.raises(UsageError, match="--weights imagenet or --weights FILE"):
+    with pytest.raises(UsageError, match="--weights imagenet or --weights PATH"):
         open_backbone("edgenet", SIZE, DEPTHS, "none")
 
 

@@ -100,7 +100,8 @@ class HeadSpec(Strict):
     """A logistic head on features of a network that stays as it is."""
 
     depths: tuple[Depth, ...] = Field(default=(0.6, 0.8, 1.0), min_length=1, max_length=8)
-    """Where features are taken: shares of the network's depth (1 is its last feature map), or names of its layers."""
+    """Where features are taken: shares of the network's depth (1 is its last feature map), or names of its layers. With
+    networks side by side, shares are of each, and a layer is named NETWORK/LAYER."""
     flips: bool = True
     """Whether the head is fitted to features averaged over a cell and its mirror images."""
     draws: int = Field(default=0, ge=0, le=50)

@@ -61,9 +61,7 @@ Classifies one segmented white cell as a leukaemic blast (ALL) or a normal cell.
 
 
 def _network(record: RunRecord) -> str:
-    names = names_of(record.model)
-    papers = dict.fromkeys(ZOO[name].paper for name in names)
-    return f"{' and '.join(names)}{' side by side' if len(names) > 1 else ''} ({'; '.join(papers)})"
+    return " + ".join(f"{name} ({ZOO[name].paper})" for name in names_of(record.model))
 
 
 def _kept(record: RunRecord) -> str:

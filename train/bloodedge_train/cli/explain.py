@@ -25,7 +25,11 @@ CLASSES = ("normal", "blast")
 @click.option(
     "--class", "label", type=click.Choice(CLASSES), help="Map the evidence for it (default: the likelier class)."
 )
-@click.option("--layer", metavar="NAME", help="Map this layer of the features (default: their last).")
+@click.option(
+    "--layer",
+    metavar="NAME",
+    help="Map this layer of the features (default: their last); NETWORK/LAYER for networks side by side.",
+)
 @json_option("findings")
 def explain(
     run: Path,

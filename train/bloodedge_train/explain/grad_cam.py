@@ -174,11 +174,11 @@ def _added(maps: Sequence[Floats]) -> Floats:
 
 
 def _resized(maps: Floats, height: int, width: int) -> Floats:
-    """Maps (M, h, w) as (M, height, width); their values fall as places become more."""
+    """Maps (M, h, w) as (M, height, width), what stands at a place shared out over the places that it covers."""
     if maps.shape[1:] == (height, width):
         return maps
-    smooth = [cv2.resize(one, (width, height), interpolation=cv2.INTER_CUBIC) for one in maps]
-    return np.array(smooth, np.float32) * np.float32(maps[0].size / (height * width))
+    larger = [cv2.resize(one, (width, height), interpolation=cv2.INTER_NEAREST_EXACT) for one in maps]
+    return np.array(larger, np.float32) * np.float32(maps[0].size / (height * width))
 
 
 def _gradients(head: Any, maps: list[Floats], signs: Floats) -> list[Floats]:

@@ -166,7 +166,8 @@ def _maps(name: str, size_px: int, depths: Sequence[float | str], weights: str) 
 
     features = _features(name, size_px, weights)
     layers = layers_at(features, depths, name)
-    outputs = {one.name: one.output for one in features.operations}
+    nodes = [node for depth in features._nodes_by_depth.values() for node in depth]
+    outputs = {node.operation.name: node.outputs[0] for node in nodes}
     return keras.Model(features.input, [outputs[layer] for layer in layers], name="features")
 
 
@@ -187,7 +188,8 @@ def _weights_file(name: str, weights: str) -> Path:
         published = family(name).PUBLISHED
         if published is None:
             raise UsageError(
-                f"{name} has no ImageNet weights to download; use --weights none, or the path of a file or folder."
+                f"{name} has no ImageNet weights to download; use --weights none or the path of a file, or that of a "
+                f"folder with {_files([name])}."
             )
         return download(published, name)
     path = Path(weights)

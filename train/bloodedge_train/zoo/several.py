@@ -19,7 +19,8 @@ def depths_of(name: str, names: Sequence[str], depths: Sequence[float | str]) ->
     for depth in depths:
         network, slash, layer = depth.rpartition("/") if isinstance(depth, str) else ("", "", depth)
         if isinstance(depth, str) and network not in names and (slash or len(names) > 1):
-            raise UsageError(f'head.depths: "{depth}" is of no network here; write it as {" or ".join(names)}/LAYER.')
+            spelt = " or ".join(f"{one}/LAYER" for one in names)
+            raise UsageError(f'head.depths: "{depth}" is of no network here; write it as {spelt}.')
         if network in {"", name}:
             found.append(layer)
     if not found:
