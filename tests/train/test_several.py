@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import click
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
 from bloodedge_train import zoo
+from bloodedge_train.cli.train import train
 from bloodedge_train.explain.grad_cam import cut, grad_cam
 from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.logistic import Head
@@ -175,3 +177,16 @@ def test_a_whole_network_is_one(rendered_data: Path, tmp_path: Path, capsys: pyt
         load_space(str(space))
     space.write_text(f'recipe = "head"\nmodels = ["edgenet", "{BOTH}"]\n')
     assert load_space(str(space)).models == ["edgenet", BOTH]
+
+
+def test_the_next_network_is_completed() -> None:
+    (option,) = (one for one in train.params if one.name == "model")
+    offered = option.shell_complete(click.Context(train), "mobilenetv2+efficientnet_lite")
+    assert {one.value for one in offered} == {f"mobilenetv2+efficientnet_lite{size}" for size in (0, 1, 2)}
+    assert not option.shell_complete(click.Context(train), "edgenet+ed")
+
+
+def test_a_block_that_is_a_network_of_its_own_can_be_read() -> None:
+    """ConvNeXt's downsampling is a Sequential."""
+    maps = zoo.feature_maps("convnext_tiny", SIZE, (0.3,), "none")
+    assert maps.output_shape[1:] == (SIZE // 8, SIZE // 8, 192)
