@@ -31,10 +31,9 @@ from bloodedge.metrics import auc
 from bloodedge_train import progress
 from bloodedge_train.figures.drawing import WRONG, draw
 from bloodedge_train.fitted import Scored, labels_of
-from bloodedge_train.head_run import judge_over_folds, looks_of, open_features, outputs, to_fit
-from bloodedge_train.heads.cache import FeatureCache, default_folder
-from bloodedge_train.heads.features import FeatureSpec, features
-from bloodedge_train.heads.logistic import fit_head
+from bloodedge_train.head_run import judge_over_folds, known_features, open_features, outputs
+from bloodedge_train.heads.cache import default_folder
+from bloodedge_train.heads.logistic import Head, fit_head
 from bloodedge_train.recipe import Recipe, load_recipe
 from bloodedge_train.run_folder import TrainOptions, calibrate
 from bloodedge_train.watcher import Watcher
@@ -64,23 +63,15 @@ class Judge:
         self.groups = np.array([dataset.group(cell) for cell in self.cells])
         self.backbone = open_features(options, watcher)
         self.widths = [width * len(self.recipe.imaging.views) for width in self.backbone.widths]
-        cache = FeatureCache(options.cache, watcher.say) if options.cache else None
-        looks = looks_of(self.recipe, options.seed)
-        with watcher.step("Features") as advance:
-            found = features(self.cells, FeatureSpec(self.backbone, self.recipe.imaging, looks), cache, advance)
-        self.plain, self.fitted = found[0], to_fit(found, self.spec)
+        self.known = known_features(self.backbone, options, watcher, self.cells)
 
     def over_folds(self, seed: int, watcher: Watcher) -> Floats:
         """Calibrated blast probabilities (N,), 0.5 at the threshold, each by a head fitted to none of its person."""
         options = replace(self.options, seed=seed)
         with watcher.step(f"Shuffle {seed + 1} of {SHUFFLES}") as advance:
-            everybody = fit_head(
-                self.fitted, self.plain, self.labels, self.groups.tolist(), self.spec, seed, self.widths
-            )
+            everybody = self._fit(np.ones(len(self.cells), bool), seed)
             inner = Scored(self.cells, outputs(everybody.inner))
-            scored, _ = judge_over_folds(
-                self.backbone, options, self.dataset, (self.fitted, self.plain), inner, advance
-            )
+            scored, _ = judge_over_folds(self.backbone, options, self.dataset, self.known, inner, advance)
         temperature, thresholds, _ = calibrate(options, self.dataset, "inner", {"inner": inner})
         blast = calibrated(scored.outputs, temperature)[:, 1]
         odds = blast / (1 - blast) * (1 - thresholds.blast) / thresholds.blast
@@ -92,19 +83,15 @@ class Judge:
         found = {}
         for number, name in enumerate(("fitted to dark", "fitted to bright")):
             fit, judged = side == number, side == 1 - number
-            head = fit_head(
-                self.fitted[:, fit],
-                self.plain[fit],
-                self.labels[fit],
-                self.groups[fit].tolist(),
-                self.spec,
-                seed,
-                self.widths,
-            )
-            area = auc(self.labels[judged], head.blast_probability(self.plain[judged]))
+            head = self._fit(fit, seed)
+            area = auc(self.labels[judged], head.blast_probability(self.known.plain[judged]))
             assert area is not None
             found[name] = area
         return found
+
+    def _fit(self, chosen: NDArray[np.bool_], seed: int) -> Head:
+        fitted, plain, groups = self.known.fitted[:, chosen], self.known.plain[chosen], self.groups[chosen].tolist()
+        return fit_head(fitted, plain, self.labels[chosen], groups, self.spec, seed, self.widths, self.known.noise)
 
     def _sides(self, seed: int) -> NDArray[np.int64]:
         """(N,) 0 for the dark side, 1 for the bright one, -1 for neither."""

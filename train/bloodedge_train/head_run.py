@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,30 @@ from bloodedge_train.heads.cache import FeatureCache
 from bloodedge_train.heads.features import FeatureSpec, features
 from bloodedge_train.heads.logistic import Head, fit_head, inner_folds
 from bloodedge_train.heads.looks import MIRRORED, PLAIN, Look, drawn
+from bloodedge_train.heads.noise import rounding_noise
 from bloodedge_train.recipe import HeadSpec, Recipe
 from bloodedge_train.run_folder import Calibration, RunCells, TrainOptions, calibrate
 from bloodedge_train.watcher import Watcher
 
+NOISY_CELLS = 200
+"""Cells on which the noise of rounding is measured."""
 OUTER = 1000
 """Added to the seed where the outer folds are dealt, so that they are not the inner ones."""
 CHECKED = 16
 TOLERANCE = 1e-3
 """Largest difference between the network's probability and the head's on the features that it was fitted to."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """Features of N cells."""
+
+    fitted: NDArray[np.float32]
+    """(R, N, D): what a head is fitted to, R looks at each cell."""
+    plain: NDArray[np.float32]
+    """(N, D): the cells as a network sees them in use."""
+    noise: NDArray[np.float64] | None
+    """(M, D): what rounding adds on some of the cells; None where the recipe does not mind it."""
 
 
 def open_features(options: TrainOptions, watcher: Watcher) -> Backbone:
@@ -48,10 +63,10 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     train = cells.parts["train"]
     groups = [cells.dataset.group(cell) for cell in train]
     _name_mixed(train, groups, watcher)
-    plain, fitted = _training_features(backbone, options, watcher, train)
+    known = known_features(backbone, options, watcher, train)
     widths = [width * len(recipe.imaging.views) for width in backbone.widths]
     with watcher.step("Fitting the head"):
-        head = fit_head(fitted, plain, labels_of(train), groups, spec, options.seed, widths)
+        head = fit_head(known.fitted, known.plain, labels_of(train), groups, spec, options.seed, widths, known.noise)
     network = with_heads(backbone, [head], len(recipe.imaging.views))
     held_out = {name: part for name, part in cells.parts.items() if name != "train"}
     scored = {"inner": Scored(train, outputs(head.inner))}
@@ -62,9 +77,9 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     if options.all_people:
         with watcher.step("Judging by folds") as progress:
             scored["folds"], crossed = judge_over_folds(
-                backbone, options, cells.dataset, (fitted, plain), scored["inner"], progress
+                backbone, options, cells.dataset, known, scored["inner"], progress
             )
-    _check_network(network, recipe, train[:CHECKED], head.blast_probability(plain[:CHECKED]))
+    _check_network(network, recipe, train[:CHECKED], head.blast_probability(known.plain[:CHECKED]))
     history = [
         {"penalty": tried.penalty, "val_loss": tried.loss, "val_auc": tried.auc, "val_accuracy": tried.accuracy}
         for tried in head.choices
@@ -77,16 +92,16 @@ def judge_over_folds(
     backbone: Backbone,
     options: TrainOptions,
     dataset: Dataset,
-    found: tuple[NDArray[np.float32], NDArray[np.float32]],
+    known: Known,
     inner: Scored,
     progress: Progress,
 ) -> tuple[Scored, Crossed]:
     """Everybody's cells, each scored by a head that was made, from penalty to thresholds, without its group.
 
     Each fold's head is brought to the run's temperature and threshold, so that these stand for the fold's own.
-    found: features to fit to (R, N, D) and plain ones (N, D); inner: what chose the run's temperature and thresholds.
+    inner: what chose the run's temperature and thresholds.
     """
-    (fitted, plain), people, spec = found, inner.cells, options.recipe.head or HeadSpec()
+    fitted, plain, people, spec = known.fitted, known.plain, inner.cells, options.recipe.head or HeadSpec()
     widths = [width * len(options.recipe.imaging.views) for width in backbone.widths]
     labels, groups = inner.labels, np.array([dataset.group(cell) for cell in people])
     ours = calibrate(options, dataset, "inner", {"inner": inner})
@@ -94,7 +109,8 @@ def judge_over_folds(
     blasts, heads = np.empty(len(people)), []
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
-        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], groups[~out].tolist(), spec, options.seed, widths)
+        rest_of = groups[~out].tolist()
+        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], rest_of, spec, options.seed, widths, known.noise)
         rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], outputs(head.inner))
         heads.append(_aligned(head, calibrate(options, dataset, "inner", {"inner": rest}), ours))
         blasts[out] = heads[-1].blast_probability(plain[out])
@@ -128,14 +144,17 @@ def to_fit(found: NDArray[np.float32], spec: HeadSpec) -> NDArray[np.float32]:
     return np.concatenate([found[:mirrored].mean(axis=0, keepdims=True), found[mirrored:]])
 
 
-def _training_features(
-    backbone: Backbone, options: TrainOptions, watcher: Watcher, train: list[CellFile]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    spec = options.recipe.head or HeadSpec()
+def known_features(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: list[CellFile]) -> Known:
+    """What a recipe's head is fitted to."""
+    spec, imaging = options.recipe.head or HeadSpec(), options.recipe.imaging
     found = _features(
-        backbone, options, watcher, train, looks_of(options.recipe, options.seed), "Features of train cells"
+        backbone, options, watcher, cells, looks_of(options.recipe, options.seed), "Features of train cells"
     )
-    return found[0], to_fit(found, spec)
+    noise = None
+    if spec.noise:
+        with watcher.step("Noise of rounding"):
+            noise = rounding_noise(backbone, inputs(cells[:: max(1, len(cells) // NOISY_CELLS)], imaging))
+    return Known(to_fit(found, spec), found[0], noise)
 
 
 def _features(
