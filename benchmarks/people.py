@@ -91,7 +91,7 @@ class Judge:
 
     def _fit(self, chosen: NDArray[np.bool_], seed: int) -> Head:
         fitted, plain, groups = self.known.fitted[:, chosen], self.known.plain[chosen], self.groups[chosen].tolist()
-        return fit_head(fitted, plain, self.labels[chosen], groups, self.spec, seed, self.widths, self.known.noise)
+        return fit_head(fitted, plain, self.labels[chosen], groups, self.spec, seed, self.widths)
 
     def _sides(self, seed: int) -> NDArray[np.int64]:
         """(N,) 0 for the dark side, 1 for the bright one, -1 for neither."""

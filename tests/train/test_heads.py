@@ -367,22 +367,3 @@ def test_a_feature_that_hardly_varies_does_not_drown_the_others_in_int8() -> Non
         assert (as_int8.mean() > 0.98) == (rounding > 0)
     assert spread[0.0] > 1000
     assert spread[2.0] < 10
-
-
-def test_a_head_that_minds_rounding_leaves_what_rounding_blurs() -> None:
-    """Two features of which only the small difference tells, and rounding blurs just that; a third tells less."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(600) % 2
-    shared, sign = rng.normal(size=600), labels - 0.5
-    features = np.stack([shared + 0.2 * sign, shared - 0.2 * sign, sign + rng.normal(size=600)], axis=1)
-    features += rng.normal(0, 0.05, features.shape)
-    groups = [f"{label}-{number % 6}" for number, label in enumerate(labels)]
-    noise = rng.normal(0, 0.1, (100, 1)) * np.array([[1.0, -1.0, 0.0]])
-    added = {}
-    for weight in (0.0, 100.0):
-        spec = HeadSpec(penalties=(0.001,), rounding=0.0, noise=weight)
-        plain = features.astype(np.float32)
-        head = fit_head(plain[np.newaxis], plain, labels, groups, spec, noise=noise)
-        added[weight] = float(np.std(noise @ head.weights))
-        assert head.weights[2] > 0
-    assert added[100.0] < added[0.0] / 4

@@ -18,13 +18,10 @@ from bloodedge_train.heads.cache import FeatureCache
 from bloodedge_train.heads.features import FeatureSpec, features
 from bloodedge_train.heads.logistic import Head, fit_head, inner_folds
 from bloodedge_train.heads.looks import MIRRORED, PLAIN, Look, drawn
-from bloodedge_train.heads.noise import rounding_noise
 from bloodedge_train.recipe import HeadSpec, Recipe
 from bloodedge_train.run_folder import Calibration, RunCells, TrainOptions, calibrate
 from bloodedge_train.watcher import Watcher
 
-NOISY_CELLS = 200
-"""Cells on which the noise of rounding is measured."""
 OUTER = 1000
 """Added to the seed where the outer folds are dealt, so that they are not the inner ones."""
 CHECKED = 16
@@ -40,8 +37,6 @@ class Known:
     """(R, N, D): what a head is fitted to, R looks at each cell."""
     plain: NDArray[np.float32]
     """(N, D): the cells as a network sees them in use."""
-    noise: NDArray[np.float64] | None
-    """(M, D): what rounding adds on some of the cells; None where the recipe does not mind it."""
 
 
 def open_features(options: TrainOptions, watcher: Watcher) -> Backbone:
@@ -66,7 +61,7 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     known = known_features(backbone, options, watcher, train)
     widths = [width * len(recipe.imaging.views) for width in backbone.widths]
     with watcher.step("Fitting the head"):
-        head = fit_head(known.fitted, known.plain, labels_of(train), groups, spec, options.seed, widths, known.noise)
+        head = fit_head(known.fitted, known.plain, labels_of(train), groups, spec, options.seed, widths)
     network = with_heads(backbone, [head], len(recipe.imaging.views))
     held_out = {name: part for name, part in cells.parts.items() if name != "train"}
     scored = {"inner": Scored(train, outputs(head.inner))}
@@ -109,8 +104,8 @@ def judge_over_folds(
     blasts, heads = np.empty(len(people)), []
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
-        rest_of = groups[~out].tolist()
-        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], rest_of, spec, options.seed, widths, known.noise)
+        others = groups[~out].tolist()
+        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], others, spec, options.seed, widths)
         rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], outputs(head.inner))
         heads.append(_aligned(head, calibrate(options, dataset, "inner", {"inner": rest}), ours))
         blasts[out] = heads[-1].blast_probability(plain[out])
@@ -146,15 +141,11 @@ def to_fit(found: NDArray[np.float32], spec: HeadSpec) -> NDArray[np.float32]:
 
 def known_features(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: list[CellFile]) -> Known:
     """What a recipe's head is fitted to."""
-    spec, imaging = options.recipe.head or HeadSpec(), options.recipe.imaging
+    spec = options.recipe.head or HeadSpec()
     found = _features(
         backbone, options, watcher, cells, looks_of(options.recipe, options.seed), "Features of train cells"
     )
-    noise = None
-    if spec.noise:
-        with watcher.step("Noise of rounding"):
-            noise = rounding_noise(backbone, inputs(cells[:: max(1, len(cells) // NOISY_CELLS)], imaging))
-    return Known(to_fit(found, spec), found[0], noise)
+    return Known(to_fit(found, spec), found[0])
 
 
 def _features(

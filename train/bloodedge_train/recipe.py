@@ -112,10 +112,6 @@ class HeadSpec(Strict):
     rounding: float = Field(default=2.0, ge=0, le=16)
     """A feature's spread is taken as at least so many of int8's steps, 255 to the range of its depth. Else a feature
     that hardly varies gets a coefficient beside which int8 rounds all others to 0."""
-    noise: float = Field(default=0.0, ge=0, le=1e4)
-    """Weight of half the variance that rounding to bfloat16 adds to the log-odds, beside the mean log loss:
-    coefficients of features that go together cancel, and show rounding. It did not help int8 (docs/experiments.md in
-    the source)."""
     penalties: tuple[Penalty, ...] = Field(default=PENALTIES, min_length=1, max_length=50)
     """Weights of half the squared coefficients beside the mean log loss, of standardised features; the one with the
     least loss on people held back is taken."""

@@ -51,8 +51,8 @@ def open_backbone(model: str, size_px: int, depths: Sequence[float | str], weigh
         )
     maps = zoo.feature_maps(model, size_px, depths, weights)
     frame = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    pooled = keras.Model(frame, pool_maps(maps(zoo.scale(model, frame))))
-    return Backbone(model, size_px, maps, pooled, _digest(maps))
+    pooled = [_pool(found) for found in _as_list(maps(zoo.scale(model, frame)))]
+    return Backbone(model, size_px, maps, keras.Model(frame, pooled), _digest(maps))
 
 
 def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> Any:
@@ -83,11 +83,6 @@ def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> A
         kernel = (part[:, :, None] * signs).reshape(len(part), units)
         layer.set_weights([kernel, bias if number == 0 else np.zeros(units)])
     return keras.Model(image, output, name=backbone.model.replace("+", "_"))
-
-
-def pool_maps(maps: Any) -> list[Any]:
-    """Each of a network's feature maps (N, h, w, c), averaged over the map: float32 (N, c)."""
-    return [_pool(found) for found in _as_list(maps)]
 
 
 def _pool(maps: Any) -> Any:

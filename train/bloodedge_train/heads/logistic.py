@@ -59,20 +59,18 @@ def fit_head(
     spec: HeadSpec,
     seed: int = 0,
     widths: Sequence[int] = (),
-    noise: Floats | None = None,
 ) -> Head:
     """Choose a penalty by people held back in turn, then fit to all.
 
     fitted: (R, N, D), R looks at each cell to fit to; plain: (N, D), the cells as a network sees them in use; groups:
-    who stays together (N,); widths: features of each depth, D together (default: one depth); noise: (M, D), what
-    rounding adds to the features of some cells. Raises UsageError when a class has fewer than two groups.
+    who stays together (N,); widths: features of each depth, D together (default: one depth). Raises UsageError when
+    a class has fewer than two groups.
     """
     folds = inner_folds(labels, groups, spec.inner_folds, seed)
     penalties = np.asarray(spec.penalties)
     kept = [folds != fold for fold in range(folds.max() + 1)]
     steps = spec.rounding * _int8_steps(plain, widths or [plain.shape[1]])
-    rows = noise * np.sqrt(spec.noise / len(noise)) if noise is not None and spec.noise else None
-    coefficients, intercepts = _solve(fitted, labels, groups, kept, penalties, spec, steps, rows)
+    coefficients, intercepts = _solve(fitted, labels, groups, kept, penalties, spec, steps)
     blasts = np.empty((len(labels), len(penalties)))
     for fold in range(len(kept)):
         out, own = folds == fold, slice(fold * len(penalties), (fold + 1) * len(penalties))
@@ -81,7 +79,7 @@ def fit_head(
     choices = tuple(_judged(p, blasts[:, n], labels, weights) for n, p in enumerate(spec.penalties))
     best = min(range(len(choices)), key=lambda n: choices[n].loss)
     everyone = [np.ones(len(labels), bool)]
-    final, bias = _solve(fitted, labels, groups, everyone, penalties[best : best + 1], spec, steps, rows)
+    final, bias = _solve(fitted, labels, groups, everyone, penalties[best : best + 1], spec, steps)
     return Head(final[:, 0], float(bias[0]), spec.penalties[best], choices, blasts[:, best], folds)
 
 
@@ -125,7 +123,6 @@ def _solve(
     penalties: Floats,
     spec: HeadSpec,
     steps: Floats,
-    noise: Floats | None,
 ) -> tuple[Floats, Floats]:
     """Coefficients (D, F * P) and intercepts of F choices of cells (N,), each with P penalties.
 
@@ -150,7 +147,6 @@ def _solve(
             mean=np.repeat(np.stack(means, axis=1), repeat, axis=1),
             scale=np.repeat(np.stack(scales, axis=1), repeat, axis=1),
             penalties=np.tile(penalties, len(kept)),
-            noise=None if noise is None else noise / unit,
         )
     )
     coefficients = coefficients / unit[:, None]

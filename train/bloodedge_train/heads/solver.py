@@ -34,8 +34,6 @@ class Problems:
     """(D, K): the features that a regression sees are ``(features - mean) / scale``."""
     penalties: Floats
     """(K,) of half the squared coefficients, beside the weighted mean of the log loss."""
-    noise: Floats | None = None
-    """(M, D) of the features as they are: half the squared sum of what these rows add to the logits is added too."""
 
 
 def solve(problems: Problems) -> tuple[Floats, Floats]:
@@ -66,7 +64,6 @@ class _State:
         self.labels = problems.labels[:, None].astype(np.float32)
         self.weights, self.mean, self.scale = problems.weights, problems.mean, problems.scale
         self.penalties = problems.penalties
-        self.noise = np.zeros((1, self.x.shape[1])) if problems.noise is None else problems.noise
         self.at = np.zeros((self.x.shape[1] + 1, len(columns)))
         self.logits = np.zeros((len(self.x), len(columns)), np.float32)
         self.gradient = self._gradient()
@@ -96,12 +93,7 @@ class _State:
         residuals = self.weights * (_sigmoid(self.logits) - self.labels)
         total = residuals.sum(axis=0, dtype=np.float64)
         slopes = ((self.x.T @ residuals) - self.mean * total) / self.scale
-        rounding = self.noise.T @ self._added(self.at) / self.scale
-        return np.vstack([slopes + self.penalties * self.at[:-1] + rounding, total])
-
-    def _added(self, at: Floats) -> Floats:
-        """What noise adds to the logits, (M, K)."""
-        return np.asarray(self.noise @ (at[:-1] / self.scale), np.float64)
+        return np.vstack([slopes + self.penalties * self.at[:-1], total])
 
     def step(self) -> None:
         """One step of each regression along its own direction."""
@@ -131,8 +123,6 @@ class _State:
         """How far to go: a few of Newton's steps along the line, halved until the loss is less than it was."""
         linear = self.penalties * (self.at[:-1] * direction[:-1]).sum(axis=0)
         square = self.penalties * np.square(direction[:-1]).sum(axis=0)
-        here_added, added = self._added(self.at), self._added(direction)
-        linear, square = linear + (here_added * added).sum(axis=0), square + np.square(added).sum(axis=0)
         length = np.zeros(along.shape[1])
         for _ in range(SEARCHES):
             p = _sigmoid(self.logits + length.astype(np.float32) * along)
