@@ -110,7 +110,7 @@ def manifest_of(run: RunRecord) -> Manifest:
         serial=0,
         name="run",
         labels=run.labels,
-        input=InputSpec(height=run.imaging.size_px, width=run.imaging.size_px),
+        input=InputSpec(height=run.imaging.size_px, width=run.imaging.size_px, views=len(run.imaging.views)),
         imaging=run.imaging,
         temperature=1.0,
         thresholds=run.thresholds,
