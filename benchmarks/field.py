@@ -21,15 +21,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-from finder import (
-    BCCD_UM_PER_PX,
-    CHULA_WHITE_CELLS,
-    bccd_frames,
-    chula_frames,
-    dice,
-    matched,
-    without_white_cells,
-)
+from finder import dice, matched, without_white_cells
+from finder_sources import BCCD_UM_PER_PX, CHULA_WHITE_CELLS, bccd_frames, chula_frames
 from numpy.typing import NDArray
 
 from bloodedge.bundle import Bundle

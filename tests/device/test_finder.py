@@ -47,6 +47,44 @@ def test_every_white_cell_of_a_field_is_found_at_any_scale_and_light(light: str,
         assert_all_found(field, find_cells(field.bgr, um_per_px))
 
 
+AS_BLUE_AS_NUCLEI = np.array([[0.7, 0.3, 0.1], [0.5, 1.0, 0.2], [0.3, 0.4, 0.9]])
+"""BGR densities of a smear, from the right: what absorbed green alone absorbs red too."""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_white_cells_are_found_among_red_cells_as_blue_as_nuclei(seed: int) -> None:
+    field = render_field(seed, FieldSpec(width=480, height=360, um_per_px=0.15, white_cells=(2, 4)))
+    light = np.percentile(field.bgr.reshape(-1, 3), 95, axis=0)
+    density = -np.log10((field.bgr + 1.0) / (light + 1)) @ AS_BLUE_AS_NUCLEI.T
+    bgr = np.clip(np.rint((light + 1) * 10**-density - 1), 0, 255).astype(np.uint8)
+    assert_all_found(field, find_cells(bgr, field.um_per_px))
+
+
+@pytest.mark.parametrize("side_px", [120, 300])
+def test_a_picture_of_one_cell_alone_gives_that_cell(side_px: int) -> None:
+    """No red cell shows the scale."""
+    field = render_field(2, FieldSpec(white_cells=(1, 1), red_cells_per_1000_um2=0, platelets_per_1000_um2=0))
+    x, y, width, height = field.cells[0].box
+    room = max(width, height) // 3
+    crop = field.bgr[max(0, y - room) : y + height + room, max(0, x - room) : x + width + room]
+    zoom = side_px / max(crop.shape[:2])
+    found = find_cells(cv2.resize(crop, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA))
+    assert len(found.cells) == 1
+    true_um_per_px = field.um_per_px / zoom
+    assert 0.5 < found.um_per_px / true_um_per_px < 2
+    near = min(x, room), min(y, room)
+    truth = (round(near[0] * zoom), round(near[1] * zoom), round(width * zoom), round(height * zoom))
+    assert iou(truth, found.cells[0].box) > 0.7
+
+
+def test_a_nucleus_lies_in_its_cell() -> None:
+    field = render_field(0)
+    for cell in find_cells(field.bgr, field.um_per_px).cells:
+        assert cell.nucleus.shape == cell.mask.shape
+        assert np.count_nonzero(cell.nucleus) == cell.nucleus_px > 0
+        assert not (cell.nucleus[cell.mask == 0]).any()
+
+
 def test_a_field_crowded_with_blasts_is_not_taken_for_red_cells() -> None:
     spec = FieldSpec(white_cells=(12, 20), um_per_px=0.2, red_cells_per_1000_um2=2, blast_share=1)
     field = render_field(7, spec)
@@ -226,3 +264,51 @@ def test_red_cells_of_real_frames_measure_what_a_ruler_says(real_data: Path) -> 
     }
     for name, diameter_px in by_hand.items():
         assert estimate_um_per_px(read_image(real_data / name)) == pytest.approx(7.5 / diameter_px, rel=0.1), name
+
+
+def test_white_cells_among_blue_red_cells_of_another_microscope_are_found(real_data: Path) -> None:
+    """Leukaemia fields; their boxes are loose, and some cells at the border have none."""
+    boxes = leukaemia_boxes(real_data)
+    annotated = matched = wrong = 0
+    for name, frame_boxes in boxes.items():
+        bgr = read_image(real_data / "leukaemia_fields" / f"{name}.webp")
+        found = find_cells(bgr).cells
+        whole = [box for box in frame_boxes if not at_border(box, bgr.shape)]
+        annotated += len(whole)
+        matched += sum(any(iou(box, cell.box) >= 0.3 for cell in found) for box in whole)
+        wrong += sum(
+            not at_border(cell.box, bgr.shape) and not any(iou(box, cell.box) >= 0.3 for box in frame_boxes)
+            for cell in found
+        )
+    assert matched >= 0.9 * annotated
+    assert wrong <= 0.12 * matched
+
+
+def leukaemia_boxes(data: Path) -> dict[str, list[tuple[int, int, int, int]]]:
+    boxes: dict[str, list[tuple[int, int, int, int]]] = {}
+    for line in (data / "leukaemia_fields" / "boxes.csv").read_text().splitlines()[1:]:
+        name, _, *sides = line.split(",")
+        x, y, width, height = map(int, sides)
+        boxes.setdefault(name, []).append((x, y, width, height))
+    return boxes
+
+
+def at_border(box: tuple[int, int, int, int], shape: tuple[int, ...]) -> bool:
+    x, y, width, height = box
+    return min(x, y) <= 3 or x + width >= shape[1] - 3 or y + height >= shape[0] - 3
+
+
+@pytest.mark.parametrize("part", ["jiangxi", "cellavision"])
+def test_single_cells_are_outlined_without_a_scale(real_data: Path, part: str) -> None:
+    dices = []
+    for path in sorted((real_data / "wbc_masks" / part).glob("*.webp"))[::6]:
+        truth = cv2.imread(str(path.with_suffix(".png")), cv2.IMREAD_GRAYSCALE) > 64
+        best = 0.0
+        for cell in find_cells(read_image(path)).cells:
+            x, y, width, height = cell.box
+            whole = np.zeros(truth.shape, bool)
+            whole[y : y + height, x : x + width] = cell.mask > 0
+            best = max(best, 2 * float((whole & truth).sum()) / float(whole.sum() + truth.sum()))
+        dices.append(best)
+    assert np.median(dices) > 0.9
+    assert np.mean(np.array(dices) > 0.5) > 0.9

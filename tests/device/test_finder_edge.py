@@ -10,7 +10,7 @@ from bloodedge_device.finder.parameters import FinderParameters
 
 UM_PER_PX = 0.08
 SIDE, RADIUS = 220, 70
-LIGHT = np.full((120, 160, 3), 210, np.float32)
+LIGHT = np.full((120, 160, 3), 210, np.uint8)
 PARAMETERS = FinderParameters()
 
 

@@ -9,21 +9,21 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge.imaging import Cell, Image, as_image, colour_8bit
 from bloodedge_device.finder.edge import to_edge
-from bloodedge_device.finder.light import Stain, stain_of
-from bloodedge_device.finder.nuclei import Nucleus, find_nuclei, touches_border
+from bloodedge_device.finder.light import CODES, DENSITY_CODES, Floats, Stain, density_codes, light_at, stain_of
+from bloodedge_device.finder.network import PixelNetwork, default_network
+from bloodedge_device.finder.nuclei import dirt_or_dye, nucleus_in, refused_objects, surroundings, touches_border
 from bloodedge_device.finder.outline import Silhouette, exclusive, filled, whole_cells
-from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, FinderParameters
-from bloodedge_device.finder.scale import um_per_px_of
+from bloodedge_device.finder.parameters import FinderParameters
+from bloodedge_device.finder.scale import measured_scale, shrunk
+from bloodedge_device.finder.seeds import Seed
 from bloodedge_device.frames import Box
 
 __all__ = ["FinderParameters", "Found", "FoundCell", "Rejected", "estimate_um_per_px", "find_cells"]
-
-_SCALE_SIDE_PX = 640
-"""Frames are shrunk to about this side before their red cells are measured."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class FoundCell:
 
     box: Box
     mask: Image
+    nucleus: Image
+    """uint8 (height, width), 255 on the nucleus."""
     nucleus_px: int
     area_px: int
     area_um2: float
@@ -81,56 +83,104 @@ class Found:
 _DEFAULTS = FinderParameters()
 
 
-def find_cells(bgr: Image, um_per_px: float | None = None, parameters: FinderParameters = _DEFAULTS) -> Found:
+def find_cells(
+    bgr: Image,
+    um_per_px: float | None = None,
+    parameters: FinderParameters = _DEFAULTS,
+    network: PixelNetwork | None = None,
+) -> Found:
     """White cells in a frame, uint8 (H, W, 3) BGR, at ``um_per_px`` (None: from the frame's red cells).
 
     Raises BloodedgeError when the frame is no 8-bit colour image.
     """
     bgr = colour_8bit(bgr, "The frame")
-    scale = um_per_px or estimate_um_per_px(bgr, parameters) or DEFAULT_UM_PER_PX
+    network = network or default_network()
+    scale = um_per_px or measured_scale(bgr, parameters, network).um_per_px
     shrink = max(1, round(parameters.work_um_per_px / scale))
-    small = _shrunk(bgr, shrink)
+    small = shrunk(bgr, shrink)
     stain = stain_of(small)
-    nuclei, refused = find_nuclei(stain, scale * shrink, parameters)
-    rejected = [Rejected(_grown(r.box, shrink, bgr.shape), r.reason) for r in refused]
+    maps = network.maps(stain, scale * shrink).at(small.shape)
+    traced, unlike = _judged(whole_cells(stain, maps, scale * shrink, parameters), stain, scale * shrink, parameters)
+    rejected = [Rejected(_grown(silhouette.box, shrink, bgr.shape), Reason.NO_NUCLEUS) for silhouette in unlike]
+    outlines = exclusive([filled((points + 0.5) * shrink - 0.5, bgr.shape) for points in traced])
     cells = []
-    traced = whole_cells(stain, nuclei, scale * shrink, parameters)
-    outlines = exclusive([filled((points + 0.5) * shrink - 0.5, bgr.shape) for _, points in traced])
-    silhouettes = [to_edge(outline, bgr, stain.light, scale, parameters) for outline in outlines]
-    for (nucleus, _), silhouette in zip(traced, silhouettes, strict=True):
-        cell = _cell(silhouette, nucleus, shrink, stain, scale, bgr.shape)
-        if cell.area_um2 > parameters.cell_um2:
+    taken = np.zeros(small.shape[:2], np.uint8)
+    for silhouette in unlike:
+        _paint(taken, silhouette)
+    for points, outline in zip(traced, outlines, strict=True):
+        silhouette = to_edge(outline, bgr, stain.light, scale, parameters)
+        x, y, width, height = silhouette.box
+        light = light_at(stain.light, silhouette.box, bgr.shape)
+        density = density_codes(bgr[y : y + height, x : x + width], light)
+        cell = _cell(silhouette, density, bgr.shape, scale)
+        if dirt_or_dye(density, cell.nucleus, parameters):
+            rejected.append(Rejected(cell.box, Reason.NO_NUCLEUS))
+        elif cell.area_um2 > parameters.cell_um2:
             rejected.append(Rejected(cell.box, Reason.TOO_LARGE))
+        elif cell.area_um2 < parameters.least_cell_um2 * cell.completeness:
+            rejected.append(Rejected(cell.box, Reason.TOO_SMALL))
         else:
             cells.append(cell)
-    outside = (other for other in rejected if not any(_inside(other, cell) for cell in cells))
-    return Found(tuple(cells), tuple(outside), scale)
+        _paint(taken, filled(points, small.shape))
+    refused = refused_objects(stain, taken, scale * shrink, parameters)
+    rejected += [Rejected(_grown(r.box, shrink, bgr.shape), r.reason) for r in refused]
+    return Found(tuple(cells), tuple(rejected), scale)
 
 
-def estimate_um_per_px(bgr: Image, parameters: FinderParameters = _DEFAULTS) -> float | None:
+_MOST_CONTRAST = 8.0
+
+
+def _judged(
+    traced: list[tuple[Seed, Floats]], stain: Stain, um_per_px: float, parameters: FinderParameters
+) -> tuple[list[Floats], list[Silhouette]]:
+    """(outlines of white cells; what is too much like the rest of the frame to be one).
+
+    The network proposes. The frame's own colours refuse: what the network is less sure of has to be darker than the
+    red cells beside it.
+    """
+    silhouettes = [filled(points, stain.shape) for _, points in traced]
+    proposed = np.zeros(stain.shape, np.uint8)
+    for silhouette in silhouettes:
+        _paint(proposed, silhouette)
+    beside = surroundings(stain, proposed, um_per_px)
+    kept: list[Floats] = []
+    unlike: list[Silhouette] = []
+    for (seed, points), silhouette in zip(traced, silhouettes, strict=True):
+        if beside is None:
+            enough = seed.odds >= parameters.alone_odds
+        else:
+            contrast = min(beside.contrast(_nuclear_steps(stain, silhouette, um_per_px)), _MOST_CONTRAST)
+            enough = seed.odds + parameters.contrast_weight * contrast >= parameters.evidence
+        if enough:
+            kept.append(points)
+        elif seed.odds >= parameters.alone_odds:
+            unlike.append(silhouette)
+    return kept, unlike
+
+
+def _nuclear_steps(stain: Stain, cell: Silhouette, um_per_px: float) -> NDArray[np.int16]:
+    """int16 (N, 3): density of a cell's nucleus, as in Stain."""
+    x, y, width, height = cell.box
+    steps = stain.steps[y : y + height, x : x + width]
+    dark = np.clip((steps[:, :, 1] // 2 + steps[:, :, 2] // 2) // (CODES // DENSITY_CODES), 0, 255).astype(np.uint8)
+    return steps[nucleus_in(dark, cell.mask, um_per_px) > 0]
+
+
+def _paint(canvas: Image, cell: Silhouette) -> None:
+    """255 on the cell."""
+    x, y, width, height = cell.box
+    window = canvas[y : y + height, x : x + width]
+    cv2.bitwise_or(window, cell.mask, dst=window)
+
+
+def estimate_um_per_px(
+    bgr: Image, parameters: FinderParameters = _DEFAULTS, network: PixelNetwork | None = None
+) -> float | None:
     """Micrometres per pixel of a frame from its red cells, 7.5 µm across; None when too few stand alone.
 
     Raises BloodedgeError when the frame is no 8-bit colour image.
     """
-    bgr = colour_8bit(bgr, "The frame")
-    shrink = max(1, round(max(bgr.shape[:2]) / _SCALE_SIDE_PX))
-    small = um_per_px_of(stain_of(_shrunk(bgr, shrink)), parameters.nuclear_density)
-    return None if small is None else small / shrink
-
-
-def _shrunk(bgr: Image, factor: int) -> Image:
-    if factor == 1:
-        return bgr
-    size = max(1, bgr.shape[1] // factor), max(1, bgr.shape[0] // factor)
-    trimmed = bgr[: size[1] * factor, : size[0] * factor]
-    return as_image(cv2.resize(trimmed, size, interpolation=cv2.INTER_AREA))
-
-
-def _inside(rejected: Rejected, cell: FoundCell) -> bool:
-    """Whether a rejected object is inside a cell: a granule or a loose lobe of it."""
-    column = rejected.box[0] + rejected.box[2] // 2 - cell.box[0]
-    row = rejected.box[1] + rejected.box[3] // 2 - cell.box[1]
-    return 0 <= column < cell.box[2] and 0 <= row < cell.box[3] and bool(cell.mask[row, column])
+    return measured_scale(colour_8bit(bgr, "The frame"), parameters, network or default_network()).from_red_cells
 
 
 def _grown(box: Box, factor: int, shape: tuple[int, ...]) -> Box:
@@ -138,33 +188,27 @@ def _grown(box: Box, factor: int, shape: tuple[int, ...]) -> Box:
     return x, y, min(width, shape[1] - x), min(height, shape[0] - y)
 
 
-def _cell(
-    cell: Silhouette, nucleus: Nucleus, shrink: int, stain: Stain, um_per_px: float, shape: tuple[int, ...]
-) -> FoundCell:
-    x, y, width, height = nucleus.box
-    depth = cv2.mean(stain.nuclear[y : y + height, x : x + width], mask=nucleus.mask)[0]
-    steepness = _steepness(stain, nucleus) / (shrink * um_per_px)
+def _cell(cell: Silhouette, density: Image, shape: tuple[int, ...], um_per_px: float) -> FoundCell:
+    dark = as_image(cv2.add(density[:, :, 1] // 2, density[:, :, 2] // 2))
+    nucleus = nucleus_in(dark, cell.mask, um_per_px)
+    depth = 2 * cv2.mean(dark, mask=nucleus)[0] / DENSITY_CODES
     area = int(cv2.countNonZero(cell.mask))
     return FoundCell(
         box=cell.box,
         mask=cell.mask,
-        nucleus_px=min(area, nucleus.area_px * shrink**2),
+        nucleus=nucleus,
+        nucleus_px=int(cv2.countNonZero(nucleus)),
         area_px=area,
         area_um2=area * um_per_px**2,
         touches_border=touches_border(cell.box, shape),
         completeness=cell.completeness,
         nuclear_density=float(depth),
-        focus=steepness / max(float(depth), 1e-3),
+        focus=_steepness(density[:, :, 1], nucleus, um_per_px) / max(float(depth), 1e-3),
     )
 
 
-def _steepness(stain: Stain, nucleus: Nucleus) -> float:
-    """Mean slope of density across the nucleus's edge, per pixel of the shrunken frame."""
-    x, y, width, height = nucleus.box
-    mask = cv2.copyMakeBorder(nucleus.mask, 2, 2, 2, 2, cv2.BORDER_CONSTANT)
-    rows = np.clip(np.arange(y - 2, y + height + 2), 0, stain.green.shape[0] - 1)
-    columns = np.clip(np.arange(x - 2, x + width + 2), 0, stain.green.shape[1] - 1)
-    green = np.ascontiguousarray(stain.green[np.ix_(rows, columns)])
-    edge = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    across, down = (cv2.Scharr(green, cv2.CV_32F, *axes) / 32 for axes in ((1, 0), (0, 1)))
-    return float(cv2.mean(cv2.magnitude(across, down), mask=edge)[0])
+def _steepness(green: Image, nucleus: Image, um_per_px: float) -> float:
+    """Mean slope of density across the nucleus's edge, per micrometre."""
+    edge = cv2.morphologyEx(nucleus, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    across, down = (cv2.Scharr(green, cv2.CV_32F, *axes) / (32 * DENSITY_CODES) for axes in ((1, 0), (0, 1)))
+    return float(cv2.mean(cv2.magnitude(across, down), mask=edge)[0]) / um_per_px

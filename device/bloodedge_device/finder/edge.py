@@ -6,13 +6,11 @@ blur of the optics; the edge is where it has fallen to a share of what it is jus
 paler than the nucleus beside it.
 """
 
-from functools import cache
-
 import cv2
 import numpy as np
 
 from bloodedge.imaging import Image, as_image
-from bloodedge_device.finder.light import Floats, light_at
+from bloodedge_device.finder.light import DENSITY_CODES, Floats, density_codes, light_at
 from bloodedge_device.finder.outline import Silhouette, trimmed
 from bloodedge_device.finder.parameters import FinderParameters
 
@@ -20,18 +18,16 @@ _LEAST_LEFT = 0.5
 """Smallest share of its outline that a cell fills; with less it is too faint to find its edge."""
 _SPECK_UM = 0.1
 """Half the width of the thinnest threads of stain that belong to a cell."""
-_CODES = 64.0
-"""Levels of the 8-bit density table in one unit of optical density."""
 
 
-def to_edge(cell: Silhouette, bgr: Image, light: Floats, um_per_px: float, parameters: FinderParameters) -> Silhouette:
+def to_edge(cell: Silhouette, bgr: Image, light: Image, um_per_px: float, parameters: FinderParameters) -> Silhouette:
     """The silhouette without the empty field between the cell's edge and its outline.
 
-    bgr: the frame, uint8 (H, W, 3); light: its empty field, float32 (rows, columns, 3) of a coarse grid.
+    bgr: the frame, uint8 (H, W, 3); light: its empty field, uint8 (rows, columns, 3) of a coarse grid.
     """
     x, y, width, height = cell.box
-    green = cv2.extractChannel(bgr[y : y + height, x : x + width], 1)
-    density = as_image(cv2.LUT(green, _table(light_at(light, cell.box, bgr.shape)[1])))
+    codes = density_codes(bgr[y : y + height, x : x + width], light_at(light, cell.box, bgr.shape))
+    density = as_image(cv2.extractChannel(codes, 1))
     inside = _core(cell.mask, parameters.edge_depth_um / um_per_px)
     if not cv2.countNonZero(inside):
         return cell
@@ -39,20 +35,13 @@ def to_edge(cell: Silhouette, bgr: Image, light: Floats, um_per_px: float, param
     within = _smoothed(as_image(cv2.bitwise_and(density, density, mask=inside)), side) / np.maximum(
         _smoothed(inside, side), 1e-6
     )
-    dense = density > np.maximum(parameters.edge_share * within, _CODES * parameters.edge_density)
+    dense = density > np.maximum(parameters.edge_share * within, DENSITY_CODES * parameters.edge_density)
     certain = _core(cell.mask, parameters.edge_bite_um / um_per_px)
     stained = (dense & (cell.mask > 0)) | (certain > 0)
     mask = _largest(stained.astype(np.uint8), max(1, round(_SPECK_UM / um_per_px)))
     if cv2.countNonZero(mask) < _LEAST_LEFT * cv2.countNonZero(cell.mask):
         return cell
     return trimmed(mask, (x, y), cell.completeness)
-
-
-@cache
-def _table(light: int) -> Image:
-    """Density codes of the 256 levels under a light."""
-    density = np.log10((light + 1) / (np.arange(256) + 1))
-    return np.clip(np.rint(_CODES * density), 0, 255).astype(np.uint8)
 
 
 def _core(mask: Image, depth_px: float) -> Image:

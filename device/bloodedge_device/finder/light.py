@@ -1,14 +1,14 @@
-"""A frame's light and stain: the empty field behind the cells, optical density, and the stain of nuclei only."""
+"""A frame's light and stain: the empty field behind the cells, and optical density in exact steps."""
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.imaging import Image
+from bloodedge.imaging import Image, as_image
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -23,58 +23,66 @@ _NEAR = 0.06
 _STAINED = 0.04
 """Green density above which a pixel is stained: twice what a dusty empty field shows, half of a red cell."""
 _RED_CELL_GREEN = 0.15
-_RED_CELL_BLUE = 0.33
-"""Green density of a red cell, and the share of its density that lies in the blue channel, where a frame shows none."""
-_RED_CELL_GREEN_SHARE = 0.47
-"""Share of a red cell's density that lies in the green channel, of two microscopes."""
-_RED_CELL_BLUE_RANGE = (0.25, 0.45)
+"""Green density of a red cell where a frame shows none."""
 _BINS = 30
 _FEWEST_STAINED = 50
+
+
+CODES = 6400
+STAINED = round(0.04 * CODES)
+"""Steps of the integer logarithms in one unit of optical density."""
 
 
 @dataclass(frozen=True)
 class Stain:
     """A frame converted to stain.
 
-    light: float32 (rows, columns, 3) BGR, the empty field on a coarse grid;
-    density: float32 (H, W, 3) BGR, optical density (log10) against the empty field; nuclear: float32 (H, W), density
-    that red cells do not have; noise: its robust standard deviation on red cells, or on all where there are none;
-    red_cell: their green density.
+    light: uint8 (rows, columns, 3) BGR, the empty field on a coarse grid; steps: int16 (H, W, 3) BGR, optical density
+    (log10) against the empty field in steps of 1 / CODES; red_cell: green density of the frame's red cells.
     """
 
-    light: Floats
-    density: Floats
-    nuclear: Floats
-    noise: float
+    light: Image
+    steps: NDArray[np.int16]
     red_cell: float
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.steps.shape[0], self.steps.shape[1]
+
+    @cached_property
     def green(self) -> Floats:
         """float32 (H, W): density where every cell of a smear absorbs."""
-        return self.density[:, :, 1]
+        return np.asarray(cv2.extractChannel(self.steps, 1), np.float32) * np.float32(1 / CODES)
+
+    @cached_property
+    def dark(self) -> Floats:
+        """float32 (H, W): red and green density, that nuclei have most of under every stain."""
+        both = cv2.add(cv2.extractChannel(self.steps, 1), cv2.extractChannel(self.steps, 2))
+        return np.asarray(both, np.float32) * np.float32(1 / CODES)
+
+    def codes(self, per_unit: float) -> Image:
+        """uint8 (H, W, 3): density in so many codes per unit, from 0."""
+        share = round(CODES / per_unit)
+        codes = np.clip((self.steps + np.int16(share // 2)) // np.int16(share), 0, 255)
+        return as_image(codes.astype(np.uint8))
 
 
 def stain_of(bgr: Image) -> Stain:
     """The stain in a frame, uint8 (H, W, 3)."""
-    field = empty_field(bgr)
-    light = cv2.resize(field, (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR)
-    density = np.log10((light + 1) / (bgr.astype(np.float32) + 1))
+    field = np.clip(np.rint(empty_field(bgr)), 0, 255).astype(np.uint8)
+    light = cv2.resize(field, (bgr.shape[1], bgr.shape[0]), interpolation=cv2.INTER_LINEAR_EXACT)
+    steps = np.asarray(cv2.subtract(cv2.LUT(light, _logarithms()), cv2.LUT(bgr, _logarithms())), np.int16)
     size = max(1, bgr.shape[1] // 4), max(1, bgr.shape[0] // 4)
-    stained = np.asarray(cv2.resize(density, size, interpolation=cv2.INTER_AREA), np.float32).reshape(-1, 3)
-    stained = stained[stained[:, 1] > _STAINED]
-    red_cell = _red_cell_density(stained[:, 1])
-    blue = _red_cell_blue(stained[stained[:, 1] < 1.5 * red_cell])
-    # Green and red, less what red cells of this much blue would absorb there: two of them at most, one over the other,
-    # so that a nucleus dark in all three channels is not taken for a heap of red cells.
-    explained = np.minimum(density[:, :, 0], 2.2 * red_cell * blue / _RED_CELL_GREEN_SHARE)
-    nuclear = density[:, :, 1] + density[:, :, 2] - ((1 - blue) / blue) * explained
-    sample, green = nuclear[::2, ::2], density[::2, ::2, 1]
-    # Red cells are around zero; nuclei are never below it, so they do not count as noise.
-    below = sample[(green > _STAINED) & (sample < 0)]
-    if len(below) < _FEWEST_STAINED:
-        below = sample[sample < 0]
-    noise = -1.4826 * float(np.median(below)) if len(below) else 0.0
-    return Stain(field, density, nuclear, noise, red_cell)
+    green = np.asarray(cv2.resize(cv2.extractChannel(steps, 1), size, interpolation=cv2.INTER_NEAREST), np.float32)
+    stained = np.asarray(green.ravel() / CODES, np.float32)
+    return Stain(field, steps, _red_cell_density(stained[stained > _STAINED]))
+
+
+@cache
+def _logarithms() -> NDArray[np.int16]:
+    """Logarithms of the 256 levels in steps of 1 / CODES."""
+    return np.asarray(np.rint(CODES * np.log10(np.arange(1, 257))), np.int16)
 
 
 def _red_cell_density(green: Floats) -> float:
@@ -87,23 +95,6 @@ def _red_cell_density(green: Floats) -> float:
         return float(np.median(green))
     palest = int(peaks[0])
     return float(_STAINED * (2.0 / _STAINED) ** ((palest + 0.5) / _BINS))
-
-
-def _red_cell_blue(stained: Floats) -> float:
-    """Share of the red cells' density in the blue channel, from stained densities (N, 3) BGR.
-
-    Nuclei absorb less blue than red cells: of all the common shares the largest is the red cells'.
-    """
-    low, high = _RED_CELL_BLUE_RANGE
-    share = stained[:, 0] / stained.sum(axis=1)
-    share = share[(share > low - 0.05) & (share < high + 0.05)]
-    if len(share) < _FEWEST_STAINED:
-        return _RED_CELL_BLUE
-    peaks = _peaks(_histogram(share, (low - 0.05, high + 0.05)))
-    if not len(peaks):
-        return float(np.clip(np.median(share), low, high))
-    last = int(peaks[-1])
-    return float(np.clip(low - 0.05 + (last + 0.5) * (high - low + 0.1) / _BINS, low, high))
 
 
 def _histogram(values: Floats, limits: tuple[float, float]) -> Floats:
@@ -142,7 +133,7 @@ def empty_field(bgr: Image) -> Floats:
     return np.broadcast_to(level, (*_GRID, 3)).copy()
 
 
-def light_at(light: Floats, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> Light:
+def light_at(light: Image, box: tuple[int, int, int, int], shape: tuple[int, ...]) -> Light:
     """The empty field's levels in the middle of a box of a frame of that shape; light: as in Stain."""
     x, y, width, height = box
     row = (2 * y + height) * light.shape[0] // (2 * shape[0])
@@ -184,3 +175,20 @@ def _terms() -> tuple[Doubles, Doubles]:
     rows, columns = _TILES
     tiles = terms.reshape(rows, _GRID[0] // rows, columns, _GRID[1] // columns, 6).mean(axis=(1, 3))
     return terms.reshape(-1, 6), tiles.reshape(-1, 6)
+
+
+DENSITY_CODES = 64
+"""Levels of the 8-bit density in one unit of optical density."""
+
+
+def density_codes(bgr: Image, light: Light) -> Image:
+    """uint8 (H, W, 3): optical density of an image under one light, 1 / DENSITY_CODES each."""
+    tables = np.stack([_density_table(level) for level in light], axis=1)
+    return as_image(cv2.LUT(bgr, tables.reshape(1, 256, 3)))
+
+
+@cache
+def _density_table(light: int) -> Image:
+    """Density codes of the 256 levels under a light."""
+    density = np.log10((light + 1) / (np.arange(256) + 1))
+    return as_image(np.clip(np.rint(DENSITY_CODES * density), 0, 255).astype(np.uint8))

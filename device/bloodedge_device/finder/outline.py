@@ -6,6 +6,7 @@ directions finds the radii with the most evidence for cell inside and the least 
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,142 +14,116 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bloodedge.imaging import Image
-from bloodedge_device.finder.light import Floats, Stain
-from bloodedge_device.finder.nuclei import Nucleus, disc
+from bloodedge.imaging import Image, as_image
+from bloodedge_device.finder.light import STAINED, Floats, Stain
+from bloodedge_device.finder.network import PER_UNIT, ZERO, Maps
 from bloodedge_device.finder.parameters import FinderParameters
+from bloodedge_device.finder.seeds import Seed, seeds_in
 
 RAYS = 64
 _STEP_UM = 0.2
-_LEAST_GREEN = 0.02
-"""Lowest green density of which shares are meaningful."""
 
 
-def evidence(stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: FinderParameters) -> Floats:
-    """float32 (H, W), -1..1: how much each pixel looks like a white cell rather than empty field or red cell."""
-    edge = parameters.cytoplasm_density * stain.red_cell
-    green = cv2.GaussianBlur(stain.green, (0, 0), max(0.6, 0.15 / um_per_px))
-    matter = np.clip(green / edge - 1, -1, 1)
-    # Red cells have no nuclear stain at all; cytoplasm, even pink, has some for its density. Blurred over the coloured
-    # fringes that a lens leaves round red cells.
-    wide = max(0.6, parameters.fringe_um / um_per_px)
-    nuclear, all_green = (cv2.GaussianBlur(density, (0, 0), wide) for density in (stain.nuclear, stain.green))
-    tint = nuclear / np.maximum(all_green, _LEAST_GREEN)
-    deep = float(np.median([_tint(stain, nucleus) for nucleus in nuclei]))
-    white = np.clip((tint / deep - parameters.cytoplasm_tint) / 0.2, -1, 1)
-    return np.asarray(np.minimum(matter, white), np.float32)
+def evidence(maps: Maps, parameters: FinderParameters) -> Floats:
+    """float32 (H, W), -1..1: how much each pixel looks like a white cell's rather than its surroundings'."""
+    middle = ZERO + PER_UNIT * parameters.cell_odds
+    table = np.clip((np.arange(256) - middle) / (2 * PER_UNIT), -1, 1).astype(np.float32)
+    return np.asarray(cv2.LUT(maps.cell, table), np.float32)
+
+
+def whole_cells(stain: Stain, maps: Maps, um_per_px: float, parameters: FinderParameters) -> list[tuple[Seed, Floats]]:
+    """Each cell's seed and outline (RAYS, 2); of two outlines of one cell the likelier stays."""
+    seeds = seeds_in(maps, um_per_px, parameters)
+    if not seeds:
+        return []
+    shape = maps.cell.shape
+    field = evidence(maps, parameters)
+    # Between a platelet and the cell beside it the empty field shows.
+    matter = np.where(stain.steps[:, :, 1] > STAINED, field, -1)
+    field[_platelets(matter, um_per_px, parameters)] = -1
+    kept: list[tuple[Seed, Floats]] = []
+    owners = np.zeros(shape, np.uint8)
+    for seed, points in zip(seeds, outlines(field, seeds, um_per_px, parameters), strict=True):
+        cell = filled(points, shape)
+        x, y, width, height = cell.box
+        window = owners[y : y + height, x : x + width]
+        area = cv2.countNonZero(cell.mask)
+        if not area or cv2.countNonZero(cv2.bitwise_and(window, cell.mask)) > parameters.one_cell_overlap * area:
+            continue
+        cv2.bitwise_or(window, cell.mask, dst=window)
+        kept.append((seed, points))
+    return kept
 
 
 def _platelets(field: Floats, um_per_px: float, parameters: FinderParameters) -> NDArray[np.bool_]:
     """Pixels, by the evidence (H, W), of small objects that touch a cell by a narrow neck at most."""
     reach = parameters.platelet_neck_um / 2
-    neck = disc(reach / um_per_px)
+    neck = _disc(reach / um_per_px)
     cores = cv2.erode((field > 0).astype(np.uint8), neck)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cores, connectivity=4)
     radius_um = np.sqrt(stats[:, cv2.CC_STAT_AREA] / np.pi) * um_per_px + reach
-    small = np.pi * radius_um**2 < parameters.platelet_um2
+    small = np.pi * radius_um**2 < parameters.attached_um2
     small[0] = False
     loose = small[labels]
     kept = cv2.dilate(cores * ~loose, neck)
     return np.asarray((cv2.dilate(loose.astype(np.uint8), neck) > 0) & (kept == 0), np.bool_)
 
 
-def _tint(stain: Stain, nucleus: Nucleus) -> float:
-    """Nuclear stain of a nucleus as a share of its green density."""
-    x, y, width, height = nucleus.box
-    window = np.s_[y : y + height, x : x + width]
-    nuclear = cv2.mean(stain.nuclear[window], mask=nucleus.mask)[0]
-    return float(nuclear / max(cv2.mean(stain.green[window], mask=nucleus.mask)[0], _LEAST_GREEN))
+def _disc(radius_px: float) -> Image:
+    """A disc for OpenCV's morphology, uint8, with a radius of at least one pixel."""
+    size = 2 * max(1, round(radius_px)) + 1
+    return as_image(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)))
 
 
-def whole_cells(
-    stain: Stain, nuclei: list[Nucleus], um_per_px: float, parameters: FinderParameters
-) -> list[tuple[Nucleus, Floats]]:
-    """Each cell's nucleus and outline (RAYS, 2); nuclei whose outlines form one cell are merged."""
-    if not nuclei:
-        return []
-    field = evidence(stain, nuclei, um_per_px, parameters)
-    shape = stain.green.shape
-    everyone = _painted(nuclei, shape)
-
-    def traced(nucleus: Nucleus) -> tuple[Nucleus, Floats]:
-        return nucleus, outline(field, nucleus, everyone, um_per_px, parameters)
-
-    cells = [traced(nucleus) for nucleus in nuclei]
-    while (pair := _one_cell(cells, shape, um_per_px, parameters)) is not None:
-        first, second = (cells[index][0] for index in pair)
-        cells = [cell for index, cell in enumerate(cells) if index not in pair]
-        cells.append(traced(_joined(first, second, shape)))
-    platelets = _platelets(field, um_per_px, parameters)
-    if not platelets.any():
-        return cells
-    field[platelets] = -1
-    return [traced(nucleus) for nucleus, _ in cells]
-
-
-def _one_cell(
-    cells: list[tuple[Nucleus, Floats]], shape: tuple[int, ...], um_per_px: float, parameters: FinderParameters
-) -> tuple[int, int] | None:
-    """Indices of two outlines of one cell; None when there are none."""
-    for i, j in itertools.combinations(range(len(cells)), 2):
-        first, second = cells[i][1], cells[j][1]
-        if (first.min(axis=0) > second.max(axis=0)).any() or (second.min(axis=0) > first.max(axis=0)).any():
-            continue
-        masks = [np.zeros(shape, np.uint8) for _ in range(2)]
-        for mask, points in zip(masks, (first, second), strict=True):
-            cv2.fillPoly(mask, [np.round(points).astype(np.int32)], 255)
-        shared = cv2.countNonZero(cv2.bitwise_and(*masks))
-        smaller = min(cv2.countNonZero(mask) for mask in masks)
-        if shared < parameters.one_cell_overlap * smaller:
-            continue
-        contours, _ = cv2.findContours(cv2.bitwise_or(*masks), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        union = max(contours, key=cv2.contourArea)
-        area = cv2.contourArea(union)
-        solid = area >= parameters.one_cell_solidity * cv2.contourArea(cv2.convexHull(union))
-        if solid and area * um_per_px**2 <= parameters.one_cell_um2:
-            return i, j
-    return None
-
-
-def _joined(first: Nucleus, second: Nucleus, shape: tuple[int, ...]) -> Nucleus:
-    canvas = _painted([first, second], shape)
-    x, y, width, height = cv2.boundingRect(canvas)
-    mask = np.ascontiguousarray(canvas[y : y + height, x : x + width])
-    return Nucleus((x, y, width, height), mask, first.cut or second.cut)
-
-
-def _painted(nuclei: list[Nucleus], shape: tuple[int, ...]) -> Image:
-    """uint8 (H, W), 255 on every nucleus."""
-    canvas = np.zeros(shape[:2], np.uint8)
-    for nucleus in nuclei:
-        x, y, width, height = nucleus.box
-        window = canvas[y : y + height, x : x + width]
-        cv2.bitwise_or(window, nucleus.mask, dst=window)
+def _numbered(seeds: list[Seed], shape: tuple[int, ...]) -> NDArray[np.uint16]:
+    """uint16 (H, W): the number of the seed at each pixel, from 1; 0 elsewhere."""
+    canvas = np.zeros(shape[:2], np.uint16)
+    for number, seed in enumerate(seeds, 1):
+        x, y, width, height = seed.box
+        canvas[y : y + height, x : x + width][seed.mask > 0] = number
     return canvas
 
 
-def outline(field: Floats, nucleus: Nucleus, others: Image, um_per_px: float, parameters: FinderParameters) -> Floats:
-    """float32 (RAYS, 2): the cell's outline as (x, y) in the pixels of ``field``, possibly beyond the frame.
+def outlines(field: Floats, seeds: list[Seed], um_per_px: float, parameters: FinderParameters) -> Iterator[Floats]:
+    """float32 (RAYS, 2) for each seed: its cell's outline as (x, y) in the pixels of ``field``, even beyond the frame.
 
-    field: what ``evidence`` gives; others: uint8 (H, W), 255 on all nuclei, this one included.
+    field: what ``evidence`` gives.
     """
-    x, y = nucleus.centre
-    own = np.zeros_like(others)
-    left, top, width, height = nucleus.box
-    own[top : top + height, left : left + width] = nucleus.mask
+    owners = _numbered(seeds, field.shape)
     directions, radii = _rays(parameters.cell_radius_um)
-    columns = (x + directions[:, :1] * radii / um_per_px).astype(np.float32)
-    rows = (y + directions[:, 1:] * radii / um_per_px).astype(np.float32)
+    for first in range(0, len(seeds), _AT_ONCE):
+        part = seeds[first : first + _AT_ONCE]
+        costs = [
+            _cost(field, seed, number, owners, directions, radii / um_per_px)
+            for number, seed in enumerate(part, first + 1)
+        ]
+        for seed, chosen in zip(part, closed_paths(np.stack(costs), parameters.smoothness), strict=True):
+            length = _smoothed(radii[chosen])[:, np.newaxis] / um_per_px
+            yield np.asarray(np.array(seed.centre) + directions * length, np.float32)
+
+
+_AT_ONCE = 32
+"""Seeds whose outlines are found together."""
+
+
+def _cost(
+    field: Floats, seed: Seed, number: int, owners: NDArray[np.uint16], directions: Floats, radii_px: Floats
+) -> Floats:
+    """float32 (RAYS, N): what it costs to end the cell at each radius in each direction.
+
+    owners: the number of the seed at each pixel, ``number`` being this one's.
+    """
+    x, y = seed.centre
+    columns = (x + directions[:, :1] * radii_px).astype(np.float32)
+    rows = (y + directions[:, 1:] * radii_px).astype(np.float32)
     values = cv2.remap(field, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-    mine = cv2.remap(own, columns, rows, cv2.INTER_NEAREST) > 0
-    theirs = (cv2.remap(others, columns, rows, cv2.INTER_NEAREST) > 0) & ~mine
+    owner = cv2.remap(owners, columns, rows, cv2.INTER_NEAREST)
+    mine, theirs = owner == number, (owner > 0) & (owner != number)
     values = np.where(theirs, -3, values)
-    # All pixels up to the farthest piece of its nucleus belong to the cell.
+    # All pixels up to the farthest piece of its seed belong to the cell.
     last = np.where(mine.any(axis=1), mine.shape[1] - np.argmax(mine[:, ::-1], axis=1), 0)
     values = np.where(np.arange(values.shape[1]) < last[:, None], 3, values)
-    chosen = closed_path(-np.cumsum(values, axis=1).astype(np.float32), parameters.smoothness)
-    length = _smoothed(radii[chosen])
-    return np.stack([x + directions[:, 0] * length / um_per_px, y + directions[:, 1] * length / um_per_px], axis=1)
+    return -np.cumsum(values, axis=1).astype(np.float32)
 
 
 @cache
@@ -163,31 +138,33 @@ _REACH = 3
 """Neighbouring rays differ by at most this many steps."""
 
 
-def closed_path(cost: Floats, smoothness: float) -> NDArray[np.intp]:
-    """The step of each ray, int (rays,), with the least summed cost plus roughness; the last ray is next to the first.
+def closed_paths(cost: Floats, smoothness: float) -> NDArray[np.intp]:
+    """The step of each ray, int (cells, rays), with the least summed cost plus roughness; the rays form a circle.
 
-    cost: float32 (rays, steps). The circle is run through twice, and the settled turn in the middle is kept.
+    cost: float32 (cells, rays, steps). The circle is run through twice, and the settled turn in the middle is kept.
     """
-    rays, steps = cost.shape
-    shifts = np.arange(-_REACH, _REACH + 1)
-    price = smoothness * np.abs(shifts)[:, None].astype(np.float32)
-    total = np.full(steps + 2 * _REACH, np.inf, np.float32)
-    total[_REACH:-_REACH] = cost[0]
+    cells, rays, steps = cost.shape
+    price = smoothness * np.abs(np.arange(-_REACH, _REACH + 1)).astype(np.float32)
+    total = np.full((cells, steps + 2 * _REACH), np.inf, np.float32)
+    total[:, _REACH:-_REACH] = cost[:, 0]
     turns = 2 * rays
-    back = np.empty((turns, steps), np.int8)
-    windows = np.lib.stride_tricks.sliding_window_view(total, steps)
+    back = np.empty((turns, cells, steps), np.int8)
     for turn in range(1, turns):
-        reached = windows + price
-        best = np.argmin(reached, axis=0)
-        back[turn] = best - _REACH
-        total[_REACH:-_REACH] = reached[best, np.arange(steps)] + cost[turn % rays]
-        total[_REACH:-_REACH] -= total[_REACH:-_REACH].min()
-    path = np.empty(turns, np.intp)
-    path[-1] = int(np.argmin(total[_REACH:-_REACH]))
+        best = total[:, :steps] + price[0]
+        back[turn] = -_REACH
+        for shift in range(1, 2 * _REACH + 1):
+            reached = total[:, shift : shift + steps] + price[shift]
+            back[turn][reached < best] = shift - _REACH
+            np.minimum(best, reached, out=best)
+        best += cost[:, turn % rays]
+        total[:, _REACH:-_REACH] = best - best.min(axis=1, keepdims=True)
+    path = np.empty((turns, cells), np.intp)
+    path[-1] = np.argmin(total[:, _REACH:-_REACH], axis=1)
+    every = np.arange(cells)
     for turn in range(turns - 1, 0, -1):
-        path[turn - 1] = path[turn] + back[turn][path[turn]]
+        path[turn - 1] = path[turn] + back[turn, every, path[turn]]
     middle = path[rays // 2 : rays // 2 + rays]
-    return np.roll(middle, rays // 2)
+    return np.roll(middle, rays // 2, axis=0).T
 
 
 def _smoothed(radii: Floats) -> Floats:

@@ -4,13 +4,17 @@ Every piece of a red cell's rim votes for a centre, one radius inwards along its
 with gradient direction; Kimme, Ballard and Sklansky, 1975): cells that overlap still vote with their free arcs.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from bloodedge_device.finder.light import Floats, Stain
-from bloodedge_device.finder.parameters import RED_CELL_UM
+from bloodedge.imaging import Image, as_image
+from bloodedge_device.finder.light import Floats, Stain, stain_of
+from bloodedge_device.finder.network import CORE_SHARE, ZERO, PixelNetwork
+from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, RED_CELL_UM, FinderParameters
+from bloodedge_device.finder.seeds import seeds_in
 
 _RADII_PX = np.geomspace(6, 90, 40)
 _LEAST_ARC = 0.33
@@ -21,6 +25,20 @@ _LEAST_CIRCLES = 0.8
 """Fewest full circles of rim for a radius to be accepted."""
 
 
+_SIDE_PX = 640
+"""Frames are shrunk to about this side before their red cells are measured."""
+_WHITE_CELL_UM = 12.0
+"""Diameter of a white cell on a smear: lymphocytes 7 to 15 µm, neutrophils 10 to 15, monocytes 12 to 20."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Micrometres per pixel: as the red cells show (None: too few stand alone), and the best that is known."""
+
+    from_red_cells: float | None
+    um_per_px: float
+
+
 @dataclass(frozen=True)
 class Rims:
     """Pixels on the rims of stained objects: positions and inward unit normals, each float32 (N, 2) as (x, y)."""
@@ -29,33 +47,100 @@ class Rims:
     normals: Floats
 
 
-def um_per_px_of(stain: Stain, nuclear_density: float) -> float | None:
-    """Micrometres per pixel from the most frequent radius of round red cells; None when there are too few."""
-    rims = _rims(stain, nuclear_density)
+def measured_scale(bgr: Image, parameters: FinderParameters, network: PixelNetwork) -> Scale:
+    """The scale of a frame, uint8 (H, W, 3).
+
+    White cells are found at the scale of whatever is round, and left out before the red cells are measured. Where there
+    are none, white cells are assumed to be as large as they are on the average.
+    """
+    shrink = max(1, round(max(bgr.shape[:2]) / _SIDE_PX))
+    stain = stain_of(shrunk(bgr, shrink))
+    nothing = np.zeros(stain.shape, np.uint8)
+    first, circles = um_per_px_of(stain, nothing)
+    tried = _BLIND if first is None else (first,)
+    alone = first is not None and (circles < _CERTAIN or RED_CELL_UM / first > _LARGE * min(stain.shape))
+    if alone and first is not None:
+        tried = first, first * _WHITE_CELL_UM / RED_CELL_UM
+    whites = max((_whites(stain, scale, parameters, network) for scale in tried), key=lambda found: found.odds)
+    white = as_image(cv2.threshold(whites.cells, ZERO, 255, cv2.THRESH_BINARY)[1])
+    second = first
+    if first is not None and cv2.countNonZero(white):
+        second, _ = um_per_px_of(stain, white)
+        if second is not None and not (alone * _PLAUSIBLE[0]) < second / whites.um_per_px < _PLAUSIBLE[1]:
+            second = None
+    return Scale(second and second / shrink, (second or whites.um_per_px) / shrink)
+
+
+_PLAUSIBLE = (0.55, 2.4)
+"""White cells' median diameter over the average one, at a scale that red cells show."""
+_CERTAIN = 2.5
+"""With fewer full circles than this in a frame, what is round may be its white cell, ..."""
+_LARGE = 0.4
+"""... and where it is larger than this share of the frame's side."""
+_BLIND = (DEFAULT_UM_PER_PX, 2 * DEFAULT_UM_PER_PX)
+"""Scales to look for white cells at where nothing is round."""
+
+
+@dataclass(frozen=True)
+class _Whites:
+    """White cells by the network at a scale.
+
+    cells: log-odds, as in Maps; um_per_px: the scale at which they are as large as on the average, or where none was
+    found the one at which they were sought; odds: of the likeliest.
+    """
+
+    cells: Image
+    um_per_px: float
+    odds: float
+
+
+def _whites(stain: Stain, um_per_px: float, parameters: FinderParameters, network: PixelNetwork) -> _Whites:
+    maps = network.maps(stain, um_per_px).at(stain.shape)
+    seeds = seeds_in(maps, um_per_px, parameters)
+    if not seeds:
+        return _Whites(maps.cell, um_per_px, 0.0)
+    core_px = float(np.median([cv2.countNonZero(seed.mask) for seed in seeds]))
+    diameter_px = 2 * math.sqrt(core_px / math.pi) / CORE_SHARE
+    return _Whites(maps.cell, _WHITE_CELL_UM / diameter_px, seeds[0].odds)
+
+
+def shrunk(bgr: Image, factor: int) -> Image:
+    """The frame with means of ``factor`` times ``factor`` pixels."""
+    if factor == 1:
+        return bgr
+    size = max(1, bgr.shape[1] // factor), max(1, bgr.shape[0] // factor)
+    trimmed = bgr[: size[1] * factor, : size[0] * factor]
+    return as_image(cv2.resize(trimmed, size, interpolation=cv2.INTER_AREA))
+
+
+def um_per_px_of(stain: Stain, white: Image) -> tuple[float | None, float]:
+    """(micrometres per pixel by the most frequent radius of round red cells, None when there are too few; how many)."""
+    rims = _rims(stain, white)
     if len(rims.points) < 50:
-        return None
-    circles = np.array([_circles(rims, radius, stain.green.shape) for radius in _RADII_PX])
+        return None, 0.0
+    circles = np.array([_circles(rims, radius, stain.shape) for radius in _RADII_PX])
     # Red cells cover more of a frame than platelets, however many those are.
     weight = circles * _RADII_PX
     smooth = np.convolve(weight, (0.25, 0.5, 0.25), mode="same")
     best = int(np.argmax(smooth))
     if circles[max(0, best - 1) : best + 2].sum() < _LEAST_CIRCLES or best in (0, len(_RADII_PX) - 1):
-        return None
+        return None, 0.0
     covered = circles[best - 1 : best + 2].sum() * np.pi * _RADII_PX[best] ** 2
     if covered < _LEAST_COVER * np.count_nonzero(stain.green > 0.5 * stain.red_cell):
-        return None
+        return None, 0.0
     left, middle, right = smooth[best - 1 : best + 2]
     offset = 0.5 * (left - right) / (left - 2 * middle + right)
     radius = float(np.interp(best + offset, np.arange(len(_RADII_PX)), _RADII_PX))
-    return RED_CELL_UM / (2 * (radius + 0.5))  # a rim pixel's middle lies half a pixel inside the rim
+    um_per_px = RED_CELL_UM / (2 * (radius + 0.5))  # a rim pixel's middle lies half a pixel inside the rim
+    return um_per_px, float(circles[best - 1 : best + 2].sum())
 
 
-def _rims(stain: Stain, nuclear_density: float) -> Rims:
-    """Where density crosses half of a red cell's, away from nuclei."""
+def _rims(stain: Stain, white: Image) -> Rims:
+    """Where density crosses half of a red cell's, away from white cells, uint8 (H, W) above 0."""
     green = cv2.GaussianBlur(stain.green, (0, 0), 1.0)
     inside = (green > 0.5 * stain.red_cell).astype(np.uint8)
     rim = (inside - cv2.erode(inside, np.ones((3, 3), np.uint8))).astype(bool)
-    rim &= cv2.dilate(stain.nuclear, np.ones((5, 5), np.uint8)) < nuclear_density
+    rim &= cv2.dilate(white, np.ones((5, 5), np.uint8)) == 0
     rim[[0, -1]] = False
     rim[:, [0, -1]] = False
     y, x = np.nonzero(rim)
