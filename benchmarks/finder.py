@@ -14,7 +14,7 @@ import itertools
 import json
 import platform
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,7 @@ from bloodedge_device.frames import Box
 Finder = Callable[[Image], Found]
 LEAST_IOU = 0.5
 LOOSE_IOU = 0.3
+SOURCES = ("bccd", "pbc", "leukaemia_fields", "chula", "wbc_masks")
 
 RED_CELLS = Path(__file__).with_name("red_cells.json")
 """Red cells measured by hand, ten of each data set."""
@@ -176,28 +177,34 @@ _CYTOPLASM, _NUCLEUS = 64, 200
 """Levels of the masks between background (0), cytoplasm (128) and nucleus (255)."""
 
 
-def sources(data: Path, find: Callable[[str], Finder]) -> dict[str, Any]:
-    """Every source by the finder that ``find`` gives for its name."""
-    part = data / "wbc_masks"
-    return {
-        "bccd": score_boxes(bccd_frames(data / "bccd"), find("bccd")).to_json(),
-        "pbc": boxed(pbc_frames(data / "pbc", fitted=False), find("pbc")),
-        "leukaemia_fields": boxed(leukaemia_frames(data / "leukaemia_fields"), find("leukaemia_fields"), LOOSE_IOU),
-        "chula": chula(chula_frames(data / "chula"), find("chula")),
-        "wbc_masks": {
-            name: single_cells(masked_frames(part, name), find("wbc_masks")) for name in ("jiangxi", "cellavision")
-        },
+def sources(data: Path, finders: Mapping[str, Finder]) -> dict[str, Any]:
+    """Every source by its finder."""
+
+    def masked(find: Finder) -> dict[str, Any]:
+        parts = ("jiangxi", "cellavision")
+        return {part: single_cells(masked_frames(data / "wbc_masks", part), find) for part in parts}
+
+    judges: dict[str, Callable[[Finder], dict[str, Any]]] = {
+        "bccd": lambda find: score_boxes(bccd_frames(data / "bccd"), find).to_json(),
+        "pbc": lambda find: boxed(pbc_frames(data / "pbc", fitted=False), find),
+        "leukaemia_fields": lambda find: boxed(leukaemia_frames(data / "leukaemia_fields"), find, LOOSE_IOU),
+        "chula": lambda find: chula(chula_frames(data / "chula"), find),
+        "wbc_masks": masked,
     }
+    return {name: judges[name](find) for name, find in finders.items()}
 
 
 def left_out(data: Path, folder: Path) -> dict[str, Any]:
-    """Every source by the network that never saw it."""
-
-    def find(source: str) -> Finder:
-        network = PixelNetwork((folder / f"without_{source}.tflite").read_bytes())
-        return partial(find_cells, network=network)
-
-    return sources(data, find)
+    """Every source for which there is a network that never saw it, by that network."""
+    networks = {name: folder / f"without_{name}.tflite" for name in SOURCES}
+    return sources(
+        data,
+        {
+            name: partial(find_cells, network=PixelNetwork(path.read_bytes()))
+            for name, path in networks.items()
+            if path.exists()
+        },
+    )
 
 
 def masks(fields: Iterable[Field], parameters: FinderParameters, *, alone: bool = True) -> dict[str, Any]:
@@ -426,7 +433,7 @@ def main() -> None:
         "opencv": cv2.__version__,
         "bccd": bccd(bccd_part, parameters),
         "chula": chula(chula_part, find_cells),
-        "sources": sources(arguments.data, lambda _: find_cells),
+        "sources": sources(arguments.data, dict.fromkeys(SOURCES, find_cells)),
         "left_out": left_out(arguments.data, arguments.left_out) if arguments.left_out else None,
         "simulated": masks(simulated_fields(50), parameters),
         "pasted": masks(pasted_fields(arguments.data, bccd_part, chula_part), parameters),

@@ -15,7 +15,7 @@ from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging import ImagingSpec, network_input, read_image
 from bloodedge.simulation import Field, FieldSpec, render_field
-from bloodedge_device.finder import Found, estimate_um_per_px, find_cells
+from bloodedge_device.finder import FinderParameters, Found, estimate_um_per_px, find_cells
 
 
 def iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
@@ -312,3 +312,7 @@ def test_single_cells_are_outlined_without_a_scale(real_data: Path, part: str) -
         dices.append(best)
     assert np.median(dices) > 0.9
     assert np.mean(np.array(dices) > 0.5) > 0.9
+
+
+def test_settings_of_an_older_finder_are_read_and_ignored() -> None:
+    assert FinderParameters.model_validate({"nuclear_share": 0.6, "lobe_gap_um": 2.0}) == FinderParameters()

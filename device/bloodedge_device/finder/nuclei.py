@@ -116,7 +116,7 @@ def _darker_than_red_cells(dark: Floats, stain: Stain) -> float:
 
 
 def _reason(inside: Image, area_um2: float, um_per_px: float, parameters: FinderParameters) -> Reason:
-    if area_um2 < parameters.platelet_um2:
+    if area_um2 < parameters.small_object_um2:
         return Reason.TOO_SMALL
     padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     if cv2.distanceTransform(padded, cv2.DIST_L2, 3).max() * um_per_px < parameters.core_radius_um:

@@ -48,7 +48,7 @@ def whole_cells(stain: Stain, maps: Maps, um_per_px: float, parameters: FinderPa
         x, y, width, height = cell.box
         window = owners[y : y + height, x : x + width]
         area = cv2.countNonZero(cell.mask)
-        if not area or cv2.countNonZero(cv2.bitwise_and(window, cell.mask)) > parameters.one_cell_overlap * area:
+        if not area or cv2.countNonZero(cv2.bitwise_and(window, cell.mask)) > parameters.same_cell_share * area:
             continue
         cv2.bitwise_or(window, cell.mask, dst=window)
         kept.append((seed, points))
@@ -62,7 +62,7 @@ def _platelets(field: Floats, um_per_px: float, parameters: FinderParameters) ->
     cores = cv2.erode((field > 0).astype(np.uint8), neck)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(cores, connectivity=4)
     radius_um = np.sqrt(stats[:, cv2.CC_STAT_AREA] / np.pi) * um_per_px + reach
-    small = np.pi * radius_um**2 < parameters.attached_um2
+    small = np.pi * radius_um**2 < parameters.platelet_um2
     small[0] = False
     loose = small[labels]
     kept = cv2.dilate(cores * ~loose, neck)

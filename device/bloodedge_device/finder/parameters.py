@@ -1,5 +1,7 @@
 """The finder's parameters: sizes in micrometres, colours as shares of stain."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from bloodedge.config import Strict
@@ -13,6 +15,29 @@ DEFAULT_UM_PER_PX = 0.1
 
 class FinderParameters(Strict):
     """Sizes in micrometres, stain in optical density (log10) of the camera's own 8-bit values."""
+
+    removed: ClassVar = dict.fromkeys(
+        (
+            "nuclear_density",
+            "nuclear_noise",
+            "nuclear_share",
+            "blue_share",
+            "lobe_gap_um",
+            "lobe_um2",
+            "nucleus_um2",
+            "cut_nucleus_um2",
+            "split_radius_um",
+            "split_neck",
+            "whole_nucleus_um2",
+            "one_cell_solidity",
+            "one_cell_overlap",
+            "one_cell_um2",
+            "cytoplasm_density",
+            "cytoplasm_tint",
+            "fringe_um",
+        ),
+        ...,
+    )
 
     work_um_per_px: float = Field(default=0.2, gt=0.02, lt=1)
     """Finer frames are shrunk to about this scale, micrometres per pixel, before the search."""
@@ -31,7 +56,7 @@ class FinderParameters(Strict):
     """Smallest inner part of a cell."""
     cell_odds: float = Field(default=-2.0, gt=-8, lt=8)
     """Log-odds by the network at a cell's edge."""
-    one_cell_overlap: float = Field(default=0.4, ge=0, le=1)
+    same_cell_share: float = Field(default=0.4, ge=0, le=1)
     """An outline that shares more than this much of its area with likelier ones is the same cell."""
     least_cell_um2: float = Field(default=25.0, gt=0, lt=200)
     """Smallest white cell."""
@@ -43,7 +68,7 @@ class FinderParameters(Strict):
 
     object_um2: float = Field(default=1.5, gt=0, lt=50)
     """Smallest rejected object that is reported."""
-    platelet_um2: float = Field(default=22.0, gt=0, lt=200)
+    small_object_um2: float = Field(default=22.0, gt=0, lt=200)
     """Smaller rejected objects are platelets or debris."""
     core_radius_um: float = Field(default=1.1, gt=0, lt=10)
     """Rejected objects without a disc of this radius are clumped platelets or torn nuclei."""
@@ -60,7 +85,7 @@ class FinderParameters(Strict):
     """Lower density is empty field, ..."""
     edge_bite_um: float = Field(default=0.9, gt=0.05, lt=5)
     """... but what lies deeper than this belongs to the cell: granular cytoplasm may be as pale."""
-    attached_um2: float = Field(default=12.0, ge=0, lt=50)
+    platelet_um2: float = Field(default=12.0, ge=0, lt=50)
     """Largest platelet (4 µm across) ..."""
     platelet_neck_um: float = Field(default=1.6, ge=0, lt=10)
     """... that is told from a cell which it touches along less than this."""
