@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import cv2
@@ -334,7 +334,7 @@ def moved(bgr: Image, px: int, degrees: float) -> Image:
 
 
 def speed(frames: list[Frame], rounds: int = 3) -> dict[str, Any]:
-    """Milliseconds of gate, finder and imaging per frame on one core, scale given."""
+    """Milliseconds of processor time of gate, finder and imaging per frame on one core, scale given."""
     cv2.setNumThreads(1)
     small = [frame.bgr for frame in frames[::10]]
     large = [np.asarray(cv2.resize(bgr, (2592, 1944), interpolation=cv2.INTER_CUBIC), np.uint8) for bgr in small[:6]]
@@ -359,28 +359,28 @@ def hard_frames() -> Iterable[tuple[str, Image]]:
 
 
 def worst_ms(bgr: Image) -> float:
-    """The longest that one frame takes at any of some scales, its own included."""
+    """The most processor time that one frame takes at any of some scales, its own included."""
     times = []
     for um_per_px in (None, 0.05, 0.2, 1.0):
-        start = perf_counter()
+        start = process_time()
         find_cells(bgr, um_per_px)
-        times.append((perf_counter() - start) * 1000)
+        times.append((process_time() - start) * 1000)
     return round(max(times), 1)
 
 
 def _timed(frames: list[NDArray[np.uint8]], um_per_px: float, rounds: int) -> dict[str, float]:
     gates, finds, imagings, spec = [], [], [], ImagingSpec()
     for bgr in frames * rounds:
-        start = perf_counter()
+        start = process_time()
         check(bgr)
-        middle = perf_counter()
+        middle = process_time()
         found = find_cells(bgr, um_per_px)
-        end = perf_counter()
+        end = process_time()
         for cell in found.cells:
             network_input(cell.crop(bgr, um_per_px), spec)
         gates.append((middle - start) * 1000)
         finds.append((end - middle) * 1000)
-        imagings.append((perf_counter() - end) * 1000)
+        imagings.append((process_time() - end) * 1000)
     every = np.sum([gates, finds, imagings], axis=0)
     whole = float(np.median(every))
     return {
