@@ -62,7 +62,6 @@ class Judge:
         self.labels = labels_of(self.cells)
         self.groups = np.array([dataset.group(cell) for cell in self.cells])
         self.backbone = open_features(options, watcher)
-        self.widths = [width * len(self.recipe.imaging.views) for width in self.backbone.widths]
         self.known = known_features(self.backbone, options, watcher, self.cells)
 
     def over_folds(self, seed: int, watcher: Watcher) -> Floats:
@@ -84,14 +83,14 @@ class Judge:
         for number, name in enumerate(("fitted to dark", "fitted to bright")):
             fit, judged = side == number, side == 1 - number
             head = self._fit(fit, seed)
-            area = auc(self.labels[judged], head.blast_probability(self.known.plain[judged]))
+            area = auc(self.labels[judged], head.blast_probability(self.known.features[judged]))
             assert area is not None
             found[name] = area
         return found
 
     def _fit(self, chosen: NDArray[np.bool_], seed: int) -> Head:
-        fitted, plain, groups = self.known.fitted[:, chosen], self.known.plain[chosen], self.groups[chosen].tolist()
-        return fit_head(fitted, plain, self.labels[chosen], groups, self.spec, seed, self.widths)
+        features, groups = self.known.features[chosen], self.groups[chosen].tolist()
+        return fit_head(features, self.labels[chosen], groups, self.spec, seed, self.known.noise)
 
     def _sides(self, seed: int) -> NDArray[np.int64]:
         """(N,) 0 for the dark side, 1 for the bright one, -1 for neither."""

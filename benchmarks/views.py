@@ -90,7 +90,7 @@ def convert(model: str, spec: ImagingSpec, folder: Path) -> None:
     images, run = golden_inputs(spec, CALIBRATION_CELLS), folder / "run"
     run.mkdir(parents=True)
     build(model, spec.size_px, NetworkSpec(), views=len(spec.views)).save(run / "model.keras")
-    job = Job(run=str(run), kinds=KINDS, engines=list(ENGINES))
+    job = Job(run=str(run), kinds=KINDS, engines=list(ENGINES), int8_engines=list(ENGINES))
     run_converters(folder, job, images, images, lambda *_: None)
 
 

@@ -72,7 +72,7 @@ def converted(name: str, images: NDArray[np.uint8]) -> bytes:
         folder.mkdir()
         run.mkdir()
         network.save(run / "model.keras")
-        job = Job(run=str(run), kinds=KINDS, engines=["litert"])
+        job = Job(run=str(run), kinds=KINDS, engines=["litert"], int8_engines=["litert"])
         run_converters(folder, job, images, images, lambda *_: None)
         return (folder / file_names(KINDS[1])[0]).read_bytes()
 

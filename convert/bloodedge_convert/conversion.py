@@ -196,6 +196,7 @@ def _job(run: Path, record: RunRecord, options: Options) -> Job:
         folds=record.cross_validation and record.cross_validation.file,
         kinds=options.kinds,
         engines=list(options.engines),
+        int8_engines=[kind.engine for kind in options.kinds if kind.precision == "int8"],
         method=options.method or "minmax",
         seed=record.seed,
     )

@@ -51,6 +51,8 @@ class Job(Strict):
     kinds: list[Kind]
     engines: list[EngineName]
     """Engines that graphs are exported for, also for later jobs in the same folder."""
+    int8_engines: list[EngineName]
+    """Those of them for which int8 is made."""
     method: Method = "minmax"
     """For the int8 kinds."""
     fine_tuning_steps: int = 300

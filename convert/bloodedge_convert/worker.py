@@ -44,7 +44,7 @@ from bloodedge_convert.judge.checks import check_answers
 from bloodedge_convert.litert import write as litert
 from bloodedge_convert.litert.bias import correct_biases
 from bloodedge_convert.litert.ranges import with_ranges
-from bloodedge_convert.network.export import export_graphs, saved_model_for
+from bloodedge_convert.network.export import export_graphs, rounded_model_for, saved_model_for
 from bloodedge_convert.onnx import write as onnx
 from bloodedge_convert.openvino import bias as openvino_bias
 from bloodedge_convert.openvino import write as openvino
@@ -118,7 +118,7 @@ class Worker:
         """Write the graphs that the job's engines start from."""
         model = self.network().model
         with self.step("Exporting the graph"):
-            export_graphs(model, self.calibration, self.job.engines, folder)
+            export_graphs(model, self.calibration, self.job.engines, self.job.int8_engines, folder)
 
     def graphs(self) -> Path:
         """The folder of the graphs that int8 is made from; some methods change the network first."""
@@ -164,10 +164,10 @@ class Worker:
 
     def litert_int8(self, graphs: Path, target: Path) -> None:
         """Write LiteRT's int8 artifact; its float32 and calibrated networks stay in ``graphs`` for later attempts."""
-        saved_model, method = saved_model_for("litert", graphs), self.job.method
-        plain = cached(graphs / PLAIN, lambda: litert.to_litert(saved_model, "float32"))
-        images, report = self.calibration, self.report
-        calibrated = cached(graphs / CALIBRATED, lambda: litert.calibrate(saved_model, plain, images, report))
+        method, images, report = self.job.method, self.calibration, self.report
+        plain = cached(graphs / PLAIN, lambda: litert.to_litert(saved_model_for("litert", graphs), "float32"))
+        rounded = rounded_model_for("litert", graphs)
+        calibrated = cached(graphs / CALIBRATED, lambda: litert.calibrate(rounded, plain, images, report))
         float_layers: list[str] = []
         if method in {"percentile", "mse", "entropy"}:
             calibrated = with_ranges(calibrated, plain, images, method, report)
@@ -184,17 +184,19 @@ class Worker:
     def openvino_int8(self, graphs: Path, target: Path) -> None:
         """Write OpenVINO's int8 artifact."""
         model = openvino.read(saved_model_for("openvino", graphs))
+        rounded = openvino.read_alike(rounded_model_for("openvino", graphs), model)
         if self.job.method == "mixed":
-            int8 = openvino.quantise_mixed(model, self.calibration, self.trial(), self.job.max_distance, self.report)
+            int8 = openvino.quantise_mixed(rounded, self.calibration, self.trial(), self.job.max_distance, self.report)
         else:
-            int8 = openvino.quantise(model, self.calibration, self.job.method, self.report)
+            int8 = openvino.quantise(rounded, self.calibration, self.job.method, self.report)
         openvino_bias.correct_biases(model, int8, self.calibration, self.steps("Correcting biases: openvino int8"))
         openvino.save(int8, target)
 
     def onnx_int8(self, graphs: Path, target: Path) -> None:
         """Write ONNX Runtime's int8 artifact."""
         plain = cached(graphs / "model_float32.onnx", lambda: onnx.to_onnx(saved_model_for("onnx", graphs)))
-        target.write_bytes(onnx.to_int8(plain, self.calibration, self.job.method, self.report))
+        rounded = cached(graphs / "rounded.onnx", lambda: onnx.to_onnx(rounded_model_for("onnx", graphs)))
+        target.write_bytes(onnx.to_int8(plain, rounded, self.calibration, self.job.method, self.report))
 
     def trial(self) -> Images:
         """Cells by which layers are chosen."""

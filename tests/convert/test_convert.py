@@ -426,7 +426,7 @@ IMAGES = np.zeros((1, 64, 64, 3), np.uint8)
 
 
 def a_job(run: Path) -> Job:
-    return Job(run=str(run), kinds=[Kind(engine="onnx", precision="float32")], engines=["onnx"])
+    return Job(run=str(run), kinds=[Kind(engine="onnx", precision="float32")], engines=["onnx"], int8_engines=[])
 
 
 def test_a_run_without_a_model_is_named(tmp_path):

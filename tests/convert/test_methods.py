@@ -23,7 +23,7 @@ def converted(run, rendered_cells, tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     for name in (TUNING, TRIAL):
         np.save(folder / name, images)
-    job = Job(run=str(run), kinds=KINDS, engines=["litert"], fine_tuning_steps=120)
+    job = Job(run=str(run), kinds=KINDS, engines=["litert"], int8_engines=["litert"], fine_tuning_steps=120)
     reference = run_converters(folder, job, full_range(images[:40]), images, lambda *_: None)
     return folder, job, images, reference, [(folder / f"model_{kind.precision}.tflite").read_bytes() for kind in KINDS]
 

@@ -52,7 +52,7 @@ def artifacts(real_data, cells, tmp_path_factory):
     model.layers[-1].set_weights([np.stack([-direction, direction], axis=1), np.array([offset, -offset])])
     model.save(folder / "model.keras")
     kinds = [Kind(engine="litert", precision=precision) for precision in ("float32", "int8")]
-    job = Job(run=str(folder), kinds=kinds, engines=["litert", "openvino", "onnx"])
+    job = Job(run=str(folder), kinds=kinds, engines=["litert", "openvino", "onnx"], int8_engines=["litert"])
     return folder, run_converters(folder, job, full_range(cells[::2]), cells, lambda *_: None)
 
 

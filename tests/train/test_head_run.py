@@ -28,11 +28,9 @@ views = ["physical", "canonical"]
 [split]
 validation = 0
 test = 0.25
-[augment]
-light = 0.1
 [head]
 depths = [0.5, 1.0]
-draws = 1
+int8_noise = 10
 penalties = [0.1, 1.0]
 inner_folds = 3
 """

@@ -15,9 +15,8 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_train.fitted import Crossed, Fitted, Scored, labels_of
 from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache
-from bloodedge_train.heads.features import FeatureSpec, features
-from bloodedge_train.heads.logistic import Head, fit_head, inner_folds
-from bloodedge_train.heads.looks import MIRRORED, PLAIN, Look, drawn
+from bloodedge_train.heads.features import FeatureSpec, features, int8_noise
+from bloodedge_train.heads.logistic import Head, Int8Noise, fit_head, inner_folds
 from bloodedge_train.recipe import HeadSpec, Recipe
 from bloodedge_train.run_folder import Calibration, RunCells, TrainOptions, calibrate
 from bloodedge_train.watcher import Watcher
@@ -31,12 +30,12 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Known:
-    """Features of N cells."""
+    """What a head is fitted to."""
 
-    fitted: NDArray[np.float32]
-    """(R, N, D): what a head is fitted to, R looks at each cell."""
-    plain: NDArray[np.float32]
-    """(N, D): the cells as a network sees them in use."""
+    features: NDArray[np.float32]
+    """(N, D) of N cells."""
+    noise: Int8Noise | None
+    """None where the recipe does not ask."""
 
 
 def open_features(options: TrainOptions, watcher: Watcher) -> Backbone:
@@ -59,14 +58,13 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     groups = [cells.dataset.group(cell) for cell in train]
     _name_mixed(train, groups, watcher)
     known = known_features(backbone, options, watcher, train)
-    widths = [width * len(recipe.imaging.views) for width in backbone.widths]
     with watcher.step("Fitting the head"):
-        head = fit_head(known.fitted, known.plain, labels_of(train), groups, spec, options.seed, widths)
+        head = fit_head(known.features, labels_of(train), groups, spec, options.seed, known.noise)
     network = with_heads(backbone, [head], len(recipe.imaging.views))
     held_out = {name: part for name, part in cells.parts.items() if name != "train"}
     scored = {"inner": Scored(train, outputs(head.inner))}
     for name, part in held_out.items():
-        found = _features(backbone, options, watcher, part, (PLAIN,), f"Features of {name} cells")[0]
+        found = _features(backbone, options, watcher, part, name)
         scored[name] = Scored(part, outputs(head.blast_probability(found)))
     crossed = None
     if options.all_people:
@@ -74,7 +72,7 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
             scored["folds"], crossed = judge_over_folds(
                 backbone, options, cells.dataset, known, scored["inner"], progress
             )
-    _check_network(network, recipe, train[:CHECKED], head.blast_probability(known.plain[:CHECKED]))
+    _check_network(network, recipe, train[:CHECKED], head.blast_probability(known.features[:CHECKED]))
     history = [
         {"penalty": tried.penalty, "val_loss": tried.loss, "val_auc": tried.auc, "val_accuracy": tried.accuracy}
         for tried in head.choices
@@ -96,8 +94,7 @@ def judge_over_folds(
     Each fold's head is brought to the run's temperature and threshold, so that these stand for the fold's own.
     inner: what chose the run's temperature and thresholds.
     """
-    fitted, plain, people, spec = known.fitted, known.plain, inner.cells, options.recipe.head or HeadSpec()
-    widths = [width * len(options.recipe.imaging.views) for width in backbone.widths]
+    people, spec = inner.cells, options.recipe.head or HeadSpec()
     labels, groups = inner.labels, np.array([dataset.group(cell) for cell in people])
     ours = calibrate(options, dataset, "inner", {"inner": inner})
     folds = inner_folds(labels, groups.tolist(), options.all_people or 0, options.seed + OUTER)
@@ -105,10 +102,10 @@ def judge_over_folds(
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
         others = groups[~out].tolist()
-        head = fit_head(fitted[:, ~out], plain[~out], labels[~out], others, spec, options.seed, widths)
+        head = fit_head(known.features[~out], labels[~out], others, spec, options.seed, known.noise)
         rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], outputs(head.inner))
         heads.append(_aligned(head, calibrate(options, dataset, "inner", {"inner": rest}), ours))
-        blasts[out] = heads[-1].blast_probability(plain[out])
+        blasts[out] = heads[-1].blast_probability(known.features[out])
         progress(fold + 1, int(folds.max()) + 1)
     held = [sorted(set(groups[folds == fold].tolist()), key=natural) for fold in range(len(heads))]
     network = with_heads(backbone, heads, len(options.recipe.imaging.views))
@@ -127,38 +124,32 @@ def _log_odds(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-def looks_of(recipe: Recipe, seed: int) -> tuple[Look, ...]:
-    """The ways of looking at a training cell that a recipe asks for; the first is the cell as it is."""
-    spec = recipe.head or HeadSpec()
-    return (*(MIRRORED if spec.flips else (PLAIN,)), *drawn(recipe.augment, spec.draws, seed))
-
-
-def to_fit(found: NDArray[np.float32], spec: HeadSpec) -> NDArray[np.float32]:
-    """What a head is fitted to, (R, N, D), of the features of ``looks_of`` (L, N, D): mirror images are averaged."""
-    mirrored = len(MIRRORED) if spec.flips else 1
-    return np.concatenate([found[:mirrored].mean(axis=0, keepdims=True), found[mirrored:]])
-
-
 def known_features(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: list[CellFile]) -> Known:
     """What a recipe's head is fitted to."""
-    spec = options.recipe.head or HeadSpec()
-    found = _features(
-        backbone, options, watcher, cells, looks_of(options.recipe, options.seed), "Features of train cells"
-    )
-    return Known(to_fit(found, spec), found[0])
+    found, spec = _features(backbone, options, watcher, cells, "train"), options.recipe.head
+    if spec is None or not spec.int8_noise:
+        return Known(found, None)
+    with watcher.step("What int8 changes in features") as progress:
+        of = FeatureSpec(backbone, options.recipe.imaging)
+        changes = int8_noise(cells, of, _cache(options, watcher), progress)
+    return Known(found, Int8Noise(changes, _steps(found, [of.views * width for width in backbone.widths])))
+
+
+def _steps(found: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float64]:
+    """(D,) between int8's values of features (N, D), where those of a depth share one scale."""
+    ranges = [float(np.ptp(part)) for part in np.split(found, np.cumsum(widths)[:-1], axis=1)]
+    return np.repeat(np.array(ranges) / 255, widths)
 
 
 def _features(
-    backbone: Backbone,
-    options: TrainOptions,
-    watcher: Watcher,
-    cells: list[CellFile],
-    looks: Sequence[Look],
-    title: str,
+    backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: list[CellFile], part: str
 ) -> NDArray[np.float32]:
-    cache = FeatureCache(options.cache, watcher.say) if options.cache else None
-    with watcher.step(title) as progress:
-        return features(cells, FeatureSpec(backbone, options.recipe.imaging, looks), cache, progress)
+    with watcher.step(f"Features of {part} cells") as progress:
+        return features(cells, FeatureSpec(backbone, options.recipe.imaging), _cache(options, watcher), progress)
+
+
+def _cache(options: TrainOptions, watcher: Watcher) -> FeatureCache | None:
+    return FeatureCache(options.cache, watcher.say) if options.cache else None
 
 
 def _name_mixed(cells: Sequence[CellFile], groups: Sequence[str], watcher: Watcher) -> None:

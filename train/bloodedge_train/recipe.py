@@ -99,19 +99,15 @@ class FitSpec(Strict):
 class HeadSpec(Strict):
     """A logistic head on features of a network that stays as it is."""
 
-    depths: tuple[Depth, ...] = Field(default=(0.6, 0.8, 1.0), min_length=1, max_length=8)
+    depths: tuple[Depth, ...] = Field(default=(0.2, 0.4, 0.6, 0.8), min_length=1, max_length=8)
     """Where features are taken: shares of the network's depth (1 is its last feature map), or names of its layers. With
     networks side by side, shares are of each, and a layer is named NETWORK/LAYER."""
-    flips: bool = True
-    """Whether the head is fitted to features averaged over a cell and its mirror images."""
-    draws: int = Field(default=0, ge=0, le=50)
-    """How many randomly changed copies of each cell (see augment) it is fitted to beside the cell."""
     people: Literal["even", "sqrt", "cells"] = "even"
     """What a group of subjects weighs within its class: as much as every other, as the square root of its cells, or as
     its cells."""
-    rounding: float = Field(default=2.0, ge=0, le=16)
-    """A feature's spread is taken as at least so many of int8's steps, 255 to the range of its depth. Else a feature
-    that hardly varies gets a coefficient beside which int8 rounds all others to 0."""
+    int8_noise: float = Field(default=100.0, ge=0, le=10_000)
+    """Weight of the variance that int8's activations add to the log-odds, relative to the penalty's. Without it a head
+    rests on small differences of features that go together, which rounding blurs."""
     penalties: tuple[Penalty, ...] = Field(default=PENALTIES, min_length=1, max_length=50)
     """Weights of half the squared coefficients beside the mean log loss, of standardised features; the one with the
     least loss on people held back is taken."""

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
 
+WITH_WEIGHTS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
+"""Operators whose second input is a kernel."""
 OUTPUTS_FIELD, OPERATORS_FIELD = 8, 10
 """Fields of a SubGraph's table in LiteRT's schema that point to its outputs and its operators."""
 THREADS = 2

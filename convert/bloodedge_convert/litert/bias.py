@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from bloodedge.engine.litert import load_interpreter
 from bloodedge_convert.cells.calibration_set import spread
-from bloodedge_convert.litert.activations import schema, watch
+from bloodedge_convert.litert.activations import WITH_WEIGHTS, schema, watch
 
-BIASED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
 GROUP_BYTES = 256 * 2**20
 """Bytes of the float network's values kept in memory at a time."""
 MIN_VALUES = 16
@@ -38,6 +37,7 @@ class Layer:
     """How many values it gives for one image."""
     bias: int
     bias_scales: Floats
+    """1 where the layer is in float32, as its output's ``scale``."""
     scale: float
     zero: int
 
@@ -59,7 +59,9 @@ def correct_biases(
         for layer in group:
             found = _outputs(bytes(data), [layer.int8_output], images).pop()
             found = (found.astype(np.float32) - layer.zero) * np.float32(layer.scale)
-            biases[layer.bias] += np.rint(_shift(wanted.pop(0), found) / layer.bias_scales).astype(np.int32)
+            bias = biases[layer.bias]
+            moved = bias + _shift(wanted.pop(0), found) / layer.bias_scales
+            bias[:] = moved if bias.dtype == np.float32 else np.rint(moved)
             done += 1
             report(done, len(layers))
     return bytes(data)
@@ -77,8 +79,8 @@ def _groups(layers: Sequence[Layer], images: int) -> Iterator[list[Layer]]:
         yield group
 
 
-def _bias_arrays(data: bytearray) -> dict[int, NDArray[np.int32]]:
-    """Writable views of the biases in ``data``, by tensor number, without those that several tensors share."""
+def _bias_arrays(data: bytearray) -> dict[int, NDArray[Any]]:
+    """Writable views of the biases in ``data``, int32 or float32, by tensor number, unless several share them."""
     model = schema().Model.GetRootAs(data, 0)
     graph = model.Subgraphs(0)
     uses = Counter(graph.Tensors(i).Buffer() for i in range(graph.TensorsLength()))
@@ -86,8 +88,9 @@ def _bias_arrays(data: bytearray) -> dict[int, NDArray[np.int32]]:
     for index in range(graph.TensorsLength()):
         tensor = graph.Tensors(index)
         buffer = model.Buffers(tensor.Buffer())
-        if tensor.Type() == schema().TensorType.INT32 and uses[tensor.Buffer()] == 1 and buffer.DataLength():
-            views[index] = buffer.DataAsNumpy().view(np.int32)
+        dtype = {schema().TensorType.INT32: np.int32, schema().TensorType.FLOAT32: np.float32}.get(tensor.Type())
+        if dtype is not None and tensor.ShapeLength() == 1 and uses[tensor.Buffer()] == 1 and buffer.DataLength():
+            views[index] = buffer.DataAsNumpy().view(dtype)
     return views
 
 
@@ -100,19 +103,23 @@ def _layers(float_model: bytes, int8_model: bytes) -> list[Layer]:
     found = []
     for op in network._get_ops_details():
         inputs, output = [int(i) for i in op["inputs"]], tensors[int(op["outputs"][0])]
-        if op["op_name"] in BIASED and len(inputs) > 2 and inputs[2] in tensors and output["name"] in by_name:
+        if op["op_name"] in WITH_WEIGHTS and len(inputs) > 2 and inputs[2] in tensors and output["name"] in by_name:
             found.append(
                 Layer(
                     float_output=by_name[output["name"]],
                     int8_output=int(output["index"]),
                     values=int(np.prod(output["shape"])),
                     bias=inputs[2],
-                    bias_scales=tensors[inputs[2]]["quantization_parameters"]["scales"],
-                    scale=output["quantization"][0],
+                    bias_scales=_or_one(tensors[inputs[2]]["quantization_parameters"]["scales"]),
+                    scale=output["quantization"][0] or 1.0,
                     zero=output["quantization"][1],
                 )
             )
     return found
+
+
+def _or_one(scales: Floats) -> Floats:
+    return scales if len(scales) else np.ones(1, np.float32)
 
 
 def _outputs(model: bytes, tensors: Sequence[int], images: NDArray[np.uint8]) -> list[NDArray[Any]]:

@@ -23,7 +23,8 @@ from bloodedge.decision.thresholds import is_fault
 from bloodedge.engine.litert import LiteRTEngine, load_interpreter
 from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.job import Report
-from bloodedge_convert.litert.bias import BIASED, correct_biases
+from bloodedge_convert.litert.activations import WITH_WEIGHTS
+from bloodedge_convert.litert.bias import correct_biases
 from bloodedge_convert.litert.layer_noise import layer_noise, short
 from bloodedge_convert.litert.write import quantise
 
@@ -117,7 +118,7 @@ def _candidates(calibrated: bytes, plain: bytes, images: Images) -> list[tuple[s
         made = names[int(op["outputs"][0])]
         for index in op["inputs"]:
             readers[names.get(int(index), "")].append(made)
-        if op["op_name"] in BIASED:
+        if op["op_name"] in WITH_WEIGHTS:
             outputs[short(made)].append(made)
     added: dict[str, float] = defaultdict(float)
     for layer in layer_noise(plain, quantise(calibrated), images):

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from bloodedge.engine.litert import load_interpreter
 from bloodedge_convert.cells.calibration_set import spread
 from bloodedge_convert.job import Method, Report, counted
-from bloodedge_convert.litert.activations import schema, watch
-from bloodedge_convert.litert.bias import BIASED
+from bloodedge_convert.litert.activations import WITH_WEIGHTS, schema, watch
 from bloodedge_convert.range_search import Histogram
 
 MIN_RANGE = 1e-6
@@ -96,7 +95,9 @@ def _parts(network: Any) -> tuple[dict[int, str], dict[int, str]]:
     picture = set(activations)
     for op in network._get_ops_details():
         made = {int(index) for index in op["outputs"]}
-        if op["op_name"] not in BIASED and picture >= activations.intersection(int(index) for index in op["inputs"]):
+        if op["op_name"] not in WITH_WEIGHTS and picture >= activations.intersection(
+            int(index) for index in op["inputs"]
+        ):
             picture |= made
         activations |= made
     return {i: names[i] for i in picture - ports}, {i: names[i] for i in activations - picture - ports}

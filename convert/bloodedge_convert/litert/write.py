@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from bloodedge.bundle.manifest import Precision
 from bloodedge.engine.litert import load_interpreter
 from bloodedge_convert.job import Report
+from bloodedge_convert.litert.activations import WITH_WEIGHTS
 from bloodedge_convert.litert.ranges import with_extremes
 
 Images = NDArray[np.uint8]
@@ -62,7 +63,8 @@ def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
 
     float_tensors: names of the outputs of further layers to keep. The converter itself would do this next, but only its
     debugger takes layers to keep. In int8, the layers of ``WITHOUT_INT8_KERNEL`` would run one by one on slow kernels
-    and cut the network into pieces.
+    and cut the network into pieces. What gives the logits is kept too: it costs next to nothing, and their few numbers
+    are the decision.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
@@ -73,7 +75,7 @@ def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
             input_data_type=tf.uint8,
             output_data_type=tf.uint8,
             denylisted_ops=sorted(WITHOUT_INT8_KERNEL),
-            denylisted_nodes=[*_marked(calibrated), *float_tensors],
+            denylisted_nodes=[*_marked(calibrated), *_logits(calibrated), *float_tensors],
         )
     )
 
@@ -82,3 +84,18 @@ def _marked(model: bytes) -> list[str]:
     """Names of the tensors in the parts of a network that stay in float32."""
     network, _ = load_interpreter(model, threads=1, keep_tensors=True)
     return [details["name"] for details in network.get_tensor_details() if FLOAT_MARK in details["name"]]
+
+
+def _logits(model: bytes) -> list[str]:
+    """Names of the tensors from the last layers with weights to the output."""
+    network, _ = load_interpreter(model, threads=1, keep_tensors=True)
+    names = {details["index"]: details["name"] for details in network.get_tensor_details()}
+    made = {int(output): op for op in network._get_ops_details() for output in op["outputs"]}
+    waiting, found = [int(details["index"]) for details in network.get_output_details()], set()
+    while waiting:
+        tensor = waiting.pop()
+        if tensor in made and tensor not in found:
+            found.add(tensor)
+            if made[tensor]["op_name"] not in WITH_WEIGHTS:
+                waiting += [int(source) for source in made[tensor]["inputs"]]
+    return sorted(names[tensor] for tensor in found)

@@ -1,7 +1,8 @@
 """From a Keras network to the SavedModels that all converters start from."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from bloodedge.bundle.manifest import EngineName
 from bloodedge_convert.job import REWRITES
 
 Images = NDArray[np.uint8]
+
+ROUNDED = "rounded_model_"
 
 
 def export_saved_model(model: Any, folder: Path) -> None:
@@ -25,21 +28,35 @@ def export_saved_model(model: Any, folder: Path) -> None:
     model.export(folder, format="tf_saved_model", verbose=False, input_signature=[spec])
 
 
-def export_graphs(model: Any, calibration: Images, engines: Iterable[EngineName], folder: Path) -> None:
+def export_graphs(
+    model: Any, calibration: Images, engines: Iterable[EngineName], int8: Container[EngineName], folder: Path
+) -> None:
     """Write a SavedModel of the network in each engine's fastest form, and a list of the rewrites.
 
-    calibration: images on which the outputs of the forms are compared.
+    calibration: images on which the outputs of the forms are compared. int8: engines that also get one whose weights
+    lie on int8's steps.
     """
     from bloodedge_convert.network.rewrite import rewrite
+    from bloodedge_convert.network.rounding import Rounding
 
-    done = []
+    done, plain = [], cache(lambda: Rounding(model, calibration))
     for engine in engines:
         rewritten, rows = rewrite(model, engine, calibration)
         done += rows
         if rewritten is not model:
             export_saved_model(rewritten, folder / f"saved_model_{engine}")
+        if engine in int8:
+            rounding = plain() if rewritten is model else Rounding(rewritten, calibration)
+            rounding.apply(engine)
+            export_saved_model(rewritten, folder / f"{ROUNDED}{engine}")
+            rounding.undo()
     export_saved_model(model, folder / "saved_model")
     (folder / REWRITES).write_text(json.dumps([row.model_dump() for row in done]), encoding="utf-8")
+
+
+def rounded_model_for(engine: EngineName, folder: Path) -> Path:
+    """The SavedModel that an engine's int8 is made from."""
+    return folder / f"{ROUNDED}{engine}"
 
 
 def saved_model_for(engine: str, folder: Path) -> Path:

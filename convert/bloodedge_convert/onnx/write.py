@@ -128,11 +128,11 @@ def _folded(file: Path) -> bytes:
     return Path(options.optimized_model_filepath).read_bytes()
 
 
-def to_int8(plain: bytes, images: Images, method: Method, report: Report) -> bytes:
+def to_int8(plain: bytes, rounded: bytes, images: Images, method: Method, report: Report) -> bytes:
     """The int8 form of a float32 network: uint8 in and float32 out as before, QDQ nodes around what is int8 in between.
 
-    plain: from ``to_onnx``. images: calibration inputs uint8 (N, H, W, 3) RGB, over which the activations' ranges are
-    taken in the method's way; biases are corrected.
+    plain: from ``to_onnx``. rounded: the same with its weights on int8's steps. images: calibration inputs uint8
+    (N, H, W, 3) RGB, over which the activations' ranges are taken in the method's way; biases are corrected.
 
     Activations are uint8, weights int8, with a scale for each output channel: ONNX Runtime has its fastest kernels for
     these; those for uint8 weights take 2 to 4 times as long on x86-64. Where a processor has no VNNI, they add two
@@ -146,7 +146,7 @@ def to_int8(plain: bytes, images: Images, method: Method, report: Report) -> byt
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in find_ranges(plain, images, method, report).items()
     }
-    network = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(plain))
+    network = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(rounded))
     quantiser = QDQQuantizer(
         network,
         per_channel=True,

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from bloodedge.engine.openvino import import_openvino, shared_core
 from bloodedge_convert.cells.calibration_set import spread
-
-BIASED = {"Convolution", "GroupConvolution", "MatMul"}
+from bloodedge_convert.openvino.write import WITH_WEIGHTS
 
 
 def correct_biases(
@@ -40,7 +39,7 @@ def _adds_bias(op: Any) -> bool:
     if op.get_type_name() != "Add":
         return False
     first, second = (op.input_value(side).get_node() for side in (0, 1))
-    return first.get_type_name() in BIASED and second.get_type_name() == "Constant"
+    return first.get_type_name() in WITH_WEIGHTS and second.get_type_name() == "Constant"
 
 
 def _means(model: Any, wanted: list[Any], images: NDArray[np.uint8]) -> list[NDArray[np.float64]]:

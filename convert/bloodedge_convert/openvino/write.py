@@ -12,6 +12,7 @@ from bloodedge_convert.job import Method, Report, counted
 
 Images = NDArray[np.uint8]
 
+WITH_WEIGHTS = {"Convolution", "GroupConvolution", "MatMul"}
 MOST_FLOAT_LAYERS = 8
 RANKING_CELLS = 100
 """Cells for the method "mixed": each layer's return to float32 is tried on all of them."""
@@ -20,6 +21,15 @@ RANKING_CELLS = 100
 def read(saved_model: Path) -> Any:
     """The network as an ``openvino.Model`` in float32."""
     return import_openvino().convert_model(saved_model)
+
+
+def read_alike(saved_model: Path, model: Any) -> Any:
+    """As ``read``, for the same network with other weights: each operator is called as in ``model``."""
+    other = read(saved_model)
+    for op, like in zip(other.get_ordered_ops(), model.get_ordered_ops(), strict=True):
+        assert op.get_type_name() == like.get_type_name()
+        op.set_friendly_name(like.get_friendly_name())
+    return other
 
 
 def save(model: Any, target: Path, *, float16: bool = False) -> None:
@@ -49,6 +59,7 @@ def quantise(model: Any, images: Images, method: Method, report: Report) -> Any:
         nncf.Dataset([image[np.newaxis] for image in counted(images, "Calibrating: openvino int8", report)]),
         preset=nncf.QuantizationPreset.MIXED,
         subset_size=len(images),
+        ignored_scope=nncf.IgnoredScope(names=_logits(model)),
         advanced_parameters=advanced,
     )
 
@@ -90,6 +101,19 @@ def quantise_mixed(model: Any, images: Images, trial: Images, max_distance: floa
     )
     report(what, 1, 1)
     return mixed
+
+
+def _logits(model: Any) -> list[str]:
+    """Names of the operators from the last layers with weights to the output; they stay in float32."""
+    waiting, found = [result.input_value(0).get_node() for result in model.get_results()], set()
+    while waiting:
+        op = waiting.pop()
+        name = op.get_friendly_name()
+        if name not in found and op.get_type_name() not in {"Constant", "Parameter"}:
+            found.add(name)
+            if op.get_type_name() not in WITH_WEIGHTS:
+                waiting += [op.input_value(side).get_node() for side in range(op.get_input_size())]
+    return sorted(found)
 
 
 def _blast(compiled: Any, images: Images) -> NDArray[np.float64]:

@@ -51,8 +51,8 @@ def open_backbone(model: str, size_px: int, depths: Sequence[float | str], weigh
         )
     maps = zoo.feature_maps(model, size_px, depths, weights)
     frame = keras.Input((size_px, size_px, 3), dtype="uint8", name="image")
-    pooled = [_pool(found) for found in _as_list(maps(zoo.scale(model, frame)))]
-    return Backbone(model, size_px, maps, keras.Model(frame, pooled), _digest(maps))
+    averages = [pooled(found) for found in as_list(maps(zoo.scale(model, frame)))]
+    return Backbone(model, size_px, maps, keras.Model(frame, averages), _digest(maps))
 
 
 def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> Any:
@@ -67,10 +67,10 @@ def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> A
 
     size = backbone.size_px
     image = keras.Input((size, size, 3) if views == 1 else (views, size, size, 3), dtype="uint8", name="image")
-    maps = _as_list(backbone.maps(zoo.scale(backbone.model, spread_views(image))))
+    maps = as_list(backbone.maps(zoo.scale(backbone.model, spread_views(image))))
     units, count = 2 * len(heads), len(maps)
     dense = [keras.layers.Dense(units, dtype="float32", name=f"logits_{number + 1}") for number in range(count)]
-    logits = [layer(gather_views(_pool(found), views)) for layer, found in zip(dense, maps, strict=True)]
+    logits = [layer(gather_views(pooled(found), views)) for layer, found in zip(dense, maps, strict=True)]
     total = keras.layers.Add(dtype="float32", name="logits")(logits) if count > 1 else logits[0]
     if len(heads) > 1:
         total = keras.layers.Reshape((len(heads), 2), dtype="float32", name="heads")(total)
@@ -79,19 +79,21 @@ def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> A
     signs = np.array([-0.5, 0.5])
     weights = np.stack([head.weights for head in heads], axis=1)
     bias = np.outer([head.bias for head in heads], signs).ravel()
-    for number, (layer, part) in enumerate(zip(dense, np.split(weights, ends), strict=True)):
+    for layer, part in zip(dense, np.split(weights, ends), strict=True):
         kernel = (part[:, :, None] * signs).reshape(len(part), units)
-        layer.set_weights([kernel, bias if number == 0 else np.zeros(units)])
+        layer.set_weights([kernel, bias / count])  # a bias of zero would be left out, and int8 could not correct it
     return keras.Model(image, output, name=backbone.model.replace("+", "_"))
 
 
-def _pool(maps: Any) -> Any:
+def pooled(maps: Any) -> Any:
+    """A symbolic feature map (N, h, w, c) averaged over the map, float32 (N, c)."""
     import keras
 
     return keras.layers.GlobalAveragePooling2D(dtype="float32")(maps)
 
 
-def _as_list(outputs: Any) -> list[Any]:
+def as_list(outputs: Any) -> list[Any]:
+    """What a Keras model of one or several outputs gives, as a list."""
     return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 

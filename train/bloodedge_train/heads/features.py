@@ -1,7 +1,8 @@
-"""Features of cells, each look at each picture computed once."""
+"""Features of cells, each picture's computed once."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +13,14 @@ from bloodedge.imaging import ImagingSpec
 from bloodedge_train.heads.backbone import Backbone
 from bloodedge_train.heads.cache import FeatureCache, key_of
 from bloodedge_train.heads.extract import Extractor, extractor
-from bloodedge_train.heads.looks import PLAIN, Look
+from bloodedge_train.heads.int8 import with_int8_activations
 
 Floats = NDArray[np.float32]
 
 BLOCK = 256
 """Cells decoded at a time."""
+INT8_CELLS, RANGE_CELLS = 512, 64
+"""Cells by which int8's noise is known, and those of them over which activations' ranges are taken."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,6 @@ class FeatureSpec:
 
     backbone: Backbone
     imaging: ImagingSpec
-    looks: Sequence[Look] = (PLAIN,)
 
     @property
     def views(self) -> int:
@@ -38,9 +40,9 @@ class FeatureSpec:
         """Features of a cell."""
         return self.views * sum(self.backbone.widths)
 
-    def key(self, look: Look) -> str:
-        """The cache's key of one look."""
-        return key_of(weights=self.backbone.digest, imaging=self.imaging.model_dump(mode="json"), look=look.key)
+    def key(self, **more: str) -> str:
+        """The cache's key."""
+        return key_of(weights=self.backbone.digest, imaging=self.imaging.model_dump(mode="json"), **more)
 
 
 def features(
@@ -49,46 +51,65 @@ def features(
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Floats:
-    """float32 (looks, N, width): of each depth in turn those of every view, averaged over the map.
+    """float32 (N, width): of each depth in turn those of every view, averaged over the map.
 
     Only what ``cache`` lacks is computed, and kept there, even when the work is interrupted.
     """
-    keys = [spec.key(look) for look in spec.looks]
-    known = [cache.load(key, spec.width) if cache else {} for key in keys]
-    before = [len(found) for found in known]
+    return _kept(cells, spec, spec.key(), lambda: spec.backbone, cache, progress)
+
+
+def int8_noise(
+    cells: Sequence[CellFile],
+    spec: FeatureSpec,
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+) -> Floats:
+    """float32 (n, width): what int8's activations change in the features of some of the cells, less its mean."""
+    chosen = cells[:: max(1, len(cells) // INT8_CELLS)][:INT8_CELLS]
+    of = hashlib.sha256("".join(cell.pixels_digest for cell in chosen).encode()).hexdigest()
+
+    def rounded() -> Backbone:
+        images = inputs(chosen[:: max(1, len(chosen) // RANGE_CELLS)][:RANGE_CELLS], spec.imaging)
+        return with_int8_activations(spec.backbone, images.reshape(-1, *images.shape[-3:]))
+
+    noise = _kept(chosen, spec, spec.key(int8=of), rounded, cache, progress) - features(chosen, spec, cache)
+    return np.asarray(noise - noise.mean(axis=0), np.float32)
+
+
+def _kept(
+    cells: Sequence[CellFile],
+    spec: FeatureSpec,
+    key: str,
+    backbone: Callable[[], Backbone],
+    cache: FeatureCache | None,
+    progress: Progress | None,
+) -> Floats:
+    """Features by the network of ``backbone``, which is asked for only where the cache lacks some."""
+    known = cache.load(key, spec.width) if cache else {}
+    unique = {cell.pixels_digest: cell for cell in cells}
+    missing = [cell for digest, cell in unique.items() if digest not in known]
     try:
-        _compute(cells, spec, known, progress)
+        if missing:
+            _compute(missing, replace(spec, backbone=backbone()), known, progress)
     finally:
-        if cache:
-            for key, found, count in zip(keys, known, before, strict=True):
-                if len(found) > count:
-                    cache.store(key, found)
-    together = np.empty((len(keys), len(cells), spec.width), np.float32)
-    for rows, found in zip(together, known, strict=True):
-        if cells:
-            np.stack([found[cell.pixels_digest] for cell in cells], out=rows)
-    return together
+        if cache and missing and known:
+            cache.store(key, known)
+    found = np.empty((len(cells), spec.width), np.float32)
+    if cells:
+        np.stack([known[cell.pixels_digest] for cell in cells], out=found)
+    return found
 
 
-def _compute(
-    cells: Sequence[CellFile], spec: FeatureSpec, known: list[dict[str, Floats]], progress: Progress | None
-) -> None:
-    """Add what is missing to ``known``, the features of each look by picture."""
-    unique = list({cell.pixels_digest: cell for cell in cells}.values())
-    missing = [cell for cell in unique if any(cell.pixels_digest not in found for found in known)]
-    if not missing:
-        return
-    extract, total = extractor(spec.backbone), len(missing) * len(known)
-    for start in range(0, len(missing), BLOCK):
-        block = missing[start : start + BLOCK]
-        images = inputs(block, spec.imaging)
-        for number, (look, found) in enumerate(zip(spec.looks, known, strict=True)):
-            wanted = [n for n, cell in enumerate(block) if cell.pixels_digest not in found]
-            digests = [block[n].pixels_digest for n in wanted]
-            if wanted:
-                found.update(zip(digests, _of(look(images[wanted], digests), extract), strict=True))
-            if progress:
-                progress(start * len(known) + len(block) * (number + 1), total)
+def _compute(cells: Sequence[CellFile], spec: FeatureSpec, known: dict[str, Floats], progress: Progress | None) -> None:
+    """Add the cells' features to ``known``."""
+    extract = extractor(spec.backbone)
+    for start in range(0, len(cells), BLOCK):
+        block = cells[start : start + BLOCK]
+        known.update(
+            zip((cell.pixels_digest for cell in block), _of(inputs(block, spec.imaging), extract), strict=True)
+        )
+        if progress:
+            progress(start + len(block), len(cells))
 
 
 def _of(images: NDArray[np.uint8], extract: Extractor) -> Floats:

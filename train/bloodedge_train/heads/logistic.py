@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 FEWEST_FOLDS = 2
+CLEAR_STEPS = 2.0
+"""int8's steps to which a feature's spread is added, as to independent noise's."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,16 @@ class Choice:
     """Mean log loss."""
     auc: float
     accuracy: float
+
+
+@dataclass(frozen=True)
+class Int8Noise:
+    """What int8 does to features."""
+
+    changes: Features
+    """(n, D) of some cells, their mean 0: what rounded activations change in the features."""
+    steps: Floats
+    """(D,), between int8's values of each feature."""
 
 
 @dataclass(frozen=True)
@@ -52,35 +65,36 @@ class Head:
 
 
 def fit_head(
-    fitted: Features,
-    plain: Features,
+    features: Features,
     labels: Labels,
     groups: Sequence[str],
     spec: HeadSpec,
     seed: int = 0,
-    widths: Sequence[int] = (),
+    noise: Int8Noise | None = None,
 ) -> Head:
     """Choose a penalty by people held back in turn, then fit to all.
 
-    fitted: (R, N, D), R looks at each cell to fit to; plain: (N, D), the cells as a network sees them in use; groups:
-    who stays together (N,); widths: features of each depth, D together (default: one depth). Raises UsageError when
-    a class has fewer than two groups.
+    features: (N, D); groups: who stays together (N,); noise: what it adds to the log-odds' variance is penalised too.
+    Raises UsageError when a class has fewer than two groups.
     """
     folds = inner_folds(labels, groups, spec.inner_folds, seed)
     penalties = np.asarray(spec.penalties)
     kept = [folds != fold for fold in range(folds.max() + 1)]
-    steps = spec.rounding * _int8_steps(plain, widths or [plain.shape[1]])
-    coefficients, intercepts = _solve(fitted, labels, groups, kept, penalties, spec, steps)
+    basis = _Basis(features, noise if spec.int8_noise else None, spec.int8_noise)
+    seen = basis.of(features)
+    coefficients, intercepts = _solve(seen, labels, groups, kept, penalties, spec)
     blasts = np.empty((len(labels), len(penalties)))
     for fold in range(len(kept)):
         out, own = folds == fold, slice(fold * len(penalties), (fold + 1) * len(penalties))
-        blasts[out] = _sigmoid(plain[out] @ coefficients[:, own].astype(np.float32) + intercepts[own])
+        blasts[out] = _sigmoid(seen[out] @ coefficients[:, own].astype(np.float32) + intercepts[own])
     weights = weigh(labels, groups, spec)
     choices = tuple(_judged(p, blasts[:, n], labels, weights) for n, p in enumerate(spec.penalties))
     best = min(range(len(choices)), key=lambda n: choices[n].loss)
     everyone = [np.ones(len(labels), bool)]
-    final, bias = _solve(fitted, labels, groups, everyone, penalties[best : best + 1], spec, steps)
-    return Head(final[:, 0], float(bias[0]), spec.penalties[best], choices, blasts[:, best], folds)
+    final, bias = _solve(seen, labels, groups, everyone, penalties[best : best + 1], spec)
+    raw = basis.raw(final[:, 0])
+    offset = float(bias[0] - basis.centre @ raw)
+    return Head(raw, offset, spec.penalties[best], choices, blasts[:, best], folds)
 
 
 def inner_folds(labels: Labels, groups: Sequence[str], count: int, seed: int) -> NDArray[np.int64]:
@@ -115,55 +129,49 @@ def weigh(labels: Labels, groups: Sequence[str], spec: HeadSpec) -> Floats:
     return weights
 
 
+class _Basis:
+    """Features standardised, and shrunk along what int8's noise changes: an even penalty there is the one asked for."""
+
+    def __init__(self, features: Features, noise: Int8Noise | None, strength: float) -> None:
+        self.centre = features.mean(axis=0, dtype=np.float64)
+        spread = features.std(axis=0, dtype=np.float64)
+        self.unit = np.where(spread > 1e-5 * np.abs(self.centre) + 1e-8, spread, 1.0)
+        self.directions, self.shrunk = np.zeros((0, len(spread)), np.float32), np.zeros(0, np.float32)
+        if noise is not None:
+            # A feature that hardly varies would get a coefficient beside which its own rounding drowns the others.
+            self.unit = np.hypot(self.unit, CLEAR_STEPS * noise.steps)
+            relative = (noise.changes / self.unit).astype(np.float32)
+            _, values, directions = np.linalg.svd(relative, full_matrices=False)
+            shrunk = 1 - 1 / np.sqrt(1 + strength * np.square(values) / len(relative))
+            self.directions, self.shrunk = directions, shrunk.astype(np.float32)
+
+    def of(self, features: Features) -> Features:
+        """Features (N, D) in this basis."""
+        return self._shrink(((features - self.centre.astype(np.float32)) / self.unit).astype(np.float32))
+
+    def raw(self, coefficients: Floats) -> Floats:
+        """Coefficients (D,) of features as they are."""
+        return np.asarray(self._shrink(coefficients[np.newaxis])[0] / self.unit)
+
+    def _shrink(self, rows: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(rows - (rows @ self.directions.T * self.shrunk) @ self.directions)
+
+
 def _solve(
-    fitted: Features,
+    features: Features,
     labels: Labels,
     groups: Sequence[str],
     kept: Sequence[NDArray[np.bool_]],
     penalties: Floats,
     spec: HeadSpec,
-    steps: Floats,
 ) -> tuple[Floats, Floats]:
-    """Coefficients (D, F * P) and intercepts of F choices of cells (N,), each with P penalties.
-
-    steps: (D,), what is added to each feature's spread, as to independent noise's.
-    """
-    looks, cells, width = fitted.shape
-    centre, unit = _spread(fitted.reshape(-1, width), np.full(looks * cells, 1 / (looks * cells), np.float32))
-    flat = ((fitted.reshape(-1, width) - centre.astype(np.float32)) / unit).astype(np.float32)  # float32 has few digits
-    weights, means, scales = np.zeros((cells, len(kept)), np.float32), [], []
+    """Coefficients (D, F * P) and intercepts of F choices of cells (N,), each with P penalties."""
+    weights = np.zeros((len(labels), len(kept)), np.float32)
     for number, chosen in enumerate(kept):
         people = [group for group, yes in zip(groups, chosen, strict=True) if yes]
-        weights[chosen, number] = weigh(labels[chosen], people, spec) / looks
-        mean, scale = _spread(flat, np.tile(weights[:, number], looks))
-        means.append(mean)
-        scales.append(np.hypot(scale, steps / unit))
-    repeat = len(penalties)
-    coefficients, intercepts = solve(
-        Problems(
-            features=flat,
-            labels=np.tile(labels, looks),
-            weights=np.tile(np.repeat(weights, repeat, axis=1), (looks, 1)),
-            mean=np.repeat(np.stack(means, axis=1), repeat, axis=1),
-            scale=np.repeat(np.stack(scales, axis=1), repeat, axis=1),
-            penalties=np.tile(penalties, len(kept)),
-        )
-    )
-    coefficients = coefficients / unit[:, None]
-    return coefficients, intercepts - centre @ coefficients
-
-
-def _int8_steps(plain: Features, widths: Sequence[int]) -> Floats:
-    """(D,): the step between int8's values of each feature, where those of a depth share one scale."""
-    ranges = [float(np.ptp(part)) for part in np.split(plain, np.cumsum(widths)[:-1], axis=1)]
-    return np.repeat(np.array(ranges) / 255, widths)
-
-
-def _spread(features: Features, weights: NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Weighted mean and standard deviation (D,); 1 for a feature that does not vary."""
-    mean = (weights @ features).astype(np.float64)
-    scale = np.sqrt((weights @ np.square(features - mean.astype(np.float32))).astype(np.float64))
-    return mean, np.where(scale > 1e-5 * np.abs(mean) + 1e-8, scale, 1.0)
+        weights[chosen, number] = weigh(labels[chosen], people, spec)
+    each = np.repeat(weights, len(penalties), axis=1)
+    return solve(Problems(features, labels, each, np.tile(penalties, len(kept))))
 
 
 def _judged(penalty: float, blasts: Floats, labels: Labels, weights: Floats) -> Choice:

@@ -29,15 +29,12 @@ class Problems:
     """(N,) 0 or 1."""
     weights: NDArray[np.float32]
     """(N, K), each column's sum 1."""
-    mean: Floats
-    scale: Floats
-    """(D, K): the features that a regression sees are ``(features - mean) / scale``."""
     penalties: Floats
     """(K,) of half the squared coefficients, beside the weighted mean of the log loss."""
 
 
 def solve(problems: Problems) -> tuple[Floats, Floats]:
-    """Coefficients (D, K) and intercepts (K,) of the features as they are, neither shifted nor scaled."""
+    """Coefficients (D, K) and intercepts (K,)."""
     count = len(problems.penalties)
     solved = np.zeros((problems.features.shape[1] + 1, count))
     open_ = np.arange(count)
@@ -45,14 +42,14 @@ def solve(problems: Problems) -> tuple[Floats, Floats]:
     for _ in range(MOST_STEPS):
         done = np.abs(state.gradient).max(axis=0) <= TOLERANCE
         if done.any():
-            solved[:, open_[done]] = state.raw()[:, done]
+            solved[:, open_[done]] = state.at[:, done]
             open_ = open_[~done]
             state.keep(~done)
         if not len(open_):
             break
         state.step()
     else:
-        solved[:, open_] = state.raw()
+        solved[:, open_] = state.at
     return solved[:-1], solved[-1]
 
 
@@ -62,8 +59,7 @@ class _State:
     def __init__(self, problems: Problems, columns: NDArray[np.int64]) -> None:
         self.x, self.signs = problems.features, 1.0 - 2.0 * problems.labels[:, None].astype(np.float32)
         self.labels = problems.labels[:, None].astype(np.float32)
-        self.weights, self.mean, self.scale = problems.weights, problems.mean, problems.scale
-        self.penalties = problems.penalties
+        self.weights, self.penalties = problems.weights, problems.penalties
         self.at = np.zeros((self.x.shape[1] + 1, len(columns)))
         self.logits = np.zeros((len(self.x), len(columns)), np.float32)
         self.gradient = self._gradient()
@@ -72,28 +68,19 @@ class _State:
 
     def keep(self, kept: NDArray[np.bool_]) -> None:
         """Leave the others out."""
-        for name in ("weights", "mean", "scale", "at", "logits", "gradient"):
+        for name in ("weights", "at", "logits", "gradient"):
             setattr(self, name, getattr(self, name)[:, kept])
         self.penalties = self.penalties[kept]
         self.moves, self.changes = ([pair[:, kept] for pair in pairs] for pairs in (self.moves, self.changes))
 
-    def raw(self) -> Floats:
-        return self._raw(self.at)
-
-    def _raw(self, at: Floats) -> Floats:
-        """Coefficients of the features as they are."""
-        coefficients = at[:-1] / self.scale
-        return np.vstack([coefficients, at[-1] - (self.mean * coefficients).sum(axis=0)])
-
     def _logits(self, at: Floats) -> NDArray[np.float32]:
-        raw = self._raw(at).astype(np.float32)
-        return np.asarray(self.x @ raw[:-1] + raw[-1], np.float32)
+        coefficients = at.astype(np.float32)
+        return np.asarray(self.x @ coefficients[:-1] + coefficients[-1], np.float32)
 
     def _gradient(self) -> Floats:
         residuals = self.weights * (_sigmoid(self.logits) - self.labels)
         total = residuals.sum(axis=0, dtype=np.float64)
-        slopes = ((self.x.T @ residuals) - self.mean * total) / self.scale
-        return np.vstack([slopes + self.penalties * self.at[:-1], total])
+        return np.vstack([self.x.T @ residuals + self.penalties * self.at[:-1], total])
 
     def step(self) -> None:
         """One step of each regression along its own direction."""
