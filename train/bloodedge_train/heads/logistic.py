@@ -49,7 +49,7 @@ class Head:
     """A linear rule on features as they are."""
 
     weights: Floats
-    """(D,)."""
+    """(D,), float16 numbers."""
     bias: float
     penalty: float
     choices: tuple[Choice, ...]
@@ -92,7 +92,7 @@ def fit_head(
     best = min(range(len(choices)), key=lambda n: choices[n].loss)
     everyone = [np.ones(len(labels), bool)]
     final, bias = _solve(seen, labels, groups, everyone, penalties[best : best + 1], spec)
-    raw = basis.raw(final[:, 0])
+    raw = basis.raw(final[:, 0]).astype(np.float16).astype(np.float64)  # so that files in float16 say the same
     offset = float(bias[0] - basis.centre @ raw)
     return Head(raw, offset, spec.penalties[best], choices, blasts[:, best], folds)
 
