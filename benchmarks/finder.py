@@ -14,6 +14,7 @@ import itertools
 import json
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,7 @@ from finder_sources import (
     at_border,
     bccd_frames,
     chula_frames,
+    every_source,
     holds,
     iou,
     leukaemia_frames,
@@ -321,6 +323,17 @@ def gate(frames: list[Frame]) -> dict[str, Any]:
     return {"frames": len(frames), "passed": passed}
 
 
+def refused(frames: Iterable[Frame]) -> dict[str, Any]:
+    """How many frames the gate refuses as they are, by reason, and as a share."""
+    results = [check(frame.bgr) for frame in frames]
+    reasons = Counter(str(result.reason) for result in results if result.reason is not None)
+    return {
+        "frames": len(results),
+        "refused": dict(sorted(reasons.items())),
+        "share": round(reasons.total() / len(results), 4),
+    }
+
+
 def moved(bgr: Image, px: int, degrees: float) -> Image:
     """A frame uint8 (H, W, 3) as a stage moving evenly by ``px`` pixels during the exposure makes it."""
     middle = px // 2 + 2
@@ -421,27 +434,36 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with all sources")
     parser.add_argument("--left-out", type=Path, metavar="FOLDER", help="networks that never saw one source each")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--parts", nargs="+", metavar="PART", help="measure these only, and keep the record's others")
     parser.add_argument("--sheet", type=Path, help="write a PNG of the BCCD frames with misses or false cells here")
     arguments = parser.parse_args()
     bccd_part = bccd_frames(arguments.data / "bccd")
     chula_part = chula_frames(arguments.data / "chula")
     parameters = FinderParameters()
-    figures = {
+    parts: dict[str, Callable[[], Any]] = {
+        "bccd": lambda: bccd(bccd_part, parameters),
+        "chula": lambda: chula(chula_part, find_cells),
+        "sources": lambda: sources(arguments.data, dict.fromkeys(SOURCES, find_cells)),
+        "left_out": lambda: left_out(arguments.data, arguments.left_out) if arguments.left_out else None,
+        "simulated": lambda: masks(simulated_fields(50), parameters),
+        "pasted": lambda: masks(pasted_fields(arguments.data, bccd_part, chula_part), parameters),
+        "scale": lambda: scale(bccd_part, chula_part, simulated_fields(12)),
+        "gate": lambda: gate(bccd_part + chula_part),
+        "refused": lambda: {name: refused(frames) for name, frames in every_source(arguments.data).items()},
+        "speed_one_core": lambda: speed(bccd_part),
+    }
+    wanted = arguments.parts or list(parts)
+    if unknown := sorted(set(wanted) - set(parts)):
+        parser.error(f"No part {', '.join(unknown)}; the parts are {', '.join(parts)}.")
+    kept = json.loads(arguments.json.read_text(encoding="utf-8")) if arguments.parts and arguments.json else {}
+    figures = kept or {
         "command": "python benchmarks/finder.py --data DATA --left-out NETWORKS --json benchmarks/results/finder.json",
         "cpu": hardware_name(),
         "python": platform.python_version(),
         "opencv": cv2.__version__,
-        "bccd": bccd(bccd_part, parameters),
-        "chula": chula(chula_part, find_cells),
-        "sources": sources(arguments.data, dict.fromkeys(SOURCES, find_cells)),
-        "left_out": left_out(arguments.data, arguments.left_out) if arguments.left_out else None,
-        "simulated": masks(simulated_fields(50), parameters),
-        "pasted": masks(pasted_fields(arguments.data, bccd_part, chula_part), parameters),
-        "scale": scale(bccd_part, chula_part, simulated_fields(12)),
-        "gate": gate(bccd_part + chula_part),
-        "speed_one_core": speed(bccd_part),
-        "parameters": parameters.model_dump(),
     }
+    figures |= {name: measure() for name, measure in parts.items() if name in wanted}
+    figures |= {"parameters": parameters.model_dump()} if not kept else {}
     for name, value in figures.items():
         print(f"{name}: {value}")
     if arguments.json:

@@ -104,6 +104,18 @@ def masked_frames(folder: Path, part: str) -> list[Frame]:
     return frames
 
 
+def every_source(data: Path) -> dict[str, list[Frame]]:
+    """The frames to judge by of every microscope."""
+    return {
+        "bccd": bccd_frames(data / "bccd"),
+        "chula": chula_frames(data / "chula"),
+        "leukaemia_fields": leukaemia_frames(data / "leukaemia_fields"),
+        "pbc": pbc_frames(data / "pbc", fitted=False),
+        "jiangxi": masked_frames(data / "wbc_masks", "jiangxi"),
+        "cellavision": masked_frames(data / "wbc_masks", "cellavision"),
+    }
+
+
 def annotated(table: Path) -> dict[str, list[tuple[str, Box]]]:
     """(kind, box) of everything that a table of boxes lists, by picture."""
     boxes: defaultdict[str, list[tuple[str, Box]]] = defaultdict(list)

@@ -76,6 +76,39 @@ def test_a_turned_frame_has_the_same_isotropy() -> None:
     assert check(turned).isotropy == pytest.approx(check(bgr).isotropy, abs=0.1)
 
 
+def test_a_sharp_frame_squeezed_to_another_shape_passes_and_still_shows_motion() -> None:
+    for seed in range(3):
+        wide = render_field(seed, FieldSpec(width=960, height=640)).bgr
+        squeezed = np.asarray(cv2.resize(wide, (640, 640), interpolation=cv2.INTER_AREA), np.uint8)
+        turned = np.ascontiguousarray(np.rot90(squeezed))
+        for bgr in (squeezed, turned):
+            assert check(bgr).reason is None
+            assert check(bgr).isotropy > 0.5  # as in still frames of square pixels
+            assert all(check(moved(bgr, 12, degrees)).reason is Reason.MOTION_BLUR for degrees in (0, 45, 90))
+
+
+def test_a_white_balance_that_clips_the_empty_field_is_not_too_bright_and_clipped_cells_are() -> None:
+    bgr = render_field(0).bgr.copy()
+    field = bgr[:, :, 1] > 0.95 * np.percentile(bgr[:, :, 1], 90)
+    assert field.mean() > 0.3
+    bgr[:, :, 2][field] = 255
+    assert check(bgr).reason is None
+    bgr[:, :, 2][~field] = 255
+    assert check(bgr).reason is Reason.TOO_BRIGHT
+
+
+def test_a_frame_far_out_of_focus_shows_no_detail_of_rounding_or_of_its_borders(real_data: Path) -> None:
+    for path in sorted((real_data / "bccd" / "JPEGImages").glob("*.jpg"))[::12]:
+        for sigma in (12, 18, 30):
+            assert check(blurred(read_image(path), sigma)).reason is not None, (path.name, sigma)
+
+
+def test_sharp_frames_of_every_microscope_pass(real_data: Path) -> None:
+    for pattern in ("leukaemia_fields/*.webp", "pbc/images/*_1*.webp", "wbc_masks/cellavision/*.webp"):
+        for path in sorted(real_data.glob(pattern))[:24]:
+            assert check(read_image(path)).reason is None, path.name
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("level", [0, 128, 255])
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (480, 640), (16, 2000)])

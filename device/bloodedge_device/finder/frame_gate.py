@@ -34,6 +34,27 @@ _DIRECTED = 0.5
 """Blur with less isotropy than this has a direction. Frames of two microscopes blurred evenly by 3 or 4 pixels have at
 least 0.65; of those moved by 9 pixels 99 % have at most 0.43."""
 
+_SHAPE_SIDE_PX = 80
+"""The shape of pixels is measured on a copy of about this side, where cells are a few pixels wide."""
+
+_LEAST_SHAPE_SIDE_PX = 60
+"""Smaller copies hold too few cells to tell."""
+
+_SQUARE, _LONGEST = 1.25, 1.85
+"""Only sides that differ by a factor between these are taken for the pixels': cells that happen to lie one way reach
+1.23 in nearly all frames, and a stage that moved by a cell exceeds the other. A 4:3 or 16:9 picture squeezed into a
+square has 1.33 or 1.78.
+"""
+
+_ROUNDING = 12**-0.5
+"""Deviation of the noise of rounding to whole levels. In a frame far out of focus it is the finest detail."""
+
+_STAINED = 0.9
+"""Darker than this share of the empty field is stained."""
+
+_LEAST_STAINED = 0.02
+"""Where less of a frame is stained, a few bright specks do not count as more."""
+
 _MARGIN_PX = 6
 """Pixels at a band's edges where the filter meets pixels mirrored at the edge, which look like detail across it."""
 
@@ -41,18 +62,18 @@ _MARGIN_PX = 6
 class GateParameters(Strict):
     """Thresholds of the frame gate."""
 
-    focus: float = Field(default=0.39, ge=0, le=2)
-    """Lowest focus. Frames of two microscopes have 0.42 to 0.70 in focus, and at most 0.37 when blurred by 4 pixels."""
+    focus: float = Field(default=0.38, ge=0, le=2)
+    """Lowest focus. Frames of two microscopes have 0.38 to 0.70 in focus, and at most 0.36 when blurred by 4 pixels."""
     motion: float = Field(default=0.22, ge=0, le=2)
     """Lowest focus times isotropy, the sharpness along the least sharp direction. Of 332 frames of two microscopes it
-    rejects 2; together with the threshold of focus, 80 % of them when moved by 6 pixels, and all when moved by 9 or 15.
+    rejects 3; together with the threshold of focus, 86 % of them when moved by 6 pixels, and all when moved by 9 or 15.
     """
     darkest: float = Field(default=60.0, ge=0, le=255)
     """Lowest brightness, 0..255."""
     brightest: float = Field(default=250.0, ge=0, le=255)
     """Highest brightness, 0..255."""
-    saturated: float = Field(default=0.3, ge=0, le=1)
-    """Largest share of pixels with a channel at 255."""
+    saturated: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of stained pixels with a channel at 255; the empty field may have one there."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +87,10 @@ class GateResult:
     brightness: float
     """Green level of the empty field, 0..255: the 90th percentile."""
     saturated: float
-    """Share of pixels with a channel at 255, 0..1."""
+    """Share of stained pixels with a channel at 255, 0..1."""
     isotropy: float
-    """Energy of fine detail along the direction that has least over that across it, 0..1: 0.5 to 0.9 in still
-    frames, 0.2 to 0.4 where the stage moved by nine pixels; 1 in an empty frame."""
+    """Energy of fine detail along the direction that has least over that across it, as on square pixels, 0..1: 0.5 to
+    0.9 in still frames, 0.2 to 0.4 where the stage moved by nine pixels; 1 in an empty frame."""
 
 
 _DEFAULTS = GateParameters()
@@ -77,18 +98,46 @@ _DEFAULTS = GateParameters()
 
 def check(bgr: Image, parameters: GateParameters = _DEFAULTS) -> GateResult:
     """Measure a frame, uint8 (H, W, 3) BGR."""
-    blue, green, red = cv2.split(bgr[::4, ::4])
+    blue, green, red = map(as_image, cv2.split(bgr[::4, ::4]))
     brightness = float(_quantile(cv2.calcHist([green], [0], None, [256], [0, 256]), 0.9))
-    saturated = float(np.count_nonzero(cv2.max(cv2.max(blue, green), red) == 255) / green.size)
-    light = cv2.mean(green)[0]
-    focus, isotropy = _sharpness(bgr, light, _EVERY)
+    saturated = _saturated(blue, green, red, brightness)
+    light, shape = cv2.mean(green)[0], _pixel_shape(green)
+    focus, isotropy = _sharpness(bgr, light, shape, _EVERY)
     if focus * isotropy < _DOUBT * parameters.motion:
-        _, isotropy = _sharpness(bgr, light, 1)
+        _, isotropy = _sharpness(bgr, light, shape, 1)
     reason = _reason(focus, isotropy, brightness, saturated, parameters)
     return GateResult(reason, focus, brightness, saturated, isotropy)
 
 
-def _sharpness(bgr: Image, light: float, every: int) -> tuple[float, float]:
+def _saturated(blue: Image, green: Image, red: Image, brightness: float) -> float:
+    """Share of stained pixels with a channel at 255.
+
+    Only there is something of a cell lost: a white balance may put one channel of the empty field at 255, and how much
+    of a frame is empty says nothing about its light.
+    """
+    stained = green < _STAINED * brightness
+    clipped = stained & (cv2.max(cv2.max(blue, green), red) == 255)
+    return float(clipped.sum() / max(1, stained.sum(), _LEAST_STAINED * stained.size))
+
+
+def _pixel_shape(green: Image) -> float:
+    """Height over width of what a round cell looks like: 1 for square pixels.
+
+    A scaled picture is squeezed at every scale of its detail; a moving stage blurs the fine detail alone.
+    """
+    factor = max(1, round(max(green.shape) / _SHAPE_SIDE_PX))
+    size = green.shape[1] // factor, green.shape[0] // factor
+    if min(size) < _LEAST_SHAPE_SIDE_PX // 2 or max(size) < _LEAST_SHAPE_SIDE_PX:
+        return 1.0
+    image = cv2.resize(green, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    detail = cv2.subtract(cv2.GaussianBlur(image, (0, 0), 1.0), cv2.GaussianBlur(image, (0, 0), 2.0))
+    right = cv2.norm(detail[:, 1:], detail[:, :-1], cv2.NORM_L2SQR)
+    down = cv2.norm(detail[1:], detail[:-1], cv2.NORM_L2SQR)
+    shape = float(np.sqrt(right / down)) if min(right, down) > 0 else 1.0
+    return shape if _SQUARE < max(shape, 1 / shape) < _LONGEST else 1.0
+
+
+def _sharpness(bgr: Image, light: float, shape: float, every: int) -> tuple[float, float]:
     """Focus and isotropy of a frame from one of ``every`` bands of its rows."""
     factor = max(1, round(max(bgr.shape[:2]) / _SIDE_PX))
     rows = min(_BAND_ROWS * factor, bgr.shape[0])
@@ -107,8 +156,9 @@ def _sharpness(bgr: Image, light: float, every: int) -> tuple[float, float]:
     # Immerkaer, Computer Vision and Image Understanding 64, 1996; from the median residue instead of the paper's mean,
     # so that edges do not count. Averaging two by two pixels halves the noise.
     noise = 1.4826 * _quantile(residues, 0.5) / 6
-    focus = fine.amplitude(noise) / max(coarse.amplitude(noise / 2), _LEAST_CONTRAST * (light + 1))
-    return focus, direction.isotropy(noise)
+    least = max(noise, _ROUNDING)
+    focus = fine.amplitude(least) / max(coarse.amplitude(least / 2), _LEAST_CONTRAST * (light + 1))
+    return focus, direction.isotropy(noise, shape)
 
 
 class _Detail:
@@ -120,8 +170,11 @@ class _Detail:
     def add(self, image: Floats) -> Floats:
         """Count a band, float32 (H, W); returns its detail, of the same shape."""
         detail = cv2.subtract(cv2.GaussianBlur(image, (0, 0), 1.0), cv2.GaussianBlur(image, (0, 0), 2.0))
-        self.energy += cv2.norm(detail, cv2.NORM_L2SQR)
-        self.pixels += image.size
+        inside = (
+            detail if min(detail.shape) <= 2 * _MARGIN_PX else detail[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
+        )
+        self.energy += cv2.norm(inside, cv2.NORM_L2SQR)
+        self.pixels += inside.size
         return np.asarray(detail, np.float32)
 
     def amplitude(self, noise: float) -> float:
@@ -154,13 +207,17 @@ class _Direction:
         self._energies += [cv2.norm(first, second, cv2.NORM_L2SQR) for first, second in pairs]
         self._pixels += corner.size
 
-    def isotropy(self, noise: float) -> float:
-        """Smallest over largest eigenvalue, 0..1, less what white noise of that deviation adds; 1 without detail."""
+    def isotropy(self, noise: float, shape: float) -> float:
+        """Smallest over largest eigenvalue, 0..1, less what white noise of that deviation adds; 1 without detail.
+
+        As it is on square pixels, where pixels of that shape (height over width of a round cell) are taken for square.
+        """
         if not self._pixels:
             return 1.0
         straight, slanting = (2 * noise**2 * (_noise_share(0) - _noise_share(squared)) for squared in (1, 2))
         white = (straight, straight, slanting, slanting)
         right, down, falling, rising = self._energies / self._pixels - white
+        right, down = right / shape, down * shape
         trace = right + down
         spread = float(np.hypot(right - down, (falling - rising) / 2))
         return float(np.clip((trace - spread) / (trace + spread), 0, 1)) if trace > 0 else 1.0
