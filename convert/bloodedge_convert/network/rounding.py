@@ -158,7 +158,7 @@ def round_together(matrix: Floats, squares: Floats, steps: float) -> Floats:
     damping = DAMPING * power.mean(axis=1) + np.finfo(np.float32).tiny
     order = np.argsort(-power.sum(axis=0), kind="stable")
     damped = squares[:, order][:, :, order] + damping[:, None, None] * np.eye(inputs)
-    spread_ = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)  # how an error is made up for
+    passed_on = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)  # errors, to the inputs after them
     left, found = matrix[..., order].copy(), np.empty_like(matrix)
     largest = np.abs(left).argmax(axis=2)
     kept = np.take_along_axis(left, largest[..., None], axis=2)[..., 0].copy()
@@ -169,10 +169,10 @@ def round_together(matrix: Floats, squares: Floats, steps: float) -> Floats:
             weight = np.clip(np.rint(left[..., at] / step), -limit, limit) * step
             weight = np.where(largest == at, np.rint(kept / step) * step, weight)
             found[..., at] = np.where(largest == at, kept, weight)
-            error = (left[..., at] - weight) / spread_[:, None, at, at]
+            error = (left[..., at] - weight) / passed_on[:, None, at, at]
             errors[..., at - start] = error
-            left[..., at + 1 : block.stop] -= error[..., None] * spread_[:, None, at, at + 1 : block.stop]
-        left[..., block.stop :] -= np.matmul(errors, spread_[:, block, block.stop :])
+            left[..., at + 1 : block.stop] -= error[..., None] * passed_on[:, None, at, at + 1 : block.stop]
+        left[..., block.stop :] -= np.matmul(errors, passed_on[:, block, block.stop :])
     return np.asarray(found[..., np.argsort(order)])
 
 
