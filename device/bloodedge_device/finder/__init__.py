@@ -1,8 +1,8 @@
 """White cells in a full-field frame of a stained smear, each with a mask of the whole cell.
 
-A frame is converted to optical density against its own empty field. Nuclei are where the density is that red cells,
-measured in the same frame, do not have. Lobes are joined, touching nuclei separated, and the cell's outline round each
-nucleus is the star-shaped curve with the most evidence.
+A frame is converted to optical density against its own empty field. A small network proposes white cells and says
+where each may end; what it is unsure of must differ in hue or density from what else is stained in the same frame. A
+cell's outline is the star-shaped curve with the most evidence, drawn to where density falls.
 """
 
 from dataclasses import dataclass
