@@ -118,7 +118,7 @@ class Worker:
         """Write the graphs that the job's engines start from."""
         model = self.network().model
         with self.step("Exporting the graph"):
-            export_graphs(model, self.calibration, self.job.engines, self.job.int8_engines, folder)
+            export_graphs(model, self.calibration, self.job.engines, folder, self.job.int8_engines)
 
     def graphs(self) -> Path:
         """The folder of the graphs that int8 is made from; some methods change the network first."""
@@ -196,7 +196,7 @@ class Worker:
         """Write ONNX Runtime's int8 artifact."""
         plain = cached(graphs / "model_float32.onnx", lambda: onnx.to_onnx(saved_model_for("onnx", graphs)))
         rounded = cached(graphs / "rounded.onnx", lambda: onnx.to_onnx(rounded_model_for("onnx", graphs)))
-        target.write_bytes(onnx.to_int8(plain, rounded, self.calibration, self.job.method, self.report))
+        target.write_bytes(onnx.to_int8(plain, self.calibration, self.job.method, self.report, rounded))
 
     def trial(self) -> Images:
         """Cells by which layers are chosen."""

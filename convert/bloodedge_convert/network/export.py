@@ -29,7 +29,7 @@ def export_saved_model(model: Any, folder: Path) -> None:
 
 
 def export_graphs(
-    model: Any, calibration: Images, engines: Iterable[EngineName], int8: Container[EngineName], folder: Path
+    model: Any, calibration: Images, engines: Iterable[EngineName], folder: Path, int8: Container[EngineName] = ()
 ) -> None:
     """Write a SavedModel of the network in each engine's fastest form, and a list of the rewrites.
 

@@ -128,11 +128,12 @@ def _folded(file: Path) -> bytes:
     return Path(options.optimized_model_filepath).read_bytes()
 
 
-def to_int8(plain: bytes, rounded: bytes, images: Images, method: Method, report: Report) -> bytes:
+def to_int8(plain: bytes, images: Images, method: Method, report: Report, rounded: bytes | None = None) -> bytes:
     """The int8 form of a float32 network: uint8 in and float32 out as before, QDQ nodes around what is int8 in between.
 
-    plain: from ``to_onnx``. rounded: the same with its weights on int8's steps. images: calibration inputs uint8
-    (N, H, W, 3) RGB, over which the activations' ranges are taken in the method's way; biases are corrected.
+    plain: from ``to_onnx``. images: calibration inputs uint8 (N, H, W, 3) RGB, over which the activations' ranges are
+    taken in the method's way; biases are corrected. rounded: as plain, with weights on int8's steps; without it each is
+    rounded to the nearest.
 
     Activations are uint8, weights int8, with a scale for each output channel: ONNX Runtime has its fastest kernels for
     these; those for uint8 weights take 2 to 4 times as long on x86-64. Where a processor has no VNNI, they add two
@@ -146,7 +147,9 @@ def to_int8(plain: bytes, rounded: bytes, images: Images, method: Method, report
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in find_ranges(plain, images, method, report).items()
     }
-    network = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(rounded))
+    network = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(plain))
+    if rounded is not None:
+        _take_weights(network, onnx.load_model_from_string(rounded))
     quantiser = QDQQuantizer(
         network,
         per_channel=True,
@@ -164,6 +167,18 @@ def to_int8(plain: bytes, rounded: bytes, images: Images, method: Method, report
     int8 = quantiser.model.model
     correct_biases(plain, int8, images, report)
     return bytes(int8.SerializeToString())
+
+
+def _take_weights(network: Any, other: Any) -> None:
+    """Give ``network`` the constants of ``other``, the same graph under other names."""
+    own, theirs = ({constant.name: constant for constant in one.graph.initializer} for one in (network, other))
+    for node, like in zip(network.graph.node, other.graph.node, strict=True):
+        assert node.op_type == like.op_type
+        for name, source in zip(node.input, like.input, strict=True):
+            if name in own:
+                assert own[name].dims == theirs[source].dims
+                own[name].CopyFrom(theirs[source])
+                own[name].name = name
 
 
 def _float_nodes(network: Any) -> list[str]:
