@@ -141,7 +141,8 @@ def test_what_was_found_is_computed_in_float32_and_the_rest_in_int8(found):
     assert len(dtypes) == 5
     for name, used in dtypes.items():
         # input, weights, bias, output
-        assert used == ([np.float32] * 4 if name in ruined else [np.int8, np.int8, np.int32, np.int8])
+        in_float = name in ruined or name == "probabilities"  # the logits always are
+        assert used == ([np.float32] * 4 if in_float else [np.int8, np.int8, np.int32, np.int8])
 
 
 def test_no_rounding_lies_between_neighbours_in_float32_and_the_network_stays_in_one_piece(found):
@@ -171,4 +172,5 @@ def test_no_more_layers_than_allowed_are_left_in_float32(found, monkeypatch):
     result, ruined = found
     monkeypatch.setattr(module, "MOST_LAYERS", 1)
     mixed = find_float_layers(result.calibrated, result.plain, result.trial, result.trial, 0.0, lambda *_: None)
-    assert [layer(name) for name in mixed.layers] == (ruined if len(ruined) == 1 else [])
+    assert len(mixed.layers) <= 1
+    assert {layer(name) for name in mixed.layers} <= set(ruined)
