@@ -26,13 +26,15 @@ def compare() -> ModuleType:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="outlines by the pixel network differ by some 20 pixels of a cell in real frames")
 def test_the_released_bundle_gives_the_same_bytes_on_an_arm_board(tmp_path: Path) -> None:
     out = tmp_path / "arm64.json"
     command = [sys.executable, str(BENCHMARK / "run.py"), "--cells", "2", "--frames", "2", "--cpu", "cortex-a72"]
     done = subprocess.run([*command, "--out", str(out)], capture_output=True, text=True, check=False)
     if done.returncode == 0 and not out.exists():
         pytest.skip(done.stdout.splitlines()[-1])
+    differ = [line for line in done.stdout.splitlines() if "FAILS" in line]
+    if differ and all(line.split()[0] == "finder" and "real frames" in line for line in differ):
+        pytest.xfail("outlines by the pixel network differ by some pixels in real frames; all else is the same")
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = json.loads(out.read_text())["runs"]
     assert run["machine"] == "aarch64"
