@@ -8,6 +8,7 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.decision.kinds import KindCall
 from bloodedge.decision.thresholds import Reason
 from bloodedge.imaging import Image
 
@@ -83,7 +84,7 @@ class CellResult:
 
     box: Box
     label: str
-    """blast, normal or uncertain."""
+    """blast, normal or uncertain; other where that is not asked of its kind."""
     blast_probability: float | None
     """Calibrated, 0..1; None when the cell was not classified or the network gave none."""
     reason: Reason | None
@@ -98,6 +99,8 @@ class CellResult:
     """The cell's number on the slide; None when cells are not recognised."""
     repeated: bool = False
     """An earlier frame showed this cell at least as well, and it is counted there."""
+    kind: KindCall | None = None
+    """None where the frame's border cuts the cell, or kinds are not told."""
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ STAGES = {
     "gate": "frame",
     "find": "frame",
     "overlap": "frame",
+    "kind": "cell",
     "imaging": "cell",
     "inference": "cell",
     "domain": "cell",

@@ -10,6 +10,7 @@ import numpy as np
 
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.domain import describe
+from bloodedge.decision.kinds import OTHER, KindCall
 from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
@@ -17,6 +18,7 @@ from bloodedge.imaging import Image, colour_8bit, network_input
 from bloodedge_device.finder import Found, FoundCell
 from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import BadFrame, Box, CellResult, Floats, Frame, FrameResult
+from bloodedge_device.kinds import KindInput, KindsOf
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.slide.domain_check import SlideDomain
 from bloodedge_device.slide.overlap import Sighting, SlideMap
@@ -43,11 +45,15 @@ class Pipeline:
         check: Check,
         find: Find,
         *,
+        kinds: KindsOf | None = None,
         known_only: bool = True,
         slide_map: SlideMap | None = None,
     ) -> None:
-        """known_only: whether cells outside the bundle's domain are uncertain."""
-        self._engine, self._manifest = engine, manifest
+        """A pipeline of loaded parts.
+
+        kinds: None asks *blast or normal?* of every cell; known_only: whether cells outside the domain are uncertain.
+        """
+        self._engine, self._manifest, self._kinds = engine, manifest, kinds
         self._domain = manifest.domain
         self._known_only = known_only
         self._slide_domain = SlideDomain()
@@ -112,14 +118,29 @@ class Pipeline:
 
     def _classify_all(self, bgr: Image, found: Found) -> list[CellResult]:
         """Each found cell's result; their features are computed on the other core."""
+        cells = [_unclassified(cell, bgr) for cell in found.cells]
         whole = [number for number, cell in enumerate(found.cells) if not cell.touches_border]
+        for number, kind in self._kinds_of(found, whole).items():
+            cells[number] = replace(cells[number], kind=kind)
+            if not kind.asked:
+                cells[number] = replace(cells[number], label=OTHER, reason=None)
+                whole.remove(number)
         images = [self._image(bgr, found.cells[number], found.um_per_px) for number in whole]
         figures = [self._helper.submit(self._describe, image) for image in images]
         blasts = self._blast_probabilities(images)
-        cells = [_unclassified(cell, bgr) for cell in found.cells]
         for number, blast, figure in zip(whole, blasts, figures, strict=True):
             cells[number] = self._decide(cells[number], blast, figure.result())
         return cells
+
+    def _kinds_of(self, found: Found, whole: Sequence[int]) -> dict[int, KindCall]:
+        if self._kinds is None or not whole:
+            return {}
+        start = perf_counter()
+        calls = self._kinds([KindInput.of(found.cells[number], found.um_per_px) for number in whole])
+        each_s = (perf_counter() - start) / len(whole)
+        for _ in whole:
+            self.times.add("kind", each_s)
+        return dict(zip(whole, calls, strict=True))
 
     def _image(self, bgr: Image, found: FoundCell, um_per_px: float) -> Image:
         with self.times.measure("imaging"):
@@ -168,7 +189,7 @@ def _unclassified(cell: FoundCell, bgr: Image) -> CellResult:
 
 def _made_uncertain(cell: CellResult) -> CellResult:
     """The cell without its class."""
-    return cell if cell.label == "uncertain" else replace(cell, label="uncertain", reason=Reason.OUT_OF_DOMAIN)
+    return cell if cell.label in {"uncertain", OTHER} else replace(cell, label="uncertain", reason=Reason.OUT_OF_DOMAIN)
 
 
 def _surroundings(bgr: Image, box: Box) -> Image:

@@ -28,7 +28,7 @@ ORDER = {
     " whole_network head_run run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
     " conversion cli",
-    "bloodedge_device": "frames latency health timings system finder settings camera slide pipeline store bundles"
+    "bloodedge_device": "frames latency health timings system finder kinds settings camera slide pipeline store bundles"
     " calibration report snapshot outputs web daemon provision cli",
     "bloodedge_fleet": "addresses state_dir database boards metrics rollouts terminal web server cli",
 }

@@ -79,7 +79,7 @@ def test_the_focus_is_shown_in_words_beside_the_focus_needed(daemon: FakeDaemon)
     daemon.see([], reason=Reason.OUT_OF_FOCUS)
     text = client_of(daemon).get("/").text
     assert "not sharp enough" in text
-    assert "0.15, 0.39 needed" in text
+    assert "0.15, 0.38 needed" in text
 
 
 def test_between_slides_the_page_says_that_nothing_is_stored(daemon: FakeDaemon) -> None:

@@ -38,6 +38,8 @@ class FoundCell:
     mask: Image
     nucleus: Image
     """uint8 (height, width), 255 on the nucleus."""
+    density: Image
+    """uint8 (height, width, 3) BGR: optical density against the frame's empty field, 1 / DENSITY_CODES each."""
     nucleus_px: int
     area_px: int
     area_um2: float
@@ -197,6 +199,7 @@ def _cell(cell: Silhouette, density: Image, shape: tuple[int, ...], um_per_px: f
         box=cell.box,
         mask=cell.mask,
         nucleus=nucleus,
+        density=density,
         nucleus_px=int(cv2.countNonZero(nucleus)),
         area_px=area,
         area_um2=area * um_per_px**2,

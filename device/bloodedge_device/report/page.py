@@ -25,6 +25,7 @@ STAGE_NAMES = {
     "gate": "Frame gate",
     "find": "Cell finder",
     "overlap": "Overlap",
+    "kind": "Kind of cell",
     "imaging": "Imaging",
     "inference": "Inference",
     "domain": "Domain",

@@ -1,0 +1,134 @@
+"""What kind of white cell each found cell is: a small int8 network, released with the package.
+
+It reads the cell alone, as optical density against its own frame's empty field, at its physical size, and was fitted
+under far wider stains than any microscope's (``benchmarks/kind_network.py``). Every step before the network is integer
+arithmetic, and its layers are int8, so that every processor gives the same bytes.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.decision.kinds import ASKED, Kind, KindCall
+from bloodedge.engine.litert import load_interpreter
+from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image
+from bloodedge_device.finder import FoundCell
+from bloodedge_device.finder.light import density_codes
+
+SIDE = 96
+"""Pixels along the network's input."""
+UM_PER_PX = 0.22
+"""Its scale; a cell that is larger than the input is shrunk into it."""
+OUTPUTS = (
+    "band neutrophil",
+    "segmented neutrophil",
+    "lymphocyte",
+    "monocyte",
+    "eosinophil",
+    "basophil",
+    "immature_granulocyte",
+    "erythroblast",
+    "platelet",
+    "artefact",
+)
+"""The network's outputs, in order."""
+TEMPERATURE = 1.0
+"""Its log-odds are divided by it."""
+NAMED_FROM = 0.6
+"""A kind less likely than this is unknown."""
+ASKED_FROM = 0.05
+"""An unknown cell is asked *blast or normal?* where it is a mononuclear one with at least this probability."""
+
+
+@dataclass(frozen=True)
+class KindInput:
+    """A cell as the kind network takes it: density uint8 (h, w, 3) BGR in 1 / 64, mask uint8 (h, w), scale."""
+
+    density: Image
+    mask: Image
+    um_per_px: float
+
+    @classmethod
+    def of(cls, found: FoundCell, um_per_px: float) -> "KindInput":
+        """Of a cell found in a frame at that scale."""
+        return cls(found.density, found.mask, um_per_px)
+
+    @classmethod
+    def cut_out(cls, cell: Cell) -> "KindInput":
+        """Of a cell cut out onto black, whose light is not known: that of a well-exposed slide is assumed."""
+        return cls(density_codes(cell.bgr, (SOURCE_LIGHT,) * 3), cell.mask, cell.um_per_px)
+
+    def image(self) -> Image:
+        """uint8 (SIDE, SIDE, 3): the cell in the middle, 0 beside it."""
+        return _framed(self.density, self.mask, self.um_per_px)
+
+
+KindsOf = Callable[[Sequence[KindInput]], list[KindCall]]
+"""Tells the kinds of cells."""
+
+
+class KindNetwork:
+    """A loaded network; calls from several threads take turns."""
+
+    def __init__(self, model: bytes) -> None:
+        self._turn = threading.Lock()
+        self._interpreter, _ = load_interpreter(model, 1)
+        self._input = self._interpreter.get_input_details()[0]
+        self._output = self._interpreter.get_output_details()[0]
+
+    def __call__(self, cells: Sequence[KindInput]) -> list[KindCall]:
+        """The kind of each cell."""
+        return [call_of(self.probabilities(cell.image())) for cell in cells]
+
+    def probabilities(self, image: Image) -> NDArray[np.float64]:
+        """Calibrated (10,), of OUTPUTS, of an input uint8 (SIDE, SIDE, 3)."""
+        step, zero = self._output["quantization"]
+        with self._turn:
+            self._interpreter.set_tensor(self._input["index"], image[np.newaxis])
+            self._interpreter.invoke()
+            codes = self._interpreter.get_tensor(self._output["index"])[0]
+        odds = (codes.astype(np.float64) - zero) * step / TEMPERATURE
+        shares = np.exp(odds - odds.max())
+        return np.asarray(shares / shares.sum(), np.float64)
+
+
+@cache
+def default_kinds() -> KindNetwork:
+    """The network that is released with the package."""
+    return KindNetwork(files("bloodedge_device.kinds").joinpath("network.tflite").read_bytes())
+
+
+def call_of(probabilities: NDArray[np.float64]) -> KindCall:
+    """The verdict from calibrated probabilities (10,) of OUTPUTS."""
+    band, segmented = probabilities[:2]
+    by_kind = {Kind.NEUTROPHIL: float(band + segmented)}
+    by_kind |= {Kind(name): float(p) for name, p in zip(OUTPUTS[2:], probabilities[2:], strict=True)}
+    kind = max(by_kind, key=lambda k: by_kind[k])
+    mononuclear = sum(by_kind[k] for k in ASKED)
+    if by_kind[kind] < NAMED_FROM:
+        return KindCall(Kind.UNKNOWN, by_kind[kind], mononuclear >= ASKED_FROM)
+    stage = ("band" if band > segmented else "segmented") if kind is Kind.NEUTROPHIL else None
+    return KindCall(kind, by_kind[kind], kind in ASKED, stage)
+
+
+def _framed(density: Image, mask: Image, um_per_px: float) -> Image:
+    """The masked density at UM_PER_PX in the middle of the input."""
+    height, width = mask.shape
+    zoom = min(um_per_px / UM_PER_PX, SIDE / max(height, width))
+    cell = as_image(cv2.bitwise_and(density, density, mask=mask))
+    while zoom <= 0.5 and min(cell.shape[:2]) >= 2:
+        even = cell[: cell.shape[0] & ~1, : cell.shape[1] & ~1]
+        cell = as_image(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+        zoom *= 2
+    size = (min(SIDE, max(1, round(cell.shape[1] * zoom))), min(SIDE, max(1, round(cell.shape[0] * zoom))))
+    cell = as_image(cv2.resize(cell, size, interpolation=cv2.INTER_LINEAR_EXACT))
+    out = np.zeros((SIDE, SIDE, 3), np.uint8)
+    left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
+    out[top : top + size[1], left : left + size[0]] = cell
+    return out
