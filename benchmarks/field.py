@@ -33,12 +33,12 @@ from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import sha256, write_json
+from bloodedge.finder import FinderParameters, estimate_um_per_px, find_cells
+from bloodedge.finder.frame_gate import check
+from bloodedge.finder.slide_scale import SlideScale
 from bloodedge.imaging import Image, as_image, cell_on_black, network_input, read_image
 from bloodedge.machine import default_threads
 from bloodedge.simulation import Field, paste_cells
-from bloodedge_device.finder import FinderParameters, estimate_um_per_px, find_cells
-from bloodedge_device.finder.frame_gate import check
-from bloodedge_device.finder.slide_scale import SlideScale
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "field.json"

@@ -41,14 +41,13 @@ from finder_sources import (
 from numpy.typing import NDArray
 
 from bloodedge.files import write_bytes, write_json
-from bloodedge.imaging import Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
+from bloodedge.finder import FinderParameters, Found, estimate_um_per_px, find_cells
+from bloodedge.finder.frame_gate import check
+from bloodedge.finder.network import PixelNetwork
+from bloodedge.finder.picture import outlined
+from bloodedge.imaging import Box, Image, ImagingSpec, as_image, cell_on_black, network_input, read_image
 from bloodedge.machine import hardware_name
 from bloodedge.simulation import Field, FieldSpec, SubjectStyle, paste_cells, render_field
-from bloodedge_device.finder import FinderParameters, Found, estimate_um_per_px, find_cells
-from bloodedge_device.finder.frame_gate import check
-from bloodedge_device.finder.network import PixelNetwork
-from bloodedge_device.finder.picture import outlined
-from bloodedge_device.frames import Box
 
 Finder = Callable[[Image], Found]
 LEAST_IOU = 0.5

@@ -1,6 +1,6 @@
 """Train the cell finder's pixel network, for release or with one source left out.
 
-    python benchmarks/finder_network.py --data ../shared/data device/bloodedge_device/finder/network.tflite
+    python benchmarks/finder_network.py --data ../shared/data bloodedge/finder/network.tflite
     python benchmarks/finder_network.py --data ../shared/data --without pbc build/finder/without_pbc.tflite
 
 An int8 U-Net (Ronneberger et al., 2015) over optical density at half a micrometre per pixel says whether each pixel
@@ -41,12 +41,11 @@ from finder_sources import (
 from numpy.typing import NDArray
 
 from bloodedge.files import write_bytes
-from bloodedge.imaging import Image, as_image, cell_on_black, read_image
+from bloodedge.finder import estimate_um_per_px, find_cells
+from bloodedge.finder.light import stain_of
+from bloodedge.finder.network import CORE_SHARE, UM_PER_PX
+from bloodedge.imaging import Box, Image, as_image, cell_on_black, read_image
 from bloodedge.simulation import FieldSpec, SubjectStyle, paste_cells, render_field
-from bloodedge_device.finder import estimate_um_per_px, find_cells
-from bloodedge_device.finder.light import stain_of
-from bloodedge_device.finder.network import CORE_SHARE, UM_PER_PX
-from bloodedge_device.frames import Box
 
 Floats = NDArray[Any]
 Rng = np.random.Generator

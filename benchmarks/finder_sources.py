@@ -9,8 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from bloodedge.imaging import Image, read_image
-from bloodedge_device.frames import Box
+from bloodedge.imaging import Box, Image, read_image
 
 BCCD_UM_PER_PX = 0.085
 """One scale for all of BCCD's frames: red cells of 7.5 µm measure 88 pixels."""

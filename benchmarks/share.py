@@ -37,11 +37,11 @@ from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.filmed import film
 from bloodedge.evaluation.held_out import choose_cells
 from bloodedge.files import sha256, write_json
+from bloodedge.finder import find_cells
+from bloodedge.finder.frame_gate import check
 from bloodedge.machine import default_threads
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
 from bloodedge_device.camera.simulated import DEFOCUS_UM, UM_PER_PX
-from bloodedge_device.finder import find_cells
-from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.frames import Capture, Frame
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.slide.interval import ClusteredShare

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from bloodedge.files import write_bytes
+from bloodedge.finder import find_cells
+from bloodedge.finder.picture import outlined
 from bloodedge.imaging import Image, ImagingSpec, as_image, network_input
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
-from bloodedge_device.finder import find_cells
-from bloodedge_device.finder.picture import outlined
 
 SPEC = ImagingSpec(size_px=160, views=("canonical",), light="levelled")
 FIELDS = ((21, "warm"), (33, "neutral"), (8, "blue"))

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from bloodedge.engine import load_bytes
 from bloodedge.engine.litert import load_interpreter
+from bloodedge.finder import find_cells
 from bloodedge.imaging import CNMC_UM_PER_PX, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.machine import hardware_name, versions
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_cell, render_field
-from bloodedge_device.finder import find_cells
 
 SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),

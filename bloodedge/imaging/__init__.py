@@ -4,7 +4,16 @@ Only integer arithmetic and OpenCV's bit-exact filters are used, so that the sam
 machine. The spec travels with the run folder and the bundle.
 """
 
-from bloodedge.imaging.cell import BACKGROUND_LEVEL, CNMC_UM_PER_PX, SOURCE_LIGHT, Cell, Image, as_image, cell_on_black
+from bloodedge.imaging.cell import (
+    BACKGROUND_LEVEL,
+    CNMC_UM_PER_PX,
+    SOURCE_LIGHT,
+    Box,
+    Cell,
+    Image,
+    as_image,
+    cell_on_black,
+)
 from bloodedge.imaging.network_input import ImagingSpec, View, first_view, network_input
 from bloodedge.imaging.reading import colour_8bit, decode_image, read_image, read_images
 
@@ -12,6 +21,7 @@ __all__ = [
     "BACKGROUND_LEVEL",
     "CNMC_UM_PER_PX",
     "SOURCE_LIGHT",
+    "Box",
     "Cell",
     "Image",
     "ImagingSpec",

@@ -13,6 +13,9 @@ from bloodedge.errors import BloodedgeError
 Image = NDArray[np.uint8]
 """uint8 (H, W, 3) or (H, W), 0..255."""
 
+Box = tuple[int, int, int, int]
+"""(x, y, width, height) in pixels of a frame."""
+
 CNMC_UM_PER_PX = 0.066
 """Estimated scale of C-NMC crops. The data set states 1000x and a 2560x1920 Nikon camera (3.4 µm pixels) but no scale;
 with it the median healthy cell (24,200 px) measures 11.6 µm, inside the 7..15 µm of lymphocytes on a smear."""

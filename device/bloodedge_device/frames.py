@@ -10,12 +10,9 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.kinds import KindCall
 from bloodedge.decision.thresholds import Reason
-from bloodedge.imaging import Image
+from bloodedge.imaging import Box, Image
 
 Floats = NDArray[np.float64]
-
-Box = tuple[int, int, int, int]
-"""(x, y, width, height) in pixels of the frame."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from bloodedge.decision.kinds import OTHER, KindCall
 from bloodedge.decision.thresholds import Reason, calibrated, decide
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
-from bloodedge.imaging import Image, colour_8bit, network_input
-from bloodedge_device.finder import Found, FoundCell
-from bloodedge_device.finder.frame_gate import GateResult
-from bloodedge_device.frames import BadFrame, Box, CellResult, Floats, Frame, FrameResult
+from bloodedge.finder import Found, FoundCell
+from bloodedge.finder.frame_gate import GateResult
+from bloodedge.imaging import Box, Image, colour_8bit, network_input
+from bloodedge_device.frames import BadFrame, CellResult, Floats, Frame, FrameResult
 from bloodedge_device.kinds import KindInput, KindsOf
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.slide.domain_check import SlideDomain

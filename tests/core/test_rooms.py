@@ -22,14 +22,14 @@ PACKAGES = {
 }
 ORDER = {
     "bloodedge": "machine redact text errors installation files metrics config console web_access web_socket web_server"
-    " imaging tables decision bundle data engine fleet_messages report signing bench simulation evaluation cli"
-    " __main__",
+    " imaging tables decision bundle engine finder data fleet_messages report signing bench simulation evaluation"
+    " cli __main__",
     "bloodedge_train": "hardware recipe zoo fitting watcher fitted heads figures run_card run_folder explain"
     " whole_network head_run run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
     " conversion cli",
-    "bloodedge_device": "frames latency health timings system finder kinds settings camera slide pipeline store bundles"
-    " calibration report snapshot outputs web daemon provision cli",
+    "bloodedge_device": "frames latency health timings system gallery finder kinds settings camera slide pipeline store"
+    " bundles calibration report snapshot outputs web daemon provision cli",
     "bloodedge_fleet": "addresses state_dir database boards metrics rollouts terminal web server cli",
 }
 """Each package's rooms, which are its top-level files and folders, from the lowest: none imports one above it."""

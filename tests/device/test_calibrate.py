@@ -12,13 +12,13 @@ import bloodedge_device.settings.read as settings_module
 from bloodedge.cli import main
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.finder.frame_gate import check
 from bloodedge.simulation import FieldSpec, render_field
 from bloodedge_device.calibration.measure import calibrate
 from bloodedge_device.calibration.micrometer import period_px
 from bloodedge_device.calibration.scale import RED_CELL_MEAN_UM, from_red_cells
 from bloodedge_device.camera import Camera
 from bloodedge_device.camera.open import open_camera
-from bloodedge_device.finder.frame_gate import check
 from bloodedge_device.settings import read_settings
 from bloodedge_device.settings.camera_profile import CameraProfile, read_profile, write_profile
 from bloodedge_device.settings.sections import CameraSettings

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from bloodedge import RESEARCH_USE
 from bloodedge.cli import main
+from bloodedge.finder import find_cells
 from bloodedge.imaging import read_image
 from bloodedge.simulation import render_field
 from bloodedge.text import as_path
-from bloodedge_device.finder import find_cells
 
 
 @pytest.fixture

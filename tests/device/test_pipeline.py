@@ -7,8 +7,8 @@ import pytest
 
 from bloodedge.decision.domain import Domain, describe
 from bloodedge.decision.thresholds import Reason, calibrated, decide
+from bloodedge.finder.frame_gate import GateResult
 from bloodedge.imaging import network_input
-from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import BadFrame, Capture
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.pipeline import Pipeline

@@ -16,11 +16,11 @@ from bloodedge.bundle.run_record import DataRecord, RunRecord
 from bloodedge.data.dataset import Dataset, inputs, read_dataset
 from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds
+from bloodedge.finder import Found, FoundCell
+from bloodedge.finder.frame_gate import GateResult
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.simulation import render_cell
 from bloodedge_convert.cells.run_cells import read_cells
-from bloodedge_device.finder import Found, FoundCell
-from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import Capture, Frame
 from bloodedge_device.pipeline import Pipeline
 

@@ -22,10 +22,10 @@ from bloodedge.decision.error_rates import Outcomes, Rates
 from bloodedge.decision.thresholds import Reason, Thresholds
 from bloodedge.engine.golden import GoldenResult
 from bloodedge.files import sha256, write_bytes
+from bloodedge.finder import Found, FoundCell, Rejected
+from bloodedge.finder.frame_gate import GateResult
 from bloodedge.imaging import Cell, Image, ImagingSpec
 from bloodedge_device.bundles.loading import Loaded
-from bloodedge_device.finder import Found, FoundCell, Rejected
-from bloodedge_device.finder.frame_gate import GateResult
 from bloodedge_device.frames import Capture, CellResult, Frame, FrameResult
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.store import RunInfo

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.finder import estimate_um_per_px
+from bloodedge.finder.frame_gate import GateParameters, GateResult, check
 from bloodedge.imaging import Image, read_image
 from bloodedge.imaging.picture_files import is_image
 from bloodedge_device.calibration.micrometer import period_px
 from bloodedge_device.calibration.scale import FEWEST_FRAMES, from_micrometer, from_red_cells
 from bloodedge_device.calibration.thresholds import focus_from_frames, focus_from_sweep, from_frames, sharpness, spread
 from bloodedge_device.camera import Camera
-from bloodedge_device.finder import estimate_um_per_px
-from bloodedge_device.finder.frame_gate import GateParameters, GateResult, check
 from bloodedge_device.frames import BadFrame
 from bloodedge_device.settings.camera_profile import CameraProfile, FocusRecord, ScaleRecord
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.finder.parameters import RED_CELL_UM
+from bloodedge.finder.parameters import RED_CELL_UM
 from bloodedge_device.settings.camera_profile import Range, ScaleRecord
 
 FEWEST_FRAMES = 5

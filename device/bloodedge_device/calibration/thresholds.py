@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bloodedge.errors import BloodedgeError
-from bloodedge_device.finder.frame_gate import GateParameters, GateResult
+from bloodedge.finder.frame_gate import GateParameters, GateResult
 from bloodedge_device.settings.camera_profile import FocusRecord, SpreadRecord
 
 FEWEST_SWEEP_FRAMES = 7

@@ -12,9 +12,9 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.text import as_text
 
 if TYPE_CHECKING:
+    from bloodedge.finder import Found
     from bloodedge.imaging import Image
-    from bloodedge_device.finder import Found
-    from bloodedge_device.finder.gallery import ShownFrame
+    from bloodedge_device.gallery import ShownFrame
 
 
 @click.command()
@@ -75,7 +75,7 @@ def find(
             update(done, len(files))
     _show_failures(failures)
     if gallery and shown:
-        from bloodedge_device.finder.gallery import write_gallery
+        from bloodedge_device.gallery import write_gallery
 
         write_gallery(shown, failures, gallery)
     if json_target and found:
@@ -140,14 +140,14 @@ def _find_in(
     import cv2
 
     from bloodedge.files import write_bytes
-    from bloodedge_device.finder import find_cells
-    from bloodedge_device.finder.picture import outlined
+    from bloodedge.finder import find_cells
+    from bloodedge.finder.picture import outlined
 
     found = find_cells(frame, um_per_px)
     if picture:
         write_bytes(picture, cv2.imencode(".png", outlined(frame, found))[1].tobytes())
     if shown is not None:
-        from bloodedge_device.finder.gallery import shown_frame
+        from bloodedge_device.gallery import shown_frame
 
         shown.append(shown_frame(path, frame, found, scale_given=um_per_px is not None))
     return found

@@ -2,11 +2,11 @@
 
 from functools import partial
 
+from bloodedge.finder import Found, find_cells
+from bloodedge.finder.frame_gate import check
+from bloodedge.finder.slide_scale import SlideScale
 from bloodedge.imaging import Image
 from bloodedge_device.bundles.loading import Loaded
-from bloodedge_device.finder import Found, find_cells
-from bloodedge_device.finder.frame_gate import check
-from bloodedge_device.finder.slide_scale import SlideScale
 from bloodedge_device.pipeline import Check, Find, Pipeline
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.overlap import SlideMap

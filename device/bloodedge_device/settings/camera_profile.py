@@ -10,7 +10,7 @@ from pydantic import Field
 from bloodedge.config import Strict, read_toml, validate
 from bloodedge.errors import UsageError
 from bloodedge.files import write_text
-from bloodedge_device.finder.frame_gate import GateParameters
+from bloodedge.finder.frame_gate import GateParameters
 
 Range = tuple[float, float]
 """Low and high end."""

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from bloodedge.config import Strict
-from bloodedge_device.finder.frame_gate import GateParameters
-from bloodedge_device.finder.parameters import FinderParameters
+from bloodedge.finder.frame_gate import GateParameters
+from bloodedge.finder.parameters import FinderParameters
 from bloodedge_device.settings.sections import (
     CameraSettings,
     DomainSettings,

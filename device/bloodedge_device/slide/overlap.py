@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.finder import FoundCell
 from bloodedge.imaging import Image
-from bloodedge_device.finder import FoundCell
 
 SIDE_PX = 213
 """Frames are shrunk to about this longer side: a third of 640."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bloodedge.decision.prevalence import ShareFigures
 from bloodedge.decision.slide_verdict import SlideVerdict, VerdictFigures
-from bloodedge_device.frames import Box
+from bloodedge.imaging import Box
 from bloodedge_device.slide.share import SlideShare
 
 

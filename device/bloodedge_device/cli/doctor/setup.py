@@ -117,7 +117,7 @@ def _first_frame(settings: DeviceSettings) -> Frame | BadFrame | None:
 
 def check_picture(examination: Examination) -> Outcome:
     """The frame passes the frame gate."""
-    from bloodedge_device.finder.frame_gate import check
+    from bloodedge.finder.frame_gate import check
 
     if examination.frame is None:
         return warning("There is no frame to judge focus and light by.", "Check the camera first.")

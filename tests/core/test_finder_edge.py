@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge_device.finder.edge import to_edge
-from bloodedge_device.finder.outline import Silhouette
-from bloodedge_device.finder.parameters import FinderParameters
+from bloodedge.finder.edge import to_edge
+from bloodedge.finder.outline import Silhouette
+from bloodedge.finder.parameters import FinderParameters
 
 UM_PER_PX = 0.08
 SIDE, RADIUS = 220, 70

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 
 from bloodedge.engine.litert import load_interpreter
+from bloodedge.finder.light import Stain
 from bloodedge.imaging import Image, as_image
-from bloodedge_device.finder.light import Stain
 
 UM_PER_PX = 0.5
 """Scale of the network's input."""
@@ -97,7 +97,7 @@ class PixelNetwork:
 @cache
 def default_network() -> PixelNetwork:
     """The network that is released with the package."""
-    return PixelNetwork(files("bloodedge_device.finder").joinpath("network.tflite").read_bytes())
+    return PixelNetwork(files("bloodedge.finder").joinpath("network.tflite").read_bytes())
 
 
 def _tiles(side: int, tile: int) -> list[tuple[int, int, int]]:

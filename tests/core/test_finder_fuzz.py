@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.finder import Found, estimate_um_per_px, find_cells
+from bloodedge.finder.frame_gate import check
+from bloodedge.finder.network import Maps
+from bloodedge.finder.parameters import FinderParameters
+from bloodedge.finder.seeds import MOST, seeds_in
 from bloodedge.imaging import Image, ImagingSpec, network_input
 from bloodedge.simulation import FieldSpec, render_field
-from bloodedge_device.finder import Found, estimate_um_per_px, find_cells
-from bloodedge_device.finder.frame_gate import check
-from bloodedge_device.finder.network import Maps
-from bloodedge_device.finder.parameters import FinderParameters
-from bloodedge_device.finder.seeds import MOST, seeds_in
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -2,8 +2,8 @@
 
 from statistics import median
 
+from bloodedge.finder import FinderParameters, estimate_um_per_px
 from bloodedge.imaging import Image
-from bloodedge_device.finder import FinderParameters, estimate_um_per_px
 
 FRAMES = 15
 """Frames whose red cells are measured. One frame's scale is off by several per cent; the network was trained at one

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.finder.light import STAINED, Floats, Stain
+from bloodedge.finder.network import PER_UNIT, ZERO, Maps
+from bloodedge.finder.parameters import FinderParameters
+from bloodedge.finder.seeds import Seed, seeds_in
 from bloodedge.imaging import Image, as_image
-from bloodedge_device.finder.light import STAINED, Floats, Stain
-from bloodedge_device.finder.network import PER_UNIT, ZERO, Maps
-from bloodedge_device.finder.parameters import FinderParameters
-from bloodedge_device.finder.seeds import Seed, seeds_in
 
 RAYS = 64
 _STEP_UM = 0.2

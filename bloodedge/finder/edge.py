@@ -9,10 +9,10 @@ paler than the nucleus beside it.
 import cv2
 import numpy as np
 
+from bloodedge.finder.light import DENSITY_CODES, Floats, density_codes, light_at
+from bloodedge.finder.outline import Silhouette, trimmed
+from bloodedge.finder.parameters import FinderParameters
 from bloodedge.imaging import Image, as_image
-from bloodedge_device.finder.light import DENSITY_CODES, Floats, density_codes, light_at
-from bloodedge_device.finder.outline import Silhouette, trimmed
-from bloodedge_device.finder.parameters import FinderParameters
 
 _LEAST_LEFT = 0.5
 """Smallest share of its outline that a cell fills; with less it is too faint to find its edge."""

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bloodedge.imaging import Image
-from bloodedge_device.finder.network import PER_UNIT, ZERO, Maps
-from bloodedge_device.finder.parameters import FinderParameters
-from bloodedge_device.frames import Box
+from bloodedge.finder.network import PER_UNIT, ZERO, Maps
+from bloodedge.finder.parameters import FinderParameters
+from bloodedge.imaging import Box, Image
 
 MOST = 600
 """Most cells of a frame that are outlined, the likeliest first: the work of any frame is bounded."""

@@ -7,10 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
-from bloodedge.imaging import Image, as_image
-from bloodedge_device.finder.light import CODES, STAINED, Doubles, Floats, Stain
-from bloodedge_device.finder.parameters import FinderParameters
-from bloodedge_device.frames import Box
+from bloodedge.finder.light import CODES, STAINED, Doubles, Floats, Stain
+from bloodedge.finder.parameters import FinderParameters
+from bloodedge.imaging import Box, Image, as_image
 
 _LEAST_CONTRAST = 1.35
 """A nucleus is at least this many times as dark as the cytoplasm; with less the whole cell is nucleus."""

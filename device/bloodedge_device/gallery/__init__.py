@@ -10,12 +10,11 @@ import numpy as np
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge.files import write_text
-from bloodedge.imaging import Image, as_image
+from bloodedge.finder import Found, FoundCell
+from bloodedge.finder.frame_gate import GateResult, check
+from bloodedge.finder.parameters import DEFAULT_UM_PER_PX
+from bloodedge.imaging import Box, Image, as_image
 from bloodedge.report import data_uri, render, words
-from bloodedge_device.finder import Found, FoundCell
-from bloodedge_device.finder.frame_gate import GateResult, check
-from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX
-from bloodedge_device.frames import Box
 
 FRAME_SIDE_PX, CELL_SIDE_PX, OBJECT_SIDE_PX = 1280, 240, 120
 """Longest sides of the pictures."""
@@ -111,7 +110,7 @@ def page(frames: Sequence[ShownFrame], unreadable: Sequence[str]) -> str:
     areas = [shown.cell.area_um2 for frame in frames for shown in frame.cells if shown.cell and shown.kind == "whole"]
     scales = [frame.um_per_px for frame in frames]
     return render(
-        "bloodedge_device.finder",
+        "bloodedge_device.gallery",
         "find.html",
         frames=frames,
         unreadable=unreadable,

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 
+from bloodedge.finder import Found
 from bloodedge.imaging import Image
-from bloodedge_device.finder import Found
 
 _WHOLE, _CUT, _REJECTED = (60, 200, 0), (230, 120, 0), (0, 140, 255)
 """BGR: green, blue, orange."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from bloodedge.finder.light import Floats, Stain, stain_of
+from bloodedge.finder.network import CORE_SHARE, ZERO, PixelNetwork
+from bloodedge.finder.parameters import DEFAULT_UM_PER_PX, RED_CELL_UM, FinderParameters
+from bloodedge.finder.seeds import seeds_in
 from bloodedge.imaging import Image, as_image
-from bloodedge_device.finder.light import Floats, Stain, stain_of
-from bloodedge_device.finder.network import CORE_SHARE, ZERO, PixelNetwork
-from bloodedge_device.finder.parameters import DEFAULT_UM_PER_PX, RED_CELL_UM, FinderParameters
-from bloodedge_device.finder.seeds import seeds_in
 
 _RADII_PX = np.geomspace(6, 90, 40)
 _LEAST_ARC = 0.33

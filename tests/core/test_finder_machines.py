@@ -11,7 +11,7 @@ import pytest
 FIND = """
 import hashlib, sys
 import cv2
-from bloodedge_device.finder import find_cells
+from bloodedge.finder import find_cells
 for path in sys.argv[1:]:
     for cell in find_cells(cv2.imread(path)).cells:
         print(cell.box, hashlib.sha256(cell.mask.tobytes()).hexdigest())

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import BloodedgeError
+from bloodedge.finder import FinderParameters, Found, estimate_um_per_px, find_cells
 from bloodedge.imaging import ImagingSpec, network_input, read_image
 from bloodedge.simulation import Field, FieldSpec, render_field
-from bloodedge_device.finder import FinderParameters, Found, estimate_um_per_px, find_cells
 
 
 def iou(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:

@@ -8,9 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
+from bloodedge.finder.frame_gate import GateParameters, check
 from bloodedge.imaging import read_image
 from bloodedge.simulation import FieldSpec, render_field
-from bloodedge_device.finder.frame_gate import GateParameters, check
 
 
 def blurred(bgr: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
