@@ -1,22 +1,19 @@
 """One frame through gate, finder, imaging, engine and decision; every stage timed."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from time import perf_counter
-
-import numpy as np
 
 from bloodedge.bundle.manifest import Manifest
-from bloodedge.decision.domain import describe
-from bloodedge.decision.kinds import OTHER, KindCall
-from bloodedge.decision.thresholds import Reason, calibrated, decide
+from bloodedge.decision.kinds import OTHER
+from bloodedge.decision.thresholds import Reason
 from bloodedge.engine import Engine
 from bloodedge.errors import BloodedgeError
 from bloodedge.finder import Found, FoundCell
 from bloodedge.finder.frame_gate import GateResult
-from bloodedge.imaging import Box, Image, colour_8bit, network_input
+from bloodedge.imaging import Box, Image, colour_8bit
+from bloodedge_device.classify import CellClassifier
 from bloodedge_device.frames import BadFrame, CellResult, Floats, Frame, FrameResult
 from bloodedge_device.kinds import KindInput, KindsOf
 from bloodedge_device.latency import StageTimes
@@ -53,14 +50,13 @@ class Pipeline:
 
         kinds: None asks *blast or normal?* of every cell; known_only: whether cells outside the domain are uncertain.
         """
-        self._engine, self._manifest, self._kinds = engine, manifest, kinds
-        self._domain = manifest.domain
         self._known_only = known_only
         self._slide_domain = SlideDomain()
         self._check, self._find, self._slide_map = check, find, slide_map
         self._helper = ThreadPoolExecutor(1, "pipeline helper")
         self._last_passed = True
         self.times = StageTimes()
+        self._classifier = CellClassifier(engine, manifest, kinds, self._helper, self.times)
 
     def process(self, frame: Frame | BadFrame) -> FrameResult:
         """A frame's result; the stages' times are counted in ``times``."""
@@ -117,66 +113,32 @@ class Pipeline:
             return self._find(frame.bgr, frame.um_per_px)
 
     def _classify_all(self, bgr: Image, found: Found) -> list[CellResult]:
-        """Each found cell's result; their features are computed on the other core."""
+        """Each found cell's result; those that the frame's border cuts are not classified."""
         cells = [_unclassified(cell, bgr) for cell in found.cells]
         whole = [number for number, cell in enumerate(found.cells) if not cell.touches_border]
-        for number, kind in self._kinds_of(found, whole).items():
-            cells[number] = replace(cells[number], kind=kind)
-            if not kind.asked:
-                cells[number] = replace(cells[number], label=OTHER, reason=None)
-                whole.remove(number)
-        images = [self._image(bgr, found.cells[number], found.um_per_px) for number in whole]
-        figures = [self._helper.submit(self._describe, image) for image in images]
-        blasts = self._blast_probabilities(images)
-        for number, blast, figure in zip(whole, blasts, figures, strict=True):
-            cells[number] = self._decide(cells[number], blast, figure.result())
+        scale = found.um_per_px
+        classes = self._classifier.classify(
+            [found.cells[number] for number in whole],
+            lambda cell: KindInput.of(cell, scale),
+            lambda cell: cell.crop(bgr, scale),
+            self._is_outside,
+        )
+        for number, given in zip(whole, classes, strict=True):
+            cells[number] = replace(
+                cells[number],
+                label=given.label,
+                blast_probability=given.blast_probability,
+                reason=given.reason,
+                figures=given.figures,
+                kind=given.kind,
+            )
         return cells
-
-    def _kinds_of(self, found: Found, whole: Sequence[int]) -> dict[int, KindCall]:
-        if self._kinds is None or not whole:
-            return {}
-        start = perf_counter()
-        calls = self._kinds([KindInput.of(found.cells[number], found.um_per_px) for number in whole])
-        each_s = (perf_counter() - start) / len(whole)
-        for _ in whole:
-            self.times.add("kind", each_s)
-        return dict(zip(whole, calls, strict=True))
-
-    def _image(self, bgr: Image, found: FoundCell, um_per_px: float) -> Image:
-        with self.times.measure("imaging"):
-            return network_input(found.crop(bgr, um_per_px), self._manifest.imaging)
-
-    def _describe(self, image: Image) -> Floats | None:
-        if self._domain is None:
-            return None
-        with self.times.measure("domain"):
-            return describe(image)
-
-    def _blast_probabilities(self, images: Sequence[Image]) -> list[float]:
-        """Calibrated blast probabilities of network inputs; NaN where the network gives no probabilities."""
-        if not images:
-            return []
-        start = perf_counter()
-        probabilities = self._engine.predict(np.stack(images))
-        each_s = (perf_counter() - start) / len(images)
-        for _ in images:
-            self.times.add("inference", each_s)
-        return [float(blast) for blast in calibrated(probabilities, self._manifest.temperature)[:, 1]]
-
-    def _decide(self, cell: CellResult, blast: float, figures: Floats | None) -> CellResult:
-        with self.times.measure("decision"):
-            label, reason = decide(blast, self._manifest.thresholds)
-            fault = reason is Reason.MODEL_FAULT
-            if self._is_outside(figures) and not fault:
-                label, reason = "uncertain", Reason.OUT_OF_DOMAIN
-        probability = None if fault else blast
-        return replace(cell, label=label, blast_probability=probability, reason=reason, figures=figures)
 
     def _is_outside(self, figures: Floats | None) -> bool:
         """Whether a cell, or its whole slide, is unlike the training cells."""
-        if self._domain is None or figures is None or not self._known_only:
+        if figures is None or not self._known_only:
             return False
-        outside = float(self._domain.distances(figures[np.newaxis])[0]) > self._domain.limit
+        outside = self._classifier.is_outside(figures)
         self._slide_domain.note(outside=outside)
         return outside or self._slide_domain.is_outside
 
