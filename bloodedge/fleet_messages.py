@@ -4,6 +4,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from bloodedge.decision.kinds import OTHER
 from bloodedge.errors import BloodedgeError
 
 REPORT = "report"
@@ -140,7 +141,7 @@ class BoardReport(Wire):
     """Since the daemon's start, as the other counts."""
     frames_dropped: Count
     cells: dict[Name, Count] = Field(max_length=8)
-    """By label: blast, normal, uncertain."""
+    """By label: blast, normal, uncertain, other."""
     latency: dict[Name, Latency] = Field(max_length=16)
     """By stage; a stage that was not reached since the report before is missing."""
     reviewed: Reviewed | None = None
@@ -159,8 +160,8 @@ class BoardReport(Wire):
 
     @property
     def uncertain_share(self) -> float | None:
-        """Share of uncertain cells since the start; None before the first cell."""
-        total = sum(self.cells.values())
+        """Share of uncertain cells since the start, of those asked *blast or normal?*; None before the first."""
+        total = sum(self.cells.values()) - self.cells.get(OTHER, 0)
         return self.cells.get("uncertain", 0) / total if total else None
 
 

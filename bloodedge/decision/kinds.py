@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class Kind(StrEnum):
@@ -32,8 +33,15 @@ COUNTED = tuple(Kind)[:6]
 """The leucocytes that a differential count shares out; the others are counted beside them."""
 ASKED = frozenset({Kind.LYMPHOCYTE, Kind.MONOCYTE})
 """Mononuclear kinds, of which *blast or normal?* is asked; it is asked of unknown cells too that may be mononuclear."""
+Stage = Literal["band", "segmented"]
+"""Of a neutrophil."""
 OTHER = "other"
 """The label of a cell of which it is not asked."""
+
+
+def kind_words(kind: Kind, stage: str | None = None) -> str:
+    """A kind in words, such as "band neutrophil"."""
+    return f"{stage} {kind.words}" if stage else kind.words
 
 
 @dataclass(frozen=True)
@@ -46,4 +54,4 @@ class KindCall:
     asked: bool
     """Whether *blast or normal?* is asked of the cell: it is, or may well be, mononuclear."""
     stage: str | None = None
-    """``band`` or ``segmented`` of a neutrophil."""
+    """A ``Stage`` of a neutrophil."""

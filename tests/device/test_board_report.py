@@ -146,6 +146,7 @@ def test_latencies_are_those_since_the_report_before() -> None:
 
 
 def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: Path) -> None:
+    from bloodedge_device.slide.review import Review
     from support import web_fakes
 
     daemon = web_fakes.busy_daemon(state, WebSettings(port=0))
@@ -157,11 +158,11 @@ def test_reviewed_cells_are_those_drawn_at_random_that_the_bundle_called(state: 
         called = [cell for cell in cells if cell[1] != "uncertain"]
         (one, label), (two, other) = called[0], called[1]
         wrong = {"blast": "normal", "normal": "blast"}
-        daemon.store.review(one, wrong[label], "random", "me")
-        daemon.store.review(one, label, "random", "me")  # the latest answer counts
-        daemon.store.review(two, wrong[other], "random", "me")
-        daemon.store.review(called[2][0], called[2][1], "gallery", "me")
-        daemon.store.review(called[3][0], "unsure", "random", "me")
+        daemon.store.review(one, Review.of(wrong[label]), "random", "me")
+        daemon.store.review(one, Review.of(label), "random", "me")  # the latest answer counts
+        daemon.store.review(two, Review.of(wrong[other]), "random", "me")
+        daemon.store.review(called[2][0], Review.of(called[2][1]), "gallery", "me")
+        daemon.store.review(called[3][0], Review.of("unsure"), "random", "me")
         assert queries.agreement(state, name, serial) == (2, 1)
         assert queries.agreement(state, name, serial + 1) == (0, 0)
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bloodedge import RESEARCH_USE
+from bloodedge_device.slide.review import Review
 from bloodedge_device.web import export
 from support import web_fakes
 from support.needs import needs
@@ -31,7 +32,7 @@ def rows(daemon: FakeDaemon) -> list[dict[str, str]]:
 
 
 def test_the_csv_holds_every_cell_with_its_frame_and_review(daemon: FakeDaemon) -> None:
-    daemon.desk.review(2, "not_a_cell", "random", "page")
+    daemon.desk.review(2, Review.of("not_a_cell"), "random", "page")
     daemon.see([0.9], repeated=True)
     given = rows(daemon)
     assert [row["label"] for row in given[:4]] == ["blast", "blast", "normal", "uncertain"]

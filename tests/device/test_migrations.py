@@ -6,7 +6,8 @@ import pytest
 
 from bloodedge.errors import BloodedgeError
 from bloodedge_device.report.reading import read_report
-from bloodedge_device.store import DATABASE, SCHEMA_VERSION, Store, open_for_reading
+from bloodedge_device.slide.review import Review
+from bloodedge_device.store import DATABASE, SCHEMA_VERSION, Store, open_for_reading, queries
 from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS
 from support import fakes
 
@@ -52,7 +53,7 @@ def test_results_of_the_first_version_are_kept_and_new_ones_go_beside_them(first
     assert store.damaged is None
     slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "a new slide")
     store.put_frames(slide, [fakes.result(0, [0.9])], keep_crops=False)
-    store.review(1, "normal", "random", "page")
+    store.review(1, Review.of("normal"), "random", "page")
     store.close()
     assert (
         rows(first_version, "SELECT id, frame, label, blast_probability, area_um2 FROM cells WHERE id <= 3") == before
@@ -75,6 +76,24 @@ def test_a_database_of_the_version_before_is_read_as_it_is(first_version: Path) 
         database.executescript(f"{MIGRATIONS[1]} PRAGMA user_version = 2;")
     assert read_report(first_version, 1).statistics.cells_total == 3
     assert rows(first_version, "PRAGMA user_version") == [(2,)]
+
+
+def test_reviews_of_an_older_version_are_kept_and_kinds_go_beside_them(first_version: Path) -> None:
+    with closing(sqlite3.connect(first_version / DATABASE)) as database:
+        database.executescript(f"{''.join(MIGRATIONS[1:5])} PRAGMA user_version = 5;")
+        database.execute("INSERT INTO reviews VALUES (7, 1, 'normal', 'random', 'page', '2026-01-01T00:00:00+00:00')")
+        database.commit()
+    cell = queries.cells(first_version, 1, 0, 1)[0]
+    assert (cell.review, cell.review_kind, cell.kind) == ("normal", None, None)
+    assert rows(first_version, "PRAGMA user_version") == [(5,)]
+    store = Store(first_version)
+    store.review(1, Review.of(kind="neutrophil", stage="band"), "gallery", "page")
+    store.close()
+    assert rows(first_version, "SELECT id, cell, label, kind, stage, sampling FROM reviews") == [
+        (7, 1, "normal", None, None, "random"),
+        (8, 1, None, "neutrophil", "band", "gallery"),
+    ]
+    assert rows(first_version, "PRAGMA foreign_key_check") == []
 
 
 def test_a_migrated_database_is_like_a_new_one(first_version: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from bloodedge_device.frames import FrameResult
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.slide.statistics import SlideStatistics
 from bloodedge_device.slide.tally import Tally, Totals
-from bloodedge_device.store import Store, open_for_reading
+from bloodedge_device.store import Store, open_for_reading, queries
 from bloodedge_device.store.statistics import read_statistics
 from support import fakes
 
@@ -42,7 +42,7 @@ def test_frames_and_cells_of_this_slide_alone_are_counted(state: Path, slide: in
     assert counts.frames_dropped == 5
     assert counts.frames_without_cells == 1
     assert counts.frames_rejected == {"bad_frame": 1}
-    assert counts.cells == {"normal": 1, "blast": 10, "uncertain": 2}
+    assert counts.cells == {"normal": 1, "blast": 10, "uncertain": 2, "other": 0}
     assert counts.uncertain == {"abstain_band": 2}
     assert counts.not_cells == {"too_small": 24}
 
@@ -55,6 +55,10 @@ def test_the_blast_share_is_of_called_cells_with_wilsons_interval(state: Path, s
     assert counts.uncertain_share == pytest.approx(2 / 13)
 
 
+KINDS = (
+    None, fakes.SEGMENTED, fakes.BAND, fakes.EOSINOPHIL, fakes.ERYTHROBLAST, fakes.LYMPHOCYTE, fakes.LYMPHOCYTE,
+    fakes.MONOCYTE, fakes.MAYBE_MONONUCLEAR,
+)  # fmt: skip
 REASONS = (Reason.OUT_OF_FOCUS, Reason.TOO_DARK, Reason.BAD_FRAME)
 
 
@@ -73,10 +77,13 @@ def random_results(seed: int, frames: int) -> list[FrameResult]:
             number = known if new else int(rng.integers(known))
             known += new
             sighting = replace(cell, number=number, repeated=not new and rng.random() < 0.5)
-            cells.append(sighting if rng.random() < 0.9 else replace(cell, number=None))
+            sighting = sighting if rng.random() < 0.9 else replace(cell, number=None)
+            cells.append(sighting)
         drawn = (int(rng.integers(4)), int(rng.integers(4)))
         capture = replace(result.capture, truth=drawn)
-        results.append(replace(result, capture=capture, cells=cells, recalls=bool(cells) and rng.random() < 0.05))
+        recalls = bool(cells) and rng.random() < 0.05
+        result = replace(result, capture=capture, cells=cells, recalls=recalls)
+        results.append(fakes.of_kinds(result, [KINDS[i] for i in rng.integers(len(KINDS), size=len(cells))]))
     return results
 
 
@@ -120,10 +127,37 @@ def test_a_slide_that_turns_out_to_be_foreign_has_no_class_left(state: Path) -> 
         tally.add(result)
         store.put_frames(slide, [result], keep_crops=False)
     assert tally.statistics() == statistics(state, slide)
-    assert tally.statistics().cells == {"normal": 0, "blast": 0, "uncertain": 13}
+    assert tally.statistics().cells == {"normal": 0, "blast": 0, "uncertain": 13, "other": 0}
     assert tally.statistics().uncertain == {"out_of_domain": 9, "abstain_band": 4}
     assert tally.statistics().blast_share is None
     assert statistics(state, before).cells["blast"] == 1
+    store.close()
+
+
+def test_cells_of_other_kinds_are_neither_called_nor_uncertain(state: Path) -> None:
+    store, tally = Store(state), Tally()
+    slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
+    kinds = [fakes.SEGMENTED, fakes.BAND, fakes.LYMPHOCYTE, fakes.LYMPHOCYTE, fakes.MAYBE_MONONUCLEAR, None]
+    result = fakes.of_kinds(fakes.result(0, [0.9, 0.5, 0.9, 0.1, 0.5, 0.1]), kinds)
+    tally.add(result)
+    store.put_frames(slide, [result], keep_crops=False)
+    counts = tally.statistics()
+    assert counts == statistics(state, slide)
+    assert counts.cells == {"normal": 2, "blast": 1, "uncertain": 1, "other": 2}
+    assert (counts.called, counts.clustered.trials, counts.scores.cells) == (3, 3, 4)
+    assert counts.uncertain_share == 1 / 4
+    assert counts.kinds["neutrophil", "band", "other"] == 1
+    assert "2 of other kinds" in counts.sentence(None)
+    (called,) = queries.slides(state, slide + 1, 1)
+    assert (called.cells, called.blasts, called.normals) == (6, 1, 2)
+    told = queries.cells(state, slide, 0, 10)
+    assert (told[1].label, told[1].kind, told[1].stage, told[1].kind_probability) == (
+        "other",
+        "neutrophil",
+        "band",
+        0.81,
+    )
+    assert told[5].kind is None
     store.close()
 
 
@@ -133,7 +167,7 @@ def test_a_better_view_takes_the_place_of_the_one_before() -> None:
         result = fakes.result(index, [probability])
         tally.add(replace(result, cells=[replace(result.cells[0], number=0, repeated=repeated)]))
     counts = tally.statistics()
-    assert counts.cells == {"normal": 0, "blast": 1, "uncertain": 0}
+    assert counts.cells == {"normal": 0, "blast": 1, "uncertain": 0, "other": 0}
     assert counts.repeated == 2
     assert counts.clustered.clusters == 1
 
@@ -145,7 +179,7 @@ def test_totals_since_the_start_only_grow_and_count_each_cell_at_its_first_view(
         totals.add(replace(result, cells=[replace(result.cells[0], number=index, repeated=repeated)]))
     totals.add(fakes.bad_frame(3))
     totals.add(fakes.result(4, []))
-    assert totals.cells == {"normal": 1, "blast": 0, "uncertain": 1}
+    assert totals.cells == {"normal": 1, "blast": 0, "uncertain": 1, "other": 0}
     assert totals.uncertain == {"abstain_band": 1}
     assert totals.frames == {"cells": 3, "bad_frame": 1, "no_cell": 1}
     assert totals.dropped == 6

@@ -16,6 +16,7 @@ import pytest
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings.sections import StoreSettings
+from bloodedge_device.slide.review import Review
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store, open_for_reading
 from bloodedge_device.store.writer import ANEW_SPAN_S, MOST_ANEW
 from support import ROOT, fakes
@@ -148,7 +149,7 @@ def test_what_is_set_aside_within_one_second_goes_into_folders_of_its_own(state:
 
 def review_all(store: Store, cells: int) -> None:
     for cell in range(1, cells + 1):
-        store.review(cell, "blast", "random", "page")
+        store.review(cell, Review.of("blast"), "random", "page")
 
 
 def test_a_database_that_turns_out_damaged_while_it_is_used_can_be_begun_anew(
@@ -350,7 +351,7 @@ def test_kill_9_in_mid_write_again_and_again_keeps_every_acknowledged_row_and_no
 
 def test_what_is_said_of_a_cell_that_is_not_there_is_refused(state: Path, store: Store, slide: int) -> None:
     with pytest.raises(BloodedgeError, match="no cell 7"):
-        store.review(7, "blast", "random", "page")
+        store.review(7, Review.of("blast"), "random", "page")
     with pytest.raises(UsageError, match=f"no slide {slide + 1}"):
         store.label_slide(slide + 1, "x", "page")
     assert rows(state, "SELECT count(*) FROM reviews") == [(0,)]
@@ -359,7 +360,7 @@ def test_what_is_said_of_a_cell_that_is_not_there_is_refused(state: Path, store:
 
 def test_a_review_and_a_label_are_kept_and_say_who_gave_them(state: Path, store: Store, slide: int) -> None:
     store.put_frames(slide, [fakes.result(0, [0.9])], keep_crops=False)
-    store.review(1, "normal", "gallery", "page")
+    store.review(1, Review.of("normal"), "gallery", "page")
     store.label_slide(slide, "smear 7", "command line")
     assert rows(state, "SELECT cell, label, sampling, reviewer FROM reviews") == [(1, "normal", "gallery", "page")]
     assert rows(state, "SELECT label FROM slides") == [("smear 7",)]

@@ -12,6 +12,7 @@ from bloodedge import RESEARCH_USE
 from bloodedge.decision.reference_people import ASPECTS, AspectReference, Reference
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.settings.sections import WebSettings
+from bloodedge_device.slide.review import Review
 from bloodedge_device.store import queries
 from support import web_fakes
 from support.web_fakes import FakeDaemon, client_of, csrf_of
@@ -113,7 +114,7 @@ def test_a_label_that_cannot_be_is_refused_in_one_sentence(daemon: FakeDaemon, l
 
 
 def test_the_history_lists_slides_newest_first_with_their_figures(daemon: FakeDaemon) -> None:
-    daemon.desk.review(1, "blast", "random", "page")
+    daemon.desk.review(1, Review.of("blast"), "random", "page")
     daemon.desk.start_slide("Second", "page")
     text = client_of(daemon).get("/slides").text
     assert text.index("Second") < text.index("Specimen 12")
@@ -193,9 +194,28 @@ def test_the_gallery_begins_with_the_most_blast_like_and_the_most_uncertain(daem
     assert (first[1].blast_probability, second[1].blast_probability) == (0.97, 0.5)
 
 
+def test_a_review_offers_kinds_and_shows_the_answer_in_words(daemon: FakeDaemon) -> None:
+    client = client_of(daemon)
+    csrf = csrf_of(client)
+    for cell, kind in ((1, "neutrophil.band"), (2, "monocyte"), (3, "immature_granulocyte")):
+        client.post(f"/review/1/{cell}", data={"csrf": csrf, "sampling": "random", "kind": kind})
+    page = client.get("/review/1?sampling=random&before=1").text
+    assert "You said <b>band neutrophil</b>" in page
+    assert "3 of 15 cells reviewed" in page
+    told = [queries.find_cell(daemon.desk.state, cell)[1] for cell in (1, 2, 3)]
+    assert [(cell.review, cell.review_kind, cell.review_stage) for cell in told] == [
+        (None, "neutrophil", "band"),
+        ("normal", "monocyte", None),
+        (None, "immature_granulocyte", None),
+    ]
+    for wrong in ({}, {"kind": "unknown"}, {"label": "blast", "kind": "monocyte"}, {"label": "maybe"}):
+        answer = client.post("/review/1/1", data={"csrf": csrf, "sampling": "random", **wrong})
+        assert answer.status_code == 400
+
+
 def test_figures_of_the_review_stand_beside_the_held_out_ones(daemon: FakeDaemon) -> None:
     for cell, label in ((1, "blast"), (2, "normal"), (3, "normal")):  # the device: blast, blast, normal
-        daemon.desk.review(cell, label, "random", "page")
+        daemon.desk.review(cell, Review.of(label), "random", "page")
     text = client_of(daemon).get("/review/1/result").text.replace("\N{NARROW NO-BREAK SPACE}", " ")
     assert "66.7 %" in text  # 2 of 3
     assert "89.4 %" in text  # the manifest's baseline

@@ -108,11 +108,21 @@ def test_a_program_starts_labels_reviews_and_ends(daemon: FakeDaemon, bearer: di
     assert client.get("/api/v1/slides").json()["slides"][0]["label"] == joined
     assert client.patch("/api/v1/slides/2", json={"label": "R2"}).json() == {"slide": 2}
     answer = client.post("/api/v1/cells/1/review", json={"label": "normal", "sampling": "gallery"})
-    assert (answer.status_code, answer.json()) == (201, {"cell": 1, "label": "normal"})
+    assert (answer.status_code, answer.json()) == (201, {"cell": 1, "label": "normal", "kind": None, "stage": None})
+    kind = {"kind": "neutrophil", "stage": "band", "sampling": "gallery"}
+    answer = client.post("/api/v1/cells/2/review", json=kind)
+    assert (answer.status_code, answer.json()) == (
+        201,
+        {"cell": 2, "label": None, "kind": "neutrophil", "stage": "band"},
+    )
+    cell = client.get("/api/v1/slides/1/cells?after=1&limit=1").json()["cells"][0]
+    assert (cell["review"], cell["review_kind"], cell["review_stage"]) == (None, "neutrophil", "band")
+    for wrong in ({}, {"kind": "monocyte", "stage": "band"}, {"kind": "heterophil"}):
+        assert client.post("/api/v1/cells/2/review", json=wrong | {"sampling": "gallery"}).status_code == 400
     assert client.post("/api/v1/slides/current/end").json() == {"slide": 2}
     assert client.post("/api/v1/slides/current/end").status_code == 409
     slides = queries.slides(daemon.desk.state, 100, 100)
-    assert [(slide.label, slide.reviewed) for slide in slides] == [("R2", 0), ("Specimen 12", 1)]
+    assert [(slide.label, slide.reviewed) for slide in slides] == [("R2", 0), ("Specimen 12", 2)]
     actors = {row[0] for row in daemon.store._database.execute("SELECT actor FROM audit WHERE id > 2")}
     assert actors == {"api"}
 
@@ -181,7 +191,12 @@ def test_prometheus_gets_its_own_type_of_text(daemon: FakeDaemon) -> None:
     answer = client_of(daemon).get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     (cells,) = (family for family in text_string_to_metric_families(answer.text) if family.name == "bloodedge_cells")
-    assert {one.labels["label"]: one.value for one in cells.samples} == {"blast": 5, "normal": 8, "uncertain": 2}
+    assert {one.labels["label"]: one.value for one in cells.samples} == {
+        "blast": 5,
+        "normal": 8,
+        "uncertain": 2,
+        "other": 0,
+    }
 
 
 def test_the_description_names_every_address_for_programs(daemon: FakeDaemon) -> None:

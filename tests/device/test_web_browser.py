@@ -10,6 +10,7 @@ import cv2
 import pytest
 
 from bloodedge_device.settings.sections import WebSettings
+from bloodedge_device.slide.review import Review
 from bloodedge_device.store import queries
 from bloodedge_device.web.server import WebServer
 from support import web_fakes
@@ -194,7 +195,7 @@ CONTRASTS = """() => {
 def test_all_text_stands_out_from_what_is_behind_it(
     daemon: FakeDaemon, url: str, open_page: Any, tmp_path: Path, scheme: str
 ) -> None:
-    daemon.desk.review(1, "blast", "random", "page")
+    daemon.desk.review(1, Review.of("blast"), "random", "page")
     page = open_page("/", color_scheme=scheme)
     for path in ("/", "/slides", "/slides/1", "/review/1?before=1", "/review/1/result", "/health", "/nothing"):
         page.goto(url + path)

@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from bloodedge.bundle.run_record import SplitRecord
 from bloodedge.cli import main
 from bloodedge.decision.domain import Domain, describe
 from bloodedge.decision.error_rates import Outcomes, Rates
+from bloodedge.decision.kinds import OTHER, Kind, KindCall
 from bloodedge.decision.thresholds import Reason, Thresholds
 from bloodedge.engine.golden import GoldenResult
 from bloodedge.files import sha256, write_bytes
@@ -192,6 +194,25 @@ def result(index: int, probabilities: list[float], dropped_before: int = 0) -> F
     reason = None if cells else Reason.NO_CELL
     capture = frame(index, 128, dropped_before).capture
     return FrameResult(capture, (160, 120), None, reason, 30.0, 200.0, cells, Counter({Reason.TOO_SMALL: 2}), 0.1)
+
+
+def of_kinds(told: FrameResult, calls: Sequence[KindCall | None]) -> FrameResult:
+    """The frame with kinds told of its cells; *blast or normal?* is not asked of those of other kinds."""
+    cells = []
+    for cell, call in zip(told.cells, calls, strict=True):
+        other = call is not None and not call.asked
+        asked = replace(cell, label=OTHER, reason=None, blast_probability=None) if other else cell
+        cells.append(replace(asked, kind=call))
+    return replace(told, cells=cells)
+
+
+SEGMENTED = KindCall(Kind.NEUTROPHIL, 0.97, False, "segmented")
+BAND = KindCall(Kind.NEUTROPHIL, 0.81, False, "band")
+EOSINOPHIL = KindCall(Kind.EOSINOPHIL, 0.99, False)
+ERYTHROBLAST = KindCall(Kind.ERYTHROBLAST, 0.9, False)
+LYMPHOCYTE = KindCall(Kind.LYMPHOCYTE, 0.95, True)
+MONOCYTE = KindCall(Kind.MONOCYTE, 0.7, True)
+MAYBE_MONONUCLEAR = KindCall(Kind.UNKNOWN, 0.5, True)
 
 
 def bad_frame(index: int) -> FrameResult:

@@ -20,6 +20,9 @@ def frame_message(slide: CurrentSlide, result: FrameResult) -> Draft:
             "area_um2": round(cell.area_um2, 2),
             "number": cell.number,
             "repeated": cell.repeated,
+            "kind": cell.kind and cell.kind.kind,
+            "kind_probability": cell.kind and round(cell.kind.probability, 4),
+            "stage": cell.kind and cell.kind.stage,
         }
         for cell in result.cells
     ]

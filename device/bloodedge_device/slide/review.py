@@ -1,4 +1,4 @@
-"""How often a reviewer agrees with the device's labels.
+"""What reviewers say of cells, and how often they agree with the device.
 
 Only cells drawn at random represent the slide. Those that a person picked in the gallery are its extremes, the most
 blast-like and the most uncertain: figures from them are biased, and are never mixed with the others.
@@ -7,9 +7,11 @@ blast-like and the most uncertain: figures from them are biased, and are never m
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
+from bloodedge.decision.kinds import Kind, Stage
 from bloodedge.decision.thresholds import LABELS
+from bloodedge.errors import UsageError
 from bloodedge.metrics import auc
 from bloodedge_device.slide.interval import ClusteredShare
 
@@ -22,11 +24,40 @@ SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 
 
 @dataclass(frozen=True)
+class Review:
+    """What a person says of a cell: its class, its kind, or both; it replaces what was said before."""
+
+    label: ReviewLabel | None = None
+    """None: only the kind is said."""
+    kind: Kind | None = None
+    """None: only the class is said."""
+    stage: Stage | None = None
+    """Of a neutrophil."""
+
+    @classmethod
+    def of(cls, label: str | None = None, kind: str | None = None, stage: str | None = None) -> "Review":
+        """Of words from outside; raises UsageError where they are none, or say nothing."""
+        for value, allowed in ((label, REVIEW_LABELS), (kind, tuple(Kind)), (stage, get_args(Stage))):
+            if value is not None and value not in allowed:
+                raise UsageError(f'"{value}" is not one of {", ".join(allowed)}.')
+        if label is None and kind is None:
+            raise UsageError("A review says a cell's class, its kind or both.")
+        if stage is not None and kind != Kind.NEUTROPHIL:
+            raise UsageError("Only a neutrophil is band or segmented.")
+        return cls(cast("ReviewLabel | None", label), Kind(kind) if kind else None, cast("Stage | None", stage))
+
+    @property
+    def said(self) -> dict[str, str]:
+        """What was said."""
+        return {key: str(value) for key, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class ReviewedCell:
     """A cell with the device's label and the reviewer's."""
 
     predicted: str
-    """blast, normal or uncertain."""
+    """blast, normal, uncertain or other."""
     reviewed: ReviewLabel
     blast_probability: float | None
     """Calibrated, 0..1; None when it was not classified."""

@@ -1,13 +1,18 @@
 """A slide's figures: counts, the share of blasts with its interval, and everything that was not classified."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.decision.slide_verdict import PeopleScores, ScoreCounts, SlideVerdict, slide_verdict
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.metrics import wilson
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.share import SlideShare
+
+KindKey = tuple[Kind, str | None, str]
+"""(kind, stage, label) of a cell."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class SlideStatistics:
     frames_rejected: dict[str, int]
     """Rejected frames by reason."""
     cells: dict[str, int]
-    """Cells by label: normal, blast and uncertain."""
+    """Cells by label: normal, blast, uncertain, and other, of which *blast or normal?* is not asked."""
     uncertain: dict[str, int]
     """Uncertain cells by reason."""
     not_cells: dict[str, int]
@@ -34,6 +39,8 @@ class SlideStatistics:
     """Called cells and those in the abstain band, by blast probability."""
     drawn: tuple[int, int] | None = None
     """Blasts and normal cells that the simulated microscope drew in the processed frames; None of a real camera."""
+    kinds: Mapping[KindKey, int] = field(default_factory=dict)
+    """Cells whose kind was told, by kind, stage and label."""
 
     @property
     def frames_seen(self) -> int:
@@ -61,9 +68,18 @@ class SlideStatistics:
         return wilson(self.cells["blast"], self.called)
 
     @property
+    def asked(self) -> int:
+        """Cells of which *blast or normal?* is asked, those cut by the frame's border included."""
+        return self.cells_total - self.cells[OTHER]
+
+    @property
     def uncertain_share(self) -> float | None:
-        """Uncertain cells among all, 0..1; None before the first."""
-        return self.cells["uncertain"] / self.cells_total if self.cells_total else None
+        """Uncertain cells among those asked, 0..1; None before the first."""
+        return self.cells["uncertain"] / self.asked if self.asked else None
+
+    @property
+    def _other_words(self) -> str:
+        return f", {self.cells[OTHER]} of other kinds" if self.cells[OTHER] else ""
 
     def share(self, rates: Rates | None) -> SlideShare:
         """The slide's share of blasts; rates: of the artifact that called its cells."""
@@ -79,6 +95,6 @@ class SlideStatistics:
         verdict = self.verdict(people)
         return (
             f"{self.frames_seen} frames ({self.frames_dropped} dropped, {rejected} rejected), "
-            f"{self.cells_total} cells, {self.cells['uncertain']} uncertain. {self.share(rates).sentence}"
-            + (f" {verdict.sentence}" if verdict else "")
+            f"{self.cells_total} cells, {self.cells['uncertain']} uncertain{self._other_words}."
+            f" {self.share(rates).sentence}" + (f" {verdict.sentence}" if verdict else "")
         )

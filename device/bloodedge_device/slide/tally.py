@@ -3,12 +3,13 @@
 from collections import Counter, deque
 from dataclasses import dataclass
 
+from bloodedge.decision.kinds import OTHER, KindCall
 from bloodedge.decision.slide_verdict import ScoreCounts, score_bin
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.frames import CellResult, FrameResult
 from bloodedge_device.slide.domain_check import REMEMBERED
 from bloodedge_device.slide.interval import ClusteredShare
-from bloodedge_device.slide.statistics import SlideStatistics
+from bloodedge_device.slide.statistics import KindKey, SlideStatistics
 
 LOOKED_AT = (None, Reason.NO_CELL)
 """Reasons of frames that were searched for cells."""
@@ -40,6 +41,7 @@ class _Counted:
     score: str | None
     """The bin of its blast probability; None when it was not classified."""
     counts: bool
+    kind: KindCall | None
 
 
 class Tally:
@@ -52,6 +54,7 @@ class Tally:
         self._cells: Counter[str] = Counter()
         self._uncertain: Counter[str] = Counter()
         self._scores: Counter[str] = Counter()
+        self._kinds: Counter[KindKey] = Counter()
         self._frame_counts: Counter[tuple[int, int]] = Counter()
         self._counted: dict[int, _Counted] = {}
         self._latest: deque[_Counted] = deque(maxlen=REMEMBERED)
@@ -78,7 +81,7 @@ class Tally:
 
     def _add_cell(self, frame: _Frame, cell: CellResult) -> None:
         score = None if cell.blast_probability is None else score_bin(cell.blast_probability)
-        view = _Counted(frame, cell.label, str(cell.reason), score, counts=not cell.repeated)
+        view = _Counted(frame, cell.label, str(cell.reason), score, not cell.repeated, cell.kind)
         if score is not None:
             self._latest.append(view)
         if cell.repeated:
@@ -108,10 +111,13 @@ class Tally:
     def _count(self, view: _Counted, by: int) -> None:
         frame, label = view.frame, view.label
         self._cells[label] += by
+        if (kind := view.kind) is not None:
+            self._kinds[kind.kind, kind.stage, label] += by
         if view.score is not None and (label != "uncertain" or view.reason == Reason.ABSTAIN_BAND):
             self._scores[view.score] += by
         if label == "uncertain":
             self._uncertain[view.reason] += by
+        if label not in LABELS:
             return
         if frame.counted:
             self._frame_counts[frame.counts] -= 1
@@ -129,13 +135,14 @@ class Tally:
             frames_dropped=self._dropped,
             frames_without_cells=without_cells,
             frames_rejected=_most_first(frames),
-            cells={label: self._cells[label] for label in (*LABELS, "uncertain")},
+            cells={label: self._cells[label] for label in (*LABELS, "uncertain", OTHER)},
             uncertain=_most_first(self._uncertain),
             not_cells=_most_first(self._not_cells),
             repeated=self._repeated,
             clustered=ClusteredShare.of_frames(self._frame_counts),
             scores=ScoreCounts(**self._scores),
             drawn=self._drawn,
+            kinds={key: cells for key, cells in self._kinds.items() if cells},
         )
 
 
@@ -145,8 +152,10 @@ class Totals:
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()
         """By outcome: "cells", or the reason why there are none."""
-        self.cells: Counter[str] = Counter(dict.fromkeys((*LABELS, "uncertain"), 0))
+        self.cells: Counter[str] = Counter(dict.fromkeys((*LABELS, "uncertain", OTHER), 0))
         self.uncertain: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        """Cells whose kind was told."""
         self.dropped = 0
 
     def add(self, result: FrameResult) -> None:
@@ -156,6 +165,8 @@ class Totals:
         for cell in result.cells:
             if not cell.repeated:
                 self.cells[cell.label] += 1
+                if cell.kind is not None:
+                    self.kinds[cell.kind.kind] += 1
                 if cell.label == "uncertain":
                     self.uncertain[str(cell.reason)] += 1
 

@@ -10,7 +10,15 @@ from time import time_ns
 from bloodedge.errors import BloodedgeError, UsageError, quoted
 from bloodedge.files import SQLITE_ENDINGS, file_mode
 from bloodedge_device.store.crops import free_bytes
-from bloodedge_device.store.schema import APPLICATION_ID, MIGRATIONS, OUTBOX_SINCE, READABLE_SINCE, SCHEMA_VERSION
+from bloodedge_device.store.schema import (
+    ADDED,
+    APPLICATION_ID,
+    COLUMNS_SINCE,
+    MIGRATIONS,
+    OUTBOX_SINCE,
+    READABLE_SINCE,
+    SCHEMA_VERSION,
+)
 
 DATABASE = "device.sqlite"
 CROPS = "crops"
@@ -159,6 +167,17 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
     uri = f"{path.resolve().as_uri()}?mode=ro"
     with database_errors(state, "read from"), closing(sqlite3.connect(uri, uri=True)) as database:
         database.row_factory = sqlite3.Row
-        if check_version(database, state) < READABLE_SINCE:
+        version = check_version(database, state)
+        if version < READABLE_SINCE:
             raise BloodedgeError(f"{path} was written by an older bloodedge; start the daemon once, which upgrades it.")
+        if version < COLUMNS_SINCE:
+            _show_added_columns(database)
         yield database
+
+
+def _show_added_columns(database: sqlite3.Connection) -> None:
+    """Have this connection see newer columns as NULL, through views in its own memory; the file stays as it is."""
+    database.execute("PRAGMA temp_store = MEMORY")
+    for table, columns in ADDED.items():
+        nulls = ", ".join(f"NULL AS {column}" for column in columns)
+        database.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {nulls} FROM main.{table}")  # noqa: S608  # own names

@@ -67,6 +67,8 @@ def put_cell(
     figures = None if cell.figures is None else np.asarray(cell.figures, np.float32).tobytes()
     own = ("label", "blast_probability", "reason", "area_um2", "number", "repeated")
     values = dict(zip(("x", "y", "width", "height"), cell.box, strict=True)) | {key: getattr(cell, key) for key in own}
+    if (kind := cell.kind) is not None:
+        values |= {"kind": kind.kind, "kind_probability": kind.probability, "stage": kind.stage}
     row = insert(database, "cells", {"frame": frame, **values, "crop": crop, "figures": figures})
     if cell.number is None or cell.repeated:
         return

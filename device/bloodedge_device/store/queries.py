@@ -100,9 +100,10 @@ def _slide(
 
 _CELL = (
     "SELECT cells.id, frames.slide, frames.number AS frame, source, captured_at, x, y, cells.width, cells.height,"
-    " label, blast_probability, cells.reason, area_um2, repeated, crop IS NOT NULL AS has_crop,"
-    " (SELECT label FROM reviews WHERE reviews.cell = cells.id ORDER BY reviews.id DESC LIMIT 1) AS review"
-    " FROM cells JOIN frames ON frames.id = cells.frame"
+    " cells.label, blast_probability, cells.reason, area_um2, repeated, crop IS NOT NULL AS has_crop,"
+    " cells.kind, kind_probability, cells.stage, latest.label AS review, latest.kind AS review_kind,"
+    " latest.stage AS review_stage FROM cells JOIN frames ON frames.id = cells.frame LEFT JOIN reviews AS latest"
+    " ON latest.id = (SELECT max(id) FROM reviews WHERE reviews.cell = cells.id)"
 )
 
 
@@ -168,9 +169,9 @@ def review_order(state: Path, slide: int, sampling: Sampling) -> list[int]:
 
 
 def answers(state: Path, slide: int, sampling: Sampling) -> dict[int, str]:
-    """The latest review of each cell of this sampling."""
+    """The latest review of each cell of this sampling: its class, or its kind where only that was said."""
     query = (
-        "SELECT reviews.cell, reviews.label FROM reviews JOIN cells ON cells.id = reviews.cell"
+        "SELECT reviews.cell, coalesce(reviews.label, reviews.kind) FROM reviews JOIN cells ON cells.id = reviews.cell"
         " JOIN frames ON frames.id = cells.frame WHERE frames.slide = ? AND sampling = ? ORDER BY reviews.id"
     )
     with open_for_reading(state) as database:
@@ -178,7 +179,7 @@ def answers(state: Path, slide: int, sampling: Sampling) -> dict[int, str]:
 
 
 def reviewed_cells(state: Path, slide: int) -> list[ReviewedCell]:
-    """Every reviewed cell of a slide; for each sampling the latest review counts."""
+    """Every cell of a slide whose class was reviewed; for each sampling the latest review counts."""
     query = (
         "SELECT reviews.cell, reviews.label AS person, sampling, cells.label, blast_probability, cells.frame"
         " FROM reviews JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
@@ -189,6 +190,7 @@ def reviewed_cells(state: Path, slide: int) -> list[ReviewedCell]:
     return [
         ReviewedCell(row["label"], row["person"], row["blast_probability"], row["frame"], row["sampling"])
         for row in latest.values()
+        if row["person"] is not None
     ]
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from bloodedge.decision.kinds import Kind, Stage
 from bloodedge.decision.prevalence import ShareFigures
 from bloodedge.decision.slide_verdict import SlideVerdict, VerdictFigures
 from bloodedge.imaging import Box
@@ -73,7 +74,7 @@ class CalledCell(_Row):
     box: Box
     """x, y, width, height in pixels of the frame"""
     label: str
-    """blast, normal or uncertain"""
+    """blast, normal or uncertain; other where that is not asked of its kind"""
     blast_probability: float | None
     """Calibrated, 0..1; null when the cell was not classified"""
     reason: str | None
@@ -81,6 +82,12 @@ class CalledCell(_Row):
     area_um2: float
     repeated: bool
     """Another view shows the same cell, and it counts there"""
+    kind: Kind | None = None
+    """What kind of cell it is; null where that was not told"""
+    kind_probability: float | None = None
+    """Calibrated, 0..1; of the likeliest kind where it is unknown"""
+    stage: Stage | None = None
+    """band or segmented, of a neutrophil"""
 
 
 class CellRow(CalledCell):
@@ -93,5 +100,8 @@ class CellRow(CalledCell):
     """The frame's file name, where it has one"""
     captured_at: datetime
     review: str | None
-    """The latest review"""
+    """The class in the latest review; null without one, and where only the kind was said"""
+    review_kind: Kind | None = None
+    """The kind in the latest review"""
+    review_stage: Stage | None = None
     has_crop: bool

@@ -121,7 +121,37 @@ UPDATE cells SET label = 'uncertain', reason = 'model_fault'  -- earlier version
     WHERE label != 'uncertain' AND blast_probability IS NULL;
 """
 
-MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN, _MODEL_FAULTS)
+_KINDS = """
+ALTER TABLE runs ADD COLUMN kind_rates TEXT;         -- JSON: how often the kind network errs; NULL: not known
+ALTER TABLE cells ADD COLUMN kind TEXT;              -- see bloodedge.decision.kinds; NULL: not told
+ALTER TABLE cells ADD COLUMN kind_probability REAL;
+ALTER TABLE cells ADD COLUMN stage TEXT;             -- band or segmented, of a neutrophil
+ALTER TABLE reviews RENAME TO reviews_before;
+CREATE TABLE reviews (       -- what a person says of a cell, its class, its kind or both; the latest counts
+    id INTEGER PRIMARY KEY,
+    cell INTEGER NOT NULL REFERENCES cells (id),
+    label TEXT,              -- NULL: only the kind is said
+    kind TEXT,               -- NULL: only the class is said
+    stage TEXT,
+    sampling TEXT NOT NULL,  -- how the cell came to be asked about: random, or gallery
+    reviewer TEXT NOT NULL,
+    reviewed_at TEXT NOT NULL
+) STRICT;
+INSERT INTO reviews (id, cell, label, sampling, reviewer, reviewed_at)
+    SELECT id, cell, label, sampling, reviewer, reviewed_at FROM reviews_before;
+DROP TABLE reviews_before;
+CREATE INDEX reviews_of_cell ON reviews (cell);
+"""
+
+ADDED = {
+    "runs": ("kind_rates",),
+    "cells": ("kind", "kind_probability", "stage"),
+    "reviews": ("kind", "stage"),
+}
+"""Columns that version 6 brought; readers see NULL in them where a database is older."""
+COLUMNS_SINCE = 6
+
+MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN, _MODEL_FAULTS, _KINDS)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 READABLE_SINCE = 2

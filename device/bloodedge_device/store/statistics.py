@@ -6,6 +6,7 @@ from collections import Counter
 from functools import lru_cache
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.decision.slide_verdict import BINS, EDGES, PeopleScores, ScoreCounts
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.latency import LatencyHistogram
@@ -23,7 +24,12 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
     of_slide = f"{sighted} AND NOT cells.repeated"
     (repeated,) = database.execute(f"SELECT count(*) {sighted} AND cells.repeated", (slide,)).fetchone()
     by_frame = database.execute(
-        f"SELECT sum(cells.label = 'blast'), sum(cells.label != 'uncertain') {of_slide} GROUP BY cells.frame", (slide,)
+        f"SELECT sum(cells.label = 'blast'), sum(cells.label IN ('blast', 'normal')) {of_slide} GROUP BY cells.frame",
+        (slide,),
+    ).fetchall()
+    by_kind = database.execute(
+        f"SELECT cells.kind, cells.stage, cells.label, count(*) {of_slide} AND cells.kind IS NOT NULL GROUP BY 1, 2, 3",
+        (slide,),
     ).fetchall()
     cells = _counts(database, f"SELECT cells.label, count(*) {of_slide}", slide)
     without_cells = frames.pop(Reason.NO_CELL, 0)
@@ -32,7 +38,7 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
         frames_dropped=dropped,
         frames_without_cells=without_cells,
         frames_rejected=frames,
-        cells={label: cells.get(label, 0) for label in (*LABELS, "uncertain")},
+        cells={label: cells.get(label, 0) for label in (*LABELS, "uncertain", OTHER)},
         uncertain=_counts(database, f"SELECT cells.reason, count(*) {of_slide} AND cells.label = 'uncertain'", slide),
         not_cells=_counts(
             database,
@@ -44,6 +50,7 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
         clustered=ClusteredShare.of_frames(Counter((row[0], row[1]) for row in by_frame)),
         scores=read_scores(database, slide, slide).get(slide, ScoreCounts()),
         drawn=read_drawn(database, slide, slide)[slide],
+        kinds={(Kind(kind), stage, label): cells for kind, stage, label, cells in by_kind},
     )
 
 

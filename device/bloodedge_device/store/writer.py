@@ -17,6 +17,7 @@ from bloodedge.redact import redacted
 from bloodedge_device.frames import FrameResult
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings.sections import StoreSettings
+from bloodedge_device.slide.review import Review, Sampling
 from bloodedge_device.store import audit_log
 from bloodedge_device.store.crops import remove_oldest, remove_partial, write_crops
 from bloodedge_device.store.database import (
@@ -72,6 +73,8 @@ class RunInfo:
     """JSON."""
     clock_synchronised: bool | None = None
     """None when the system does not report it."""
+    kind_rates: str | None = None
+    """JSON: how often the network that tells kinds errs; None where that is not known, or none tells them."""
 
 
 class Store:
@@ -259,14 +262,14 @@ class Store:
         """Messages that wait for the broker."""
         return self._waiting
 
-    def review(self, cell: int, label: str, sampling: str, reviewer: str) -> None:
+    def review(self, cell: int, review: Review, sampling: Sampling, reviewer: str) -> None:
         """Store a person's review of a cell; BloodedgeError when there is no such cell."""
         with self._transaction() as database:
             if database.execute("SELECT 1 FROM cells WHERE id = ?", (cell,)).fetchone() is None:
                 raise BloodedgeError(f"There is no cell {cell}; reload the page.")
-            row = {"cell": cell, "label": label, "sampling": sampling, "reviewer": reviewer, "reviewed_at": _now()}
-            insert(database, "reviews", row)
-            self.note(reviewer, "review", {"cell": cell, "label": label})
+            row = {"cell": cell, "sampling": sampling, "reviewer": reviewer, "reviewed_at": _now()}
+            insert(database, "reviews", row | vars(review))
+            self.note(reviewer, "review", {"cell": cell, **review.said})
 
     def note(self, actor: str, action: str, detail: dict[str, Any]) -> None:
         """Add an entry to the audit log."""

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from bloodedge_device.report.reading import read_report
+from bloodedge_device.slide.review import Review
 from bloodedge_device.store import queries
 from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import (
@@ -98,13 +99,14 @@ def label_slide(desk: Desk, request: Request) -> Response:
 
 
 def review(desk: Desk, request: Request) -> Response:
-    """Store a person's label for a cell."""
+    """Store what a person says of a cell."""
     answer = body_of(request, NewReview)
+    said = Review.of(answer.label, answer.kind, answer.stage)
     cell: int = request.path_params["cell"]
     if queries.find_cell(desk.state, cell) is None:
         raise HTTPException(404, f"There is no cell {cell}.")
-    desk.review(cell, answer.label, answer.sampling, caller_of(request).actor)
-    return as_json(ReviewReference(cell=cell, label=answer.label), 201)
+    desk.review(cell, said, answer.sampling, caller_of(request).actor)
+    return as_json(ReviewReference(cell=cell, **vars(said)), 201)
 
 
 def crop(desk: Desk, request: Request) -> Response:

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bloodedge.errors import UsageError
-from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS
+from bloodedge_device.slide.review import Review, Sampling
 from bloodedge_device.snapshot.live import Live
 from bloodedge_device.snapshot.snapshot import Snapshot
 from bloodedge_device.store import Store
@@ -34,12 +33,6 @@ class Desk:
         """The state folder; read it with ``store.open_for_reading`` and ``report.read_report``."""
         return self.store.state
 
-    def review(self, cell: int, label: str, sampling: str, actor: str) -> None:
-        """Store what a person says about a cell.
-
-        UsageError for a wrong label or sampling, BloodedgeError when there is no such cell.
-        """
-        for value, allowed in ((label, REVIEW_LABELS), (sampling, SAMPLINGS)):
-            if value not in allowed:
-                raise UsageError(f'"{value}" is not one of {", ".join(allowed)}.')
-        self.store.review(cell, label, sampling, actor)
+    def review(self, cell: int, review: Review, sampling: Sampling, actor: str) -> None:
+        """Store what a person says about a cell; BloodedgeError when there is no such cell."""
+        self.store.review(cell, review, sampling, actor)

@@ -24,6 +24,7 @@ KINDS = {
 COLUMNS = (
     "cell", "frame", "source", "captured_at", "label", "blast_probability", "reason", "area_um2",
     "x", "y", "width", "height", "repeated", "review",
+    "kind", "kind_probability", "stage", "review_kind", "review_stage",
 )  # fmt: skip
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -64,6 +65,11 @@ def cells_csv(state: Path, slide: int) -> str:
                 *cell.box,
                 int(cell.repeated),
                 cell.review or "",
+                cell.kind or "",
+                "" if cell.kind_probability is None else f"{cell.kind_probability:.4f}",
+                cell.stage or "",
+                cell.review_kind or "",
+                cell.review_stage or "",
             ]
         )
     return text.getvalue()

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StringConstraints
 
 from bloodedge.config import Strict
+from bloodedge.decision.kinds import Kind, Stage
 from bloodedge.text import ONE_LINE
 from bloodedge_device.slide.review import ReviewLabel, Sampling
 from bloodedge_device.store.rows import CellRow, SlideRow
@@ -44,9 +45,11 @@ class SlideLabel(Strict):
 
 
 class NewReview(Strict):
-    """A person's label for a cell."""
+    """What a person says of a cell: its class (label), its kind or both. It replaces an earlier review."""
 
-    label: ReviewLabel
+    label: ReviewLabel | None = None
+    kind: Kind | None = None
+    stage: Stage | None = Field(default=None, description="Of a neutrophil: band or segmented")
     sampling: Sampling = Field(description="How the cell was chosen; only random ones represent the slide")
 
 
@@ -60,7 +63,9 @@ class ReviewReference(BaseModel):
     """A stored review."""
 
     cell: int
-    label: ReviewLabel
+    label: ReviewLabel | None
+    kind: Kind | None = None
+    stage: Stage | None = None
 
 
 class SlideList(BaseModel):

@@ -4,17 +4,19 @@ import base64
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from bloodedge.decision.kinds import ASKED, Kind, kind_words
 from bloodedge.report import charts
 from bloodedge.web_access import RefusedError
 from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip, verdict_strip
 from bloodedge_device.report.reading import read_report
-from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Sampling, review_figures
+from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Review, Sampling, review_figures
 from bloodedge_device.store import audit_log, open_for_reading, queries
 from bloodedge_device.store.rows import CellRow
 from bloodedge_device.web import export, phrases
@@ -29,6 +31,12 @@ from bloodedge_device.web.worker_threads import Work, slide_or_404
 
 AUDIT_SHOWN = 100
 REVIEW_NAMES = {"blast": "Blast", "normal": "Normal", "not_a_cell": "Not a cell", "unsure": "Unsure"}
+KIND_NAMES = {
+    "neutrophil.segmented": "Segmented neutrophil",
+    "neutrophil.band": "Band neutrophil",
+    **{kind.value: kind.words.capitalize() for kind in Kind if kind not in {Kind.NEUTROPHIL, Kind.UNKNOWN}},
+}
+"""Kinds that a person may choose; a stage follows a point."""
 REVIEWED_FIGURES = ("accuracy", "sensitivity", "specificity")
 
 
@@ -171,13 +179,22 @@ def review(desk: Desk, request: Request) -> Response:
         slide=found,
         sampling=sampling,
         cell=shown,
-        again=again is not None,
+        again=again,
         done=sum(cell in answers for cell in order),
         total=len(order),
         before=before if before is not None and before.id in answers else None,
         answers=answers,
         names=REVIEW_NAMES,
+        kind_names=KIND_NAMES,
+        said=_said,
     )
+
+
+def _said(cell: CellRow) -> str:
+    """A person's latest answer to a cell, in words."""
+    if cell.review_kind is not None:
+        return kind_words(cell.review_kind, cell.review_stage)
+    return REVIEW_NAMES[cell.review].lower() if cell.review else "none"
 
 
 def _cell_of(desk: Desk, slide: int, text: str | None) -> CellRow | None:
@@ -193,13 +210,22 @@ def _cell_of(desk: Desk, slide: int, text: str | None) -> CellRow | None:
 def answer(desk: Desk, request: Request) -> Response:
     """Store a person's label for a cell, and show the next cell."""
     found, fields = slide_or_404(desk, request), _fields(request)
-    sampling, label = _sampling(fields.get("sampling")), fields.get("label", "")
+    sampling = _sampling(fields.get("sampling"))
     cell = _cell_of(desk, found.id, str(request.path_params["cell"]))
     assert cell is not None
-    if label not in REVIEW_LABELS:
-        raise HTTPException(400, "Choose blast, normal, not a cell or unsure; go back and choose one.")
-    desk.review(cell.id, label, sampling, caller_of(request).actor)
+    desk.review(cell.id, _review(fields), sampling, caller_of(request).actor)
     return redirect(f"/review/{found.id}?sampling={sampling}&before={cell.id}")
+
+
+def _review(fields: Mapping[str, str]) -> Review:
+    """What a form says of a cell: a class, or a kind, which of a mononuclear cell says that it is no blast too."""
+    label, choice = fields.get("label"), fields.get("kind")
+    if choice is None and label in REVIEW_LABELS:
+        return Review.of(label)
+    if label is not None or choice not in KIND_NAMES:
+        raise HTTPException(400, "Choose what the cell is: blast, normal, not a cell, unsure or a kind; go back.")
+    kind, _, stage = choice.partition(".")
+    return Review.of("normal" if kind in ASKED else None, kind, stage or None)
 
 
 def result(desk: Desk, request: Request) -> Response:

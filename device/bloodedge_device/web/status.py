@@ -6,6 +6,7 @@ from pydantic import BaseModel, Field
 
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge_device.frames import CellResult
 from bloodedge_device.latency import STAGES
 from bloodedge_device.report.reading import warnings_of
 from bloodedge_device.snapshot.snapshot import SlideSnapshot, Snapshot
@@ -17,6 +18,13 @@ class CellStatus(CalledCell):
 
     outline: list[list[int]]
     """The cell's border as a polygon [[x, y], ...] in pixels of the frame"""
+
+    @classmethod
+    def of(cls, cell: CellResult) -> "CellStatus":
+        """A cell as the pipeline gives it."""
+        call = cell.kind
+        told = {} if call is None else {"kind_probability": call.probability, "stage": call.stage}
+        return cls.model_validate({**vars(cell), **told, "kind": call and call.kind})
 
 
 class FrameStatus(BaseModel):
@@ -164,6 +172,7 @@ def _frame(snapshot: Snapshot) -> FrameStatus | None:
         "height": height,
         "detail": result.problem,
         "focus_needed": snapshot.settings.gate.focus,
+        "cells": [CellStatus.of(cell) for cell in result.cells],
     }
     return FrameStatus.model_validate({**vars(result), **own})
 

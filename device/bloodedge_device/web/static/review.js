@@ -1,5 +1,5 @@
 "use strict";
-// Keys 1 to 4 press the buttons.
+// Keys press the buttons that show them.
 const keys = document.querySelector(".keys");
 if (keys) keys.hidden = false;
 document.addEventListener("keydown", (event) => {
