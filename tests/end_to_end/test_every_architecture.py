@@ -32,6 +32,8 @@ epoch_cells = 16
 sampling = "class_balanced"
 """
 PEOPLE, CELLS = 5, 4
+NETWORKS = [name for name in ZOO if name not in {"efficientnet_lite1", "efficientnet_lite2"}]
+"""Those two are Lite0 with other numbers."""
 
 
 def run(*arguments: str | Path) -> int:
@@ -66,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("model", ZOO)
+@pytest.mark.parametrize("model", NETWORKS)
 def test_it_trains_and_explains_itself_on_real_cells(model: str, few: Path, runs: Path) -> None:
     out = runs / model
     assert run("train", few, "--model", model, "--recipe", runs / "tiny.toml", "--out", out) == 0
@@ -81,11 +83,11 @@ def test_it_trains_and_explains_itself_on_real_cells(model: str, few: Path, runs
 
 
 def test_all_of_them_stand_in_the_comparison(few: Path, runs: Path) -> None:
-    made = [runs / model for model in ZOO if (runs / model / "run.json").is_file()]
-    assert len(made) == len(ZOO)
+    made = [runs / model for model in NETWORKS if (runs / model / "run.json").is_file()]
+    assert len(made) == len(NETWORKS)
     assert run("compare", *made, "--out", runs / "comparison", "--json", runs / "comparison.json") == 0
     told = json.loads((runs / "comparison.json").read_text())
-    assert {row["network"] for row in told["rows"]} == set(ZOO)
+    assert {row["network"] for row in told["rows"]} == set(NETWORKS)
     assert (runs / "comparison" / "compare.html").is_file()
     assert run("evaluate", *made[-2:], few, "--json", runs / "ensemble.json") == 0
     assert json.loads((runs / "ensemble.json").read_text())["cells"] == read_metrics(made[0]).parts["test"].cells
