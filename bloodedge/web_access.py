@@ -103,7 +103,7 @@ class Throttle:
         """Seconds that this address must wait; 0 when it may try now, which counts as wrong until ``succeeded``."""
         with self._lock:
             now = self._clock()
-            failures, until = self._failures.get(_network(address), (0, 0.0))
+            failures, until = self._failures.get(network_of(address), (0, 0.0))
             self._tries = min(float(TRIES_PER_MINUTE), self._tries + (now - self._refilled_s) * TRIES_PER_MINUTE / 60)
             self._refilled_s = now
             wait = max(until - now, (1 - self._tries) * 60 / TRIES_PER_MINUTE)
@@ -113,8 +113,8 @@ class Throttle:
             failures += 1
             over = failures - FREE_FAILURES
             until = now + min(LONGEST_WAIT_S, 2.0 ** min(over, 10)) if over >= 0 else 0.0
-            self._failures[_network(address)] = (failures, until)
-            self._failures.move_to_end(_network(address))
+            self._failures[network_of(address)] = (failures, until)
+            self._failures.move_to_end(network_of(address))
             while len(self._failures) > ADDRESSES:
                 self._failures.popitem(last=False)
             return 0.0
@@ -122,10 +122,10 @@ class Throttle:
     def succeeded(self, address: str) -> None:
         """Forget the address's wrong tokens."""
         with self._lock:
-            self._failures.pop(_network(address), None)
+            self._failures.pop(network_of(address), None)
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """The address, or the /64 network of an IPv6 address: one client can use all addresses of it."""
     try:
         parsed = ip_address(address.partition("%")[0])

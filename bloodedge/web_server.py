@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,13 +14,15 @@ from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from bloodedge.web_access import RefusedError, SafeHeaders
+from bloodedge.web_socket import CappedListener, Connection
 
 Refuse = Callable[[Scope, RefusedError], ASGIApp]
 """The application that answers a refused request."""
 
 HEADERS_BYTES = 16 * 1024
 SILENT_S = 10.0
-"""A connection without a whole request for so long is closed; one that is idle after a request, sooner."""
+"""A connection without a whole request for so long is closed, and one whose client takes nothing of an answer; one that
+is idle after a request, sooner."""
 
 TRY_AGAIN_S = 5
 
@@ -30,19 +33,29 @@ BUSY = f"Too many requests at the same time; try again in {TRY_AGAIN_S} s."
 
 
 class LimitedProtocol(H11Protocol):
-    """HTTP/1.1 that closes connections which send nothing, or a byte at a time.
+    """HTTP/1.1 that closes connections which send nothing, or a byte at a time, or take nothing of their answer.
 
     Its own answers look like the application's: one sentence, with the headers that every answer carries.
     """
 
-    def __init__(self, *args: Any, headers: Mapping[str, str], refuse: Refuse, most: int, **options: Any) -> None:
-        """most: connections at the same time."""
+    def __init__(
+        self,
+        *args: Any,
+        headers: Mapping[str, str],
+        refuse: Refuse,
+        most: int,
+        opened: Mapping[int, Connection],
+        **options: Any,
+    ) -> None:
+        """most: connections at the same time; opened: those that are open, by descriptor."""
         super().__init__(*args, **options)
-        self._headers, self._refuse, self._most = headers, refuse, most
+        self._headers, self._refuse, self._most, self._opened = headers, refuse, most, opened
+        self._unsent = 0
+        """Bytes that waited for the client at the last look; 0 where it took some since."""
         self.app = partial(self._unless_busy, self.app)
 
     async def _unless_busy(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self.connections) >= self._most:
+        if len(self.connections) > self._most:
             refused = RefusedError(503, BUSY, {"retry-after": str(TRY_AGAIN_S), "connection": "close"})
             app = SafeHeaders(self._refuse(scope, refused), self._headers)
         await app(scope, receive, send)
@@ -63,18 +76,55 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
+        connection = self._opened.get(transport.get_extra_info("socket").fileno())
+        if connection is not None:
+            connection.is_busy, connection.abort = lambda: not self._is_idle, transport.abort
         self._watch(self.cycle)
 
-    def _watch(self, before: object) -> None:
-        self.loop.call_later(SILENT_S, self._close_if_silent, before)
+    def resume_writing(self) -> None:
+        """The client takes its answer."""
+        super().resume_writing()
+        self._unsent = 0
 
-    def _close_if_silent(self, before: object) -> None:
-        if self.transport.is_closing():
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _watch(self, before: object) -> None:
+        self.loop.call_later(SILENT_S, self._look, before)
+
+    def _look(self, before: object) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent == self._unsent and (unsent or self.transport.is_closing()):
+            self.transport.abort()  # to close would wait until the client has taken everything
             return
-        if self.cycle is before and (self.cycle is None or self.cycle.response_complete):
+        self._unsent = unsent
+        if self.cycle is before and self._is_idle and not unsent:
             self.transport.close()
-        else:
-            self._watch(self.cycle)
+        self._watch(self.cycle)
+
+
+class LimitedServer(Server):
+    """A server whose connections are counted from the moment that they are accepted."""
+
+    def __init__(self, config: Config, most: int, opened: dict[int, Connection]) -> None:
+        """opened: holds the open connections by their descriptors."""
+        super().__init__(config)
+        self._most, self._opened = most, opened
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, on sockets of the same addresses."""
+        await super().startup([CappedListener(one, self._most, self._opened, _give_up_later) for one in sockets or []])
+
+
+def _give_up_later(connection: Connection) -> None:
+    """End a connection whose TLS handshake does not get done."""
+
+    def give_up() -> None:
+        if connection.abort is None:
+            connection.hang_up()
+
+    asyncio.get_running_loop().call_later(SILENT_S, give_up)
 
 
 def make_server(
@@ -84,8 +134,9 @@ def make_server(
 
     headers: of every answer; refuse: answers what is refused; connections: most at the same time.
     """
-    protocol: Any = partial(LimitedProtocol, headers=headers, refuse=refuse, most=connections)
-    return Server(
+    opened: dict[int, Connection] = {}
+    protocol: Any = partial(LimitedProtocol, headers=headers, refuse=refuse, most=connections, opened=opened)
+    return LimitedServer(
         Config(
             app,
             loop="asyncio",
@@ -101,5 +152,7 @@ def make_server(
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=HEADERS_BYTES,
             ssl_context_factory=None if tls is None else lambda _config, _default: tls,
-        )
+        ),
+        connections,
+        opened,
     )

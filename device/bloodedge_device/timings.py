@@ -35,6 +35,8 @@ class Timings:
 
     latency_stored_s: float = 2.0
     """How often latency histograms are stored; rows are stored with every frame."""
+    database_check_s: float = 0.5
+    """Between two looks at whether the database is still in its place, while nothing is stored."""
     progress_logged_s: float = 10.0
     full_disk_retry_s: float = 1.0
     full_disk_wait_s: float = 5.0

@@ -98,11 +98,13 @@ def serve_command(
     """Collect the boards' reports and serve the page until stopped."""
     import logging
 
+    from bloodedge.log_limits import LogLimits
     from bloodedge_fleet.addresses import host_and_port, require_url
     from bloodedge_fleet.server import Page, serve
     from bloodedge_fleet.state_dir import own_state_folder
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger().handlers[0].addFilter(LogLimits())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if (page_certificate is None) != (page_key is None):
         raise UsageError("--page-certificate and --page-key belong together; give both, or neither.")

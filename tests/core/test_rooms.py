@@ -21,8 +21,9 @@ PACKAGES = {
     "bloodedge_fleet": ROOT / "fleet" / "bloodedge_fleet",
 }
 ORDER = {
-    "bloodedge": "machine redact text errors installation files metrics config console web_access web_socket web_server"
-    " imaging tables decision bundle engine finder data fleet_messages report signing bench simulation evaluation"
+    "bloodedge": "machine redact text log_limits errors installation files metrics config console web_access web_socket"
+    " web_server imaging tables decision bundle engine finder data fleet_messages report signing bench simulation"
+    " evaluation"
     " cli __main__",
     "bloodedge_train": "hardware recipe zoo fitting watcher fitted heads figures run_card run_folder explain"
     " whole_network head_run run compare progress sweep cli",

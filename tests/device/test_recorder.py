@@ -1,3 +1,4 @@
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from bloodedge_device.daemon.recorder import WAITING, Recorder
 from bloodedge_device.health import Health, Level
 from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.slide.current import CurrentSlide
-from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store
+from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, StateInUseError, Store
 from bloodedge_device.timings import Timings
 from support import fakes
 
@@ -239,3 +240,53 @@ def test_messages_are_only_made_where_somebody_is_to_have_them(store: Store, beg
         recording.end(slide)
     assert len(store) == 0
     assert stored
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved", "replaced", "folder moved"])
+def test_a_database_that_is_taken_away_is_noticed_and_written_again_with_all_its_rows(
+    state: Path, store: Store, begin: Callable[[], CurrentSlide], what: str
+) -> None:
+    health, slide = Health(), begin()
+    with Recorder(store, monotonic(), health, timings=replace(PATIENT, database_check_s=0.02)) as recording:
+        recording.put(slide, fakes.result(0, [0.9]))
+        wait_until(lambda: rows(state, "SELECT count(*) FROM frames") == [(1,)])
+        match what:
+            case "deleted":
+                for path in state.glob(f"{DATABASE}*"):
+                    path.unlink()
+            case "moved":
+                (state / DATABASE).rename(state / "elsewhere")
+            case "replaced":
+                sqlite3.connect(state / "other").close()
+                (state / "other").replace(state / DATABASE)
+            case _:
+                state.rename(state.with_name("elsewhere"))
+        wait_until(lambda: store.is_in_place)
+        wait_until(lambda: health.conditions()["store"].level is Level.WARNING)
+        assert "written again" in health.conditions()["store"].sentence
+        recording.put(slide, fakes.result(1, [0.9]))
+        recording.end(slide)
+    assert rows(state, "SELECT number FROM frames ORDER BY id") == [(0,), (1,)]
+    assert rows(state, "PRAGMA integrity_check") == [("ok",)]
+    with pytest.raises(StateInUseError):
+        Store(state)
+
+
+def test_without_a_free_descriptor_frames_wait_and_keep_their_images(
+    state: Path, store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, health, slide, opened = [3], Health(), begin(), Path.open
+
+    def starved(path: Path, mode: str = "r", **options: object) -> object:
+        if path.suffix == ".partial" and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return opened(path, mode, **options)  # type: ignore[call-overload]
+
+    with Recorder(store, monotonic(), health, timings=PATIENT) as recording:
+        monkeypatch.setattr(Path, "open", starved)
+        recording.put(slide, fakes.result(0, [0.9]))
+        wait_until(lambda: left[0] == 0)
+        recording.end(slide)
+    assert store.crops_lost == 0
+    assert [(state / "crops" / str(name)).is_file() for (name,) in rows(state, "SELECT crop FROM cells")] == [True]

@@ -509,7 +509,7 @@ def test_a_body_that_turns_malformed_ends_the_connection(server: WebServer, capl
 def test_when_too_many_ask_the_answer_says_when_to_try_again(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bloodedge_device.web.server.CONNECTIONS", 1)
+    monkeypatch.setattr("bloodedge_device.web.server.CONNECTIONS", 0)
     server = request.getfixturevalue("server")
     get = b"GET %s HTTP/1.1\r\nHost: 127.0.0.1:PORT\r\n\r\n"
     status, headers, body = raw_answer(server, get % b"/api/v1/status")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,7 @@ from bloodedge_device.frames import FrameResult
 from bloodedge_device.health import Health, Level
 from bloodedge_device.outputs.messages import frame_message, slide_message
 from bloodedge_device.slide.current import CurrentSlide
-from bloodedge_device.store import DamagedDatabaseError, DiskFullError, Store
+from bloodedge_device.store import DamagedDatabaseError, DiskFullError, StarvedError, Store
 from bloodedge_device.store.outbox import Draft
 from bloodedge_device.timings import TIMINGS, Timings
 
@@ -67,6 +67,8 @@ class Recorder:
         self._news_at_s = monotonic() + self._timings.progress_logged_s
         self.stored_frames = self._cells = 0
         self._lost_crops_logged = False
+        self._slide: CurrentSlide | None = None
+        """Of the frames stored last."""
         self._ends_at_s: float | None = None
         self._error: BaseException | None = None
         self._waiting: Queue[_Work | None] = Queue(WAITING)
@@ -102,19 +104,27 @@ class Recorder:
             return
 
     def _store_all(self) -> None:
-        while batch := self._next_batch():
+        while True:
+            try:
+                batch = self._next_batch()
+            except Empty:
+                batch = None
+            if batch is not None and not batch:
+                return
             if self._error is None:  # after a failure nothing is stored, but the pipeline must not wait for ever
                 try:
-                    self._persist(batch)
+                    self._keep_in_place()
+                    if batch:
+                        self._persist(batch)
                 except BaseException as error:  # raised in the pipeline's thread
                     self._error = error
 
     def _next_batch(self) -> list[_Work]:
         """All waiting results of one slide, at least one frame or its end; empty at the end of all work.
 
-        One sync stores them, however slow the disk.
+        One sync stores them, however slow the disk. Raises Empty when none came for a moment.
         """
-        first = self._waiting.get()
+        first = self._waiting.get(timeout=self._timings.database_check_s)
         batch: list[_Work] = [] if first is None else [first]
         while batch and batch[-1].result is not None:
             try:
@@ -128,6 +138,7 @@ class Recorder:
 
     def _persist(self, batch: list[_Work]) -> None:
         slide, results = batch[0].slide, [work.result for work in batch if work.result is not None]
+        self._slide = slide
         if results:
             self._persevere(slide, partial(self._store_batch, slide, results))
             self._persevere(slide, partial(self._store_latency, slide))
@@ -144,14 +155,34 @@ class Recorder:
             except DiskFullError as error:
                 self._await_room(error)
             except DamagedDatabaseError as error:
-                log.warning("%s", error)
-                self._store.begin_anew()
-                self._persevere(slide, partial(self._on_new_database, slide))
+                self._begin_anew(slide, error)
             else:
                 return
 
+    def _begin_anew(self, slide: CurrentSlide, error: DamagedDatabaseError) -> None:
+        log.warning("%s", error)
+        self._store.begin_anew()
+        self._persevere(slide, partial(self._on_new_database, slide))
+
+    def _keep_in_place(self) -> None:
+        """Write a database that was deleted or moved again."""
+        while not self._store.is_in_place:
+            self._health.report("store", Level.FAILED, _TAKEN_AWAY)
+            log.warning("%s", _TAKEN_AWAY)
+            try:
+                self._store.put_back()
+            except DiskFullError as error:
+                self._await_room(error)
+            except DamagedDatabaseError as error:
+                if self._slide is None:
+                    raise
+                self._begin_anew(self._slide, error)
+            else:
+                log.warning("%s", _WRITTEN_AGAIN)
+                self._health.report("store", *_condition(self._store))
+
     def _await_room(self, error: DiskFullError) -> None:
-        if self._health.report("store", Level.FAILED, _FULL):
+        if self._health.report("store", Level.FAILED, str(error) if isinstance(error, StarvedError) else _FULL):
             log.warning("%s", error)
         if self._ends_at_s is None and self._ending():
             self._ends_at_s = monotonic() + self._timings.full_disk_wait_s
@@ -193,12 +224,20 @@ class Recorder:
 
 _FULL = "The disk is full: nothing more is stored until some space is free. Stored results are intact."
 
+_TAKEN_AWAY = "The database was deleted or moved while the daemon runs; it is written again from what is still open."
+_WRITTEN_AGAIN = (
+    "The database was deleted or moved while the daemon ran, and was written again with all that it held; find out why."
+    " If the whole folder was moved, end the daemon and move it back, or make a new token."
+)
+
 
 def _condition(store: Store) -> tuple[Level, str]:
     if store.damaged is not None:
         return Level.WARNING, (
             f"The database was damaged and set aside in {store.damaged.name}; results since then are in a new one."
         )
+    if store.was_taken_away:
+        return Level.WARNING, _WRITTEN_AGAIN
     if not store.has_reserve:
         return Level.WARNING, "The disk is nearly full: results use the reserve; free some space."
     if store.crops_lost:

@@ -124,7 +124,7 @@ class DaemonState:
             started=self.started,
             ready_s=self.ready_s,
             alive=self.is_alive,
-            ready=self.ready_s > 0 and self.camera.name != "",
+            ready=self.ready_s > 0 and self.camera.name != "" and store.is_in_place,
             camera=self.camera.name or self.settings.camera.kind,
             camera_restarts=self._earlier_restarts + self.camera.restarts,
             picture=picture,

@@ -4,6 +4,7 @@ from bloodedge_device.store.database import (
     DATABASE,
     DamagedDatabaseError,
     DiskFullError,
+    StarvedError,
     database_errors,
     open_for_reading,
 )
@@ -17,6 +18,7 @@ __all__ = [
     "DamagedDatabaseError",
     "DiskFullError",
     "RunInfo",
+    "StarvedError",
     "StateInUseError",
     "Store",
     "database_errors",

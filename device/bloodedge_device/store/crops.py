@@ -1,5 +1,6 @@
 """Cells' images: written atomically, and deleted from the oldest when the disk is full."""
 
+import errno
 import os
 import re
 import shutil
@@ -14,7 +15,10 @@ from bloodedge.imaging import Image
 
 
 def write_crops(root: Path, crops: Mapping[str, Image]) -> bool:
-    """Write, sync and rename each image below ``root``; False, and none written, when the disk has no room."""
+    """Write, sync and rename each image below ``root``; False, and none written, when the disk has no room.
+
+    Raises OSError where there is no file descriptor, which passes.
+    """
     try:
         for folder in {(root / name).parent for name in crops}:
             _make_synced(folder)
@@ -24,11 +28,13 @@ def write_crops(root: Path, crops: Mapping[str, Image]) -> bool:
             (root / f"{name}.partial").replace(root / name)
         for folder in {(root / name).parent for name in crops}:
             fsync_folder(folder)
-    except OSError:
+    except OSError as error:
         for name in crops:
             with suppress(OSError):
                 (root / f"{name}.partial").unlink(missing_ok=True)
                 (root / name).unlink(missing_ok=True)
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            raise
         return False
     return True
 
@@ -67,8 +73,11 @@ def remove_partial(root: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free bytes on the disk of ``folder``."""
-    return shutil.disk_usage(folder).free
+    """Free bytes on the disk of ``folder``; 0 where it is gone."""
+    try:
+        return shutil.disk_usage(folder).free
+    except FileNotFoundError:
+        return 0
 
 
 def remove_oldest(root: Path, until_free: int, most: int) -> list[str]:

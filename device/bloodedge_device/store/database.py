@@ -86,9 +86,17 @@ def sets_aside(state: Path) -> dict[Path, datetime]:
 
 def set_aside(state: Path) -> Path:
     """Move a damaged database and its images into a folder of their own; returns it."""
+    folder = set_aside_database(state)
+    if (state / CROPS).exists():
+        (state / CROPS).rename(folder / CROPS)
+    return folder
+
+
+def set_aside_database(state: Path) -> Path:
+    """Move a database into a folder of its own, without its images; returns it."""
     folder = _dated_now(state)
     folder.mkdir()
-    for name in (*FILES, CROPS):
+    for name in FILES:
         if (state / name).exists():
             (state / name).rename(folder / name)
     return folder
@@ -111,6 +119,10 @@ def _dated_now(state: Path) -> Path:
 
 class DiskFullError(BloodedgeError):
     """Nothing more can be stored until space is free; what was stored is intact."""
+
+
+class StarvedError(DiskFullError):
+    """Nothing can be stored until a file can be opened; what was stored is intact."""
 
 
 class DamagedDatabaseError(BloodedgeError):

@@ -1,6 +1,7 @@
 """The lock of a state folder, which one daemon holds at a time."""
 
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
@@ -11,8 +12,8 @@ class StateInUseError(BloodedgeError):
     """Another process writes to the state folder."""
 
 
-def lock_state(state: Path) -> IO[str]:
-    """The state folder's lock, held until it is closed; makes the folder.
+def lock_state(state: Path, held: IO[str] | None = None) -> IO[str]:
+    """The state folder's lock, held until it is closed; makes the folder. ``held`` itself, if it is that lock still.
 
     Raises StateInUseError when another process holds it, BloodedgeError when the folder cannot be written.
     """
@@ -23,6 +24,9 @@ def lock_state(state: Path) -> IO[str]:
         raise BloodedgeError(
             f"Results cannot be written to {state} ({error.strerror}); choose another folder with --state."
         ) from error
+    if held is not None and os.path.sameopenfile(held.fileno(), handle.fileno()):
+        handle.close()
+        return held
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -25,6 +25,7 @@ from bloodedge_device.store.database import (
     DATABASE,
     MEGABYTE,
     DiskFullError,
+    StarvedError,
     database_errors,
     is_damaged,
     open_for_writing,
@@ -33,6 +34,7 @@ from bloodedge_device.store.database import (
 from bloodedge_device.store.frame_rows import crop_name, forget_crops, insert, put_frame, recall
 from bloodedge_device.store.lock import lock_state
 from bloodedge_device.store.outbox import Draft, Message
+from bloodedge_device.store.rescue import FileId, file_id, write_again
 from bloodedge_device.store.reserve import Reserve
 from bloodedge_device.store.retention import (
     SET,
@@ -96,6 +98,9 @@ class Store:
         """Messages dropped because more than ``most_waiting`` waited."""
         self.damaged: Path | None = None
         """Where a damaged database was set aside since the start."""
+        self.was_taken_away = False
+        """Whether the database was deleted or moved since the start, and written again."""
+        self._file: FileId = None
         self._most_waiting = most_waiting
         self._writing = threading.RLock()
         self._anew_at_s: list[float] = []
@@ -119,6 +124,7 @@ class Store:
 
     def _open(self) -> None:
         self._database = open_for_writing(self.state)
+        self._file = file_id(self.state)
         self._waiting = int(self._database.execute("SELECT count(*) FROM outbox").fetchone()[0])
         self._slide, self._rows = 0, dict[int, int]()
 
@@ -211,7 +217,8 @@ class Store:
 
         They survive a power cut once this returns; images are on disk before the rows that name them. When the disk has
         no room for images, results are kept without them. Raises DiskFullError when it has no room for results either,
-        after the oldest images and the reserve were deleted.
+        after the oldest images and the reserve were deleted, and StarvedError, nothing stored, while no file can be
+        opened.
         """
         kept = keep_crops and self._put_crops(slide, results)
         self._with_room(lambda: self._put_rows(slide, results, kept, messages))
@@ -230,8 +237,13 @@ class Store:
 
     def _put_crops(self, slide: int, results: Sequence[FrameResult]) -> bool:
         crops = {crop_name(slide, r, number): cell.crop for r in results for number, cell in enumerate(r.cells)}
-        if not crops or write_crops(self.crops, crops):
-            return True
+        try:
+            if not crops or write_crops(self.crops, crops):
+                return True
+        except OSError as error:
+            raise StarvedError(
+                "Results cannot be stored: too many files are open; end what opens them, or raise LimitNOFILE."
+            ) from error
         self.crops_lost += len(crops)
         return False
 
@@ -351,6 +363,25 @@ class Store:
             self._open()
             self._removed = []
         self.note("daemon", "damaged database set aside", {"folder": self.damaged.name})
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the open database is the one in the state folder, and not deleted or moved."""
+        return self._file is not None and file_id(self.state) == self._file
+
+    def put_back(self) -> None:
+        """Write a database that was deleted or moved again, with all that it held; images are where they are.
+
+        Raises BloodedgeError when it cannot be written or, as DamagedDatabaseError, read.
+        """
+        with self._writing, database_errors(self.state):
+            write_again(self._database, self.state)
+            lock, self._lock = self._lock, lock_state(self.state, held=self._lock)
+            if lock is not self._lock:
+                lock.close()
+            self._open()
+            self.was_taken_away = True
+        self.note("daemon", "database deleted or moved, and written again", {})
 
     def close(self) -> None:
         """Close the database and release the state folder."""

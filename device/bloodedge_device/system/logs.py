@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from bloodedge.errors import UsageError
+from bloodedge.log_limits import LogLimits
 from bloodedge.redact import redacted
 
 PRIORITIES = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6, logging.DEBUG: 7}
@@ -48,6 +49,7 @@ def configure_logging(stream: TextIO, environ: Mapping[str, str] = os.environ) -
     """
     handler = DeviceHandler(stream)
     handler.setFormatter(_formatter(stream, environ))
+    handler.addFilter(LogLimits())
     root = logging.getLogger()
     for earlier in [old for old in root.handlers if isinstance(old, DeviceHandler)]:
         root.removeHandler(earlier)
