@@ -87,6 +87,15 @@ def shown(text: str) -> str:
     return "".join("\N{REPLACEMENT CHARACTER}" if _breaks(character) else character for character in text)
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""Spreadsheets take text that begins so for a formula."""
+
+
+def not_a_formula(text: str) -> str:
+    """Text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
 def _breaks(character: str) -> bool:
     return character in _TURNING or category(character) in _NO_TEXT
 

@@ -43,6 +43,7 @@ COMMANDS = {
         "Cues outside a cell's inside that predict its class.",
     ),
     "find": ("bloodedge_device.cli.find:find", "Find white cells in full-field frames."),
+    "predict": ("bloodedge_device.cli.predict:predict", "Say of the cells in any pictures what they are."),
     "device": ("bloodedge_device.cli.device:device", "Run the daemon beside the microscope, and report on it."),
     "fleet": ("bloodedge_fleet.cli:fleet", "Serve many boards: their reports, a page, roll-outs of bundles."),
     "demo": (

@@ -13,6 +13,7 @@ from bloodedge.imaging.cell import (
     Image,
     as_image,
     cell_on_black,
+    is_on_black,
 )
 from bloodedge.imaging.network_input import ImagingSpec, View, first_view, network_input
 from bloodedge.imaging.reading import colour_8bit, decode_image, read_image, read_images
@@ -31,6 +32,7 @@ __all__ = [
     "colour_8bit",
     "decode_image",
     "first_view",
+    "is_on_black",
     "network_input",
     "read_image",
     "read_images",

@@ -72,7 +72,7 @@ def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
     BloodedgeError when the crop has one colour, holds several cells (a second part of more than half the largest's
     area), or is a whole field or a piece of one.
     """
-    blue, green, red = cv2.split(as_image(bgr if _on_black(bgr) else cv2.absdiff(bgr, _background(bgr))))
+    blue, green, red = cv2.split(as_image(bgr if is_on_black(bgr) else cv2.absdiff(bgr, _background(bgr))))
     _, lit = cv2.threshold(cv2.max(cv2.max(blue, green), red), BACKGROUND_LEVEL, 255, cv2.THRESH_BINARY)
     contours, _ = cv2.findContours(lit, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     if not contours:
@@ -94,8 +94,8 @@ def border(image: Image) -> Image:
     return np.concatenate([image[0], image[-1], image[1:-1, 0], image[1:-1, -1]])
 
 
-def _on_black(bgr: Image) -> bool:
-    """Whether most of the border is black."""
+def is_on_black(bgr: Image) -> bool:
+    """Whether most of a picture's border, uint8 (H, W, 3), is black."""
     brightest = border(bgr).max(axis=1)
     return 2 * int(np.count_nonzero(brightest <= BACKGROUND_LEVEL)) > len(brightest)
 

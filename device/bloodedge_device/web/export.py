@@ -10,6 +10,7 @@ from xml.sax.saxutils import escape
 
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.report import count, percent
+from bloodedge.text import not_a_formula
 from bloodedge_device.report.page import FIGURES, page
 from bloodedge_device.report.reading import DeviceReport, ShownCell, percentiles_text, read_report
 from bloodedge_device.store import queries
@@ -26,9 +27,6 @@ COLUMNS = (
     "x", "y", "width", "height", "repeated", "review",
     "kind", "kind_probability", "stage", "review_kind", "review_stage",
 )  # fmt: skip
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""Spreadsheets take text that begins so for a formula."""
 
 GALLERY_SHOWN = 6
 """Cells in each row of the PDF."""
@@ -56,7 +54,7 @@ def cells_csv(state: Path, slide: int) -> str:
             [
                 cell.id,
                 cell.frame,
-                _harmless(cell.source),
+                not_a_formula(cell.source),
                 cell.captured_at.isoformat(),
                 cell.label,
                 "" if cell.blast_probability is None else f"{cell.blast_probability:.4f}",
@@ -73,11 +71,6 @@ def cells_csv(state: Path, slide: int) -> str:
             ]
         )
     return text.getvalue()
-
-
-def _harmless(text: str) -> str:
-    """Text that no spreadsheet takes for a formula (OWASP, CSV injection)."""
-    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def report_pdf(report: DeviceReport) -> bytes:
