@@ -18,6 +18,7 @@ from bloodedge_device.daemon.pipelines import pipeline_of
 from bloodedge_device.daemon.recorder import Recorder
 from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.frames import BadFrame, Frame
+from bloodedge_device.kinds.rates import default_rates
 from bloodedge_device.latency import summed
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.settings import DeviceSettings
@@ -86,6 +87,7 @@ class Slides:
         state, manifest = self.state, loaded.manifest
         camera = state.camera.name if settings.camera == state.settings.camera else ""
         used = manifest if settings.domain.known_only else manifest.model_copy(update={"domain": None})
+        kind_rates = default_rates()
         info = RunInfo(
             started=datetime.now(UTC) - timedelta(seconds=state.ready_s),
             ready_ms=state.ready_s * 1000,
@@ -101,6 +103,8 @@ class Slides:
             golden=asdict(loaded.golden),
             manifest=used.model_dump_json(),
             clock_synchronised=clock_synchronised(),
+            kind_rates=kind_rates.model_dump_json() if kind_rates else None,
+            differential_cells=settings.slide.differential_cells,
         )
         run = state.store.begin_run(info)
         bundle = {"bundle": manifest.name, "serial": manifest.serial, "engine": info.engine}
@@ -194,7 +198,12 @@ class Slides:
             self._pipeline = self._new_pipeline(state.settings, state.loaded)
             loaded = state.loaded
             state.slide = CurrentSlide(
-                *slide, loaded.artifact.rates, self._pipeline.times, people_scores=loaded.manifest.people_scores
+                *slide,
+                loaded.artifact.rates,
+                self._pipeline.times,
+                people_scores=loaded.manifest.people_scores,
+                kind_rates=default_rates(),
+                target=state.settings.slide.differential_cells,
             )
             state.last_slide = slide[0]
             state.first_slide = state.first_slide or slide[0]

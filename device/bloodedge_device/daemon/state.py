@@ -150,7 +150,9 @@ def _slide_snapshot(slide: CurrentSlide) -> SlideSnapshot:
     counts = slide.tally.statistics()
     share = counts.share(slide.rates)
     verdict = counts.verdict(slide.people_scores)
-    return SlideSnapshot(slide.id, slide.label, slide.started, counts, share, verdict, slide.times.histograms)
+    differential = counts.differential(slide.kind_rates, share, slide.target)
+    times = slide.times.histograms
+    return SlideSnapshot(slide.id, slide.label, slide.started, counts, share, verdict, differential, times)
 
 
 def supervised_camera(

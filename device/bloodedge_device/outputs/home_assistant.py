@@ -27,6 +27,13 @@ class StatusPayload(TypedDict):
     """What the slide as a whole looks like; empty where the bundle holds no held-out people's scores."""
     cells_called: int
     cells_uncertain: int
+    leucocytes: int
+    """Counted in the differential."""
+    leucocytes_missing: int | None
+    """Still to be counted; None where kinds are not told."""
+    neutrophil_percent: float | None
+    """Of leucocytes, as told; as the next."""
+    lymphocyte_percent: float | None
     frames_per_second: float
     focus: float | None
     """Sharpness of the newest frame, from the frame gate."""
@@ -45,6 +52,7 @@ def status_payload(snapshot: Snapshot) -> StatusPayload:
     has_interval = share is not None and share.corrected is not None
     problems = [condition.sentence for condition in snapshot.conditions.values() if condition.level]
     camera = snapshot.conditions.get("camera")
+    differential = None if slide is None else slide.differential
     return {
         "blast_percent": _percent(share.corrected) if share is not None else None,
         "blast_percent_low": _percent(share.low) if share is not None and has_interval else None,
@@ -53,6 +61,10 @@ def status_payload(snapshot: Snapshot) -> StatusPayload:
         "verdict": slide.verdict.headline if slide is not None and slide.verdict is not None else "",
         "cells_called": 0 if slide is None else slide.counts.called,
         "cells_uncertain": 0 if slide is None else slide.counts.cells["uncertain"],
+        "leucocytes": 0 if differential is None else differential.leucocytes,
+        "leucocytes_missing": None if differential is None else differential.more,
+        "neutrophil_percent": None if differential is None else _percent(differential.row("neutrophil").share),
+        "lymphocyte_percent": None if differential is None else _percent(differential.row("lymphocyte").share),
         "frames_per_second": round(snapshot.frames_per_second, 2),
         "focus": None if picture is None or picture.result.focus is None else round(picture.result.focus, 3),
         "slide": "" if slide is None else slide.label or f"Slide {slide.id}",
@@ -82,6 +94,10 @@ SENSORS: dict[str, dict[str, Any]] = {
     "verdict": {"name": "Slide as a whole"},
     "cells_called": {"name": "Cells called", "unit_of_measurement": "cells", **_MEASURED},
     "cells_uncertain": {"name": "Cells uncertain", "unit_of_measurement": "cells", **_MEASURED},
+    "leucocytes": {"name": "Leucocytes counted", "unit_of_measurement": "cells", **_MEASURED},
+    "leucocytes_missing": {"name": "Leucocytes still to count", "unit_of_measurement": "cells", **_MEASURED},
+    "neutrophil_percent": {"name": "Neutrophils", **_PERCENT, **_MEASURED},
+    "lymphocyte_percent": {"name": "Lymphocytes", **_PERCENT, **_MEASURED},
     "frames_per_second": {
         "name": "Frame rate",
         "unit_of_measurement": "fps",

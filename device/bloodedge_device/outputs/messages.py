@@ -45,6 +45,7 @@ def slide_message(slide: CurrentSlide, *, ended: bool) -> Draft:
     share = counts.share(slide.rates)
     verdict = counts.verdict(slide.people_scores)
     clustered = counts.clustered.clustered_ci95
+    differential = counts.differential(slide.kind_rates, share, slide.target)
     return _draft(
         f"slides/{slide.id}",
         {
@@ -62,6 +63,7 @@ def slide_message(slide: CurrentSlide, *, ended: bool) -> Draft:
             "share_sentences": share.sentences,
             "verdict": verdict and verdict.figures.model_dump(),
             "verdict_sentences": verdict.sentences if verdict else [],
+            "differential": differential and differential.model_dump(),
             "research_use": RESEARCH_USE,
         },
         retain=True,

@@ -66,6 +66,7 @@ def _counters(snapshot: Snapshot) -> Iterator[Metric]:
         ("bloodedge_frames", "Frames by outcome: cells, or the reason why there are none.", "outcome", totals.frames),
         ("bloodedge_cells", "White cells by what they were called.", "label", totals.cells),
         ("bloodedge_cells_uncertain", "White cells called uncertain, by reason.", "reason", totals.uncertain),
+        ("bloodedge_cells_by_kind", "White cells whose kind was told, by kind.", "kind", totals.kinds),
     )
     for name, text, label, counts in by_label:
         family = CounterMetricFamily(name, text, labels=[label])

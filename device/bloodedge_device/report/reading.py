@@ -17,12 +17,20 @@ from bloodedge.errors import UsageError, quoted
 from bloodedge.redact import redacted
 from bloodedge.report import milliseconds
 from bloodedge_device.latency import STAGES
+from bloodedge_device.slide.differential import Differential
 from bloodedge_device.slide.domain_check import OUTSIDE_SHARE
+from bloodedge_device.slide.kind_review import KindAgreement, ReviewedKind, counts_after_review, kind_agreement
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.slide.statistics import SlideStatistics
 from bloodedge_device.store import DATABASE, open_for_reading
 from bloodedge_device.store.queries import GALLERY
-from bloodedge_device.store.statistics import read_latency, read_statistics
+from bloodedge_device.store.statistics import (
+    DifferentialTerms,
+    read_latency,
+    read_reviewed_kinds,
+    read_statistics,
+    read_terms,
+)
 
 PROBABILITY_BINS = 20
 NO_VERDICT = (
@@ -82,6 +90,9 @@ class DeviceReport:
     """Cells inside the domain."""
     refused: list[ShownCell]
     """The latest cells outside the domain."""
+    terms: DifferentialTerms
+    kinds: list[ReviewedKind]
+    """Cells whose kind the device or a person told."""
 
     @property
     def artifact(self) -> Artifact:
@@ -97,6 +108,23 @@ class DeviceReport:
     def share(self) -> SlideShare:
         """The slide's share of blasts."""
         return self.statistics.share(self.artifact.rates)
+
+    @property
+    def differential(self) -> Differential | None:
+        """The differential count as the device told it; None where it told no kind."""
+        return self.statistics.differential(self.terms.kind_rates, self.share, self.terms.target)
+
+    @property
+    def reviewed_differential(self) -> Differential | None:
+        """The same after a person's reviews, which are not corrected; None without any."""
+        if not any(cell.person for cell in self.kinds):
+            return None
+        return Differential.of(counts_after_review(self.kinds), None, None, self.terms.target)
+
+    @property
+    def kind_agreement(self) -> list[KindAgreement]:
+        """How often a person's kinds are the device's, for each sampling with such reviews."""
+        return kind_agreement(self.kinds)
 
     @property
     def verdict(self) -> SlideVerdict | None:
@@ -154,6 +182,9 @@ class DeviceReport:
                 "not_cells_reasons": counts.not_cells,
                 "probability_histogram": self.probabilities,
             },
+            "differential": self.differential and self.differential.model_dump(),
+            "reviewed_differential": self.reviewed_differential and self.reviewed_differential.model_dump(),
+            "kind_agreement": [agreement.figures for agreement in self.kind_agreement],
             "blast_share": self.share.figures.model_dump(),
             "share_sentences": self.share.sentences,
             "verdict": self.verdict and self.verdict.figures.model_dump(),
@@ -233,6 +264,8 @@ def read_report(state: Path, slide: int | None = None) -> DeviceReport:
                 database, state, row["id"], _INSIDE, f"abs(blast_probability - {manifest.thresholds.blast:f})"
             ),
             refused=_gallery(database, state, row["id"], f"NOT ({_INSIDE})", "frames.number DESC"),
+            terms=read_terms(database, row["id"]),
+            kinds=read_reviewed_kinds(database, row["id"]),
         )
 
 

@@ -105,6 +105,8 @@ class SlideSettings(Strict):
     """Label of the first slide; later ones get theirs from the page or bloodedge device slide."""
     half_width: float = Field(default=0.05, gt=0, lt=0.5)
     """A slide has enough cells when its share of blasts is known within plus or minus this."""
+    differential_cells: Literal[100, 200, 400] = 200
+    """Leucocytes that a differential count needs (CLSI H20): 100, 200 or 400."""
     overlap: bool = True
     """Recognise cells that an earlier frame of the slide showed, and count them once."""
 

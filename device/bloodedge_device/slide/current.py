@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.kind_shares import KindRates
 from bloodedge.decision.slide_verdict import PeopleScores
 from bloodedge_device.latency import StageTimes
+from bloodedge_device.slide.differential import TARGET
 from bloodedge_device.slide.tally import Tally
 
 
@@ -23,4 +25,8 @@ class CurrentSlide:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     people_scores: PeopleScores | None = None
     """Held-out people's scores of the bundle; None where it has none."""
+    kind_rates: KindRates | None = None
+    """How often the kind network errs; None where that is not known."""
+    target: int = TARGET
+    """Leucocytes to be counted."""
     tally: Tally = field(default_factory=Tally)

@@ -4,15 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bloodedge.decision.error_rates import Rates
-from bloodedge.decision.kinds import OTHER, Kind
+from bloodedge.decision.kind_shares import KindRates
+from bloodedge.decision.kinds import OTHER
 from bloodedge.decision.slide_verdict import PeopleScores, ScoreCounts, SlideVerdict, slide_verdict
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.metrics import wilson
+from bloodedge_device.slide.differential import Differential, KindKey
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.share import SlideShare
-
-KindKey = tuple[Kind, str | None, str]
-"""(kind, stage, label) of a cell."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +83,10 @@ class SlideStatistics:
     def share(self, rates: Rates | None) -> SlideShare:
         """The slide's share of blasts; rates: of the artifact that called its cells."""
         return SlideShare.of(self.clustered, rates, self.drawn)
+
+    def differential(self, kind_rates: KindRates | None, share: SlideShare, target: int) -> Differential | None:
+        """The differential count; None where no kind was told. See ``Differential.of``."""
+        return Differential.of(self.kinds, kind_rates, share, target)
 
     def verdict(self, people: PeopleScores | None) -> SlideVerdict | None:
         """What the slide as a whole looks like; people: of the bundle that called its cells, None where it has none."""

@@ -7,9 +7,10 @@ from bloodedge.decision.kinds import OTHER, KindCall
 from bloodedge.decision.slide_verdict import ScoreCounts, score_bin
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.frames import CellResult, FrameResult
+from bloodedge_device.slide.differential import KindKey
 from bloodedge_device.slide.domain_check import REMEMBERED
 from bloodedge_device.slide.interval import ClusteredShare
-from bloodedge_device.slide.statistics import KindKey, SlideStatistics
+from bloodedge_device.slide.statistics import SlideStatistics
 
 LOOKED_AT = (None, Reason.NO_CELL)
 """Reasons of frames that were searched for cells."""

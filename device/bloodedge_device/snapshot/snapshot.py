@@ -9,6 +9,7 @@ from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.health import Condition
 from bloodedge_device.latency import LatencyHistogram, summed
 from bloodedge_device.settings import DeviceSettings
+from bloodedge_device.slide.differential import Differential
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.slide.statistics import SlideStatistics
 from bloodedge_device.slide.tally import Totals
@@ -26,6 +27,8 @@ class SlideSnapshot:
     share: SlideShare
     verdict: SlideVerdict | None
     """None where the bundle holds no held-out people's scores."""
+    differential: Differential | None
+    """None where no kind was told."""
     times: Mapping[str, LatencyHistogram]
     """How long each stage took on this slide."""
 

@@ -123,6 +123,7 @@ UPDATE cells SET label = 'uncertain', reason = 'model_fault'  -- earlier version
 
 _KINDS = """
 ALTER TABLE runs ADD COLUMN kind_rates TEXT;         -- JSON: how often the kind network errs; NULL: not known
+ALTER TABLE runs ADD COLUMN differential_cells INTEGER;  -- leucocytes to be counted
 ALTER TABLE cells ADD COLUMN kind TEXT;              -- see bloodedge.decision.kinds; NULL: not told
 ALTER TABLE cells ADD COLUMN kind_probability REAL;
 ALTER TABLE cells ADD COLUMN stage TEXT;             -- band or segmented, of a neutrophil
@@ -144,7 +145,7 @@ CREATE INDEX reviews_of_cell ON reviews (cell);
 """
 
 ADDED = {
-    "runs": ("kind_rates",),
+    "runs": ("kind_rates", "differential_cells"),
     "cells": ("kind", "kind_probability", "stage"),
     "reviews": ("kind", "stage"),
 }

@@ -3,14 +3,19 @@
 import json
 import sqlite3
 from collections import Counter
+from dataclasses import dataclass
 from functools import lru_cache
 
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.kind_shares import KindRates
 from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.decision.slide_verdict import BINS, EDGES, PeopleScores, ScoreCounts
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.latency import LatencyHistogram
+from bloodedge_device.slide.differential import TARGET
 from bloodedge_device.slide.interval import ClusteredShare
+from bloodedge_device.slide.kind_review import ReviewedKind
+from bloodedge_device.slide.review import Review
 from bloodedge_device.slide.statistics import SlideStatistics
 
 
@@ -85,6 +90,47 @@ def read_rates(database: sqlite3.Connection, slide: int) -> Rates | None:
         "SELECT manifest, engine, precision FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?", (slide,)
     ).fetchone()
     return _rates(row["manifest"], row["engine"], row["precision"])
+
+
+@dataclass(frozen=True)
+class DifferentialTerms:
+    """What a slide's differential count is made by."""
+
+    kind_rates: KindRates | None
+    """How often the kind network erred; None where that is not known."""
+    target: int
+    """Leucocytes to be counted."""
+
+
+def read_terms(database: sqlite3.Connection, slide: int) -> DifferentialTerms:
+    """Of the run in which a slide's kinds were told."""
+    query = "SELECT kind_rates, differential_cells FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?"
+    rates, target = database.execute(query, (slide,)).fetchone()
+    return DifferentialTerms(None if rates is None else KindRates.model_validate_json(rates), target or TARGET)
+
+
+def read_reviewed_kinds(database: sqlite3.Connection, slide: int) -> list[ReviewedKind]:
+    """How many cells of a slide with a kind, told or reviewed, have which answer of the device and of a person."""
+    query = (
+        "SELECT cells.kind, cells.stage, cells.label, reviews.label AS person_label, reviews.kind AS person_kind,"
+        " reviews.stage AS person_stage, sampling, count(*) AS cells FROM cells JOIN frames ON frames.id = cells.frame"
+        " LEFT JOIN reviews ON reviews.id = (SELECT max(id) FROM reviews WHERE reviews.cell = cells.id)"
+        " WHERE frames.slide = ? AND NOT cells.repeated AND (cells.kind IS NOT NULL OR reviews.kind IS NOT NULL)"
+        " GROUP BY 1, 2, 3, 4, 5, 6, 7"
+    )
+    return [
+        ReviewedKind(
+            Kind(row["kind"] or Kind.UNKNOWN),
+            row["stage"],
+            row["label"],
+            None
+            if row["sampling"] is None
+            else Review.of(row["person_label"], row["person_kind"], row["person_stage"]),
+            row["sampling"],
+            row["cells"],
+        )
+        for row in database.execute(query, (slide,))
+    ]
 
 
 def read_people_scores(database: sqlite3.Connection, slide: int) -> PeopleScores | None:

@@ -76,7 +76,9 @@ class RunInfo:
     clock_synchronised: bool | None = None
     """None when the system does not report it."""
     kind_rates: str | None = None
-    """JSON: how often the network that tells kinds errs; None where that is not known, or none tells them."""
+    """JSON: how often the network that tells kinds errs; None where that is not known."""
+    differential_cells: int | None = None
+    """Leucocytes to be counted on a slide."""
 
 
 class Store:

@@ -6,9 +6,11 @@ from pydantic import BaseModel, Field
 
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.bundle.evaluation_record import LatencyMs
+from bloodedge.decision.kinds import OTHER
 from bloodedge_device.frames import CellResult
 from bloodedge_device.latency import STAGES
 from bloodedge_device.report.reading import warnings_of
+from bloodedge_device.slide.differential import Differential
 from bloodedge_device.snapshot.snapshot import SlideSnapshot, Snapshot
 from bloodedge_device.store.rows import CalledCell, ShareRow
 
@@ -60,6 +62,8 @@ class SlideStatus(ShareRow):
     uncertain: int
     uncertain_reasons: dict[str, int]
     repeated: int = Field(description="Views of cells that had been seen before")
+    other: int = Field(description="Of which blast or normal is not asked")
+    differential: Differential | None = Field(description="null where no kind was told")
     half_width: float = Field(description="The corrected share is to be known within this, either way")
     enough: bool = Field(description="It is")
     cells_needed: int | None = Field(
@@ -191,6 +195,8 @@ def _slide(slide: SlideSnapshot, half_width: float) -> SlideStatus:
         blasts=counts.cells["blast"],
         normals=counts.cells["normal"],
         uncertain=counts.cells["uncertain"],
+        other=counts.cells[OTHER],
+        differential=slide.differential,
         uncertain_reasons=counts.uncertain,
         repeated=counts.repeated,
         half_width=half_width,
