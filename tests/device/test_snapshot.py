@@ -37,8 +37,9 @@ def test_page_broker_prometheus_and_fleet_say_the_same_of_one_moment(daemon: Fak
     metrics = {(one.name, *sorted(one.labels.values())): one.value for family in families for one in family.samples}
 
     assert page.slide is not None
-    cells = {"blast": page.slide.blasts, "normal": page.slide.normals, "uncertain": page.slide.uncertain}
-    assert cells == report.cells == {"blast": 5, "normal": 8, "uncertain": 2}
+    slide = page.slide
+    cells = {"blast": slide.blasts, "normal": slide.normals, "uncertain": slide.uncertain, "other": slide.other}
+    assert cells == report.cells == {"blast": 5, "normal": 8, "uncertain": 2, "other": 0}
     assert {label: metrics["bloodedge_cells_total", label] for label in cells} == cells
     assert (broker["cells_called"], broker["cells_uncertain"]) == (13, 2)
     assert page.slide.frames_seen == report.frames == 6
