@@ -132,7 +132,9 @@ def test_whatever_comes_is_read_or_one_sentence(payload: bytes) -> None:
 
 def test_the_worst_part_and_the_uncertain_share_stand_for_the_board() -> None:
     parts = {"a": {"level": "ok", "sentence": ""}, "b": {"level": "warning", "sentence": "x"}}
-    report = read(BoardReport, REPORT | {"health": parts, "cells": {"blast": 2, "normal": 1, "uncertain": 1}})
+    report = read(
+        BoardReport, REPORT | {"health": parts, "cells": {"blast": 2, "normal": 1, "uncertain": 1, "other": 9}}
+    )
     assert report.level == "warning"
     assert report.uncertain_share == 0.25
     empty = read(BoardReport, REPORT)

@@ -226,7 +226,8 @@ def test_the_page_says_so_of_a_frame_and_the_report_of_a_slide() -> None:
     tally.add(result)
     totals.add(result)
     assert tally.statistics().uncertain["model_fault"] == totals.uncertain["model_fault"] == 1
-    assert totals.cells == {"normal": 0, "blast": 0, "uncertain": 2, "other": 0}  # what Prometheus and the fleet are told
+    # what Prometheus and the fleet are told
+    assert totals.cells == {"normal": 0, "blast": 0, "uncertain": 2, "other": 0}
     (said,) = [one for one in warnings_of(fakes.make_manifest(rendered=True), tally.statistics()) if "fault" in one]
     assert "no probability for 1 of 2 cells" in said
     cells = [CellStatus.model_validate(cell) for cell in result.cells]
