@@ -160,7 +160,7 @@ def report(
         waiting = {str(row[0]) for row in database.execute("SELECT id FROM outbox WHERE topic = 'frames'")}
         whole = database.execute("PRAGMA integrity_check").fetchone()[0]
         stages = dict(database.execute("SELECT stage, histogram FROM latency WHERE slide = 1"))
-    images = sum(1 for _ in (state / "crops").rglob("*.jpg"))
+    images = sum(1 for _ in (state / "crops").rglob("*.png"))
     latency = stage_ms(stages["frame"])
     return {
         "command": "python benchmarks/soak.py "

@@ -223,7 +223,7 @@ def device_run(python: Sequence[str], environment: dict[str, str], bundle: Path,
     call([*device, "run", "--config", str(config), "--state", str(state), "--no-page"], environment)
     call([*device, "report", "--state", str(state), "--html", str(out / "report.html")], environment)
     rows, measures = stored(state)
-    crops = {path.name: np.frombuffer(path.read_bytes(), np.uint8) for path in sorted((state / "crops").rglob("*.jpg"))}
+    crops = {path.name: np.frombuffer(path.read_bytes(), np.uint8) for path in sorted((state / "crops").rglob("*.png"))}
     save(out, "device run", bundle.name, {"rows": rows, **crops})
     save(out, "device measures", bundle.name, {"measures": measures})
     shutil.rmtree(state)

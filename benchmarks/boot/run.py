@@ -201,7 +201,7 @@ def retention(bench: Bench) -> Observed:
     """Images past their time go by the nightly unit while the daemon rests, and no row does."""
     board, machine = bench.board, bench.machine
     machine.need(REST, 400)
-    before, count = board.stored(), f"find {STATE}/crops -name '*.jpg' | wc -l"
+    before, count = board.stored(), f"find {STATE}/crops -name '*.png' | wc -l"
     images = int(machine.need(count))
     machine.need(f"sudo -u bloodedge {PYTHON} -c '{AGE}'")
     machine.need(f"cp -p {CONFIG} /srv/kept.toml; printf '\n[store]\nkeep_days = 30\n' >> {CONFIG}")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge.finder.edge import to_edge
-from bloodedge.finder.light import CODES, DENSITY_CODES, Floats, Stain, density_codes, light_at, stain_of
+from bloodedge.finder.light import CODES, DENSITY_CODES, Floats, Light, Stain, density_codes, light_at, stain_of
 from bloodedge.finder.network import PixelNetwork, default_network
 from bloodedge.finder.nuclei import dirt_or_dye, nucleus_in, refused_objects, surroundings, touches_border
 from bloodedge.finder.outline import Silhouette, exclusive, filled, whole_cells
@@ -39,6 +39,8 @@ class FoundCell:
     """uint8 (height, width), 255 on the nucleus."""
     density: Image
     """uint8 (height, width, 3) BGR: optical density against the frame's empty field, 1 / DENSITY_CODES each."""
+    light: Light
+    """The empty field's levels at the cell, of which ``density`` is made."""
     nucleus_px: int
     area_px: int
     area_um2: float
@@ -113,7 +115,7 @@ def find_cells(
         x, y, width, height = silhouette.box
         light = light_at(stain.light, silhouette.box, bgr.shape)
         density = density_codes(bgr[y : y + height, x : x + width], light)
-        cell = _cell(silhouette, density, bgr.shape, scale)
+        cell = _cell(silhouette, density, light, bgr.shape, scale)
         if dirt_or_dye(density, cell.nucleus, parameters):
             rejected.append(Rejected(cell.box, Reason.NO_NUCLEUS))
         elif cell.area_um2 > parameters.cell_um2:
@@ -189,7 +191,7 @@ def _grown(box: Box, factor: int, shape: tuple[int, ...]) -> Box:
     return x, y, min(width, shape[1] - x), min(height, shape[0] - y)
 
 
-def _cell(cell: Silhouette, density: Image, shape: tuple[int, ...], um_per_px: float) -> FoundCell:
+def _cell(cell: Silhouette, density: Image, light: Light, shape: tuple[int, ...], um_per_px: float) -> FoundCell:
     dark = as_image(cv2.add(density[:, :, 1] // 2, density[:, :, 2] // 2))
     nucleus = nucleus_in(dark, cell.mask, um_per_px)
     depth = 2 * cv2.mean(dark, mask=nucleus)[0] / DENSITY_CODES
@@ -199,6 +201,7 @@ def _cell(cell: Silhouette, density: Image, shape: tuple[int, ...], um_per_px: f
         mask=cell.mask,
         nucleus=nucleus,
         density=density,
+        light=light,
         nucleus_px=int(cv2.countNonZero(nucleus)),
         area_px=area,
         area_um2=area * um_per_px**2,

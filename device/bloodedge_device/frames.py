@@ -96,6 +96,10 @@ class CellResult:
     """The cell's number on the slide; None when cells are not recognised."""
     repeated: bool = False
     """An earlier frame showed this cell at least as well, and it is counted there."""
+    mask: Image | None = None
+    """uint8 (h, w), 255 on the cell and 0 elsewhere, on the crop; None where it is not known."""
+    light: tuple[int, int, int] | None = None
+    """The empty field's levels at the cell, 0..255 BGR; None where they are not known."""
     kind: KindCall | None = None
     """None where the frame's border cuts the cell, or kinds are not told."""
 

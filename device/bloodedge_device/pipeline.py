@@ -145,8 +145,21 @@ class Pipeline:
 
 def _unclassified(cell: FoundCell, bgr: Image) -> CellResult:
     """A cell that the frame's border cuts, or that is not classified yet."""
-    crop = _surroundings(bgr, cell.box)
-    return CellResult(cell.box, "uncertain", None, Reason.CUT_BY_BORDER, cell.area_um2, crop, cell.outline)
+    rows, columns = _surroundings(cell.box)
+    x, y, width, height = cell.box
+    mask = np.zeros(bgr.shape[:2], np.uint8)
+    mask[y : y + height, x : x + width] = cell.mask
+    return CellResult(
+        box=cell.box,
+        label="uncertain",
+        blast_probability=None,
+        reason=Reason.CUT_BY_BORDER,
+        area_um2=cell.area_um2,
+        crop=bgr[rows, columns].copy(),  # no view: a result must not keep its whole frame in memory
+        mask=mask[rows, columns].copy(),
+        light=cell.light,
+        outline=cell.outline,
+    )
 
 
 def _made_uncertain(cell: CellResult) -> CellResult:
@@ -154,9 +167,9 @@ def _made_uncertain(cell: CellResult) -> CellResult:
     return cell if cell.label in {"uncertain", OTHER} else replace(cell, label="uncertain", reason=Reason.OUT_OF_DOMAIN)
 
 
-def _surroundings(bgr: Image, box: Box) -> Image:
-    """A square round the box, cut at the frame's border; a copy, so that no result keeps a whole frame in memory."""
+def _surroundings(box: Box) -> tuple[slice, slice]:
+    """Rows and columns of a square round the box; those beyond the frame's end are for NumPy to leave out."""
     x, y, width, height = box
     half = round((0.5 + MARGIN) * max(width, height))
     column, row = x + width // 2, y + height // 2
-    return bgr[max(0, row - half) : row + half, max(0, column - half) : column + half].copy()
+    return slice(max(0, row - half), row + half), slice(max(0, column - half), column + half)

@@ -33,7 +33,7 @@ def test_a_backup_unpacked_is_a_state_folder(used: Path, tmp_path: Path) -> None
         archive.extractall(tmp_path / "restored")
     report, restored = read_report(used, None), read_report(tmp_path / "restored", None)
     assert restored.to_json() == report.to_json()
-    for image in (used / "crops").rglob("*.jpg"):
+    for image in (used / "crops").rglob("*.png"):
         assert (tmp_path / "restored" / image.relative_to(used)).read_bytes() == image.read_bytes()
     store = Store(tmp_path / "restored")  # a daemon goes on from it
     assert store.damaged is None
@@ -65,7 +65,7 @@ def test_a_backup_is_one_moment_of_a_daemon_at_work(used: Path, tmp_path: Path) 
 
 
 def test_an_image_removed_meanwhile_is_left_out(used: Path, tmp_path: Path) -> None:
-    (used / "crops" / "1" / "0000" / "0000003-001.jpg").unlink()
+    (used / "crops" / "1" / "0000" / "0000003-001.png").unlink()
     assert back_up(used, tmp_path / "all.zip", with_crops=True) == 39
 
 

@@ -18,7 +18,7 @@ def rows(state: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def images(state: Path) -> set[str]:
-    return {path.relative_to(state / "crops").as_posix() for path in (state / "crops").rglob("*.jpg")}
+    return {path.relative_to(state / "crops").as_posix() for path in (state / "crops").rglob("*.[jp][pn]g")}
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_oldest_images_go_first_by_slide_then_frame_until_enough_is_free(state: 
     everything = images(state)
     assert store.tidy() == 10
     frames = ("9999/9999999", "10000/10000000")
-    gone = {f"{slide}/{frame}-{cell:03d}.jpg" for slide in (1, 2) for frame in frames for cell in (0, 1)}
-    gone |= {"3/9999/9999999-000.jpg", "3/9999/9999999-001.jpg"}  # slide 3 before slide 10
+    gone = {f"{slide}/{frame}-{cell:03d}.png" for slide in (1, 2) for frame in frames for cell in (0, 1)}
+    gone |= {"3/9999/9999999-000.png", "3/9999/9999999-001.png"}  # slide 3 before slide 10
     assert everything - images(state) == gone
 
 
@@ -88,10 +88,10 @@ def test_a_long_slide_fills_many_folders_and_is_emptied_in_the_order_of_its_fram
     disk[0] = 0
     for frame in (999, 1000, 25_000):
         store.put_frames(10, [fakes.result(frame, [0.9])], keep_crops=True)
-    assert images(state) == {"10/0000/0000999-000.jpg", "10/0001/0001000-000.jpg", "10/0025/0025000-000.jpg"}
+    assert images(state) == {"10/0000/0000999-000.png", "10/0001/0001000-000.png", "10/0025/0025000-000.png"}
     disk[0] = 100 - 70 - 1  # of the three, one may stay
     assert store.tidy() == 2
-    assert images(state) == {"10/0025/0025000-000.jpg"}
+    assert images(state) == {"10/0025/0025000-000.png"}
 
 
 def test_emptied_slides_leave_no_folder_but_the_newest_and_later_images_find_their_place(
@@ -102,7 +102,7 @@ def test_emptied_slides_leave_no_folder_but_the_newest_and_later_images_find_the
     assert [path.name for path in (state / "crops").iterdir()] == ["10"]  # which the next image may be on its way to
     disk[0] = 0
     store.put_frames(10, [fakes.result(0, [0.9])], keep_crops=True)
-    assert images(state) == {"10/0000/0000000-000.jpg"}
+    assert images(state) == {"10/0000/0000000-000.png"}
 
 
 def test_one_tidying_does_a_bounded_amount_of_work(
@@ -149,8 +149,8 @@ def dated(state: Path) -> Iterator[Store]:
 def test_images_past_their_time_go_and_no_others_and_no_result(state: Path, dated: Store) -> None:
     results = rows(state, "SELECT id, label, blast_probability FROM cells")
     assert dated.expire(NOW) == 15
-    kept = {f"2/0000/{number:07d}-000.jpg" for number in range(5, 10)}
-    kept |= {f"3/0000/{number:07d}-000.jpg" for number in range(10)}
+    kept = {f"2/0000/{number:07d}-000.png" for number in range(5, 10)}
+    kept |= {f"3/0000/{number:07d}-000.png" for number in range(10)}
     assert images(state) == kept
     assert {name for (name,) in rows(state, "SELECT crop FROM cells WHERE crop IS NOT NULL")} == kept
     assert rows(state, "SELECT id, label, blast_probability FROM cells") == results
@@ -162,11 +162,11 @@ def test_the_slide_in_work_loses_old_images_and_takes_new_ones(state: Path, date
     assert dated.expire(NOW + timedelta(days=31)) == 30
     assert [path.name for path in (state / "crops").iterdir()] == ["3"]  # which the next image may be on its way to
     dated.put_frames(3, [fakes.result(10, [0.9])], keep_crops=True)
-    assert images(state) == {"3/0000/0000010-000.jpg"}
+    assert images(state) == {"3/0000/0000010-000.png"}
 
 
 def test_an_image_without_a_row_goes_with_its_slide_and_a_strangers_file_stays(state: Path, dated: Store) -> None:
-    (state / "crops/1/0000/0000077-000.jpg").write_bytes(b"left by a power cut")
+    (state / "crops/1/0000/0000077-000.jpg").write_bytes(b"left by a power cut under an earlier version")
     (state / "crops/1/0000/holiday.jpg").write_bytes(b"")
     assert dated.expire(NOW) == 16
     assert "1/0000/holiday.jpg" in images(state)
@@ -284,7 +284,7 @@ def test_what_was_set_aside_in_1970_is_dated_by_the_first_right_clock(state: Pat
     assert dated.expire(clock_held=True) == 0
     (damaged,) = state.glob("damaged-*")
     assert damaged.name.startswith(f"damaged-{datetime.now(UTC):%Y%m%d}")
-    assert len(list(damaged.rglob("*.jpg"))) == 30
+    assert len(list(damaged.rglob("*.[jp][pn]g"))) == 30
     assert dated.expire(datetime.now(UTC) + 31 * DAYS, clock_held=True) == 30
 
 
@@ -304,7 +304,7 @@ def test_images_beside_a_damaged_database_go_too_once_they_are_old(state: Path, 
     (damaged,) = state.glob("damaged-*")
     old = damaged.rename(state / f"damaged-{datetime.now(UTC) - timedelta(days=31):%Y%m%dT%H%M%S}_2")
     assert dated.expire() == 30
-    assert not list(old.rglob("*.jpg"))
+    assert not list(old.rglob("*.[jp][pn]g"))
     assert (old / DATABASE).exists()
 
 

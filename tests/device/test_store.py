@@ -124,12 +124,12 @@ def test_a_damaged_database_is_set_aside_with_its_images_and_a_new_one_begun(
     anew = Store(state)
     assert anew.damaged is not None
     assert (anew.damaged / DATABASE).read_bytes() == damaged
-    assert len(list((anew.damaged / "crops").rglob("*.jpg"))) == 80
+    assert len(list((anew.damaged / "crops").rglob("*.png"))) == 80
     slide = anew.begin_slide(anew.begin_run(fakes.run_info(fakes.make_manifest())), "after")
     anew.put_frames(slide, [fakes.result(0, [0.9])], keep_crops=True)
     anew.close()
     assert rows(state, "SELECT number FROM frames") == [(0,)]
-    assert len(list((state / "crops").rglob("*.jpg"))) == 1
+    assert len(list((state / "crops").rglob("*.png"))) == 1
     ((action, detail),) = rows(state, "SELECT action, detail FROM audit")
     assert action == "damaged database set aside"
     assert anew.damaged.name in str(detail)
@@ -224,7 +224,7 @@ def squeeze(disk: Path, store: Store, slide: int, begin: int) -> int:
 
 
 def images(state: Path) -> list[str]:
-    return sorted(path.name for path in (state / "crops").rglob("*.jpg"))
+    return sorted(path.name for path in (state / "crops").rglob("*.png"))
 
 
 def test_a_full_disk_costs_images_first_the_oldest_then_the_reserve_and_never_a_stored_result(small_disk: Path) -> None:
@@ -343,8 +343,8 @@ def test_kill_9_in_mid_write_again_and_again_keeps_every_acknowledged_row_and_no
     assert rows(state, "PRAGMA integrity_check") == [("ok",)]
     Store(state).close()
     assert not list(state.rglob("*.partial"))
-    images = list((state / "crops").rglob("*.jpg"))
-    assert all(path.read_bytes()[-2:] == b"\xff\xd9" for path in images)  # JPEG's end of image
+    images = list((state / "crops").rglob("*.png"))
+    assert all(path.read_bytes()[-8:] == b"IEND\xaeB`\x82" for path in images)  # PNG's end of image
     named = {state / "crops" / str(name) for (name,) in rows(state, "SELECT crop FROM cells")}
     assert named <= set(images)
 

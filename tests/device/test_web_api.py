@@ -172,7 +172,7 @@ def test_no_file_outside_the_images_is_given_whatever_the_database_says(daemon: 
 
 
 def test_an_image_that_was_removed_to_make_room_is_not_found(daemon: FakeDaemon) -> None:
-    for path in (daemon.desk.state / "crops").rglob("*.jpg"):
+    for path in (daemon.desk.state / "crops").rglob("*.png"):
         path.unlink()
     answer = client_of(daemon).get("/api/v1/cells/1/crop")
     assert answer.status_code == 404

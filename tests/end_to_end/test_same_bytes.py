@@ -149,6 +149,8 @@ def in_a_frame(cell: Cell) -> tuple[NDArray[np.uint8], Found]:
         box=(x + 40, y + 25, wide, high),
         mask=cell.mask[y : y + high, x : x + wide].copy(),
         nucleus=cell.mask[y : y + high, x : x + wide].copy(),
+        density=part[y : y + high, x : x + wide],
+        light=(225, 225, 225),
         nucleus_px=1,
         area_px=cell.area_px,
         area_um2=cell.area_um2,

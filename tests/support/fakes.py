@@ -153,6 +153,11 @@ class FakeCell:
     box: tuple[int, int, int, int]
     touches_border: bool = False
     area_um2: float = 100.0
+    light: tuple[int, int, int] = (226, 222, 232)
+
+    @property
+    def mask(self) -> Image:
+        return np.full((self.box[3], self.box[2]), 255, np.uint8)
 
     @property
     def outline(self) -> list[list[int]]:
@@ -161,7 +166,7 @@ class FakeCell:
 
     def crop(self, frame: np.ndarray, um_per_px: float) -> Cell:
         x, y, width, height = self.box
-        return Cell(frame[y : y + height, x : x + width], np.full((height, width), 255, np.uint8), um_per_px)
+        return Cell(frame[y : y + height, x : x + width], self.mask, um_per_px)
 
 
 def check(bgr: Image) -> GateResult:

@@ -1,4 +1,8 @@
-"""Cells' images: written atomically, and deleted from the oldest when the disk is full."""
+"""Cells' images: written atomically, and deleted from the oldest when the disk is full.
+
+An image is a PNG: the camera's own pixels of the cell and its surroundings, and in the alpha channel the cell's mask. So
+an exported cell gives training the bytes that the network had. Earlier versions wrote JPEG, without a mask.
+"""
 
 import errno
 import os
@@ -9,9 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from bloodedge.files import fsync_folder
-from bloodedge.imaging import Image
+from bloodedge.imaging import Image, as_image
 
 
 def write_crops(root: Path, crops: Mapping[str, Image]) -> bool:
@@ -48,7 +53,7 @@ def _make_synced(folder: Path) -> None:
 
 
 def _write_synced(path: Path, crop: Image) -> None:
-    ok, data = cv2.imencode(".jpg", crop, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    ok, data = cv2.imencode(".png", crop)
     assert ok
     with path.open("wb") as handle:
         handle.write(data.tobytes())
@@ -56,7 +61,22 @@ def _write_synced(path: Path, crop: Image) -> None:
         os.fsync(handle.fileno())
 
 
-OURS = re.compile(r"\d+/(\d{4,}/)?\d{7,}-\d{3,}\.jpg(\.partial)?")
+def with_mask(crop: Image, mask: Image | None) -> Image:
+    """A crop uint8 (h, w, 3) BGR with its mask, where it is known, as a fourth channel."""
+    return crop if mask is None else as_image(np.dstack([crop, mask]))
+
+
+def for_people(data: bytes) -> bytes:
+    """A stored image as the JPEG that pages show, with all of the cell's surroundings; empty for a damaged file."""
+    if data.startswith(b"\xff\xd8"):
+        return data
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if image is None or image.ndim != 3:
+        return b""
+    return cv2.imencode(".jpg", image[:, :, :3], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+
+
+OURS = re.compile(r"\d+/(\d{4,}/)?\d{7,}-\d{3,}\.(png|jpg)(\.partial)?")
 """Names of the writer's images below their folder; other files there are never deleted."""
 
 
@@ -129,5 +149,5 @@ def _oldest_first(folder: Path, *, newest: bool = True) -> Iterator[Path]:
             if not in_use:
                 with suppress(OSError):  # it has other files
                     path.rmdir()
-        elif path.suffix == ".jpg":
+        elif path.suffix in {".png", ".jpg"}:
             yield path

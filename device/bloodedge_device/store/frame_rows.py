@@ -102,4 +102,4 @@ def forget_crops(database: sqlite3.Connection, crops: Sequence[str]) -> None:
 def crop_name(slide: int, result: FrameResult, number: int) -> str:
     """An image's path below the folder of images, FRAMES_A_FOLDER frames to a subfolder."""
     frame = result.capture.index
-    return f"{slide}/{frame // FRAMES_A_FOLDER:04d}/{frame:07d}-{number:03d}.jpg"
+    return f"{slide}/{frame // FRAMES_A_FOLDER:04d}/{frame:07d}-{number:03d}.png"

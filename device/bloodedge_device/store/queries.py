@@ -18,6 +18,7 @@ from bloodedge_device.slide.drift import Drift, drift
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.review import ReviewedCell, Sampling
 from bloodedge_device.slide.share import SlideShare
+from bloodedge_device.store.crops import for_people
 from bloodedge_device.store.database import CROPS, DATABASE, open_for_reading
 from bloodedge_device.store.rows import CellRow, SlideRow
 from bloodedge_device.store.statistics import read_drawn, read_people_scores, read_rates, read_scores
@@ -133,7 +134,7 @@ def _cell(row: sqlite3.Row) -> CellRow:
 
 
 def crop(state: Path, cell: int) -> bytes | None:
-    """A cell's image as JPEG; None when there is none, or it was deleted."""
+    """A cell's image as JPEG for people; None when there is none, or it was deleted."""
     with open_for_reading(state) as database:
         row = database.execute("SELECT crop FROM cells WHERE id = ?", (cell,)).fetchone()
     if row is None or row["crop"] is None:
@@ -143,7 +144,7 @@ def crop(state: Path, cell: int) -> bytes | None:
     if not path.is_relative_to(root):
         return None
     try:
-        return path.read_bytes()
+        return for_people(path.read_bytes()) or None
     except OSError:
         return None
 

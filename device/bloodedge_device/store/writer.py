@@ -19,7 +19,7 @@ from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.slide.review import Review, Sampling
 from bloodedge_device.store import audit_log
-from bloodedge_device.store.crops import remove_oldest, remove_partial, write_crops
+from bloodedge_device.store.crops import remove_oldest, remove_partial, with_mask, write_crops
 from bloodedge_device.store.database import (
     CROPS,
     DATABASE,
@@ -238,7 +238,11 @@ class Store:
             self._slide, self._rows, self._removed = slide, rows, []
 
     def _put_crops(self, slide: int, results: Sequence[FrameResult]) -> bool:
-        crops = {crop_name(slide, r, number): cell.crop for r in results for number, cell in enumerate(r.cells)}
+        crops = {
+            crop_name(slide, result, number): with_mask(cell.crop, cell.mask)
+            for result in results
+            for number, cell in enumerate(result.cells)
+        }
         try:
             if not crops or write_crops(self.crops, crops):
                 return True
