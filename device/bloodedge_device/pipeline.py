@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
+
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.kinds import OTHER
 from bloodedge.decision.thresholds import Reason

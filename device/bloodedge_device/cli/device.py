@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from bloodedge_device.cli.export import export_command
 from bloodedge_device.cli.options import BOARD_HELP, config_option, state_option
 from bloodedge_device.cli.provision import provision_command
 from bloodedge_device.cli.service import (
@@ -27,7 +28,7 @@ def device() -> None:
 
 for command in (
     *(slide, doctor_command, backup_command, expire_command, audit_command, token_command, provision_command),
-    *(install_command, rollback_command, slots_command),
+    *(install_command, rollback_command, slots_command, export_command),
 ):
     device.add_command(command)
 

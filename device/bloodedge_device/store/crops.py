@@ -1,7 +1,7 @@
 """Cells' images: written atomically, and deleted from the oldest when the disk is full.
 
-An image is a PNG: the camera's own pixels of the cell and its surroundings, and in the alpha channel the cell's mask. So
-an exported cell gives training the bytes that the network had. Earlier versions wrote JPEG, without a mask.
+An image is a PNG: the camera's own pixels of the cell and its surroundings, and the cell's mask in the alpha channel.
+So an exported cell gives training the bytes that the network had. Earlier versions wrote JPEG, without a mask.
 """
 
 import errno

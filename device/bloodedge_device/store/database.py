@@ -13,7 +13,6 @@ from bloodedge_device.store.crops import free_bytes
 from bloodedge_device.store.schema import (
     ADDED,
     APPLICATION_ID,
-    COLUMNS_SINCE,
     MIGRATIONS,
     OUTBOX_SINCE,
     READABLE_SINCE,
@@ -143,6 +142,7 @@ def database_errors(state: Path, doing: str = "stored in") -> Iterator[None]:
             sqlite3.SQLITE_READONLY: "it is read-only; change its permissions or choose another folder with --state",
             sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the folder's permissions or choose another folder",
             sqlite3.SQLITE_CORRUPT: "it is damaged; the daemon sets it aside at its next start",
+            sqlite3.SQLITE_BUSY: "another program keeps it locked; close that program and try again",
             sqlite3.SQLITE_NOTADB: "it is not a bloodedge database; rename it and start again",
         }
         reason = reasons.get(code, f"SQLite says {error}; check the disk and start again")
@@ -182,14 +182,18 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
         version = check_version(database, state)
         if version < READABLE_SINCE:
             raise BloodedgeError(f"{path} was written by an older bloodedge; start the daemon once, which upgrades it.")
-        if version < COLUMNS_SINCE:
-            _show_added_columns(database)
+        _show_added_columns(database, version)
         yield database
 
 
-def _show_added_columns(database: sqlite3.Connection) -> None:
+def _show_added_columns(database: sqlite3.Connection, version: int) -> None:
     """Have this connection see newer columns as NULL, through views in its own memory; the file stays as it is."""
-    database.execute("PRAGMA temp_store = MEMORY")
-    for table, columns in ADDED.items():
+    missing: dict[str, tuple[str, ...]] = {}
+    for since, tables in ADDED.items():
+        if version < since:
+            missing |= {table: missing.get(table, ()) + columns for table, columns in tables.items()}
+    if missing:
+        database.execute("PRAGMA temp_store = MEMORY")
+    for table, columns in missing.items():
         nulls = ", ".join(f"NULL AS {column}" for column in columns)
         database.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {nulls} FROM main.{table}")  # noqa: S608  # own names

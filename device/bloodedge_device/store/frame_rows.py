@@ -69,6 +69,8 @@ def put_cell(
     values = dict(zip(("x", "y", "width", "height"), cell.box, strict=True)) | {key: getattr(cell, key) for key in own}
     if (kind := cell.kind) is not None:
         values |= {"kind": kind.kind, "kind_probability": kind.probability, "stage": kind.stage}
+    if cell.light is not None:
+        values["light"] = ",".join(map(str, cell.light))
     row = insert(database, "cells", {"frame": frame, **values, "crop": crop, "figures": figures})
     if cell.number is None or cell.repeated:
         return

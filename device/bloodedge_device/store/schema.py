@@ -144,15 +144,21 @@ DROP TABLE reviews_before;
 CREATE INDEX reviews_of_cell ON reviews (cell);
 """
 
-ADDED = {
-    "runs": ("kind_rates", "differential_cells"),
-    "cells": ("kind", "kind_probability", "stage"),
-    "reviews": ("kind", "stage"),
-}
-"""Columns that version 6 brought; readers see NULL in them where a database is older."""
-COLUMNS_SINCE = 6
+_LIGHT = """
+ALTER TABLE cells ADD COLUMN light TEXT;             -- "226,222,232": the empty field at the cell, 0..255 BGR
+"""
 
-MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN, _MODEL_FAULTS, _KINDS)
+ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    6: {
+        "runs": ("kind_rates", "differential_cells"),
+        "cells": ("kind", "kind_probability", "stage"),
+        "reviews": ("kind", "stage"),
+    },
+    7: {"cells": ("light",)},
+}
+"""Columns by the version that brought them; readers see NULL in them where a database is older."""
+
+MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN, _MODEL_FAULTS, _KINDS, _LIGHT)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 READABLE_SINCE = 2
