@@ -3,9 +3,10 @@
 from bloodedge.simulation.dataset import golden_inputs, render_cell, write_dataset
 from bloodedge.simulation.paste import paste_cells
 from bloodedge.simulation.smear import Box, Field, TrueCell, render_field
-from bloodedge.simulation.spec import FieldSpec, SubjectStyle
+from bloodedge.simulation.spec import MIXED, FieldSpec, SubjectStyle
 
 __all__ = [
+    "MIXED",
     "Box",
     "Field",
     "FieldSpec",

@@ -6,37 +6,17 @@ to 18 µm with a high nucleus-to-cytoplasm ratio, finer chromatin, nucleoli and 
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from bloodedge.imaging import Image
 from bloodedge.simulation.optics import AZURE, EOSIN, HAEMOGLOBIN, Floats
+from bloodedge.simulation.shapes import ANGLES, EDGE_UM, Shape, Sprite, noise, outline_of, polar
 from bloodedge.simulation.spec import SubjectStyle
 
 RED_CELL_UM = (6.0, 8.5)
 PLATELET_UM = (2.0, 3.0)
 WHITE_CELL_UM = {"normal": (7.0, 12.0), "blast": (10.0, 18.0)}
 """Smallest and largest diameter (of the circle of the same area)."""
-
-_ANGLES = 720
-_EDGE_UM = 0.2
-"""Width over which a cell's edge fades."""
-_MARGIN = 1.35
-"""Half a sprite's side relative to the cell's mean radius: leaves room for elongated cells."""
-
-
-@dataclass(frozen=True)
-class Sprite:
-    """One cell by itself, centred in its picture.
-
-    amounts: float32 (n, n, 3) of azure dye, eosin and haemoglobin; mask: uint8 (n, n), 255 on the cell.
-    """
-
-    amounts: Floats
-    mask: Image
 
 
 def draw_diameter(rng: np.random.Generator, mean: float, spread: float, limits: tuple[float, float]) -> float:
@@ -48,10 +28,10 @@ def draw_diameter(rng: np.random.Generator, mean: float, spread: float, limits: 
 
 def red_cell(rng: np.random.Generator, um_per_px: float, diameter_um: float) -> Sprite:
     """A biconcave disc: haemoglobin as thick as the cell, eosin bound to it."""
-    outline = _outline(rng, elongation=abs(rng.normal(0, 0.08)), ripple=0.014)
-    shape = _Shape.centred(outline, diameter_um / um_per_px)
+    outline = outline_of(rng, elongation=abs(rng.normal(0, 0.08)), ripple=0.014)
+    shape = Shape.centred(outline, diameter_um / um_per_px)
     thickness = _biconcave(shape.radius_share, pallor=float(np.clip(rng.normal(0.95, 0.3), 0, 1.2)))
-    thickness *= shape.edge(0.6 * _EDGE_UM / um_per_px)
+    thickness *= shape.edge(0.6 * EDGE_UM / um_per_px)
     content = rng.normal(1, 0.1)
     amounts = np.zeros((*thickness.shape, 3), np.float32)
     amounts[:, :, HAEMOGLOBIN] = 0.22 * content * thickness
@@ -62,10 +42,10 @@ def red_cell(rng: np.random.Generator, um_per_px: float, diameter_um: float) -> 
 
 def platelet(rng: np.random.Generator, um_per_px: float, diameter_um: float) -> Sprite:
     """A ragged, granular, purple fragment, fading towards its edge."""
-    outline = _outline(rng, elongation=abs(rng.normal(0, 0.12)), ripple=0.045)
-    shape = _Shape.centred(outline, diameter_um / um_per_px)
-    granules = 1 + 0.3 * _noise(rng, shape.inside_px.shape, 0.45 / um_per_px)
-    body = shape.edge(2 * _EDGE_UM / um_per_px) * granules * (1.1 - 0.7 * shape.radius_share**2).clip(0.2, None)
+    outline = outline_of(rng, elongation=abs(rng.normal(0, 0.12)), ripple=0.045)
+    shape = Shape.centred(outline, diameter_um / um_per_px)
+    granules = 1 + 0.3 * noise(rng, shape.inside_px.shape, 0.45 / um_per_px)
+    body = shape.edge(2 * EDGE_UM / um_per_px) * granules * (1.1 - 0.7 * shape.radius_share**2).clip(0.2, None)
     amounts = np.zeros((*body.shape, 3), np.float32)
     amounts[:, :, AZURE] = 0.22 * body
     amounts[:, :, EOSIN] = 0.25 * body
@@ -132,10 +112,10 @@ def _draw_white_cell(rng: np.random.Generator, label: str, style: SubjectStyle) 
 def white_cell(rng: np.random.Generator, label: str, style: SubjectStyle, um_per_px: float) -> Sprite:
     """A lymphocyte (``normal``) or a lymphoblast (``blast``)."""
     cell = _draw_white_cell(rng, label, style)
-    outline = _outline(rng, elongation=abs(rng.normal(0, 0.05)), ripple=0.018)
-    body = _Shape.centred(outline, cell.diameter_um / um_per_px)
+    outline = outline_of(rng, elongation=abs(rng.normal(0, 0.05)), ripple=0.018)
+    body = Shape.centred(outline, cell.diameter_um / um_per_px)
     nucleus = _nucleus_shape(rng, cell, outline, body, um_per_px)
-    cytoplasm = _cytoplasm(rng, body, um_per_px) * (1 - 0.7 * nucleus.edge(_EDGE_UM / um_per_px))
+    cytoplasm = _cytoplasm(rng, body, um_per_px) * (1 - 0.7 * nucleus.edge(EDGE_UM / um_per_px))
     chromatin, dyes = _chromatin(rng, cell, nucleus, um_per_px)
     amounts = np.zeros((*chromatin.shape, 3), np.float32)
     amounts[:, :, AZURE] = cell.cytoplasm * cytoplasm + cell.azure * chromatin
@@ -143,40 +123,36 @@ def white_cell(rng: np.random.Generator, label: str, style: SubjectStyle, um_per
     return Sprite(amounts, body.mask)
 
 
-def _nucleus_shape(
-    rng: np.random.Generator, cell: _WhiteCell, outline: Floats, body: "_Shape", um_per_px: float
-) -> "_Shape":
+def _nucleus_shape(rng: np.random.Generator, cell: _WhiteCell, outline: Floats, body: Shape, um_per_px: float) -> Shape:
     """The nucleus: follows the cell, off its centre as far as there is room, dented where the cell says so."""
     diameter_um = cell.diameter_um * np.sqrt(cell.nucleus_share)
-    own = _outline(rng, elongation=abs(rng.normal(0, 0.04)), ripple=0.015)
+    own = outline_of(rng, elongation=abs(rng.normal(0, 0.04)), ripple=0.015)
     table = (0.5 * outline + 0.5 * own) * _dent(rng, cell.indentation)
     room_px = 0.5 * (cell.diameter_um - diameter_um) / um_per_px
     angle, distance = rng.uniform(0, 2 * np.pi), room_px * rng.uniform(0.1, 0.8)
     offset = round(distance * np.cos(angle)), round(distance * np.sin(angle))
-    nucleus = _Shape.of(table, diameter_um / um_per_px, len(body.inside_px) // 2, offset)
-    return replace(nucleus, inside_px=np.minimum(nucleus.inside_px, body.inside_px - np.float32(_EDGE_UM / um_per_px)))
+    nucleus = Shape.of(table, diameter_um / um_per_px, len(body.inside_px) // 2, offset)
+    return replace(nucleus, inside_px=np.minimum(nucleus.inside_px, body.inside_px - np.float32(EDGE_UM / um_per_px)))
 
 
 def _dent(rng: np.random.Generator, depth: float) -> Floats:
-    """Radius factors float32 (_ANGLES,) with one notch; 1 everywhere for depth 0."""
-    angle = np.linspace(-np.pi, np.pi, _ANGLES, endpoint=False)
+    """Radius factors float32 (ANGLES,) with one notch; 1 everywhere for depth 0."""
+    angle = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
     notch = 1 - min(depth, 0.55) * np.exp(-((angle / rng.uniform(0.25, 0.7)) ** 2))
-    return np.roll(notch, rng.integers(_ANGLES)).astype(np.float32)
+    return np.roll(notch, rng.integers(ANGLES)).astype(np.float32)
 
 
-def _cytoplasm(rng: np.random.Generator, body: "_Shape", um_per_px: float) -> Floats:
+def _cytoplasm(rng: np.random.Generator, body: Shape, um_per_px: float) -> Floats:
     """Basophilic cytoplasm: a little mottled, denser towards the membrane."""
-    mottled = 1 + 0.12 * _noise(rng, body.inside_px.shape, 0.8 / um_per_px)
-    return np.asarray(body.edge(_EDGE_UM / um_per_px) * mottled * (0.75 + 0.35 * body.radius_share**4), np.float32)
+    mottled = 1 + 0.12 * noise(rng, body.inside_px.shape, 0.8 / um_per_px)
+    return np.asarray(body.edge(EDGE_UM / um_per_px) * mottled * (0.75 + 0.35 * body.radius_share**4), np.float32)
 
 
-def _chromatin(
-    rng: np.random.Generator, cell: _WhiteCell, nucleus: "_Shape", um_per_px: float
-) -> tuple[Floats, Floats]:
+def _chromatin(rng: np.random.Generator, cell: _WhiteCell, nucleus: Shape, um_per_px: float) -> tuple[Floats, Floats]:
     """(density of the chromatin, share of eosin to azure dye in it), each float32 (n, n)."""
     shape = nucleus.inside_px.shape
-    clumps = np.tanh(1.6 * _noise(rng, shape, cell.clump_um / um_per_px))
-    fine = _noise(rng, shape, 0.4 / um_per_px)
+    clumps = np.tanh(1.6 * noise(rng, shape, cell.clump_um / um_per_px))
+    fine = noise(rng, shape, 0.4 / um_per_px)
     density = 1 + cell.clump_depth * clumps + 0.07 * fine
     density += 0.12 * np.exp(-((nucleus.inside_px * um_per_px / 0.35) ** 2))
     reddish = np.full(shape, 1.12, np.float32)
@@ -184,88 +160,16 @@ def _chromatin(
         spot = _nucleolus(rng, nucleus, um_per_px)
         density *= 1 - 0.34 * spot
         reddish *= 1 - 0.3 * spot
-    density *= nucleus.edge(_EDGE_UM / um_per_px) * (1.06 - 0.18 * np.minimum(nucleus.radius_share, 1) ** 2)
+    density *= nucleus.edge(EDGE_UM / um_per_px) * (1.06 - 0.18 * np.minimum(nucleus.radius_share, 1) ** 2)
     return np.maximum(density, 0).astype(np.float32), reddish
 
 
-def _nucleolus(rng: np.random.Generator, nucleus: "_Shape", um_per_px: float) -> Floats:
+def _nucleolus(rng: np.random.Generator, nucleus: Shape, um_per_px: float) -> Floats:
     """Where one nucleolus lies, float32 (n, n), 0..1: a pale, bluish, round spot of 1 to 2.2 µm, not at the rim."""
     radius_px = rng.uniform(0.5, 1.1) / um_per_px
     angle, distance = rng.uniform(0, 2 * np.pi), nucleus.radius_px * rng.uniform(0.0, 0.6)
     half = len(nucleus.inside_px) // 2
     x = round(nucleus.offset[0] + distance * np.cos(angle))
     y = round(nucleus.offset[1] + distance * np.sin(angle))
-    radius, _ = _polar(half, (x, y))
+    radius, _ = polar(half, (x, y))
     return np.asarray(np.exp(-((radius / np.float32(radius_px)) ** 4)), np.float32)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """A star-shaped region around a centre, as maps over a square picture."""
-
-    inside_px: Floats
-    """How far inside the outline a pixel lies, along its ray; negative outside."""
-    radius_share: Floats
-    """Distance from the centre relative to the outline's: 1 on the outline."""
-    radius_px: float
-    offset: tuple[int, int]
-
-    @classmethod
-    def centred(cls, outline: Floats, diameter_px: float) -> "_Shape":
-        return cls.of(
-            outline, diameter_px, round(0.5 * diameter_px * max(_MARGIN, float(outline.max()) + 0.05)) + 2, (0, 0)
-        )
-
-    @classmethod
-    def of(cls, outline: Floats, diameter_px: float, half: int, offset: tuple[int, int]) -> "_Shape":
-        """The region whose area is that of a circle of ``diameter_px``, in a picture of side ``2 * half + 1``."""
-        table = outline / np.sqrt(np.mean(outline**2)) * np.float32(diameter_px / 2)
-        radius, angle = _polar(half, offset)
-        border = table[angle]
-        return cls(border - radius, radius / border, diameter_px / 2, offset)
-
-    @property
-    def mask(self) -> Image:
-        """uint8 (n, n), 255 inside."""
-        return np.where(self.inside_px > 0, 255, 0).astype(np.uint8)
-
-    def edge(self, width_px: float) -> Floats:
-        """0 outside, 1 inside, a ramp of ``width_px`` (at least a pixel) across the outline."""
-        return np.asarray(np.clip(self.inside_px / np.float32(max(1.0, width_px)) + 0.5, 0, 1), np.float32)
-
-
-@lru_cache(maxsize=2)
-def _polar_grid(half: int) -> tuple[Floats, NDArray[np.uint16]]:
-    """Radius and angle index of every pixel of a square of side ``2 * half + 1``."""
-    axis = np.arange(-half, half + 1, dtype=np.float32)
-    x, y = np.meshgrid(axis, axis)
-    angle = (np.arctan2(y, x) / (2 * np.pi) % 1 * _ANGLES).astype(np.uint16) % _ANGLES
-    return np.hypot(x, y), angle.astype(np.uint16)
-
-
-def _polar(half: int, centre: tuple[int, int]) -> tuple[Floats, NDArray[np.uint16]]:
-    """Radius and angle index around ``centre`` = (x, y) relative to the picture's middle, cut from one kept grid."""
-    reach = half + max(abs(centre[0]), abs(centre[1]))
-    kept = 1 << max(8, reach.bit_length())
-    radius, angle = _polar_grid(kept)
-    left, top = kept - half - centre[0], kept - half - centre[1]
-    window = slice(top, top + 2 * half + 1), slice(left, left + 2 * half + 1)
-    return radius[window], angle[window]
-
-
-def _outline(rng: np.random.Generator, elongation: float, ripple: float) -> Floats:
-    """Radius over the angle, float32 (_ANGLES,), about 1: an ellipse with a few random harmonics."""
-    angle = np.linspace(0, 2 * np.pi, _ANGLES, endpoint=False)
-    radius = 1 + elongation * np.cos(2 * (angle - rng.uniform(0, np.pi)))
-    for harmonic in range(3, 8):
-        radius += rng.normal(0, ripple) * np.cos(harmonic * angle + rng.uniform(0, 2 * np.pi)) * 3 / harmonic
-    return np.maximum(radius, 0.5).astype(np.float32)
-
-
-def _noise(rng: np.random.Generator, shape: tuple[int, ...], grain_px: float) -> Floats:
-    """Smooth noise of mean 0 and deviation about 1, float32 ``shape``, with features of about ``grain_px``."""
-    rows, columns = (int(side / grain_px) + 4 for side in shape)
-    grid = rng.standard_normal((rows, columns), dtype=np.float32)
-    side = round(rows * grain_px) + 1, round(columns * grain_px) + 1
-    smooth = cv2.resize(grid, (max(side[1], shape[1]), max(side[0], shape[0])), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(1.4 * smooth[: shape[0], : shape[1]], np.float32)

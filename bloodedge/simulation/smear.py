@@ -5,9 +5,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.imaging import Cell, Image
 from bloodedge.simulation import cells as draw
+from bloodedge.simulation.leucocytes import draw_stage, leucocyte
 from bloodedge.simulation.optics import Floats, captured, defocused, illumination, transmittance
+from bloodedge.simulation.shapes import Sprite
 from bloodedge.simulation.spec import FieldSpec
 
 Box = tuple[int, int, int, int]
@@ -25,14 +28,18 @@ _TRIES = 40
 class TrueCell:
     """A white cell of a field as it truly is.
 
-    label: "blast" or "normal"; mask: uint8 (h, w), 255 on the cell, of the box's size; cut_by_border: the frame's edge
-    hides a part of the cell.
+    label: "blast", "normal", or "other" for a kind that is neither; mask: uint8 (h, w), 255 on the cell, of the box's
+    size; cut_by_border: the frame's edge hides a part of the cell.
     """
 
     label: str
     box: Box
     mask: Image
     cut_by_border: bool
+    kind: Kind = Kind.LYMPHOCYTE
+    """Of blasts too, as the kind network is to call them."""
+    stage: str | None = None
+    """``band`` or ``segmented`` of a neutrophil."""
 
     def crop(self, field: "Field") -> Cell:
         """The cell as a perfect finder would cut it out of its field."""
@@ -74,11 +81,10 @@ def _lay_out(rng: np.random.Generator, spec: FieldSpec) -> tuple[Floats, list[Tr
 
     white = []
     for _ in range(rng.integers(spec.white_cells[0], spec.white_cells[1] + 1)):
-        label = "blast" if rng.random() < spec.blast_share else "normal"
-        sprite = draw.white_cell(rng, label, spec.style, scale)
+        label, kind, stage, sprite = _white_cell(rng, spec)
         spot = room.find(equivalent_radius(sprite.mask), closeness=_WHITE_CLOSENESS, firm=True)
         if spot is not None and (visible := _visible(sprite, spot, amounts)) is not None:
-            white.append(TrueCell(label, *visible))
+            white.append(TrueCell(label, *visible, kind, stage))
 
     red = []
     for _ in range(rng.poisson(area * spec.red_cells_per_1000_um2)):
@@ -96,7 +102,27 @@ def _lay_out(rng: np.random.Generator, spec: FieldSpec) -> tuple[Floats, list[Tr
     return amounts, white, red, platelets
 
 
-def _visible(sprite: draw.Sprite, spot: tuple[int, int], amounts: Floats) -> tuple[Box, Image, bool] | None:
+def _white_cell(rng: np.random.Generator, spec: FieldSpec) -> tuple[str, Kind, str | None, Sprite]:
+    """(label, kind, stage, drawing) of a white cell."""
+    kind = _other_kind(rng, spec) if spec.other_kinds else None
+    if kind is not None:
+        stage = draw_stage(rng, kind)
+        return OTHER, kind, stage, leucocyte(rng, kind, spec.style, spec.um_per_px, stage)
+    label = "blast" if rng.random() < spec.blast_share else "normal"
+    return label, Kind.LYMPHOCYTE, None, draw.white_cell(rng, label, spec.style, spec.um_per_px)
+
+
+def _other_kind(rng: np.random.Generator, spec: FieldSpec) -> Kind | None:
+    """A kind by the shares; None for a lymphocyte or blast."""
+    drawn = rng.random()
+    for kind, share in spec.other_kinds.items():
+        if drawn < share:
+            return kind
+        drawn -= share
+    return None
+
+
+def _visible(sprite: Sprite, spot: tuple[int, int], amounts: Floats) -> tuple[Box, Image, bool] | None:
     """Add a sprite centred at ``spot`` to the amounts; (box, mask in it, cut by the border), None when out of sight."""
     height, width = amounts.shape[:2]
     half = len(sprite.mask) // 2

@@ -6,6 +6,17 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from bloodedge.config import Strict
+from bloodedge.decision.kinds import Kind
+
+OtherKind = Literal[Kind.NEUTROPHIL, Kind.MONOCYTE, Kind.EOSINOPHIL, Kind.BASOPHIL]
+Share = Annotated[float, Field(ge=0, le=1)]
+MIXED: dict[OtherKind, float] = {
+    Kind.NEUTROPHIL: 0.45,
+    Kind.MONOCYTE: 0.08,
+    Kind.EOSINOPHIL: 0.05,
+    Kind.BASOPHIL: 0.02,
+}
+"""Other kinds in a mixed smear, about as in a patient's blood; the other 0.4 are lymphocytes and blasts."""
 
 Factor = Annotated[float, Field(gt=0.3, lt=3)]
 
@@ -64,6 +75,8 @@ class FieldSpec(Strict):
     """Fewest and most white cells of a field; fewer are drawn when no more fit."""
     blast_share: float = Field(default=0.5, ge=0, le=1)
     """Probability that a white cell is a blast; the others are normal lymphocytes."""
+    other_kinds: dict[OtherKind, Share] = Field(default_factory=dict)
+    """Shares of the white cells that are of other kinds, 0..1 together; the rest are lymphocytes and blasts."""
     overlap: float = Field(default=0.2, ge=0, le=0.9)
     """How deep red cells may lie over each other, as a share of the distance at which they touch."""
     light: Literal["warm", "neutral", "blue"] = "neutral"
@@ -78,8 +91,10 @@ class FieldSpec(Strict):
     style: SubjectStyle = SubjectStyle()
 
     @model_validator(mode="after")
-    def _range_in_order(self) -> "FieldSpec":
+    def _numbers_fit(self) -> "FieldSpec":
         fewest, most = self.white_cells
         if not 0 <= fewest <= most:
             raise ValueError("white_cells must be two numbers, the fewest and the most, from 0 up")
+        if sum(self.other_kinds.values()) > 1 + 1e-9:
+            raise ValueError("other_kinds are shares of the white cells; together they must be at most 1")
         return self

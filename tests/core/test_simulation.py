@@ -11,9 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from bloodedge.data.dataset import read_dataset
+from bloodedge.decision.kinds import Kind
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.simulation import (
+    MIXED,
     FieldSpec,
     SubjectStyle,
     golden_inputs,
@@ -352,3 +354,108 @@ def test_real_cells_can_be_pasted_into_rendered_and_real_frames(real_data):
 def test_an_impossible_field_is_refused(wrong):
     with pytest.raises(ValidationError):
         FieldSpec(**wrong)
+
+
+def lone(kind: Kind, seed: int) -> tuple[np.ndarray, np.ndarray, str | None]:
+    """A sharp cell of a kind at 0.1 µm per pixel: BGR, mask as truth values, stage."""
+    one = {"other_kinds": {kind: 1}, "white_cells": (1, 1), "width": 400, "height": 400}
+    nothing = {"red_cells_per_1000_um2": 0, "platelets_per_1000_um2": 0, "unevenness": 0}
+    while True:
+        field = render_field(seed, FieldSpec(**one, **nothing, sensor_noise=0))
+        (cell,) = field.cells
+        if not cell.cut_by_border:
+            return cell.crop(field).bgr, cell.mask > 0, cell.stage
+        seed += 1000
+
+
+def nucleus_of(bgr: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Pixels of the nucleus, which takes up most red light, by Otsu's threshold inside the cell, without specks."""
+    red = bgr[:, :, 2][mask]
+    level, _ = cv2.threshold(red.reshape(-1, 1), 0, 255, cv2.THRESH_OTSU)
+    dark = ((bgr[:, :, 2] <= level) & mask).astype(np.uint8)
+    return cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((5, 5), np.uint8))
+
+
+OTHERS = (Kind.NEUTROPHIL, Kind.MONOCYTE, Kind.EOSINOPHIL, Kind.BASOPHIL)
+
+
+def test_a_mixed_smear_holds_each_kind_by_its_share():
+    shares = {Kind.NEUTROPHIL: 0.5, Kind.MONOCYTE: 0.2, Kind.EOSINOPHIL: 0.1}
+    small = {"width": 640, "height": 480, "um_per_px": 0.3, "red_cells_per_1000_um2": 0}
+    spec = FieldSpec(other_kinds=shares, white_cells=(8, 8), blast_share=0.25, **small)
+    cells = [cell for seed in range(24) for cell in render_field(seed, spec).cells]
+    assert len(cells) > 180
+    for kind, share in shares.items():
+        assert sum(cell.kind is kind for cell in cells) / len(cells) == pytest.approx(share, abs=0.1)
+    assert not any(cell.kind is Kind.BASOPHIL for cell in cells)
+    for cell in cells:
+        assert (cell.label == "other") == (cell.kind is not Kind.LYMPHOCYTE)
+        assert (cell.stage in {"band", "segmented"}) == (cell.kind is Kind.NEUTROPHIL)
+    blasts = sum(cell.label == "blast" for cell in cells)
+    assert blasts / sum(cell.kind is Kind.LYMPHOCYTE for cell in cells) == pytest.approx(0.25, abs=0.15)
+
+
+def test_without_other_kinds_every_cell_is_a_lymphocyte_or_a_blast():
+    cells = [cell for seed in range(6) for cell in render_field(seed).cells]
+    assert {(cell.kind, cell.label) for cell in cells} == {(Kind.LYMPHOCYTE, "blast"), (Kind.LYMPHOCYTE, "normal")}
+
+
+def test_shares_of_kinds_beyond_the_whole_are_refused():
+    with pytest.raises(ValidationError, match="at most 1"):
+        FieldSpec(other_kinds={Kind.NEUTROPHIL: 0.7, Kind.MONOCYTE: 0.4})
+    with pytest.raises(ValidationError):
+        FieldSpec(other_kinds={Kind.ERYTHROBLAST: 0.1})
+    assert sum(MIXED.values()) < 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "smallest_um", "largest_um"),
+    [(Kind.NEUTROPHIL, 10, 15), (Kind.MONOCYTE, 12, 20), (Kind.EOSINOPHIL, 11, 16), (Kind.BASOPHIL, 10, 14)],
+)
+def test_cells_of_every_kind_have_textbook_diameters(kind: Kind, smallest_um: float, largest_um: float):
+    diameters = [2 * np.sqrt(lone(kind, seed)[1].sum() * 0.01 / np.pi) for seed in range(8)]
+    assert smallest_um * 0.98 < min(diameters)
+    assert max(diameters) < largest_um * 1.02
+    assert max(diameters) > 1.05 * min(diameters)
+
+
+def test_nuclei_have_the_shapes_of_their_kinds():
+    """Solidity, the share of the convex hull that is filled: lobes and bands have little, a monocyte's kidney more."""
+
+    def solidity(kind: Kind, seed: int) -> float:
+        bgr, mask, _ = lone(kind, seed)
+        points = cv2.findNonZero(nucleus_of(bgr, mask))
+        hull = np.zeros(mask.shape, np.uint8)
+        cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+        return len(points) / int(hull.sum())
+
+    seeds = range(8)
+    median = {kind: np.median([solidity(kind, seed) for seed in seeds]) for kind in OTHERS[:3]}
+    assert median[Kind.NEUTROPHIL] < 0.8
+    assert median[Kind.MONOCYTE] > 0.85
+
+
+def test_colours_are_those_of_the_kinds():
+    """Eosinophils are the most orange, basophils the darkest, and monocytes' cytoplasm is bluer than neutrophils'."""
+    warmth, darkness = {}, {}
+    for kind in OTHERS:
+        cells = [lone(kind, seed)[:2] for seed in range(6)]
+        outside = [bgr[mask & (nucleus_of(bgr, mask) == 0)].astype(float).mean(axis=0) for bgr, mask in cells]
+        warmth[kind] = np.mean([colour[2] - colour[0] for colour in outside])
+        darkness[kind] = np.mean([255 - bgr[mask].mean() for bgr, mask in cells])
+    assert max(warmth, key=warmth.__getitem__) is Kind.EOSINOPHIL
+    assert max(darkness, key=darkness.__getitem__) is Kind.BASOPHIL
+    assert warmth[Kind.MONOCYTE] < warmth[Kind.NEUTROPHIL]
+
+
+def test_a_band_is_one_piece_and_segments_are_several():
+    """Where filaments are worn off, a segmented nucleus falls apart and a band does not."""
+    pieces: dict[str, list[int]] = {"band": [], "segmented": []}
+    seed = 0
+    while len(pieces["band"]) < 3 or len(pieces["segmented"]) < 8:
+        bgr, mask, stage = lone(Kind.NEUTROPHIL, seed)
+        worn = cv2.erode(nucleus_of(bgr, mask), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13)))
+        pieces[str(stage)].append(cv2.connectedComponents(worn)[0] - 1)
+        seed += 1
+    assert max(pieces["band"]) == 1
+    assert np.mean(pieces["segmented"]) > 1.6

@@ -387,3 +387,10 @@ def test_a_rate_holds_the_camera_back(folder: Path) -> None:
     start = monotonic()
     frames_of(kind="replay", source=str(folder), rate=20)
     assert monotonic() - start >= 2 / 20
+
+
+def test_a_mixed_specimen_has_cells_of_other_kinds_which_are_neither_blasts_nor_normal() -> None:
+    cameras = [open_camera(CameraSettings(mixed=mixed)) for mixed in (False, True)]
+    drawn = [[sum(f.capture.truth or ()) for f in islice(c.frames(threading.Event()), 8)] for c in cameras]
+    assert sum(drawn[1]) < sum(drawn[0])
+    assert "mixed" in cameras[1].name

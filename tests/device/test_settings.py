@@ -107,6 +107,8 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     assert settings.state == Path("elsewhere")
     assert (changed.camera.kind, changed.camera.source, changed.camera.um_per_px) == ("replay", "film.mp4", 0.08)
     assert with_options(changed, camera="simulated").camera.kind == "simulated"
+    mixed = with_options(changed, camera="mixed").camera
+    assert (mixed.kind, mixed.source, mixed.mixed) == ("simulated", None, True)
 
 
 def test_results_go_where_the_desktop_keeps_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

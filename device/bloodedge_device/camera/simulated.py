@@ -1,11 +1,12 @@
 """Rendered frames of one specimen, without end: for a board without a microscope."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from time import monotonic
 
-from bloodedge.simulation import FieldSpec, SubjectStyle, render_field
+from bloodedge.simulation import MIXED, FieldSpec, SubjectStyle, render_field
 from bloodedge_device.camera import Pace
 from bloodedge_device.frames import Capture, Frame
 from bloodedge_device.settings.sections import CameraSettings
@@ -24,12 +25,13 @@ class SimulatedCamera:
     """The simulated microscope over one subject's smear; the same seed shows the same fields."""
 
     def __init__(self, settings: CameraSettings, begin: int = 0) -> None:
-        self.name = f"simulated microscope, specimen {settings.seed}"
+        self.name = f"simulated microscope, {'mixed ' * settings.mixed}specimen {settings.seed}"
         self.live = settings.realtime
         self.ending = ""
         self._settings, self._begin = settings, begin
         style, um_per_px = SubjectStyle.of(settings.seed), settings.um_per_px or UM_PER_PX
-        self._spec = FieldSpec(style=style, um_per_px=um_per_px, defocus_um=DEFOCUS_UM)
+        others = MIXED if settings.mixed else {}
+        self._spec = FieldSpec(style=style, um_per_px=um_per_px, defocus_um=DEFOCUS_UM, other_kinds=others)
 
     def frames(self, stop: threading.Event) -> Iterator[Frame]:
         """Rendered fields without end."""
@@ -38,7 +40,7 @@ class SimulatedCamera:
         while pace.wait():
             start = monotonic()
             field = render_field(self._settings.seed * FIELDS_PER_SPECIMEN + index, self._spec)
-            blasts = sum(cell.label == "blast" for cell in field.cells)
-            capture = replace(Capture.now(index, start), truth=(blasts, len(field.cells) - blasts))
+            labels = Counter(cell.label for cell in field.cells)
+            capture = replace(Capture.now(index, start), truth=(labels["blast"], labels["normal"]))
             yield Frame(capture, field.bgr, field.um_per_px)
             index += 1

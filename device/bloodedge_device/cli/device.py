@@ -39,7 +39,8 @@ for command in (
 @click.option(
     "--camera",
     metavar="SOURCE",
-    help='"simulated", "picamera", "v4l2", /dev/videoN, or a folder of frames, a video file or a stream\'s URL.',
+    help='"simulated", "mixed" (the same with cells of every kind), "picamera", "v4l2", /dev/videoN, or a folder of'
+    " frames, a video file or a stream's URL.",
 )
 @click.option("--watch", is_flag=True, help="Wait for new images in the folder, without end; take each once.")
 @click.option("--frames", metavar="N", type=click.IntRange(min=1), help="Stop after N frames.")

@@ -118,7 +118,9 @@ def with_options(
 
 
 def _camera_named(source: str) -> dict[str, object]:
-    """What ``--camera`` means: simulated, picamera, v4l2, /dev/videoN, or what is to be replayed."""
+    """What ``--camera`` means: simulated, mixed, picamera, v4l2, /dev/videoN, or what is to be replayed."""
+    if source == "mixed":
+        return {"kind": "simulated", "source": None, "mixed": True}
     if source in {"simulated", "picamera", "v4l2"}:
         return {"kind": source, "source": None}
     return {"kind": "v4l2" if source.startswith("/dev/") else "replay", "source": source}

@@ -51,6 +51,8 @@ class CameraSettings(Strict):
     """Drop frames when the pipeline is slow; streams and cameras always do."""
     seed: int = Field(default=0, ge=0)
     """For simulated: number of the rendered specimen."""
+    mixed: bool = False
+    """For simulated: neutrophils, monocytes, eosinophils and basophils are among the cells, as in blood."""
     size: Size | None = None
     """Width and height of frames in pixels; default for v4l2: the camera's largest, for picamera: its 2x2 binned
     size."""
