@@ -4,6 +4,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.run_record import FittedRecord, SplitRecord
 from bloodedge.config import FileName, Strict
@@ -110,6 +111,8 @@ class Provenance(Strict):
     recipe: dict[str, Any]
     weights: str
     data_fingerprint: str
+    data_layout: DataLayout = Field(default_factory=DataLayout)
+    """How the run's data were laid out; C-NMC's in older bundles."""
     rendered: bool
     split: SplitRecord
     calibration_cells: int

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import Field
+
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.other_formats import model_kind
@@ -56,6 +59,8 @@ class DataRecord(Strict):
     subjects: int
     rendered: bool = False
     """True for cells drawn by the simulated microscope."""
+    layout: DataLayout = Field(default_factory=DataLayout)
+    """How they were laid out; C-NMC's in older runs."""
 
 
 class FittedRecord(Strict):

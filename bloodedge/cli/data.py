@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bloodedge.cli.options import PATH, json_option
+from bloodedge.cli.options import PATH, data_options, json_option
 
 if TYPE_CHECKING:
+    from bloodedge.bundle.data_layout import DataLayout
     from bloodedge.data.audit import Audit
+
+
+NAMED = 3
+"""Scales, and pairs of pictures, that are listed."""
 
 
 @click.group()
@@ -20,19 +25,21 @@ def data() -> None:
 @data.command("audit")
 @click.argument("folder", metavar="DATA", type=PATH)
 @click.option("--known-people/--no-known-people", default=True, help="Group subjects of C-NMC who are one person.")
+@data_options
 @json_option("audit")
-def audit_command(folder: Path, json_target: str | None, *, known_people: bool) -> None:
+def audit_command(folder: Path, layout: "DataLayout", json_target: str | None, *, known_people: bool) -> None:
     """Count cells, classes, people and folds; find faults.
 
     Faults are unreadable images, cells that occur twice, and shortcuts to the class. DATA is laid
-    out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders.
+    out as C-NMC 2019: fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>, or plain {all,hem}/ folders, or as
+    the options say. Crops that show a cell with its surroundings are cut by the cell finder.
     """
     from bloodedge.console import emit, progress
     from bloodedge.data.audit import audit
     from bloodedge.data.dataset import read_dataset
 
     with progress("Reading cells") as update:
-        dataset = read_dataset(folder, update)
+        dataset = read_dataset(folder, update, layout)
     result = audit(dataset if known_people else dataset.by_pictures_alone())
     emit(asdict(result), json_target, lambda: _show(result))
 
@@ -45,6 +52,7 @@ def _show(result: "Audit") -> None:
         f"[bold]{result.cells}[/] cells ({result.unique_cells} unique) of [bold]{len(result.subjects)}[/] subjects in "
         f"[bold]{len(result.groups)}[/] groups" + ("; drawn by the simulated microscope" if result.rendered else "")
     )
+    _show_reading(result)
     counts = {"every fold": result.classes, **result.folds}
     rows = [(name, str(classes["all"]), str(classes["hem"])) for name, classes in counts.items()]
     print_table(("", "all (blast)", "hem (normal)"), rows, title="Cells by class")
@@ -64,6 +72,25 @@ def _show(result: "Audit") -> None:
     _show_faults(result)
 
 
+def _show_reading(result: "Audit") -> None:
+    """How the data were read, and what was passed over."""
+    from bloodedge.console import console, plain
+
+    out = console()
+    if result.read_with:
+        out.print(plain(f"Read with: {result.read_with}"), soft_wrap=True)
+    scales = ", ".join(f"{scale} µm per pixel: {count} cells" for scale, count in list(result.scales.items())[:NAMED])
+    more = len(result.scales) - NAMED
+    out.print(plain(f"Scale: {scales}" + (f", and {more} more scales" if more > 0 else "")))
+    out.print(f"Median cell: {result.median_diameter_um:.1f} µm across")
+    if result.cut_by_finder:
+        out.print(f"Cut out of their surroundings by the cell finder: {result.cut_by_finder} cells")
+    for where, count in sorted(result.passed_over.items(), key=lambda row: -row[1]):
+        out.print(plain(f"Passed over {count} {where}"), soft_wrap=True)
+    for caution in result.cautions:
+        out.print(plain(f"Mind: {caution}"), style="bold yellow", soft_wrap=True)
+
+
 def _show_groups(result: "Audit") -> None:
     """Which subjects count as one, why, and who else may."""
     from bloodedge.console import console, plain
@@ -80,7 +107,7 @@ def _show_groups(result: "Audit") -> None:
     for near in doubtful:
         first, second = near.groups
         out.print(plain(f"{first} and {second} may be one person: {len(near.files)} pairs of pictures of one cell"))
-        for pair in near.files[:3]:
+        for pair in near.files[:NAMED]:
             out.print(plain(f"  {pair[0]}  {pair[1]}"), soft_wrap=True)
     if doubtful:
         out.print("If they are, give their files one subject name.")

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from bloodedge.cli.options import PATH, allow_unreadable_option, json_option
+from bloodedge.cli.options import PATH, allow_unreadable_option, data_options, json_option
 from bloodedge.errors import UsageError, quoted
 
 if TYPE_CHECKING:
+    from bloodedge.bundle.data_layout import DataLayout
     from bloodedge.bundle.evaluation_record import Evaluation
     from bloodedge.evaluation.classifier import Classifier
 
@@ -55,12 +56,7 @@ TURNS = ("1", "8")
     help="8: the mean over each cell's flips and quarter turns (not the scales of its imaging).",
 )
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engine (default: all cores).")
-@click.option(
-    "--subject",
-    "subject_rule",
-    metavar="RULE",
-    help='Subject of a cell whose name has none: the group of a regular expression, as "(patient[0-9]+)".',
-)
+@data_options
 @click.option("--one-person", is_flag=True, help="All cells without a subject in their name are one person's.")
 @allow_unreadable_option
 @click.option(
@@ -79,7 +75,7 @@ def evaluate(
     weigh: str,
     turns: str,
     threads: int | None,
-    subject_rule: str | None,
+    layout: "DataLayout",
     one_person: bool,
     json_target: str | None,
     **options: Any,
@@ -91,13 +87,11 @@ def evaluate(
     their names in DATA; --json lists what was left out.
     """
     from bloodedge.console import emit, progress
-    from bloodedge.data.dataset import subject_pattern
     from bloodedge.evaluation.ensemble import Ensemble
     from bloodedge.evaluation.evaluate import evaluate as run_evaluation
 
-    if subject_rule and one_person:
-        raise UsageError("--subject and --one-person exclude each other; give one of them.")
-    rule = subject_pattern(subject_rule) if subject_rule else None
+    if one_person and (layout.subject or layout.subject_column):
+        raise UsageError("--one-person and a subject rule or column exclude each other; give one of them.")
 
     ensemble = Ensemble.of([_open(model, engine, precision, threads) for model in models], weigh)  # type: ignore[arg-type]
     with progress("Reading and scoring cells") as update:
@@ -107,8 +101,7 @@ def evaluate(
             part,  # type: ignore[arg-type]
             update,
             turns=8 if turns == "8" else 1,
-            subject_rule=rule,
-            one_person=one_person,
+            layout=layout.model_copy(update={"one_person": one_person}),
             **options,
         )
 

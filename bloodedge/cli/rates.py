@@ -1,17 +1,22 @@
 """``bloodedge rates``: how often a bundle errs and refuses, measured again."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from bloodedge.cli.options import PATH, check_goal, goal_options
+from bloodedge.cli.options import PATH, check_goal, data_options, goal_options
 from bloodedge.errors import UsageError
+
+if TYPE_CHECKING:
+    from bloodedge.bundle.data_layout import DataLayout
 
 
 @click.command()
 @click.argument("bundle", type=PATH)
 @click.argument("data", type=PATH)
 @click.option("-o", "--out", metavar="NAME.bundle", required=True, type=PATH, help="The copy to write.")
+@data_options
 @click.option("--leave-out", metavar="SUBJECT", multiple=True, help="Leave out this subject. Repeatable.")
 @goal_options
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the engines (default: all cores).")
@@ -20,6 +25,7 @@ def rates(
     bundle: Path,
     data: Path,
     out: Path,
+    layout: "DataLayout",
     leave_out: tuple[str, ...],
     sensitivity: float | None,
     specificity: float | None,
@@ -49,6 +55,7 @@ def rates(
             data,
             out,
             threads or default_threads(),
+            layout=layout,
             leave_out=subjects,
             sensitivity=sensitivity,
             specificity=specificity,

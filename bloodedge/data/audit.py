@@ -7,6 +7,7 @@ from statistics import median
 
 from bloodedge.data.dataset import CLASS_NAMES, Dataset, natural
 from bloodedge.data.perceptual_hash import LIKE_SHARE, alike_pairs, hash_rows
+from bloodedge.data.scales import diameter_um, scale_cautions, scales_of
 from bloodedge.metrics import auc
 
 
@@ -74,6 +75,17 @@ class Audit:
     """AUC of mean brightness alone, blasts brighter."""
     rendered: bool
     fingerprint: str
+    read_with: str
+    """The options that read the data so; empty for C-NMC's layout."""
+    passed_over: dict[str, int]
+    """Pictures of no class, by where they are."""
+    cut_by_finder: int
+    """Cells that the finder cut out of their surroundings."""
+    scales: dict[str, int]
+    """Cells by micrometres per pixel."""
+    median_diameter_um: float
+    cautions: list[str]
+    """Signs of a wrong scale, in sentences."""
 
 
 def audit(dataset: Dataset) -> Audit:
@@ -108,6 +120,12 @@ def audit(dataset: Dataset) -> Audit:
         brightness_auc=auc(labels, [c.brightness for c in unique]),
         rendered=dataset.rendered,
         fingerprint=dataset.fingerprint,
+        read_with=dataset.layout.options(),
+        passed_over=dataset.passed_over,
+        cut_by_finder=sum(bool(c.mask) for c in cells),
+        scales=scales_of(dataset),
+        median_diameter_um=median(map(diameter_um, cells)),
+        cautions=scale_cautions(dataset),
     )
 
 

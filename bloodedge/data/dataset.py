@@ -1,11 +1,11 @@
 """Reading folders of single cells: their subjects, duplicates, and the groups that a split must keep together.
 
-The layout is C-NMC 2019's (doi:10.7937/tcia.2019.dc64i46r): ``fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>``,
-with or without the fold folders; names are compared without case. ``all`` is a blast, ``hem`` a normal cell.
+The usual layout is C-NMC 2019's (doi:10.7937/tcia.2019.dc64i46r), with or without the fold folders:
+``fold_*/{all,hem}/UID_<subject>_<image>_<cell>_<label>``; names are compared without case. ``all`` is a blast, ``hem``
+a normal cell. A ``DataLayout`` says how other data are laid out.
 """
 
 import hashlib
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -16,28 +16,23 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.console import Progress
+from bloodedge.data.cut import NO_SCALE, masked_cell, suggested_scale
 from bloodedge.data.known_people import known_people
-from bloodedge.data.pictures import Picture, PictureStore, in_threads, read_pictures
+from bloodedge.data.listing import list_pictures
+from bloodedge.data.pictures import Picture, PictureStore, Source, in_threads, read_pictures
 from bloodedge.errors import UsageError
-from bloodedge.imaging import CNMC_UM_PER_PX, Image, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, OTHER_SUFFIXES
+from bloodedge.imaging import CNMC_UM_PER_PX, Cell, Image, ImagingSpec, cell_on_black, network_input
 from bloodedge.text import as_text
-
-SubjectRule = Callable[[str], str]
-"""From a cell's path inside the data folder to its subject, for names without one; empty: not known."""
 
 UNNAMED = "unnamed"
 """Subject of cells whose subject is not known."""
-ONE_PERSON = "ONE PERSON"
 MOST_UNREADABLE = 0.1
 
-CLASS_FOLDERS = {"hem": 0, "all": 1}
 CLASS_NAMES = ("hem", "all")
 RENDERED_MARK = "RENDERED.txt"
-_NAME = re.compile(r"uid_(?P<subject>[^_]+)_(?P<image>[^_]+)_(?P<cell>[^_]+)_(?P<label>all|hem)", re.IGNORECASE)
-_FOLD = re.compile(r"fold_\w+", re.IGNORECASE)
-
+CNMC_LAYOUT = DataLayout()
 T = TypeVar("T")
 
 
@@ -54,6 +49,23 @@ class CellFile(Picture):
     """Upper case; empty if the file's name has none."""
     fold: str
     """Lower case; empty where there are no folds."""
+    page: int | None = None
+    """From 0, of a TIFF file of several pictures; None for other files."""
+    um_per_px: float = CNMC_UM_PER_PX
+    scale_known: bool = False
+    """False where nothing says it and C-NMC's is assumed."""
+
+    def read(self) -> Cell:
+        """The cell itself; raises BloodedgeError when its file can no longer be read."""
+        image = Source(self.path, self.page).image()
+        return masked_cell(image, self.mask, self.um_per_px) if self.mask else cell_on_black(image, self.um_per_px)
+
+    @property
+    def input_digest(self) -> str:
+        """Names what a network sees of it: its pixels, with its mask and scale where they are not the usual ones."""
+        if not self.mask and self.um_per_px == CNMC_UM_PER_PX:
+            return self.pixels_digest
+        return hashlib.sha256(f"{self.pixels_digest} {self.um_per_px!r} ".encode() + self.mask).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -70,6 +82,10 @@ class Dataset:
     """Subject to its group: the merged subjects' names joined by "+"."""
     same_person: tuple[tuple[str, ...], ...] = ()
     """Subjects merged because they are one person in C-NMC, whatever pictures they share here."""
+    layout: DataLayout = CNMC_LAYOUT
+    """How class, person and scale were told."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Pictures of no class, by where they are."""
 
     def group(self, cell: CellFile) -> str:
         """The group that a cell belongs to; its own name where the subject is unknown."""
@@ -92,8 +108,10 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over every cell's name and content."""
-        return digest(f"{c.name} {c.bytes_digest}" for c in self.cells)
+        """SHA-256 over every cell's name and content, and its class and scale where the layout says them."""
+        if not self.layout.says_labels:
+            return digest(f"{c.name} {c.bytes_digest}" for c in self.cells)
+        return digest(f"{c.name} {c.bytes_digest} {c.label} {c.um_per_px!r}" for c in self.cells)
 
 
 def digest(lines: Iterable[str]) -> str:
@@ -104,25 +122,6 @@ def digest(lines: Iterable[str]) -> str:
 def owners(cells: Iterable[CellFile]) -> list[str]:
     """Each cell's subject, or UNNAMED."""
     return [cell.subject or UNNAMED for cell in cells]
-
-
-def subject_pattern(rule: str) -> SubjectRule:
-    """A rule that takes the subject from the first group of a regular expression on a cell's path.
-
-    Raises UsageError when it is no regular expression with a group.
-    """
-    try:
-        pattern = re.compile(rule)
-    except re.error as error:
-        raise UsageError(f'The subject rule "{rule}" is no regular expression ({error}).') from error
-    if not pattern.groups:
-        raise UsageError(f'The subject rule "{rule}" needs a group in brackets, such as "(patient[0-9]+)".')
-
-    def subject(name: str) -> str:
-        match = pattern.search(name)
-        return (match[1] or "").upper() if match else ""
-
-    return subject
 
 
 def check_readable(dataset: Dataset, *, allow: bool) -> None:
@@ -140,64 +139,48 @@ def check_readable(dataset: Dataset, *, allow: bool) -> None:
 def read_dataset(
     root: Path,
     progress: Progress | None = None,
-    subject_rule: SubjectRule | None = None,
+    layout: DataLayout = CNMC_LAYOUT,
     store: PictureStore | None = None,
 ) -> Dataset:
-    """Read and check every image under ``root``; store: has what an earlier run read, and keeps it for the next.
+    """Read and check every picture under ``root`` that the layout gives a class.
 
-    Raises UsageError when the folder is missing or holds no ``all`` or ``hem`` folder with a readable image.
+    store: has what an earlier run read, and keeps it for the next. Raises UsageError when there is none that can be
+    used, or folder and layout do not fit each other.
     """
-    if not root.is_dir():
-        raise UsageError(f"{root} is not a folder; give the folder that holds the all/ and hem/ (or fold_*/) folders.")
-    paths = _image_paths(root)
-    if not paths:
-        raise UsageError(
-            f"{root} holds no cell images; expected folders named all/ and hem/ (or fold_*/all, fold_*/hem) "
-            f"with {', '.join(sorted(IMAGE_SUFFIXES))} files."
-        )
-    unreadable: dict[str, str] = {}
+    listing = list_pictures(root, layout)
+    unreadable = dict(listing.unusable)
+    sources = [Source(one.path, one.page, one.um_per_px) for one in listing.pictures]
     cells = []
-    for path, picture in zip(paths, read_pictures(root, paths, store, progress), strict=True):
-        result = picture if isinstance(picture, str) else _named(root, path, picture, subject_rule)
-        if isinstance(result, CellFile):
-            cells.append(result)
+    for listed, source, picture in zip(
+        listing.pictures, sources, read_pictures(root, sources, store, progress), strict=True
+    ):
+        if isinstance(picture, str):
+            unreadable[listed.name] = as_text(picture)
         else:
-            unreadable[as_text(path.relative_to(root).as_posix())] = as_text(result)
+            own = {**vars(listed), "um_per_px": source.scale, "scale_known": source.um_per_px is not None}
+            cells.append(CellFile(**vars(picture), **own))
     if not cells:
-        name, reason = next(iter(unreadable.items()))
-        raise UsageError(f"None of the {len(paths)} images under {root} can be used; the first, {name}: {reason}")
+        raise UsageError(_nothing_usable(root, unreadable, sources))
     cells.sort(key=lambda c: c.name)
     rendered = (root / RENDERED_MARK).is_file()
     same = () if rendered else tuple(known_people(cells))
     groups = merge_subjects(cells, same)
-    return Dataset(root, tuple(cells), dict(sorted(unreadable.items())), rendered, groups, same)
+    return Dataset(
+        root,
+        tuple(cells),
+        dict(sorted(unreadable.items())),
+        rendered,
+        groups,
+        same,
+        layout=listing.layout,
+        passed_over=listing.passed_over,
+    )
 
 
-def _image_paths(root: Path) -> list[Path]:
-    found, suffixes = [], IMAGE_SUFFIXES | OTHER_SUFFIXES
-    seen = set()
-    for folder, below, names in os.walk(root, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:  # a link back up
-            below.clear()
-            continue
-        seen.add(place)
-        if Path(folder).name.lower() in CLASS_FOLDERS:
-            found += [Path(folder) / n for n in names if Path(n).suffix.lower() in suffixes and n[0] != "."]
-    return sorted(found)
-
-
-def _named(root: Path, path: Path, picture: Picture, subject_rule: SubjectRule | None) -> CellFile | str:
-    """The cell, or the sentence that explains why its name does not fit its folder."""
-    relative = path.relative_to(root)
-    name = as_text(relative.as_posix())
-    label = CLASS_FOLDERS[path.parent.name.lower()]
-    match = _NAME.fullmatch(path.stem)
-    if match and CLASS_FOLDERS[match["label"].lower()] != label:
-        return f"It lies in {path.parent.name}/ but its name says {match['label']}; move or rename it."
-    subject = as_text(match["subject"]).upper() if match else subject_rule(name) if subject_rule else ""
-    fold = next((part.lower() for part in relative.parts if _FOLD.fullmatch(part)), "")
-    return CellFile(**vars(picture), name=name, path=path, label=label, subject=subject, fold=fold)
+def _nothing_usable(root: Path, unreadable: dict[str, str], sources: Sequence[Source]) -> str:
+    name, reason = next(iter(unreadable.items()))
+    sentence = f"None of the {len(unreadable)} images under {root} can be used; the first, {name}: {reason}"
+    return sentence + (suggested_scale(source.image() for source in sources) if reason == NO_SCALE else "")
 
 
 def merge_subjects(cells: Sequence[CellFile], same_person: Iterable[Sequence[str]] = ()) -> dict[str, str]:
@@ -234,7 +217,7 @@ def _by(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
 
 def read_input(cell: CellFile, spec: ImagingSpec) -> Image:
     """One cell as network input uint8 ``spec.input_shape``, RGB."""
-    return network_input(cell_on_black(read_image(cell.path), CNMC_UM_PER_PX), spec)
+    return network_input(cell.read(), spec)
 
 
 def inputs(cells: Sequence[CellFile], spec: ImagingSpec, progress: Progress | None = None) -> NDArray[np.uint8]:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
 
 from bloodedge.console import Progress
+from bloodedge.data.cut import central_mask, masked_cell, packed
 from bloodedge.data.perceptual_hash import cell_hash
-from bloodedge.errors import BloodedgeError
-from bloodedge.imaging import cell_on_black, read_image
+from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.imaging import CNMC_UM_PER_PX, Image, NotCutOutError, cell_on_black, is_on_black, read_image, read_images
 from bloodedge.imaging.picture_files import OTHER_SUFFIXES
 from bloodedge.text import as_text
 
@@ -23,6 +24,25 @@ Stamp = tuple[int, int, int]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Source(NamedTuple):
+    """Where a picture is, and at which scale it is read."""
+
+    path: Path
+    page: int | None = None
+    """From 0, of a TIFF file of several pictures; None for other files."""
+    um_per_px: float | None = None
+    """None where nothing says it."""
+
+    @property
+    def scale(self) -> float:
+        """Micrometres per pixel; C-NMC's where nothing says it."""
+        return self.um_per_px or CNMC_UM_PER_PX
+
+    def image(self) -> Image:
+        """The picture, uint8 (H, W, 3) BGR; raises BloodedgeError as read_image."""
+        return read_image(self.path) if self.page is None else read_images(self.path)[self.page]
 
 
 @dataclass(frozen=True)
@@ -36,10 +56,12 @@ class Picture:
     """Mean of the cell's pixels over the three channels, 0..255."""
     look: bytes
     """Its perceptual hash; see ``bloodedge.data.perceptual_hash``."""
+    mask: bytes
+    """The cell as the finder cut it out, see ``bloodedge.data.cut``; empty for one that was cut out before."""
 
 
-Stamped = Mapping[Path, tuple[Stamp, Picture]]
-"""Pictures by their paths, each with the stamp that its file had."""
+Stamped = Mapping[Source, tuple[Stamp, Picture]]
+"""Pictures by their sources, each with the stamp that its file had."""
 
 
 class PictureStore(Protocol):
@@ -55,25 +77,26 @@ class PictureStore(Protocol):
 
 
 def read_pictures(
-    root: Path, paths: Sequence[Path], store: PictureStore | None = None, progress: Progress | None = None
+    root: Path, sources: Sequence[Source], store: PictureStore | None = None, progress: Progress | None = None
 ) -> list[Picture | str]:
-    """Each file's picture, or the sentence that explains why it cannot be used.
+    """Each picture, or the sentence that explains why it cannot be used.
 
     Only files that ``store`` lacks under their stamp are opened. Faults are not kept: they are found anew each time.
+    Raises UsageError when a crop has to be cut by the finder and LiteRT, which runs it, is missing.
     """
-    stamps = {path: _stamp(path) for path in paths}
+    stamps = {source: _stamp(source.path) for source in sources}
     kept = store.load(root) if store else {}
-    known = {path: kept[path][1] for path in paths if path in kept and kept[path][0] == stamps[path]}
-    missing = [path for path in paths if path not in known]
+    known = {s: kept[s][1] for s in sources if s in kept and kept[s][0] == stamps[s]}
+    missing = [source for source in sources if source not in known]
     found = known | dict(zip(missing, in_threads(_read_picture, missing, progress), strict=True))
     stamped = {
-        path: (stamp, picture)
-        for path, picture in found.items()
-        if isinstance(picture, Picture) and (stamp := stamps[path])
+        source: (stamp, picture)
+        for source, picture in found.items()
+        if isinstance(picture, Picture) and (stamp := stamps[source])
     }
     if store and stamped != kept:
         store.store(root, stamped)
-    return [found[path] for path in paths]
+    return [found[source] for source in sources]
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -85,21 +108,37 @@ def _stamp(path: Path) -> Stamp | None:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
-def _read_picture(path: Path) -> Picture | str:
+def _read_picture(source: Source) -> Picture | str:
+    path = source.path
     if path.suffix.lower() in OTHER_SUFFIXES:
         return f"The picture is a {path.suffix[1:].upper()} file, which is not read; save it as PNG or TIFF."
     try:
-        image = read_image(path)
-        cell = cell_on_black(image)
+        image = source.image()
+        mask = _mask(image, source)
+        cell = masked_cell(image, mask, source.scale) if mask else cell_on_black(image, source.scale)
+    except UsageError:  # a missing package is no fault of the picture
+        raise
     except BloodedgeError as error:
         return str(error).replace(as_text(path), "The picture")
     return Picture(
         bytes_digest=hashlib.sha256(path.read_bytes()).hexdigest(),
         pixels_digest=hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest(),
         area_px=cell.area_px,
-        brightness=float(np.mean(cv2.mean(image, cell.mask)[:3])),
+        brightness=float(np.mean(cv2.mean(cell.bgr, cell.mask)[:3])),
         look=cell_hash(cell),
+        mask=mask,
     )
+
+
+def _mask(image: Image, source: Source) -> bytes:
+    """The finder's mask of the cell in the middle; empty where it was cut out before."""
+    try:
+        cell_on_black(image)
+    except NotCutOutError:
+        if is_on_black(image):
+            raise
+        return packed(central_mask(image, source.um_per_px))
+    return b""
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | None = None) -> list[R]:

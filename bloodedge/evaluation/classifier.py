@@ -7,14 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.bundle import Bundle
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.manifest import EngineName, Precision
 from bloodedge.bundle.run_record import SplitRecord, read_metrics, read_run
+from bloodedge.data.dataset import CNMC_LAYOUT
 from bloodedge.data.fitted_pictures import FittedPictures, read_fitted_of_bundle, read_fitted_of_run
 from bloodedge.data.split import SplitSpec
 from bloodedge.decision.thresholds import LABELS, Thresholds, calibrated, require_probabilities
 from bloodedge.engine import Engine, load_artifact, require
 from bloodedge.imaging import ImagingSpec
+from bloodedge.text import as_path
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +37,10 @@ class Classifier:
     labels: tuple[str, ...] = LABELS
     validation: Evaluation | None = None
     """Its figures on its own validation part; None for a bundle, which does not store them."""
+    layout: DataLayout = CNMC_LAYOUT
+    """How the data were laid out that it was fitted to."""
+    data: Path | None = None
+    """Where they were; None for a bundle, which does not say it."""
     fitted: FittedPictures | None = None
     """The pictures that it was fitted to; None for an older model without them."""
 
@@ -55,6 +62,8 @@ def open_run(run: Path) -> Classifier:
         fingerprint=record.data.fingerprint,
         labels=tuple(record.labels),
         validation=read_metrics(run).parts.get("validation") if (run / "metrics.json").is_file() else None,
+        layout=record.data.layout,
+        data=as_path(record.data.root),
         fitted=read_fitted_of_run(run, record),
     )
 
@@ -75,6 +84,7 @@ def open_bundle(path: Path, engine: EngineName, precision: Precision, threads: i
         split_spec=SplitSpec.model_validate(manifest.provenance.recipe.get("split", {})),
         fingerprint=manifest.provenance.data_fingerprint,
         labels=tuple(manifest.labels),
+        layout=manifest.provenance.data_layout,
         fitted=fitted,
     )
 

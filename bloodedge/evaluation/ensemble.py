@@ -15,14 +15,11 @@ from bloodedge.decision.thresholds import calibrated, require_probabilities
 from bloodedge.errors import UsageError
 from bloodedge.evaluation.classifier import Classifier
 from bloodedge.imaging import (
-    CNMC_UM_PER_PX,
     Cell,
     Image,
     ImagingSpec,
     as_image,
-    cell_on_black,
     network_input,
-    read_image,
 )
 from bloodedge.metrics import kappa
 
@@ -138,7 +135,7 @@ def _outputs(member: Classifier, images: Images) -> NDArray[np.float32]:
 
 def _inputs(cells: Sequence[CellFile], spec: ImagingSpec, rescale: float, progress: Progress | None) -> Images:
     def read(file: CellFile) -> Image:
-        return network_input(rescaled(cell_on_black(read_image(file.path), CNMC_UM_PER_PX), rescale), spec)
+        return network_input(rescaled(file.read(), rescale), spec)
 
     return np.stack(in_threads(read, cells, progress))
 

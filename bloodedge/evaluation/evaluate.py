@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.bench.latency import measure_latency
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.console import Progress
-from bloodedge.data.dataset import ONE_PERSON, CellFile, SubjectRule, check_readable, owners, read_dataset
+from bloodedge.data.dataset import CNMC_LAYOUT, CellFile, check_readable, owners
+from bloodedge.data.listing import ONE_PERSON
 from bloodedge.evaluation.ensemble import Ensemble, predict
 from bloodedge.evaluation.held_out import PartName, choose_cells, leaky
+from bloodedge.evaluation.reading import read_for
 from bloodedge.evaluation.scoring import score
 from bloodedge.files import write_text
 
@@ -42,18 +45,17 @@ def evaluate(
     rescale: float = 1.0,
     turns: Literal[1, 8] = 1,
     predictions: Path | None = None,
-    subject_rule: SubjectRule | None = None,
-    one_person: bool = False,
+    layout: DataLayout = CNMC_LAYOUT,
     allow_unreadable: bool = False,
 ) -> Scored:
     """Figures of ``ensemble`` on ``data``.
 
     rescale: each cell is resized by it first, as if it were larger or smaller. turns: 8 averages over a cell's flips
-    and quarter turns. predictions: a CSV file that gets each cell's probability. subject_rule: whose a cell is, where
-    its name does not say; one_person: all such cells are one person's. Latency is measured of one classifier alone with
-    one view. Raises UsageError when more than a tenth of the pictures cannot be used, unless ``allow_unreadable``.
+    and quarter turns. predictions: a CSV file that gets each cell's probability. layout: how ``data`` are laid out.
+    Latency is measured of one classifier alone with one view. Raises UsageError when more than a tenth of the pictures
+    cannot be used, unless ``allow_unreadable``.
     """
-    dataset = read_dataset(data, progress, (lambda _: ONE_PERSON) if one_person else subject_rule)
+    dataset = read_for(ensemble.members, data, layout, progress)
     check_readable(dataset, allow=allow_unreadable)
     cells, which, left_out = choose_cells(ensemble, dataset, part)
     predicted = predict(ensemble, cells, rescale=rescale, turns=turns, progress=progress)

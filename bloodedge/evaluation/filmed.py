@@ -18,7 +18,7 @@ from bloodedge.decision.error_rates import Rates, count_outcomes
 from bloodedge.decision.reference_people import Reference, aspects_of, fit_reference
 from bloodedge.decision.slide_verdict import PeopleScores, people_scores
 from bloodedge.decision.thresholds import Thresholds, decide
-from bloodedge.imaging import ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.imaging import ImagingSpec, network_input
 
 MOST_CELLS = 60
 """Cells of each person and class; more would add little about how people differ."""
@@ -90,7 +90,7 @@ def film(
     rng = np.random.default_rng(seed)
     first, rest = _some_of_each(held_out, rng), _some_of_each(others, rng)
     cells = [*first, *rest]
-    shown = in_threads(lambda cell: cell_on_black(read_image(cell.path)), cells, progress)
+    shown = in_threads(lambda cell: cell.read(), cells, progress)
     people = [cell.subject or cell.name for cell in cells]
     scales = {person: camera_scale(rng) for person in sorted(set(people))}
     images = [

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bloodedge.bundle import MANIFEST, Bundle, zip_files
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.json_records import record_bytes
 from bloodedge.bundle.manifest import Artifact, Manifest
 from bloodedge.console import Progress
-from bloodedge.data.dataset import CellFile, Dataset, read_dataset
+from bloodedge.data.dataset import CNMC_LAYOUT, CellFile, Dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import recall
 from bloodedge.decision.error_rates import FEWEST_PEOPLE, Rates
@@ -22,6 +23,7 @@ from bloodedge.evaluation.classifier import Classifier, blast_probabilities, ope
 from bloodedge.evaluation.ensemble import Ensemble
 from bloodedge.evaluation.filmed import Filmed, Floats, film
 from bloodedge.evaluation.held_out import choose_cells
+from bloodedge.evaluation.reading import read_for
 from bloodedge.files import write_beside
 
 CARD = "MODEL_CARD.md"
@@ -34,6 +36,7 @@ def measure_rates(
     out: Path,
     threads: int,
     *,
+    layout: DataLayout = CNMC_LAYOUT,
     leave_out: Collection[str] = (),
     sensitivity: float | None = None,
     specificity: float | None = None,
@@ -41,15 +44,16 @@ def measure_rates(
 ) -> Manifest:
     """Copy ``bundle`` to ``out`` with the rates and the reference of the cells in ``data`` that it was not fitted to.
 
-    leave_out: subjects to leave out, such as a training person under another name. With a sensitivity or specificity,
-    0..1, the thresholds are chosen for it on these people first. An older bundle gets the digests of its training
-    pictures if ``data`` holds them. The copy is not signed. Raises UsageError for too few people.
+    layout: how ``data`` are laid out. leave_out: subjects to leave out, such as a training person under another name.
+    With a sensitivity or specificity, 0..1, the thresholds are chosen for it on these people first. An older bundle
+    gets the digests of its training pictures if ``data`` holds them. The copy is not signed. Raises UsageError for too
+    few people.
     """
-    dataset = read_dataset(data, progress)
     with Bundle(bundle) as opened:
         manifest = opened.manifest
         files = {name: opened.read(name) for name in manifest.files}
     classifiers = [open_bundle(bundle, a.engine, a.precision, threads) for a in manifest.artifacts]
+    dataset = read_for(classifiers[:1], data, layout, progress)
     cells = _held_out(classifiers[0], dataset, leave_out)
     filmed = film(cells, [], manifest.imaging, seed=0, progress=progress)
     name = f"cells of people not seen in training, of {data.name} ({dataset.fingerprint[:12]})"

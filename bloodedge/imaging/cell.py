@@ -65,12 +65,16 @@ NOT_ONE_CELL = (
 )
 
 
+class NotCutOutError(BloodedgeError):
+    """A picture is no single cell cut out onto an even background."""
+
+
 def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
     """The cell of a crop that was already cut out: its largest part that is not background, holes filled.
 
     bgr: uint8 (h, w, 3), onto black as C-NMC's are, or onto another even colour, which is taken from the border. Raises
-    BloodedgeError when the crop has one colour, holds several cells (a second part of more than half the largest's
-    area), or is a whole field or a piece of one.
+    BloodedgeError when the crop has one colour, NotCutOutError when it holds several cells (a second part of more than
+    half the largest's area), or is a whole field or a piece of one.
     """
     blue, green, red = cv2.split(as_image(bgr if is_on_black(bgr) else cv2.absdiff(bgr, _background(bgr))))
     _, lit = cv2.threshold(cv2.max(cv2.max(blue, green), red), BACKGROUND_LEVEL, 255, cv2.THRESH_BINARY)
@@ -80,12 +84,12 @@ def cell_on_black(bgr: Image, um_per_px: float = CNMC_UM_PER_PX) -> Cell:
     areas = [cv2.contourArea(contour) for contour in contours]
     largest = int(np.argmax(areas))
     if any(area > areas[largest] / 2 for i, area in enumerate(areas) if i != largest):
-        raise BloodedgeError(NOT_ONE_CELL)
+        raise NotCutOutError(NOT_ONE_CELL)
     mask = np.zeros(lit.shape, np.uint8)
     cv2.drawContours(mask, contours, largest, 255, cv2.FILLED)
     sides = mask[0], mask[-1], mask[:, 0], mask[:, -1]
     if all(side.any() for side in sides) and np.count_nonzero(border(mask)) > CLIPPED_BORDER * len(border(mask)):
-        raise BloodedgeError(NOT_ONE_CELL)
+        raise NotCutOutError(NOT_ONE_CELL)
     return Cell(bgr, mask, um_per_px)
 
 
@@ -106,5 +110,5 @@ def _background(bgr: Image) -> Image:
     colour = np.sort(edge, axis=0)[len(edge) // 2]
     even = (cv2.absdiff(edge, np.broadcast_to(colour, edge.shape)) <= BACKGROUND_LEVEL).all(axis=1)
     if np.count_nonzero(even) < EVEN_BORDER * len(edge):
-        raise BloodedgeError(NOT_ONE_CELL)
+        raise NotCutOutError(NOT_ONE_CELL)
     return as_image(np.broadcast_to(colour, bgr.shape))

@@ -4,6 +4,8 @@ OpenCV silently fills the missing part of a truncated file with grey, takes the 
 wrong colours. Bytes after a picture's end, which cameras and editors leave there, do no harm.
 """
 
+import mmap
+import os
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +26,34 @@ LAB = {8, 9, 10}
 def is_image(path: Path) -> bool:
     """Whether a file's name is that of an image; hidden files, such as macOS' "._cell.png", are none."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+NO_FOLDERS = {"__macosx", "$recycle.bin", "@eadir"}
+"""Folders that systems add to archives and disks, besides hidden ones."""
+
+
+def walk_pictures(root: Path) -> tuple[list[Path], int]:
+    """(sorted files under ``root`` whose names are those of pictures; how many hidden and system files were not taken).
+
+    Files of OTHER_SUFFIXES are among them. Links are followed, but never in a circle.
+    """
+    found: list[Path] = []
+    hidden, seen = 0, set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:  # a link back up
+            below.clear()
+            continue
+        seen.add(place)
+        parts = Path(folder).relative_to(root).parts
+        outside = any(part.lower() in NO_FOLDERS or part.startswith(".") for part in parts)
+        for path in (Path(folder) / name for name in names):
+            if path.suffix.lower() in IMAGE_SUFFIXES | OTHER_SUFFIXES:
+                if outside or path.name.startswith("."):
+                    hidden += 1
+                else:
+                    found.append(path)
+    return sorted(found), hidden
 
 
 def is_truncated(data: bytes) -> bool:
@@ -81,7 +111,19 @@ def tiff_pages(data: bytes) -> list[bool]:
     return list(_directories(data, order)) if order else []
 
 
-def _directories(data: bytes, order: str) -> Iterator[bool]:
+def count_pictures(path: Path) -> int:
+    """How many pictures a file holds: the pages of a TIFF file, 1 for others and for what cannot be read."""
+    if path.suffix.lower() not in {".tif", ".tiff"}:
+        return 1
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            order = TIFF.get(data[:4])
+            return max(1, len(list(_directories(data, order)))) if order else 1
+    except (OSError, ValueError, struct.error):  # ValueError: an empty file
+        return 1
+
+
+def _directories(data: bytes | mmap.mmap, order: str) -> Iterator[bool]:
     (at,) = struct.unpack_from(f"{order}I", data, 4)
     for _ in range(MOST_PAGES):
         if at == 0:

@@ -13,10 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.cli import main
-from bloodedge.data.dataset import digest, read_dataset, subject_pattern
+from bloodedge.data.dataset import digest, read_dataset
 from bloodedge.data.fitted_pictures import FittedPictures, held_out
+from bloodedge.data.listing import subject_pattern
 from bloodedge.data.split import SplitSpec, recall, split
 from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import BloodedgeError, UsageError
@@ -368,8 +370,8 @@ def test_cells_of_nobody_known_give_figures_without_intervals(unnamed: Path, ren
 
 
 def test_a_rule_says_whose_cells_are(unnamed: Path, rendered_data: Path) -> None:
-    rule = subject_pattern("(patient[0-9]+[a-z]+)-")
-    figures, _, _, notes = evaluate(alone(fitted_classifier(rendered_data)), unnamed, subject_rule=rule)
+    rule = DataLayout(subject="(patient[0-9]+[a-z]+)-")
+    figures, _, _, notes = evaluate(alone(fitted_classifier(rendered_data)), unnamed, layout=rule)
     assert set(figures.per_subject) == {"PATIENT0ALL", "PATIENT1ALL", "PATIENT0HEM", "PATIENT1HEM"}
     assert "accuracy" in figures.ci95
     assert not notes
@@ -379,7 +381,9 @@ def test_a_rule_says_whose_cells_are(unnamed: Path, rendered_data: Path) -> None
 
 
 def test_cells_of_one_person_have_intervals_over_cells_and_say_so(unnamed: Path, rendered_data: Path) -> None:
-    figures, _, _, notes = evaluate(alone(fitted_classifier(rendered_data)), unnamed, one_person=True)
+    figures, _, _, notes = evaluate(
+        alone(fitted_classifier(rendered_data)), unnamed, layout=DataLayout(one_person=True)
+    )
     assert list(figures.per_subject) == ["ONE PERSON"]
     low, high = figures.ci95["auc"]
     assert low < figures.auc < high

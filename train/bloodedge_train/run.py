@@ -5,6 +5,7 @@ import cv2
 from bloodedge.bundle.run_record import RunMetrics, calibration_part
 from bloodedge.data.dataset import CellFile, Dataset, check_readable, read_dataset
 from bloodedge.data.fitted_pictures import FittedPictures, held_out
+from bloodedge.data.scales import scale_cautions
 from bloodedge.data.split import everybody, split
 from bloodedge.decision.operating_point import FEWEST_PEOPLE, enough_people
 from bloodedge.engine.keras import load_keras
@@ -35,10 +36,12 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
     cv2.setNumThreads(1)  # instead, threads work on whole images
     with watcher.step("Reading cells") as progress:
         store = PictureCache(options.cache, watcher.say) if options.recipe.head and options.cache else None
-        dataset = options.recipe.split.grouped(read_dataset(options.data, progress, store=store))
+        dataset = options.recipe.split.grouped(read_dataset(options.data, progress, options.layout, store))
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
     check_readable(dataset, allow=options.allow_unreadable)
+    for caution in scale_cautions(dataset):
+        watcher.say(caution)
     for names in dataset.same_person:
         watcher.say(f"subjects {', '.join(names)} are one person in C-NMC and stay in one part")
     cells = _prepare(options, dataset, watcher)

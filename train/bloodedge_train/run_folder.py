@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bloodedge import __version__
 from bloodedge.bench.latency import measure_latency
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.json_records import write_record
 from bloodedge.bundle.run_record import (
     CrossValidation,
@@ -20,7 +21,7 @@ from bloodedge.bundle.run_record import (
     SplitRecord,
     calibration_part,
 )
-from bloodedge.data.dataset import Dataset, read_input
+from bloodedge.data.dataset import CNMC_LAYOUT, Dataset, read_input
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import Fold, Parts
 from bloodedge.decision.operating_point import OperatingPoint, choose_thresholds
@@ -62,6 +63,8 @@ class TrainOptions:
     seed: int
     out: Path
     resume: bool
+    layout: DataLayout = CNMC_LAYOUT
+    """How the data are laid out."""
     allow_unreadable: bool = False
     """Continue even if more than a tenth of the pictures cannot be used."""
     sensitivity: float | None = None
@@ -196,6 +199,7 @@ def _data_record(options: TrainOptions, dataset: Dataset) -> DataRecord:
         cells=len(dataset.unique),
         subjects=len(dataset.groups),
         rendered=dataset.rendered,
+        layout=dataset.layout,
     )
 
 

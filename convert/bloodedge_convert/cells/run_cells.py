@@ -88,7 +88,7 @@ def read_cells(record: RunRecord, data: Path | None, calibration: int, *, tuning
     root = data or as_path(record.data.root)
     if not root.is_dir() and data is None:
         raise UsageError(f"The run's data are no longer at {root}; give the folder: bloodedge convert RUN DATA ...")
-    dataset = read_dataset(root, _step(report, "Reading cells"))
+    dataset = read_dataset(root, _step(report, "Reading cells"), record.data.layout)
     if dataset.fingerprint != record.data.fingerprint:
         raise UsageError(f"{root} is not what the run was fitted to (its images differ); give that folder.")
     spec = SplitSpec.model_validate(record.recipe.get("split", {}))

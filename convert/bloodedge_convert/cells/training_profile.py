@@ -9,7 +9,7 @@ from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile
 from bloodedge.data.pictures import in_threads
 from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain, in_a_field
-from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.imaging import Cell, ImagingSpec, network_input
 from bloodedge_convert.cells.calibration_set import choose_cells
 
 HELD_BACK = 6
@@ -38,7 +38,7 @@ def training_domain(
     test: held-out network inputs uint8 (N, H, W, 3) RGB; the domain records what share of them lies inside.
     """
     chosen = [choose_cells(parts[name], CELLS, seed) for name in ("train", "validation")]
-    cells = in_threads(lambda cell: cell_on_black(read_image(cell.path)), [*chosen[0], *chosen[1]], progress)
+    cells = in_threads(lambda cell: cell.read(), [*chosen[0], *chosen[1]], progress)
     training, others = cells[: len(chosen[0])], cells[len(chosen[0]) :]
     rng = np.random.default_rng(seed)
     domain = fit_domain(_both_ways(training, spec, rng), _both_ways(others, spec, rng))

@@ -74,6 +74,7 @@ def make_manifest(
             weights=without_paths(record.weights),
             data_fingerprint=record.data.fingerprint,
             rendered=record.data.rendered,
+            data_layout=record.data.layout,
             split=record.split,
             calibration_cells=len(cells.calibration.cells),
             calibration_digest=cells_digest(cells.calibration.cells),

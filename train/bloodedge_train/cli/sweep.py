@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from bloodedge.cli.options import PATH
+from bloodedge.cli.options import PATH, data_options
 from bloodedge.errors import StoppedError
 
 
@@ -14,6 +14,7 @@ from bloodedge.errors import StoppedError
 @click.option(
     "--space", "space_name", required=True, metavar="NAME|FILE.toml", help="What to try: packaged, or a file."
 )
+@data_options
 @click.option("--out", type=PATH, metavar="FOLDER", help="Sweep folder (default: runs/sweep-NAME).")
 @click.option("--resume", is_flag=True, help="Continue an interrupted sweep; failed trials are tried again.")
 @click.option(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bloodedge.cli.options import PATH, allow_unreadable_option, check_goal, goal_options
+from bloodedge.cli.options import PATH, allow_unreadable_option, check_goal, data_options, goal_options
 from bloodedge.errors import StoppedError, UsageError
 from bloodedge_train.zoo import ZOO, check_model, names_of
 
@@ -64,6 +64,7 @@ WORTHLESS = (
 @click.option("--epochs", type=click.IntRange(1, 1000), metavar="N", help="Instead of the recipe's number.")
 @goal_options
 @click.option("--out", type=PATH, metavar="RUN", help="Run folder (default: runs/MODEL-RECIPE).")
+@data_options
 @allow_unreadable_option
 @click.option(
     "--cache",

@@ -19,7 +19,7 @@ from bloodedge.data.pictures import in_threads
 from bloodedge.data.split import recall
 from bloodedge.evaluation.classifier import Classifier, blast_probabilities
 from bloodedge.evaluation.scoring import agree, score
-from bloodedge.imaging import CNMC_UM_PER_PX, Cell, Image, cell_on_black, network_input, read_image
+from bloodedge.imaging import Image, network_input
 from bloodedge_train.explain.alterations import ALTERATIONS, boxed
 from bloodedge_train.explain.cues import CUES, fit_logistic
 
@@ -81,7 +81,7 @@ def audit_shortcuts(classifier: Classifier, data: Path, progress: Progress | Non
 
     Raises UsageError when ``data`` is not what the run was fitted to.
     """
-    parts = recall(read_dataset(data, progress), classifier.split, classifier.split_spec)
+    parts = recall(read_dataset(data, progress, classifier.layout), classifier.split, classifier.split_spec)
     rules = fit_cues(parts["train"], progress)
     held = {name: parts[name] for name in HELD_OUT if name in parts}
     cues: list[CueScore] = []
@@ -104,16 +104,12 @@ def fit_cues(cells: Sequence[CellFile], progress: Progress | None = None) -> dic
     """A logistic regression for each cue."""
 
     def one(file: CellFile) -> dict[str, list[float]]:
-        cell = _read(file)
+        cell = file.read()
         return {name: cue(cell) for name, cue in CUES.items()}
 
     measured = in_threads(one, cells, progress)
     labels = [cell.label for cell in cells]
     return {name: fit_logistic([row[name] for row in measured], labels) for name in CUES}
-
-
-def _read(cell: CellFile) -> Cell:
-    return cell_on_black(read_image(cell.path), CNMC_UM_PER_PX)
 
 
 def _measure(
@@ -122,7 +118,7 @@ def _measure(
     """Blast probabilities (N,) by cue, and the model's by alteration."""
 
     def one(file: CellFile) -> tuple[list[list[float]], list[Image]]:
-        cell = _read(file)
+        cell = file.read()
         box = boxed(cell)
         inputs = [network_input(alter(box), classifier.imaging) for alter in ALTERATIONS.values()]
         return [cue(cell) for cue in CUES.values()], inputs

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bloodedge import __version__
 from bloodedge.data.perceptual_hash import HASH_BYTES, hash_rows
-from bloodedge.data.pictures import Picture, Stamped
+from bloodedge.data.pictures import Picture, Source, Stamped
 from bloodedge.errors import DiskError
 from bloodedge.files import write_beside
 
@@ -151,20 +151,23 @@ class PictureCache:
 
 
 def _key(root: Path) -> str:
-    return key_of(root=root.resolve(), bloodedge=__version__, opencv=cv2.__version__)
+    return key_of(root=root.resolve(), pages_and_masks=1, bloodedge=__version__, opencv=cv2.__version__)
 
 
 def _pack(root: Path, pictures: Stamped) -> Arrays:
     """Arrays of one row for each picture."""
     found = [picture for _, picture in pictures.values()]
     return {
-        "names": np.array([os.fsencode(path.relative_to(root)) for path in pictures], np.bytes_),
+        "names": np.array([os.fsencode(source.path.relative_to(root)) for source in pictures], np.bytes_),
+        "pages": np.array([-1 if source.page is None else source.page for source in pictures], np.int64),
+        "scales": np.array([source.um_per_px or 0.0 for source in pictures], np.float64),
         "stamps": np.array([stamp for stamp, _ in pictures.values()], np.int64).reshape(-1, 3),
         "bytes_digests": np.array([picture.bytes_digest for picture in found]),
         "pixels_digests": np.array([picture.pixels_digest for picture in found]),
         "areas_px": np.array([picture.area_px for picture in found], np.int64),
         "brightnesses": np.array([picture.brightness for picture in found], np.float64),
         "looks": hash_rows(picture.look for picture in found),
+        "masks": np.array([picture.mask for picture in found], np.bytes_),
     }
 
 
@@ -175,9 +178,12 @@ def _unpack(root: Path, stored: Arrays) -> Stamped:
     _require(looks, (count, HASH_BYTES), np.uint8)
     _require(stamps, (count, 3), np.int64)
     columns = ("bytes_digests", "pixels_digests", "areas_px", "brightnesses")
-    rows = zip(*(stored[name].tolist() for name in columns), map(bytes, looks), strict=True)
-    paths = [root / os.fsdecode(name) for name in stored["names"].tolist()]
-    return {path: (tuple(stamp), Picture(*row)) for path, stamp, row in zip(paths, stamps.tolist(), rows, strict=True)}
+    rows = zip(*(stored[name].tolist() for name in columns), map(bytes, looks), stored["masks"].tolist(), strict=True)
+    sources = [
+        Source(root / os.fsdecode(name), None if page < 0 else page, scale or None)
+        for name, page, scale in zip(*(stored[name].tolist() for name in ("names", "pages", "scales")), strict=True)
+    ]
+    return {s: (tuple(stamp), Picture(*row)) for s, stamp, row in zip(sources, stamps.tolist(), rows, strict=True)}
 
 
 def _require(values: NDArray[Any], shape: tuple[int, ...], dtype: type) -> None:

@@ -66,7 +66,7 @@ def int8_noise(
 ) -> Floats:
     """float32 (n, width): what int8's activations change in the features of some of the cells, less its mean."""
     chosen = cells[:: max(1, len(cells) // INT8_CELLS)][:INT8_CELLS]
-    of = hashlib.sha256("".join(cell.pixels_digest for cell in chosen).encode()).hexdigest()
+    of = hashlib.sha256("".join(cell.input_digest for cell in chosen).encode()).hexdigest()
 
     def rounded() -> Backbone:
         images = inputs(chosen[:: max(1, len(chosen) // RANGE_CELLS)][:RANGE_CELLS], spec.imaging)
@@ -86,7 +86,7 @@ def _kept(
 ) -> Floats:
     """Features by the network of ``backbone``, which is asked for only where the cache lacks some."""
     known = cache.load(key, spec.width) if cache else {}
-    unique = {cell.pixels_digest: cell for cell in cells}
+    unique = {cell.input_digest: cell for cell in cells}
     missing = [cell for digest, cell in unique.items() if digest not in known]
     try:
         if missing:
@@ -96,7 +96,7 @@ def _kept(
             cache.store(key, known)
     found = np.empty((len(cells), spec.width), np.float32)
     if cells:
-        np.stack([known[cell.pixels_digest] for cell in cells], out=found)
+        np.stack([known[cell.input_digest] for cell in cells], out=found)
     return found
 
 
@@ -105,9 +105,7 @@ def _compute(cells: Sequence[CellFile], spec: FeatureSpec, known: dict[str, Floa
     extract = extractor(spec.backbone)
     for start in range(0, len(cells), BLOCK):
         block = cells[start : start + BLOCK]
-        known.update(
-            zip((cell.pixels_digest for cell in block), _of(inputs(block, spec.imaging), extract), strict=True)
-        )
+        known.update(zip((cell.input_digest for cell in block), _of(inputs(block, spec.imaging), extract), strict=True))
         if progress:
             progress(start + len(block), len(cells))
 

@@ -4,7 +4,9 @@ import itertools
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.config import Strict, validate
 from bloodedge.data.split import Fold
 from bloodedge_train.recipe import Recipe
@@ -35,6 +37,8 @@ class Plan(Strict):
     name: str
     data: str
     """The data folder's full path; on a cluster every machine must see it there."""
+    layout: DataLayout = Field(default_factory=DataLayout)
+    """How the data are laid out."""
     fingerprint: str
     recipe: Recipe
     weights: str

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.json_records import write_record
 from bloodedge.console import progress
 from bloodedge.data.dataset import Dataset, check_readable, read_dataset
@@ -35,6 +36,7 @@ class SweepOptions:
     """The options of ``bloodedge sweep``."""
 
     data: Path
+    layout: DataLayout
     space: Space
     out: Path
     resume: bool
@@ -54,7 +56,7 @@ def sweep(options: SweepOptions) -> Table:
     cluster.check(options.address)
     cv2.setNumThreads(1)  # instead, threads work on whole images
     with progress("Reading cells") as update:
-        dataset = read_dataset(options.data, update)
+        dataset = read_dataset(options.data, update, options.layout)
     check_readable(dataset, allow=False)
     plan = _plan(options, dataset)
     if before is not None and before != plan:
@@ -110,6 +112,7 @@ def _plan(options: SweepOptions, dataset: Dataset) -> Plan:
     plan = Plan(
         name=options.out.name,
         data=str(options.data.resolve()),
+        layout=dataset.layout,
         fingerprint=dataset.fingerprint,
         recipe=space.recipe,
         weights=_weights(space.weights),

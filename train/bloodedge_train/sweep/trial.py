@@ -152,6 +152,7 @@ def _options(plan: Plan, trial: Trial, out: Path) -> TrainOptions:
     run = run_folder(out, trial)
     return TrainOptions(
         data=as_path(plan.data),
+        layout=plan.layout,
         model=trial.model,
         recipe=plan.recipe_of(trial),
         weights=plan.weights,
