@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bloodedge.bundle.data_layout import DataLayout
+from bloodedge.data.exported_cells import CSV, is_export
 from bloodedge.data.label_table import Row, read_table, some
 from bloodedge.errors import UsageError
 from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, count_pictures, walk_pictures
@@ -18,6 +19,15 @@ CLASS_LABELS = CLASS_FOLDERS | {"0": 0, "1": 1}
 ONE_PERSON = "ONE PERSON"
 PRELIMINARY = "_labels.csv"
 """C-NMC's preliminary test comes as a folder NAME and a table NAME_labels.csv beside it."""
+EXPORTED = {
+    "labels": CSV,
+    "image_column": "file",
+    "label_column": "class",
+    "subject_column": "subject",
+    "um_per_px_column": "um_per_px",
+    "classes": {"blast": "blast", "normal": "normal"},
+}
+"""How cells that left a device are laid out; see ``bloodedge.data.exported_cells``."""
 MOST_FOLDERS = 12
 """Folders that a sentence names."""
 
@@ -66,6 +76,8 @@ def list_pictures(root: Path, layout: DataLayout) -> Listing:
     if not root.is_dir():
         raise UsageError(f"{root} is not a folder; give the folder that holds the all/ and hem/ (or fold_*/) folders.")
     paths, hidden = walk_pictures(root)
+    if is_export(root) and not layout.labels and not layout.classes:
+        layout = layout.model_copy(update=EXPORTED)
     found = _Found(root, paths, layout)
     table = _table_of(root, layout, paths)
     listing = _by_table(found, table) if table else _by_folder(found)
@@ -183,7 +195,7 @@ def _no_classes(root: Path, folders: Sequence[str]) -> str:
 
 def _check_asked(layout: DataLayout, present: set[str], lacks: str, names: Sequence[str]) -> None:
     """Raise UsageError when the layout has a class that does not occur."""
-    missing = [name for name in layout.classes if name not in present]
+    missing = [] if layout.labels == CSV else [name for name in layout.classes if name not in present]
     if missing:
         there = ", ".join(names[:MOST_FOLDERS]) or "none"
         raise UsageError(f"{lacks} {missing[0]}, which --classes names; there are: {there}.")

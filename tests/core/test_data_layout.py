@@ -57,6 +57,19 @@ def test_the_table_of_cnmcs_preliminary_test_is_found_and_read(tmp_path: Path, w
     assert data.layout.subject_column == "Patient_ID"
 
 
+def test_cells_that_left_a_device_are_read_as_it_wrote_them(tmp_path: Path, write_cells: WriteCells) -> None:
+    names = ["blast/lymphocyte/b-s1-c1.png", "other/monocyte/b-s1-c2.png", "images/b-s1-c1.png"]
+    root = write_cells(tmp_path, names)
+    table(root, f"file,class,subject,um_per_px\n{names[0]},blast,b-s1,0.2\n{names[1]},other,b-s1,0.2\n", "cells.csv")
+    data = read_dataset(root)
+    assert told(data) == {names[0]: ("B-S1", 1)}
+    assert data.cells[0].um_per_px == 0.2
+    assert data.passed_over == {
+        "pictures of the label other, which is no class": 1,
+        "pictures that cells.csv does not name": 1,
+    }
+
+
 def table(root: Path, text: str, name: str = "labels.csv") -> Path:
     (root / name).write_text(text, encoding="utf-8")
     return root
