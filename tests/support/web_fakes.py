@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from starlette.testclient import TestClient
 
+from bloodedge.decision.kinds import KindCall
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.daemon.services import desk_of
 from bloodedge_device.daemon.slides import Slides
@@ -124,12 +125,20 @@ class FakeDaemon:
         """The current slide's id."""
         return None if self.state.slide is None else self.state.slide.id
 
-    def see(self, probabilities: list[float], repeated: bool = False, reason: Reason | None = None) -> None:
-        """A frame goes through the pipeline."""
+    def see(
+        self,
+        probabilities: list[float],
+        repeated: bool = False,
+        reason: Reason | None = None,
+        kinds: Sequence[KindCall | None] = (),
+    ) -> None:
+        """A frame goes through the pipeline; kinds: told of its cells."""
         self._index += 1
         field, result = drawn(self._index, probabilities, repeated)
         if reason is not None:
             result = FrameResult(result.capture, SIZE, None, reason, BLURRED, 201.0, [], Counter(), 0.1)
+        if kinds:
+            result = fakes.of_kinds(result, kinds)
         self._results.append(result)
         self.state.live.jpeg(0)  # somebody watches, so every frame is kept
         self.slides.process(Frame(result.capture, field, 0.1))
@@ -144,6 +153,25 @@ def busy_daemon(folder: Path, web: WebSettings | None = None) -> FakeDaemon:
     daemon.desk.start_slide("Specimen 12", "page")
     for probabilities in PROBABILITIES:
         daemon.see(probabilities)
+    return daemon
+
+
+KINDS = (
+    (fakes.LYMPHOCYTE, fakes.LYMPHOCYTE, fakes.MONOCYTE, fakes.SEGMENTED),
+    (fakes.MAYBE_MONONUCLEAR, fakes.BAND, fakes.SEGMENTED),
+    (fakes.LYMPHOCYTE, fakes.EOSINOPHIL, fakes.SEGMENTED, fakes.ERYTHROBLAST, fakes.LYMPHOCYTE),
+    (fakes.SEGMENTED,),
+    (fakes.LYMPHOCYTE, fakes.SEGMENTED),
+)
+"""Kinds of the cells of PROBABILITIES: those of a mixed smear."""
+
+
+def mixed_daemon(folder: Path, web: WebSettings | None = None) -> FakeDaemon:
+    """A daemon with a mixed smear under the microscope, 15 cells of it seen."""
+    daemon = FakeDaemon(folder, web)
+    daemon.desk.start_slide("Smear 7", "page")
+    for probabilities, kinds in zip(PROBABILITIES, KINDS, strict=True):
+        daemon.see(probabilities, kinds=kinds)
     return daemon
 
 
@@ -168,18 +196,18 @@ def csrf_of(client: TestClient, path: str = "/") -> str:
 
 
 def serve(state: Path, port: int = 0) -> None:
-    """As a program for looking at: serve a busy daemon until interrupted."""
+    """As a program for looking at: serve a daemon with a mixed smear until interrupted."""
     import time
 
     from bloodedge_device.web.server import WebServer
 
-    daemon = busy_daemon(state, WebSettings(port=port))
+    daemon = mixed_daemon(state, WebSettings(port=port))
     server = WebServer(daemon.desk, daemon.settings.web, state)
     server.start()
     print(server.url, os.getpid(), flush=True)
     while True:
         time.sleep(0.5)
-        daemon.see(PROBABILITIES[int(time.time()) % 5])
+        daemon.see(PROBABILITIES[int(time.time()) % 5], kinds=KINDS[int(time.time()) % 5])
 
 
 if __name__ == "__main__":

@@ -55,6 +55,12 @@ def show_command(state: Path | None) -> None:
     name = now["label"] or f"Slide {now['id']}"
     called = now["blasts"] + now["normals"]
     click.echo(f"{name}: {now['cells_total']} cells, {called} called, {now['uncertain']} uncertain.")
+    if (counted := now["differential"]) is not None:
+        from bloodedge.report import percent
+
+        rows = [row for row in counted["rows"] if row["cells"]]
+        shares = ", ".join(f"{row['kind'].replace('_', ' ')} {percent(row['share'])}" for row in rows)
+        click.echo(f"Differential: {shares or 'no leucocyte yet'}. {counted['sentences'][0]}")
     headline = now["share_headline"]
     click.echo(" ".join([f"Blasts: {headline}." if "%" in headline else "", *now["share_sentences"]]).strip())
     if now["enough"]:

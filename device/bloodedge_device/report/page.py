@@ -4,6 +4,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
+from bloodedge.decision.kinds import OTHER
 from bloodedge.decision.prevalence import TELLS_NOTHING, ShareFigures
 from bloodedge.decision.slide_verdict import SURE, Answer, VerdictFigures
 from bloodedge.decision.thresholds import Thresholds
@@ -69,7 +70,7 @@ def page(report: DeviceReport) -> str:
             "verdict": verdict_strip(report.verdict.figures if report.verdict else None),
             "share_axis": charts.axis_labels(charts.share_axis()),
             "cells": charts.share_bar(
-                [charts.Part(name, counts.cells[name], name) for name in ("blast", "uncertain", "normal")]
+                [charts.Part(name, counts.cells[name], name) for name in ("blast", "uncertain", "normal", OTHER)]
             ),
             "probabilities": _probabilities(report.probabilities, manifest.thresholds),
             "latency_axis": latency_axis,

@@ -8,6 +8,7 @@ from bloodedge.console import console
 from bloodedge.report import milliseconds, percent, words
 from bloodedge.tables import print_table
 from bloodedge_device.report.reading import DeviceReport
+from bloodedge_device.slide.differential import DifferentialRow
 
 FIGURES = {"accuracy": "accuracy", "weighted_f1": "weighted F1", "auc": "AUC"}
 
@@ -27,6 +28,7 @@ def show(report: DeviceReport) -> None:
         out.print(f"[bold yellow]Mind:[/] {escape(warning)}")
     _show_frames(report)
     _show_cells(report)
+    _show_differential(report)
     _show_latency(report)
     _show_trust(report)
     out.print(f"\n{_agreement(report)}")
@@ -52,6 +54,35 @@ def _show_cells(report: DeviceReport) -> None:
         *((f"rejected by the finder: {words(reason)}", str(n), "") for reason, n in counts.not_cells.items()),
     ]
     print_table(("", "cells", "share of found"), rows, title="Cells")
+
+
+def _show_differential(report: DeviceReport) -> None:
+    count, after = report.differential, report.reviewed_differential
+    if count is None:
+        return
+    rows = [
+        (
+            row.name,
+            str(row.cells),
+            percent(row.share),
+            *_shares(row),
+            *([str(after.row(row.kind).cells)] if after else []),
+        )
+        for row in count.rows
+    ]
+    columns = ("", "cells", "share", "95 % interval", "corrected [95 %]", *(["after review"] if after else []))
+    shown = range(len(columns)) if count.is_corrected else [i for i in range(len(columns)) if i != 4]
+    table = [tuple(row[index] for index in shown) for row in rows]
+    print_table(tuple(columns[index] for index in shown), table, title="Differential")
+    for sentence in (*count.sentences, count.beside_sentence):
+        console().print(escape(sentence))
+
+
+def _shares(row: DifferentialRow) -> tuple[str, str]:
+    exact = f"{percent(row.low)} - {percent(row.high)}"
+    if row.corrected is None:
+        return exact, "\N{EN DASH}"
+    return exact, f"{percent(row.corrected)} [{percent(row.corrected_low)}, {percent(row.corrected_high)}]"
 
 
 def _show_latency(report: DeviceReport) -> None:

@@ -128,6 +128,17 @@ class Differential(_Figures):
         return next(row for row in self.rows if row.kind == kind)
 
     @property
+    def beside_sentence(self) -> str:
+        """What is counted beside the leucocytes."""
+        red = f", {self.erythroblasts_per_100:.1f} per 100 leucocytes" if self.erythroblasts_per_100 is not None else ""
+        neutrophils = f"Neutrophils: {self.band} band, {self.segmented} segmented. "
+        uncertain = f" Of {self.uncertain} mononuclear cells it is uncertain whether they are blasts."
+        return (
+            f"{neutrophils}Beside them: {self.erythroblasts} erythroblasts{red}, {self.platelets} large platelets or"
+            f" clumps, {self.artefacts} artefacts, {self.unknown} of unknown kind.{uncertain if self.uncertain else ''}"
+        )
+
+    @property
     def progress(self) -> int:
         """How far the count is, 0..100."""
         return min(100, 100 * self.leucocytes // self.target)

@@ -49,6 +49,12 @@ class ReviewedKind:
         return Kind.ARTEFACT if person.label == "not_a_cell" else None
 
     @property
+    def name_after_review(self) -> str:
+        """What it is listed as after review."""
+        kind, _, label = self.after_review
+        return listed_as(kind, label) or kind
+
+    @property
     def after_review(self) -> KindKey:
         """Kind, stage and label, the person's where they were said."""
         person = self.person

@@ -99,7 +99,7 @@ def _slide(
     )
 
 
-_CELL = (
+CELL_QUERY = (
     "SELECT cells.id, frames.slide, frames.number AS frame, source, captured_at, x, y, cells.width, cells.height,"
     " cells.label, blast_probability, cells.reason, area_um2, repeated, crop IS NOT NULL AS has_crop,"
     " cells.kind, kind_probability, cells.stage, latest.label AS review, latest.kind AS review_kind,"
@@ -110,26 +110,27 @@ _CELL = (
 
 def cells(state: Path, slide: int, after: int, limit: int) -> list[CellRow]:
     """Cells of a slide with ids above ``after``, oldest first."""
-    query = f"{_CELL} WHERE frames.slide = ? AND cells.id > ? ORDER BY cells.id LIMIT ?"
+    query = f"{CELL_QUERY} WHERE frames.slide = ? AND cells.id > ? ORDER BY cells.id LIMIT ?"
     with open_for_reading(state) as database:
-        return [_cell(row) for row in database.execute(query, (slide, after, limit))]
+        return [cell_of(row) for row in database.execute(query, (slide, after, limit))]
 
 
 def all_cells(state: Path, slide: int) -> Iterator[CellRow]:
     """Every cell of a slide, oldest first, from one consistent state."""
     with open_for_reading(state) as database:
-        for row in database.execute(f"{_CELL} WHERE frames.slide = ? ORDER BY cells.id", (slide,)):
-            yield _cell(row)
+        for row in database.execute(f"{CELL_QUERY} WHERE frames.slide = ? ORDER BY cells.id", (slide,)):
+            yield cell_of(row)
 
 
 def find_cell(state: Path, cell: int) -> tuple[int, CellRow] | None:
     """A cell with its slide's id."""
     with open_for_reading(state) as database:
-        row = database.execute(f"{_CELL} WHERE cells.id = ?", (cell,)).fetchone()
-        return None if row is None else (row["slide"], _cell(row))
+        row = database.execute(f"{CELL_QUERY} WHERE cells.id = ?", (cell,)).fetchone()
+        return None if row is None else (row["slide"], cell_of(row))
 
 
-def _cell(row: sqlite3.Row) -> CellRow:
+def cell_of(row: sqlite3.Row) -> CellRow:
+    """A row of CELL_QUERY."""
     return CellRow.model_validate({**row, "box": (row["x"], row["y"], row["width"], row["height"])})
 
 

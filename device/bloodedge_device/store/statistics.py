@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from bloodedge.decision.error_rates import Rates
@@ -109,28 +109,26 @@ def read_terms(database: sqlite3.Connection, slide: int) -> DifferentialTerms:
     return DifferentialTerms(None if rates is None else KindRates.model_validate_json(rates), target or TARGET)
 
 
+REVIEWED_KINDS = (
+    "cells.kind, cells.stage, cells.label, reviews.label AS person_label, reviews.kind AS person_kind,"
+    " reviews.stage AS person_stage, sampling FROM cells JOIN frames ON frames.id = cells.frame"
+    " LEFT JOIN reviews ON reviews.id = (SELECT max(id) FROM reviews WHERE reviews.cell = cells.id)"
+    " WHERE frames.slide = ? AND NOT cells.repeated AND (cells.kind IS NOT NULL OR reviews.kind IS NOT NULL)"
+)
+"""Columns and rows of a slide's cells with a kind, told or reviewed."""
+
+
 def read_reviewed_kinds(database: sqlite3.Connection, slide: int) -> list[ReviewedKind]:
     """How many cells of a slide with a kind, told or reviewed, have which answer of the device and of a person."""
-    query = (
-        "SELECT cells.kind, cells.stage, cells.label, reviews.label AS person_label, reviews.kind AS person_kind,"
-        " reviews.stage AS person_stage, sampling, count(*) AS cells FROM cells JOIN frames ON frames.id = cells.frame"
-        " LEFT JOIN reviews ON reviews.id = (SELECT max(id) FROM reviews WHERE reviews.cell = cells.id)"
-        " WHERE frames.slide = ? AND NOT cells.repeated AND (cells.kind IS NOT NULL OR reviews.kind IS NOT NULL)"
-        " GROUP BY 1, 2, 3, 4, 5, 6, 7"
-    )
-    return [
-        ReviewedKind(
-            Kind(row["kind"] or Kind.UNKNOWN),
-            row["stage"],
-            row["label"],
-            None
-            if row["sampling"] is None
-            else Review.of(row["person_label"], row["person_kind"], row["person_stage"]),
-            row["sampling"],
-            row["cells"],
-        )
-        for row in database.execute(query, (slide,))
-    ]
+    query = f"SELECT count(*) AS cells, {REVIEWED_KINDS} GROUP BY 2, 3, 4, 5, 6, 7, 8"  # own names
+    return [replace(reviewed_kind(row), cells=row["cells"]) for row in database.execute(query, (slide,))]
+
+
+def reviewed_kind(row: sqlite3.Row) -> ReviewedKind:
+    """A row of REVIEWED_KINDS."""
+    said = row["person_label"], row["person_kind"], row["person_stage"]
+    person = None if row["sampling"] is None else Review.of(*said)
+    return ReviewedKind(Kind(row["kind"] or Kind.UNKNOWN), row["stage"], row["label"], person, row["sampling"])
 
 
 def read_people_scores(database: sqlite3.Connection, slide: int) -> PeopleScores | None:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.web_access import RefusedError, SafeHeaders
-from bloodedge_device.web import api, openapi, pages
+from bloodedge_device.web import api, kind_pages, openapi, pages, review_pages
 from bloodedge_device.web.access import Access
 from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.request_checks import HEADERS, Guard, LocalOperator
@@ -65,11 +65,13 @@ def _routes(work: Work) -> list[Route]:
         ("/slides/end", post, pages.end_slide),
         ("/slides/{slide:id}", get, pages.slide),
         ("/slides/{slide:id}/label", post, pages.label_slide),
+        ("/slides/{slide:id}/kinds", get, kind_pages.kinds),
+        ("/slides/{slide:id}/kinds", post, kind_pages.reclassify),
         ("/slides/{slide:id}/report", get, pages.report),
         ("/slides/{slide:id}/export.{kind}", get, pages.download),
-        ("/review/{slide:id}", get, pages.review),
-        ("/review/{slide:id}/result", get, pages.result),
-        ("/review/{slide:id}/{cell:id}", post, pages.answer),
+        ("/review/{slide:id}", get, review_pages.review),
+        ("/review/{slide:id}/result", get, review_pages.result),
+        ("/review/{slide:id}/{cell:id}", post, review_pages.answer),
         ("/health", get, pages.health),
         ("/login", get, pages.login),
         ("/login", post, pages.sign_in),

@@ -1,6 +1,6 @@
 """What a person or a program may ask of the running daemon."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,4 +35,13 @@ class Desk:
 
     def review(self, cell: int, review: Review, sampling: Sampling, actor: str) -> None:
         """Store what a person says about a cell; BloodedgeError when there is no such cell."""
-        self.store.review(cell, review, sampling, actor)
+        self.review_all({cell: review}, sampling, actor)
+
+    def review_all(self, reviews: Mapping[int, Review], sampling: Sampling, actor: str) -> None:
+        """Store what a person says of several cells, or of none; BloodedgeError when there is no such cell."""
+
+        def steps() -> None:
+            for cell, review in reviews.items():
+                self.store.review(cell, review, sampling, actor)
+
+        self.store.at_once(steps)

@@ -162,24 +162,40 @@ def _figures(report: DeviceReport) -> list[Any]:
         ("inference, baseline", percentiles_text(baseline.latency_ms), baseline.hardware),
     ]
     tables = [
+        *_differential(report),
         ("What was seen", _table(seen, header=False)),
         ("How far to trust it", _table(held_out)),
         ("How fast it was", _table(timing)),
     ]
-    return [part for name, table in tables for part in (_text(name, 11, bold=True), table)]
+    return [part for name, table in tables for part in (*([_text(name, 11, bold=True)] if name else []), table)]
 
 
-def _table(rows: list[Any], header: bool = True) -> Any:
+def _differential(report: DeviceReport) -> list[tuple[str, Any]]:
+    found, after = report.differential, report.reviewed_differential
+    if found is None:
+        return []
+    rows = [("Of all leucocytes", "cells, share", "95 % interval", "corrected [95 %]", "after review")]
+    for row in found.rows:
+        corrected = "\N{EN DASH}"
+        if row.corrected is not None:
+            corrected = f"{percent(row.corrected)} [{percent(row.corrected_low)}, {percent(row.corrected_high)}]"
+        reviewed = "\N{EN DASH}" if after is None else count(after.row(row.kind).cells)
+        cells, limits = f"{count(row.cells)}, {percent(row.share)}", f"{percent(row.low)} to {percent(row.high)}"
+        rows.append((row.name, cells, limits, corrected, reviewed))
+    words = _text(" ".join((*found.sentences, found.beside_sentence)), 8.5, colour=SOFT)
+    return [("Differential", _table(rows, widths=(42, 30, 36, 44, 22))), ("", words)]
+
+
+def _table(rows: list[Any], header: bool = True, widths: tuple[float, ...] = (60, 55, 55)) -> Any:
     from reportlab.lib.colors import HexColor
     from reportlab.lib.units import mm
     from reportlab.platypus import Table
 
-    widths = [60 * mm, 55 * mm, 55 * mm][: len(rows[0])]
     style = [("LINEBELOW", (0, 0), (-1, -1), 0.4, HexColor("#dfe2e0")), ("TOPPADDING", (0, 0), (-1, -1), 1.5),
              ("BOTTOMPADDING", (0, 0), (-1, -1), 1.5), ("LEFTPADDING", (0, 0), (-1, -1), 0)]  # fmt: skip
     body = [[_text(str(cell), 8.5, colour=SOFT if header and index == 0 else "#1c2126", after=0) for cell in row]
             for index, row in enumerate(rows)]  # fmt: skip
-    return Table(body, widths, hAlign="LEFT", style=style, spaceAfter=8)
+    return Table(body, [width * mm for width in widths[: len(rows[0])]], hAlign="LEFT", style=style, spaceAfter=8)
 
 
 _GALLERIES = {

@@ -4,40 +4,29 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from bloodedge.decision.kinds import ASKED, Kind, kind_words
+from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.report import charts
 from bloodedge.web_access import RefusedError
-from bloodedge_device.report.page import FIGURES, STAGE_NAMES, page, share_strip, verdict_strip
+from bloodedge_device.report.page import STAGE_NAMES, page, share_strip, verdict_strip
 from bloodedge_device.report.reading import read_report
-from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Review, Sampling, review_figures
 from bloodedge_device.store import audit_log, open_for_reading, queries
-from bloodedge_device.store.rows import CellRow
 from bloodedge_device.web import export, phrases
 from bloodedge_device.web.access import session_cookie
 from bloodedge_device.web.api import query_of
 from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import SlideLabel, SlidesQuery, StatusQuery
-from bloodedge_device.web.request_checks import address_of, form
+from bloodedge_device.web.request_checks import address_of, fields_of
 from bloodedge_device.web.responses import caller_of, environment, html, redirect
 from bloodedge_device.web.status import FrameStatus, status_of
 from bloodedge_device.web.worker_threads import Work, slide_or_404
 
 AUDIT_SHOWN = 100
-REVIEW_NAMES = {"blast": "Blast", "normal": "Normal", "not_a_cell": "Not a cell", "unsure": "Unsure"}
-KIND_NAMES = {
-    "neutrophil.segmented": "Segmented neutrophil",
-    "neutrophil.band": "Band neutrophil",
-    **{kind.value: kind.words.capitalize() for kind in Kind if kind not in {Kind.NEUTROPHIL, Kind.UNKNOWN}},
-}
-"""Kinds that a person may choose; a stage follows a point."""
-REVIEWED_FIGURES = ("accuracy", "sensitivity", "specificity")
 
 
 def _view(desk: Desk) -> dict[str, object]:
@@ -57,13 +46,20 @@ def _view(desk: Desk) -> dict[str, object]:
         "verdict_strip": verdict_strip(slide.verdict) if slide else "",
         "reasons": phrases.why_uncertain(slide.uncertain_reasons) if slide else {},
         "frame_reasons": _frame_reasons(frame) if frame else {},
-        "why": phrases.why,
+        "frame_kinds": _frame_kinds(frame) if frame else {},
+        "described": phrases.described,
         "share_axis": charts.axis_labels(charts.share_axis()),
     }
 
 
 def _frame_reasons(frame: FrameStatus) -> dict[str, int]:
     return phrases.why_uncertain(Counter(cell.reason for cell in frame.cells if cell.reason))
+
+
+def _frame_kinds(frame: FrameStatus) -> dict[str, int]:
+    """Cells of which *blast or normal?* is not asked, by kind in the order of a differential count."""
+    found = Counter(cell.kind for cell in frame.cells if cell.kind and cell.label == OTHER)
+    return {kind: found[kind] for kind in Kind if found[kind]}
 
 
 def live(desk: Desk, request: Request) -> Response:
@@ -143,105 +139,14 @@ def label_slide(desk: Desk, request: Request) -> Response:
     """Give a slide another label."""
     found = slide_or_404(desk, request)
     desk.label_slide(found.id, _label(request), caller_of(request).actor)
-    return redirect("/" if _fields(request).get("back") == "live" else f"/slides/{found.id}")
-
-
-def _fields(request: Request) -> dict[str, str]:
-    return form(request.headers, request.scope["body"])
+    return redirect("/" if fields_of(request).get("back") == "live" else f"/slides/{found.id}")
 
 
 def _label(request: Request) -> str:
     try:
-        return SlideLabel(label=_fields(request).get("label", "").strip()).label
+        return SlideLabel(label=fields_of(request).get("label", "").strip()).label
     except ValidationError as error:
         raise HTTPException(400, "A label is one line of at most 200 characters; go back and shorten it.") from error
-
-
-def _sampling(value: str | None) -> Sampling:
-    for known in SAMPLINGS:
-        if value == known:
-            return known
-    raise HTTPException(400, "A review is of random cells or of the gallery; choose one on the slide's page.")
-
-
-def review(desk: Desk, request: Request) -> Response:
-    """One cell to review, and the answer to the one before."""
-    found, sampling = slide_or_404(desk, request), _sampling(request.query_params.get("sampling", "random"))
-    order = queries.review_order(desk.state, found.id, sampling)
-    answers = queries.answers(desk.state, found.id, sampling)
-    again = _cell_of(desk, found.id, request.query_params.get("cell"))
-    left = [cell for cell in order if cell not in answers]
-    shown = again.id if again else left[0] if left else None
-    before = _cell_of(desk, found.id, request.query_params.get("before"))
-    return html(
-        request,
-        "review.html",
-        slide=found,
-        sampling=sampling,
-        cell=shown,
-        again=again,
-        done=sum(cell in answers for cell in order),
-        total=len(order),
-        before=before if before is not None and before.id in answers else None,
-        answers=answers,
-        names=REVIEW_NAMES,
-        kind_names=KIND_NAMES,
-        said=_said,
-    )
-
-
-def _said(cell: CellRow) -> str:
-    """A person's latest answer to a cell, in words."""
-    if cell.review_kind is not None:
-        return kind_words(cell.review_kind, cell.review_stage)
-    return REVIEW_NAMES[cell.review].lower() if cell.review else "none"
-
-
-def _cell_of(desk: Desk, slide: int, text: str | None) -> CellRow | None:
-    """The slide's cell that a query names, if any; 404 when the slide has no such cell."""
-    if text is None:
-        return None
-    found = queries.find_cell(desk.state, int(text)) if re.fullmatch(r"[1-9][0-9]{0,15}", text) else None
-    if found is None or found[0] != slide:
-        raise HTTPException(404, "This slide has no such cell; go back to the slide.")
-    return found[1]
-
-
-def answer(desk: Desk, request: Request) -> Response:
-    """Store a person's label for a cell, and show the next cell."""
-    found, fields = slide_or_404(desk, request), _fields(request)
-    sampling = _sampling(fields.get("sampling"))
-    cell = _cell_of(desk, found.id, str(request.path_params["cell"]))
-    assert cell is not None
-    desk.review(cell.id, _review(fields), sampling, caller_of(request).actor)
-    return redirect(f"/review/{found.id}?sampling={sampling}&before={cell.id}")
-
-
-def _review(fields: Mapping[str, str]) -> Review:
-    """What a form says of a cell: a class, or a kind, which of a mononuclear cell says that it is no blast too."""
-    label, choice = fields.get("label"), fields.get("kind")
-    if choice is None and label in REVIEW_LABELS:
-        return Review.of(label)
-    if label is not None or choice not in KIND_NAMES:
-        raise HTTPException(400, "Choose what the cell is: blast, normal, not a cell, unsure or a kind; go back.")
-    kind, _, stage = choice.partition(".")
-    return Review.of("normal" if kind in ASKED else None, kind, stage or None)
-
-
-def result(desk: Desk, request: Request) -> Response:
-    """How often reviewer and device agree, beside the bundle's held-out figures."""
-    found = slide_or_404(desk, request)
-    figures = review_figures(queries.reviewed_cells(desk.state, found.id))
-    manifest = read_report(desk.state, found.id).manifest
-    return html(
-        request,
-        "result.html",
-        slide=found,
-        figures=figures,
-        shown=[(key, FIGURES[key]) for key in REVIEWED_FIGURES],
-        baseline=manifest.baseline,
-        names=REVIEW_NAMES,
-    )
 
 
 def health(desk: Desk, request: Request) -> Response:
@@ -274,7 +179,7 @@ def sign_in(desk: Desk, request: Request) -> Response:
         return redirect("/")
     address = address_of(request.scope)
     try:
-        right = access.is_token(_fields(request).get("token", ""), address)
+        right = access.is_token(fields_of(request).get("token", ""), address)
     except RefusedError:
         desk.store.note("page", "login refused", {"address": address})
         raise

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bloodedge.decision.kinds import OTHER, kind_words
 from bloodedge.decision.thresholds import WHY_UNCERTAIN, Reason
 from bloodedge.report import count, percent
+from bloodedge_device.store.rows import CalledCell
 from bloodedge_device.web.status import FrameStatus, SlideStatus
 
 FRAME_REASONS = {
@@ -57,6 +59,15 @@ def focus(frame: FrameStatus) -> Focus | None:
 def why(reason: str) -> str:
     """Why a cell is uncertain."""
     return WHY_UNCERTAIN.get(reason, reason.replace("_", " "))
+
+
+def described(cell: CalledCell) -> str:
+    """What the device says of a cell, in words."""
+    kind = "" if cell.kind is None else kind_words(cell.kind, cell.stage)
+    if cell.label == OTHER:
+        return f"{kind}: blast or normal? is not asked of it"
+    call = cell.label + (f" ({why(cell.reason)})" if cell.reason else "")
+    return f"{kind}: {call}" if kind else call
 
 
 def why_uncertain(reasons: Mapping[str, int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from anyio import to_thread
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bloodedge import web_access
@@ -168,12 +169,21 @@ def _refuse_without_csrf(caller: Caller, headers: Headers, body: bytes) -> None:
         )
 
 
+MOST_FIELDS = 64
+"""Of a form: a page of cells to choose from, and a few more."""
+
+
 def form(headers: Headers, body: bytes) -> dict[str, str]:
     """The fields of an HTML form; none when the body is something else or malformed."""
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/x-www-form-urlencoded":
         return {}
     try:
-        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=20)
+        fields = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS)
     except ValueError:
         return {}
     return {name: values[-1] for name, values in fields.items()}
+
+
+def fields_of(request: Request) -> dict[str, str]:
+    """The fields of the form that a request carries."""
+    return form(request.headers, request.scope["body"])
