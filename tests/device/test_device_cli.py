@@ -53,7 +53,7 @@ def frames(tmp_path: Path) -> Path:
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "load_file", loading.load_file)  # put back at the end
-    for name in ("gate_of", "finder_of"):
+    for name in ("gate_of", "finder_of", "kinds"):
         monkeypatch.setattr(pipelines, name, getattr(pipelines, name))
     fakes.use_fakes()
 

@@ -29,6 +29,7 @@ from bloodedge.finder.frame_gate import GateResult
 from bloodedge.imaging import Cell, Image, ImagingSpec
 from bloodedge_device.bundles.loading import Loaded
 from bloodedge_device.frames import Capture, CellResult, Frame, FrameResult
+from bloodedge_device.kinds import KindInput
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.store import RunInfo
 
@@ -164,6 +165,10 @@ class FakeCell:
         x, y, width, height = self.box
         return [[x, y], [x + width, y], [x + width, y + height], [x, y + height]]
 
+    @property
+    def density(self) -> Image:
+        return np.zeros((self.box[3], self.box[2], 3), np.uint8)
+
     def crop(self, frame: np.ndarray, um_per_px: float) -> Cell:
         x, y, width, height = self.box
         return Cell(frame[y : y + height, x : x + width], self.mask, um_per_px)
@@ -180,6 +185,11 @@ def find_cells(bgr: Image, _: float | None) -> Found:
         return Found((), (), 0.1)
     cells = FakeCell((40, 30, 60, 60)), FakeCell((0, 0, 20, 30), touches_border=True)
     return Found(cast("tuple[FoundCell, ...]", cells), (Rejected((100, 100, 5, 5), Reason.TOO_SMALL),), 0.1)
+
+
+def lymphocytes(cells: Sequence[KindInput]) -> list[KindCall]:
+    """All are."""
+    return [KindCall(Kind.LYMPHOCYTE, 0.9, asked=True) for _ in cells]
 
 
 def frame(index: int = 0, level: int = 128, dropped_before: int = 0) -> Frame:
@@ -265,6 +275,7 @@ def use_fakes() -> None:
     loading.load_file = lambda *_: make_loaded()
     pipelines.gate_of = lambda settings: check  # noqa: ARG005
     pipelines.finder_of = lambda settings: find_cells  # noqa: ARG005
+    pipelines.kinds = lambda: lymphocytes
 
 
 def start(state: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":

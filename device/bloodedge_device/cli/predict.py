@@ -101,11 +101,7 @@ def _open(bundle: Path, engine: "EngineName", precision: "Precision", um_per_px:
     with Bundle(bundle) as opened:
         manifest = opened.manifest
         loaded = load_artifact(opened, manifest.artifact(engine, precision), default_threads())
-    try:
-        kinds = default_kinds()
-    except FileNotFoundError:  # not trained yet
-        kinds = None
-    return Predictor(loaded, manifest, kinds, um_per_px)
+    return Predictor(loaded, manifest, default_kinds(), um_per_px)
 
 
 class _Summary:

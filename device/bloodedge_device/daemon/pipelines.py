@@ -7,6 +7,7 @@ from bloodedge.finder.frame_gate import check
 from bloodedge.finder.slide_scale import SlideScale
 from bloodedge.imaging import Image
 from bloodedge_device.bundles.loading import Loaded
+from bloodedge_device.kinds import KindsOf, default_kinds
 from bloodedge_device.pipeline import Check, Find, Pipeline
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.overlap import SlideMap
@@ -19,9 +20,15 @@ def pipeline_of(settings: DeviceSettings, loaded: Loaded) -> Pipeline:
         loaded.manifest,
         gate_of(settings),
         finder_of(settings),
+        kinds=kinds(),
         known_only=settings.domain.known_only,
         slide_map=SlideMap() if settings.slide.overlap else None,
     )
+
+
+def kinds() -> KindsOf:
+    """What tells the kinds of cells."""
+    return default_kinds()
 
 
 def gate_of(settings: DeviceSettings) -> Check:
