@@ -1,6 +1,7 @@
 """``bloodedge device``: run the daemon beside the microscope, and report on its slides."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from bloodedge_device.cli.service import (
     token_command,
 )
 from bloodedge_device.cli.slots import install_command, rollback_command, slots_command
+
+if TYPE_CHECKING:
+    from bloodedge_device.report.reading import DeviceReport
 
 
 @click.group()
@@ -139,7 +143,30 @@ def config_command(config: Path | None, check: bool, reference: bool, board: str
 @click.option(
     "--html", "html_target", metavar="FILE", type=click.Path(path_type=Path), help="Write the report as one HTML file."
 )
-def report_command(state: Path | None, slide: int | None, json_target: str | None, html_target: Path | None) -> None:
+@click.option(
+    "--hl7",
+    "hl7_target",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the differential as an HL7 v2 message (ORU^R01).",
+)
+@click.option(
+    "--fhir",
+    "fhir_target",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the differential as a FHIR bundle (R4, R5).",
+)
+@click.option("--specimen", metavar="NUMBER", default="", help="The specimen's number, for --hl7 and --fhir.")
+def report_command(
+    state: Path | None,
+    slide: int | None,
+    json_target: str | None,
+    html_target: Path | None,
+    hl7_target: Path | None,
+    fhir_target: Path | None,
+    specimen: str,
+) -> None:
     """Report a slide's figures, and how far to trust them."""
     from bloodedge.console import emit_json
     from bloodedge_device.report.reading import read_report
@@ -152,10 +179,25 @@ def report_command(state: Path | None, slide: int | None, json_target: str | Non
         from bloodedge_device.report.page import write_page
 
         write_page(report, html_target)
+    if hl7_target or fhir_target:
+        _write_laboratory(report, specimen, hl7_target, fhir_target)
     if json_target != "-":
         from bloodedge_device.report.terminal import show
 
         show(report)
+
+
+def _write_laboratory(report: "DeviceReport", specimen: str, hl7_target: Path | None, fhir_target: Path | None) -> None:
+    from bloodedge.files import write_bytes
+    from bloodedge_device.outputs.laboratory.fhir import fhir_bundle
+    from bloodedge_device.outputs.laboratory.hl7 import hl7_message
+    from bloodedge_device.outputs.laboratory.results import results_of
+
+    results = results_of(report, specimen)
+    if hl7_target:
+        write_bytes(hl7_target, hl7_message(results))
+    if fhir_target:
+        write_bytes(fhir_target, fhir_bundle(results))
 
 
 @device.command("calibrate")

@@ -11,6 +11,9 @@ from xml.sax.saxutils import escape
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.report import count, percent
 from bloodedge.text import not_a_formula
+from bloodedge_device.outputs.laboratory.fhir import fhir_bundle
+from bloodedge_device.outputs.laboratory.hl7 import hl7_message
+from bloodedge_device.outputs.laboratory.results import results_of
 from bloodedge_device.report.page import FIGURES, page
 from bloodedge_device.report.reading import DeviceReport, ShownCell, percentiles_text, read_report
 from bloodedge_device.store import queries
@@ -21,7 +24,11 @@ KINDS = {
     "json": "application/json",
     "html": "text/html; charset=utf-8",
     "pdf": "application/pdf",
+    "hl7": "application/hl7-v2",
+    "fhir": "application/fhir+json",
 }
+ENDINGS = {"fhir": "fhir.json"}
+"""Of files whose kind is not their ending."""
 
 COLUMNS = (
     "cell", "frame", "source", "captured_at", "label", "blast_probability", "reason", "area_um2",
@@ -42,6 +49,9 @@ def export(state: Path, slide: int, kind: str) -> tuple[bytes, str]:
         return json.dumps(report.to_json(), indent=2).encode(), KINDS[kind]
     if kind == "html":
         return page(report).encode(), KINDS[kind]
+    if kind in {"hl7", "fhir"}:
+        results = results_of(report)
+        return hl7_message(results) if kind == "hl7" else fhir_bundle(results), KINDS[kind]
     return report_pdf(report), KINDS["pdf"]
 
 

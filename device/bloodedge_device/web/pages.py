@@ -118,9 +118,8 @@ def download(desk: Desk, request: Request) -> Response:
         raise HTTPException(404, f"There is no such kind of file; choose one of {', '.join(export.KINDS)}.")
     data, media = export.export(desk.state, found.id, kind)
     desk.store.note(caller_of(request).actor, "export", {"slide": found.id, "format": kind})
-    return Response(
-        data, media_type=media, headers={"content-disposition": f'attachment; filename="slide-{found.id}.{kind}"'}
-    )
+    name = f"slide-{found.id}.{export.ENDINGS.get(kind, kind)}"
+    return Response(data, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
 
 
 def start_slide(desk: Desk, request: Request) -> Response:
