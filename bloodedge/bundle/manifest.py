@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.evaluation_record import Evaluation, LatencyMs
-from bloodedge.bundle.run_record import FittedRecord, SplitRecord
+from bloodedge.bundle.run_record import FeaturesRecord, FittedRecord, SplitRecord
 from bloodedge.config import FileName, Strict
 from bloodedge.decision.domain import Domain
 from bloodedge.decision.error_rates import Rates
@@ -152,6 +152,8 @@ class Manifest(Strict):
     golden: Golden
     fitted: FittedRecord | None = None
     """None in older bundles."""
+    features: FeaturesRecord | None = None
+    """None in older bundles, and where a whole network was fitted: such a bundle cannot be fine-tuned."""
     provenance: Provenance
     files: dict[str, str]
     """SHA-256 of every file but manifest.json and signature.json."""

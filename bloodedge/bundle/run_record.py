@@ -70,6 +70,14 @@ class FittedRecord(Strict):
     pictures: int
 
 
+class FeaturesRecord(Strict):
+    """Features of training cells, to fine-tune by; see ``bloodedge.data.training_features``."""
+
+    file: str
+    cells: int
+    people: int
+
+
 class CrossValidation(Strict):
     """The folds by which a run was judged that was fitted to everybody; see ``bloodedge_train.head_run``."""
 
@@ -99,6 +107,8 @@ class RunRecord(Strict):
     split: SplitRecord
     fitted: FittedRecord | None = None
     """None in older runs."""
+    features: FeaturesRecord | None = None
+    """None in older runs, and where a whole network was fitted."""
     cross_validation: CrossValidation | None = None
     """None for a run that holds people out for good."""
     temperature: float

@@ -161,6 +161,8 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
             FITTED_FILE: cells.fitted.pack(),
             manifest.golden.file: pack_golden(judge.golden.images, judge.golden.reference),
         }
+        if record.features:
+            contents[record.features.file] = (run / record.features.file).read_bytes()
         report("Writing the report", 1, 1)
         manifest = write_bundle(out, folder / "bundle", manifest, shipped, contents)
     return Converted(out, manifest, len(cells.test.cells), subjects, attempts, limits, notes)

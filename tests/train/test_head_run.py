@@ -14,6 +14,7 @@ from bloodedge.bundle.run_record import read_metrics, read_run
 from bloodedge.cli import main
 from bloodedge.data.dataset import inputs, read_dataset
 from bloodedge.data.split import recall
+from bloodedge.data.training_features import TrainingFeatures
 from bloodedge.decision.thresholds import calibrated
 from bloodedge.engine.keras import load_model
 from bloodedge_train.recipe import Recipe, load_recipe
@@ -34,7 +35,16 @@ int8_noise = 10
 penalties = [0.1, 1.0]
 inner_folds = 3
 """
-FILES = {"model.keras", "run.json", "metrics.json", "predictions.csv", "figures", "MODEL_CARD.md", "fitted.npz"}
+FILES = {
+    "model.keras",
+    "run.json",
+    "metrics.json",
+    "predictions.csv",
+    "figures",
+    "MODEL_CARD.md",
+    "features.npz",
+    "fitted.npz",
+}
 
 
 def run(*arguments: str | Path) -> int:
@@ -215,6 +225,9 @@ def test_a_run_fitted_to_everybody_is_judged_by_heads_that_were_not(everybody: P
     assert metrics.parts["folds"].accuracy == pytest.approx(
         np.mean((blasts >= record.thresholds.blast) == [cell.label for cell in dataset.unique])
     )
+    kept = TrainingFeatures.unpack((everybody / "features.npz").read_bytes(), "features.npz")
+    assert record.features == kept.record()
+    assert set(kept.people) == set(dataset.groups.values())
     card = (everybody / "MODEL_CARD.md").read_text()
     assert "the network was fitted to everybody, and judged by 3 others" in card
     assert "## Cross-validation (each person held out once" in card

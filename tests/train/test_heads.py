@@ -18,6 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from bloodedge.data.dataset import CellFile, inputs, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
+from bloodedge.logistic.basis import Int8Noise
+from bloodedge.logistic.solver import Problems, solve
 from bloodedge_train import zoo
 from bloodedge_train.explain.grad_cam import cut, grad_cam
 from bloodedge_train.heads import features as feature_code
@@ -26,8 +28,7 @@ from bloodedge_train.heads.cache import FeatureCache, key_of
 from bloodedge_train.heads.extract import KerasExtractor, OpenVINOExtractor
 from bloodedge_train.heads.features import FeatureSpec, features, int8_noise
 from bloodedge_train.heads.int8 import stored, with_int8_activations
-from bloodedge_train.heads.logistic import Head, Int8Noise, fit_head, inner_folds, weigh
-from bloodedge_train.heads.solver import Problems, solve
+from bloodedge_train.heads.logistic import Head, fit_head, inner_folds, weigh
 from bloodedge_train.recipe import HeadSpec
 from bloodedge_train.zoo.depths import block_ends, layers_at
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.data.dataset import CellFile, owners
+from bloodedge.data.training_features import TrainingFeatures
 
 
 def labels_of(cells: Sequence[CellFile]) -> NDArray[np.int64]:
@@ -59,3 +60,5 @@ class Fitted:
     """The same in words."""
     crossed: Crossed | None = None
     """For a run that was fitted to everybody."""
+    features: TrainingFeatures | None = None
+    """For a head: what fine-tuning will know of the cells that it was fitted to."""

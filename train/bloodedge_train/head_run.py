@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, Dataset, inputs, natural
+from bloodedge.data.training_features import TrainingFeatures
 from bloodedge.engine.keras import load_keras
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.logistic.basis import Int8Noise
 from bloodedge_train.fitted import Crossed, Fitted, Scored, labels_of
 from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache
 from bloodedge_train.heads.features import FeatureSpec, features, int8_noise
-from bloodedge_train.heads.logistic import Head, Int8Noise, fit_head, inner_folds
+from bloodedge_train.heads.logistic import Head, fit_head, inner_folds
 from bloodedge_train.recipe import HeadSpec, Recipe
 from bloodedge_train.run_folder import Calibration, RunCells, TrainOptions, calibrate
 from bloodedge_train.watcher import Watcher
@@ -78,7 +80,17 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
         for tried in head.choices
     ]
     best = [tried.penalty for tried in head.choices].index(head.penalty) + 1
-    return Fitted(network, scored, history, best, f"penalty {head.penalty:g} of {len(history)}", crossed)
+    judged = scored["folds" if crossed else "inner"]
+    kept = TrainingFeatures.of(
+        known.features,
+        judged.labels,
+        groups,
+        judged.outputs[:, 1].astype(np.float64),
+        (head.weights, head.bias),
+        [len(recipe.imaging.views) * width for width in backbone.widths],
+        options.seed,
+    )
+    return Fitted(network, scored, history, best, f"penalty {head.penalty:g} of {len(history)}", crossed, kept)
 
 
 def judge_over_folds(

@@ -24,6 +24,7 @@ from bloodedge.bundle.run_record import (
 from bloodedge.data.dataset import CNMC_LAYOUT, Dataset, read_input
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import Fold, Parts
+from bloodedge.data.training_features import FEATURES_FILE
 from bloodedge.decision.operating_point import OperatingPoint, choose_thresholds
 from bloodedge.decision.thresholds import LABELS, Thresholds, calibrated
 from bloodedge.engine.keras import KerasEngine
@@ -44,7 +45,16 @@ CHOSEN_ON = {
 UNSEEN = ("shift", "inner", "folds")
 """Parts without anybody whom their network was fitted to, however the cells were split."""
 FOLDS_FILE = "folds.keras"
-MADE = ("model.keras", FOLDS_FILE, "figures", FITTED_FILE, "predictions.csv", "metrics.json", "MODEL_CARD.md")
+MADE = (
+    "model.keras",
+    FOLDS_FILE,
+    "figures",
+    FITTED_FILE,
+    FEATURES_FILE,
+    "predictions.csv",
+    "metrics.json",
+    "MODEL_CARD.md",
+)
 """Files of a finished run beside run.json."""
 Floats = NDArray[np.float64]
 Calibration = tuple[float, Thresholds, OperatingPoint | None]
@@ -102,6 +112,8 @@ def write_run(options: TrainOptions, cells: RunCells, fitted: Fitted) -> RunMetr
     record = _record(options, cells, fitted, temperature, thresholds, point, metrics.hardware)
     figures.draw_all(options.out / "figures", record, metrics, scored, blasts, uncalibrated)
     write_bytes(options.out / FITTED_FILE, cells.fitted.pack())
+    if fitted.features:
+        write_bytes(options.out / FEATURES_FILE, fitted.features.pack())
     write_text(options.out / "predictions.csv", _predictions(scored, blasts, uncalibrated))
     write_record(options.out / "metrics.json", metrics)
     write_text(options.out / "MODEL_CARD.md", run_card.model_card(record, metrics))
@@ -150,6 +162,7 @@ def _record(
         data=_data_record(options, cells.dataset),
         split=cells.split,
         fitted=cells.fitted.record(),
+        features=fitted.features and fitted.features.record(),
         cross_validation=fitted.crossed and CrossValidation(file=FOLDS_FILE, folds=fitted.crossed.folds),
         temperature=temperature,
         thresholds=thresholds,

@@ -66,6 +66,7 @@ def make_manifest(
             max_probability_difference={str(c.kind): c.golden.max_probability_difference for c in shipped},
         ),
         fitted=cells.fitted.record(),
+        features=record.features,
         provenance=Provenance(
             run=record.name,
             model=record.model,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +9,9 @@ from numpy.typing import NDArray
 from bloodedge.data.dataset import CLASS_NAMES
 from bloodedge.data.split import deal
 from bloodedge.errors import UsageError
+from bloodedge.logistic.basis import Basis, Int8Noise
+from bloodedge.logistic.solver import Problems, sigmoid, solve
 from bloodedge.metrics import auc
-from bloodedge_train.heads.solver import Problems, solve
 from bloodedge_train.recipe import HeadSpec
 
 Floats = NDArray[np.float64]
@@ -19,8 +19,6 @@ Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 FEWEST_FOLDS = 2
-CLEAR_STEPS = 2.0
-"""int8's steps to which a feature's spread is added, as to independent noise's."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +30,6 @@ class Choice:
     """Mean log loss."""
     auc: float
     accuracy: float
-
-
-@dataclass(frozen=True)
-class Int8Noise:
-    """What int8 does to features."""
-
-    changes: Features
-    """(n, D) of some cells, their mean 0: what rounded activations change in the features."""
-    steps: Floats
-    """(D,), between int8's values of each feature."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,7 @@ class Head:
 
     def blast_probability(self, features: Features) -> Floats:
         """(N,) of features (N, D), before any temperature."""
-        return _sigmoid(np.asarray(features @ self.weights.astype(np.float32), np.float64) + self.bias)
+        return sigmoid(np.asarray(features @ self.weights.astype(np.float32), np.float64) + self.bias)
 
 
 def fit_head(
@@ -80,13 +68,13 @@ def fit_head(
     folds = inner_folds(labels, groups, spec.inner_folds, seed)
     penalties = np.asarray(spec.penalties)
     kept = [folds != fold for fold in range(folds.max() + 1)]
-    basis = _Basis(features, noise if spec.int8_noise else None, spec.int8_noise)
+    basis = Basis(features, noise if spec.int8_noise else None, spec.int8_noise)
     seen = basis.of(features)
     coefficients, intercepts = _solve(seen, labels, groups, kept, penalties, spec)
     blasts = np.empty((len(labels), len(penalties)))
     for fold in range(len(kept)):
         out, own = folds == fold, slice(fold * len(penalties), (fold + 1) * len(penalties))
-        blasts[out] = _sigmoid(seen[out] @ coefficients[:, own].astype(np.float32) + intercepts[own])
+        blasts[out] = sigmoid(seen[out] @ coefficients[:, own].astype(np.float32) + intercepts[own])
     weights = weigh(labels, groups, spec)
     choices = tuple(_judged(p, blasts[:, n], labels, weights) for n, p in enumerate(spec.penalties))
     best = min(range(len(choices)), key=lambda n: choices[n].loss)
@@ -129,34 +117,6 @@ def weigh(labels: Labels, groups: Sequence[str], spec: HeadSpec) -> Floats:
     return weights
 
 
-class _Basis:
-    """Features standardised, and shrunk along what int8's noise changes: an even penalty there is the one asked for."""
-
-    def __init__(self, features: Features, noise: Int8Noise | None, strength: float) -> None:
-        self.centre = features.mean(axis=0, dtype=np.float64)
-        spread = features.std(axis=0, dtype=np.float64)
-        self.unit = np.where(spread > 1e-5 * np.abs(self.centre) + 1e-8, spread, 1.0)
-        self.directions, self.shrunk = np.zeros((0, len(spread)), np.float32), np.zeros(0, np.float32)
-        if noise is not None:
-            # A feature that hardly varies would get a coefficient beside which its own rounding drowns the others.
-            self.unit = np.hypot(self.unit, CLEAR_STEPS * noise.steps)
-            relative = (noise.changes / self.unit).astype(np.float32)
-            _, values, directions = np.linalg.svd(relative, full_matrices=False)
-            shrunk = 1 - 1 / np.sqrt(1 + strength * np.square(values) / len(relative))
-            self.directions, self.shrunk = directions, shrunk.astype(np.float32)
-
-    def of(self, features: Features) -> Features:
-        """Features (N, D) in this basis."""
-        return self._shrink(((features - self.centre.astype(np.float32)) / self.unit).astype(np.float32))
-
-    def raw(self, coefficients: Floats) -> Floats:
-        """Coefficients (D,) of features as they are."""
-        return np.asarray(self._shrink(coefficients[np.newaxis])[0] / self.unit)
-
-    def _shrink(self, rows: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(rows - (rows @ self.directions.T * self.shrunk) @ self.directions)
-
-
 def _solve(
     features: Features,
     labels: Labels,
@@ -178,7 +138,3 @@ def _judged(penalty: float, blasts: Floats, labels: Labels, weights: Floats) -> 
     right = np.where(labels == 1, blasts, 1 - blasts)
     loss = -float((weights * np.log(np.maximum(right, 1e-12))).sum())
     return Choice(penalty, loss, auc(labels, blasts) or 0.0, float((weights * (right > 0.5)).sum()))
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))

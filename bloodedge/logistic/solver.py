@@ -6,11 +6,13 @@ residuals, which takes a few times as long as for one regression. L-BFGS (Liu an
 """
 
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Array = TypeVar("Array", bound=NDArray[Any])
 
 MEMORY = 10
 MOST_STEPS = 500
@@ -31,6 +33,8 @@ class Problems:
     """(N, K), each column's sum 1."""
     penalties: Floats
     """(K,) of half the squared coefficients, beside the weighted mean of the log loss."""
+    offsets: NDArray[np.float32] | None = None
+    """(N, K), what each cell's log-odds are before the coefficients add to them; None for 0."""
 
 
 def solve(problems: Problems) -> tuple[Floats, Floats]:
@@ -62,6 +66,8 @@ class _State:
         self.weights, self.penalties = problems.weights, problems.penalties
         self.at = np.zeros((self.x.shape[1] + 1, len(columns)))
         self.logits = np.zeros((len(self.x), len(columns)), np.float32)
+        if problems.offsets is not None:
+            self.logits += problems.offsets
         self.gradient = self._gradient()
         self.moves: list[Floats] = []
         self.changes: list[Floats] = []
@@ -78,7 +84,7 @@ class _State:
         return np.asarray(self.x @ coefficients[:-1] + coefficients[-1], np.float32)
 
     def _gradient(self) -> Floats:
-        residuals = self.weights * (_sigmoid(self.logits) - self.labels)
+        residuals = self.weights * (sigmoid(self.logits) - self.labels)
         total = residuals.sum(axis=0, dtype=np.float64)
         return np.vstack([self.x.T @ residuals + self.penalties * self.at[:-1], total])
 
@@ -112,7 +118,7 @@ class _State:
         square = self.penalties * np.square(direction[:-1]).sum(axis=0)
         length = np.zeros(along.shape[1])
         for _ in range(SEARCHES):
-            p = _sigmoid(self.logits + length.astype(np.float32) * along)
+            p = sigmoid(self.logits + length.astype(np.float32) * along)
             slope = (self.weights * (p - self.labels) * along).sum(axis=0, dtype=np.float64) + linear + length * square
             curve = (self.weights * p * (1 - p) * np.square(along)).sum(axis=0, dtype=np.float64) + square
             length = np.maximum(length - slope / _positive(curve), 0)
@@ -129,8 +135,9 @@ class _State:
         return np.asarray((self.weights * np.logaddexp(0, margins)).sum(axis=0, dtype=np.float64))
 
 
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))), np.float32)
+def sigmoid(logits: Array) -> Array:
+    """Probabilities of log-odds, in their own precision."""
+    return cast("Array", 1 / (1 + np.exp(-np.clip(logits, -60, 60))))
 
 
 def _dot(left: Floats, right: Floats) -> Floats:
