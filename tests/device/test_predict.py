@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from bloodedge.decision.kinds import Kind, KindCall
 from bloodedge.imaging import CNMC_UM_PER_PX, cell_on_black
 from bloodedge.simulation import Field, FieldSpec, render_cell, render_field
 from bloodedge_device.kinds import KindInput
+from bloodedge_device.predict.page import gallery_file
+from bloodedge_device.predict.pictures import Picture
+from bloodedge_device.predict.predictor import CellPrediction, Prediction
 from support.films import film
 
 BUNDLE = Path(__file__).resolve().parents[2] / "models" / "simulated.bundle"
@@ -331,3 +335,75 @@ def test_real_crops_of_one_cell_are_judged_where_it_lies(real_data: Path, told: 
         for x, y, width, height in (cell["box"] for cell in entry["cells"] if cell["kind"]):
             judged += x < 180 < x + width and y < 181 < y + height
     assert judged >= len(pictures) - 1
+
+
+class Page(HTMLParser):
+    """A page's text, its pictures, and its tags with their attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.tags = "", []
+        self.feed(html)
+        self.text = " ".join(self.text.split()).replace("\u202f", " ")
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def having(self, tag: str, word: str) -> int:
+        return sum(name == tag and word in named.get("class", "").split() for name, named in self.tags)
+
+
+def test_the_gallery_shows_each_cell_with_its_outline_kind_and_decision(frame: Path, tmp_path: Path) -> None:
+    folder, target, cells = tmp_path / "cells", tmp_path / "new" / "page.html", tmp_path / "cells.json"
+    folder.mkdir()
+    for number in range(3):
+        black(folder / f"{number}.png", number)
+    broken = tmp_path / "<b>broken.png"
+    broken.write_bytes(b"nothing")
+    assert run(frame, folder, broken, "--um-per-px", "0.1", "--gallery", target, "--json", cells) == 0
+    page = Page(target.read_text("utf-8"))
+    entries = json.loads(cells.read_text())
+    told = [cell for entry in entries for cell in entry["cells"]]
+    outlines = [named["points"] for tag, named in page.tags if tag == "polygon"]
+    for cell in told:
+        assert " ".join(f"{x},{y}" for x, y in cell["outline"]) in outlines
+    for decision in {cell["decision"] for cell in told}:
+        number = sum(cell["decision"] == decision for cell in told)
+        assert page.having("li", f"is-{decision}") == number
+        assert f"{decision} {number} " in page.text
+    for kind in {cell["kind"] for cell in told if cell["kind"]}:
+        assert page.having("li", f"is-kind-{kind}") == sum(cell["kind"] == kind for cell in told)
+    assert page.having("section", "group") == 2  # the field, and the folder of small pictures
+    assert f"{broken} is truncated or not an image" in page.text
+    pictures = [named["src"] for tag, named in page.tags if tag == "img"]
+    assert len(pictures) == len(told) + 1
+    assert all(address.startswith("data:image/jpeg;base64,") for address in pictures)
+    assert not {"script", "link", "iframe", "b>broken.png"} & {tag for tag, _ in page.tags}
+
+
+def test_two_thousand_cells_make_a_page_that_a_browser_can_open(tmp_path: Path) -> None:
+    outline = tuple((20 + n, 20) for n in range(60))
+    cell = CellPrediction((20, 20, 60, 60), outline, 90.0, touches_border=False, decision="blast")
+    pixels = np.random.default_rng(0).integers(0, 255, (450, 450, 3), dtype=np.uint8)  # compresses worse than a cell
+    with gallery_file(str(tmp_path / "page.html")) as add:
+        for number in range(2000):
+            add(Prediction(Picture(tmp_path / f"{number}.png", pixels), "cell", 0.1, (cell,)))
+    assert (tmp_path / "page.html").stat().st_size < 60e6
+    assert Page((tmp_path / "page.html").read_text()).having("li", "is-blast") == 2000
+
+
+def test_the_finders_gallery_shows_kinds(frame: Path, tmp_path: Path, field: Field) -> None:
+    with pytest.raises(SystemExit):
+        main(["find", str(frame), "--um-per-px", "0.1", "--gallery", str(tmp_path / "page.html")])
+    page = Page((tmp_path / "page.html").read_text())
+    whole = sum(not cell.cut_by_border for cell in field.cells)
+    assert page.having("li", "is-lymphocyte") + page.having("li", "is-neutrophil") == whole
+    assert "lymphocyte" in page.text
+
+
+def test_a_gallery_takes_no_pictures_place(frame: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(frame, "--gallery", frame) == 2
+    assert "must end in .html" in capsys.readouterr().err

@@ -10,8 +10,10 @@ import click
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.text import as_text
+from bloodedge_device.cli.options import released_kinds
 
 if TYPE_CHECKING:
+    from bloodedge.decision.kinds import KindCall
     from bloodedge.finder import Found
     from bloodedge.imaging import Image
     from bloodedge_device.gallery import ShownFrame
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     "--gallery",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
-    help="Write a page to judge the finder by: frames, cells, masks and rejected objects.",
+    help="Write a page to judge the finder by: frames, cells with their kinds, masks and rejected objects.",
 )
 def find(
     images: tuple[Path, ...],
@@ -149,8 +151,20 @@ def _find_in(
     if shown is not None:
         from bloodedge_device.gallery import shown_frame
 
-        shown.append(shown_frame(path, frame, found, scale_given=um_per_px is not None))
+        shown.append(shown_frame(path, frame, found, _kinds_of(found), scale_given=um_per_px is not None))
     return found
+
+
+def _kinds_of(found: "Found") -> "list[KindCall | None]":
+    """The kind of each cell; None where the frame's border cuts it."""
+    from bloodedge_device.kinds import KindInput
+
+    kinds = released_kinds()
+    if kinds is None:
+        return [None] * len(found.cells)
+    inputs = [KindInput.of(cell, found.um_per_px) for cell in found.cells if not cell.touches_border]
+    calls = iter(kinds(inputs))
+    return [None if cell.touches_border else next(calls) for cell in found.cells]
 
 
 def _picture_path(path: Path, folder: Path | None, before: Iterable[Path]) -> Path | None:

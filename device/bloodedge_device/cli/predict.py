@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge_device.cli.options import released_kinds
 
 if TYPE_CHECKING:
     from bloodedge.bundle.manifest import EngineName, Precision
-    from bloodedge_device.predict.outputs import Add
-    from bloodedge_device.predict.predictor import CellPrediction, Prediction, Predictor
+    from bloodedge_device.predict.predictor import Add, CellPrediction, Prediction, Predictor
 
 ENGINES = ("litert", "openvino", "onnx")
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 SHOWN_ROWS = 500
 """Cells in the terminal's table."""
 SHOWN_PROBLEMS = 20
-FORMS = ("json", "csv", "geojson")
+FORMS = ("json", "csv", "geojson", "gallery")
 
 
 @click.command()
@@ -38,6 +38,7 @@ FORMS = ("json", "csv", "geojson")
 @click.option("--json", metavar="FILE|-", help="Write pictures and cells as JSON to a file, or to stdout for -.")
 @click.option("--csv", metavar="FILE|-", help="Write a row for each cell.")
 @click.option("--geojson", metavar="FILE|-", help="Write the cells' outlines for QuPath, in pixels.")
+@click.option("--gallery", metavar="FILE.html", help="Write a page of pictures and cells, for a person to judge.")
 def predict(
     bundle: Path,
     paths: tuple[Path, ...],
@@ -83,6 +84,9 @@ def predict(
 
 def _check_targets(wanted: dict[str, str], files: list[Path]) -> None:
     """Raise UsageError where an output would take the place of a picture or of another output."""
+    page = wanted.get("gallery")
+    if page and Path(page).suffix.lower() not in {".html", ".htm"}:
+        raise UsageError(f"--gallery {page} must end in .html, so that no picture is overwritten.")
     names = [target if target == "-" else str(Path(target).resolve()) for target in wanted.values()]
     if len(set(names)) < len(names):
         raise UsageError(f"Two outputs go to {next(name for name in names if names.count(name) > 1)}; name two files.")
@@ -95,13 +99,12 @@ def _open(bundle: Path, engine: "EngineName", precision: "Precision", um_per_px:
     from bloodedge.bundle import Bundle
     from bloodedge.engine import load_artifact
     from bloodedge.machine import default_threads
-    from bloodedge_device.kinds import default_kinds
     from bloodedge_device.predict.predictor import Predictor
 
     with Bundle(bundle) as opened:
         manifest = opened.manifest
         loaded = load_artifact(opened, manifest.artifact(engine, precision), default_threads())
-    return Predictor(loaded, manifest, default_kinds(), um_per_px)
+    return Predictor(loaded, manifest, released_kinds(), um_per_px)
 
 
 class _Summary:

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bloodedge.decision.kinds import KindCall
 from bloodedge.decision.thresholds import Reason
 from bloodedge.files import write_text
 from bloodedge.finder import Found, FoundCell
@@ -42,6 +43,13 @@ class Shown:
     cut: str = ""
     cell: FoundCell | None = None
     meaning: str = ""
+    call: KindCall | None = None
+    """What kind of white cell it is, where that is told."""
+
+    @property
+    def tags(self) -> list[str]:
+        """The filters that keep it."""
+        return [self.kind] if self.call is None else [self.kind, self.call.kind.value]
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class ShownFrame:
     @property
     def kinds(self) -> set[str]:
         """The filters that keep this frame."""
-        kinds = {shown.kind for shown in (*self.cells, *self.rejected)}
+        kinds = {tag for shown in (*self.cells, *self.rejected) for tag in shown.tags}
         gate = {f"gate-{self.gate.reason}"} if self.gate.reason else set()
         return (kinds or {"empty"}) | gate
 
@@ -76,22 +84,24 @@ class Filter:
     of_things: bool
 
 
-def shown_frame(path: Path, bgr: Image, found: Found, *, scale_given: bool) -> ShownFrame:
-    """A frame uint8 (H, W, 3) with what was found in it, as the page shows it."""
+def shown_frame(
+    path: Path, bgr: Image, found: Found, calls: Sequence[KindCall | None], *, scale_given: bool
+) -> ShownFrame:
+    """A frame uint8 (H, W, 3) with what was found in it, as the page shows it; calls: each cell's kind."""
     measured = "its red cells" if found.um_per_px != DEFAULT_UM_PER_PX else "no red cell to measure, assumed"
     return ShownFrame(
         path=path,
         size=(bgr.shape[1], bgr.shape[0]),
-        picture=_jpeg(bgr, FRAME_SIDE_PX, 85),
+        picture=jpeg(bgr, FRAME_SIDE_PX, 85),
         um_per_px=found.um_per_px,
         scale_from="as given" if scale_given else measured,
         gate=check(bgr),
-        cells=tuple(_cell(bgr, cell) for cell in found.cells),
+        cells=tuple(_cell(bgr, cell, call) for cell, call in zip(found.cells, calls, strict=True)),
         rejected=tuple(
             Shown(
                 kind=rejected.reason.value,
                 outline=_corners(rejected.box),
-                raw=_jpeg(_window(bgr, rejected.box, _OBJECT_MARGIN), OBJECT_SIDE_PX),
+                raw=jpeg(window(bgr, rejected.box, _OBJECT_MARGIN), OBJECT_SIDE_PX),
                 meaning=MEANINGS.get(rejected.reason, ""),
             )
             for rejected in found.rejected
@@ -106,7 +116,7 @@ def write_gallery(frames: Sequence[ShownFrame], unreadable: Sequence[str], targe
 
 def page(frames: Sequence[ShownFrame], unreadable: Sequence[str]) -> str:
     """Self-contained HTML."""
-    counts = Counter(shown.kind for frame in frames for shown in (*frame.cells, *frame.rejected))
+    counts = Counter(tag for frame in frames for shown in (*frame.cells, *frame.rejected) for tag in shown.tags)
     areas = [shown.cell.area_um2 for frame in frames for shown in frame.cells if shown.cell and shown.kind == "whole"]
     scales = [frame.um_per_px for frame in frames]
     return render(
@@ -139,7 +149,7 @@ def _filters(frames: Sequence[ShownFrame], counts: Counter[str]) -> Iterator[Fil
         yield Filter(kind, name, number, of_things=False)
 
 
-def _cell(bgr: Image, cell: FoundCell) -> Shown:
+def _cell(bgr: Image, cell: FoundCell, call: KindCall | None) -> Shown:
     """A cell with its crop as it is, and on black as it is cut out for the network."""
     x, y, width, height = cell.box
     alone, inside = np.zeros_like(bgr), np.s_[y : y + height, x : x + width]
@@ -147,9 +157,10 @@ def _cell(bgr: Image, cell: FoundCell) -> Shown:
     return Shown(
         kind="cut" if cell.touches_border else "whole",
         outline=" ".join(f"{column},{row}" for column, row in cell.outline),
-        raw=_jpeg(_window(bgr, cell.box, _CELL_MARGIN), CELL_SIDE_PX),
-        cut=_jpeg(_window(alone, cell.box, _CELL_MARGIN), CELL_SIDE_PX),
+        raw=jpeg(window(bgr, cell.box, _CELL_MARGIN), CELL_SIDE_PX),
+        cut=jpeg(window(alone, cell.box, _CELL_MARGIN), CELL_SIDE_PX),
         cell=cell,
+        call=call,
     )
 
 
@@ -158,7 +169,7 @@ def _corners(box: Box) -> str:
     return f"{x},{y} {x + width},{y} {x + width},{y + height} {x},{y + height}"
 
 
-def _window(bgr: Image, box: Box, margin: float) -> Image:
+def window(bgr: Image, box: Box, margin: float) -> Image:
     """A square round a box, its side ``margin`` times the box's; what lies beyond the frame is grey."""
     x, y, width, height = box
     side = max(8, round(margin * max(width, height)))
@@ -169,7 +180,7 @@ def _window(bgr: Image, box: Box, margin: float) -> Image:
     return as_image(cv2.copyMakeBorder(inside, above, below, before, after, cv2.BORDER_CONSTANT, value=_BEYOND))
 
 
-def _jpeg(bgr: Image, side_px: int, quality: int = 90) -> str:
+def jpeg(bgr: Image, side_px: int, quality: int = 90) -> str:
     """The picture as a ``data:`` address, its longer side ``side_px`` at most."""
     shrink = side_px / max(bgr.shape[:2])
     if shrink < 1:

@@ -1,4 +1,4 @@
-"""Predictions as JSON, CSV and GeoJSON, written picture by picture, each file whole or not at all."""
+"""Predictions as JSON, CSV, GeoJSON and a page; each file appears whole or not at all."""
 
 import csv
 import json
@@ -12,10 +12,8 @@ from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.errors import disk_errors
 from bloodedge.files import put_in_place, temporary_beside
 from bloodedge.text import as_text, not_a_formula
-from bloodedge_device.predict.predictor import CellPrediction, Prediction
-
-Add = Callable[[Prediction], None]
-"""Writes one picture's cells."""
+from bloodedge_device.predict.page import gallery_file
+from bloodedge_device.predict.predictor import Add, CellPrediction, Prediction
 
 COLUMNS = (
     "source", "page", "frame", "shows", "um_per_px", "x", "y", "width", "height", "area_um2", "kind", "stage",
@@ -35,8 +33,8 @@ OTHER_COLOUR = (120, 130, 140)
 
 
 def output_file(form: str, target: str) -> AbstractContextManager[Add]:
-    """The file ``target`` in a form: json, csv or geojson; stdout for ``-``. It is written when the block ends."""
-    return {"json": _json_file, "csv": _csv_file, "geojson": _geojson_file}[form](target)
+    """The file ``target`` in a form: json, csv, geojson, gallery. It is there when the block ends; stdout for ``-``."""
+    return {"json": _json_file, "csv": _csv_file, "geojson": _geojson_file, "gallery": gallery_file}[form](target)
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class CellPrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One picture's cells, or why it could not be read."""
+    """One picture's cells, or why it could not be read; it holds the picture's pixels and so is not to be kept."""
 
     picture: Picture
     shows: Shows | None = None
@@ -59,6 +59,10 @@ class Prediction:
     rejected: tuple[Rejected, ...] = ()
     quality: Reason | None = None
     """Why the device's frame gate would refuse the picture; None where it would not, and for a cell on black."""
+
+
+Add = Callable[[Prediction], None]
+"""Takes one picture's cells, for an output."""
 
 
 @dataclass(frozen=True)
@@ -111,14 +115,14 @@ class Predictor:
 
     def _look_at(self, picture: Picture) -> _Seen:
         if picture.bgr is None:
-            return _Seen(Prediction(_without_pixels(picture)))
+            return _Seen(Prediction(picture))
         cut_out = _cut_out(picture.bgr, self._um_per_px or CNMC_UM_PER_PX)
         if cut_out is not None:
             return _seen_cut_out(picture, cut_out)
         try:
             found = self._find(picture.bgr, self._um_per_px or picture.um_per_px)
         except BloodedgeError as error:
-            return _Seen(Prediction(replace(_without_pixels(picture), problem=f"{picture.path}: {error}")))
+            return _Seen(Prediction(replace(picture, bgr=None, problem=f"{picture.path}: {error}")))
         return _seen_in_frame(picture, picture.bgr, found)
 
 
@@ -145,7 +149,7 @@ def _seen_cut_out(picture: Picture, cell: Cell) -> _Seen:
         touches_border=x == 0 or y == 0 or x + width == columns or y + height == rows,
         decision="uncertain",
     )
-    seen = Prediction(_without_pixels(picture), "cell", cell.um_per_px, (prediction,))
+    seen = Prediction(picture, "cell", cell.um_per_px, (prediction,))
     return _Seen(seen, ((0, cell, KindInput.cut_out(alone)),))
 
 
@@ -160,7 +164,7 @@ def _seen_in_frame(picture: Picture, bgr: Image, found: Found) -> _Seen:
         if number == middle or not cell.touches_border
     )
     shows: Shows = "crop" if crop else "field"
-    return _Seen(Prediction(_without_pixels(picture), shows, scale, cells, found.rejected, check(bgr).reason), whole)
+    return _Seen(Prediction(picture, shows, scale, cells, found.rejected, check(bgr).reason), whole)
 
 
 def _in_the_middle(found: Found, bgr: Image) -> int | None:
@@ -191,8 +195,3 @@ def _classified(cell: CellPrediction, given: CellClass) -> CellPrediction:
         reason=given.reason,
         kind=given.kind,
     )
-
-
-def _without_pixels(picture: Picture) -> Picture:
-    """So that no result keeps a picture in memory."""
-    return replace(picture, bgr=None)
