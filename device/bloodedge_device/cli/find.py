@@ -10,7 +10,6 @@ import click
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.text import as_text
-from bloodedge_device.cli.options import released_kinds
 
 if TYPE_CHECKING:
     from bloodedge.decision.kinds import KindCall
@@ -157,13 +156,10 @@ def _find_in(
 
 def _kinds_of(found: "Found") -> "list[KindCall | None]":
     """The kind of each cell; None where the frame's border cuts it."""
-    from bloodedge_device.kinds import KindInput
+    from bloodedge_device.kinds import KindInput, default_kinds
 
-    kinds = released_kinds()
-    if kinds is None:
-        return [None] * len(found.cells)
     inputs = [KindInput.of(cell, found.um_per_px) for cell in found.cells if not cell.touches_border]
-    calls = iter(kinds(inputs))
+    calls = iter(default_kinds()(inputs))
     return [None if cell.touches_border else next(calls) for cell in found.cells]
 
 

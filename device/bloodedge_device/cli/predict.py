@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.cli.options import released_kinds
 
 if TYPE_CHECKING:
     from bloodedge.bundle.manifest import EngineName, Precision
@@ -99,12 +98,13 @@ def _open(bundle: Path, engine: "EngineName", precision: "Precision", um_per_px:
     from bloodedge.bundle import Bundle
     from bloodedge.engine import load_artifact
     from bloodedge.machine import default_threads
+    from bloodedge_device.kinds import default_kinds
     from bloodedge_device.predict.predictor import Predictor
 
     with Bundle(bundle) as opened:
         manifest = opened.manifest
         loaded = load_artifact(opened, manifest.artifact(engine, precision), default_threads())
-    return Predictor(loaded, manifest, released_kinds(), um_per_px)
+    return Predictor(loaded, manifest, default_kinds(), um_per_px)
 
 
 class _Summary:
