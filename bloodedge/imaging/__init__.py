@@ -17,7 +17,7 @@ from bloodedge.imaging.cell import (
     is_on_black,
 )
 from bloodedge.imaging.network_input import ImagingSpec, View, first_view, network_input
-from bloodedge.imaging.reading import colour_8bit, decode_image, read_image, read_images
+from bloodedge.imaging.reading import colour_8bit, decode_image, iterate_images, read_image, read_images
 
 __all__ = [
     "BACKGROUND_LEVEL",
@@ -35,6 +35,7 @@ __all__ = [
     "decode_image",
     "first_view",
     "is_on_black",
+    "iterate_images",
     "network_input",
     "read_image",
     "read_images",

@@ -7,7 +7,7 @@ wrong colours. Bytes after a picture's end, which cameras and editors leave ther
 import mmap
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -32,12 +32,14 @@ NO_FOLDERS = {"__macosx", "$recycle.bin", "@eadir"}
 """Folders that systems add to archives and disks, besides hidden ones."""
 
 
-def walk_pictures(root: Path) -> tuple[list[Path], int]:
+def walk_pictures(root: Path, also: Collection[str] = ()) -> tuple[list[Path], int]:
     """(sorted files under ``root`` whose names are those of pictures; how many hidden and system files were not taken).
 
-    Files of OTHER_SUFFIXES are among them. Links are followed, but never in a circle.
+    Files of OTHER_SUFFIXES are among them, and those of suffixes that are asked for ``also``. Links are followed, but
+    never in a circle.
     """
     found: list[Path] = []
+    suffixes = IMAGE_SUFFIXES.union(OTHER_SUFFIXES, also)
     hidden, seen = 0, set()
     for folder, below, names in os.walk(root, followlinks=True):
         place = os.path.realpath(folder)
@@ -48,7 +50,7 @@ def walk_pictures(root: Path) -> tuple[list[Path], int]:
         parts = Path(folder).relative_to(root).parts
         outside = any(part.lower() in NO_FOLDERS or part.startswith(".") for part in parts)
         for path in (Path(folder) / name for name in names):
-            if path.suffix.lower() in IMAGE_SUFFIXES | OTHER_SUFFIXES:
+            if path.suffix.lower() in suffixes:
                 if outside or path.name.startswith("."):
                     hidden += 1
                 else:

@@ -1,5 +1,6 @@
 """Picture files as 8-bit colour images."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -23,14 +24,23 @@ def read_image(path: Path) -> Image:
 
 def read_images(path: Path) -> list[Image]:
     """Every picture of a file, as read_image gives the one; a TIFF file may hold many. Raises as read_image."""
+    return list(iterate_images(path))
+
+
+def iterate_images(path: Path) -> Iterator[Image]:
+    """As read_images, but one picture is decoded at a time. A fault is raised where it is met."""
     data, name = _read(path), str(path)
-    if len(tiff_pages(data)) < 2:
-        return [decode_image(data, name)]
+    pages = len(tiff_pages(data))
+    if pages < 2:
+        yield decode_image(data, name)
+        return
     _check_file(data, name)
-    _, pages = cv2.imdecodemulti(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if len(pages) != len(tiff_pages(data)):
-        raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
-    return [_decoded(page, f"{name}, page {number}") for number, page in enumerate(pages, 1)]
+    encoded = np.frombuffer(data, np.uint8)
+    for number in range(pages):
+        _, decoded = cv2.imdecodemulti(encoded, cv2.IMREAD_UNCHANGED, range=(number, number + 1))
+        if len(decoded) != 1:
+            raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+        yield _decoded(decoded[0], f"{name}, page {number + 1}")
 
 
 def _read(path: Path) -> bytes:

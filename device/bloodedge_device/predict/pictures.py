@@ -11,8 +11,8 @@ from bloodedge.data.pictures import in_threads
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.finder import FinderParameters
 from bloodedge.finder.slide_scale import SlideScale
-from bloodedge.imaging import Image, read_images
-from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, OTHER_SUFFIXES, is_image
+from bloodedge.imaging import Image, iterate_images, read_image
+from bloodedge.imaging.picture_files import IMAGE_SUFFIXES, OTHER_SUFFIXES, count_pictures, walk_pictures
 from bloodedge_device.camera.replay import VideoCamera
 from bloodedge_device.frames import BadFrame
 from bloodedge_device.settings.sections import CameraSettings
@@ -20,8 +20,6 @@ from bloodedge_device.settings.sections import CameraSettings
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
 AT_ONCE = 16
 """Pictures that are in memory at the same time."""
-MAC_FOLDER = "__MACOSX"
-"""In zip files that macOS made: a hidden twin of every file."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def picture_files(paths: Iterable[Path]) -> list[Path]:
     """
     files: dict[Path, None] = {}
     for path in paths:
-        inside = sorted(filter(_is_picture, _below(path))) if path.is_dir() else [path]
+        inside = walk_pictures(path, VIDEO_SUFFIXES)[0] if path.is_dir() else [path]
         if not inside:
             kinds = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
             raise UsageError(f"{path} has no picture or video ({kinds}); give a folder that has some.")
@@ -70,53 +68,44 @@ def batches(files: Sequence[Path], *, measure: bool) -> Iterator[tuple[int, list
     """
     waiting: list[Path] = []
     for done, path in enumerate(files):
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
+        series = _frames(path, measure=measure) if path.suffix.lower() in VIDEO_SUFFIXES else _pages(path)
+        if series is None:
             waiting.append(path)
-            if len(waiting) == AT_ONCE:
-                yield from _images(waiting, done + 1)
-                waiting = []
-            continue
-        yield from _images(waiting, done)
-        waiting = []
-        frames = _frames(path, measure=measure)
-        while batch := list(islice(frames, AT_ONCE)):
+        if len(waiting) == AT_ONCE or (waiting and series is not None):
+            yield done + (series is None), _images(waiting)
+            waiting = []
+        while series is not None and (batch := list(islice(series, AT_ONCE))):
             yield done, batch
-        yield done + 1, []
-    yield from _images(waiting, len(files))
+    yield len(files), _images(waiting)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        if MAC_FOLDER not in parts and not any(part.startswith(".") for part in parts):
-            yield path
+def _images(paths: Sequence[Path]) -> list[Picture]:
+    """The pictures of image files of one picture each, which are read on all cores."""
+    return in_threads(_read, paths)
 
 
-def _is_picture(path: Path) -> bool:
-    """Whether a file's name is that of a picture or video; one in a format that is not read is named to the user."""
-    return (is_image(path) or path.suffix.lower() in OTHER_SUFFIXES | VIDEO_SUFFIXES) and not path.is_dir()
-
-
-def _images(paths: Sequence[Path], done: int) -> Iterator[tuple[int, list[Picture]]]:
-    """The pictures of image files, which are read on all cores."""
-    pictures = [picture for pictures in in_threads(_read, paths) for picture in pictures]
-    for start in range(0, len(pictures), AT_ONCE):
-        last = start + AT_ONCE >= len(pictures)
-        yield done if last else done - len(paths), pictures[start : start + AT_ONCE]
-
-
-def _read(path: Path) -> list[Picture]:
+def _read(path: Path) -> Picture:
     suffix = path.suffix.lower()
     if suffix in OTHER_SUFFIXES:
         kind = suffix[1:].upper()
-        return [Picture(path, problem=f"{path} is a {kind} file, which is not read; save it as PNG or TIFF.")]
+        return Picture(path, problem=f"{path} is a {kind} file, which is not read; save it as PNG or TIFF.")
     try:
-        pages = read_images(path)
+        return Picture(path, read_image(path))
     except BloodedgeError as error:
-        return [Picture(path, problem=str(error))]
-    if len(pages) == 1:
-        return [Picture(path, pages[0])]
-    return [Picture(path, bgr, page=number) for number, bgr in enumerate(pages, 1)]
+        return Picture(path, problem=str(error))
+
+
+def _pages(path: Path) -> Iterator[Picture] | None:
+    """The pages of a file, as they are asked for; None where it holds one picture."""
+    return _each_page(path) if count_pictures(path) > 1 else None
+
+
+def _each_page(path: Path) -> Iterator[Picture]:
+    try:
+        for number, bgr in enumerate(iterate_images(path), 1):
+            yield Picture(path, bgr, page=number)
+    except BloodedgeError as error:
+        yield Picture(path, problem=str(error))
 
 
 def _frames(path: Path, *, measure: bool) -> Iterator[Picture]:
