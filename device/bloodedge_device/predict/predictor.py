@@ -23,8 +23,8 @@ from bloodedge_device.predict.pictures import Picture
 
 CROP_UM = 50.0
 """A picture that is smaller is a crop: the cell in its middle is judged, also where the picture's border cuts it."""
-LARGEST_CELL_UM2 = 1500.0
-"""What is larger on black is no cell but a whole field, round as an eyepiece shows it; three times a large cell."""
+LARGEST_CELL_UM2 = 700.0
+"""What is larger on black is no cell but a whole field, round as an eyepiece shows it; 30 µm across."""
 
 Shows = Literal["cell", "crop", "field"]
 """What a picture is taken for: ``cell`` is one cut out on black."""
