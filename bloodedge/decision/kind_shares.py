@@ -20,7 +20,7 @@ the network may err otherwise under another stain.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,10 @@ class KindRates(Strict):
     kinds: tuple[Kind, ...]
     """The true kinds; every leucocyte that is counted is among them, ``unknown`` is not."""
     confusion: tuple[tuple[int, ...], ...]
-    """Cells by true kind (rows, as in ``kinds``) and told kind (columns, as in ``kinds``, then unknown)."""
+    """Cells by true kind (rows, as in ``kinds``) and told kind (columns, as in ``kinds``, then unknown).
+
+    A kind of which no cell was judged, such as artefacts, is left out of the correction.
+    """
 
     @model_validator(mode="after")
     def _fits(self) -> "KindRates":
@@ -55,9 +58,20 @@ class KindRates(Strict):
             raise ValueError("kinds must name each counted kind, and none twice or unknown")
         if [len(row) for row in self.confusion] != [count + 1] * count:
             raise ValueError("confusion must have a row for each kind and a column more, for unknown")
-        if any(min(row) < 0 or sum(row[:-1]) == 0 for row in self.confusion):
-            raise ValueError("every kind in confusion must have cells that were named")
+        if any(min(row) < 0 for row in self.confusion) or not set(COUNTED) <= set(self.judged[0]):
+            raise ValueError(
+                "every counted kind in confusion must have cells that were named, and no count is negative"
+            )
         return self
+
+    @cached_property
+    def judged(self) -> tuple[tuple[Kind, ...], tuple[tuple[int, ...], ...]]:
+        """Kinds of which cells were judged and named, and their confusion; to be told another kind is to be unknown."""
+        table = np.array(self.confusion)
+        kept = [index for index, row in enumerate(self.confusion) if sum(row[:-1])]
+        others = [index for index in range(len(self.kinds) + 1) if index not in kept]
+        rows = np.column_stack([table[kept][:, kept], table[kept][:, others].sum(axis=1)])
+        return tuple(self.kinds[index] for index in kept), tuple(tuple(int(n) for n in row) for row in rows)
 
 
 @dataclass(frozen=True)
@@ -101,8 +115,8 @@ def corrected_share(rates: KindRates, told: Mapping[Kind, int], group: Sequence[
 
     None where no cell was told to be a leucocyte.
     """
-    named = tuple(told.get(kind, 0) for kind in rates.kinds)
-    return _corrected(rates.kinds, rates.confusion, named, frozenset(group))
+    kinds, confusion = rates.judged
+    return _corrected(kinds, confusion, tuple(told.get(kind, 0) for kind in kinds), frozenset(group))
 
 
 @lru_cache(maxsize=1000)  # a page asks for the same estimate many times

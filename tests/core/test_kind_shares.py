@@ -102,6 +102,18 @@ def test_refusing_more_of_every_kind_changes_no_share() -> None:
         assert one.share == pytest.approx(other.share, abs=0.01)
 
 
+def test_a_kind_of_which_no_cell_was_judged_is_left_out() -> None:
+    whole = rates(0.9, 0.05)
+    rows = [list(row) for row in whole.confusion]
+    rows[8] = [0] * 10  # artefacts
+    without = KindRates.model_validate({"kinds": KINDS, "confusion": rows})
+    told = dict(zip((*KINDS, Kind.UNKNOWN), (2000 * TRUE @ chances(whole)).round().astype(int).tolist(), strict=True))
+    for kind, truth in zip(COUNTED, TRUE / TRUE[:6].sum(), strict=False):
+        share = corrected_share(without, told, [kind])
+        assert share is not None
+        assert share.share == pytest.approx(truth, abs=0.01)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
