@@ -13,9 +13,14 @@ from bloodedge.text import as_text
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses unknown keys; a traceback through it shows no value, which may be secret."""
+    """A frozen model that refuses unknown keys, infinity and NaN.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True)
+    A traceback through it shows no value, which may be secret.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), hide_input_in_errors=True, allow_inf_nan=False
+    )
     removed: ClassVar[dict[str, Any]] = {}
     """Keys of older versions that are ignored, each with the one value that never changed anything; ... for any."""
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -145,6 +146,23 @@ def read_edited(path: Path) -> bytes:
         if data.startswith(mark):
             return data.removeprefix(mark).decode(encoding, "replace").encode()
     return data
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a file, at most ``most``; OSError for a larger one, and for a pipe, a socket or a device.
+
+    Those have no end, or make who opens them wait.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        found = os.fstat(handle)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if found.st_size > most or len(data := file.read(most + 1)) > most:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return data
 
 
 def read_text(path: Path) -> str:

@@ -1,6 +1,6 @@
 """``manifest.json``: a bundle's contents, measured figures and origin."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,10 +13,11 @@ from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.operating_point import OperatingPoint
 from bloodedge.decision.reference_people import Reference
 from bloodedge.decision.slide_verdict import PeopleScores
-from bloodedge.decision.thresholds import Thresholds
+from bloodedge.decision.thresholds import LABELS, Thresholds
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
 from bloodedge.imaging.network_input import in_words
+from bloodedge.text import is_one_line
 
 BUNDLE_SCHEMA: Literal[1] = 1
 
@@ -95,10 +96,10 @@ class Golden(Strict):
     """The self-test: rendered inputs with the float model's outputs. Bounds were measured at conversion."""
 
     file: str = "golden.npz"
-    inputs: int
-    max_flips: dict[str, int]
+    inputs: int = Field(ge=1)
+    max_flips: dict[str, Annotated[int, Field(ge=0)]]
     """Flips against the float model that an artifact ("litert/int8") showed at conversion; more is a fault."""
-    max_probability_difference: dict[str, float]
+    max_probability_difference: dict[str, Annotated[float, Field(ge=0, le=1)]]
     """Likewise, the largest probability difference seen at conversion."""
 
 
@@ -126,13 +127,13 @@ class Manifest(Strict):
     """``manifest.json`` of a bundle."""
 
     schema_version: Literal[1] = BUNDLE_SCHEMA
-    serial: int = Field(ge=0)
+    serial: int = Field(ge=0, lt=2**63)
     """Seconds since 1970 at conversion: a later conversion has the larger serial."""
     name: FileName
     labels: list[str]
     input: InputSpec
     imaging: ImagingSpec
-    temperature: float = Field(gt=0)
+    temperature: float = Field(ge=1e-3, le=1e3)
     thresholds: Thresholds
     operating_point: OperatingPoint | None = None
     """What the thresholds were chosen for; None where they are the usual ones, as in older bundles."""
@@ -167,6 +168,23 @@ class Manifest(Strict):
                 f"the networks take {in_words(self.input.shape)}, but imaging makes "
                 f"{in_words(self.imaging.input_shape)}; convert the run again"
             )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        if tuple(self.labels) != LABELS:
+            message = f"labels: {', '.join(LABELS)} in this order are supported"
+            raise ValueError(message)
+        if not is_one_line(self.name):
+            message = "name: one line without control characters"
+            raise ValueError(message)
+        kinds = [(artifact.engine, artifact.precision) for artifact in self.artifacts]
+        if len(set(kinds)) < len(kinds):
+            message = "artifacts: an engine has the same precision twice"
+            raise ValueError(message)
+        if max(self.golden.max_flips.values(), default=0) > self.golden.inputs:
+            message = "golden: more flips are allowed than it has inputs"
             raise ValueError(message)
         return self
 

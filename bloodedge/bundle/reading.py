@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Self
 
+from bloodedge.bundle.consistency import require_consistent
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.bundle.other_formats import model_kind, not_a_bundle
@@ -120,9 +121,10 @@ class Bundle:
         return data
 
     def verify(self) -> None:
-        """Check every file's digest; raises BloodedgeError at the first that differs."""
+        """Check every file's digest and that they fit together; raises BloodedgeError at the first fault."""
         for name in self.manifest.files:
             self.read(name)
+        require_consistent(self)
 
     def close(self) -> None:
         """Close the zip, if it is one."""

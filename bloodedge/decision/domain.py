@@ -7,11 +7,12 @@ needs no second output, and is the same for every engine and precision.
 """
 
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from bloodedge.config import Strict
 from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image, first_view
@@ -51,11 +52,14 @@ Floats = NDArray[np.float64]
 class Domain(Strict):
     """The region of figures that training cells occupy."""
 
-    mean: tuple[float, ...]
-    deviation: tuple[float, ...]
-    whitening: tuple[tuple[float, ...], ...]
+    mean: Annotated[tuple[float, ...], Field(min_length=FIGURES, max_length=FIGURES)]
+    deviation: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=FIGURES, max_length=FIGURES)]
+    whitening: Annotated[
+        tuple[Annotated[tuple[float, ...], Field(min_length=FIGURES, max_length=FIGURES)], ...],
+        Field(min_length=FIGURES, max_length=FIGURES),
+    ]
     """Takes standardised figures, from the right, to ones without correlation."""
-    limit: float
+    limit: float = Field(gt=0)
     """Largest distance inside the domain; ACCEPTANCE of the cells that it was set on are inside."""
     cells: int
     """Inputs that the domain was fitted to, two of each cell."""

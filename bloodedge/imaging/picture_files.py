@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from stat import S_ISREG
 
 IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 OTHER_SUFFIXES = {".avif", ".czi", ".gif", ".heic", ".jp2", ".lif", ".nd2", ".ndpi", ".svs", ".vsi"}
@@ -19,6 +20,8 @@ TIFF = {b"II*\0": "<", b"MM\0*": ">"}
 """First bytes, and the byte order in struct's letters."""
 MOST_PAGES = 10_000
 PHOTOMETRIC = 262
+LONG = 4
+"""A tag's type: 32 bits."""
 LAB = {8, 9, 10}
 """PhotometricInterpretation of CIELAB, ICCLAB and ITULAB (TIFF 6.0, and its technical notes)."""
 
@@ -50,12 +53,20 @@ def walk_pictures(root: Path, also: Collection[str] = ()) -> tuple[list[Path], i
         parts = Path(folder).relative_to(root).parts
         outside = any(part.lower() in NO_FOLDERS or part.startswith(".") for part in parts)
         for path in (Path(folder) / name for name in names):
-            if path.suffix.lower() in suffixes:
+            if path.suffix.lower() in suffixes and _is_regular(path):
                 if outside or path.name.startswith("."):
                     hidden += 1
                 else:
                     found.append(path)
     return sorted(found), hidden
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether a file is none of those that never end or make who opens them wait: pipes, sockets, devices."""
+    try:
+        return S_ISREG(path.stat().st_mode)
+    except OSError:  # a link to nothing is named when it is read
+        return True
 
 
 def is_truncated(data: bytes) -> bool:
@@ -109,8 +120,26 @@ def tiff_pages(data: bytes) -> list[bool]:
 
     Raises struct.error where the file ends before its last directory.
     """
+    return [tags.get(PHOTOMETRIC) in LAB for tags in tiff_directories(data)]
+
+
+def tiff_directories(data: bytes | mmap.mmap) -> Iterator[dict[int, int]]:
+    """Each picture's short and long numbers by their tags; none for other files. Raises struct.error as tiff_pages."""
     order = TIFF.get(data[:4])
-    return list(_directories(data, order)) if order else []
+    if order is None:
+        return
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    for _ in range(MOST_PAGES):
+        if at == 0:
+            return
+        (entries,) = struct.unpack_from(f"{order}H", data, at)
+        tags = {}
+        for entry in range(entries):
+            tag, kind = struct.unpack_from(f"{order}HH", data, at + 2 + 12 * entry)
+            form = "I" if kind == LONG else "H"
+            (tags[tag],) = struct.unpack_from(f"{order}{form}", data, at + 10 + 12 * entry)
+        yield tags
+        (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * entries)
 
 
 def count_pictures(path: Path) -> int:
@@ -119,24 +148,9 @@ def count_pictures(path: Path) -> int:
         return 1
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            order = TIFF.get(data[:4])
-            return max(1, len(list(_directories(data, order)))) if order else 1
+            return max(1, sum(1 for _ in tiff_directories(data)))
     except (OSError, ValueError, struct.error):  # ValueError: an empty file
         return 1
-
-
-def _directories(data: bytes | mmap.mmap, order: str) -> Iterator[bool]:
-    (at,) = struct.unpack_from(f"{order}I", data, 4)
-    for _ in range(MOST_PAGES):
-        if at == 0:
-            return
-        (entries,) = struct.unpack_from(f"{order}H", data, at)
-        tags = {}
-        for entry in range(entries):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, at + 2 + 12 * entry)
-            tags[tag] = value
-        yield tags.get(PHOTOMETRIC) in LAB
-        (at,) = struct.unpack_from(f"{order}I", data, at + 2 + 12 * entries)
 
 
 _WHOLE: dict[bytes, Callable[[bytes], bool]] = {

@@ -8,10 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.files import read_regular
 from bloodedge.imaging.cell import Image, as_image
 from bloodedge.imaging.picture_files import is_truncated, tiff_pages
+from bloodedge.imaging.picture_size import stated_sizes
 
 SMALLEST_SIDE_PX, LARGEST_SIDE_PX = 16, 16384
+MOST_PIXELS = 2**25
+"""In one picture: 32 megapixels, as the device's frames."""
+MOST_PIXELS_TOGETHER = 4 * MOST_PIXELS
+"""In all pictures of a file."""
+MOST_BYTES = 320 * 2**20
+"""Of a file: a largest picture with 16 bits and alpha, not compressed, has 256 MiB."""
 
 
 def read_image(path: Path) -> Image:
@@ -45,7 +53,7 @@ def iterate_images(path: Path) -> Iterator[Image]:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, MOST_BYTES)
     except OSError as error:
         raise BloodedgeError(f"{path} cannot be read ({error.strerror}); check its name and permissions.") from error
 
@@ -62,7 +70,7 @@ def decode_image(data: bytes, name: str) -> Image:
         raise BloodedgeError(f"{name} holds {pages} pictures; save each as a file of its own.")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except (cv2.error, MemoryError):
         image = None
     if image is None:
         raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
@@ -75,6 +83,12 @@ def _check_file(data: bytes, name: str) -> None:
         raise BloodedgeError(f"{name} is empty; copy it again from its source.")
     if is_truncated(data):
         raise BloodedgeError(f"{name} is truncated or not an image; copy it again from its source.")
+    sizes = stated_sizes(data)
+    for width, height in sizes:
+        if width * height > MOST_PIXELS or max(width, height) > LARGEST_SIDE_PX:
+            raise BloodedgeError(_size_sentence(name, width, height))
+    if sum(width * height for width, height in sizes) > MOST_PIXELS_TOGETHER:
+        raise BloodedgeError(f"{name} holds {len(sizes)} pictures that are too large together; save each as a file.")
     if any(tiff_pages(data)):
         raise BloodedgeError(f"{name} stores its colours as CIELAB; save it as RGB.")
 
@@ -102,8 +116,13 @@ def colour_8bit(image: NDArray[np.generic], name: str) -> Image:
     if image.ndim != 3 or image.shape[2] not in (3, 4):
         raise BloodedgeError(f"{name} is a grey image; stained cells need colour, save it as 8-bit RGB.")
     height, width = image.shape[:2]
-    if min(height, width) < SMALLEST_SIDE_PX or max(height, width) > LARGEST_SIDE_PX:
-        raise BloodedgeError(
-            f"{name} is {width}x{height} pixels; sides from {SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX} are supported."
-        )
+    if min(height, width) < SMALLEST_SIDE_PX or max(height, width) > LARGEST_SIDE_PX or height * width > MOST_PIXELS:
+        raise BloodedgeError(_size_sentence(name, width, height))
     return as_image(np.ascontiguousarray(image[:, :, :3]))
+
+
+def _size_sentence(name: str, width: int, height: int) -> str:
+    return (
+        f"{name} is {width}x{height} pixels; sides from {SMALLEST_SIDE_PX} to {LARGEST_SIDE_PX} are supported, and at"
+        f" most {MOST_PIXELS:,} pixels."
+    )

@@ -122,10 +122,17 @@ def _no_other_revokes(folder: Path) -> Iterator[None]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of keys; not by glob, which shows none where it may not look."""
+    """The files of keys; not by glob, which shows none where it may not look.
+
+    Raises BloodedgeError for one that is a pipe or a device, which would never be read to its end.
+    """
     if not stat.S_ISDIR(file_mode(folder)):
         return []
-    return sorted(path for path in folder.iterdir() if path.name.endswith(".pub"))
+    found = sorted(path for path in folder.iterdir() if path.name.endswith(".pub"))
+    for path in (*found, folder / REVOKED):
+        if (mode := file_mode(path)) and not stat.S_ISREG(mode):
+            raise BloodedgeError(f"{path} is no regular file, so no key can be trusted; remove it.")
+    return found
 
 
 def _closed(path: Path, error: PermissionError) -> str:

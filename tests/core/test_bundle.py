@@ -342,3 +342,51 @@ def test_a_saved_model_is_no_run(tmp_path):
     (tmp_path / "saved_model.pb").touch()
     with pytest.raises(UsageError, match="is a TensorFlow SavedModel, not a finished run folder"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ((), {"serial": 2**63}),
+        ((), {"labels": ["normal", "normal"]}),
+        ((), {"labels": ["normal"]}),
+        ((), {"labels": ["blast", "normal"]}),
+        ((), {"temperature": float("inf")}),
+        ((), {"name": "little\x1b[2J\nWarning: all is well"}),
+        (("thresholds",), {"uncertain_high": float("nan")}),
+        (("golden",), {"max_probability_difference": {"litert/int8": float("inf")}}),
+        (("golden",), {"max_flips": {"litert/int8": 5}}),
+        (("golden",), {"inputs": 0}),
+        (("golden",), {"inputs": 3}),
+        (("golden",), {"file": "MODEL_CARD.md"}),
+        (("artifacts", 0), {"file": "artifacts/other.tflite"}),
+    ],
+)
+def test_a_manifest_that_does_not_fit_itself_is_refused_whoever_signed_it(
+    folder: Path, part: tuple[str | int, ...], changes: dict[str, object]
+) -> None:
+    path = folder / "manifest.json"
+    whole = json.loads(path.read_text())
+    inner = whole
+    for key in part:
+        inner = inner[key]
+    inner.update(changes)
+    path.write_text(json.dumps(whole))
+    with pytest.raises(BloodedgeError), Bundle(folder) as bundle:
+        bundle.verify()
+
+
+def test_a_size_that_is_not_the_network_s_is_refused_before_the_first_cell(folder: Path) -> None:
+    change_manifest(folder, input={"height": 64, "width": 64}, imaging={"size_px": 64})
+    with (
+        Bundle(folder) as bundle,
+        pytest.raises(BloodedgeError, match="4 inputs of 32x32 px, the manifest says 4 of 64"),
+    ):
+        bundle.verify()
+
+
+def test_an_artifact_twice_is_refused(folder: Path) -> None:
+    whole = json.loads((folder / "manifest.json").read_text())
+    change_manifest(folder, artifacts=[*whole["artifacts"], *whole["artifacts"]])
+    with pytest.raises(BloodedgeError, match="twice"):
+        Bundle(folder)

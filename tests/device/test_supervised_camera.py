@@ -362,17 +362,73 @@ class _Wire:
         self.told.append(json.loads(line))
 
 
-def test_a_frame_that_is_too_large_is_a_bad_frame_and_takes_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_is_too_large_is_a_bad_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "SLOT_BYTES", 48 * 64 * 3)
     wire, free = _Wire(), Queue[int]()
-    free.put(0)
     sender = capture._Sender(wire)
     memory = mmap.mmap(-1, capture.SLOTS * capture.SLOT_BYTES)
     stop = capture._Pulse(sender)
     for bgr in (np.zeros((49, 64, 3), np.uint8), picture(5)):
         frame = Frame(Capture.now(0, monotonic()), bgr, None)
+        free.put(0)
         capture._give(frame, memory, free, stop, sender)
     large, fits = wire.told
     assert "the limit is 33 million" in str(large["problem"])
     assert fits["slot"] == 0
     assert np.array_equal(np.frombuffer(memory, np.uint8, 48 * 64 * 3).reshape(48, 64, 3), picture(5))
+
+
+# What never ends, and what ends the process
+
+
+def test_pipes_and_devices_in_a_folder_of_images_are_passed_over(folder: Path, open_: Open) -> None:
+    os.mkfifo(folder / "000a.png")
+    (folder / "000b.png").symlink_to("/dev/zero")
+    camera = open_(replay(folder))
+    assert [frame.capture.source for frame in camera.frames(threading.Event())] == [f"{n:03d}.png" for n in range(12)]
+
+
+def test_bad_frames_of_a_source_without_end_come_slowly(tmp_path: Path, open_: Open) -> None:
+    (tmp_path / "gone.png").write_bytes(b"")
+    camera, stop, came = open_(replay(tmp_path, loop=True)), threading.Event(), 0
+    camera.wait_until_open(stop)
+    end_s = monotonic() + 1.0
+    for frame in camera.frames(stop):
+        assert isinstance(frame, BadFrame)
+        came += 1
+        if monotonic() > end_s:
+            break
+    assert capture.BAD_IN_A_ROW < came <= capture.BAD_IN_A_ROW + 3
+
+
+def test_bad_frames_are_held_back_like_others_while_the_daemon_is_busy(tmp_path: Path, open_: Open) -> None:
+    for index in range(300):
+        (tmp_path / f"{index:03d}.png").write_bytes(b"")
+    camera = open_(replay(tmp_path))
+    frames = camera.frames(threading.Event())
+    first = next(frames)
+    sleep(0.3)
+    assert len(camera._child._frames) <= capture.SLOTS
+    assert 1 + sum(1 for _ in frames) == 300
+    assert isinstance(first, BadFrame)
+
+
+def test_an_image_that_ends_the_capture_process_twice_is_passed_over(
+    folder: Path, open_: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fatal = folder.with_name("site")
+    fatal.mkdir()
+    (fatal / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def end(event, arguments):\n"
+        "    if event == 'open' and str(arguments[0]).endswith('005.png'):\n"
+        "        os._exit(9)\n"
+        "sys.addaudithook(end)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(fatal), *sys.path]))
+    camera = open_(replay(folder))
+    frames = list(camera.frames(threading.Event()))
+    assert [isinstance(frame, BadFrame) for frame in frames] == [index == 5 for index in range(FRAMES)]
+    assert [frame.capture.index for frame in frames] == list(range(FRAMES))
+    assert "005.png was passed over" in frames[5].problem  # type: ignore[union-attr]
+    assert camera.restarts == 2

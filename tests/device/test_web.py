@@ -11,10 +11,11 @@ import pytest
 from bloodedge import RESEARCH_USE
 from bloodedge.decision.reference_people import ASPECTS, AspectReference, Reference
 from bloodedge.decision.thresholds import Reason
+from bloodedge_device.frames import BadFrame, FrameResult
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.slide.review import Review
 from bloodedge_device.store import queries
-from support import web_fakes
+from support import fakes, web_fakes
 from support.web_fakes import FakeDaemon, client_of, csrf_of
 
 PAGES = ("/", "/slides", "/slides/1", "/slides/1/report", "/review/1", "/review/1/result", "/health", "/nothing")
@@ -280,3 +281,14 @@ def test_a_local_page_does_not_ask_to_sign_in(daemon: FakeDaemon) -> None:
     client = client_of(daemon)
     assert client.get("/login").headers["location"] == "/"
     assert "Sign out" not in client.get("/").text
+
+
+def test_frames_that_cannot_be_read_are_not_counted_as_classified(daemon: FakeDaemon) -> None:
+    before = daemon.state.rate.per_second
+    assert before > 0
+    for index in range(500):
+        capture = fakes.frame(index).capture
+        daemon._results.append(FrameResult(capture, problem="It is empty.", reason=Reason.BAD_FRAME))
+        daemon.slides.process(BadFrame(capture, "It is empty."))
+    assert daemon.state.rate.per_second <= before
+    assert daemon.state.unreadable_in_a_row == 500

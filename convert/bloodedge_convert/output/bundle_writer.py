@@ -1,11 +1,12 @@
 """Writing a bundle: its manifest, its files, their digests."""
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
 from bloodedge import __version__
-from bloodedge.bundle import MANIFEST, zip_folder
+from bloodedge.bundle import MANIFEST, Bundle, zip_folder
 from bloodedge.bundle.json_records import write_record
 from bloodedge.bundle.manifest import Baseline, Golden, InputSpec, Manifest, Provenance
 from bloodedge.bundle.run_record import RunMetrics, judged_part
@@ -117,5 +118,11 @@ def write_bundle(
     names = sorted(path.relative_to(layout).as_posix() for path in layout.rglob("*") if path.is_file())
     manifest = manifest.model_copy(update={"files": {name: sha256(layout / name) for name in names}})
     write_record(layout / MANIFEST, manifest)
-    write_beside(out, lambda target: zip_folder(layout, target))
+    write_beside(out, partial(_zip_and_verify, layout))
     return manifest
+
+
+def _zip_and_verify(layout: Path, target: Path) -> None:
+    zip_folder(layout, target)
+    with Bundle(target) as bundle:
+        bundle.verify()

@@ -37,6 +37,11 @@ SLOT_BYTES = 96 * 2**20
 SIGN_OF_LIFE_S = 0.2
 """Well below the shortest timeout that the settings allow."""
 
+BAD_IN_A_ROW = 10
+"""So many bad frames of a source without end come as they come; each further one in a row waits, longer and longer."""
+
+BAD_WAITS_S = (0.25, 0.5, 1.0, 2.0)
+
 PARTING_S = 1.0
 """A driver gets so long to release the camera once the daemon is gone."""
 
@@ -56,9 +61,14 @@ def main() -> None:
     threading.Thread(target=_listen, args=(incoming, free, stop), daemon=True).start()
     try:
         settings = validate(CameraSettings, order["settings"], "The camera's table")
-        camera = open_camera(settings, order["begin"], [SourceFile(**file) for file in order["done"]])
+        done = [SourceFile(**file) for file in order["done"]]
+        camera = open_camera(settings, order["begin"], done, pass_over=order["pass_over"])
         sender.send({"kind": "opened", "name": camera.name, "live": camera.live})
+        endless, bad = camera.live or settings.loop, 0
         for frame in camera.frames(stop):
+            bad = bad + 1 if isinstance(frame, BadFrame) else 0
+            if endless and bad > BAD_IN_A_ROW:
+                stop.wait(BAD_WAITS_S[min(bad - BAD_IN_A_ROW, len(BAD_WAITS_S)) - 1])
             _give(frame, memory, free, stop, sender)
         if settings.is_hardware and not stop.is_set():
             sender.fail(f"{camera.name} ended; check that it is on.")
@@ -116,26 +126,33 @@ def _listen(lines: BinaryIO, free: Queue[int], stop: _Pulse) -> None:
 
 
 def _give(frame: Frame | BadFrame, memory: mmap.mmap, free: Queue[int], stop: _Pulse, sender: _Sender) -> None:
+    """Hand a frame over in a free slot; a bad one takes a slot too, so that the daemon is not swamped by them."""
     message: dict[str, Any] = {"kind": "frame", "capture": _fields(frame.capture)}
+    if isinstance(frame, Frame) and frame.bgr.nbytes > SLOT_BYTES:
+        problem = f"The frame has {frame.bgr.size // 3:,} pixels; the limit is 33 million."
+        frame = BadFrame(frame.capture, problem)
+    slot = _free_slot(free, stop, sender)
+    if slot is None:
+        return
     if isinstance(frame, BadFrame):
-        sender.send({**message, "problem": redacted(frame.problem)})
+        sender.send({**message, "slot": slot, "problem": redacted(frame.problem)})
         return
-    if frame.bgr.nbytes > SLOT_BYTES:
-        sender.send({**message, "problem": f"The frame has {frame.bgr.size // 3:,} pixels; the limit is 33 million."})
-        return
-    while True:
-        try:
-            slot = free.get(timeout=SIGN_OF_LIFE_S)
-            break
-        except Empty:
-            if stop.is_set():
-                return
-            sender.send({"kind": "alive"})
     bgr = np.ascontiguousarray(frame.bgr)
     target = np.frombuffer(memory, bgr.dtype, bgr.size, slot * SLOT_BYTES).reshape(bgr.shape)
     np.copyto(target, bgr)
     scale = {"um_per_px": frame.um_per_px, "shape": bgr.shape, "dtype": bgr.dtype.str}
     sender.send({**message, **scale, "slot": slot})
+
+
+def _free_slot(free: Queue[int], stop: _Pulse, sender: _Sender) -> int | None:
+    """A slot, once there is a free one; None when the source is to stop."""
+    while True:
+        try:
+            return free.get(timeout=SIGN_OF_LIFE_S)
+        except Empty:
+            if stop.is_set():
+                return None
+            sender.send({"kind": "alive"})
 
 
 def _fields(capture: Capture) -> dict[str, Any]:

@@ -13,25 +13,33 @@ from time import monotonic
 from typing import Any
 
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge_device.frames import BadFrame, Capture, SourceFile
+from bloodedge_device.frames import Capture, SourceFile
 from bloodedge_device.settings.sections import CameraSettings
 
 
+class CaptureEndedError(BloodedgeError):
+    """The capture process ended or hangs, and does not say why."""
+
+
 class SlotFrame:
-    """A frame in a slot of the shared memory."""
+    """A frame in a slot of the shared memory; a bad one leaves its slot empty."""
 
     def __init__(self, capture: Capture, message: dict[str, Any]) -> None:
         self.capture = capture
         self.slot: int = message["slot"]
-        self.shape: tuple[int, ...] = tuple(message["shape"])
-        self.dtype: str = message["dtype"]
-        self.um_per_px: float | None = message["um_per_px"]
+        self.problem: str | None = message.get("problem")
+        self.shape: tuple[int, ...] = tuple(message.get("shape", ()))
+        self.dtype: str = message.get("dtype", "")
+        self.um_per_px: float | None = message.get("um_per_px")
 
 
 class CaptureProcess:
     """One capture process; a thread of its own receives its messages."""
 
-    def __init__(self, settings: CameraSettings, memory: int, begin: int, done: list[SourceFile]) -> None:
+    def __init__(
+        self, settings: CameraSettings, memory: int, begin: int, done: list[SourceFile], *, pass_over: bool = False
+    ) -> None:
+        """begin, done, pass_over: see ``open_camera``."""
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -46,11 +54,16 @@ class CaptureProcess:
         self._wire = ours
         self._opened = self._ended = False
         self._problem: BloodedgeError | None = None
-        self._frames: deque[SlotFrame | BadFrame] = deque()
+        self._frames: deque[SlotFrame] = deque()
         self._dropped = 0
         self._changed = threading.Condition()
         self._received_s = monotonic()
-        order = {"settings": settings.model_dump(mode="json"), "begin": begin, "done": [asdict(file) for file in done]}
+        order = {
+            "settings": settings.model_dump(mode="json"),
+            "begin": begin,
+            "done": [asdict(file) for file in done],
+            "pass_over": pass_over,
+        }
         with suppress(OSError):  # it has ended already, which the receiving thread notices
             ours.sendall(json.dumps(order).encode() + b"\n")
         threading.Thread(target=self._receive, name="capture", daemon=True).start()
@@ -65,7 +78,7 @@ class CaptureProcess:
                     self._changed.notify_all()
         with self._changed:
             if not self._ended and self._problem is None:
-                self._problem = BloodedgeError("The camera's process ended.")
+                self._problem = CaptureEndedError("The camera's process ended.")
             self._changed.notify_all()
 
     def _handle(self, message: dict[str, Any]) -> None:
@@ -86,14 +99,12 @@ class CaptureProcess:
         truth = fields["truth"] and tuple(fields["truth"])
         captured_at = datetime.fromisoformat(fields["captured_at"])
         capture = Capture(**{**fields, "captured_at": captured_at, "file": file, "truth": truth})
-        frame = BadFrame(capture, message["problem"]) if "problem" in message else SlotFrame(capture, message)
         if self.live:
             while self._frames:
                 old = self._frames.popleft()
                 self._dropped += 1
-                if isinstance(old, SlotFrame):
-                    self.free(old.slot)
-        self._frames.append(frame)
+                self.free(old.slot)
+        self._frames.append(SlotFrame(capture, message))
 
     def wait_opened(self, stop: threading.Event, timeout_s: float) -> None:
         """Wait until the camera is open or ``stop`` is set; raises BloodedgeError when it does not open."""
@@ -106,7 +117,7 @@ class CaptureProcess:
                     raise BloodedgeError(f"The camera did not open within {timeout_s:.0f} s; check its cable.")
                 self._changed.wait(0.1)
 
-    def take(self, stop: threading.Event, timeout_s: float) -> tuple[SlotFrame | BadFrame | None, int]:
+    def take(self, stop: threading.Event, timeout_s: float) -> tuple[SlotFrame | None, int]:
         """(the next frame, how many a live camera dropped before it); None at the end, or once ``stop`` is set.
 
         Raises BloodedgeError when the camera failed or hangs.
@@ -116,7 +127,7 @@ class CaptureProcess:
                 if self._problem is not None:
                     raise self._problem
                 if self.silent_s > timeout_s:
-                    raise BloodedgeError(
+                    raise CaptureEndedError(
                         f"The camera gave no sign of life for {timeout_s:g} s and was stopped; check its cable."
                     )
                 self._changed.wait(0.1)

@@ -7,6 +7,8 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
+from bloodedge.imaging.reading import MOST_PIXELS
+
 JPEG_FORMATS = {"MJPG", "mjpg", "JPEG", "jpeg"}
 """Pixel formats by the names of V4L2 and FFmpeg."""
 
@@ -30,7 +32,10 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
     say nothing. Damage that leaves the bytes readable, such as a single wrong bit, cannot be told from a picture.
     """
     try:
-        grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
+        height, width, colours = simplejpeg.decode_jpeg_header(data)[:3]
+        if height * width > MOST_PIXELS:
+            return None
+        grey = colours == "Gray"
         pixels = _decode(data, "GRAY" if grey else "BGR")
     except ValueError:
         return None

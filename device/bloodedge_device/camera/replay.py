@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import read_image
+from bloodedge.imaging.reading import MOST_PIXELS
 from bloodedge.redact import PERCENT, redacted
 from bloodedge.text import as_text
 from bloodedge_device.camera import Pace, frame_of
@@ -30,6 +31,8 @@ COUNTED = {".avi", ".m4v", ".mov", ".mp4"}
 MOST_UNREADABLE, MOST_OF_ANNOUNCED = 8, 1000
 """More unreadable frames in a row are the end; the second limit where a file announced further frames."""
 
+PASSED_OVER = "the camera's process ended or hung over it twice; look at the file."
+
 OPEN_WITHIN_MS = 10_000
 """Time for a stream to answer."""
 
@@ -37,11 +40,15 @@ OPEN_WITHIN_MS = 10_000
 class FolderCamera:
     """Images in the order of their paths; one that cannot be read is a BadFrame, not the end."""
 
-    def __init__(self, settings: CameraSettings, folder: Path, images: list[Path], begin: int) -> None:
+    def __init__(
+        self, settings: CameraSettings, folder: Path, images: list[Path], begin: int, *, pass_over: bool = False
+    ) -> None:
+        """pass_over: whether the first image is not to be read."""
         self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {as_text(folder.resolve().name)}"
         self.live = settings.realtime
         self.ending = ""
         self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
+        self._pass_over = pass_over
 
     def frames(self, stop: threading.Event) -> Iterator[Frame | BadFrame]:
         """Every image once, or without end where the settings say ``loop``."""
@@ -55,6 +62,9 @@ class FolderCamera:
     def _read(self, index: int, path: Path) -> Frame | BadFrame:
         start = monotonic()
         name = as_text(path.relative_to(self._folder).as_posix())
+        if self._pass_over:
+            self._pass_over = False
+            return BadFrame(Capture.now(index, start, name), f"{name} was passed over: {PASSED_OVER}")
         try:
             bgr = read_image(path)
         except BloodedgeError as error:
@@ -85,6 +95,9 @@ class VideoCamera:
         options = [] if self._is_file else [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_WITHIN_MS]
         with _name_in_utf8(address) as name:
             capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, options)
+        size = capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
+        if size > MOST_PIXELS:
+            raise UsageError(f"{redacted(self._source)} has frames of {size:,.0f} pixels; up to {MOST_PIXELS:,} work.")
         if not capture.isOpened():
             if self._is_file:
                 raise UsageError(f"{self._source} cannot be read as a video; give an mp4, avi, mkv or mov file.")

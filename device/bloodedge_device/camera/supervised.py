@@ -13,13 +13,16 @@ import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge_device.camera.capture import SLOT_BYTES, SLOTS
-from bloodedge_device.camera.capture_process import CaptureProcess, SlotFrame
+from bloodedge_device.camera.capture_process import CaptureEndedError, CaptureProcess, SlotFrame
 from bloodedge_device.frames import BadFrame, Frame, SourceFile
 from bloodedge_device.health import Level
 from bloodedge_device.settings.sections import CameraSettings
 from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
+
+ENDS_OVER_A_FRAME = 2
+"""An image over which the capture process ended or hung so often is not read again."""
 
 Report = Callable[[Level, str], object]
 """Called when the camera's state changes."""
@@ -50,11 +53,14 @@ class SupervisedCamera:
         self.given = number
         """The next frame's number."""
         self._failures = 0
+        self._ends = 0
+        """How often the process ended or hung before the next frame came."""
         self._ever_opened = self._closed = self._awaits = False
         self._child = self._start()
 
     def _start(self) -> CaptureProcess:
-        return CaptureProcess(self._settings, self._memory_file, self.given, list(self.done.values()))
+        done, pass_over = list(self.done.values()), self._ends >= ENDS_OVER_A_FRAME
+        return CaptureProcess(self._settings, self._memory_file, self.given, done, pass_over=pass_over)
 
     def wait_until_open(self, stop: threading.Event) -> None:
         """Wait until the camera is open, restarting it as often as needed, or ``stop`` is set.
@@ -94,18 +100,19 @@ class SupervisedCamera:
             if taken is None:
                 self.ending = self._child.ending
                 return
-            self._failures = 0
-            frame = self._view(taken) if isinstance(taken, SlotFrame) else taken
+            self._failures = self._ends = 0
+            frame = self._view(taken)
             capture = taken.capture
             index = capture.index if not self.live else self.given + dropped
             self.given = index + 1
             try:
                 yield replace(frame, capture=replace(capture, index=index, dropped_before=dropped))
             finally:  # also where the caller stops here
-                if isinstance(taken, SlotFrame):
-                    self._child.free(taken.slot)
+                self._child.free(taken.slot)
 
-    def _view(self, slotted: SlotFrame) -> Frame:
+    def _view(self, slotted: SlotFrame) -> Frame | BadFrame:
+        if slotted.problem is not None:
+            return BadFrame(slotted.capture, slotted.problem)
         count = int(np.prod(slotted.shape))
         flat = np.frombuffer(self._memory, np.dtype(slotted.dtype), count, slotted.slot * SLOT_BYTES)
         flat.flags.writeable = False
@@ -122,6 +129,7 @@ class SupervisedCamera:
             log.warning("Camera: %s Retrying until it answers.", problem)
         self._report(Level.FAILED, str(problem))
         self._failures += 1
+        self._ends += isinstance(problem, CaptureEndedError)
         self.restarts += 1
         if not stop.wait(wait_s):
             self._child = self._start()

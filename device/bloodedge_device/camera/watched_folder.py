@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from stat import S_ISREG
 from time import monotonic
 
 from bloodedge.errors import BloodedgeError
@@ -50,9 +51,20 @@ class WatchCamera(FolderCamera):
     A file that is written again is a new image if its pixels differ.
     """
 
-    def __init__(self, settings: CameraSettings, folder: Path, begin: int, done: Iterable[SourceFile]) -> None:
-        """done: files that were taken before. Raises BloodedgeError when the folder does not exist."""
-        super().__init__(settings, folder.resolve(), [], begin)
+    def __init__(
+        self,
+        settings: CameraSettings,
+        folder: Path,
+        begin: int,
+        done: Iterable[SourceFile],
+        *,
+        pass_over: bool = False,
+    ) -> None:
+        """done: files that were taken before; pass_over: whether the first image is not to be read.
+
+        Raises BloodedgeError when the folder does not exist.
+        """
+        super().__init__(settings, folder.resolve(), [], begin, pass_over=pass_over)
         self._require_folder()
         self.name = f"images written to {as_text(self._folder.name)}"
         self._done = {file.path: file for file in done}
@@ -107,7 +119,9 @@ class WatchCamera(FolderCamera):
             name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  # called for up to a hundred thousand files
             if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 with suppress(OSError):  # deleted meanwhile
-                    yield entry.path, entry.stat()
+                    found = entry.stat()
+                    if S_ISREG(found.st_mode):
+                        yield entry.path, found
 
     def _require_folder(self) -> None:
         if not self._folder.is_dir():

@@ -72,7 +72,7 @@ class Monitor:
         if state.awaits_files:
             report("frames", Level.OK, "Waiting for the next image in the watched folder.")
             self._notifier.watchdog()
-        elif state.is_alive and unreadable >= UNREADABLE_IN_A_ROW:
+        elif unreadable >= UNREADABLE_IN_A_ROW:
             sentence = f"None of the last {unreadable} frames could be read; check the camera's connection."
             report("frames", Level.FAILED, sentence)
         elif state.is_alive:

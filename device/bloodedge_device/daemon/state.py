@@ -84,7 +84,8 @@ class DaemonState:
 
     def show(self, frame: Frame | BadFrame, result: FrameResult) -> None:
         """Let people see a processed frame."""
-        self.rate.note()
+        if result.reason is not Reason.BAD_FRAME:
+            self.rate.note()
         self.live.put(None if isinstance(frame, BadFrame) else frame.bgr, result)
 
     def wake_publisher(self) -> None:
