@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-from bloodedge.text import as_text
+from bloodedge.text import as_text, shown
 
 
 class BloodedgeError(Exception):
@@ -17,8 +17,11 @@ class BloodedgeError(Exception):
     exit_code = 1
 
     def __init__(self, sentence: str = "") -> None:
-        """The sentence may hold a file's name of any bytes; it is kept as text that can be stored and sent."""
-        super().__init__(as_text(sentence))
+        """The sentence may hold a name from outside; it is kept as text that can be stored, sent and shown.
+
+        Control characters are replaced, except for the ends of lines.
+        """
+        super().__init__("\n".join(shown(line) for line in as_text(sentence).split("\n")))
 
 
 class UsageError(BloodedgeError):

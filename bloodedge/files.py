@@ -135,6 +135,13 @@ def make_private(database: Path) -> None:
                 path.chmod(0o600)
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and its parents where they are missing, for this user alone (0700); what exists stays as it is."""
+    for path in reversed((folder, *folder.parents)):
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+
+
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 """Byte-order marks, which editors and shells (above all on Windows) put before a text, with their encodings."""
 

@@ -1,4 +1,4 @@
-"""Limits on what a log takes: lines that repeat without end, and lines without end."""
+"""Limits on what a log takes: no lines that repeat without end, none without end, none forged by a name."""
 
 import logging
 import threading
@@ -6,6 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
+
+from bloodedge.text import as_text, shown
 
 LINES, WITHIN_S = 30, 60.0
 """Most lines from one place in the code within so many seconds; the next line tells how many were left out."""
@@ -38,6 +41,7 @@ class LogLimits(logging.Filter):
         left_out = self._count((record.pathname, record.lineno))
         if left_out is None:
             return False
+        record.args = _plain(record.args)
         message = record.getMessage()
         if len(message) > LONGEST:
             message = f"{message[:LONGEST]} [{len(message) - LONGEST:,} more characters]"
@@ -60,3 +64,14 @@ class LogLimits(logging.Filter):
                     self._places.popitem(last=False)
             place.lines += 1
             return left_out if place.lines <= LINES else None
+
+
+def _plain(arguments: Any) -> Any:
+    """Arguments of a message as one line each, without control characters, which could forge further lines."""
+    if isinstance(arguments, dict):
+        return {key: _one_line(value) for key, value in arguments.items()}
+    return tuple(map(_one_line, arguments)) if isinstance(arguments, tuple) else arguments
+
+
+def _one_line(value: Any) -> Any:
+    return value if isinstance(value, int | float) or value is None else shown(as_text(str(value)))

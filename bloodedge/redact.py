@@ -14,9 +14,15 @@ PERCENT = (
 WITH_HOST = {"http", "https", "rtsp", "rtsps"}
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,15}:/{1,3})(?P<rest>\S*?)(?P<end>[.,;:]?(?=\s|$))")
-_BARE_LOGIN = re.compile(r"(?<![^\s\"'(=<])[^\s:/@\"'(=<]+:[^\s:/@][^\s/@]*@(?=\S)")
+_BARE_LOGIN = re.compile(r"(?<![^\s\"'(=<@])[^\s:/@\"'(=<]+:[^\s:/@][^\s/@]*@(?=\S)")
 """``user:password@host`` without a scheme."""
-_VALUE = re.compile(r"=[^&;/?#]+")
+_VALUE = re.compile(r"=[^&;#]+")
+_REST = re.compile(r"(?<==\*\*\*)([&;])[^=&;#]+(?=[&;#]|$)")
+"""What follows a value without a name of its own: a value with a & in it."""
+_NAMED = re.compile(
+    r"(?i)(?<![A-Za-z])(user(?:name)?|login|pass(?:word|wd)?|pwd|token|key|auth|secret)([:/,])[^/?&;#]+"
+)
+"""A value in the path, after its name."""
 _TOKEN = re.compile(r"(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9-]{16,}(?![\w-])")
 """Mixed letters and digits: some cameras have a secret path instead of a password."""
 
@@ -52,7 +58,7 @@ def redacted_values(value: Any) -> Any:
         return [redacted_values(inner) for inner in value]
     if not isinstance(value, str):
         return value
-    scheme, separator, rest = value.partition("://")
+    scheme, separator, rest = value.strip().partition("://")
     if separator and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return redacted(scheme + separator + re.sub(r"\s", "_", rest))
     return redacted(value)
@@ -62,5 +68,6 @@ def _hidden(match: re.Match[str]) -> str:
     login, at, place = match["rest"].rpartition("@")
     host, tail = re.fullmatch(r"([^/?#]*)(.*)", place, re.DOTALL).groups()  # type: ignore[union-attr]  # matches all
     tail, mark, _ = tail.partition("#")
-    tail = _TOKEN.sub(HIDDEN, _VALUE.sub(f"={HIDDEN}", tail))
+    tail = _REST.sub(rf"\1{HIDDEN}", _VALUE.sub(f"={HIDDEN}", tail))
+    tail = _TOKEN.sub(HIDDEN, _NAMED.sub(rf"\1\2{HIDDEN}", tail))
     return f"{match['scheme']}{HIDDEN + '@' if login or at else ''}{host}{tail}{mark and '#' + HIDDEN}{match['end']}"

@@ -47,4 +47,4 @@ def _golden_shape(data: bytes, name: str) -> tuple[int, ...]:
     sound = inputs.dtype == np.uint8 and inputs.ndim in {4, 5} and probabilities.shape == (len(inputs), 2)
     if not sound:
         raise BloodedgeError(f"{name} is no self-test of two classes; convert the run again.")
-    return inputs.shape
+    return tuple(map(int, inputs.shape))

@@ -2,7 +2,9 @@
 
 import io
 import logging
+from pathlib import Path
 
+from bloodedge.errors import BloodedgeError
 from bloodedge.log_limits import LINES, LONGEST, WITHIN_S, LogLimits
 
 
@@ -37,3 +39,13 @@ def test_a_line_without_end_is_cut() -> None:
     record = logging.LogRecord("x", logging.INFO, "f", 1, "%s", ("y" * 10**6,), None)
     assert LogLimits().filter(record)
     assert len(record.getMessage()) < LONGEST + 50
+
+
+def test_a_name_cannot_forge_a_line_or_steer_a_terminal() -> None:
+    name = "slides\nError: all is lost\x1b[2J"
+    record = logging.LogRecord("x", logging.INFO, "f", 2, "Bundle %s, %d cells, %s.", (name, 3, Path(name)), None)
+    assert LogLimits().filter(record)
+    assert "\n" not in record.getMessage()
+    assert "\x1b" not in record.getMessage()
+    assert "3 cells" in record.getMessage()
+    assert "\x1b" not in str(BloodedgeError(f"{name} cannot be read."))

@@ -54,3 +54,14 @@ def test_values_are_redacted_at_any_depth_and_keep_their_shape() -> None:
     before = {"camera": {"source": "rtsp://admin:hun ter2@cam/x", "rate": 5.0}, "list": [None, "http://a:b@c", True]}
     after = {"camera": {"source": "rtsp://***@cam/x", "rate": 5.0}, "list": [None, "http://***@c", True]}
     assert redacted_values(before) == after
+
+
+@pytest.mark.parametrize(
+    "address",
+    [" rtsp://u:SEC RET@h/", "rtsp://h/a?x=SEC/RET", "rtsp://h?password=SEC?RET", "rtsp://h/a?password=SEC&RET",
+     "rtsp://h/a?password=SEC&RET&x=1", "rtsp://h/a&password:SECRET", "http://h/video.cgi/pwd/SECRET", "@u:SECRET@h"],
+)  # fmt: skip
+def test_a_password_with_special_characters_or_in_the_path_is_hidden(address: str) -> None:
+    shown = redacted_values({"source": address})["source"]
+    assert "SEC" not in shown
+    assert "RET" not in shown

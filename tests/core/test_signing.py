@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import zipfile
@@ -429,3 +430,13 @@ def test_a_signed_copy_takes_the_place_of_no_key(tmp_path: Path, run: Run) -> No
     assert (tmp_path / "lab.key").read_bytes() == before
     for _ in range(2):  # a signed copy of before is replaced
         assert run("sign", MODEL, "--key", tmp_path / "lab.key", "-o", tmp_path / "my.bundle")[0] == 0
+
+
+def test_a_pipe_or_a_device_among_the_trusted_keys_is_refused_and_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.pub")
+    with pytest.raises(BloodedgeError, match=r"x\.pub is no regular file"):
+        TrustStore.read(tmp_path)
+    (tmp_path / "x.pub").unlink()
+    (tmp_path / "revoked.json").symlink_to("/dev/zero")
+    with pytest.raises(BloodedgeError, match=r"revoked\.json is no regular file"):
+        TrustStore.read(tmp_path)

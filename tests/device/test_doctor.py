@@ -258,3 +258,18 @@ def test_settings_that_let_others_read_a_cameras_password_are_told(
     path.chmod(0o644)
     plain = Examination(settings(state, camera={"kind": "replay", "source": "rtsp://cam/1"}))
     assert machine.check_permissions(plain)[0] == "ok"
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_trust_folder_that_everybody_may_write_is_a_failure(state: Path, tmp_path: Path) -> None:
+    keys = tmp_path / "trusted"
+    keys.mkdir()
+    (keys / "lab.pub").write_text("{}")
+    checked = Examination(settings(state, trust={"keys": str(keys)}))
+    assert machine.check_permissions(checked)[0] == "ok"
+    keys.chmod(0o777)
+    level, sentence, cure = machine.check_permissions(checked)
+    assert (level, str(keys) in sentence, "chmod o-w" in cure) == ("failed", True, True)
+    keys.chmod(0o755)
+    (keys / "lab.pub").chmod(0o666)
+    assert machine.check_permissions(checked)[0] == "failed"

@@ -112,3 +112,13 @@ def test_the_json_is_the_report_for_programs(daemon: FakeDaemon) -> None:
     given = json.loads(export.export(daemon.desk.state, 1, "json")[0])
     assert given["research_use"] == RESEARCH_USE
     assert (given["cells"]["blast"], given["cells"]["normal"]) == (5, 8)
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff\xd8 no picture", None])
+def test_a_slide_whose_images_are_damaged_or_gone_has_a_report_and_a_pdf(
+    daemon: FakeDaemon, damage: bytes | None
+) -> None:
+    for path in (daemon.desk.state / "crops").rglob("*.*"):
+        path.unlink() if damage is None else path.write_bytes(damage)
+    assert export.export(daemon.desk.state, 1, "pdf")[0].startswith(b"%PDF")
+    assert client_of(daemon).get("/slides/1/report").status_code == 200

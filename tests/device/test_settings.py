@@ -155,3 +155,11 @@ def test_a_gpu_is_for_openvino_alone(tmp_path: Path) -> None:
     path.write_text('engine = "litert"\nopenvino_device = "GPU"\n')
     with pytest.raises(UsageError, match='openvino_device = "GPU" needs engine = "openvino"'):
         read_settings(path)
+
+
+@pytest.mark.parametrize("setting", ["[update]\nmost_latency_ms = inf", "[gate]\nfocus = nan", "[camera]\nrate = inf"])
+def test_infinity_is_no_setting(tmp_path: Path, setting: str) -> None:
+    path = tmp_path / "device.toml"
+    path.write_text(setting)
+    with pytest.raises(UsageError, match="finite"):
+        read_settings(path)

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.web_access import new_token
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.slide.review import Review
 from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, Store, open_for_reading
+from bloodedge_device.store.backup import back_up
 from bloodedge_device.store.writer import ANEW_SPAN_S, MOST_ANEW
+from bloodedge_device.system.process import private_files
 from support import ROOT, fakes
 
 
@@ -408,3 +411,20 @@ def test_a_disk_that_damages_every_new_database_is_given_up(
     later = monotonic() + ANEW_SPAN_S
     monkeypatch.setattr("bloodedge_device.store.writer.monotonic", lambda: later)
     store.begin_anew()  # once in a long while is no failing disk
+
+
+def test_what_a_daemon_of_one_user_writes_is_not_for_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        state = tmp_path / "new" / "state"
+        new_token(state)
+        with private_files():
+            store = Store(state)
+            slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "")
+            store.put_frames(slide, [fakes.result(0, [0.9])], keep_crops=True)
+        back_up(state, tmp_path / "backup.zip", with_crops=True)
+        store.close()
+    finally:
+        os.umask(before)
+    written = [state.parent, state, tmp_path / "backup.zip", *state.rglob("*")]
+    assert [path for path in written if path.stat().st_mode & 0o077] == []

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from bloodedge import web_server
 from bloodedge.errors import UsageError
-from bloodedge.web_access import TOKEN, Throttle, TokenCheck, check_token, new_token
+from bloodedge.web_access import TOKEN, RefusedError, Throttle, TokenCheck, check_token, new_token
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.web import request_checks
 from bloodedge_device.web.access import Access, Sessions
@@ -145,6 +145,12 @@ def test_another_site_may_link_to_a_page_and_no_more(daemon: FakeDaemon) -> None
     assert client.get("/", headers=link).status_code == 200
     for path in ("/", "/live/1.jpg", "/slides/1/export.pdf"):
         assert client.get(path, headers=image).status_code == 403
+    neighbour = {"sec-fetch-site": "same-site"}  # another port of this machine
+    for headers in (link, {**link, **neighbour}, {**image, **neighbour}):
+        for path in ("/slides/1/export.pdf", "/slides/1/report", "/api/v1/slides", "/metrics", "/live/1.jpg"):
+            assert client.get(path, headers=headers).status_code == 403
+    typed = {"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}
+    assert client.get("/slides/1/export.csv", headers=typed).status_code == 200
 
 
 def test_reading_changes_nothing(daemon: FakeDaemon) -> None:
@@ -310,7 +316,7 @@ def test_who_guesses_too_often_must_wait_and_learns_how_long(lan: FakeDaemon, to
     assert [answer.status_code for answer in answers] == [401] * 5 + [429] * 2
     assert int(answers[-1].headers["retry-after"]) >= 1
     assert client.post("/login", data={"token": "guess"}).status_code == 429
-    assert client.post("/login", data={"token": token}).status_code == 429  # the wait holds for everything
+    assert client.post("/login", data={"token": token}).status_code == 303  # and the right one is not kept waiting
 
 
 def test_a_program_with_the_right_token_is_not_slowed_down_by_others(lan: FakeDaemon, token: str) -> None:
@@ -563,3 +569,32 @@ def test_a_certificate_that_cannot_be_used_is_reported_at_the_start(daemon: Fake
     settings = WebSettings(port=0, certificate=tmp_path / "no.pem", key=tmp_path / "no.pem")
     with pytest.raises(UsageError, match="give a PEM certificate and the key that belongs to it"):
         WebServer(daemon.desk, settings, daemon.desk.state).start()
+
+
+# What strangers write
+
+
+def test_a_stranger_writes_one_line_of_the_audit_log_in_ten_minutes(lan: FakeDaemon, token: str) -> None:
+    assert token
+    clock = Clock()
+    access = access_of(lan, clock=clock)
+    client = client_of(lan, access, HOST)
+    before = lan.store._database.execute("SELECT count(*) FROM audit").fetchone()[0]
+    for number in range(200):
+        clock.now += 1
+        assert client.post("/login", data={"token": f"guess {number}"}).status_code in {401, 429}
+    clock.now += 600
+    client.post("/login", data={"token": "guess"})
+    rows = lan.store._database.execute("SELECT action, detail FROM audit ORDER BY id").fetchall()[before:]
+    assert [row["action"] for row in rows] == ["login refused"] * 2
+    assert json.loads(rows[1]["detail"])["since the last entry"] == 200
+
+
+def test_wrong_tokens_from_many_addresses_keep_the_right_one_out_of_nothing(state: Path, token: str) -> None:
+    tokens = TokenCheck(state)
+    for address in range(100):
+        for _ in range(6):
+            with suppress(RefusedError):
+                assert not tokens.is_right("wrong", f"10.0.0.{address}")
+    assert TokenCheck(state).is_right(token, "10.0.1.1")
+    assert tokens.is_right(token, "10.0.0.1")

@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors, unreadable
-from bloodedge.files import require_own, write_text
+from bloodedge.files import make_private_folder, require_own, write_text
 from bloodedge.text import as_text
 
 FOLDER = "slots"
@@ -210,7 +210,7 @@ def install_lock(state: Path) -> Iterator[None]:
 def _lock(state: Path, name: str, how: int) -> Iterator[None]:
     folder = slots_folder(state)
     with disk_errors("the slots' lock"):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         handle = (folder / name).open("a")
     with handle:
         fcntl.flock(handle, how)

@@ -16,7 +16,7 @@ from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import read_image
 from bloodedge.imaging.reading import MOST_PIXELS
 from bloodedge.redact import PERCENT, redacted
-from bloodedge.text import as_text
+from bloodedge.text import as_text, shown
 from bloodedge_device.camera import Pace, frame_of
 from bloodedge_device.camera.jpeg import JPEG_FORMATS, decode_jpeg, pixel_format
 from bloodedge_device.frames import BadFrame, Capture, Frame
@@ -44,7 +44,9 @@ class FolderCamera:
         self, settings: CameraSettings, folder: Path, images: list[Path], begin: int, *, pass_over: bool = False
     ) -> None:
         """pass_over: whether the first image is not to be read."""
-        self.name = f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {as_text(folder.resolve().name)}"
+        self.name = (
+            f"replay of {len(images)} image{'s' if len(images) > 1 else ''} in {shown(as_text(folder.resolve().name))}"
+        )
         self.live = settings.realtime
         self.ending = ""
         self._settings, self._folder, self._images, self._begin = settings, folder, images, begin
@@ -83,7 +85,7 @@ class VideoCamera:
         """Open ``source``; raises UsageError when OpenCV cannot read a file, BloodedgeError when a stream is down."""
         self._settings, self._source, self._begin = settings, source, begin
         self._is_file = not is_stream(source)
-        self.name = f"replay of {as_text(Path(source).name) if self._is_file else redacted(source)}"
+        self.name = shown(f"replay of {as_text(Path(source).name) if self._is_file else redacted(source)}")
         self.live = live
         self.ending = ""
         self._capture: cv2.VideoCapture | None = self._open()

@@ -13,7 +13,7 @@ from time import monotonic
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging.picture_files import IMAGE_SUFFIXES
-from bloodedge.text import as_text
+from bloodedge.text import as_text, shown
 from bloodedge_device.camera import Pace
 from bloodedge_device.camera.replay import FolderCamera
 from bloodedge_device.frames import BadFrame, Frame, SourceFile
@@ -66,7 +66,7 @@ class WatchCamera(FolderCamera):
         """
         super().__init__(settings, folder.resolve(), [], begin, pass_over=pass_over)
         self._require_folder()
-        self.name = f"images written to {as_text(self._folder.name)}"
+        self.name = f"images written to {shown(as_text(self._folder.name))}"
         self._done = {file.path: file for file in done}
         self._seen: dict[str, _Seen] = {}
         self._wait_s = self._thorough_at_s = 0.0

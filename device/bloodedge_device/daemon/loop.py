@@ -15,7 +15,7 @@ from bloodedge_device.health import Health
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.store import Store, open_for_reading
 from bloodedge_device.store.run_summary import RunSummary, read_summary
-from bloodedge_device.system.process import keep_freed_memory, keep_to_cores
+from bloodedge_device.system.process import keep_freed_memory, keep_to_cores, private_files
 from bloodedge_device.system.sd_notify import Notifier
 from bloodedge_device.system.signals import Signals, signals_heard
 from bloodedge_device.system.thermal import Pace
@@ -39,7 +39,7 @@ def run_device(
     """
     began_s = monotonic() if began_s is None else began_s
     keep_freed_memory()
-    with signals_heard() as signals:
+    with private_files(), signals_heard() as signals:
         health = Health()
         with closing(supervised_camera(settings, health, timings=timings)) as camera:
             keep_to_cores(settings.cores)

@@ -12,7 +12,7 @@ from bloodedge.files import write_text
 from bloodedge.machine import EARLIEST
 from bloodedge.report import charts, count, data_uri, percent, render
 from bloodedge_device.report.reading import PROBABILITY_BINS, DeviceReport, ShownCell, percentiles_text
-from bloodedge_device.store.crops import for_people
+from bloodedge_device.store.crops import shown_image
 
 FIGURES = {
     "accuracy": "Accuracy",
@@ -221,7 +221,7 @@ def _shown(cell: ShownCell) -> dict[str, str]:
     verdict = f"Cell {'left uncertain, ' + cell.reason if cell.reason else 'called ' + cell.label}"
     text = f"{verdict}{', blast probability ' + value if value else ''}, {cell.area_um2:.0f} square micrometres"
     return {
-        "uri": data_uri(for_people(cell.crop.read_bytes()), "image/jpeg"),
+        "uri": data_uri(shown_image(cell.crop), "image/jpeg"),
         "text": text,
         "kind": cell.label,
         "value": value,

@@ -68,12 +68,20 @@ def with_mask(crop: Image, mask: Image | None) -> Image:
 
 def for_people(data: bytes) -> bytes:
     """A stored image as the JPEG that pages show, with all of the cell's surroundings; empty for a damaged file."""
-    if data.startswith(b"\xff\xd8"):
-        return data
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if image is None or image.ndim != 3:
         return b""
+    if data.startswith(b"\xff\xd8"):
+        return data
     return cv2.imencode(".jpg", image[:, :, :3], [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+
+
+def shown_image(path: Path) -> bytes:
+    """As ``for_people``, of a stored file; empty where it was deleted meanwhile, too."""
+    try:
+        return for_people(path.read_bytes())
+    except OSError:
+        return b""
 
 
 OURS = re.compile(r"\d+/(\d{4,}/)?\d{7,}-\d{3,}\.(png|jpg)(\.partial)?")

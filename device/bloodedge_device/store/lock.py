@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO
 
 from bloodedge.errors import BloodedgeError
+from bloodedge.files import make_private_folder
 
 
 class StateInUseError(BloodedgeError):
@@ -18,7 +19,7 @@ def lock_state(state: Path, held: IO[str] | None = None) -> IO[str]:
     Raises StateInUseError when another process holds it, BloodedgeError when the folder cannot be written.
     """
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_private_folder(state)
         handle = _lock_file(state).open("a")
     except OSError as error:
         raise BloodedgeError(

@@ -5,7 +5,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from bloodedge.errors import disk_errors
-from bloodedge.files import SQLITE_ENDINGS, make_private, put_in_place, temporary_beside
+from bloodedge.files import SQLITE_ENDINGS, make_private, make_private_folder, put_in_place, temporary_beside
 from bloodedge_device.store.database import DATABASE, set_aside_database
 
 FileId = tuple[int, int] | None
@@ -29,7 +29,7 @@ def write_again(database: sqlite3.Connection, state: Path) -> None:
     """
     path = state / DATABASE
     with disk_errors("the database"), temporary_beside(path) as temporary:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(state)
         make_private(temporary)
         with closing(sqlite3.connect(temporary)) as copy:
             database.backup(copy)

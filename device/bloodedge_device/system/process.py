@@ -2,8 +2,8 @@
 
 import ctypes
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import CLOCK_BOOTTIME, clock_gettime, monotonic
 
@@ -27,6 +27,16 @@ def give_freed_memory_back() -> None:
     """Make glibc return unused memory to the system (malloc_trim(3)): fragments add up over days."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files and folders that are made inside are this user's alone, as systemd's UMask=0077 has it."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def keep_to_cores(cores: Sequence[int]) -> None:

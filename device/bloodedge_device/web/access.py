@@ -74,6 +74,30 @@ class Sessions:
             self._sessions.clear()
 
 
+REFUSED_EVERY_S = 600.0
+"""At most one entry about refused logins within so many seconds: a stranger must not fill the audit log."""
+
+
+class RefusedLogins:
+    """Counts refused logins, for the audit log; safe to use from several threads."""
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        """Clock: monotonic seconds."""
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._next_s = clock()
+        self._tries = 0
+
+    def count(self, address: str) -> dict[str, str | int] | None:
+        """Count one; the details of an entry, where one is due."""
+        with self._lock:
+            self._tries += 1
+            if self._clock() < self._next_s:
+                return None
+            tries, self._tries, self._next_s = self._tries, 0, self._clock() + REFUSED_EVERY_S
+        return {"address": address, "since the last entry": tries} if tries > 1 else {"address": address}
+
+
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "replace")).digest()
 
@@ -89,6 +113,7 @@ class Access:
         """Its name; browsers share cookies between a host's ports."""
         self.sessions = Sessions(clock)
         self.tokens = TokenCheck(state, clock)
+        self.refused = RefusedLogins(clock)
         self._settings, self._port = settings, port
         self._machine = {name.lower() for name in (socket.gethostname(), f"{socket.gethostname()}.local")}
         self._token_version = self.tokens.version()

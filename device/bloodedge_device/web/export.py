@@ -17,7 +17,7 @@ from bloodedge_device.outputs.laboratory.results import results_of
 from bloodedge_device.report.page import FIGURES, page
 from bloodedge_device.report.reading import DeviceReport, ShownCell, percentiles_text, read_report
 from bloodedge_device.store import queries
-from bloodedge_device.store.crops import for_people
+from bloodedge_device.store.crops import shown_image
 
 KINDS = {
     "csv": "text/csv; charset=utf-8",
@@ -230,8 +230,11 @@ def _gallery(cells: list[ShownCell]) -> Any:
     from reportlab.lib.units import mm
     from reportlab.platypus import Image, Table
 
-    jpegs = [io.BytesIO(for_people(cell.crop.read_bytes())) for cell in cells]
-    images = [Image(jpeg, 24 * mm, 24 * mm, kind="proportional") for jpeg in jpegs]
+    jpegs = [shown_image(cell.crop) for cell in cells]
+    images = [
+        Image(io.BytesIO(jpeg), 24 * mm, 24 * mm, kind="proportional") if jpeg else _text("no image", 7.5, colour=SOFT)
+        for jpeg in jpegs
+    ]
     captions = [_text(_caption(cell), 7.5, colour=SOFT) for cell in cells]
     return Table(
         [images, captions], [28 * mm] * len(cells), hAlign="LEFT", style=[("LEFTPADDING", (0, 0), (-1, -1), 0)]

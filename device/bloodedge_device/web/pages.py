@@ -17,7 +17,7 @@ from bloodedge_device.report.page import STAGE_NAMES, page, share_strip, verdict
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.store import audit_log, open_for_reading, queries
 from bloodedge_device.web import export, phrases
-from bloodedge_device.web.access import session_cookie
+from bloodedge_device.web.access import Access, session_cookie
 from bloodedge_device.web.api import query_of
 from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import SlideLabel, SlidesQuery, StatusQuery
@@ -180,10 +180,10 @@ def sign_in(desk: Desk, request: Request) -> Response:
     try:
         right = access.is_token(fields_of(request).get("token", ""), address)
     except RefusedError:
-        desk.store.note("page", "login refused", {"address": address})
+        _note_refused(desk, access, address)
         raise
     if not right:
-        desk.store.note("page", "login refused", {"address": address})
+        _note_refused(desk, access, address)
         answer = html(request, "login.html", wrong=True)
         answer.status_code = 401
         return answer
@@ -192,6 +192,11 @@ def sign_in(desk: Desk, request: Request) -> Response:
     answer = redirect("/")
     answer.headers["set-cookie"] = session_cookie(access, cookie)
     return answer
+
+
+def _note_refused(desk: Desk, access: Access, address: str) -> None:
+    if (detail := access.refused.count(address)) is not None:
+        desk.store.note("page", "login refused", detail)
 
 
 def sign_out(desk: Desk, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import re
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -24,6 +25,9 @@ BODY_S = 10.0
 SAFE = ("GET", "HEAD", "OPTIONS")
 OPEN = ("/static/", "/healthz", "/readyz", "/login", "/favicon.ico")
 """Paths that anybody may read."""
+
+LINKED = re.compile(r"/|/slides(/\d+)?|/review/\d+(/result)?|/health|/login")
+"""Pages that another site may link to: they cost little and leave no trace."""
 
 HEADERS = {
     **web_access.HEADERS,
@@ -67,7 +71,7 @@ class Guard:
                 421,
                 "This name is not one of this device's; add it to web.names in the settings, or ask by its address.",
             )
-        _refuse_embedding(headers)
+        _refuse_embedding(headers, scope["path"])
         if (bearer := bearer_token(headers.get("authorization", ""))) is not None:
             await self._check_bearer(bearer, scope)
             return Caller("api", access=access)
@@ -144,9 +148,11 @@ def _cookie(headers: Headers, name: str) -> str | None:
     return morsel.value if morsel else None
 
 
-def _refuse_embedding(headers: Headers) -> None:
-    """Refuse another site's requests, except for a link to a page."""
-    if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+def _refuse_embedding(headers: Headers, path: str) -> None:
+    """Refuse another site's requests, and those of another port of this machine, except for a link to a page."""
+    if headers.get("sec-fetch-site", "none") in {"same-origin", "none"}:
+        return
+    if headers.get("sec-fetch-mode") != "navigate" or not LINKED.fullmatch(path):
         raise RefusedError(403, "Another site asks for this; only the device's own pages may.")
 
 

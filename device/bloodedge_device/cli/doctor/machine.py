@@ -162,6 +162,11 @@ def check_permissions(examination: Examination) -> Outcome:
         return failed(f"This user may not use {', '.join(map(str, closed))}.", cure)
     if state.exists() and state.stat().st_mode & stat.S_IWOTH:
         return warning(f"Every user of this machine may change {state}.", f"Close it: chmod o-w {quoted(state)}")
+    keys = examination.settings.trusted_keys
+    files = sorted(keys.iterdir()) if stat.S_ISDIR(file_mode(keys)) else []
+    if opened := [path for path in (keys, *files) if file_mode(path) & stat.S_IWOTH and not path.is_symlink()]:
+        cure = f"Close it: chmod o-w {' '.join(map(quoted, opened))}, then compare the keys with their owners'."
+        return failed(f"Every user of this machine may change whose bundles are trusted, in {opened[0]}.", cure)
     source = camera.source or ""
     if redacted(source) != source and file_mode(BOARD_SETTINGS) & stat.S_IROTH:
         cure = f"Close it: sudo chgrp bloodedge {quoted(BOARD_SETTINGS)}, then sudo chmod 640 {quoted(BOARD_SETTINGS)}"
