@@ -1,5 +1,6 @@
 """Messages between boards and their fleet server over MQTT, as JSON."""
 
+from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -22,8 +23,13 @@ NO_NUL = r"^[^\x00]*$"
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=NO_NUL)]
 Hardware = Annotated[str, StringConstraints(max_length=200, pattern=NO_NUL)]
 Sentence = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
+Count = Annotated[int, Field(ge=0, le=2**40)]
+"""The sums over millions of reports, a stranger's too, still fit into 63 bits."""
+Bytes = Annotated[int, Field(ge=0, le=2**53)]
 """A whole number that JSON's readers keep."""
+EARLIEST_SENT, LATEST_SENT = datetime(1969, 12, 31, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+"""A board without a clock begins in 1970."""
+
 Milliseconds = Annotated[float, Field(ge=0, le=1e9)]
 """At most 11 days: sums of them stay numbers."""
 Address = Annotated[str, StringConstraints(pattern=r"^https?://[!-~]+$", max_length=2000)]
@@ -126,10 +132,10 @@ class BoardReport(Wire):
     """Drawn at each start of the daemon."""
     sequence: int = Field(ge=1, le=2**53)
     """Number of the report since then, from 1: with ``boot`` it shows duplicates and gaps."""
-    sent_at: AwareDatetime
+    sent_at: Annotated[AwareDatetime, Field(ge=EARLIEST_SENT, le=LATEST_SENT)]
     clock_synchronised: bool | None
     """None if unknown."""
-    uptime_s: float = Field(ge=0)
+    uptime_s: float = Field(ge=0, le=1e11)
     """Since the daemon's start."""
     version: Name
     hardware: Hardware
@@ -147,7 +153,7 @@ class BoardReport(Wire):
     reviewed: Reviewed | None = None
     drifted: Drifted | None = None
     temperature_c: float | None = Field(default=None, ge=-100, le=300)
-    disk_free_bytes: Count
+    disk_free_bytes: Bytes
     messages_waiting: Count
     messages_lost: Count
     wanted: WantedState | None = None

@@ -6,6 +6,8 @@ import logging
 import os
 import socket
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,3 +179,23 @@ def test_programs_get_json(clean_logging: logging.Logger) -> None:
 def test_an_unknown_log_format_is_refused() -> None:
     with pytest.raises(UsageError, match="BLOODEDGE_LOG"):
         configure_logging(io.StringIO(), {"BLOODEDGE_LOG": "xml"})
+
+
+HANGING = """
+import ctypes, sys, time
+from bloodedge_device.system import signals
+signals.STUCK_S = 0.3
+with signals.signals_heard():
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+    libc.pthread_mutex_lock(mutex)
+    print("hangs", flush=True)
+    libc.pthread_mutex_lock(mutex)  # in native code, for ever, as a network may
+"""
+
+
+def test_a_daemon_that_hangs_in_native_code_is_ended_all_the_same() -> None:
+    process = subprocess.Popen([sys.executable, "-c", HANGING], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hangs\n"
+    process.terminate()
+    assert process.wait(10) == 1

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -292,3 +293,13 @@ def test_frames_that_cannot_be_read_are_not_counted_as_classified(daemon: FakeDa
         daemon.slides.process(BadFrame(capture, "It is empty."))
     assert daemon.state.rate.per_second <= before
     assert daemon.state.unreadable_in_a_row == 500
+
+
+def test_a_daemon_that_hangs_in_a_frame_or_lost_its_database_is_not_ready(daemon: FakeDaemon) -> None:
+    state, client = daemon.state, client_of(daemon)
+    assert client.get("/readyz").status_code == 200
+    state.frame_since_s = monotonic() - state.settings.watch.alive_s - 1
+    assert client.get("/readyz").status_code == 503
+    state.frame_since_s = None
+    (daemon.desk.state / "device.sqlite").rename(daemon.desk.state / "elsewhere")
+    assert client.get("/readyz").status_code == 503

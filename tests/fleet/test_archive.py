@@ -229,3 +229,25 @@ def test_a_stored_report_that_cannot_be_read_is_told_at_its_board_alone(engine: 
     assert "cannot be read; wait for the next" in found["odd"].sentence
     archive.store(sent("odd", report(2)))
     assert boards_of(engine)["odd"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    "sent_at",
+    ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "1969-01-01T00:00:00Z", "2300-01-01T00:00:00Z"],
+)
+def test_a_report_from_the_ends_of_time_is_refused_and_counted(engine: Engine, sent_at: str) -> None:
+    text = json.dumps({**json.loads(report(1).model_dump_json()), "sent_at": sent_at})
+    outcome = Archive(engine).store([Received("odd", "report", text.encode()), *sent("pi", report(1))])
+    assert (outcome.stored, outcome.refused) == (1, 1)
+
+
+def test_the_largest_counts_that_are_taken_never_overflow_an_hour_s_sums(engine: Engine) -> None:
+    largest = 2**40
+    full = [report(1, boot=f"{n:032x}", frames=largest, cells={"blast": largest}) for n in range(3)]
+    archive = Archive(engine)
+    assert archive.store(sent("pi", *full)).stored == 3
+    with writing(engine) as connection:  # as a million of them would have left it
+        connection.execute(update(hours).values(frames=2**40 * 2**20))
+    assert archive.store(sent("pi", report(1, boot="f" * 32, frames=largest))).stored == 1
+    too_large = json.loads(report(2, boot="f" * 32).model_dump_json()) | {"frames": largest + 1}
+    assert archive.store([Received("pi", "report", json.dumps(too_large).encode())]).refused == 1

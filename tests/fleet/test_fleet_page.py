@@ -188,7 +188,10 @@ def test_figures_for_prometheus(client: TestClient) -> None:
 
 
 def test_health_says_what_is_wrong_with_the_server(client: TestClient, site: Site) -> None:
-    assert client.get("/healthz").status_code == 503
+    site.listener.broker.state = "The broker at 10.1.2.3 port 8883 does not answer (/etc/fleet/ca.pem)."
+    answer = client.get("/healthz")
+    assert answer.status_code == 503
+    assert answer.json()["troubles"] == ["The broker does not answer; the page says more."]  # open to all: no address
     site.listener.broker.connected = True
     assert client.get("/healthz").json() == {"ok": True, "troubles": []}
 

@@ -83,6 +83,12 @@ class Daemon:
             self._notifier.stopping()
 
     def _process_until_stopped(self, limit: int | None, reread: Callable[[], DeviceSettings]) -> None:
+        try:
+            self._process_all(limit, reread)
+        finally:
+            self._signals.left.set()
+
+    def _process_all(self, limit: int | None, reread: Callable[[], DeviceSettings]) -> None:
         signals, switcher = self._signals, self.switcher
         left = limit
         while True:

@@ -72,6 +72,9 @@ class Monitor:
         if state.awaits_files:
             report("frames", Level.OK, "Waiting for the next image in the watched folder.")
             self._notifier.watchdog()
+        elif state.is_stuck:
+            sentence = f"One frame has taken more than {alive_s:g} s: the network hangs, or the disk is full."
+            report("frames", Level.FAILED, sentence)
         elif unreadable >= UNREADABLE_IN_A_ROW:
             sentence = f"None of the last {unreadable} frames could be read; check the camera's connection."
             report("frames", Level.FAILED, sentence)

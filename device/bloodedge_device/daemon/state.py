@@ -116,6 +116,12 @@ class DaemonState:
         age_s = self.rate.age_s
         return self.awaits_files or (age_s is not None and age_s <= self.settings.watch.alive_s)
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether one frame takes so long that the network, the finder or the disk hangs."""
+        since_s = self.frame_since_s
+        return since_s is not None and monotonic() - since_s > self.settings.watch.alive_s
+
     def snapshot(self) -> Snapshot:
         """Everything at this moment, in a few milliseconds; from any thread."""
         picture, slide, store = self.live.latest(), self.slide, self.store
@@ -125,7 +131,7 @@ class DaemonState:
             started=self.started,
             ready_s=self.ready_s,
             alive=self.is_alive,
-            ready=self.ready_s > 0 and self.camera.name != "" and store.is_in_place,
+            ready=self.ready_s > 0 and self.camera.name != "" and store.is_in_place and not self.is_stuck,
             camera=self.camera.name or self.settings.camera.kind,
             camera_restarts=self._earlier_restarts + self.camera.restarts,
             picture=picture,

@@ -130,7 +130,10 @@ class _Pages:
         return Response(site.figures.exposition(boards, rollouts, site.listener), media_type=CONTENT_TYPE)
 
     async def healthz(self, _: Request) -> Response:
-        troubles = self._site.troubles
+        """Anybody may ask: what is away is told, and not where it is."""
+        listener = self._site.listener
+        away = {"broker": not listener.broker.connected and listener.broker.state, "database": listener.worker.state}
+        troubles = [f"The {name} does not answer; the page says more." for name, state in away.items() if state]
         return JSONResponse({"ok": not troubles, "troubles": troubles}, 503 if troubles else 200)
 
     async def bundle(self, request: Request) -> Response:
