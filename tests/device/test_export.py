@@ -2,16 +2,22 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import subprocess
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bloodedge import RESEARCH_USE
+from bloodedge.decision.domain import FIGURES
+from bloodedge.decision.reference_people import ASPECTS, AspectReference, Reference
 from bloodedge_device.slide.review import Review
+from bloodedge_device.store import queries
 from bloodedge_device.web import export
 from support import web_fakes
 from support.needs import needs
@@ -122,3 +128,49 @@ def test_a_slide_whose_images_are_damaged_or_gone_has_a_report_and_a_pdf(
         path.unlink() if damage is None else path.write_bytes(damage)
     assert export.export(daemon.desk.state, 1, "pdf")[0].startswith(b"%PDF")
     assert client_of(daemon).get("/slides/1/report").status_code == 200
+
+
+CELLS = 20_000
+
+
+@pytest.fixture
+def crowded(daemon: FakeDaemon) -> FakeDaemon:
+    """A daemon with a slide of very many cells."""
+    figures = np.zeros(FIGURES, np.float32).tobytes()
+    database = daemon.store._database
+    database.execute("BEGIN")
+    frame = database.execute("SELECT max(id) FROM frames").fetchone()[0]
+    columns = [row["name"] for row in database.execute("PRAGMA table_info(cells)") if row["name"] != "id"]
+    like = dict(database.execute("SELECT * FROM cells WHERE frame = ? LIMIT 1", (frame,)).fetchone())
+    values = tuple((like | {"figures": figures, "repeated": 0, "crop": None})[name] for name in columns)
+    marks = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO cells ({', '.join(columns)}) VALUES ({marks})"
+    database.executemany(statement, itertools.repeat(values, CELLS))
+    aspect = AspectReference(quantiles=tuple(np.linspace(0, 1, 101)), limit=0.1)
+    reference = Reference(aspects=dict.fromkeys(ASPECTS, aspect), people=20, cells=9000)
+    manifest = daemon.state.loaded.manifest.model_copy(update={"reference": reference})
+    database.execute("UPDATE runs SET manifest = ?", (manifest.model_dump_json(),))
+    database.execute("COMMIT")
+    return daemon
+
+
+def test_a_slide_of_very_many_cells_takes_little_memory(crowded: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queries, "PART", 500)
+    monkeypatch.setattr(queries, "MOST_DRAWN", 500)
+    state = crowded.desk.state
+    tracemalloc.start()
+    try:
+        found = queries.drift_of(state, 1)
+        rows = sum(part.count("\r\n") for part in export.csv_parts(state, 1))
+        drawn = queries.review_order(state, 1, "random")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    listed = queries.find_slide(state, 1)
+    assert found is not None
+    assert found[0].cells == CELLS
+    assert rows == 1 + CELLS + 15
+    assert len(drawn) <= 500
+    assert listed is not None
+    assert listed.cells == CELLS + 15
+    assert peak < 4_000_000

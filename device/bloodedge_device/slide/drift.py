@@ -1,11 +1,11 @@
 """Whether a slide's cells are still like the reference people's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
 
-from bloodedge.decision.reference_people import ASPECTS, FEWEST_CELLS, Aspect, Reference, aspects_of
+from bloodedge.decision.reference_people import ASPECTS, FEWEST_CELLS, Aspect, Floats, Reference, aspects_of
 
 _NAMES: dict[Aspect, str] = {
     "confidence": "confidence in",
@@ -52,10 +52,14 @@ def drift(reference: Reference, figures: ArrayLike, probabilities: ArrayLike, ar
     figures: (N, 41), of ``bloodedge.decision.domain.describe``; probabilities: (N,), of a blast, calibrated;
     areas: (N,), µm².
     """
-    values = aspects_of(figures, probabilities, areas)
+    return drift_of_aspects(reference, aspects_of(figures, probabilities, areas))
+
+
+def drift_of_aspects(reference: Reference, values: Mapping[Aspect, Floats]) -> list[Drift]:
+    """As ``drift``; values: of each aspect, (N,)."""
     found = []
     for aspect in ASPECTS:
         drifted = reference.drifted(aspect, values[aspect])
         distance = None if drifted is None else reference.distance(aspect, values[aspect])
-        found.append(Drift(aspect, len(areas), distance, reference.aspects[aspect].limit, drifted))
+        found.append(Drift(aspect, len(values[aspect]), distance, reference.aspects[aspect].limit, drifted))
     return found

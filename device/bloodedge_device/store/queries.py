@@ -3,18 +3,19 @@
 import hashlib
 import json
 import sqlite3
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from functools import partial
+from heapq import nsmallest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.decision.error_rates import Rates
+from bloodedge.decision.reference_people import ASPECTS, Aspect, Floats, aspects_of
 from bloodedge.decision.slide_verdict import ScoreCounts, SlideVerdict, slide_verdict
-from bloodedge_device.slide.drift import Drift, drift
+from bloodedge_device.slide.drift import Drift, drift_of_aspects
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.review import ReviewedCell, Sampling
 from bloodedge_device.slide.share import SlideShare
@@ -25,6 +26,13 @@ from bloodedge_device.store.statistics import read_drawn, read_people_scores, re
 
 GALLERY = 12
 """Cells shown in each row of the gallery."""
+
+MOST_COMPARED = 200_000
+"""About so many cells of a slide are compared with the reference people's: more would change no distance by 0.01."""
+MOST_DRAWN = 5000
+"""Cells drawn for a review."""
+PART = 5000
+"""Rows read at once: a slide may have a million cells, and a board little memory."""
 
 _OF_SLIDE = "FROM cells JOIN frames ON frames.id = cells.frame WHERE frames.slide = ?"
 
@@ -60,15 +68,17 @@ def find_slide(state: Path, slide: int) -> SlideRow | None:
     return found[0] if found and found[0].id == slide else None
 
 
-def _counts(database: sqlite3.Connection, span: tuple[int, int]) -> defaultdict[int, list[tuple[int, int, int]]]:
-    """Cells, blasts and normals of each frame that has any, by slide."""
-    found: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
+def _counts(database: sqlite3.Connection, span: tuple[int, int]) -> defaultdict[int, "Counter[tuple[int, int, int]]"]:
+    """How many frames had so many (cells, blasts, normals), by slide; frames without cells are left out."""
+    found: defaultdict[int, Counter[tuple[int, int, int]]] = defaultdict(Counter)
     query = (
-        "SELECT frames.slide, count(*), sum(cells.label = 'blast'), sum(cells.label = 'normal') FROM frames"
-        " JOIN cells ON cells.frame = frames.id WHERE frames.slide BETWEEN ? AND ? AND repeated = 0 GROUP BY frames.id"
+        "SELECT slide, cells, blasts, normals, count(*) FROM (SELECT frames.slide AS slide, count(*) AS cells,"
+        " sum(cells.label = 'blast') AS blasts, sum(cells.label = 'normal') AS normals FROM frames"
+        " JOIN cells ON cells.frame = frames.id WHERE frames.slide BETWEEN ? AND ? AND repeated = 0 GROUP BY frames.id)"
+        " GROUP BY 1, 2, 3, 4"
     )
-    for slide, cells, blasts, normals in database.execute(query, span):
-        found[slide].append((cells, blasts, normals))
+    for slide, cells, blasts, normals, number in database.execute(query, span):
+        found[slide][cells, blasts, normals] = number
     return found
 
 
@@ -82,16 +92,19 @@ def _reviewed(database: sqlite3.Connection, span: tuple[int, int]) -> dict[int, 
 
 def _slide(
     row: sqlite3.Row,
-    frames: list[tuple[int, int, int]],
+    frames: "Counter[tuple[int, int, int]]",
     reviewed: int,
     rates: Rates | None,
     drawn: tuple[int, int] | None,
     verdict: SlideVerdict | None,
 ) -> SlideRow:
-    share = ClusteredShare([blasts for _, blasts, _ in frames], [blasts + normals for _, blasts, normals in frames])
+    called: Counter[tuple[int, int]] = Counter()
+    for (_, blasts, normals), number in frames.items():
+        called[blasts, blasts + normals] += number
+    share = ClusteredShare.of_frames(called)
     return SlideRow(
         **row,
-        cells=sum(cells for cells, _, _ in frames),
+        cells=sum(cells * number for (cells, _, _), number in frames.items()),
         blasts=share.successes,
         normals=share.trials - share.successes,
         reviewed=reviewed,
@@ -113,13 +126,6 @@ def cells(state: Path, slide: int, after: int, limit: int) -> list[CellRow]:
     query = f"{CELL_QUERY} WHERE frames.slide = ? AND cells.id > ? ORDER BY cells.id LIMIT ?"
     with open_for_reading(state) as database:
         return [cell_of(row) for row in database.execute(query, (slide, after, limit))]
-
-
-def all_cells(state: Path, slide: int) -> Iterator[CellRow]:
-    """Every cell of a slide, oldest first, from one consistent state."""
-    with open_for_reading(state) as database:
-        for row in database.execute(f"{CELL_QUERY} WHERE frames.slide = ? ORDER BY cells.id", (slide,)):
-            yield cell_of(row)
 
 
 def find_cell(state: Path, cell: int) -> tuple[int, CellRow] | None:
@@ -153,14 +159,16 @@ def crop(state: Path, cell: int) -> bytes | None:
 def review_order(state: Path, slide: int, sampling: Sampling) -> list[int]:
     """Ids of the cells to review, each with an image and once, in their order.
 
-    random: every cell, in an order that depends on the slide alone and stays while cells are added. gallery: the most
+    random: MOST_DRAWN cells at most, in an order that depends on the slide alone and stays while cells are added, but
+    for those among them. gallery: the most
     blast-like and the most uncertain in turn.
     """
     shown = f"{_OF_SLIDE} AND repeated = 0 AND crop IS NOT NULL"
     with open_for_reading(state) as database:
         if sampling == "random":
-            ids = [row[0] for row in database.execute(f"SELECT cells.id {shown}", (slide,))]
-            return sorted(ids, key=lambda cell: hashlib.sha256(f"{slide}:{cell}".encode()).digest())
+            ids = (row[0] for row in database.execute(f"SELECT cells.id {shown}", (slide,)))
+            order = partial(_drawn_order, slide)
+            return nsmallest(MOST_DRAWN, ids, order)
         run = "SELECT manifest FROM runs JOIN slides ON slides.run = runs.id WHERE slides.id = ?"
         threshold = json.loads(database.execute(run, (slide,)).fetchone()[0])["thresholds"]["blast"]
         query = f"SELECT cells.id {shown} AND blast_probability IS NOT NULL ORDER BY"
@@ -168,6 +176,10 @@ def review_order(state: Path, slide: int, sampling: Sampling) -> list[int]:
         doubtful = database.execute(f"{query} abs(blast_probability - ?), cells.id LIMIT {GALLERY}", (slide, threshold))
         mixed = [cell for pair in zip(blasts, [r[0] for r in doubtful], strict=True) for cell in pair]
         return list(dict.fromkeys(mixed))
+
+
+def _drawn_order(slide: int, cell: int) -> bytes:
+    return hashlib.sha256(f"{slide}:{cell}".encode()).digest()
 
 
 def answers(state: Path, slide: int, sampling: Sampling) -> dict[int, str]:
@@ -219,8 +231,18 @@ def drift_of(state: Path, slide: int) -> list[Drift] | None:
     reference = None if row is None else parse_record(Manifest, row["manifest"], str(state / DATABASE)).reference
     if reference is None:
         return None
-    query = f"SELECT figures, blast_probability, area_um2 {_OF_SLIDE} AND repeated = 0 AND figures IS NOT NULL"
     with open_for_reading(state) as database:
-        rows: list[Any] = database.execute(f"{query} AND blast_probability IS NOT NULL", (slide,)).fetchall()
-    figures = [np.frombuffer(row["figures"], np.float32) for row in rows]
-    return drift(reference, figures, [row["blast_probability"] for row in rows], [row["area_um2"] for row in rows])
+        return drift_of_aspects(reference, _aspects(database, slide))
+
+
+def _aspects(database: sqlite3.Connection, slide: int) -> dict[Aspect, Floats]:
+    """Each aspect of a slide's classified cells, (N,), read in parts; of very many, every so many."""
+    part = f"{_OF_SLIDE} AND repeated = 0 AND figures IS NOT NULL AND blast_probability IS NOT NULL"
+    number = database.execute(f"SELECT count(*) {part}", (slide,)).fetchone()[0]
+    query = f"SELECT figures, blast_probability, area_um2 {part} AND cells.id % ? = 0"
+    rows = database.execute(query, (slide, max(1, -(-number // MOST_COMPARED))))
+    parts = [aspects_of([], [], [])]
+    while some := rows.fetchmany(PART):
+        figures = [np.frombuffer(row["figures"], np.float32) for row in some]
+        parts.append(aspects_of(figures, [row["blast_probability"] for row in some], [row["area_um2"] for row in some]))
+    return {aspect: np.concatenate([part[aspect] for part in parts]) for aspect in ASPECTS}

@@ -29,7 +29,8 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
     of_slide = f"{sighted} AND NOT cells.repeated"
     (repeated,) = database.execute(f"SELECT count(*) {sighted} AND cells.repeated", (slide,)).fetchone()
     by_frame = database.execute(
-        f"SELECT sum(cells.label = 'blast'), sum(cells.label IN ('blast', 'normal')) {of_slide} GROUP BY cells.frame",
+        "SELECT blasts, called, count(*) FROM (SELECT sum(cells.label = 'blast') AS blasts,"
+        f" sum(cells.label IN ('blast', 'normal')) AS called {of_slide} GROUP BY cells.frame) GROUP BY 1, 2",  # noqa: S608  # no input in it
         (slide,),
     ).fetchall()
     by_kind = database.execute(
@@ -52,7 +53,7 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
             slide,
         ),
         repeated=repeated,
-        clustered=ClusteredShare.of_frames(Counter((row[0], row[1]) for row in by_frame)),
+        clustered=ClusteredShare.of_frames(Counter({(blasts, called): frames for blasts, called, frames in by_frame})),
         scores=read_scores(database, slide, slide).get(slide, ScoreCounts()),
         drawn=read_drawn(database, slide, slide)[slide],
         kinds={(Kind(kind), stage, label): cells for kind, stage, label, cells in by_kind},

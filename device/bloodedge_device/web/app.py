@@ -86,13 +86,13 @@ def _routes(work: Work) -> list[Route]:
         ("/api/v1/cells/{cell:id}/review", post, api.review),
         ("/api/v1/cells/{cell:id}/crop", get, api.crop),
         ("/metrics", get, api.metrics),
-        ("/healthz", get, api.healthz),
-        ("/readyz", get, api.readyz),
     ]
+    probes = [("/healthz", api.healthz), ("/readyz", api.readyz)]
     waiting = [("/live/view", pages.view), ("/api/v1/status", api.status)]
     return [
         *(Route(path, partial(handler, work)) for path, handler in waiting),
         *(Route(path, work.endpoint(handler), methods=methods) for path, methods, handler in asked),
+        *(Route(path, work.endpoint(handler, probe=True), methods=get) for path, handler in probes),
         Route("/api/v1/openapi.json", _description),
         *_static_routes(),
     ]

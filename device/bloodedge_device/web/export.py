@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from bloodedge_device.report.page import FIGURES, page
 from bloodedge_device.report.reading import DeviceReport, ShownCell, percentiles_text, read_report
 from bloodedge_device.store import queries
 from bloodedge_device.store.crops import shown_image
+from bloodedge_device.store.rows import CellRow
 
 KINDS = {
     "csv": "text/csv; charset=utf-8",
@@ -57,10 +59,24 @@ def export(state: Path, slide: int, kind: str) -> tuple[bytes, str]:
 
 def cells_csv(state: Path, slide: int) -> str:
     """Every cell of a slide, one row each, under COLUMNS (RFC 4180)."""
+    return "".join(csv_parts(state, slide))
+
+
+def csv_parts(state: Path, slide: int) -> Iterator[str]:
+    """``cells_csv`` in parts, each read from the database when it is asked for."""
+    yield _csv([], header=True)
+    after = 0
+    while cells := queries.cells(state, slide, after, queries.PART):
+        after = cells[-1].id
+        yield _csv(cells)
+
+
+def _csv(cells: Sequence[CellRow], *, header: bool = False) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    for cell in queries.all_cells(state, slide):
+    if header:
+        writer.writerow(COLUMNS)
+    for cell in cells:
         writer.writerow(
             [
                 cell.id,

@@ -8,7 +8,7 @@ from collections import Counter
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.report import charts
@@ -116,10 +116,16 @@ def download(desk: Desk, request: Request) -> Response:
     found, kind = slide_or_404(desk, request), request.path_params["kind"]
     if kind not in export.KINDS:
         raise HTTPException(404, f"There is no such kind of file; choose one of {', '.join(export.KINDS)}.")
-    data, media = export.export(desk.state, found.id, kind)
-    desk.store.note(caller_of(request).actor, "export", {"slide": found.id, "format": kind})
     name = f"slide-{found.id}.{export.ENDINGS.get(kind, kind)}"
-    return Response(data, media_type=media, headers={"content-disposition": f'attachment; filename="{name}"'})
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    if kind == "csv":  # a million cells would take a gigabyte
+        parts = export.csv_parts(desk.state, found.id)
+        answer: Response = StreamingResponse(parts, media_type=export.KINDS[kind], headers=headers)
+    else:
+        data, media = export.export(desk.state, found.id, kind)
+        answer = Response(data, media_type=media, headers=headers)
+    desk.store.note(caller_of(request).actor, "export", {"slide": found.id, "format": kind})
+    return answer
 
 
 def start_slide(desk: Desk, request: Request) -> Response:

@@ -30,12 +30,14 @@ class Work:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self._threads, self._waiting = CapacityLimiter(THREADS), CapacityLimiter(WAITING)
+        self._probes = CapacityLimiter(1)
 
-    def endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """An endpoint for Starlette from a handler that blocks."""
+    def endpoint(self, handler: Handler, *, probe: bool = False) -> Callable[[Request], Awaitable[Response]]:
+        """An endpoint for Starlette from a handler that blocks; probe: one that does not wait behind others."""
+        limiter = self._probes if probe else self._threads
 
         async def handle(request: Request) -> Response:
-            return await to_thread.run_sync(handler, self.desk, request, limiter=self._threads)
+            return await to_thread.run_sync(handler, self.desk, request, limiter=limiter)
 
         return handle
 
