@@ -198,6 +198,43 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", disk], check=True)
 
 
+@pytest.fixture
+def few_files(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for 200 files."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=200", "tmpfs", disk]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip("no small disk: mounting a tmpfs needs root")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_disk_without_further_files_keeps_the_newest_images_and_can_be_started_on(few_files: Path) -> None:
+    state = few_files / "state"
+    store = Store(state, StoreSettings(reserve_mb=0, keep_free_mb=1))
+    slide = store.begin_slide(store.begin_run(fakes.run_info(fakes.make_manifest())), "a slide")
+    for index in range(120):
+        store.put_frames(slide, [fakes.result(index, [0.9] * 3)], keep_crops=True)
+        if index % 20 == 0:
+            store.tidy()
+    store.tidy()
+    assert store.crops_lost == 0
+    assert rows(state, "SELECT count(*) FROM cells") == [(360,)]
+    newest = "SELECT crop IS NOT NULL FROM cells ORDER BY id DESC LIMIT 90"
+    assert set(rows(state, newest)) == {(1,)}
+    store.close()
+    for ending in ("-wal", "-shm"):
+        (state / f"{DATABASE}{ending}").unlink(missing_ok=True)
+    with suppress(OSError):  # something else takes the last one
+        for number in range(300):
+            (few_files / str(number)).touch()
+    again = Store(state, StoreSettings(reserve_mb=0, keep_free_mb=1))
+    again.put_frames(slide, [fakes.result(120, [0.9])], keep_crops=True)
+    assert again.crops_lost == 0
+    again.close()
+
+
 def noisy(index: int) -> object:
     """A frame of three cells whose images do not compress."""
     result = fakes.result(index, [0.9] * 3)

@@ -108,20 +108,41 @@ def free_bytes(folder: Path) -> int:
         return 0
 
 
-def remove_oldest(root: Path, until_free: int, most: int) -> list[str]:
-    """Delete the oldest images, at most ``most``, until ``until_free`` bytes are free; returns their names.
+KEPT_FILES, KEPT_SHARE = 2000, 20
+"""So many further files, or one in so many of a small disk's, are kept free: every image is a file of its own."""
+
+
+def lacks_files(folder: Path, wanted: int | None = None) -> bool:
+    """Whether fewer than ``wanted`` further files (default: KEPT_FILES) fit on the disk; False where it counts none."""
+    try:
+        disk = os.statvfs(folder)
+    except FileNotFoundError:
+        return False
+    if wanted is None:
+        wanted = min(KEPT_FILES, disk.f_files // KEPT_SHARE)
+    return disk.f_files > 0 and disk.f_favail < wanted
+
+
+def remove_oldest(root: Path, until_free: int, most: int, until_files: int | None = None) -> list[str]:
+    """Delete the oldest images, at most ``most``, until there is room; returns their names.
+
+    until_free: bytes to be free; until_files: further files that are to fit, see ``lacks_files``.
 
     Folders are listed one by one, and only while space is needed: a slide may have a million images.
     """
     removed: list[str] = []
-    if not root.is_dir() or free_bytes(root) >= until_free:
+
+    def has_room() -> bool:
+        return free_bytes(root) >= until_free and not lacks_files(root, until_files)
+
+    if not root.is_dir() or has_room():
         return removed
     for path in _oldest_first(root):
         if not is_ours(root, path):
             continue
         path.unlink(missing_ok=True)
         removed.append(path.relative_to(root).as_posix())
-        if len(removed) == most or free_bytes(root) >= until_free:
+        if len(removed) == most or has_room():
             break
     return removed
 

@@ -28,11 +28,9 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
     sighted = "FROM cells JOIN frames ON frames.id = cells.frame WHERE frames.slide = ?"
     of_slide = f"{sighted} AND NOT cells.repeated"
     (repeated,) = database.execute(f"SELECT count(*) {sighted} AND cells.repeated", (slide,)).fetchone()
-    by_frame = database.execute(
-        "SELECT blasts, called, count(*) FROM (SELECT sum(cells.label = 'blast') AS blasts,"
-        f" sum(cells.label IN ('blast', 'normal')) AS called {of_slide} GROUP BY cells.frame) GROUP BY 1, 2",  # noqa: S608  # no input in it
-        (slide,),
-    ).fetchall()
+    calls = "sum(cells.label = 'blast') AS blasts, sum(cells.label IN ('blast', 'normal')) AS called"
+    of_frames = f"FROM (SELECT {calls} {of_slide} GROUP BY cells.frame)"
+    by_frame = database.execute(f"SELECT blasts, called, count(*) {of_frames} GROUP BY 1, 2", (slide,)).fetchall()
     by_kind = database.execute(
         f"SELECT cells.kind, cells.stage, cells.label, count(*) {of_slide} AND cells.kind IS NOT NULL GROUP BY 1, 2, 3",
         (slide,),

@@ -19,7 +19,7 @@ from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.slide.review import Review, Sampling
 from bloodedge_device.store import audit_log
-from bloodedge_device.store.crops import remove_oldest, remove_partial, with_mask, write_crops
+from bloodedge_device.store.crops import lacks_files, remove_oldest, remove_partial, with_mask, write_crops
 from bloodedge_device.store.database import (
     CROPS,
     DATABASE,
@@ -44,6 +44,9 @@ from bloodedge_device.store.retention import (
     remove_set_aside,
     run_clocks,
 )
+
+FILES_TO_START = 20
+"""The lock, SQLite's files, the command line's socket and some more."""
 
 REMOVED_AT_ONCE = 500
 """Most images removed in one call, so that other work is not held up."""
@@ -111,6 +114,7 @@ class Store:
         self._reserve = Reserve(state, self.settings.reserve_mb)
         self._lock = lock_state(state)
         try:
+            self._removed += remove_oldest(self.crops, 0, FILES_TO_START, FILES_TO_START)
             with database_errors(state):
                 make_private(state / DATABASE)
                 if is_damaged(state):
@@ -243,6 +247,9 @@ class Store:
             for result in results
             for number, cell in enumerate(result.cells)
         }
+        if lacks_files(self.state, len(crops) + FILES_TO_START):  # else the newest images would be lost, not the oldest
+            with self._writing:
+                self._removed += remove_oldest(self.crops, 0, REMOVED_AT_ONCE, len(crops) + 2 * FILES_TO_START)
         try:
             if not crops or write_crops(self.crops, crops):
                 return True

@@ -17,6 +17,7 @@ from bloodedge.redact import redacted
 from bloodedge_device.cli.doctor.finding import Examination, Outcome, failed, ok, warning
 from bloodedge_device.settings import readable
 from bloodedge_device.settings.read import BOARD_SETTINGS
+from bloodedge_device.store.crops import lacks_files
 from bloodedge_device.system.clock import clock_synchronised
 from bloodedge_device.system.thermal import read_throttling
 
@@ -60,6 +61,9 @@ def check_disk(examination: Examination) -> Outcome:
     if free_mb < keep_free_mb:
         sentence = f"{free_mb:.0f} MB are free for results, less than store.keep_free_mb ({keep_free_mb})."
         return warning(sentence, "Free some space.")
+    if lacks_files(_existing(examination.settings.state)):
+        sentence = f"{free_mb:.0f} MB are free for results, but hardly any further file (inode) fits on the disk."
+        return warning(sentence, "Delete small files there, or make the file system anew with more inodes.")
     return ok(f"{free_mb:.0f} MB are free for results.")
 
 
