@@ -5,28 +5,29 @@ A signature says who made a bundle, not that its parts fit: what does not would 
 
 import io
 import zipfile
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+from bloodedge.bundle.manifest import Manifest
 from bloodedge.errors import BloodedgeError
 from bloodedge.imaging.network_input import in_words
-
-if TYPE_CHECKING:
-    from bloodedge.bundle.reading import Bundle
 
 LARGEST_GOLDEN = 256 * 2**20
 """Bytes of the unpacked self-test."""
 
 
-def require_consistent(bundle: "Bundle") -> None:
-    """Raise BloodedgeError where files of the manifest are missing, or the self-test is of another network."""
-    manifest, path = bundle.manifest, bundle.path
+def require_consistent(manifest: Manifest, path: Path, read: Callable[[str], bytes]) -> None:
+    """Raise BloodedgeError where files of the manifest are missing, or the self-test is of another network.
+
+    path: the bundle's; read: gives a file of it.
+    """
     named = [name for artifact in manifest.artifacts for name in (artifact.file, artifact.weights_file) if name]
     for name in (*named, manifest.golden.file):
         if name not in manifest.files:
             raise BloodedgeError(f"{path}: the manifest does not list {name}; convert the run again.")
-    shape = _golden_shape(bundle.read(manifest.golden.file), f"{path}: {manifest.golden.file}")
+    shape = _golden_shape(read(manifest.golden.file), f"{path}: {manifest.golden.file}")
     expected = (manifest.golden.inputs, *manifest.input.shape)
     if shape != expected:
         raise BloodedgeError(

@@ -124,7 +124,7 @@ class Bundle:
         """Check every file's digest and that they fit together; raises BloodedgeError at the first fault."""
         for name in self.manifest.files:
             self.read(name)
-        require_consistent(self)
+        require_consistent(self.manifest, self.path, self.read)
 
     def close(self) -> None:
         """Close the zip, if it is one."""

@@ -169,7 +169,7 @@ def check_permissions(examination: Examination) -> Outcome:
     keys = examination.settings.trusted_keys
     files = sorted(keys.iterdir()) if stat.S_ISDIR(file_mode(keys)) else []
     if opened := [path for path in (keys, *files) if file_mode(path) & stat.S_IWOTH and not path.is_symlink()]:
-        cure = f"Close it: chmod o-w {' '.join(map(quoted, opened))}, then compare the keys with their owners'."
+        cure = f"Close it: chmod o-w {quoted(opened[0])}, then compare the keys with their owners'."
         return failed(f"Every user of this machine may change whose bundles are trusted, in {opened[0]}.", cure)
     source = camera.source or ""
     if redacted(source) != source and file_mode(BOARD_SETTINGS) & stat.S_IROTH:
