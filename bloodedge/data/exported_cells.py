@@ -22,7 +22,7 @@ import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import read_text
-from bloodedge.imaging import Cell, as_image
+from bloodedge.imaging import Cell, Image, as_image
 
 CSV = "cells.csv"
 IMAGES = "images"
@@ -100,7 +100,7 @@ def csv_text(cells: Iterable[ExportedCell]) -> str:
 
 
 def _written(value: str | float | None) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
 def read_export(root: Path) -> list[ExportedCell]:
@@ -151,6 +151,16 @@ def _row(row: dict[str, str]) -> ExportedCell:
         message = f'"{values["label"]}" is no class, which is one of {", ".join(CLASSES)}'
         raise ValueError(message)
     return ExportedCell(**values)  # type: ignore[arg-type]
+
+
+def exported_mask(path: Path) -> Image | None:
+    """The mask uint8 (H, W) that a picture of exported cells carries; None for any other file."""
+    if len(path.parents) < 3 or path.suffix != ".png" or not is_export(path.parents[2]):
+        return None
+    try:
+        return read_cell(path, 1.0).mask
+    except BloodedgeError:  # somebody put another picture in its place
+        return None
 
 
 def read_cell(path: Path, um_per_px: float) -> Cell:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bloodedge.console import Progress
 from bloodedge.data.cut import central_mask, masked_cell, packed
+from bloodedge.data.exported_cells import exported_mask
 from bloodedge.data.perceptual_hash import cell_hash
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, NotCutOutError, cell_on_black, is_on_black, read_image, read_images
@@ -131,7 +132,9 @@ def _read_picture(source: Source) -> Picture | str:
 
 
 def _mask(image: Image, source: Source) -> bytes:
-    """The finder's mask of the cell in the middle; empty where it was cut out before."""
+    """The finder's mask: of the cell in the middle, or as a device exported it; empty where it was cut out before."""
+    if (own := exported_mask(source.path)) is not None:
+        return packed(own)
     try:
         cell_on_black(image)
     except NotCutOutError:

@@ -198,6 +198,19 @@ def boards_command(database: str | None, state: Path | None, silent_s: float, js
         print_boards(boards)
 
 
+@fleet.command("export")
+@click.argument("target", metavar="CELLS", type=click.Path(path_type=Path))
+@click.argument("exports", metavar="EXPORT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+def export_command(target: Path, exports: tuple[Path, ...]) -> None:
+    """Put the cells of many boards into one data set that train reads.
+
+    EXPORT is a folder of bloodedge device export, or a board's /api/v1/cells.zip. CELLS is a new folder.
+    """
+    from bloodedge_fleet.cells import merge
+
+    click.echo(merge(target, exports))
+
+
 @fleet.command("forget")
 @click.argument("board")
 @database_option

@@ -29,8 +29,8 @@ ORDER = {
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
     " conversion cli",
     "bloodedge_device": "frames latency health timings system gallery finder kinds classify settings camera slide"
-    " pipeline predict store bundles calibration report export snapshot outputs web daemon provision cli",
-    "bloodedge_fleet": "addresses state_dir database boards metrics rollouts terminal web server cli",
+    " pipeline predict store bundles calibration report export teach snapshot outputs web daemon provision cli",
+    "bloodedge_fleet": "addresses cells state_dir database boards metrics rollouts terminal web server cli",
 }
 """Each package's rooms, which are its top-level files and folders, from the lowest: none imports one above it."""
 FRAMEWORKS = {"tensorflow", "keras", "tf_keras", "jax", "torch", "openvino", "nncf", "onnx", "onnxruntime", "tf2onnx"}

@@ -35,6 +35,7 @@ from bloodedge_device.web.app import make_app
 from support import fakes
 
 SIZE = (800, 600)
+LIGHT = (226, 222, 232)
 SHARP, BLURRED = 0.6, 0.15
 
 
@@ -58,8 +59,12 @@ def drawn(index: int, probabilities: list[float], repeated: bool = False) -> tup
         label = "uncertain" if 0.35 < probability < 0.65 else "blast" if probability >= 0.5 else "normal"
         reason = Reason.ABSTAIN_BAND if label == "uncertain" else None
         around = field[max(0, y - 80) : y + 80, max(0, x - 80) : x + 80].copy()
+        mask = np.zeros(around.shape[:2], np.uint8)
+        cv2.circle(mask, (min(x, 80), min(y, 80)), radius, 255, -1)
         cells.append(
-            CellResult(box, label, probability, reason, 90.0 + 20 * number, around, outline, None, None, repeated)
+            CellResult(
+                box, label, probability, reason, 90.0 + 20 * number, around, outline, None, None, repeated, mask, LIGHT
+            )
         )
     reason = None if cells else Reason.NO_CELL
     capture = fakes.frame(index).capture

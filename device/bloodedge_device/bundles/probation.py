@@ -20,6 +20,8 @@ MORE_UNCERTAIN = 0.2
 """Largest rise in the share of uncertain cells, beyond chance."""
 MOST_FAULTS = 5
 """Cells without a probability among the latest that make a bundle fail."""
+ENOUGH_REVIEWED = 30
+"""Fewest reviewed cells of each bundle for their agreement with reviewers to be compared."""
 SLOWER = 2.0
 """Largest ratio of its median latency to the previous bundle's."""
 
@@ -36,6 +38,10 @@ class Figures:
     """Median per cell, milliseconds."""
     faults: int = 0
     """Cells that the network gave no probability for."""
+    reviewed: int = 0
+    """Cells drawn at random that both the bundle and a reviewer called blast or normal."""
+    right: int = 0
+    """Those among them on which they agree."""
 
     @property
     def share(self) -> float:
@@ -81,13 +87,23 @@ def _figures(database: sqlite3.Connection, which: str, *values: int | str) -> Fi
     for (text,) in stored:
         latency = latency.plus(LatencyHistogram.from_json(text))
     median = latency.percentile(50) if latency.count else None
-    return Figures(int(cells), int(uncertain), median, int(faults))
+    reviewed, right = database.execute(
+        "SELECT count(*), coalesce(sum(reviews.label = cells.label), 0) FROM reviews"  # noqa: S608
+        " JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
+        " WHERE reviews.id IN (SELECT max(id) FROM reviews WHERE sampling = 'random' GROUP BY cell)"
+        f" AND frames.slide IN ({marks}) AND cells.label IN ('blast', 'normal')"
+        " AND reviews.label IN ('blast', 'normal')",
+        numbers,
+    ).fetchone()
+    return Figures(int(cells), int(uncertain), median, int(faults), int(reviewed), int(right))
 
 
 def why_failed(update: UpdateSettings, now: Figures, before: Figures) -> str:
     """Why the bundle fails its probation, a clause; empty where it does not, or too few cells were seen."""
     if now.faults >= MOST_FAULTS:
         return f"its network gave no probability for {now.faults} of {now.cells + now.faults} cells"
+    if why := _too_often_wrong(now, before):
+        return why
     if now.cells < max(1, update.probation_cells):
         return ""
     return _too_slow(update, now, before) or _too_uncertain(now, before)
@@ -111,6 +127,18 @@ def _too_uncertain(now: Figures, before: Figures) -> str:
     if wilson(now.uncertain, now.cells)[0] <= wilson(before.uncertain, before.cells)[1]:
         return ""  # the difference may be chance, even if cells were independent
     return f"{now.share:.0%} of {now.cells} cells are uncertain, where {before.share:.0%} were before"
+
+
+def _too_often_wrong(now: Figures, before: Figures) -> str:
+    """Reviewers agree with it less often than with the one before, beyond chance."""
+    if min(now.reviewed, before.reviewed) < ENOUGH_REVIEWED:
+        return ""
+    if wilson(now.right, now.reviewed)[1] >= wilson(before.right, before.reviewed)[0]:
+        return ""
+    return (
+        f"reviewers agree with it on {now.right / now.reviewed:.0%} of {now.reviewed} cells, where they did on"
+        f" {before.right / before.reviewed:.0%} of {before.reviewed} before"
+    )
 
 
 def is_proven(update: UpdateSettings, slot: Slot, now: Figures) -> bool:

@@ -3,9 +3,12 @@
 import csv
 import io
 import os
+import zipfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import cv2
 import numpy as np
@@ -13,12 +16,14 @@ import numpy as np
 from bloodedge import RESEARCH_USE, __version__
 from bloodedge.console import Progress
 from bloodedge.data.exported_cells import CSV, IMAGES, LEFT_OUT, ExportedCell, csv_text
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.files import folder_beside
 from bloodedge.finder.light import DENSITY_CODES, Light, density_codes
 from bloodedge.imaging import Image, as_image
 from bloodedge_device.export import other_formats
 from bloodedge_device.export.select import NO_IMAGE, LeftOut, Selection, StoredCell
+from bloodedge_device.store.crops import free_bytes
+from bloodedge_device.store.database import MEGABYTE
 
 MOST_SHOWN = 5
 """Contradictions that the summary spells out."""
@@ -78,6 +83,16 @@ def check_free(target: Path) -> None:
         raise UsageError(f"{target} exists and is not an empty folder; choose another name for the export.")
 
 
+def require_room(selection: Selection, state: Path, keep_free_mb: int) -> None:
+    """BloodedgeError where writing an export beside the results would leave too little of the disk free."""
+    needed = sum(2 * cell.image.stat().st_size for cell in selection.cells if cell.image.is_file())
+    if free_bytes(state) - needed < keep_free_mb * MEGABYTE:
+        raise BloodedgeError(
+            f"The device's disk has no room for this export (about {needed // MEGABYTE + 1} MB); choose fewer slides,"
+            " or run bloodedge device export there, to another disk."
+        )
+
+
 def write_export(
     selection: Selection, target: Path, *, coco: bool = False, yolo: bool = False, progress: Progress | None = None
 ) -> Exported:
@@ -87,39 +102,58 @@ def write_export(
     then), or no image could be read.
     """
     check_free(target)
+    with folder_beside(target) as folder:
+
+        def put(name: str, data: bytes) -> None:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+        return _put_all(selection, put, coco=coco, yolo=yolo, progress=progress)
+
+
+def write_zip(selection: Selection, file: IO[bytes]) -> Exported:
+    """Write the selected cells as a ZIP archive; raises BloodedgeError as ``write_export``."""
+    with disk_errors("the export"), zipfile.ZipFile(file, "w") as archive:  # pictures do not shrink further
+        return _put_all(selection, archive.writestr)
+
+
+def _put_all(
+    selection: Selection,
+    put: Callable[[str, bytes], None],
+    *,
+    coco: bool = False,
+    yolo: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Put every file of an export, by its name."""
     cells: list[ExportedCell] = []
     masks: dict[str, Image] = {}
     left_out = list(selection.left_out)
-    with folder_beside(target) as folder:
-        for number, stored in enumerate(selection.cells, 1):
-            picture = _picture(stored.image)
-            if picture is None:
-                left_out.append(LeftOut(stored.row["cell"], stored.row["slide"], stored.row["frame"], NO_IMAGE))
-            else:
-                cell = _exported(selection.bench, stored, picture)
-                _write_cell(folder, cell, picture)
-                cells.append(cell)
-                if coco or yolo:
-                    masks[cell.file] = as_image(picture[:, :, 3])
-            if progress is not None:
-                progress(number, len(selection.cells))
-        if not cells:
-            raise BloodedgeError(f"No cell could be exported: {NO_IMAGE}.")
-        _write_text(folder / CSV, csv_text(cells))
-        _write_text(folder / LEFT_OUT, _left_out_csv(left_out))
-        text = README.format(research=RESEARCH_USE, cells=len(cells), version=__version__)
-        _write_text(folder / "README.txt", text)
-        if coco:
-            _write_text(folder / "coco.json", other_formats.coco(cells, masks))
-        if yolo:
-            for name, text in other_formats.yolo(cells, masks).items():
-                _write_text(folder / name, text)
+    for number, stored in enumerate(selection.cells, 1):
+        picture = _picture(stored.image)
+        if picture is None:
+            left_out.append(LeftOut(stored.row["cell"], stored.row["slide"], stored.row["frame"], NO_IMAGE))
+        else:
+            cell = _exported(selection.bench, stored, picture)
+            _put_cell(put, cell, picture)
+            cells.append(cell)
+            if coco or yolo:
+                masks[cell.file] = as_image(picture[:, :, 3])
+        if progress is not None:
+            progress(number, len(selection.cells))
+    if not cells:
+        raise BloodedgeError(f"No cell could be exported: {NO_IMAGE}.")
+    texts = {
+        CSV: csv_text(cells),
+        LEFT_OUT: _left_out_csv(left_out),
+        "README.txt": README.format(research=RESEARCH_USE, cells=len(cells), version=__version__),
+        **({"coco.json": other_formats.coco(cells, masks)} if coco else {}),
+        **(other_formats.yolo(cells, masks) if yolo else {}),
+    }
+    for name, text in texts.items():
+        put(name, text.encode())
     return Exported(tuple(cells), tuple(left_out))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", newline="")
 
 
 def _left_out_csv(left_out: list[LeftOut]) -> str:
@@ -142,13 +176,12 @@ def _picture(path: Path) -> Image | None:
     return as_image(image)
 
 
-def _write_cell(folder: Path, cell: ExportedCell, picture: Image) -> None:
+def _put_cell(put: Callable[[str, bytes], None], cell: ExportedCell, picture: Image) -> None:
     """The cell cut out, and with its surroundings."""
     mask = as_image(picture[:, :, 3])
     cut = as_image(cv2.bitwise_and(picture, picture, mask=mask))
-    for path, image in ((folder / cell.file, cut), (folder / IMAGES / Path(cell.file).name, picture[:, :, :3])):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    for name, image in ((cell.file, cut), (f"{IMAGES}/{Path(cell.file).name}", picture[:, :, :3])):
+        put(name, cv2.imencode(".png", image)[1].tobytes())
 
 
 def _exported(bench: str, stored: StoredCell, picture: Image) -> ExportedCell:
@@ -197,4 +230,4 @@ def _density(picture: Image, light: Light) -> tuple[float, float, float]:
     """Mean optical density inside the mask, BGR; picture: uint8 (h, w, 4)."""
     codes = density_codes(as_image(np.ascontiguousarray(picture[:, :, :3])), light)
     blue, green, red, _ = cv2.mean(codes, mask=as_image(picture[:, :, 3]))
-    return blue / DENSITY_CODES, green / DENSITY_CODES, red / DENSITY_CODES
+    return round(blue / DENSITY_CODES, 4), round(green / DENSITY_CODES, 4), round(red / DENSITY_CODES, 4)

@@ -18,9 +18,12 @@ from bloodedge_device.slide.interval import ClusteredShare
 ReviewLabel = Literal["blast", "normal", "not_a_cell", "unsure"]
 REVIEW_LABELS: tuple[ReviewLabel, ...] = get_args(ReviewLabel)
 """A reviewer's labels; the last two are counted, but are neither right nor wrong."""
-Sampling = Literal["random", "gallery"]
+Sampling = Literal["random", "gallery", "chosen"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
-"""How the reviewed cells were chosen: drawn at random from all cells, or picked in the gallery."""
+"""How the reviewed cells were chosen: drawn at random from all cells, picked in the gallery, or chosen to teach the
+model most."""
+OF_A_SLIDE: tuple[Sampling, ...] = ("random", "gallery")
+"""How cells are chosen in the review of one slide."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """The interface for programs: JSON below /api/v1, Prometheus' text, and what supervisors ask."""
 
-from typing import TypeVar
+import tempfile
+from collections.abc import Iterator
+from typing import IO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from bloodedge_device.export.select import Wanted, select
+from bloodedge_device.export.write import require_room, write_zip
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.slide.review import Review
 from bloodedge_device.store import queries
@@ -14,6 +18,7 @@ from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.models import (
     CellList,
     CellsQuery,
+    ExportQuery,
     NewReview,
     ReviewReference,
     SlideLabel,
@@ -27,6 +32,7 @@ from bloodedge_device.web.status import status_of
 from bloodedge_device.web.worker_threads import Work, slide_or_404
 
 Model = TypeVar("Model", bound=BaseModel)
+PIECE_BYTES = 1 << 16
 
 
 def query_of(request: Request, model: type[Model]) -> Model:
@@ -115,6 +121,30 @@ def crop(desk: Desk, request: Request) -> Response:
     if data is None:
         raise HTTPException(404, "There is no image of this cell, or it was removed to make room.")
     return Response(data, media_type="image/jpeg")
+
+
+def cells_zip(desk: Desk, request: Request) -> Response:
+    """Stored cells as a data set that ``train`` reads, as a ZIP archive."""
+    query = query_of(request, ExportQuery)
+    wanted = Wanted.of(reviewed=query.reviewed, slides=query.slides, since=query.since)
+    file = tempfile.TemporaryFile(dir=desk.state)  # noqa: SIM115  # the answer closes it; it has no name
+    try:
+        selection = select(desk.state, wanted)
+        require_room(selection, desk.state, desk.snapshot().settings.store.keep_free_mb)
+        exported = write_zip(selection, file)
+    except BaseException:
+        file.close()
+        raise
+    desk.store.note(caller_of(request).actor, "export", {"cells": len(exported.cells), "format": "cells.zip"})
+    headers = {"content-disposition": 'attachment; filename="cells.zip"', "content-length": str(file.tell())}
+    file.seek(0)
+    return StreamingResponse(_pieces(file), media_type="application/zip", headers=headers)
+
+
+def _pieces(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece
 
 
 def picture(desk: Desk, request: Request) -> Response:

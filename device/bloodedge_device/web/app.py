@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.web_access import RefusedError, SafeHeaders
-from bloodedge_device.web import api, kind_pages, openapi, pages, review_pages
+from bloodedge_device.web import api, kind_pages, openapi, pages, review_pages, teach
 from bloodedge_device.web.access import Access
 from bloodedge_device.web.desk import Desk
 from bloodedge_device.web.request_checks import HEADERS, Guard, LocalOperator
@@ -72,6 +72,9 @@ def _routes(work: Work) -> list[Route]:
         ("/review/{slide:id}", get, review_pages.review),
         ("/review/{slide:id}/result", get, review_pages.result),
         ("/review/{slide:id}/{cell:id}", post, review_pages.answer),
+        ("/teach", get, teach.overview),
+        ("/teach/review", get, teach.review),
+        ("/teach/review/{cell:id}", post, teach.answer),
         ("/health", get, pages.health),
         ("/login", get, pages.login),
         ("/login", post, pages.sign_in),
@@ -83,6 +86,7 @@ def _routes(work: Work) -> list[Route]:
         ("/api/v1/slides/{slide:id}", get, api.slide),
         ("/api/v1/slides/{slide:id}", patch, api.label_slide),
         ("/api/v1/slides/{slide:id}/cells", get, api.cells),
+        ("/api/v1/cells.zip", get, api.cells_zip),
         ("/api/v1/cells/{cell:id}/review", post, api.review),
         ("/api/v1/cells/{cell:id}/crop", get, api.crop),
         ("/metrics", get, api.metrics),

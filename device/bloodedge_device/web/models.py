@@ -38,6 +38,16 @@ class CellsQuery(Strict):
     limit: int = Field(default=500, ge=1, le=1000)
 
 
+class ExportQuery(Strict):
+    """Of GET /api/v1/cells.zip."""
+
+    reviewed: bool = Field(default=False, description="Only cells that somebody reviewed")
+    slides: str = Field(
+        default="", max_length=1000, description="Only these slides: ids or labels, with commas between"
+    )
+    since: str = Field(default="", max_length=40, description="Only cells captured from this date on")
+
+
 class SlideLabel(Strict):
     """What to call a slide."""
 

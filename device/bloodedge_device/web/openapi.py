@@ -11,6 +11,7 @@ from bloodedge_device.web.models import (
     MOST,
     CellList,
     CellsQuery,
+    ExportQuery,
     NewReview,
     Problem,
     ReviewReference,
@@ -100,6 +101,7 @@ def _paths() -> Json:
             "parameters": [_id("cell")],
             "get": _operation("A cell's image", {200: image}, 404),
         },
+        "/api/v1/cells.zip": {"get": _export()},
         "/live/{frame}.jpg": {
             "parameters": [_id("frame")],
             "get": _operation("A recent frame, by the number that status gives", {200: image}, 404),
@@ -139,6 +141,13 @@ def _operation(summary: str, answers: dict[int, Json], *errors: int) -> Json:
     for status in sorted({*_ALWAYS, *errors}):
         responses[str(status)] = {"description": _ERRORS[status], "content": problem}
     return {"summary": summary, "responses": responses}
+
+
+def _export() -> Json:
+    operation = _reading("Stored cells as a data set that train reads", CellList, ExportQuery, 503)
+    archive = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    operation["responses"]["200"]["content"] = archive
+    return operation
 
 
 def _probe(summary: str) -> Json:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from bloodedge.decision.kinds import ASKED, Kind, kind_words
 from bloodedge_device.report.page import FIGURES
 from bloodedge_device.report.reading import read_report
-from bloodedge_device.slide.review import REVIEW_LABELS, SAMPLINGS, Review, Sampling, review_figures
+from bloodedge_device.slide.review import OF_A_SLIDE, REVIEW_LABELS, Review, Sampling, review_figures
 from bloodedge_device.store import queries
 from bloodedge_device.store.rows import CellRow
 from bloodedge_device.web.desk import Desk
@@ -30,7 +30,7 @@ REVIEWED_FIGURES = ("accuracy", "sensitivity", "specificity")
 
 
 def _sampling(value: str | None) -> Sampling:
-    for known in SAMPLINGS:
+    for known in OF_A_SLIDE:
         if value == known:
             return known
     raise HTTPException(400, "A review is of random cells or of the gallery; choose one on the slide's page.")
