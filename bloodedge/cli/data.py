@@ -117,6 +117,7 @@ def _show_groups(result: "Audit") -> None:
 
 def _show_faults(result: "Audit") -> None:
     from bloodedge.console import console, plain
+    from bloodedge.data.label_table import some
 
     out = console()
     out.print(
@@ -130,8 +131,11 @@ def _show_faults(result: "Audit") -> None:
         for name in same.files:
             out.print(plain(f"  {name}"), soft_wrap=True)
     _show_groups(result)
+    by_reason: dict[str, list[str]] = {}
     for name, reason in result.unreadable.items():
-        out.print(plain(f"unreadable {name}: {reason}"), soft_wrap=True)
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        out.print(plain(f"unreadable {some(names)}: {reason}"), soft_wrap=True)
     out.print("Unreadable images: " + (str(len(result.unreadable)) if result.unreadable else "none"))
     if result.without_subject:
         out.print(f"{result.without_subject} cells have no subject in their name (expected UID_<subject>_...).")

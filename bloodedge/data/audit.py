@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
+from bloodedge.data.cut import NO_SCALE, suggested_scale
 from bloodedge.data.dataset import CLASS_NAMES, Dataset, natural
 from bloodedge.data.perceptual_hash import LIKE_SHARE, alike_pairs, hash_rows
 from bloodedge.data.scales import diameter_um, scale_cautions, scales_of
+from bloodedge.imaging import read_image
 from bloodedge.metrics import auc
+from bloodedge.text import as_path
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,17 @@ def audit(dataset: Dataset) -> Audit:
         cut_by_finder=sum(bool(c.mask) for c in cells),
         scales=scales_of(dataset),
         median_diameter_um=median(map(diameter_um, cells)),
-        cautions=scale_cautions(dataset),
+        cautions=[*scale_cautions(dataset), *_without_scale(dataset)],
     )
+
+
+def _without_scale(dataset: Dataset) -> list[str]:
+    """A sentence on pictures that are left out for want of a scale."""
+    names = [name for name, reason in dataset.unreadable.items() if reason == NO_SCALE and "#" not in name]
+    if not names:
+        return []
+    suggested = suggested_scale(read_image(dataset.root / as_path(name)) for name in names)
+    return [f"{len(names)} pictures show a cell with its surroundings and need --um-per-px X{suggested}"]
 
 
 def _near_duplicates(dataset: Dataset) -> list[NearDuplicates]:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bloodedge.cli.options import PATH
+from bloodedge.cli.options import PATH, data_options
+from bloodedge.errors import UsageError
 
 if TYPE_CHECKING:
-    from bloodedge_convert.conversion import Converted
+    from bloodedge.bundle.data_layout import DataLayout
+    from bloodedge_convert.conversion import Converted, Options
+    from bloodedge_convert.job import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -25,8 +28,11 @@ def _limit(name: str, metavar: str, most: float, usual: float, text: str) -> Cal
 
 
 @click.command()
-@click.argument("run", metavar="RUN", type=PATH)
+@click.argument("run", metavar="RUN|MODEL", type=PATH)
 @click.argument("data", metavar="[DATA]", required=False, type=PATH)
+@click.option("--spec", metavar="SPEC.toml", type=PATH, help="What the inputs and outputs of MODEL mean.")
+@click.option("--suggest-spec", is_flag=True, help="Print a spec for MODEL, as far as its file tells one, and end.")
+@data_options
 @click.option("--int8", is_flag=True, help="Add full-integer int8 models (ONNX only with --engine onnx).")
 @click.option("--float16", is_flag=True, help="Add models with weights stored as float16 (LiteRT and OpenVINO).")
 @click.option("--only-int8", is_flag=True, help="Leave the float models out once judged: a small bundle for a board.")
@@ -72,25 +78,53 @@ def _limit(name: str, metavar: str, most: float, usual: float, text: str) -> Cal
     "-o",
     "--out",
     metavar="NAME.bundle",
-    required=True,
     type=PATH,
     help="The bundle to write, one zip file.",
 )
 def convert(
-    run: Path, data: Path | None, out: Path, force: bool, engines: tuple[str, ...], method: str, **options: Any
+    run: Path,
+    data: Path | None,
+    out: Path | None,
+    force: bool,
+    engines: tuple[str, ...],
+    method: str,
+    spec: Path | None,
+    suggest_spec: bool,
+    layout: "DataLayout",
+    **options: Any,
 ) -> None:
-    """Turn the run folder RUN into a bundle, through the gate.
+    """Turn the run folder RUN, or a network that was trained elsewhere, into a bundle, through the gate.
 
     A run whose float model calls one class only, or may be no better than chance on its validation part, is refused.
     Float32 models are always made; every model is compared with the float model on the run's held-out cells. An int8
     model over a limit is made again by other methods; if none of them passes, no bundle is written. DATA is the folder
-    of the run's data, if they have moved since training.
+    of the run's data, if they have moved since training; a run's data are read as they were for training.
+
+    MODEL is a .keras or .h5 file, and needs a --spec and DATA of people whom it was not fitted to: some of them
+    calibrate int8, others choose thresholds and judge it. The options of DATA are for MODEL alone.
     """
+    from bloodedge.bundle.data_layout import DataLayout
     from bloodedge.console import steps
     from bloodedge_convert.conversion import Options
     from bloodedge_convert.conversion import convert as run_conversion
+    from bloodedge_convert.external.spec import is_external
     from bloodedge_convert.judge.gate import Limits
 
+    external = is_external(run)
+    if suggest_spec:
+        if not external:
+            raise UsageError(f"{run} is no model of another program; --suggest-spec takes a .keras or .h5 file.")
+        from bloodedge_convert.external.suggest import suggest_spec as suggested
+
+        click.echo(suggested(run), nl=False)
+        return
+    if out is None:
+        raise UsageError("Give the bundle to write with --out NAME.bundle.")
+    if not external and (spec or layout != DataLayout()):
+        raise UsageError(
+            f"{run} is no model of another program, so it needs no --spec, and its data are read as for "
+            "training; leave these options out."
+        )
     limits = Limits(**{field.name: options.pop(field.name) for field in fields(Limits)})
     asked = Options(
         engines=tuple(dict.fromkeys(engines or ENGINES)),  # type: ignore[arg-type]  # click has checked the names
@@ -100,8 +134,39 @@ def convert(
         **options,
     )
     with steps() as report:
-        converted = run_conversion(run, out, asked, data, force=force, report=report)
+        if external:
+            converted = _convert_external(run, data, out, spec, layout, asked, force=force, report=report)
+        else:
+            converted = run_conversion(run, out, asked, data, force=force, report=report)
     show(converted)
+
+
+def _convert_external(
+    model: Path,
+    data: Path | None,
+    out: Path,
+    spec: Path | None,
+    layout: "DataLayout",
+    asked: "Options",
+    *,
+    force: bool,
+    report: "Report",
+) -> "Converted":
+    import tempfile
+
+    from bloodedge_convert.conversion import check_request, convert
+    from bloodedge_convert.external.run import External, write_run
+    from bloodedge_convert.external.spec import read_spec
+
+    said = read_spec(model, spec)
+    if data is None:
+        raise UsageError(f"Give DATA to judge {model} by: people whom it was not fitted to.")
+    check_request(out, asked, force=force)
+    with tempfile.TemporaryDirectory(prefix="bloodedge-run-") as temporary:
+        run = Path(temporary) / "run"
+        external = External(model, said, data, layout, asked.limits.allow_worthless)
+        write_run(external, run, report)
+        return convert(run, out, asked, data, force=force, report=report)
 
 
 def show(converted: "Converted") -> None:

@@ -125,7 +125,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     the run or its data are missing, or a package is missing; BloodedgeError when the float model is worth nothing, or a
     conversion fails, is broken, or loses more than ``options.limits``.
     """
-    _check(out, options, force=force)
+    check_request(out, options, force=force)
     record, metrics, limits = read_run(run), read_metrics(run), options.limits
     validation = metrics.parts.get(calibration_part(metrics.parts))
     worthless = None if validation is None else admit(validation, metrics.parts[judged_part(metrics.parts)], limits)
@@ -168,7 +168,7 @@ def convert(run: Path, out: Path, options: Options, data: Path | None, *, force:
     return Converted(out, manifest, len(cells.test.cells), subjects, attempts, limits, notes)
 
 
-def _check(out: Path, options: Options, *, force: bool) -> None:
+def check_request(out: Path, options: Options, *, force: bool) -> None:
     """Raise UsageError where the request cannot be met."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder; give the name of a file for the bundle, such as {out.stem}.bundle.")

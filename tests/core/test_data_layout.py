@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from bloodedge.cli import cli
 from bloodedge.data.audit import audit
 from bloodedge.data.dataset import Dataset, read_dataset
 from bloodedge.errors import UsageError
+from bloodedge.evaluation.reading import read_for
 from bloodedge.imaging import CNMC_UM_PER_PX, ImagingSpec, network_input
 from bloodedge.simulation import FieldSpec, render_field
 
@@ -241,3 +243,25 @@ def test_the_audit_command_shows_what_the_options_yield(tmp_path: Path, write_ce
         result = CliRunner().invoke(cli, ["data", "audit", str(root), "--classes", wrong])
         assert result.exit_code != 0
         assert words in str(result.exception)
+
+
+def test_a_runs_own_data_are_read_as_they_were_for_it(tmp_path: Path, write_cells: WriteCells) -> None:
+    layout = DataLayout(classes={"benign": "normal", "early": "blast"}, um_per_px=0.2)
+    for place in ("own", "others"):
+        write_cells(tmp_path / place, ["Benign/1.png", "Early/2.png"])
+    member: Any = SimpleNamespace(layout=layout, data=tmp_path / "own")
+    assert read_for([member], tmp_path / "own").layout == layout
+    with pytest.raises(UsageError, match=r"were read with: --classes benign=normal,early=blast --um-per-px 0\.2"):
+        read_for([member], tmp_path / "others")
+    assert read_for([member], tmp_path / "others", layout).layout == layout
+
+
+def test_the_audit_suggests_a_scale_where_it_is_missing(crops: Path, tmp_path: Path, draw: Draw) -> None:
+    (tmp_path / "all").mkdir()
+    cv2.imwrite(str(tmp_path / "all" / "black.png"), draw(1))
+    for crop in [*(crops / "normal").iterdir(), *(crops / "blast").iterdir()]:
+        (tmp_path / "all" / crop.name).write_bytes(crop.read_bytes())
+    sentence = audit(read_dataset(tmp_path)).cautions[-1]
+    assert "need --um-per-px X" in sentence
+    if "suggest X = " in sentence:
+        assert float(sentence.rstrip(".").rpartition("= ")[2]) == pytest.approx(UM_PER_PX, rel=0.15)

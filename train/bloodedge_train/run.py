@@ -40,6 +40,8 @@ def train(options: TrainOptions, watcher: Watcher) -> RunMetrics:
     for name, reason in dataset.unreadable.items():
         watcher.say(f"left out {name}: {reason}")
     check_readable(dataset, allow=options.allow_unreadable)
+    for where, count in dataset.passed_over.items():
+        watcher.say(f"passed over {count} {where}")
     for caution in scale_cautions(dataset):
         watcher.say(caution)
     for names in dataset.same_person:
