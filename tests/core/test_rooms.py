@@ -28,7 +28,7 @@ ORDER = {
     " whole_network head_run run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
     " conversion external cli",
-    "bloodedge_device": "frames latency health timings system gallery finder kinds classify settings camera slide"
+    "bloodedge_device": "frames latency health timings system gallery kinds classify settings camera slide"
     " pipeline predict store bundles calibration report export teach snapshot outputs web daemon provision cli",
     "bloodedge_fleet": "addresses cells state_dir database boards metrics rollouts terminal web server cli",
 }

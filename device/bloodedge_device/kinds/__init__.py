@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.kinds import ASKED, Kind, KindCall
 from bloodedge.engine.litert import load_interpreter
+from bloodedge.finder import FoundCell
+from bloodedge.finder.light import DENSITY_CODES, density_codes
 from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image
-from bloodedge_device.finder import FoundCell
-from bloodedge_device.finder.light import DENSITY_CODES, density_codes
 
 SIDE = 96
 """Pixels along the network's input."""
