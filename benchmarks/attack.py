@@ -182,7 +182,8 @@ def soak(target: Target, hours: float, names: list[str]) -> dict[str, Any]:
         attacks += 1
         samples.append(((monotonic() - began_s) / 3600, resident_mib(target.process.pid)))
     after = samples[int(WARM_UP * len(samples)) :]
-    slope = float(np.polyfit(*zip(*after, strict=True), 1)[0]) if len(after) > 2 else None
+    hours_mib = np.array(after)
+    slope = float(np.polyfit(hours_mib[:, 0], hours_mib[:, 1], 1)[0]) if len(after) > 2 else None
     return {
         "hours": round((monotonic() - began_s) / 3600, 3),
         "attacks": attacks,
