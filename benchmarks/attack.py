@@ -113,7 +113,8 @@ def malformed_requests(target: Target) -> int:
     chance = random.Random(0)
     for number in range(100):
         with suppress(OSError), connect(target) as client:
-            client.sendall(chance.randbytes(200) if number % 2 else b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000)
+            client.sendall(chance.randbytes(200) + b"\n\n" if number % 2 else b"GET / HTTP/1.1\r\nX: " + b"x" * 40_000)
+            client.settimeout(0.5)
             client.recv(100)
     return 100
 
