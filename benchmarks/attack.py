@@ -2,12 +2,12 @@
 
     python benchmarks/attack.py [--times 3] [--hours 1] [--only NAME ...]
 
-`bloodedge device run` as a process of its own over the simulated microscope, with its page on 127.0.0.1. Each class of
-attack is made `--times` times (tries: connections, requests, files or deletions), then the daemon must answer and store
-a new frame: back_s is how long that took. Then, for `--hours`, all classes come at random (a soak): the slope is that
-of a line fitted to the daemon's resident memory after the first fifth. Lost: frames missing from the numbers in the
-database, cells without an image, and images that are not whole. Nothing leaves this machine, and no attack has more
-than some hundred connections at a time.
+`bloodedge device run` as a process of its own over the simulated microscope, with its page on 127.0.0.1. Each class
+of attack is made `--times` times (tries: connections, requests, files or deletions), then the daemon must answer and
+store a new frame: back_s is how long that took, from a second after the attack on. Then, for `--hours`, all classes
+come at random (a soak): the slope is that of a line fitted to the daemon's resident memory after the first fifth.
+Lost: frames missing from the numbers in the database, cells without an image, and images that are not whole. Nothing
+leaves this machine, and no attack has more than some hundred connections at a time.
 """
 
 import argparse

@@ -1,13 +1,18 @@
 """The pages, as a person gets them."""
 
 import re
+from asyncio import create_task, gather, to_thread, wait_for
+from asyncio import run as asyncio_run
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, Event
 from time import monotonic
 
 import numpy as np
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
 from bloodedge import RESEARCH_USE
 from bloodedge.decision.reference_people import ASPECTS, AspectReference, Reference
@@ -16,6 +21,8 @@ from bloodedge_device.frames import BadFrame, FrameResult
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.slide.review import Review
 from bloodedge_device.store import queries
+from bloodedge_device.web import api, worker_threads
+from bloodedge_device.web.worker_threads import Work
 from support import fakes, web_fakes
 from support.web_fakes import FakeDaemon, client_of, csrf_of
 
@@ -293,6 +300,28 @@ def test_frames_that_cannot_be_read_are_not_counted_as_classified(daemon: FakeDa
         daemon.slides.process(BadFrame(capture, "It is empty."))
     assert daemon.state.rate.per_second <= before
     assert daemon.state.unreadable_in_a_row == 500
+
+
+def test_probes_are_answered_while_every_thread_makes_a_report(daemon: FakeDaemon) -> None:
+    made, going_on = Barrier(worker_threads.THREADS + 1), Event()
+
+    def slow(_desk: object, _request: object) -> Response:
+        made.wait(10)
+        going_on.wait(10)
+        return Response()
+
+    async def ask() -> int:
+        work = Work(daemon.desk)
+        request = Request({"type": "http", "headers": []})
+        busy = [create_task(work.endpoint(slow)(request)) for _ in range(worker_threads.THREADS)]
+        await to_thread(made.wait, 10)
+        try:
+            return (await wait_for(work.endpoint(api.readyz, probe=True)(request), 5)).status_code
+        finally:
+            going_on.set()
+            await gather(*busy)
+
+    assert asyncio_run(ask()) == 200
 
 
 def test_a_daemon_that_hangs_in_a_frame_or_lost_its_database_is_not_ready(daemon: FakeDaemon) -> None:
