@@ -74,4 +74,9 @@ def _plain(arguments: Any) -> Any:
 
 
 def _one_line(value: Any) -> Any:
-    return value if isinstance(value, int | float) or value is None else shown(as_text(str(value)))
+    if isinstance(value, int | float) or value is None:
+        return value
+    text = str(value)
+    if isinstance(value, Exception):  # its sentences may have lines of their own
+        text = " ".join(line.strip() for line in text.splitlines())
+    return shown(as_text(text))

@@ -94,10 +94,10 @@ def test_a_slide_without_cells_has_a_pdf_too(daemon: FakeDaemon, tmp_path: Path)
     assert "No cell was called" in text
 
 
-@pytest.mark.parametrize(("kind", "media"), export.KINDS.items())
-def test_a_download_is_a_file_with_a_name_and_is_noted(daemon: FakeDaemon, kind: str, media: str) -> None:
+@pytest.mark.parametrize("kind", ["csv", "json", "html", "pdf"])
+def test_a_download_is_a_file_with_a_name_and_is_noted(daemon: FakeDaemon, kind: str) -> None:
     answer = client_of(daemon).get(f"/slides/1/export.{kind}")
-    assert answer.headers["content-type"] == media
+    assert answer.headers["content-type"] == export.KINDS[kind]
     assert answer.headers["content-disposition"] == f'attachment; filename="slide-1.{kind}"'
     entry = daemon.store._database.execute(
         "SELECT actor, action, detail FROM audit ORDER BY id DESC LIMIT 1"

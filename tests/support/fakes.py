@@ -1,5 +1,6 @@
 """A bundle's manifest, a network and a finder that need no runtime; as a program, ``bloodedge device`` with them."""
 
+import io
 import os
 import subprocess
 import sys
@@ -131,11 +132,18 @@ def outside_of_all(manifest: Manifest) -> Manifest:
 
 def write_bundle(folder: Path) -> Path:
     """A bundle folder whose digests are right and whose models are not models."""
-    contents = {"artifacts/litert.bin": b"litert", "artifacts/openvino.bin": b"openvino", "golden.npz": b"golden"}
+    manifest, golden = make_manifest(), io.BytesIO()
+    inputs = np.zeros((manifest.golden.inputs, *manifest.input.shape), np.uint8)
+    np.savez_compressed(golden, inputs=inputs, probabilities=np.full((len(inputs), 2), 0.5, np.float32))
+    contents = {
+        "artifacts/litert.bin": b"litert",
+        "artifacts/openvino.bin": b"openvino",
+        "golden.npz": golden.getvalue(),
+    }
     for name, data in contents.items():
         write_bytes(folder / name, data)
     digests = {name: sha256(folder / name) for name in contents}
-    write_record(folder / "manifest.json", make_manifest().model_copy(update={"files": digests}))
+    write_record(folder / "manifest.json", manifest.model_copy(update={"files": digests}))
     return folder
 
 
