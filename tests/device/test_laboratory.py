@@ -39,6 +39,14 @@ def segments(message: bytes) -> list[list[str]]:
     return [line.split("|") for line in message.decode().split("\r") if line]
 
 
+def share_of(report: DeviceReport, kind: str) -> str:
+    """In percent as it is sent: corrected where that is known."""
+    assert report.differential is not None
+    row = report.differential.row(kind)
+    assert row.share is not None
+    return f"{100 * (row.share if row.corrected is None else row.corrected):.1f}"
+
+
 def test_the_hl7_message_is_valid_and_holds_each_share(report: DeviceReport) -> None:
     from hl7apy.parser import parse_message
 
@@ -52,7 +60,8 @@ def test_the_hl7_message_is_valid_and_holds_each_share(report: DeviceReport) -> 
     assert lines[0][8:12] == ["ORU^R01^ORU_R01", "1-20261130120005", "T", "2.5.1"]
     found = {line[3].split("^")[0]: line for line in lines if line[0] == "OBX"}
     assert set(found) == set(NAMES)
-    assert found["26511-6"][5:7] == ["42.9", "%^%^UCUM"]  # 6 of 14
+    assert found["26511-6"][5:7] == [share_of(report, "neutrophil"), "%^%^UCUM"]
+    assert "6 of 14 leucocytes as told" in message.decode()
     assert found["26505-8"][5] == "35.7"
     assert found["19048-8"][5:7] == ["7.1", "/100{WBCs}^/100{WBCs}^UCUM"]
     assert {line[11] for line in found.values()} == {"P"}
@@ -93,7 +102,7 @@ def test_the_fhir_bundle_is_valid_in_r4b_and_in_r5_with_references_that_resolve(
         assert first.status == "preliminary"
         assert [ref.reference for ref in first.result] == [entry.fullUrl for entry in bundle.entry[1:]]
         values = {one.code.coding[0].code: float(one.valueQuantity.value) for one in others}
-        assert values["26511-6"] == 42.9
+        assert values["26511-6"] == float(share_of(report, "neutrophil"))
     assert fhir_bundle(results_of(report), NOW) == file
 
 
