@@ -5,6 +5,7 @@ where each may end; what it is unsure of must differ in hue or density from what
 cell's outline is the star-shaped curve with the most evidence, drawn to where density falls.
 """
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
 from bloodedge.finder.edge import to_edge
+from bloodedge.finder.exact import shrunk
 from bloodedge.finder.light import CODES, DENSITY_CODES, Floats, Light, Stain, density_codes, light_at, stain_of
 from bloodedge.finder.network import PixelNetwork, default_network
 from bloodedge.finder.nuclei import dirt_or_dye, nucleus_in, refused_objects, surroundings, touches_border
-from bloodedge.finder.outline import Silhouette, exclusive, filled, whole_cells
+from bloodedge.finder.outline import whole_cells
 from bloodedge.finder.parameters import FinderParameters
-from bloodedge.finder.scale import measured_scale, shrunk
+from bloodedge.finder.scale import measured_scale
 from bloodedge.finder.seeds import Seed
+from bloodedge.finder.silhouette import Silhouette, exclusive, filled
 from bloodedge.imaging import Box, Cell, Image, as_image, colour_8bit
 
 __all__ = ["FinderParameters", "Found", "FoundCell", "Rejected", "estimate_um_per_px", "find_cells"]
@@ -215,5 +218,6 @@ def _cell(cell: Silhouette, density: Image, light: Light, shape: tuple[int, ...]
 def _steepness(green: Image, nucleus: Image, um_per_px: float) -> float:
     """Mean slope of density across the nucleus's edge, per micrometre."""
     edge = cv2.morphologyEx(nucleus, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    across, down = (cv2.Scharr(green, cv2.CV_32F, *axes) / (32 * DENSITY_CODES) for axes in ((1, 0), (0, 1)))
-    return float(cv2.mean(cv2.magnitude(across, down), mask=edge)[0]) / um_per_px
+    across, down = (cv2.Scharr(green, cv2.CV_16S, *axes)[edge > 0].astype(np.float64) for axes in ((1, 0), (0, 1)))
+    slopes = np.sqrt(across**2 + down**2) / (32 * DENSITY_CODES)
+    return math.fsum(slopes) / max(1, len(slopes)) / um_per_px

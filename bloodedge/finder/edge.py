@@ -9,9 +9,10 @@ paler than the nucleus beside it.
 import cv2
 import numpy as np
 
-from bloodedge.finder.light import DENSITY_CODES, Floats, density_codes, light_at
-from bloodedge.finder.outline import Silhouette, trimmed
+from bloodedge.finder.exact import squared_depths
+from bloodedge.finder.light import DENSITY_CODES, Doubles, density_codes, light_at
 from bloodedge.finder.parameters import FinderParameters
+from bloodedge.finder.silhouette import Silhouette, trimmed
 from bloodedge.imaging import Image, as_image
 
 _LEAST_LEFT = 0.5
@@ -32,9 +33,8 @@ def to_edge(cell: Silhouette, bgr: Image, light: Image, um_per_px: float, parame
     if not cv2.countNonZero(inside):
         return cell
     side = 2 * round(parameters.edge_depth_um / um_per_px) + 1
-    within = _smoothed(as_image(cv2.bitwise_and(density, density, mask=inside)), side) / np.maximum(
-        _smoothed(inside, side), 1e-6
-    )
+    summed = _sums(as_image(cv2.bitwise_and(density, density, mask=inside)), side)
+    within = summed / np.maximum(_sums(inside, side), 1)
     dense = density > np.maximum(parameters.edge_share * within, DENSITY_CODES * parameters.edge_density)
     certain = _core(cell.mask, parameters.edge_bite_um / um_per_px)
     stained = (dense & (cell.mask > 0)) | (certain > 0)
@@ -46,17 +46,16 @@ def to_edge(cell: Silhouette, bgr: Image, light: Image, um_per_px: float, parame
 
 def _core(mask: Image, depth_px: float) -> Image:
     """Pixels deeper in the mask than the margin, 0/1."""
-    framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    depth = cv2.distanceTransform(framed, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    return np.ascontiguousarray(depth > depth_px).astype(np.uint8)
+    return as_image(squared_depths(mask) > depth_px**2)
 
 
-def _smoothed(image: Image, side: int) -> Floats:
-    """Three box filters: nearly a Gaussian, at a cost that does not depend on its width."""
-    means = np.asarray(image, np.float32)
+def _sums(image: Image, side: int) -> Doubles:
+    """Three box filters: nearly a Gaussian, at a cost that does not depend on its width; sums of whole numbers."""
+    sums = np.asarray(image, np.float64)
     for _ in range(3):
-        means = np.asarray(cv2.blur(means, (side, side), borderType=cv2.BORDER_CONSTANT), np.float32)
-    return means
+        box = cv2.boxFilter(sums, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
+        sums = np.asarray(box, np.float64)
+    return sums
 
 
 def _largest(stained: Image, radius_px: int) -> Image:

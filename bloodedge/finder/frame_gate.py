@@ -1,5 +1,6 @@
 """The frame gate: whether a frame is sharp and bright enough to search for cells."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,8 @@ from pydantic import Field
 
 from bloodedge.config import Strict
 from bloodedge.decision.thresholds import Reason
+from bloodedge.finder.exact import Levels, blurred, shrunk
 from bloodedge.imaging import Image, as_image
-
-Floats = NDArray[np.float32]
 
 _SIDE_PX = 640
 """Focus is measured on a copy of about this side, so that a finer sensor does not look less sharp."""
@@ -129,11 +129,9 @@ def _pixel_shape(green: Image) -> float:
     size = green.shape[1] // factor, green.shape[0] // factor
     if min(size) < _LEAST_SHAPE_SIDE_PX // 2 or max(size) < _LEAST_SHAPE_SIDE_PX:
         return 1.0
-    image = cv2.resize(green, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    detail = cv2.subtract(cv2.GaussianBlur(image, (0, 0), 1.0), cv2.GaussianBlur(image, (0, 0), 2.0))
-    right = cv2.norm(detail[:, 1:], detail[:, :-1], cv2.NORM_L2SQR)
-    down = cv2.norm(detail[1:], detail[:-1], cv2.NORM_L2SQR)
-    shape = float(np.sqrt(right / down)) if min(right, down) > 0 else 1.0
+    detail = _detail(_fine_levels(shrunk(green, factor)))
+    right, down = _energy(detail[:, 1:] - detail[:, :-1]), _energy(detail[1:] - detail[:-1])
+    shape = math.sqrt(right / down) if min(right, down) > 0 else 1.0
     return shape if _SQUARE < max(shape, 1 / shape) < _LONGEST else 1.0
 
 
@@ -145,14 +143,11 @@ def _sharpness(bgr: Image, light: float, shape: float, every: int) -> tuple[floa
     residues = np.zeros(_RESIDUES, np.float64)
     for top in range(0, bgr.shape[0] - rows + 1, every * rows):
         green = as_image(cv2.extractChannel(bgr[top : top + rows], 1))
-        if factor > 1:
-            size = max(2, green.shape[1] // factor), max(2, green.shape[0] // factor)
-            green = as_image(cv2.resize(green, size, interpolation=cv2.INTER_AREA))
+        green = shrunk(green, factor)
         residues += _noise_residues(green)
-        image = green.astype(np.float32)
-        direction.add(fine.add(image))
-        half = max(1, image.shape[1] // 2), max(1, image.shape[0] // 2)
-        coarse.add(np.asarray(cv2.resize(image, half, interpolation=cv2.INTER_AREA), np.float32))
+        levels = _fine_levels(green)
+        direction.add(fine.add(levels))
+        coarse.add(shrunk(levels, 2))
     # Immerkaer, Computer Vision and Image Understanding 64, 1996; from the median residue instead of the paper's mean,
     # so that edges do not count. Averaging two by two pixels halves the noise.
     noise = 1.4826 * _quantile(residues, 0.5) / 6
@@ -161,25 +156,43 @@ def _sharpness(bgr: Image, light: float, shape: float, every: int) -> tuple[floa
     return focus, direction.isotropy(noise, shape)
 
 
+_PARTS = 128
+"""Parts of a level, 0..255, in which detail is measured, in whole numbers, which every processor adds up alike."""
+
+
+def _fine_levels(green: Image) -> NDArray[np.uint16]:
+    return green.astype(np.uint16) * np.uint16(_PARTS)
+
+
+def _detail(levels: NDArray[np.uint16]) -> Levels:
+    """Detail between 1 and 2 pixels, in _PARTS."""
+    return blurred(levels, 1.0) - blurred(levels, 2.0)
+
+
+def _energy(detail: Levels) -> float:
+    """Sum of squares, in levels: a sum of whole numbers up to the last step."""
+    return float(np.square(detail, dtype=np.float64).sum()) / _PARTS**2
+
+
 class _Detail:
     """Detail between 1 and 2 pixels, summed over bands."""
 
     def __init__(self) -> None:
         self.energy, self.pixels = 0.0, 0
 
-    def add(self, image: Floats) -> Floats:
-        """Count a band, float32 (H, W); returns its detail, of the same shape."""
-        detail = cv2.subtract(cv2.GaussianBlur(image, (0, 0), 1.0), cv2.GaussianBlur(image, (0, 0), 2.0))
+    def add(self, levels: NDArray[np.uint16]) -> Levels:
+        """Count a band (H, W) in _PARTS; returns its detail, of the same shape."""
+        detail = _detail(levels)
         inside = (
             detail if min(detail.shape) <= 2 * _MARGIN_PX else detail[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
         )
-        self.energy += cv2.norm(inside, cv2.NORM_L2SQR)
+        self.energy += _energy(inside)
         self.pixels += inside.size
-        return np.asarray(detail, np.float32)
+        return detail
 
     def amplitude(self, noise: float) -> float:
         """Root mean square, less what white noise of that deviation puts there."""
-        return float(np.sqrt(max(0.0, self.energy / self.pixels - _noise_share(0) * noise**2)))
+        return math.sqrt(max(0.0, self.energy / self.pixels - _noise_share(0) * noise**2))
 
 
 class _Direction:
@@ -192,8 +205,8 @@ class _Direction:
         self._energies = np.zeros(4)
         self._pixels = 0
 
-    def add(self, detail: Floats) -> None:
-        """Count the detail of a band, float32 (H, W)."""
+    def add(self, detail: Levels) -> None:
+        """Count the detail of a band (H, W) in _PARTS."""
         inside = detail[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
         if min(inside.shape) < 2:
             return
@@ -204,7 +217,7 @@ class _Direction:
             (corner, inside[1:, 1:]),
             (inside[:-1, 1:], inside[1:, :-1]),
         )
-        self._energies += [cv2.norm(first, second, cv2.NORM_L2SQR) for first, second in pairs]
+        self._energies += [_energy(first - second) for first, second in pairs]
         self._pixels += corner.size
 
     def isotropy(self, noise: float, shape: float) -> float:
@@ -219,14 +232,14 @@ class _Direction:
         right, down, falling, rising = self._energies / self._pixels - white
         right, down = right / shape, down * shape
         trace = right + down
-        spread = float(np.hypot(right - down, (falling - rising) / 2))
+        spread = math.sqrt((right - down) ** 2 + ((falling - rising) / 2) ** 2)
         return float(np.clip((trace - spread) / (trace + spread), 0, 1)) if trace > 0 else 1.0
 
 
 def _noise_share(squared_px: float) -> float:
     """Autocorrelation of white noise of deviation 1 behind the kernel G(1) - G(2), at a squared distance in pixels."""
-    narrow, mixed, wide = (np.exp(-squared_px / scale) for scale in (4, 10, 16))
-    return float((narrow - 0.8 * mixed + wide / 4) / (4 * np.pi))
+    narrow, mixed, wide = (math.exp(-squared_px / scale) for scale in (4, 10, 16))
+    return round((narrow - 0.8 * mixed + wide / 4) / (4 * math.pi), 9)  # exponentials differ in their last bits
 
 
 def _noise_residues(green: Image) -> NDArray[np.float64]:

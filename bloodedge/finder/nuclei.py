@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import Reason
-from bloodedge.finder.light import CODES, STAINED, Doubles, Floats, Stain
+from bloodedge.finder.exact import Levels, blurred, squared_depths
+from bloodedge.finder.light import CODES, STAINED, Doubles, Stain
 from bloodedge.finder.parameters import FinderParameters
 from bloodedge.imaging import Box, Image, as_image
 
@@ -36,13 +37,24 @@ def nucleus_in(dark: Image, mask: Image, um_per_px: float) -> Image:
     side = 2 * round(0.2 / um_per_px) + 1
     smooth = as_image(cv2.blur(dark, (side, side)))
     values = smooth[mask > 0]
-    level, _ = cv2.threshold(values.reshape(-1, 1), 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    level = _otsu(values)
     above = values > level
     if not above.any() or above.all():
         return mask.copy()
     if values[above].mean() < _LEAST_CONTRAST * max(1.0, values[~above].mean()):
         return mask.copy()
     return as_image(cv2.bitwise_and(mask, ((smooth > level) * np.uint8(255)).astype(np.uint8)))
+
+
+def _otsu(values: Image) -> int:
+    """The threshold of values uint8 (N,) with the most variance between those above and the others; the lowest of them.
+
+    OpenCV's differs between processors where several are alike.
+    """
+    counts = np.bincount(values, minlength=256)
+    below, sums = np.cumsum(counts), np.cumsum(counts * np.arange(256))
+    apart = (sums * below[-1] - sums[-1] * below).astype(np.float64)
+    return int(np.argmax(apart**2 / np.maximum(below * (below[-1] - below), 1)))
 
 
 def dirt_or_dye(density: Image, nucleus: Image, parameters: FinderParameters) -> bool:
@@ -90,7 +102,7 @@ def refused_objects(stain: Stain, cells: Image, um_per_px: float, parameters: Fi
 
     Darker: above the median of the stained pixels by 2.5 robust deviations, and half-way to the frame's darkest.
     """
-    dark = np.asarray(cv2.GaussianBlur(stain.dark, (0, 0), max(0.6, 0.2 / um_per_px)), np.float32)
+    dark = blurred(stain.dark, max(0.6, 0.2 / um_per_px))
     level = _darker_than_red_cells(dark, stain)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(((dark > level) & (cells == 0)).astype(np.uint8))
     areas = stats[:, cv2.CC_STAT_AREA] * um_per_px**2
@@ -105,7 +117,7 @@ def refused_objects(stain: Stain, cells: Image, um_per_px: float, parameters: Fi
     return found
 
 
-def _darker_than_red_cells(dark: Floats, stain: Stain) -> float:
+def _darker_than_red_cells(dark: Levels, stain: Stain) -> float:
     sample = dark[::3, ::3][stain.steps[::3, ::3, 1] > STAINED]
     if not len(sample):
         return float("inf")
@@ -117,8 +129,7 @@ def _darker_than_red_cells(dark: Floats, stain: Stain) -> float:
 def _reason(inside: Image, area_um2: float, um_per_px: float, parameters: FinderParameters) -> Reason:
     if area_um2 < parameters.small_object_um2:
         return Reason.TOO_SMALL
-    padded = cv2.copyMakeBorder(inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
-    if cv2.distanceTransform(padded, cv2.DIST_L2, 3).max() * um_per_px < parameters.core_radius_um:
+    if squared_depths(inside).max() * um_per_px**2 < parameters.core_radius_um**2:
         return Reason.RAGGED
     return Reason.NO_NUCLEUS
 

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from bloodedge.finder.exact import blurred, shrunk
 from bloodedge.finder.light import Floats, Stain, stain_of
 from bloodedge.finder.network import CORE_SHARE, ZERO, PixelNetwork
 from bloodedge.finder.parameters import DEFAULT_UM_PER_PX, RED_CELL_UM, FinderParameters
 from bloodedge.finder.seeds import seeds_in
 from bloodedge.imaging import Image, as_image
 
-_RADII_PX = np.geomspace(6, 90, 40)
+_RADII_PX = np.round(np.geomspace(6, 90, 40), 3)
 _LEAST_ARC = 0.33
 """Share of a circle's rim that must vote for it."""
 _LEAST_COVER = 0.02
@@ -104,15 +105,6 @@ def _whites(stain: Stain, um_per_px: float, parameters: FinderParameters, networ
     return _Whites(maps.cell, _WHITE_CELL_UM / diameter_px, seeds[0].odds)
 
 
-def shrunk(bgr: Image, factor: int) -> Image:
-    """The frame with means of ``factor`` times ``factor`` pixels."""
-    if factor == 1:
-        return bgr
-    size = max(1, bgr.shape[1] // factor), max(1, bgr.shape[0] // factor)
-    trimmed = bgr[: size[1] * factor, : size[0] * factor]
-    return as_image(cv2.resize(trimmed, size, interpolation=cv2.INTER_AREA))
-
-
 def um_per_px_of(stain: Stain, white: Image) -> tuple[float | None, float]:
     """(micrometres per pixel by the most frequent radius of round red cells, None when there are too few; how many)."""
     rims = _rims(stain, white)
@@ -121,32 +113,37 @@ def um_per_px_of(stain: Stain, white: Image) -> tuple[float | None, float]:
     circles = np.array([_circles(rims, radius, stain.shape) for radius in _RADII_PX])
     # Red cells cover more of a frame than platelets, however many those are.
     weight = circles * _RADII_PX
-    smooth = np.convolve(weight, (0.25, 0.5, 0.25), mode="same")
+    framed = np.pad(weight, 1)
+    smooth = (framed[:-2] + 2 * weight + framed[2:]) / 4
     best = int(np.argmax(smooth))
     if circles[max(0, best - 1) : best + 2].sum() < _LEAST_CIRCLES or best in (0, len(_RADII_PX) - 1):
         return None, 0.0
     covered = circles[best - 1 : best + 2].sum() * np.pi * _RADII_PX[best] ** 2
-    if covered < _LEAST_COVER * np.count_nonzero(stain.green > 0.5 * stain.red_cell):
+    if covered < _LEAST_COVER * np.count_nonzero(2 * stain.green > stain.red_cell):
         return None, 0.0
     left, middle, right = smooth[best - 1 : best + 2]
     offset = 0.5 * (left - right) / (left - 2 * middle + right)
-    radius = float(np.interp(best + offset, np.arange(len(_RADII_PX)), _RADII_PX))
+    lower = math.floor(best + offset)
+    radius = float(_RADII_PX[lower] + (best + offset - lower) * (_RADII_PX[lower + 1] - _RADII_PX[lower]))
     um_per_px = RED_CELL_UM / (2 * (radius + 0.5))  # a rim pixel's middle lies half a pixel inside the rim
     return um_per_px, float(circles[best - 1 : best + 2].sum())
 
 
 def _rims(stain: Stain, white: Image) -> Rims:
     """Where density crosses half of a red cell's, away from white cells, uint8 (H, W) above 0."""
-    green = cv2.GaussianBlur(stain.green, (0, 0), 1.0)
-    inside = (green > 0.5 * stain.red_cell).astype(np.uint8)
+    green = blurred(stain.green, 1.0)
+    inside = (2 * green > stain.red_cell).astype(np.uint8)
     rim = (inside - cv2.erode(inside, np.ones((3, 3), np.uint8))).astype(bool)
     rim &= cv2.dilate(white, np.ones((5, 5), np.uint8)) == 0
     rim[[0, -1]] = False
     rim[:, [0, -1]] = False
     y, x = np.nonzero(rim)
-    across = cv2.Sobel(green, cv2.CV_32F, 1, 0, ksize=5)[y, x]
-    down = cv2.Sobel(green, cv2.CV_32F, 0, 1, ksize=5)[y, x]
-    length = np.maximum(np.hypot(across, down), 1e-6)
+    # Sums of whole numbers below 2 ** 24 are exact in float32.
+    across, down = (
+        cv2.Sobel(green.astype(np.float32), cv2.CV_32F, *axes, ksize=5)[y, x].astype(np.float64)
+        for axes in ((1, 0), (0, 1))
+    )
+    length = np.maximum(np.sqrt(across**2 + down**2), 1)
     return Rims(
         np.stack([x, y], axis=1).astype(np.float32),
         np.stack([across / length, down / length], axis=1).astype(np.float32),
@@ -165,4 +162,4 @@ def _circles(rims: Rims, radius: float, shape: tuple[int, ...]) -> float:
     counted = cv2.boxFilter(votes, -1, (3, 3), normalize=False)
     arcs = np.asarray(counted / (0.9 * 2 * np.pi * radius), np.float32)
     peak = (arcs >= cv2.dilate(arcs, np.ones((9, 9), np.uint8))) & (arcs > _LEAST_ARC)
-    return float(np.clip(arcs[peak] - _LEAST_ARC, 0, 1).sum())
+    return math.fsum(np.clip(arcs[peak] - _LEAST_ARC, 0, 1))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bloodedge.finder.edge import to_edge
-from bloodedge.finder.outline import Silhouette
 from bloodedge.finder.parameters import FinderParameters
+from bloodedge.finder.silhouette import Silhouette
 
 UM_PER_PX = 0.08
 SIDE, RADIUS = 220, 70
