@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BOUNDS = {"finder measures": 1e-4, "simulation": 2.0, "device measures": 1e-4, "float tensors": 1e-4}
+BOUNDS = {"simulation": 2.0, "device measures": 1e-4, "float tensors": 1e-4}
 """Largest difference allowed where results are not promised to the byte; all else must be equal bytes."""
 
 

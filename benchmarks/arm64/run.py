@@ -4,8 +4,9 @@
 
 The device package and LiteRT's aarch64 wheel run under user-mode emulation, in a Debian fetched through this machine's
 apt (or from BLOODEDGE_DEBIAN_MIRROR) and kept in --cache. Equal to the byte must be: images decoded, network inputs,
-cells found, the output of every layer of every int8 network, and what `bloodedge device run` stores. What the finder
-measures in floating point, and what the simulated microscope draws, must be within a bound (see compare.py). The
+what the frame gate measures, cells found and what is measured on them, what the kind network reads and says, the output
+of every layer of every int8 network, and what `bloodedge device run` stores. Probabilities, and what the simulated
+microscope draws, must be within a bound (see compare.py). The
 default bundle is models/cells.bundle; int8 networks of every architecture come from random_networks.py. Writes
 results/arm64.json and exits 1 when anything differs; where the board cannot be had it says why, and exits 0.
 """

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from bloodedge.engine import load_bytes
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.finder import find_cells
+from bloodedge.finder.frame_gate import check
 from bloodedge.imaging import CNMC_UM_PER_PX, ImagingSpec, cell_on_black, network_input, read_image
 from bloodedge.machine import hardware_name, versions
 from bloodedge.simulation import FieldSpec, SubjectStyle, render_cell, render_field
+from bloodedge_device.kinds import KindInput, default_kinds
 
 SPECS = {
     "physical": ImagingSpec(size_px=96, um_per_px=0.2),
@@ -54,7 +56,7 @@ def inputs(files: Sequence[str], spec: ImagingSpec) -> NDArray[np.uint8]:
 
 
 def found(files: Sequence[str], um_per_px: float | None) -> tuple[Arrays, Arrays]:
-    """(boxes and masks of the white cells in each frame, what is measured on them in floating point)."""
+    """(boxes, masks and inputs of the white cells in each frame, what the gate and the finder measure on it)."""
     shapes: Arrays = {}
     measures: Arrays = {}
     for file in files:
@@ -66,10 +68,15 @@ def found(files: Sequence[str], um_per_px: float | None) -> tuple[Arrays, Arrays
             (c.area_px, c.nucleus_px, c.completeness, c.nuclear_density, c.focus, result.um_per_px)
             for c in result.cells
         ]
+        gate = check(frame)
+        measures[f"{name} gate"] = np.array([gate.focus, gate.isotropy, gate.brightness, gate.saturated], np.float64)
         measures[name] = np.array(rows, np.float64).reshape(-1, 6)
         for number, cell in enumerate(result.cells):
             spec = ImagingSpec(size_px=96, um_per_px=2 * CNMC_UM_PER_PX)
             shapes[f"{name} input {number}"] = network_input(cell.crop(frame, um_per_px or RENDERED_UM_PER_PX), spec)
+            kind_input = KindInput.of(cell, result.um_per_px).image()
+            shapes[f"{name} kind input {number}"] = kind_input
+            shapes[f"{name} kind codes {number}"] = default_kinds().codes(kind_input)
     return shapes, measures
 
 

@@ -96,13 +96,16 @@ class KindNetwork:
     def probabilities(self, image: Image) -> NDArray[np.float64]:
         """Calibrated (10,), of OUTPUTS, of an input uint8 (SIDE, SIDE, 3)."""
         step, zero = self._output["quantization"]
+        odds = (self.codes(image).astype(np.float64) - zero) * step / TEMPERATURE
+        shares = np.exp(odds - odds.max())
+        return np.asarray(shares / shares.sum(), np.float64)
+
+    def codes(self, image: Image) -> NDArray[np.int8]:
+        """The network's int8 outputs (10,) of an input uint8 (SIDE, SIDE, 3)."""
         with self._turn:
             self._interpreter.set_tensor(self._input["index"], image[np.newaxis])
             self._interpreter.invoke()
-            codes = self._interpreter.get_tensor(self._output["index"])[0]
-        odds = (codes.astype(np.float64) - zero) * step / TEMPERATURE
-        shares = np.exp(odds - odds.max())
-        return np.asarray(shares / shares.sum(), np.float64)
+            return np.array(self._interpreter.get_tensor(self._output["index"])[0], np.int8)
 
 
 @cache
@@ -124,7 +127,8 @@ def call_of(probabilities: NDArray[np.float64]) -> KindCall:
     return KindCall(kind, by_kind[kind], asked, stage)
 
 
-_LEVELS = np.rint(255 * 10 ** (-np.arange(256) / DENSITY_CODES)).astype(np.uint8)
+_LEVELS = np.rint(np.round(255 * 10 ** (-np.arange(256) / DENSITY_CODES), 6)).astype(np.uint8)
+"""Light behind each density; one tenth of 255 lies half-way between two levels, and processors' powers differ."""
 
 
 def transmitted(density: Image) -> Image:
