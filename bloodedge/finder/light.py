@@ -169,7 +169,8 @@ def _fit(terms: Doubles, values: Doubles) -> Doubles:
     """
     normal = terms @ terms.T / np.outer(_TERM_SIZES, _TERM_SIZES) + 1e-3 * np.eye(len(terms))
     right = (terms @ values).reshape(len(terms), -1) / _TERM_SIZES[:, np.newaxis]
-    return (_solved(normal, right) / _TERM_SIZES[:, np.newaxis]).reshape(len(terms), *values.shape[1:])
+    coefficients = _solved(normal, right) / _TERM_SIZES[:, np.newaxis]
+    return np.asarray(coefficients.reshape(len(terms), *values.shape[1:]), np.float64)
 
 
 def _solved(matrix: Doubles, right: Doubles) -> Doubles:
@@ -179,12 +180,12 @@ def _solved(matrix: Doubles, right: Doubles) -> Doubles:
         rows[pivot] /= rows[pivot, pivot]
         others = np.arange(len(rows)) != pivot
         rows[others] -= rows[others, pivot, np.newaxis] * rows[pivot]
-    return rows[:, len(matrix) :]
+    return np.asarray(rows[:, len(matrix) :], np.float64)
 
 
 def _surface(terms: Doubles, coefficients: Doubles) -> Doubles:
     """(N,): summed in one order."""
-    total = terms[0] * coefficients[0]
+    total = np.asarray(terms[0] * coefficients[0], np.float64)
     for term, coefficient in zip(terms[1:], coefficients[1:], strict=True):
         total += term * coefficient
     return total

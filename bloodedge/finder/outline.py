@@ -96,9 +96,8 @@ def outlines(field: Evidence, seeds: list[Seed], um_per_px: float, parameters: F
 
     field: what ``evidence`` gives.
     """
-    owners, framed = (
-        cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_CONSTANT) for image in (_numbered(seeds, field.shape), field)
-    )
+    framed = np.pad(field, 1)
+    owners = np.pad(_numbered(seeds, field.shape), 1)
     directions, radii = _rays(parameters.cell_radius_um)
     steps = np.rint(directions.T[:, :, np.newaxis] * (radii * _PARTS / um_per_px)).astype(np.int32)
     for first in range(0, len(seeds), _AT_ONCE):
@@ -153,7 +152,8 @@ def _bilinear(framed: Evidence, x: Levels, y: Levels) -> Levels:
 def _at(framed: NDArray[Any], column: Levels, row: Levels) -> NDArray[Any]:
     """The values of an image with a frame of one pixel, whose value is that of all beyond."""
     height, width = framed.shape
-    return framed.ravel()[np.clip(row + 1, 0, height - 1) * width + np.clip(column + 1, 0, width - 1)]
+    places = np.clip(row + 1, 0, height - 1) * width + np.clip(column + 1, 0, width - 1)
+    return np.asarray(framed.ravel()[places])
 
 
 @cache

@@ -16,12 +16,14 @@ from bloodedge.bundle.run_record import DataRecord, RunRecord
 from bloodedge.data.dataset import Dataset, inputs, read_dataset
 from bloodedge.data.split import SplitSpec, split
 from bloodedge.decision.thresholds import Thresholds
-from bloodedge.finder import Found, FoundCell
+from bloodedge.finder import Found, FoundCell, find_cells
 from bloodedge.finder.frame_gate import GateResult
+from bloodedge.finder.light import density_codes
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.simulation import render_cell
+from bloodedge.simulation import render_cell, render_field
 from bloodedge_convert.cells.run_cells import read_cells
 from bloodedge_device.frames import Capture, Frame
+from bloodedge_device.kinds import KindInput
 from bloodedge_device.pipeline import Pipeline
 
 LABELS = ("normal", "blast")
@@ -208,6 +210,16 @@ def test_a_cell_straight_from_the_renderer_gives_the_bytes_of_its_file(tmp_path:
     for spec in SPECS.values():
         image = network_input(found.cells[0].crop(frame, found.um_per_px), spec)
         assert image.tobytes() == inputs(dataset.cells, spec)[0].tobytes()
+
+
+def test_the_kind_network_reads_of_a_stored_cell_what_it_read_in_the_frame() -> None:
+    frame = render_field(3).bgr
+    found = find_cells(frame, 0.1)
+    assert len(found.cells) >= 2
+    for cell in found.cells:
+        stored = cell.crop(frame, found.um_per_px)
+        again = KindInput(density_codes(stored.bgr, cell.light), stored.mask, stored.um_per_px)
+        assert again.image().tobytes() == KindInput.of(cell, found.um_per_px).image().tobytes()
 
 
 def test_real_cells_give_the_same_bytes_in_every_stage(real_data: Path) -> None:
