@@ -60,29 +60,28 @@ def _show_differential(report: DeviceReport) -> None:
     count, after = report.differential, report.reviewed_differential
     if count is None:
         return
+    interval = "corrected [95 %]" if count.is_corrected else "95 % interval"
     rows = [
         (
             row.name,
             str(row.cells),
             percent(row.share),
-            *_shares(row),
+            _interval(row),
             *([str(after.row(row.kind).cells)] if after else []),
         )
         for row in count.rows
     ]
-    columns = ("", "cells", "share", "95 % interval", "corrected [95 %]", *(["after review"] if after else []))
-    shown = range(len(columns)) if count.is_corrected else [i for i in range(len(columns)) if i != 4]
-    table = [tuple(row[index] for index in shown) for row in rows]
-    print_table(tuple(columns[index] for index in shown), table, title="Differential")
+    columns = ("", "cells", "share", interval, *(["after review"] if after else []))
+    print_table(columns, rows, title="Differential")
     for sentence in (*count.sentences, count.beside_sentence):
         console().print(escape(sentence))
 
 
-def _shares(row: DifferentialRow) -> tuple[str, str]:
-    exact = f"{percent(row.low)} - {percent(row.high)}"
+def _interval(row: DifferentialRow) -> str:
+    """The corrected share in its interval, or the exact limits of what was told."""
     if row.corrected is None:
-        return exact, "\N{EN DASH}"
-    return exact, f"{percent(row.corrected)} [{percent(row.corrected_low)}, {percent(row.corrected_high)}]"
+        return f"{percent(row.low)} - {percent(row.high)}"
+    return f"{percent(row.corrected)} [{percent(row.corrected_low)}, {percent(row.corrected_high)}]"
 
 
 def _show_latency(report: DeviceReport) -> None:
