@@ -118,7 +118,7 @@ def manifest_of(run: RunRecord) -> Manifest:
         thresholds=run.thresholds,
         artifacts=[],
         baseline=Baseline(hardware="", backend="", latency_ms=latency, evaluation=nothing),
-        golden=Golden(inputs=0, max_flips={}, max_probability_difference={}),
+        golden=Golden(inputs=1, max_flips={}, max_probability_difference={}),
         provenance=provenance,
         files={},
     )
