@@ -123,6 +123,23 @@ class Provenance(Strict):
     versions: dict[str, str]
 
 
+class FinetuneRecord(Strict):
+    """How a bundle's head was fitted to a bench; see ``bloodedge_convert.finetuning``."""
+
+    from_name: str
+    from_serial: int
+    cells: int
+    blasts: int
+    slides: int
+    before: Evaluation
+    """The released model on the bench's cells."""
+    after: Evaluation
+    """The new one, each slide held back once."""
+    release_before: Evaluation
+    release_after: Evaluation
+    """On some of the release's own cells, each person held back once."""
+
+
 class Manifest(Strict):
     """``manifest.json`` of a bundle."""
 
@@ -155,6 +172,8 @@ class Manifest(Strict):
     """None in older bundles."""
     features: FeaturesRecord | None = None
     """None in older bundles, and where a whole network was fitted: such a bundle cannot be fine-tuned."""
+    finetuned: FinetuneRecord | None = None
+    """None for a bundle as it was converted."""
     provenance: Provenance
     files: dict[str, str]
     """SHA-256 of every file but manifest.json and signature.json."""

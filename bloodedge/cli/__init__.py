@@ -23,6 +23,7 @@ COMMANDS = {
     "train": ("bloodedge_train.cli.train:train", "Fit a network to a folder of cells; writes a run folder."),
     "sweep": ("bloodedge_train.cli.sweep:sweep", "Train with many settings on Ray Tune and rank them by validation."),
     "convert": ("bloodedge_convert.cli:convert", "Turn a run into a bundle of int8 models that passed the gate."),
+    "finetune": ("bloodedge_convert.finetune_cli:finetune", "Fit a bundle's head to a bench's reviewed cells."),
     "report": ("bloodedge.cli.report:report", "Open a bundle's conversion report in the browser."),
     "rates": ("bloodedge.cli.rates:rates", "Measure how often a bundle errs and refuses, on more people."),
     "keys": ("bloodedge.cli.keys:keys", "Make, trust and revoke the keys that sign bundles."),

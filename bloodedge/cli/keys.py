@@ -74,7 +74,7 @@ def rotate(
     """
     from bloodedge.signing.keys import id_of, new_key
 
-    endorser = _key_in_use(old, password_file)
+    endorser = key_in_use(old, password_file)
     private, public, key = new_key(
         name, out, days=days, password=_password(new_password_file), endorser=(endorser, id_of(endorser))
     )
@@ -144,7 +144,7 @@ def sign(bundle: Path, key: Path, out: Path | None, password_file: Path | None) 
     """Sign BUNDLE after checking every file in it against its manifest."""
     from bloodedge.signing.signature import sign_bundle
 
-    signature = sign_bundle(bundle, _key_in_use(key, password_file), out)
+    signature = sign_bundle(bundle, key_in_use(key, password_file), out)
     click.echo(f"{out or bundle} is signed with key {signature.key_id}.")
 
 
@@ -174,7 +174,7 @@ def _of_the_device(module: str, name: str) -> Any:
     return getattr(importlib.import_module(f"bloodedge_device.{module}"), name)
 
 
-def _key_in_use(path: Path, password_file: Path | None) -> "Ed25519PrivateKey":
+def key_in_use(path: Path, password_file: Path | None) -> "Ed25519PrivateKey":
     """A private key; UsageError if the public key beside it says that its use has ended."""
     from bloodedge.signing.keys import public_beside, read_private_key, refuse_past
 

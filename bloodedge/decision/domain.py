@@ -49,6 +49,14 @@ MEANS, FINEST_TEXTURES = slice(5, 8), slice(29, 32)
 Floats = NDArray[np.float64]
 
 
+class Region(Strict):
+    """A bench's cells: as far apart among each other as the training cells, about a middle of their own."""
+
+    mean: tuple[float, ...]
+    limit: float
+    cells: int
+
+
 class Domain(Strict):
     """The region of figures that training cells occupy."""
 
@@ -65,6 +73,8 @@ class Domain(Strict):
     """Inputs that the domain was fitted to, two of each cell."""
     accepted: float | None = None
     """Share of held-out cells inside, 0..1."""
+    benches: tuple[Region, ...] = ()
+    """Of a fine-tuned bundle: where a bench's cells lie. What is inside one of them is inside the domain."""
 
     def holds(self, image: Image) -> bool:
         """Whether a network input, as ``describe`` takes it, is inside."""
@@ -75,9 +85,15 @@ class Domain(Strict):
         return float(self.distances(describe(image)[np.newaxis])[0])
 
     def distances(self, figures: Floats) -> Floats:
-        """Distances (N,) of what ``describe`` gave for N inputs."""
-        mean, deviation, whitening = self._arrays
-        standard = (figures - mean) / deviation
+        """Distances (N,) of what ``describe`` gave for N inputs; from a bench's cells, as shares of its limit."""
+        found = [self.apart(figures, self._arrays[0])]
+        found += [self.apart(figures, np.array(one.mean)) * (self.limit / one.limit) for one in self.benches]
+        return np.asarray(np.min(found, axis=0), np.float64)
+
+    def apart(self, figures: Floats, middle: Floats) -> Floats:
+        """Distances (N,) of figures from a middle (K,)."""
+        _, deviation, whitening = self._arrays
+        standard = (figures - middle) / deviation
         return np.asarray(np.sqrt(np.square(standard @ whitening).mean(axis=1)), np.float64)
 
     @cached_property

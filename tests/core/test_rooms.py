@@ -27,7 +27,7 @@ ORDER = {
     "bloodedge_train": "hardware recipe zoo fitting watcher fitted heads figures run_card run_folder explain"
     " whole_network head_run run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"
-    " conversion external cli",
+    " conversion external finetuning finetune_cli cli",
     "bloodedge_device": "frames latency health timings system gallery kinds classify settings camera slide"
     " pipeline predict store bundles calibration report export teach snapshot outputs web daemon provision cli",
     "bloodedge_fleet": "addresses cells state_dir database boards metrics rollouts terminal web server cli",

@@ -1,0 +1,172 @@
+"""Old against new: on slides of the bench that were held back, and on the release's own people."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bloodedge.bundle.evaluation_record import Evaluation
+from bloodedge.bundle.manifest import Agreement, Manifest
+from bloodedge.decision.operating_point import OperatingPoint, choose_thresholds
+from bloodedge.decision.thresholds import Thresholds
+from bloodedge.errors import BloodedgeError
+from bloodedge.evaluation.scoring import agree, score
+from bloodedge.logistic.solver import sigmoid
+from bloodedge_convert.finetuning.fit import Change, Fit, Source, Space, dealt, fit, loss
+
+DATA = "the bench's reviewed cells, each called by a head that was fitted to none of its slide"
+WITHIN_CHANCE = 2.0
+"""Points of balanced accuracy that a model with a smaller log loss may lose: few cells lie at the line."""
+DOUBTFUL = 0.1
+"""Points of balanced accuracy (0..1) below the release's: then answers are wrong, or the cells are others."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class New:
+    """A change with the thresholds of its bundle."""
+
+    change: Change
+    thresholds: Thresholds
+    point: OperatingPoint | None
+    release: Floats
+    """Log-odds of the release's cells, by changes that were not fitted to their people."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What fine-tuning comes to."""
+
+    new: New
+    folds: NDArray[np.int64]
+    """(N,): in which the bench's cells were held back."""
+    outer: list[Change]
+    """By fold: fitted to the other slides."""
+    before: Evaluation
+    after: Evaluation
+    lost: Agreement
+    """Of the new on the bench's cells; negative drops are gains."""
+    release_before: Evaluation
+    release_after: Evaluation
+    losses: tuple[float, float]
+    """Mean log loss on the bench, before and after."""
+
+    @property
+    def forgotten(self) -> float:
+        """Points of AUC or of balanced accuracy, whichever is more, that the release's own cells lose."""
+        pairs = [
+            (getattr(self.release_before, n), getattr(self.release_after, n)) for n in ("auc", "balanced_accuracy")
+        ]
+        return max(100 * float(old - new) for old, new in pairs)
+
+    def log_odds(self, source: Source) -> Floats:
+        """Of the bench's cells (N,), each by the change that was fitted to none of its slide."""
+        found = np.empty(len(source.labels))
+        for fold, change in enumerate(self.outer):
+            own = self.folds == fold
+            found[own] = change.log_odds(source.some(own))
+        return found
+
+
+def judge(space: Space, manifest: Manifest) -> Judged:
+    """Fit to all cells, and again without each slide in turn."""
+    bench, release = space.bench, space.release
+    folds = dealt(bench.labels, bench.groups, seed=1)
+    everything = np.ones(len(folds), bool)
+    new = _fitted(space, everything, manifest)
+    outer = [_fitted(space, folds != fold, manifest).change for fold in range(int(folds.max()) + 1)]
+
+    def of(log_odds: Floats, source: Source) -> Evaluation:
+        blast = called(log_odds, manifest)
+        return score(source.labels, blast, source.groups.tolist(), threshold=manifest.thresholds.blast)
+
+    found = np.empty(len(folds))
+    for fold, change in enumerate(outer):
+        found[folds == fold] = change.log_odds(bench.some(folds == fold))
+    ours, theirs = (called(values, manifest) for values in (bench.log_odds, found))
+    return Judged(
+        new=new,
+        folds=folds,
+        outer=outer,
+        before=of(bench.log_odds, bench),
+        after=of(found, bench),
+        lost=agree(ours, theirs, bench.labels, bench.groups.tolist(), manifest.thresholds),
+        release_before=of(release.log_odds, release),
+        release_after=of(new.release, release),
+        losses=(
+            loss(bench.log_odds, bench.labels, bench.groups),
+            loss(found, bench.labels, bench.groups),
+        ),
+    )
+
+
+def _fitted(space: Space, kept: NDArray[np.bool_], manifest: Manifest) -> New:
+    """The change and its band of uncertainty, chosen on slides held back; the released threshold stays."""
+    found: Fit = fit(space, kept)
+    bench, temperature, before = space.bench.some(kept), manifest.temperature, manifest.thresholds
+    blast = called(found.bench, manifest)
+    chosen = choose_thresholds(blast, bench.labels, bench.groups.tolist(), DATA)
+    if chosen is None:
+        return New(found.change, before, None, found.release)
+    shift = temperature * (_odds(before.blast) - _odds(chosen[0].blast))
+    low, high = (
+        float(sigmoid(np.array(_odds(p) + shift / temperature)))
+        for p in (chosen[0].uncertain_low, chosen[0].uncertain_high)
+    )
+    thresholds = Thresholds(
+        blast=before.blast, uncertain_low=min(low, before.blast), uncertain_high=max(high, before.blast)
+    )
+    return New(found.change, thresholds, chosen[1], found.release)
+
+
+def called(log_odds: Floats, manifest: Manifest) -> Floats:
+    """Calibrated blast probabilities (N,) of log-odds that are 0 at the manifest's threshold."""
+    return np.asarray(sigmoid(log_odds / manifest.temperature + _odds(manifest.thresholds.blast)))
+
+
+def line(manifest: Manifest) -> float:
+    """The log-odds, before the temperature, at the manifest's threshold."""
+    return manifest.temperature * _odds(manifest.thresholds.blast)
+
+
+def _odds(probability: float) -> float:
+    return float(np.log(probability) - np.log1p(-probability))
+
+
+def enforce(judged: Judged, most_forgotten: float) -> None:
+    """Raise BloodedgeError for a model that is not better on the bench or that forgets too much."""
+    before, after = judged.before, judged.after
+    gain = 100 * ((after.balanced_accuracy or 0) - (before.balanced_accuracy or 0))
+    figures = (
+        f"balanced accuracy {100 * (before.balanced_accuracy or 0):.1f} % before and "
+        f"{100 * (after.balanced_accuracy or 0):.1f} % after, on {after.cells} cells of {after.subjects} slides, each "
+        "held back in turn"
+    )
+    if judged.losses[1] >= judged.losses[0] or gain < -WITHIN_CHANCE:
+        raise BloodedgeError(
+            f"No bundle was written: the new model is not better on this bench ({figures}; log loss "
+            f"{judged.losses[0]:.3f} and {judged.losses[1]:.3f}). Review cells of more "
+            "slides, and look again at answers that you were not sure of."
+        )
+    if judged.forgotten > most_forgotten:
+        raise BloodedgeError(
+            f"No bundle was written: on the release's own people the new model loses {judged.forgotten:.1f} points, "
+            f"more than the {most_forgotten:g} allowed ({figures}). Review cells of more slides, or allow it with "
+            f"--accept-forgetting {np.ceil(judged.forgotten):g}."
+        )
+
+
+def doubts(judged: Judged) -> list[str]:
+    """Sentences on what a reader of the figures should doubt."""
+    after, there = judged.after.balanced_accuracy or 0, judged.release_before.balanced_accuracy or 0
+    found = []
+    if after < there - DOUBTFUL:
+        found.append(
+            f"On slides held back {100 * after:.0f} % are called as you answered, against {100 * there:.0f} % of the "
+            "release's own cells: some answers may be wrong, or these are other cells. Look at the pictures below."
+        )
+    low = judged.lost.drop_ci95.get("balanced_accuracy", (0.0, 0.0))[1]
+    if low >= 0:
+        found.append("The gain is within what chance gives so few slides; review cells of more slides.")
+    return found

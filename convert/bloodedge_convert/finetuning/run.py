@@ -1,0 +1,118 @@
+"""Fine-tuning from beginning to end: bundle and cells in, a better bundle out, or a sentence that says why not."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from bloodedge.bundle import Bundle, is_bundle
+from bloodedge.bundle.data_layout import DataLayout
+from bloodedge.bundle.manifest import FinetuneRecord, Manifest
+from bloodedge.console import Progress
+from bloodedge.data.training_features import TrainingFeatures
+from bloodedge.errors import UsageError
+from bloodedge.evaluation.rates import CARD, with_section
+from bloodedge.logistic.basis import Int8Noise
+from bloodedge.signing.signature import sign_bundle
+from bloodedge_convert.finetuning.cells import read_cells
+from bloodedge_convert.finetuning.fit import Source, Space
+from bloodedge_convert.finetuning.judge import Judged, doubts, enforce, judge, line
+from bloodedge_convert.finetuning.networks import FLOAT, open_features, open_networks
+from bloodedge_convert.finetuning.page import card_lines, page
+from bloodedge_convert.finetuning.write import Writer
+from bloodedge_convert.job import Report
+
+LEVELS = 255
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A written bundle and what it was judged to be."""
+
+    path: Path
+    manifest: Manifest
+    judged: Judged
+    notes: list[str]
+
+
+def finetune(
+    data: Path,
+    source: Path,
+    out: Path,
+    layout: DataLayout,
+    *,
+    key: Any = None,
+    most_forgotten: float,
+    report: Report,
+) -> Finetuned:
+    """Fit the head of the bundle ``source`` to the cells in ``data`` and write ``out``, signed with ``key`` if given.
+
+    Nothing is written unless the new model is better on slides held back and loses at most ``most_forgotten`` points
+    on the release's own people. Raises UsageError for cells or a bundle that cannot be used.
+    """
+    cv2.setNumThreads(1)
+    if not is_bundle(source):
+        raise UsageError(
+            f"{source} is no bundle; make one of a run with: bloodedge convert RUN --int8 --float16 --engine litert "
+            "--engine openvino -o NAME.bundle"
+        )
+    with Bundle(source) as bundle:
+        kept = open_features(bundle)
+        networks = open_networks(bundle, kept)
+        cells = read_cells(data, layout, bundle.manifest.imaging, report)
+        seen = [one.features(cells.images, _step(report, f"Features by {one.name}")) for one in networks]
+        at = line(bundle.manifest)
+        bench = Source(seen[0], kept.head_log_odds(seen[0]) - at, cells.labels, cells.slides)
+        report("Fitting the head", 0, 1)
+        rounded = next((f for n, f in zip(networks, seen, strict=True) if n.artifact.precision not in FLOAT), None)
+        noise = None if rounded is None else _noise(kept, seen[0], rounded)
+        judged = judge(Space(Source.of_release(kept, at), bench, noise), bundle.manifest)
+        report("Fitting the head", 1, 1)
+        enforce(judged, most_forgotten)
+        notes = [*doubts(judged), *cells.warnings]
+        writer = Writer(bundle, kept, cells, judged, bench)
+        report("Writing the bundle", 0, 1)
+        artifacts = [writer.artifact(one, features) for one, features in zip(networks, seen, strict=True)]
+        order = [(one.engine, one.precision) for one in bundle.manifest.artifacts]
+        artifacts.sort(key=lambda one: order.index((one.engine, one.precision)))
+        record = _record(bundle.manifest, judged, cells.labels)
+        manifest = writer.manifest(out.stem, artifacts, record)
+        card = with_section(writer.files.get(CARD, b"").decode(), card_lines(manifest, notes))
+        document = page(bundle.manifest, manifest, judged, bench, cells, notes)
+        with tempfile.TemporaryDirectory(prefix=".bloodedge-finetune-", dir=out.absolute().parent) as folder:
+            made = Path(folder) / out.name
+            manifest = writer.write(made, manifest, document, card)
+            if key is not None:
+                sign_bundle(made, key)
+            made.replace(out)
+        report("Writing the bundle", 1, 1)
+    return Finetuned(out, manifest, judged, notes)
+
+
+def _step(report: Report, what: str) -> Progress:
+    return lambda done, total: report(what, done, total)
+
+
+def _noise(kept: TrainingFeatures, exact: Any, rounded: Any) -> Int8Noise:
+    """What int8 changes in the features of the bench's cells."""
+    changes = rounded - exact
+    parts = np.split(kept.values, np.cumsum(kept.widths)[:-1], axis=1)
+    steps = np.repeat([float(np.ptp(part)) / LEVELS for part in parts], kept.widths)
+    return Int8Noise((changes - changes.mean(axis=0)).astype(np.float32), steps)
+
+
+def _record(old: Manifest, judged: Judged, labels: Any) -> FinetuneRecord:
+    return FinetuneRecord(
+        from_name=old.name,
+        from_serial=old.serial,
+        cells=len(labels),
+        blasts=int(labels.sum()),
+        slides=judged.after.subjects,
+        before=judged.before,
+        after=judged.after,
+        release_before=judged.release_before,
+        release_after=judged.release_after,
+    )

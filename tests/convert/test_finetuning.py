@@ -1,0 +1,128 @@
+"""Fine-tuning a head to a bench: what it learns, what it refuses, and that only the head changes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bloodedge.bundle import Bundle
+from bloodedge.bundle.manifest import Manifest
+from bloodedge.decision.domain import Domain, Region
+from bloodedge.engine import load_bytes
+from bloodedge.engine.golden import unpack_golden
+from bloodedge.errors import BloodedgeError
+from bloodedge_convert.finetuning.fit import Source, Space
+from bloodedge_convert.finetuning.judge import Judged, enforce, judge
+from bloodedge_convert.litert.head import LiteRTHead
+from bloodedge_convert.openvino.head import OpenVINOHead
+
+RELEASED = Path(__file__).parents[2] / "models" / "cells.bundle"
+WIDTH = 12
+TRUE = np.array([1.5, -1.0, *[0.0] * (WIDTH - 2)])
+"""What tells blasts from normal cells, everywhere."""
+
+
+@pytest.fixture(scope="module")
+def manifest() -> Manifest:
+    with Bundle(RELEASED) as bundle:
+        return bundle.manifest
+
+
+def cells(seed: int, people: int, each: int, moved: NDArray[np.float64]) -> Source:
+    """Cells of ``people``, half of each one's blasts, which a microscope shows with features moved by a constant."""
+    rng = np.random.default_rng(seed)
+    labels = np.tile([0, 1], people * each // 2)
+    groups = np.repeat([f"{seed}.{number}" for number in range(people)], each)
+    own = np.repeat(rng.normal(0, 0.2, (people, WIDTH)), each, axis=0)
+    features = rng.normal(size=(len(labels), WIDTH)) + np.outer(2 * labels - 1, TRUE) * 0.8 + own + moved
+    return Source(features.astype(np.float32), features @ TRUE, labels, groups)
+
+
+RELEASE = cells(1, 20, 30, np.zeros(WIDTH))
+ELSEWHERE = np.array([2.5, 0.0, *[4.0] * 4, *[0.0] * (WIDTH - 6)])
+"""A bench whose cells all look like blasts to the released head."""
+
+
+def tuned(bench: Source, manifest: Manifest) -> Judged:
+    return judge(Space(RELEASE, bench, None), manifest)
+
+
+def right(log_odds: NDArray[np.float64], source: Source) -> float:
+    return float(((log_odds >= 0) == (source.labels == 1)).mean())
+
+
+def test_a_bench_that_moves_the_features_is_learnt_and_the_release_is_not_forgotten(manifest: Manifest) -> None:
+    others = cells(9, 6, 40, ELSEWHERE)
+    judged = tuned(cells(2, 5, 20, ELSEWHERE), manifest)
+    assert right(others.log_odds, others) < 0.7
+    assert right(judged.new.change.log_odds(others), others) > 0.85
+    assert judged.forgotten < 2
+    enforce(judged, most_forgotten=2)
+
+
+def test_answers_at_random_are_refused_where_the_released_model_knows_better(manifest: Manifest) -> None:
+    bench = cells(3, 5, 20, np.zeros(WIDTH))
+    judged = tuned(bench, manifest)
+    guessed = replace(judged, losses=(judged.losses[0], judged.losses[0]))
+    with pytest.raises(BloodedgeError, match="not better on this bench"):
+        enforce(guessed, most_forgotten=2)
+    answers = np.random.default_rng(0).permutation(bench.labels)
+    found = tuned(Source(bench.features, bench.log_odds, answers, bench.groups), manifest)
+    others = cells(9, 6, 40, np.zeros(WIDTH))
+    assert right(found.new.change.log_odds(others), others) > right(others.log_odds, others) - 0.1
+
+
+def test_a_fifth_of_wrong_answers_leaves_other_slides_no_worse(manifest: Manifest) -> None:
+    bench, others = cells(4, 5, 20, ELSEWHERE), cells(9, 6, 40, ELSEWHERE)
+    wrong = np.random.default_rng(1).random(len(bench.labels)) < 0.2
+    judged = tuned(Source(bench.features, bench.log_odds, bench.labels ^ wrong, bench.groups), manifest)
+    assert right(judged.new.change.log_odds(others), others) > right(others.log_odds, others)
+
+
+def test_a_model_that_forgets_is_refused_unless_that_is_accepted(manifest: Manifest) -> None:
+    judged = tuned(cells(2, 5, 20, ELSEWHERE), manifest)
+    assert judged.release_before.auc is not None
+    worse = judged.release_after.model_copy(update={"auc": judged.release_before.auc - 0.034})
+    forgetful = replace(judged, release_after=worse)
+    with pytest.raises(BloodedgeError, match=r"loses 3.4 points, more than the 2 allowed .*--accept-forgetting 4"):
+        enforce(forgetful, most_forgotten=2)
+    enforce(forgetful, most_forgotten=4)
+
+
+def test_a_slide_is_judged_by_heads_that_were_not_fitted_to_it(manifest: Manifest) -> None:
+    bench = cells(6, 5, 20, ELSEWHERE)
+    judged = tuned(bench, manifest)
+    for name in np.unique(bench.groups):
+        assert len(set(judged.folds[bench.groups == name])) == 1
+    assert len(judged.outer) == 5
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+@pytest.mark.parametrize("engine", ["litert", "openvino"])
+def test_only_the_head_of_a_finished_network_changes(engine: str, precision: str) -> None:
+    with Bundle(RELEASED) as bundle:
+        artifact = bundle.manifest.artifact(engine, precision)
+        model = bundle.read(artifact.file)
+        weights = bundle.read(artifact.weights_file) if artifact.weights_file else None
+        images = unpack_golden(bundle.read(bundle.manifest.golden.file))[0][:2]
+    head = LiteRTHead(model) if weights is None else OpenVINOHead(model, weights)
+    odds = sum(part @ kernel for part, kernel in zip(head.features(images), head.kernels, strict=True)) + head.bias
+    before = load_bytes(artifact.engine, model, weights, 1).predict(images)
+    np.testing.assert_allclose(1 / (1 + np.exp(-odds)), before[:, 1], atol=4e-3)
+    made = head.replaced([-0.5 * kernel for kernel in head.kernels], -0.5 * head.bias)
+    files = (made, None) if isinstance(made, bytes) else made
+    after = load_bytes(artifact.engine, files[0], files[1], 1).predict(images)
+    np.testing.assert_allclose(after[:, 1], 1 / (1 + np.exp(0.5 * odds)), atol=4e-3)
+
+
+def test_a_bench_s_cells_are_inside_and_what_is_between_is_not(manifest: Manifest) -> None:
+    domain = manifest.domain
+    assert isinstance(domain, Domain)
+    middle = np.array(domain.mean)
+    there = middle + 8 * np.array(domain.deviation)
+    widened = domain.model_copy(update={"benches": (Region(mean=tuple(there), limit=domain.limit, cells=50),)})
+    figures = np.array([middle, (middle + there) / 2, there])
+    assert (domain.distances(figures) <= domain.limit).tolist() == [True, False, False]
+    assert (widened.distances(figures) <= domain.limit).tolist() == [True, False, True]
