@@ -119,7 +119,7 @@ def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain
         mean=tuple(mean),
         deviation=tuple(deviation),
         whitening=tuple(tuple(row) for row in whitening),
-        limit=np.inf,
+        limit=1.0,  # set below
         cells=len(training),
     )
     distances = domain.distances(np.array([describe(image) for image in others]))
