@@ -29,24 +29,19 @@ def to_edge(cell: Silhouette, bgr: Image, light: Image, um_per_px: float, parame
     x, y, width, height = cell.box
     codes = density_codes(bgr[y : y + height, x : x + width], light_at(light, cell.box, bgr.shape))
     density = as_image(cv2.extractChannel(codes, 1))
-    inside = _core(cell.mask, parameters.edge_depth_um / um_per_px)
+    depths = squared_depths(cell.mask)
+    inside = as_image(depths > (parameters.edge_depth_um / um_per_px) ** 2)
     if not cv2.countNonZero(inside):
         return cell
     side = 2 * round(parameters.edge_depth_um / um_per_px) + 1
     summed = _sums(as_image(cv2.bitwise_and(density, density, mask=inside)), side)
     within = summed / np.maximum(_sums(inside, side), 1)
     dense = density > np.maximum(parameters.edge_share * within, DENSITY_CODES * parameters.edge_density)
-    certain = _core(cell.mask, parameters.edge_bite_um / um_per_px)
-    stained = (dense & (cell.mask > 0)) | (certain > 0)
+    stained = (dense & (cell.mask > 0)) | (depths > (parameters.edge_bite_um / um_per_px) ** 2)
     mask = _largest(stained.astype(np.uint8), max(1, round(_SPECK_UM / um_per_px)))
     if cv2.countNonZero(mask) < _LEAST_LEFT * cv2.countNonZero(cell.mask):
         return cell
     return trimmed(mask, (x, y), cell.completeness)
-
-
-def _core(mask: Image, depth_px: float) -> Image:
-    """Pixels deeper in the mask than the margin, 0/1."""
-    return as_image(squared_depths(mask) > depth_px**2)
 
 
 def _sums(image: Image, side: int) -> Doubles:

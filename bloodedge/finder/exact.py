@@ -42,4 +42,4 @@ def squared_depths(mask: NDArray[np.uint8]) -> Levels:
     """
     framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT)
     depths = cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    return np.rint(np.square(depths)).astype(np.int32)
+    return np.rint(np.square(depths, dtype=np.float32)).astype(np.int32)

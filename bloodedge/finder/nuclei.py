@@ -37,7 +37,7 @@ def nucleus_in(dark: Image, mask: Image, um_per_px: float) -> Image:
     side = 2 * round(0.2 / um_per_px) + 1
     smooth = as_image(cv2.blur(dark, (side, side)))
     values = smooth[mask > 0]
-    level = _otsu(values)
+    level = _otsu(np.asarray(cv2.calcHist([smooth], [0], mask, [256], [0, 256]), np.float64).ravel())
     above = values > level
     if not above.any() or above.all():
         return mask.copy()
@@ -46,14 +46,13 @@ def nucleus_in(dark: Image, mask: Image, um_per_px: float) -> Image:
     return as_image(cv2.bitwise_and(mask, ((smooth > level) * np.uint8(255)).astype(np.uint8)))
 
 
-def _otsu(values: Image) -> int:
-    """The threshold of values uint8 (N,) with the most variance between those above and the others; the lowest of them.
+def _otsu(counts: Doubles) -> int:
+    """The level, of a histogram (256,), with the most variance between what is above it and the rest; the lowest such.
 
     OpenCV's differs between processors where several are alike.
     """
-    counts = np.bincount(values, minlength=256)
     below, sums = np.cumsum(counts), np.cumsum(counts * np.arange(256))
-    apart = (sums * below[-1] - sums[-1] * below).astype(np.float64)
+    apart = sums * below[-1] - sums[-1] * below
     return int(np.argmax(apart**2 / np.maximum(below * (below[-1] - below), 1)))
 
 
