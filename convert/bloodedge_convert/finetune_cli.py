@@ -70,7 +70,8 @@ def show(made: "Finetuned", *, signed: bool) -> None:
 
     judged, out = made.judged, console()
     columns = ("figure [95 %]", "before", "after")
-    here = f"{judged.after.cells} cells of this bench, each of its {judged.after.subjects} slides held back once"
+    held = "" if judged.after.subjects == judged.after.cells else f" of its {judged.after.subjects} slides"
+    here = f"{judged.after.cells} cells of this bench, each{held} held back once"
     there = f"{judged.release_after.cells} cells of the release, each of its people held back once"
     print_table(columns, table(judged.before, judged.after), title=here)
     print_table(columns, table(judged.release_before, judged.release_after), title=there)

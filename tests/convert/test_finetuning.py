@@ -14,7 +14,7 @@ from bloodedge.engine import load_bytes
 from bloodedge.engine.golden import unpack_golden
 from bloodedge.errors import BloodedgeError
 from bloodedge_convert.finetuning.fit import Source, Space
-from bloodedge_convert.finetuning.judge import Judged, enforce, judge
+from bloodedge_convert.finetuning.judge import Judged, decide, judge
 from bloodedge_convert.litert.head import LiteRTHead
 from bloodedge_convert.openvino.head import OpenVINOHead
 
@@ -49,17 +49,33 @@ def tuned(bench: Source, manifest: Manifest) -> Judged:
     return judge(Space(RELEASE, bench, None), manifest)
 
 
+def decided(
+    judged: Judged, bench: Source, manifest: Manifest, *, accepted: float = 1.0, forgotten: float = 2
+) -> Judged:
+    return decide(judged, Space(RELEASE, bench, None), manifest, (accepted, 1.0), forgotten)
+
+
 def right(log_odds: NDArray[np.float64], source: Source) -> float:
     return float(((log_odds >= 0) == (source.labels == 1)).mean())
 
 
 def test_a_bench_that_moves_the_features_is_learnt_and_the_release_is_not_forgotten(manifest: Manifest) -> None:
     others = cells(9, 6, 40, ELSEWHERE)
-    judged = tuned(cells(2, 5, 20, ELSEWHERE), manifest)
+    bench = cells(2, 5, 20, ELSEWHERE)
+    judged = tuned(bench, manifest)
     assert right(others.log_odds, others) < 0.7
     assert right(judged.new.change.log_odds(others), others) > 0.85
     assert judged.forgotten < 2
-    enforce(judged, most_forgotten=2)
+    assert decided(judged, bench, manifest) is judged
+
+
+def test_a_released_head_that_is_as_good_stays_and_its_domain_grows(manifest: Manifest) -> None:
+    bench = cells(3, 5, 20, np.zeros(WIDTH))
+    judged = replace(tuned(bench, manifest), losses=(0.3, 0.31))
+    found = decided(judged, bench, manifest, accepted=0.2)
+    np.testing.assert_array_equal(found.log_odds(bench), bench.log_odds)
+    assert found.forgotten == 0
+    assert found.new.thresholds == manifest.thresholds
 
 
 def test_answers_at_random_are_refused_where_the_released_model_knows_better(manifest: Manifest) -> None:
@@ -67,7 +83,7 @@ def test_answers_at_random_are_refused_where_the_released_model_knows_better(man
     judged = tuned(bench, manifest)
     guessed = replace(judged, losses=(judged.losses[0], judged.losses[0]))
     with pytest.raises(BloodedgeError, match="not better on this bench"):
-        enforce(guessed, most_forgotten=2)
+        decided(guessed, bench, manifest)
     answers = np.random.default_rng(0).permutation(bench.labels)
     found = tuned(Source(bench.features, bench.log_odds, answers, bench.groups), manifest)
     others = cells(9, 6, 40, np.zeros(WIDTH))
@@ -82,13 +98,14 @@ def test_a_fifth_of_wrong_answers_leaves_other_slides_no_worse(manifest: Manifes
 
 
 def test_a_model_that_forgets_is_refused_unless_that_is_accepted(manifest: Manifest) -> None:
-    judged = tuned(cells(2, 5, 20, ELSEWHERE), manifest)
+    bench = cells(2, 5, 20, ELSEWHERE)
+    judged = tuned(bench, manifest)
     assert judged.release_before.auc is not None
     worse = judged.release_after.model_copy(update={"auc": judged.release_before.auc - 0.034})
     forgetful = replace(judged, release_after=worse)
     with pytest.raises(BloodedgeError, match=r"loses 3.4 points, more than the 2 allowed .*--accept-forgetting 4"):
-        enforce(forgetful, most_forgotten=2)
-    enforce(forgetful, most_forgotten=4)
+        decided(forgetful, bench, manifest)
+    assert decided(forgetful, bench, manifest, forgotten=4) is forgetful
 
 
 def test_a_slide_is_judged_by_heads_that_were_not_fitted_to_it(manifest: Manifest) -> None:

@@ -28,6 +28,15 @@ def with_bench(domain: Domain | None, cells: BenchCells, folds: NDArray[np.int64
     return domain.model_copy(update={"benches": (*domain.benches, region)})
 
 
+def accepted(old: Domain | None, new: Domain | None, cells: BenchCells) -> tuple[float, float]:
+    """Shares of the cells inside the domain, before and after."""
+    before, after = (
+        1.0 if domain is None else float((domain.distances(cells.figures) <= domain.limit).mean())
+        for domain in (old, new)
+    )
+    return before, after
+
+
 def moved(reference: Reference | None, cells: BenchCells, blast: Floats) -> Reference | None:
     """The reference with each aspect's quantiles moved to the bench's median; how people differ stays.
 

@@ -43,6 +43,18 @@ class BenchCells:
     areas_um2: NDArray[np.float64]
     warnings: list[str]
 
+    def some(self, chosen: NDArray[np.bool_]) -> "BenchCells":
+        """Those of the cells that are chosen (N,)."""
+        return BenchCells(
+            files=[file for file, yes in zip(self.files, chosen, strict=True) if yes],
+            images=self.images[chosen],
+            labels=self.labels[chosen],
+            slides=self.slides[chosen],
+            figures=self.figures[chosen],
+            areas_um2=self.areas_um2[chosen],
+            warnings=self.warnings,
+        )
+
 
 def read_cells(data: Path, layout: DataLayout, imaging: ImagingSpec, report: Report) -> BenchCells:
     """Read and check the cells; raises UsageError that names all that is missing, and by how many."""

@@ -1,6 +1,6 @@
 """Old against new: on slides of the bench that were held back, and on the release's own people."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from bloodedge_convert.finetuning.fit import Change, Fit, Source, Space, dealt, 
 DATA = "the bench's reviewed cells, each called by a head that was fitted to none of its slide"
 WITHIN_CHANCE = 2.0
 """Points of balanced accuracy that a model with a smaller log loss may lose: few cells lie at the line."""
+WIDENED = 0.1
+"""Share of the bench's cells that a new domain must take in, beside the old one's, to be worth a bundle."""
 DOUBTFUL = 0.1
 """Points of balanced accuracy (0..1) below the release's: then answers are wrong, or the cells are others."""
 
@@ -59,6 +61,11 @@ class Judged:
             (getattr(self.release_before, n), getattr(self.release_after, n)) for n in ("auc", "balanced_accuracy")
         ]
         return max(100 * float(old - new) for old, new in pairs)
+
+    @property
+    def gain(self) -> float:
+        """Points of balanced accuracy on the bench."""
+        return 100 * ((self.after.balanced_accuracy or 0) - (self.before.balanced_accuracy or 0))
 
     def log_odds(self, source: Source) -> Floats:
         """Of the bench's cells (N,), each by the change that was fitted to none of its slide."""
@@ -134,39 +141,69 @@ def _odds(probability: float) -> float:
     return float(np.log(probability) - np.log1p(-probability))
 
 
-def enforce(judged: Judged, most_forgotten: float) -> None:
-    """Raise BloodedgeError for a model that is not better on the bench or that forgets too much."""
-    before, after = judged.before, judged.after
-    gain = 100 * ((after.balanced_accuracy or 0) - (before.balanced_accuracy or 0))
-    figures = (
-        f"balanced accuracy {100 * (before.balanced_accuracy or 0):.1f} % before and "
-        f"{100 * (after.balanced_accuracy or 0):.1f} % after, on {after.cells} cells of {after.subjects} slides, each "
-        "held back in turn"
+def kept_head(judged: Judged, space: Space, manifest: Manifest) -> Judged:
+    """The same with the released head, for a bundle whose domain alone is new."""
+    count = space.bench.features.shape[1]
+    same = Change(1.0, np.zeros(count), 0.0, np.inf)
+    blast, people = called(space.bench.log_odds, manifest), space.bench.groups.tolist()
+    agreement = agree(blast, blast, space.bench.labels, people, manifest.thresholds)
+    return replace(
+        judged,
+        new=New(same, manifest.thresholds, manifest.operating_point, space.release.log_odds),
+        outer=[same] * len(judged.outer),
+        after=judged.before,
+        lost=agreement,
+        release_after=judged.release_before,
+        losses=(judged.losses[0], judged.losses[0]),
     )
-    if judged.losses[1] >= judged.losses[0] or gain < -WITHIN_CHANCE:
-        raise BloodedgeError(
-            f"No bundle was written: the new model is not better on this bench ({figures}; log loss "
-            f"{judged.losses[0]:.3f} and {judged.losses[1]:.3f}). Review cells of more "
-            "slides, and look again at answers that you were not sure of."
-        )
-    if judged.forgotten > most_forgotten:
+
+
+def decide(
+    judged: Judged, space: Space, manifest: Manifest, accepted: tuple[float, float], most_forgotten: float
+) -> Judged:
+    """What goes into the bundle: the new head if it is better on the bench, else the old one in a wider domain.
+
+    accepted: shares of the bench's cells inside the domain, before and after. Raises BloodedgeError where neither is
+    better, or the new head forgets too much.
+    """
+    better = judged.losses[1] < judged.losses[0] and judged.gain >= -WITHIN_CHANCE
+    if better and judged.forgotten <= most_forgotten:
+        return judged
+    before, after = (100 * (one.balanced_accuracy or 0) for one in (judged.before, judged.after))
+    figures = (
+        f"balanced accuracy {before:.1f} % before and {after:.1f} % after, on {judged.after.cells} cells of "
+        f"{judged.after.subjects} slides, each held back in turn"
+    )
+    if better:
         raise BloodedgeError(
             f"No bundle was written: on the release's own people the new model loses {judged.forgotten:.1f} points, "
             f"more than the {most_forgotten:g} allowed ({figures}). Review cells of more slides, or allow it with "
             f"--accept-forgetting {np.ceil(judged.forgotten):g}."
         )
+    holds = (judged.before.balanced_accuracy or 0) >= (judged.release_before.balanced_accuracy or 0) - DOUBTFUL
+    if holds and accepted[1] - accepted[0] >= WIDENED:
+        return kept_head(judged, space, manifest)
+    raise BloodedgeError(
+        f"No bundle was written: the new model is not better on this bench ({figures}; log loss "
+        f"{judged.losses[0]:.3f} and {judged.losses[1]:.3f}). Review cells of more slides, and look again at answers "
+        "that you were not sure of."
+    )
 
 
 def doubts(judged: Judged) -> list[str]:
     """Sentences on what a reader of the figures should doubt."""
     after, there = judged.after.balanced_accuracy or 0, judged.release_before.balanced_accuracy or 0
     found = []
+    if np.isinf(judged.new.change.penalty):
+        found.append(
+            "The released head is as good on this bench as any that was fitted to it, and stays; what is new is the "
+            "domain, inside which it answers, and the error rates."
+        )
+    elif judged.lost.drop_ci95.get("balanced_accuracy", (0.0, 0.0))[1] >= 0:
+        found.append("The gain is within what chance gives so few slides; review cells of more slides.")
     if after < there - DOUBTFUL:
         found.append(
             f"On slides held back {100 * after:.0f} % are called as you answered, against {100 * there:.0f} % of the "
             "release's own cells: some answers may be wrong, or these are other cells. Look at the pictures below."
         )
-    low = judged.lost.drop_ci95.get("balanced_accuracy", (0.0, 0.0))[1]
-    if low >= 0:
-        found.append("The gain is within what chance gives so few slides; review cells of more slides.")
     return found

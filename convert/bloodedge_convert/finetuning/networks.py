@@ -66,8 +66,11 @@ def open_features(bundle: Bundle) -> TrainingFeatures:
     return kept
 
 
-def open_networks(bundle: Bundle, kept: TrainingFeatures) -> list[Network]:
-    """Every artifact, a float one first (OpenVINO's where there is one); raises UsageError for ONNX."""
+def open_networks(bundle: Bundle, kept: TrainingFeatures | None) -> list[Network]:
+    """Every artifact, a float one first (OpenVINO's where there is one); raises UsageError for ONNX.
+
+    kept: of the same head; None leaves the head's layers in the order in which they are.
+    """
     found = []
     for artifact in bundle.manifest.artifacts:
         if artifact.engine not in ("litert", "openvino"):
@@ -80,7 +83,8 @@ def open_networks(bundle: Bundle, kept: TrainingFeatures) -> list[Network]:
             head: LiteRTHead | OpenVINOHead = OpenVINOHead(model, bundle.read(artifact.weights_file))
         else:
             head = LiteRTHead(model)
-        found.append(Network(artifact, head, _order(bundle, artifact, head.kernels, kept)))
+        order = _order(bundle, artifact, head.kernels, kept) if kept else list(range(len(head.kernels)))
+        found.append(Network(artifact, head, order))
     return sorted(found, key=lambda one: (one.artifact.precision not in FLOAT, one.artifact.engine != "openvino"))
 
 

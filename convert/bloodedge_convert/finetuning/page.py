@@ -55,13 +55,17 @@ def card_lines(manifest: Manifest, notes: Sequence[str]) -> list[str]:
     ]
 
 
-def page(old: Manifest, new: Manifest, judged: Judged, bench: Source, cells: BenchCells, notes: Sequence[str]) -> str:
-    """The page."""
+def page(
+    old: Manifest,
+    new: Manifest,
+    judged: Judged,
+    bench: Source,
+    cells: BenchCells,
+    shares: tuple[float, float],
+    notes: Sequence[str],
+) -> str:
+    """The page; shares: of the bench's cells inside the domain, before and after."""
     before, after = (values >= 0 for values in (bench.log_odds, judged.log_odds(bench)))
-    accepted = [
-        "all" if domain is None else f"{100 * float((domain.distances(cells.figures) <= domain.limit).mean()):.0f} %"
-        for domain in (old.domain, new.domain)
-    ]
     return render(
         "bloodedge_convert.finetuning",
         "finetune.html",
@@ -72,7 +76,7 @@ def page(old: Manifest, new: Manifest, judged: Judged, bench: Source, cells: Ben
         here=table(judged.before, judged.after),
         there=table(judged.release_before, judged.release_after),
         forgotten=f"{max(judged.forgotten, 0.0):.1f}",
-        accepted=accepted,
+        accepted=[f"{100 * share:.0f} %" for share in shares],
         slides=_slides(judged),
         mended=_pictures(cells, after, (before != after) & (after == (bench.labels == 1))),
         spoilt=_pictures(cells, after, (before != after) & (after != (bench.labels == 1))),

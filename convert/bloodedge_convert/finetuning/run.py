@@ -13,13 +13,14 @@ from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.manifest import FinetuneRecord, Manifest
 from bloodedge.console import Progress
 from bloodedge.data.training_features import TrainingFeatures
-from bloodedge.errors import UsageError
+from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.evaluation.rates import CARD, with_section
 from bloodedge.logistic.basis import Int8Noise
 from bloodedge.signing.signature import sign_bundle
+from bloodedge_convert.finetuning.bench_limits import accepted, with_bench
 from bloodedge_convert.finetuning.cells import read_cells
 from bloodedge_convert.finetuning.fit import Source, Space
-from bloodedge_convert.finetuning.judge import Judged, doubts, enforce, judge, line
+from bloodedge_convert.finetuning.judge import Judged, decide, doubts, judge, line
 from bloodedge_convert.finetuning.networks import FLOAT, open_features, open_networks
 from bloodedge_convert.finetuning.page import card_lines, page
 from bloodedge_convert.finetuning.write import Writer
@@ -68,20 +69,29 @@ def finetune(
         bench = Source(seen[0], kept.head_log_odds(seen[0]) - at, cells.labels, cells.slides)
         report("Fitting the head", 0, 1)
         rounded = next((f for n, f in zip(networks, seen, strict=True) if n.artifact.precision not in FLOAT), None)
-        noise = None if rounded is None else _noise(kept, seen[0], rounded)
-        judged = judge(Space(Source.of_release(kept, at), bench, noise), bundle.manifest)
+        noise = None if rounded is None else int8_noise(kept, seen[0], rounded)
+        space = Space(Source.of_release(kept, at), bench, noise)
+        judged = judge(space, bundle.manifest)
         report("Fitting the head", 1, 1)
-        enforce(judged, most_forgotten)
+        domain = with_bench(bundle.manifest.domain, cells, judged.folds)
+        shares = accepted(bundle.manifest.domain, domain, cells)
+        judged = decide(judged, space, bundle.manifest, shares, most_forgotten)
         notes = [*doubts(judged), *cells.warnings]
-        writer = Writer(bundle, kept, cells, judged, bench)
+        writer = Writer(bundle, kept, cells, judged, bench, domain)
         report("Writing the bundle", 0, 1)
-        artifacts = [writer.artifact(one, features) for one, features in zip(networks, seen, strict=True)]
+        made_of = [writer.artifact(one, features) for one, features in zip(networks, seen, strict=True)]
+        artifacts = [one for one in made_of if one is not None]
+        if not artifacts:
+            raise BloodedgeError(
+                f"No bundle was written: no network is near enough. {' '.join(writer.left_out.values())}"
+            )
+        notes += [f"Left out: {name.replace('/', ' ')}. {why}" for name, why in writer.left_out.items()]
         order = [(one.engine, one.precision) for one in bundle.manifest.artifacts]
         artifacts.sort(key=lambda one: order.index((one.engine, one.precision)))
         record = _record(bundle.manifest, judged, cells.labels)
         manifest = writer.manifest(out.stem, artifacts, record)
         card = with_section(writer.files.get(CARD, b"").decode(), card_lines(manifest, notes))
-        document = page(bundle.manifest, manifest, judged, bench, cells, notes)
+        document = page(bundle.manifest, manifest, judged, bench, cells, shares, notes)
         with tempfile.TemporaryDirectory(prefix=".bloodedge-finetune-", dir=out.absolute().parent) as folder:
             made = Path(folder) / out.name
             manifest = writer.write(made, manifest, document, card)
@@ -96,7 +106,7 @@ def _step(report: Report, what: str) -> Progress:
     return lambda done, total: report(what, done, total)
 
 
-def _noise(kept: TrainingFeatures, exact: Any, rounded: Any) -> Int8Noise:
+def int8_noise(kept: TrainingFeatures, exact: Any, rounded: Any) -> Int8Noise:
     """What int8 changes in the features of the bench's cells."""
     changes = rounded - exact
     parts = np.split(kept.values, np.cumsum(kept.widths)[:-1], axis=1)
