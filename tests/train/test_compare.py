@@ -129,7 +129,7 @@ def make_bundle(folder: Path, run: Path) -> Path:
         baseline=Baseline(
             hardware=metrics.hardware, backend="jax", latency_ms=metrics.latency_ms, evaluation=evaluation
         ),
-        golden=Golden(inputs=0, max_flips={}, max_probability_difference={}),
+        golden=Golden(inputs=1, max_flips={}, max_probability_difference={}),
         provenance=Provenance(
             run=record.name,
             model=record.model,
