@@ -15,7 +15,7 @@ import os
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -567,11 +567,7 @@ def fit(model: Any, source: Iterator[tuple[Floats, Floats]], steps: int) -> None
 
 def quantised(model: Any, source: Iterator[tuple[Floats, Floats]]) -> bytes:
     """The network in int8, calibrated on patches; its input are the codes of density, one step a code."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
     shape = [1, TILE[0] // 2, TILE[1] // 2, 12]
-    infer = tf.function(lambda inputs: model(inputs, training=False))
-    frozen = convert_variables_to_constants_v2(infer.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
 
     def calibration() -> Iterator[list[Floats]]:
         for _ in range(25):
@@ -581,6 +577,15 @@ def quantised(model: Any, source: Iterator[tuple[Floats, Floats]]) -> bytes:
                 tile[0, 0, 0, :2] = 255 / INPUT_STEP, 0  # the whole range of codes
                 yield [tile]
 
+    return in_int8(model, shape, calibration)
+
+
+def in_int8(model: Any, shape: Sequence[int], calibration: Callable[[], Iterator[list[Floats]]]) -> bytes:
+    """A Keras model as a LiteRT file with int8 layers, uint8 input (float32 in the model) and int8 output."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    infer = tf.function(lambda inputs: model(inputs, training=False))
+    frozen = convert_variables_to_constants_v2(infer.get_concrete_function(tf.TensorSpec(shape, tf.float32)))
     converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = calibration
