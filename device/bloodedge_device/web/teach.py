@@ -53,12 +53,12 @@ def _commands(desk: Desk) -> list[str]:
     """From the reviewed cells to the device's next bundle, on any machine with bloodedge."""
     slot = desk.snapshot().loaded.slot
     bundle = "BUNDLE" if slot is None else quoted(slot_file(desk.state, slot))
-    state = quoted(desk.state)
+    state = f"--state {quoted(desk.state)}"
     teach = (
-        f"bloodedge device export CELLS --reviewed --state {state} && \\",
+        f"bloodedge device export CELLS --reviewed {state} && \\",
         f"bloodedge finetune CELLS --from {bundle} -o bench.bundle",
     )
-    return ["\n".join(teach), f"bloodedge device install bench.bundle --state {state}"]
+    return ["\n".join(teach), f"bloodedge device install bench.bundle {state}"]
 
 
 def review(desk: Desk, request: Request) -> Response:
