@@ -38,7 +38,9 @@ def test_limits_are_those_of_ruemkes_table(per_cent: int, cells: int, limits: tu
 
 
 def test_limits_are_scipys_clopper_and_pearson() -> None:
-    stats = pytest.importorskip("scipy.stats", reason="needs scipy: pip install '.[train]'")
+    stats = pytest.importorskip(
+        "scipy.stats", reason="SciPy, whose limits ours are held against, is not installed (pip install -e '.[train]')"
+    )
     for part, whole in ((0, 1), (1, 1), (3, 17), (12, 200), (399, 400), (31_000, 100_000)):
         interval = stats.binomtest(part, whole).proportion_ci(0.95, "exact")
         assert exact_limits(part, whole) == pytest.approx((interval.low, interval.high), abs=1e-9)

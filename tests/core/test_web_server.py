@@ -17,7 +17,7 @@ from bloodedge.web_socket import listen, server_tls
 from support.needs import required
 from support.waiting import until
 
-pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn", reason="the page's server is not installed (pip install -e '.[device]')")
 
 MOST = 8
 GET = b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n"

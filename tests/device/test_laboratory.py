@@ -16,8 +16,10 @@ from bloodedge_device.report.reading import DeviceReport, read_report
 from bloodedge_device.slide.review import Review
 from support.web_fakes import busy_daemon, client_of, mixed_daemon
 
-pytest.importorskip("hl7apy", reason="needs hl7apy: pip install '.[lis]'")
-pytest.importorskip("fhir.resources", reason="needs fhir.resources: pip install '.[lis]'")
+pytest.importorskip("hl7apy", reason="hl7apy, which validates HL7 v2, is not installed (pip install -e '.[lis]')")
+pytest.importorskip(
+    "fhir.resources", reason="fhir.resources, which validates FHIR, is not installed (pip install -e '.[lis]')"
+)
 
 NOW = datetime(2026, 11, 30, 12, 0, 5, tzinfo=UTC)
 NAMES = {  # LOINC's own names, from loinc.org

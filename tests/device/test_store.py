@@ -4,7 +4,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -185,29 +185,30 @@ def test_reading_where_nothing_was_stored_says_how_to_begin(tmp_path: Path) -> N
         pass
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
+@contextmanager
+def tmpfs(disk: Path, options: str) -> Iterator[Path]:
+    """A small disk in memory, mounted at a folder that is made."""
     disk.mkdir()
-    if (
-        os.geteuid()
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], check=False).returncode
-    ):
-        pytest.skip("no small disk: mounting a tmpfs needs root")
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk]
+    if os.geteuid() or subprocess.run(mount, check=False).returncode:
+        pytest.skip(
+            "a full disk is a small one that root mounts (tmpfs): run the tests as root, outside of a container"
+        )
     yield disk
     subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with tmpfs(tmp_path / "disk", "size=16m") as disk:
+        yield disk
 
 
 @pytest.fixture
 def few_files(tmp_path: Path) -> Iterator[Path]:
     """A disk with room for 200 files."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m,nr_inodes=200", "tmpfs", disk]
-    if os.geteuid() or subprocess.run(mount, check=False).returncode:
-        pytest.skip("no small disk: mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
+    with tmpfs(tmp_path / "disk", "size=64m,nr_inodes=200") as disk:
+        yield disk
 
 
 def test_a_disk_without_further_files_keeps_the_newest_images_and_can_be_started_on(few_files: Path) -> None:
