@@ -51,30 +51,18 @@ def suggested_scale(images: Iterable[Image]) -> str:
 def _central(found: Found, shape: tuple[int, int]) -> FoundCell:
     """The whole white cell that the middle of the picture lies in; raises BloodedgeError when there is none."""
     cells = found.cells
-    middle = shape[1] / 2, shape[0] / 2
-    at = [cell for cell in cells if _holds(cell, middle)]
     if not cells:
         raise BloodedgeError(f"The finder sees no white cell in it at {found.um_per_px:g} micrometres per pixel.")
     if len(cells) > 1 + MOST_BESIDE:
         raise BloodedgeError(
             f"It shows {len(cells)} white cells, not one in the middle; cells of a field are found with: bloodedge find"
         )
-    if not at:
+    number = found.central(shape)
+    if number is None:
         raise BloodedgeError("It shows a white cell, but none in its middle.")
-    cell = min(at, key=lambda cell: _apart(cell, middle))
-    if cell.completeness < LEAST_COMPLETE:
+    if cells[number].completeness < LEAST_COMPLETE:
         raise BloodedgeError("The border of the picture cuts its cell.")
-    return cell
-
-
-def _holds(cell: FoundCell, point: tuple[float, float]) -> bool:
-    x, y, width, height = cell.box
-    return x <= point[0] <= x + width and y <= point[1] <= y + height
-
-
-def _apart(cell: FoundCell, point: tuple[float, float]) -> float:
-    x, y, width, height = cell.box
-    return float(np.hypot(x + width / 2 - point[0], y + height / 2 - point[1]))
+    return cells[number]
 
 
 def packed(mask: Image) -> bytes:

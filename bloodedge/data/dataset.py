@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.bundle.data_layout import DataLayout
+from bloodedge.bundle.run_record import DataRecord
 from bloodedge.console import Progress
 from bloodedge.data.cut import NO_SCALE, masked_cell, suggested_scale
 from bloodedge.data.known_people import known_people
@@ -86,6 +87,18 @@ class Dataset:
     """How class, person and scale were told."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """Pictures of no class, by where they are."""
+
+    @property
+    def record(self) -> DataRecord:
+        """As a run keeps it."""
+        return DataRecord(
+            root=str(self.root.resolve()),
+            fingerprint=self.fingerprint,
+            cells=len(self.unique),
+            subjects=len(self.groups),
+            rendered=self.rendered,
+            layout=self.layout,
+        )
 
     def group(self, cell: CellFile) -> str:
         """The group that a cell belongs to; its own name where the subject is unknown."""

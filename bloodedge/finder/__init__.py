@@ -85,6 +85,20 @@ class Found:
     rejected: tuple[Rejected, ...]
     um_per_px: float
 
+    def central(self, shape: tuple[int, ...]) -> int | None:
+        """Number of the cell in the middle of a picture of that shape (H, W, ...); None where there is none.
+
+        Its box holds the picture's middle; of several, that whose own middle is nearest.
+        """
+        middle = shape[1] / 2, shape[0] / 2
+
+        def from_middle(number: int) -> tuple[float, float]:
+            x, y, width, height = self.cells[number].box
+            return abs(x + width / 2 - middle[0]) / (width / 2), abs(y + height / 2 - middle[1]) / (height / 2)
+
+        held = [number for number in range(len(self.cells)) if max(from_middle(number)) <= 1]
+        return min(held, key=lambda number: max(from_middle(number)), default=None)
+
 
 _DEFAULTS = FinderParameters()
 

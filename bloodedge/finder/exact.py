@@ -29,6 +29,15 @@ def shrunk(image: NDArray[Whole], factor: int) -> NDArray[Whole]:
     return np.asarray(cv2.resize(trimmed, size, interpolation=cv2.INTER_AREA), image.dtype)
 
 
+def resampled(image: NDArray[np.uint8], zoom: float) -> NDArray[np.uint8]:
+    """An image at ``zoom`` times its size: means of 2x2 pixels while it shrinks by half or more, then bilinear."""
+    while zoom <= 0.5 and min(image.shape[:2]) >= 2:
+        image = shrunk(image, 2)
+        zoom *= 2
+    size = max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
+
+
 def blurred(levels: NDArray[Any], sigma_px: float) -> Levels:
     """Whole numbers (H, W) from -32768 to 32767 behind a Gaussian: OpenCV's filter of uint16 is bit-exact."""
     raised = (levels.astype(np.int32) + _ZERO).astype(np.uint16)

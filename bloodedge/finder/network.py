@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from bloodedge.engine.litert import load_interpreter
+from bloodedge.finder.exact import resampled
 from bloodedge.finder.light import Stain
 from bloodedge.imaging import Image, as_image
 
@@ -67,7 +68,7 @@ class PixelNetwork:
     def maps(self, stain: Stain, um_per_px: float) -> Maps:
         """Cells and cores in a frame's stain at its scale."""
         zoom = float(np.clip(um_per_px / UM_PER_PX, *_ZOOM))
-        codes = _resampled(stain.codes(_CODES), zoom)
+        codes = resampled(stain.codes(_CODES), zoom)
         height, width = codes.shape[:2]
         out = np.zeros((height, width, 2), np.uint8)
         padded = cv2.copyMakeBorder(
@@ -120,16 +121,3 @@ def _unfolded(image: Image) -> Image:
     height, width, channels = image.shape
     blocks = image.reshape(height, width, 2, 2, channels // 4).transpose(0, 2, 1, 3, 4)
     return np.ascontiguousarray(blocks.reshape(2 * height, 2 * width, channels // 4))
-
-
-def _resampled(codes: Image, zoom: float) -> Image:
-    """Exact 2x2 means while it shrinks by half or more, then bit-exact bilinear."""
-    while zoom <= 0.5 and min(codes.shape[:2]) >= 2:
-        codes = as_image(
-            cv2.resize(
-                codes[: codes.shape[0] & ~1, : codes.shape[1] & ~1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA
-            )
-        )
-        zoom *= 2
-    size = max(1, round(codes.shape[1] * zoom)), max(1, round(codes.shape[0] * zoom))
-    return as_image(cv2.resize(codes, size, interpolation=cv2.INTER_LINEAR_EXACT))

@@ -148,17 +148,19 @@ class Pipeline:
 def _unclassified(cell: FoundCell, bgr: Image) -> CellResult:
     """A cell that the frame's border cuts, or that is not classified yet."""
     rows, columns = _surroundings(cell.box)
+    crop = bgr[rows, columns].copy()  # no view: a result must not keep its whole frame in memory
     x, y, width, height = cell.box
-    mask = np.zeros(bgr.shape[:2], np.uint8)
-    mask[y : y + height, x : x + width] = cell.mask
+    left, top = x - columns.start, y - rows.start
+    mask = np.zeros(crop.shape[:2], np.uint8)
+    mask[top : top + height, left : left + width] = cell.mask
     return CellResult(
         box=cell.box,
         label="uncertain",
         blast_probability=None,
         reason=Reason.CUT_BY_BORDER,
         area_um2=cell.area_um2,
-        crop=bgr[rows, columns].copy(),  # no view: a result must not keep its whole frame in memory
-        mask=mask[rows, columns].copy(),
+        crop=crop,
+        mask=mask,
         light=cell.light,
         outline=cell.outline,
     )

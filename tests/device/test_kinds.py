@@ -69,7 +69,7 @@ def test_a_cell_that_is_larger_than_the_input_is_shrunk_into_it() -> None:
 def test_a_cell_cut_out_onto_black_loses_its_dark_rim() -> None:
     bgr = np.zeros((100, 100, 3), np.uint8)
     bgr[20:80, 20:80] = 20
-    bgr[23:77, 23:77] = 150
+    bgr[22:78, 22:78] = 150
     mask = np.zeros((100, 100), np.uint8)
     mask[20:80, 20:80] = 255
     shown = KindInput.cut_out(Cell(bgr, mask, 0.066)).image()

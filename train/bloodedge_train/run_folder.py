@@ -15,7 +15,6 @@ from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.json_records import write_record
 from bloodedge.bundle.run_record import (
     CrossValidation,
-    DataRecord,
     RunMetrics,
     RunRecord,
     SplitRecord,
@@ -159,7 +158,7 @@ def _record(
         recipe=options.recipe.model_dump(),
         imaging=options.recipe.imaging,
         seed=options.seed,
-        data=_data_record(options, cells.dataset),
+        data=cells.dataset.record,
         split=cells.split,
         fitted=cells.fitted.record(),
         features=fitted.features and fitted.features.record(),
@@ -202,17 +201,6 @@ def _metrics(
         ece_before_temperature=parts[chosen].ece_before or 0.0,
         latency_ms=measure_latency(KerasEngine(options.out), image),
         hardware=hardware.accelerator(),
-    )
-
-
-def _data_record(options: TrainOptions, dataset: Dataset) -> DataRecord:
-    return DataRecord(
-        root=str(options.data.resolve()),
-        fingerprint=dataset.fingerprint,
-        cells=len(dataset.unique),
-        subjects=len(dataset.groups),
-        rendered=dataset.rendered,
-        layout=dataset.layout,
     )
 
 

@@ -13,7 +13,7 @@ from bloodedge.bench.latency import measure_latency
 from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.json_records import write_record
-from bloodedge.bundle.run_record import DataRecord, RunMetrics, RunRecord
+from bloodedge.bundle.run_record import RunMetrics, RunRecord
 from bloodedge.data.dataset import CellFile, Dataset, check_readable, inputs, owners, read_dataset
 from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.data.split import Parts, SplitSpec, split
@@ -84,7 +84,7 @@ def write_run(external: External, folder: Path, report: Report) -> None:
             recipe={"split": spec.model_dump(mode="json"), "spec": external.spec.model_dump(mode="json")},
             imaging=external.spec.imaging,
             seed=0,
-            data=_data(external, dataset),
+            data=dataset.record,
             split=record,
             fitted=fitted.record(),
             temperature=1.0,
@@ -119,17 +119,6 @@ def _metrics(engine: Engine, figures: dict[str, Evaluation], parts: Parts, spec:
         ece_before_temperature=figures["validation"].ece or 0.0,
         latency_ms=measure_latency(engine, image),
         hardware=hardware_name(),
-    )
-
-
-def _data(external: External, dataset: Dataset) -> DataRecord:
-    return DataRecord(
-        root=str(external.data.resolve()),
-        fingerprint=dataset.fingerprint,
-        cells=len(dataset.unique),
-        subjects=len(dataset.groups),
-        rendered=dataset.rendered,
-        layout=dataset.layout,
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bloodedge.decision.kinds import ASKED, Kind, KindCall
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.finder import FoundCell
+from bloodedge.finder.exact import resampled
 from bloodedge.finder.light import DENSITY_CODES, density_codes
 from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image
 
@@ -137,17 +138,14 @@ def transmitted(density: Image) -> Image:
 
 
 def _framed(density: Image, mask: Image, um_per_px: float) -> Image:
-    """The masked density at UM_PER_PX in the middle of the input."""
-    height, width = mask.shape
-    zoom = min(um_per_px / UM_PER_PX, SIDE / max(height, width))
-    cell = as_image(cv2.bitwise_and(density, density, mask=mask))
-    while zoom <= 0.5 and min(cell.shape[:2]) >= 2:
-        even = cell[: cell.shape[0] & ~1, : cell.shape[1] & ~1]
-        cell = as_image(cv2.resize(even, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
-        zoom *= 2
-    size = (min(SIDE, max(1, round(cell.shape[1] * zoom))), min(SIDE, max(1, round(cell.shape[0] * zoom))))
-    cell = as_image(cv2.resize(cell, size, interpolation=cv2.INTER_LINEAR_EXACT))
+    """The masked density at UM_PER_PX, the cell in the middle of the input."""
+    x, y, width, height = cv2.boundingRect(mask)
+    cell = np.s_[y : y + height, x : x + width]
+    zoom = min(um_per_px / UM_PER_PX, SIDE / max(1, height, width))
+    alone = as_image(cv2.bitwise_and(density[cell], density[cell], mask=mask[cell]))
+    shown = resampled(alone, zoom)
+    rows, columns = shown.shape[:2]
     out = np.zeros((SIDE, SIDE, 3), np.uint8)
-    left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
-    out[top : top + size[1], left : left + size[0]] = cell
+    left, top = (SIDE - columns) // 2, (SIDE - rows) // 2
+    out[top : top + rows, left : left + columns] = shown
     return out

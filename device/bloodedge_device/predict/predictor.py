@@ -139,7 +139,6 @@ def _cut_out(bgr: Image, um_per_px: float) -> Cell | None:
 
 def _seen_cut_out(picture: Picture, cell: Cell) -> _Seen:
     x, y, width, height = cv2.boundingRect(cell.mask)
-    alone = Cell(cell.bgr[y : y + height, x : x + width], cell.mask[y : y + height, x : x + width], cell.um_per_px)
     rows, columns = cell.mask.shape
     contours, _ = cv2.findContours(cell.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     prediction = CellPrediction(
@@ -150,13 +149,13 @@ def _seen_cut_out(picture: Picture, cell: Cell) -> _Seen:
         decision="uncertain",
     )
     seen = Prediction(picture, "cell", cell.um_per_px, (prediction,))
-    return _Seen(seen, ((0, cell, KindInput.cut_out(alone)),))
+    return _Seen(seen, ((0, cell, KindInput.cut_out(cell)),))
 
 
 def _seen_in_frame(picture: Picture, bgr: Image, found: Found) -> _Seen:
     scale = found.um_per_px
     crop = max(bgr.shape[:2]) * scale < CROP_UM
-    middle = _in_the_middle(found, bgr) if crop or len(found.cells) == 1 else None
+    middle = found.central(bgr.shape) if crop or len(found.cells) == 1 else None
     cells = tuple(_cell(cell) for cell in found.cells)
     whole = tuple(
         (number, cell.crop(bgr, scale), KindInput.of(cell, scale))
@@ -165,18 +164,6 @@ def _seen_in_frame(picture: Picture, bgr: Image, found: Found) -> _Seen:
     )
     shows: Shows = "crop" if crop else "field"
     return _Seen(Prediction(picture, shows, scale, cells, found.rejected, check(bgr).reason), whole)
-
-
-def _in_the_middle(found: Found, bgr: Image) -> int | None:
-    """The number of the cell whose box holds the picture's middle, the largest such; None where there is none."""
-    row, column = bgr.shape[0] / 2, bgr.shape[1] / 2
-
-    def holds(cell: FoundCell) -> bool:
-        x, y, width, height = cell.box
-        return bool(x <= column < x + width and y <= row < y + height)
-
-    held = [number for number, cell in enumerate(found.cells) if holds(cell)]
-    return max(held, key=lambda number: found.cells[number].area_um2, default=None)
 
 
 def _cell(cell: FoundCell) -> CellPrediction:

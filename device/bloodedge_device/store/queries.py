@@ -159,9 +159,8 @@ def crop(state: Path, cell: int) -> bytes | None:
 def review_order(state: Path, slide: int, sampling: Sampling) -> list[int]:
     """Ids of the cells to review, each with an image and once, in their order.
 
-    random: MOST_DRAWN cells at most, in an order that depends on the slide alone and stays while cells are added, but
-    for those among them. gallery: the most
-    blast-like and the most uncertain in turn.
+    random: MOST_DRAWN cells at most, in an order that depends on the slide alone; cells that are added come between
+    them and change it no further. gallery: the most blast-like and the most uncertain in turn.
     """
     shown = f"{_OF_SLIDE} AND repeated = 0 AND crop IS NOT NULL"
     with open_for_reading(state) as database:
