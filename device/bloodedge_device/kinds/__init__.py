@@ -42,7 +42,7 @@ OUTPUTS = (
 TEMPERATURE = 0.8
 """Its log-odds are divided by it: chosen on held-out cells of PBC and C-NMC as other benches might show them."""
 NAMED_FROM = 0.75
-"""A kind less likely than this is unknown: of those cells, 97.5 % of the named ones are then named rightly."""
+"""A kind less likely than this is unknown, chosen on the same cells; rates.json has what is named rightly then."""
 ASKED_FROM = 0.05
 """*Blast or normal?* is asked of a cell that is mononuclear with at least this probability; it is unknown where
 another kind is likeliest, for no blast may be lost here."""
