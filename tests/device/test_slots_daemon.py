@@ -501,22 +501,34 @@ def answer_once_judged(lab: Laboratory, answered: threading.Event) -> None:
     answered.set()
 
 
-KNOWN = Figures(cells=1000, uncertain=100, latency_ms=2.0)
+KNOWN = Figures(cells=1000, uncertain=100, latency_ms=8.0)
 
 
 @pytest.mark.parametrize(
     ("now", "said"),
     [
         (Figures(cells=199, uncertain=199, latency_ms=99.0), ""),
-        (Figures(cells=200, uncertain=20, latency_ms=3.9), ""),
-        (Figures(cells=200, uncertain=20, latency_ms=4.1), "it takes 4.1 ms per cell, where the one before took 2.0"),
-        (Figures(cells=200, uncertain=59, latency_ms=2.0), ""),
-        (Figures(cells=200, uncertain=90, latency_ms=2.0), "45% of 200 cells are uncertain, where 10% were before"),
+        (Figures(cells=200, uncertain=20, latency_ms=15.9), ""),
+        (Figures(cells=200, uncertain=20, latency_ms=16.1), "it takes 16.1 ms per cell, where the one before took 8.0"),
+        (Figures(cells=200, uncertain=59, latency_ms=8.0), ""),
+        (Figures(cells=200, uncertain=90, latency_ms=8.0), "45% of 200 cells are uncertain, where 10% were before"),
+        (Figures(cells=200, uncertain=90, latency_ms=99.0), "45% of 200 cells are uncertain, where 10% were before"),
     ],
 )
 def test_what_counts_as_worse(now: Figures, said: str) -> None:
     assert why_failed(UpdateSettings(), now, KNOWN).startswith(said)
     assert bool(why_failed(UpdateSettings(), now, KNOWN)) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("earlier_ms", "taken_ms", "slow"),
+    [(0.3, 0.8, False), (0.3, 5.2, False), (0.3, 5.4, True), (4.0, 8.9, False), (4.0, 9.1, True), (20.0, 39.0, False)],
+)
+def test_a_slower_bundle_fails_where_it_takes_milliseconds_longer_and_twice_as_long(
+    earlier_ms: float, taken_ms: float, slow: bool
+) -> None:
+    before, now = replace(KNOWN, latency_ms=earlier_ms), replace(KNOWN, latency_ms=taken_ms)
+    assert why_failed(UpdateSettings(), now, before).startswith("it takes") is slow
 
 
 def test_a_limit_for_latency_stands_in_place_of_the_comparison() -> None:

@@ -314,12 +314,12 @@ def test_a_stopped_camera_gives_no_frame_and_is_closed(microscope: Microscope) -
 
 
 def test_a_low_rate_gives_new_frames_and_not_those_that_waited_in_the_driver(microscope: Microscope) -> None:
-    frames = open_with(rate=20).frames(threading.Event())
+    frames = open_with(rate=4).frames(threading.Event())
     next(frames)
     before = microscope.grabbed
     second = next(frames)
     assert microscope.grabbed - before > 2  # the driver's two buffers were emptied first
-    assert second.capture.took_s < 1 / 20
+    assert second.capture.took_s < 1 / 4  # the wait does not count
 
 
 def test_a_part_of_the_name_chooses_among_several_cameras(microscope: Microscope, by_id: Path) -> None:

@@ -137,7 +137,7 @@ class UpdateSettings(Strict):
     probation_cells: int = Field(default=200, ge=0)
     """Cells to classify before a bundle is good; with fewer, its share of uncertain cells is not judged."""
     most_latency_ms: float | None = Field(default=None, gt=0)
-    """Longest median time per cell, in milliseconds; default: twice the previous bundle's."""
+    """Longest median time per cell, in milliseconds; default: twice the previous one, 5 ms longer at least."""
     most_memory_mb: int | None = Field(default=None, ge=32)
     """Most memory of its process, in megabytes; default: the service manager's or the machine's limit."""
     from_fleet: bool = False
