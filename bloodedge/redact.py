@@ -25,6 +25,14 @@ _NAMED = re.compile(
 """A value in the path, after its name."""
 _TOKEN = re.compile(r"(?<![\w-])(?=[A-Za-z-]*\d)(?=[\d-]*[A-Za-z])[A-Za-z0-9-]{16,}(?![\w-])")
 """Mixed letters and digits: some cameras have a secret path instead of a password."""
+_STREAM = re.compile(r"(?i)(rtsp|rtmp)s?:|srt:")
+"""Schemes of cameras' streams, where a word of the path may be all that opens one."""
+_WORD = re.compile(r"(?<=/)(?!\*)[^/?&;#=]{4,}(?=[/?#]|$)")
+_PLAIN_WORD = re.compile(
+    r"(?i)((axis-)?media(\.amp)?|av|cam(era)?|ch(annels?)?|h\.?26[45]|image|live|main|mjpe?g|mpeg4|multicast|onvif"
+    r"|primary|profile|secondary|stream(ing)?|sub|track(id)?|unicast|video)?([._-]?\d{1,3})?(\.(sdp|mp4|mjpe?g|cgi))?"
+)
+"""What makers of cameras call their streams."""
 
 
 def redacted(text: str) -> str:
@@ -70,4 +78,7 @@ def _hidden(match: re.Match[str]) -> str:
     tail, mark, _ = tail.partition("#")
     tail = _REST.sub(rf"\1{HIDDEN}", _VALUE.sub(f"={HIDDEN}", tail))
     tail = _TOKEN.sub(HIDDEN, _NAMED.sub(rf"\1\2{HIDDEN}", tail))
+    if _STREAM.match(match["scheme"]):
+        path, question, values = tail.partition("?")
+        tail = _WORD.sub(lambda word: word[0] if _PLAIN_WORD.fullmatch(word[0]) else HIDDEN, path) + question + values
     return f"{match['scheme']}{HIDDEN + '@' if login or at else ''}{host}{tail}{mark and '#' + HIDDEN}{match['end']}"

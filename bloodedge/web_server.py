@@ -4,7 +4,7 @@ import asyncio
 import json
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -49,16 +49,11 @@ class LimitedProtocol(H11Protocol):
     ) -> None:
         """most: connections at the same time; opened: those that are open, by descriptor."""
         super().__init__(*args, **options)
-        self._headers, self._refuse, self._most, self._opened = headers, refuse, most, opened
+        self._headers, self._opened = headers, opened
         self._unsent = 0
         """Bytes that waited for the client at the last look; 0 where it took some since."""
-        self.app = partial(self._unless_busy, self.app)
-
-    async def _unless_busy(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self.connections) > self._most:
-            refused = RefusedError(503, BUSY, {"retry-after": str(TRY_AGAIN_S), "connection": "close"})
-            app = SafeHeaders(self._refuse(scope, refused), self._headers)
-        await app(scope, receive, send)
+        self._next_look: asyncio.TimerHandle | None = None
+        self.app = partial(_unless_busy, self.app, self.connections, most, headers, refuse)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
         """Answer a malformed request, unless another answer is under way, and close the connection."""
@@ -81,6 +76,14 @@ class LimitedProtocol(H11Protocol):
             connection.is_busy, connection.abort = lambda: not self._is_idle, transport.abort
         self._watch(self.cycle)
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed; nothing of it refers to itself, so that its memory is free at once."""
+        super().connection_lost(exc)
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._is_idle:
+            self.cycle = None  # type: ignore[assignment]  # as before the first request
+
     def resume_writing(self) -> None:
         """The client takes its answer."""
         super().resume_writing()
@@ -91,7 +94,7 @@ class LimitedProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _watch(self, before: object) -> None:
-        self.loop.call_later(SILENT_S, self._look, before)
+        self._next_look = self.loop.call_later(SILENT_S, self._look, before)
 
     def _look(self, before: object) -> None:
         unsent = self.transport.get_write_buffer_size()
@@ -102,6 +105,23 @@ class LimitedProtocol(H11Protocol):
         if self.cycle is before and self._is_idle and not unsent:
             self.transport.close()
         self._watch(self.cycle)
+
+
+async def _unless_busy(
+    app: ASGIApp,
+    connections: Collection[object],
+    most: int,
+    headers: Mapping[str, str],
+    refuse: Refuse,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Pass a request on to the application while there are no more connections than ``most``."""
+    if len(connections) > most:
+        refused = RefusedError(503, BUSY, {"retry-after": str(TRY_AGAIN_S), "connection": "close"})
+        app = SafeHeaders(refuse(scope, refused), headers)
+    await app(scope, receive, send)
 
 
 class LimitedServer(Server):

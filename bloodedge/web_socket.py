@@ -79,7 +79,7 @@ class Connection(socket.socket):
     def __init__(self, accepted: socket.socket, network: str, on_close: Callable[["Connection"], None]) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, accepted.detach())
         self.network = network
-        self.is_busy: Callable[[], bool] = lambda: False
+        self.is_busy: Callable[[], bool] = _never
         """Whether a request is being answered."""
         self.abort: Callable[[], None] | None = None
         """Of its transport; None before the TLS handshake is done."""
@@ -96,9 +96,18 @@ class Connection(socket.socket):
                 self.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close it; it counts no longer."""
+        """Close it; it counts no longer, and refers to nothing of its server."""
         self._on_close(self)
+        self.is_busy, self.abort, self._on_close = _never, None, _nothing
         super().close()
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing(_: Connection) -> None:
+    pass
 
 
 class CappedListener(socket.socket):

@@ -6,7 +6,7 @@ import pytest
 
 from bloodedge.redact import redacted, redacted_values
 
-SECRETS = ("hunter2", "hun", "admin", "s3cr3t", "aB3dE6gH9jK2mN5p")
+SECRETS = ("hunter2", "hunter", "hun", "admin", "s3cr3t", "aB3dE6gH9jK2mN5p")
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,11 @@ SECRETS = ("hunter2", "hun", "admin", "s3cr3t", "aB3dE6gH9jK2mN5p")
         ("http://cam/video?loginuse=admin&loginpas=hunter2#s3cr3t", "http://cam/video?loginuse=***&loginpas=***#***"),
         ("rtsp://cam:554/user=admin_password=hunter2_channel=1_stream=0.sdp", "rtsp://cam:554/user=***"),
         ("rtsps://cam:7441/aB3dE6gH9jK2mN5p?enableSrtp", "rtsps://cam:7441/***?enableSrtp"),
+        ("rtsp://cam/Streaming/Channels/101", "rtsp://cam/Streaming/Channels/101"),
+        ("rtsp://cam/live/hunter/ch1_0", "rtsp://cam/live/***/***"),
+        ("rtmps://cam:1935/hunter?enableSrtp", "rtmps://cam:1935/***?enableSrtp"),
+        ("rtsp://cam/axis-media/media.amp", "rtsp://cam/axis-media/media.amp"),
+        ("http://fleet:8770/rollouts/today", "http://fleet:8770/rollouts/today"),
         ("rtsp://admin:hunter2@s3cr3t@cam/live", "rtsp://***@cam/live"),  # as FFmpeg reads it
         ("rtsp://admin:hun/ter2@cam/live", "rtsp://***@cam/live"),
         ("rtsp://admin:hun?ter#2@cam/live", "rtsp://***@cam/live"),

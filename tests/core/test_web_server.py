@@ -1,5 +1,6 @@
 """The web server under clients that only take up connections."""
 
+import gc
 import resource
 import socket
 import ssl
@@ -103,6 +104,22 @@ def test_a_slow_reader_gets_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -
             part = client.recv(2**18)
             assert part
             got += len(part)
+
+
+def test_closed_connections_leave_no_memory_behind_that_must_be_searched_for() -> None:
+    """Without a search for cycles, which comes the later the more a program holds."""
+    gc.collect()
+    gc.disable()
+    try:
+        with serving() as port:
+            for number in range(20):
+                with connect(port) as client:
+                    if number % 2:
+                        client.sendall(GET % b"/")
+                        client.recv(100)
+            assert until(lambda: not any(isinstance(one, web_server.LimitedProtocol) for one in gc.get_objects()), 5)
+    finally:
+        gc.enable()
 
 
 def test_tls_handshakes_that_never_begin_are_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
