@@ -81,8 +81,7 @@ class LimitedProtocol(H11Protocol):
         super().connection_lost(exc)
         if self._next_look is not None:
             self._next_look.cancel()
-        if self._is_idle:
-            self.cycle = None  # type: ignore[assignment]  # as before the first request
+        self.cycle = None  # type: ignore[assignment]  # as before the first request
 
     def resume_writing(self) -> None:
         """The client takes its answer."""

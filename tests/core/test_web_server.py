@@ -106,12 +106,14 @@ def test_a_slow_reader_gets_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -
             got += len(part)
 
 
-def test_closed_connections_leave_no_memory_behind_that_must_be_searched_for() -> None:
+def test_closed_connections_leave_no_memory_behind_that_must_be_searched_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a search for cycles, which comes the later the more a program holds."""
+    monkeypatch.setattr(web_server, "SILENT_S", 0.1)
     gc.collect()
     gc.disable()
     try:
-        with serving() as port:
+        with serving() as port, connect(port) as stalled:
+            stalled.sendall(GET % b"/large")
             for number in range(20):
                 with connect(port) as client:
                     if number % 2:

@@ -153,6 +153,29 @@ def test_another_site_may_link_to_a_page_and_no_more(daemon: FakeDaemon) -> None
     assert client.get("/slides/1/export.csv", headers=typed).status_code == 200
 
 
+def test_a_browser_that_does_not_say_which_site_asks_is_judged_by_where_it_comes_from(daemon: FakeDaemon) -> None:
+    client, browser = client_of(daemon), {"user-agent": "Mozilla/5.0 (X11; Linux x86_64)"}
+    costly = ("/slides/1/export.csv", "/slides/1/report", "/live/1.jpg", "/metrics")
+    for other in (
+        {"referer": "http://elsewhere/"},
+        {"origin": "null"},
+        {"referer": "http://127.0.0.1:8766/slides/1"},
+        {"referer": "http://127.0.0.1:8765.elsewhere/"},
+        {},
+    ):
+        assert {client.get(path, headers=browser | other).status_code for path in costly} == {403}
+        assert client.get("/slides/1", headers=browser | other).status_code == 200
+    for own in ({"referer": "http://127.0.0.1:8765/slides/1"}, {"origin": "http://127.0.0.1:8765"}):
+        assert client.get("/slides/1/export.csv", headers=browser | own).status_code == 200
+    assert client.get("/slides/1/export.csv", headers={"user-agent": "curl/8.0"}).status_code == 200
+    assert client.get("/favicon.ico", headers=browser).status_code == 200
+
+
+def test_an_address_can_be_typed_where_the_login_is_a_cookie_that_other_sites_lack(lan: FakeDaemon, token: str) -> None:
+    typed = {"user-agent": "Mozilla/5.0 (X11; Linux x86_64)"}  # without encryption, no browser says more
+    assert signed_in(lan, token).get("/slides/1/export.csv", headers=typed).status_code == 200
+
+
 def test_reading_changes_nothing(daemon: FakeDaemon) -> None:
     client = client_of(daemon)
     for path in ("/slides/end", "/slides/1/label", "/logout", "/api/v1/slides/current/end"):

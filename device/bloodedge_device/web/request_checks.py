@@ -71,7 +71,7 @@ class Guard:
                 421,
                 "This name is not one of this device's; add it to web.names in the settings, or ask by its address.",
             )
-        _refuse_embedding(headers, scope["path"])
+        _refuse_embedding(headers, scope["path"], access)
         if (bearer := bearer_token(headers.get("authorization", ""))) is not None:
             await self._check_bearer(bearer, scope)
             return Caller("api", access=access)
@@ -148,19 +148,38 @@ def _cookie(headers: Headers, name: str) -> str | None:
     return morsel.value if morsel else None
 
 
-def _refuse_embedding(headers: Headers, path: str) -> None:
+def _refuse_embedding(headers: Headers, path: str, access: Access) -> None:
     """Refuse another site's requests, and those of another port of this machine, except for a link to a page."""
-    if headers.get("sec-fetch-site", "none") in {"same-origin", "none"}:
-        return
-    if headers.get("sec-fetch-mode") != "navigate" or not LINKED.fullmatch(path):
+    site = headers.get("sec-fetch-site")
+    own = _may_be_own(headers, path, access) if site is None else site in {"same-origin", "none"}
+    is_link = site is None or headers.get("sec-fetch-mode") == "navigate"
+    if not own and not (is_link and LINKED.fullmatch(path)):
         raise RefusedError(403, "Another site asks for this; only the device's own pages may.")
+
+
+def _may_be_own(headers: Headers, path: str, access: Access) -> bool:
+    """Whether a request without Sec-Fetch-Site may come from an own page or a program.
+
+    Browsers from before 2023 send none, and newer ones none without encryption. Another site can hide where a request
+    comes from, but then it has no cookie.
+    """
+    source = headers.get("origin") or headers.get("referer")
+    if source is not None:
+        return _is_own_page(source, headers, access)
+    is_program = not headers.get("user-agent", "").startswith("Mozilla/")
+    return is_program or access.needs_login or path.startswith(OPEN)
+
+
+def _is_own_page(source: str, headers: Headers, access: Access) -> bool:
+    """Whether an Origin or a Referer is of this device's pages."""
+    own = f"{'https' if access.tls else 'http'}://{headers['host']}/"
+    return f"{source}/".lower().startswith(own.lower())
 
 
 def _refuse_forged(headers: Headers, access: Access) -> None:
     """Refuse a browser's write that comes from another page, as far as the browser says."""
-    scheme = "https" if access.tls else "http"
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
-    if (origin is not None and origin.lower() != f"{scheme}://{headers['host'].lower()}") or (
+    if (origin is not None and not _is_own_page(origin, headers, access)) or (
         site is not None and site != "same-origin"
     ):
         raise RefusedError(403, "This request comes from another page; use the device's own.")
