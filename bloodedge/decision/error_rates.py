@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,17 +63,14 @@ class Rates(Strict):
         """Number of people measured."""
         return len(self.blast.keys() | self.normal.keys())
 
-    @cached_property
+    @property
     def new_person(self) -> "NewPerson":
-        """The chances of a person not yet seen."""
-        rng = np.random.default_rng(0)
-        blasts, normals = list(self.blast.values()), list(self.normal.values())
-        return NewPerson(
-            called_blasts=_drawn([p.called for p in blasts], [p.cells for p in blasts], rng),
-            called_normals=_drawn([p.called for p in normals], [p.cells for p in normals], rng),
-            sensitivity=_drawn([p.blast for p in blasts], [p.called for p in blasts], rng),
-            false_blasts=_drawn([p.blast for p in normals], [p.called for p in normals], rng),
+        """The chances of a person not yet seen; one object for equal outcomes, by which estimates are kept."""
+        blasts, normals = (
+            tuple((person.blast, person.called, person.cells) for person in people.values())
+            for people in (self.blast, self.normal)
         )
+        return _new_person(blasts, normals)
 
 
 def count_outcomes(people: Sequence[str], labels: Sequence[int], verdicts: Sequence[str], data: str = "") -> Rates:
@@ -103,6 +100,21 @@ class NewPerson:
     """Chance that a called blast is called a blast."""
     false_blasts: Floats
     """Chance that a called normal cell is called a blast."""
+
+
+Counts = tuple[tuple[int, int, int], ...]
+"""(called blasts, called, all) of each person's cells."""
+
+
+@lru_cache(maxsize=8)
+def _new_person(blasts: Counts, normals: Counts) -> NewPerson:
+    rng = np.random.default_rng(0)
+    return NewPerson(
+        called_blasts=_drawn([called for _, called, _ in blasts], [cells for _, _, cells in blasts], rng),
+        called_normals=_drawn([called for _, called, _ in normals], [cells for _, _, cells in normals], rng),
+        sensitivity=_drawn([blast for blast, _, _ in blasts], [called for _, called, _ in blasts], rng),
+        false_blasts=_drawn([blast for blast, _, _ in normals], [called for _, called, _ in normals], rng),
+    )
 
 
 def _people(outcomes: Mapping[str, Outcomes]) -> int:

@@ -117,10 +117,11 @@ class PeopleScores(Strict):
     """Of the ratio's logarithm."""
     calls: list[SlideCalls]
 
-    @cached_property
+    @property
     def model(self) -> "SlideModel":
-        """The fitted distributions."""
-        return SlideModel.fit(_table(self.patients), _table(self.healthy), self.scale)
+        """The fitted distributions; one object for equal scores, by which verdicts are kept."""
+        patients, healthy = (tuple(c.row for c in people.values()) for people in (self.patients, self.healthy))
+        return _fitted(patients, healthy, self.scale)
 
 
 def scores_lines(scores: PeopleScores) -> list[str]:
@@ -376,6 +377,15 @@ def _times(ratio: float) -> str:
     first, second = sides if ratio > 1 else sides[::-1]
     figure = f"{math.floor(10 * larger) / 10:.1f}" if larger < 10 else f"{larger:.0f}"
     return f"{figure} times as like {first} as {second}"
+
+
+Rows = tuple[tuple[int, int, int], ...]
+"""Each person's counts in the order of BINS."""
+
+
+@lru_cache(maxsize=8)
+def _fitted(patients: Rows, healthy: Rows, scale: float) -> SlideModel:
+    return SlideModel.fit(np.array(patients, np.float64), np.array(healthy, np.float64), scale)
 
 
 def slide_verdict(scores: PeopleScores | None, counts: ScoreCounts) -> SlideVerdict | None:

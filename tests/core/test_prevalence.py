@@ -1,5 +1,7 @@
 """What a slide is said to hold, held against other people's formulas and against the truth of drawn people."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -159,3 +161,15 @@ def test_a_count_unlike_all_that_was_seen_is_still_told_with_its_limit() -> None
     all_blasts = blast_share(Rates(blast=people(30, 0.9, 0.7), normal=people(30, 0.9, 0.05)), 200, 200)
     assert (all_blasts.corrected, all_blasts.high) == (1, 1)
     assert 0.96 < all_blasts.low < 0.9825
+
+
+def test_rates_that_are_read_again_for_each_report_take_no_further_memory() -> None:
+    rates = Rates(blast=people(9, 0.9, 0.9), normal=people(9, 0.9, 0.3)).model_dump_json()
+    known = blast_share(Rates.model_validate_json(rates), 20, 100)
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            assert blast_share(Rates.model_validate_json(rates), 20, 100) is known
+        assert tracemalloc.get_traced_memory()[0] < 100_000  # the people drawn take 64 kB
+    finally:
+        tracemalloc.stop()

@@ -177,3 +177,8 @@ def test_people_with_any_blast_are_patients() -> None:
     assert found is not None
     assert (len(found.patients), len(found.healthy)) == (6, 6)
     assert PeopleScores.model_validate_json(found.model_dump_json()) == found
+
+
+def test_scores_that_are_read_again_for_each_report_are_not_fitted_again(scores: PeopleScores) -> None:
+    again = PeopleScores.model_validate_json(scores.model_dump_json())
+    assert verdict(again, 40, 30, 30) is verdict(scores, 40, 30, 30)
