@@ -231,7 +231,7 @@ def adapt(
     answered = Source(some.features, some.log_odds, some.labels ^ wrong[chosen], some.groups)
     noise = int8_noise(kept, some.features, bench.rounded[chosen])
     space = Space(Source.of_release(kept, line(manifest)), answered, noise)
-    judged = judge(space, manifest)
+    judged = judge(space, manifest, FORGETTING)
     reviewed = bench.cells.some(chosen)
     domain = with_bench(manifest.domain, reviewed, judged.folds)
     try:

@@ -1,33 +1,42 @@
-"""A new head from a bench's cells: the released one, moved as far as cells of slides held back say that it helps.
+"""A new head from a bench's cells and the release's, as different from the released one as slides held back ask for.
 
-The log-odds of a cell are those of the released head plus a change that is linear in its features. The change is fitted
-to the bench's cells and to the release's own at once, penalised towards none; how much, and what the two weigh, is
-chosen on slides of the bench and people of the release that are held back in turn. A cell of the release starts from
-log-odds of a head that was not fitted to its person: so both halves of the loss are of people not seen.
+Two kinds are tried. The released head, moved: a bench shows all cells in another light, which moves their log-odds by
+a constant, so the head gets the step from the release's cells to the bench's, along the direction that parts them
+best. And heads fitted to both at once from nothing, for benches whose cells differ in more. Which, how penalised, and
+what the bench's cells weigh, is chosen on slides of the bench and people of the release that are held back in turn.
+
+A head from nothing is not begun from log-odds that are kept with the release's cells: each of those was made by a head
+that knew all other people, and what is fitted to what they leave over tells of those whom it should not know.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.data.training_features import TrainingFeatures
 from bloodedge.logistic.basis import Basis, Int8Noise
-from bloodedge.logistic.solver import Problems, sigmoid, solve
+from bloodedge.metrics import auc
+from bloodedge_convert.finetuning.losses import even, loss, losses
+from bloodedge_convert.finetuning.newton import Regression, path
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-BENCH_WEIGHT = 0.5
+PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)
+"""Of a head from nothing."""
+SHARES = (0.5, 0.2, 0.08)
 """Of the bench's cells in the loss; the release's weigh the rest."""
-DIRECTIONS = 400
-"""Of the features, in which the change may lie: those in which the cells differ most."""
+DIRECTIONS = 150
+"""Of the features, in which a head may lie: those in which the cells differ most. 400 gain nothing."""
 INT8_STRENGTH = 100.0
 """As ``int8_noise`` of a recipe's head."""
-FEW_CELLS = 6.0
-"""As ``decision.operating_point.CELLS``: of n cells a slide's weigh n / (n + FEW_CELLS) together."""
 MOST_FOLDS = 5
-STEP_SHARE = 1e-7
-"""Of the penalty, for the step from the release's cells to the bench's: every bench has one, seen in few cells."""
+FEW_SLIDES = 3
+"""With cells of a class: of fewer, what differs between slides looks like what differs between the classes, and only
+the released head is moved."""
+GIVEN_UP = 0.2
+"""Of the loss that the best head saves on the bench, at most, for not forgetting."""
+STEP_PENALTY = 1e-5
+"""Of the step from the release's cells to the bench's: every bench has one, seen in few cells."""
 RIDGE = 1.0
 """Added to the directions' variances before the step is sought in them."""
 
@@ -61,14 +70,13 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What a new head adds to the released one."""
+    """A new head, as what is added to the released one."""
 
     scale: float
-    """Of the released head's log-odds."""
+    """Of the released head's log-odds: 1, or 0 for a head from nothing."""
     weights: Floats
     """(D,)."""
     bias: float
-    penalty: float
 
     def log_odds(self, source: Source) -> Floats:
         """(N,) of the new head."""
@@ -78,17 +86,17 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A change, and what changes like it say of cells that they were not fitted to."""
+    """A new head, and what heads like it say of cells that they were not fitted to."""
 
     change: Change
     bench: Floats
-    """Log-odds (N,) of the bench's cells, each by a change that was fitted to none of its slide."""
+    """Log-odds (N,) of the bench's cells, each by a head that was fitted to none of its slide."""
     release: Floats
     """The same of the release's cells and people."""
 
 
 class Space:
-    """Directions of the features in which changes are sought, from the release's cells and the bench's."""
+    """Directions of the features in which heads are sought, from the release's cells and the bench's."""
 
     def __init__(self, release: Source, bench: Source, noise: Int8Noise | None) -> None:
         self.release, self.bench = release, bench
@@ -98,7 +106,7 @@ class Space:
         best = np.argsort(values)[::-1][: min(DIRECTIONS, len(values))]
         best = best[values[best] > 1e-6 * values.max()]
         self._directions = (seen.T @ (vectors[:, best] / np.sqrt(values[best]))).astype(np.float32)
-        self.scores = (seen @ self._directions).astype(np.float32)
+        self.scores = (seen @ self._directions).astype(np.float64)
         """(release's cells and then the bench's, directions)."""
 
     def step(self, kept: NDArray[np.bool_]) -> tuple[Floats, float]:
@@ -114,95 +122,133 @@ class Space:
         direction /= max(float(direction @ apart), 1e-12)
         return direction, float(direction @ (means[0] + means[1]) / 2)
 
-    def change(self, coefficients: Floats, bias: float, step: tuple[Floats, float], penalty: float) -> Change:
-        """A change of coefficients: of the released head's log-odds, of the step, then of the directions."""
-        weights = self._basis.raw(self._directions @ (coefficients[1] * step[0] + coefficients[2:]))
-        bias -= float(coefficients[1]) * step[1] + float(self._basis.centre @ weights)
-        return Change(1 + float(coefficients[0]), weights, bias, penalty)
+    def change(self, coefficients: Floats, bias: float, step: tuple[Floats, float], scale: float) -> Change:
+        """A change of coefficients: of the step, then of the directions, where there are any."""
+        directions = coefficients[0] * step[0]
+        if len(coefficients) > 1:
+            directions = directions + coefficients[1:]
+        weights = self._basis.raw(self._directions @ directions)
+        return Change(scale, weights, bias - float(coefficients[0]) * step[1] - float(self._basis.centre @ weights))
 
 
-def fit(space: Space, kept: NDArray[np.bool_], seed: int = 0) -> Fit:
-    """The change fitted to the release's cells and those of the bench that are kept (N,); log-odds of the kept ones."""
-    release, bench = space.release, space.bench.some(kept)
-    scores = space.scores[np.concatenate([np.ones(len(release.labels), bool), kept])]
-    step = space.step(kept)
-    offsets = np.concatenate([release.log_odds, bench.log_odds]).astype(np.float32)
-    labels = np.concatenate([release.labels, bench.labels])
-    x = np.column_stack([offsets, scores @ step[0] - step[1], scores]).astype(np.float32)
-    folds = np.concatenate([dealt(release.labels, release.groups, seed), dealt(bench.labels, bench.groups, seed)])
-    ours = np.arange(len(labels)) >= len(release.labels)
-    count, penalties = int(folds.max()) + 1, np.array(PENALTIES)
-    columns = np.repeat([_weights(release, bench, folds != fold) for fold in range(count)], len(penalties), axis=0).T
-    coefficients, biases = _solved(x, labels, columns, np.tile(penalties, count), offsets)
-    found = np.empty((len(labels), len(penalties)))
-    for fold in range(count):
-        out, own = folds == fold, slice(fold * len(penalties), (fold + 1) * len(penalties))
-        found[out] = offsets[out, None] + x[out] @ coefficients[:, own] + biases[own]
-    best = _simplest(found[ours], bench)
-    everything = _weights(release, bench, np.ones(len(labels), bool))[:, None]
-    final, bias = _solved(x, labels, everything, penalties[best : best + 1], offsets)
-    change = space.change(final[:, 0], float(bias[0]), step, PENALTIES[best])
-    return Fit(change, found[ours, best], found[~ours, best])
+@dataclass(frozen=True)
+class Trial:
+    """A way to a head."""
+
+    penalty: float | None
+    """None: the released head is moved."""
+    share: float
 
 
-def _simplest(log_odds: Floats, bench: Source) -> int:
-    """The largest of the penalties whose loss is within a standard error, over slides, of the least.
+TRIALS = (Trial(None, 0.5), *(Trial(penalty, share) for share in SHARES for penalty in PENALTIES))
 
-    log_odds: (N, penalties) of cells held back. Few slides make a small penalty look good by chance (Hastie, Tibshirani
-    and Friedman, The Elements of Statistical Learning, 2nd edition 2009, 7.10).
+
+class _Together:
+    """The release's cells and some of the bench's."""
+
+    def __init__(self, space: Space, kept: NDArray[np.bool_], seed: int) -> None:
+        self.space, self.release, self.bench = space, space.release, space.bench.some(kept)
+        parts = self.release, self.bench
+        self.step = space.step(kept)
+        scores = space.scores[np.concatenate([np.ones(len(self.release.labels), bool), kept])]
+        self.x = np.column_stack([scores @ self.step[0] - self.step[1], scores])
+        self.labels = np.concatenate([part.labels for part in parts])
+        self.released = np.concatenate([part.log_odds for part in parts])
+        self.folds = np.concatenate([dealt(part.labels, part.groups, seed) for part in parts])
+        self.ours = np.arange(len(self.labels)) >= len(self.release.labels)
+
+    def solved(self, chosen: NDArray[np.bool_], share: float, penalties: Sequence[float]) -> tuple[Floats, Floats]:
+        """Coefficients (D, K) and intercepts (K,), fitted to the cells chosen (N,); no penalties: the step alone."""
+        weights = np.zeros(len(chosen))
+        for own, part, much in ((~self.ours, self.release, 1 - share), (self.ours, self.bench, share)):
+            some = chosen[own]
+            weights[own & chosen] = much * even(part.labels[some], part.groups[some])
+        if not penalties:
+            alone = Regression(self.x[:, :1], self.labels, self.released, weights, np.ones(1))
+            return path(alone, np.array([STEP_PENALTY]))
+        shares = np.append(STEP_PENALTY, np.ones(self.x.shape[1] - 1))
+        nothing = np.zeros(len(chosen))
+        return path(Regression(self.x, self.labels, nothing, weights, shares), np.array(penalties))
+
+    def held(self, share: float, penalties: Sequence[float]) -> Floats:
+        """Log-odds (N, K), each by a head that was not fitted to the cell's slide or person."""
+        found = np.empty((len(self.labels), max(len(penalties), 1)))
+        start = np.zeros(len(self.labels)) if penalties else self.released
+        for fold in range(int(self.folds.max()) + 1):
+            out = self.folds == fold
+            coefficients, biases = self.solved(~out, share, penalties)
+            found[out] = start[out, None] + self.x[out, : len(coefficients)] @ coefficients + biases
+        return found
+
+    def change(self, trial: Trial) -> Change:
+        """The head fitted to all cells."""
+        penalties = () if trial.penalty is None else tuple(p for p in PENALTIES if p >= trial.penalty)
+        coefficients, biases = self.solved(np.ones(len(self.labels), bool), trial.share, penalties)
+        scale = 1.0 if trial.penalty is None else 0.0
+        return self.space.change(coefficients[:, -1], float(biases[-1]), self.step, scale)
+
+    def calibrated(self, log_odds: Floats) -> float:
+        """What log-odds (N,) of cells held back are to be multiplied by."""
+        weights = np.concatenate([even(part.labels, part.groups) / 2 for part in (self.release, self.bench)])
+        nothing = np.zeros(len(log_odds))
+        one = Regression(log_odds[:, None], self.labels, nothing, weights, np.ones(1))
+        return float(np.clip(path(one, np.array([1e-6]))[0][0, 0], 0.1, 1.0))
+
+
+def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int = 0) -> Fit:
+    """The head fitted to the release's cells and those of the bench that are kept (N,); log-odds of the kept ones.
+
+    most_forgotten: points of AUC or balanced accuracy that the release's cells may lose, if there is a head like that.
     """
-    weights = even(bench.labels, bench.groups)[:, None]
-    losses = -weights * np.log(np.maximum(_right(log_odds, bench.labels[:, None]), 1e-12))
-    best = int(losses.sum(axis=0).argmin())
+    together = _Together(space, kept, seed)
+    bench = together.bench
+    slides = min(len(np.unique(bench.groups[bench.labels == label])) for label in (0, 1))
+    found = [together.held(TRIALS[0].share, ())[:, 0]]
+    factors = [1.0]
+    if slides >= FEW_SLIDES:
+        for share in SHARES:
+            columns = list(together.held(share, PENALTIES).T)
+            factors += [together.calibrated(column) for column in columns]
+            found += columns
+        found = [factor * column for factor, column in zip(factors, found, strict=True)]
+    lost = [forgotten(space.release, column[~together.ours]) for column in found]
+    best = _choose(np.column_stack([column[together.ours] for column in found]), np.array(lost), bench, most_forgotten)
+    change = together.change(TRIALS[best])
+    if TRIALS[best].penalty is not None:
+        change = replace(change, weights=factors[best] * change.weights, bias=factors[best] * change.bias)
+    return Fit(change, found[best][together.ours], found[best][~together.ours])
+
+
+def forgotten(release: Source, log_odds: Floats) -> float:
+    """Points of AUC or of balanced accuracy, whichever is more, that the release's cells lose by log-odds (N,)."""
+
+    def figures(values: Floats) -> Floats:
+        right = [float(((values >= 0) == label)[release.labels == label].mean()) for label in (0, 1)]
+        return np.array([auc(release.labels, values) or 0.5, sum(right) / 2])
+
+    return 100 * float((figures(release.log_odds) - figures(log_odds)).max())
+
+
+def _choose(log_odds: Floats, lost: Floats, bench: Source, most_forgotten: float) -> int:
+    """The trial with the least loss on the bench; the first where it is as good, another where that forgets too much.
+
+    log_odds: (N, trials) of cells held back. As good: within a standard error, over slides, of the least loss (Hastie,
+    Tibshirani and Friedman, The Elements of Statistical Learning, 2nd edition 2009, 7.10). Of those that save nearly as
+    much as the best, see GIVEN_UP, the best that does not forget is taken, else the one that forgets least.
+    """
+    each = even(bench.labels, bench.groups)[:, None] * losses(log_odds, bench.labels[:, None])
+    total = each.sum(axis=0)
+    best = int(total.argmin())
     names, owner = np.unique(bench.groups, return_inverse=True)
-    for number in reversed(range(len(PENALTIES))):
-        more = np.bincount(owner, losses[:, number] - losses[:, best])
-        if number == best or more.sum() <= np.sqrt(len(names) * more.var()):
-            return number
-    return best
-
-
-def _weights(release: Source, bench: Source, chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(N,) of the release's cells and then the bench's; 0 for those not chosen (N,)."""
-    parts = []
-    for source, own, share in (
-        (release, chosen[: len(release.labels)], 1 - BENCH_WEIGHT),
-        (bench, chosen[len(release.labels) :], BENCH_WEIGHT),
-    ):
-        weights = np.zeros(len(own))
-        weights[own] = share * even(source.labels[own], source.groups[own])
-        parts.append(weights)
-    return np.concatenate(parts).astype(np.float32)
-
-
-def _solved(
-    x: NDArray[np.float32], labels: Ints, weights: NDArray[np.float32], penalties: Floats, offsets: NDArray[np.float32]
-) -> tuple[Floats, Floats]:
-    each = np.repeat(offsets[:, None], len(penalties), axis=1)
-    shares = np.ones(x.shape[1])
-    shares[1] = STEP_SHARE
-    return solve(Problems(x, labels, weights, penalties, shares, each))
-
-
-def even(labels: Ints, groups: NDArray[np.str_]) -> Floats:
-    """(N,), their sum 1: half for each class, and within a class nearly as much for each group; see FEW_CELLS."""
-    weights = np.zeros(len(labels))
-    for label in (0, 1):
-        own = labels == label
-        _, member, counts = np.unique(groups[own], return_inverse=True, return_counts=True)
-        shares = 1 / (counts[member] + FEW_CELLS)
-        weights[own] = shares / max(shares.sum(), 1e-12) / 2
-    return weights
-
-
-def loss(log_odds: Floats, labels: Ints, groups: NDArray[np.str_]) -> float:
-    """Mean log loss, classes and groups weighted evenly."""
-    return -float(even(labels, groups) @ np.log(np.maximum(_right(log_odds, labels), 1e-12)))
-
-
-def _right(log_odds: Floats, labels: Ints) -> Floats:
-    """The probability that each cell's own class is given."""
-    return sigmoid(np.where(labels == 1, log_odds, -log_odds))
+    more = np.array([np.bincount(owner, column) for column in (each - each[:, [best]]).T])
+    error = np.sqrt(len(names) * more.var(axis=1))
+    kept = lost <= most_forgotten
+    if kept[0] and total[0] - total[best] <= error[0]:
+        return 0
+    released = loss(bench.log_odds, bench.labels, bench.groups)
+    near = total - total[best] <= GIVEN_UP * max(released - total[best], 0.0)
+    cost, among = (total, near & kept) if (near & kept).any() else (lost, near)
+    return int(np.where(among, cost, np.inf).argmin())
 
 
 def dealt(labels: Ints, groups: Sequence[str] | NDArray[np.str_], seed: int, most: int = MOST_FOLDS) -> Ints:

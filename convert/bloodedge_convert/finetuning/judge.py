@@ -12,7 +12,8 @@ from bloodedge.decision.thresholds import Thresholds
 from bloodedge.errors import BloodedgeError
 from bloodedge.evaluation.scoring import agree, score
 from bloodedge.logistic.solver import sigmoid
-from bloodedge_convert.finetuning.fit import Change, Fit, Source, Space, dealt, fit, loss
+from bloodedge_convert.finetuning.fit import Change, Fit, Source, Space, dealt, fit
+from bloodedge_convert.finetuning.losses import gained, loss
 
 DATA = "the bench's reviewed cells, each called by a head that was fitted to none of its slide"
 WITHIN_CHANCE = 2.0
@@ -53,6 +54,8 @@ class Judged:
     release_after: Evaluation
     losses: tuple[float, float]
     """Mean log loss on the bench, before and after."""
+    less: tuple[float, float]
+    """Log loss that slides lose, and its standard error over them; see ``fit.gained``."""
 
     @property
     def forgotten(self) -> float:
@@ -76,13 +79,13 @@ class Judged:
         return found
 
 
-def judge(space: Space, manifest: Manifest) -> Judged:
-    """Fit to all cells, and again without each slide in turn."""
+def judge(space: Space, manifest: Manifest, most_forgotten: float) -> Judged:
+    """Fit to all cells, and again without each slide in turn; most_forgotten: see ``fit``."""
     bench, release = space.bench, space.release
     folds = dealt(bench.labels, bench.groups, seed=1)
     everything = np.ones(len(folds), bool)
-    new = _fitted(space, everything, manifest)
-    outer = [_fitted(space, folds != fold, manifest).change for fold in range(int(folds.max()) + 1)]
+    new = _fitted(space, everything, manifest, most_forgotten)
+    outer = [_fitted(space, folds != fold, manifest, most_forgotten).change for fold in range(int(folds.max()) + 1)]
 
     def of(log_odds: Floats, source: Source) -> Evaluation:
         blast = called(log_odds, manifest)
@@ -105,12 +108,13 @@ def judge(space: Space, manifest: Manifest) -> Judged:
             loss(bench.log_odds, bench.labels, bench.groups),
             loss(found, bench.labels, bench.groups),
         ),
+        less=gained(bench.log_odds, found, bench.labels, bench.groups),
     )
 
 
-def _fitted(space: Space, kept: NDArray[np.bool_], manifest: Manifest) -> New:
+def _fitted(space: Space, kept: NDArray[np.bool_], manifest: Manifest, most_forgotten: float) -> New:
     """The change and its band of uncertainty, chosen on slides held back; the released threshold stays."""
-    found: Fit = fit(space, kept)
+    found: Fit = fit(space, kept, most_forgotten)
     bench, temperature, before = space.bench.some(kept), manifest.temperature, manifest.thresholds
     blast = called(found.bench, manifest)
     chosen = choose_thresholds(blast, bench.labels, bench.groups.tolist(), DATA)
@@ -144,7 +148,7 @@ def _odds(probability: float) -> float:
 def kept_head(judged: Judged, space: Space, manifest: Manifest) -> Judged:
     """The same with the released head, for a bundle whose domain alone is new."""
     count = space.bench.features.shape[1]
-    same = Change(1.0, np.zeros(count), 0.0, np.inf)
+    same = Change(1.0, np.zeros(count), 0.0)
     blast, people = called(space.bench.log_odds, manifest), space.bench.groups.tolist()
     agreement = agree(blast, blast, space.bench.labels, people, manifest.thresholds)
     return replace(
@@ -155,6 +159,7 @@ def kept_head(judged: Judged, space: Space, manifest: Manifest) -> Judged:
         lost=agreement,
         release_after=judged.release_before,
         losses=(judged.losses[0], judged.losses[0]),
+        less=(0.0, 0.0),
     )
 
 
@@ -166,25 +171,26 @@ def decide(
     accepted: shares of the bench's cells inside the domain, before and after. Raises BloodedgeError where neither is
     better, or the new head forgets too much.
     """
-    better = judged.losses[1] < judged.losses[0] and judged.gain >= -WITHIN_CHANCE
+    better = judged.less[0] > judged.less[1] and judged.gain >= -WITHIN_CHANCE
     if better and judged.forgotten <= most_forgotten:
         return judged
     before, after = (100 * (one.balanced_accuracy or 0) for one in (judged.before, judged.after))
+    cells, slides = judged.after.cells, judged.after.subjects
+    of = f" of {slides} slides" if slides < cells else ""
     figures = (
-        f"balanced accuracy {before:.1f} % before and {after:.1f} % after, on {judged.after.cells} cells of "
-        f"{judged.after.subjects} slides, each held back in turn"
+        f"balanced accuracy {before:.1f} % before and {after:.1f} % after, on {cells} cells{of}, each held back in turn"
     )
     if better:
         raise BloodedgeError(
             f"No bundle was written: on the release's own people the new model loses {judged.forgotten:.1f} points, "
-            f"more than the {most_forgotten:g} allowed ({figures}). Review cells of more slides, or allow it with "
-            f"--accept-forgetting {np.ceil(judged.forgotten):g}."
+            f"more than the {most_forgotten:g} allowed ({figures}). Review cells of more slides, or, for a model of "
+            f"this bench alone, allow it with --accept-forgetting {np.ceil(judged.forgotten):g}."
         )
     holds = (judged.before.balanced_accuracy or 0) >= (judged.release_before.balanced_accuracy or 0) - DOUBTFUL
     if holds and accepted[1] - accepted[0] >= WIDENED:
         return kept_head(judged, space, manifest)
     raise BloodedgeError(
-        f"No bundle was written: the new model is not better on this bench ({figures}; log loss "
+        f"No bundle was written: the new model is not better on this bench by more than chance ({figures}; log loss "
         f"{judged.losses[0]:.3f} and {judged.losses[1]:.3f}). Review cells of more slides, and look again at answers "
         "that you were not sure of."
     )
@@ -194,7 +200,7 @@ def doubts(judged: Judged) -> list[str]:
     """Sentences on what a reader of the figures should doubt."""
     after, there = judged.after.balanced_accuracy or 0, judged.release_before.balanced_accuracy or 0
     found = []
-    if np.isinf(judged.new.change.penalty):
+    if not judged.new.change.weights.any():
         found.append(
             "The released head is as good on this bench as any that was fitted to it, and stays; what is new is the "
             "domain, inside which it answers, and the error rates."

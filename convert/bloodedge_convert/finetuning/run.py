@@ -71,7 +71,7 @@ def finetune(
         rounded = next((f for n, f in zip(networks, seen, strict=True) if n.artifact.precision not in FLOAT), None)
         noise = None if rounded is None else int8_noise(kept, seen[0], rounded)
         space = Space(Source.of_release(kept, at), bench, noise)
-        judged = judge(space, bundle.manifest)
+        judged = judge(space, bundle.manifest, most_forgotten)
         report("Fitting the head", 1, 1)
         domain = with_bench(bundle.manifest.domain, cells, judged.folds)
         shares = accepted(bundle.manifest.domain, domain, cells)
