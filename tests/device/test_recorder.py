@@ -13,9 +13,10 @@ from bloodedge_device.daemon.recorder import WAITING, Recorder
 from bloodedge_device.health import Health, Level
 from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.slide.current import CurrentSlide
-from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, StateInUseError, Store
+from bloodedge_device.store import DATABASE, DamagedDatabaseError, DiskFullError, StateInUseError, Store, database
 from bloodedge_device.timings import Timings
 from support import fakes
+from support.waiting import until
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -148,6 +149,23 @@ def test_a_disk_that_stays_full_ends_the_daemon_in_good_time_with_a_sentence(
     with pytest.raises(DiskFullError, match="the disk is full"):
         work()
     assert monotonic() - start < 1
+
+
+def test_a_disk_that_becomes_read_only_is_waited_for_and_no_image_is_given_up(
+    state: Path, store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health, slide = Health(), begin()
+    held = [True]
+    monkeypatch.setattr(database, "is_read_only", lambda _: held[0])
+    store._database.execute("PRAGMA query_only = ON")  # SQLite then refuses as on such a disk
+    with Recorder(store, monotonic(), health, timings=PATIENT) as recording:
+        recording.put(slide, fakes.result(0, [0.9, 0.1]))
+        assert until(lambda: "has become read-only" in str(health.conditions().get("store")))
+        assert rows(state, "SELECT count(*) FROM frames") == [(0,)]
+        held[0] = False
+        store._database.execute("PRAGMA query_only = OFF")
+    assert rows(state, "SELECT count(*) FROM cells WHERE crop IS NOT NULL") == [(2,)]
+    assert health.conditions()["store"].level is Level.OK
 
 
 def test_a_daemon_that_is_to_stop_is_not_held_back_for_ever_by_a_full_disk(

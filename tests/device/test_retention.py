@@ -1,15 +1,19 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 
 from bloodedge.cli import main
+from bloodedge_device.daemon import monitor
 from bloodedge_device.settings.sections import StoreSettings
 from bloodedge_device.store import DATABASE, Store, crops, database, reserve, writer
+from bloodedge_device.system.clock import ClockWatch
+from bloodedge_device.system.sd_notify import Notifier
 from support import fakes
+from support.web_fakes import FakeDaemon
 
 
 def rows(state: Path, query: str) -> list[tuple[object, ...]]:
@@ -335,3 +339,29 @@ def test_where_nothing_was_stored_there_is_nothing_to_expire(state: Path, capsys
     assert expire(state) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not state.exists()
+
+
+def test_a_right_clock_that_is_set_far_forward_costs_no_image(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a faulty time source; a clock that was wrong at the start is believed once it is set."""
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Later":
+            return super().now(tz) + ahead[0]
+
+    daemon, ahead, wall = FakeDaemon(state), [timedelta(0)], [0.0]
+    daemon.state.store.settings = StoreSettings(keep_days=30, reserve_mb=0)
+    monkeypatch.setattr(monitor, "datetime", Later)
+    monkeypatch.setattr(monitor, "clock_synchronised", lambda: True)
+    run = daemon.store.begin_run(fakes.run_info(fakes.make_manifest()))
+    daemon.store.put_frames(daemon.store.begin_slide(run, ""), [fakes.result(1, [0.9, 0.1])], True)
+    watch = monitor.Monitor(daemon.state, Notifier({}))
+    watch._clock = ClockWatch(lambda: wall[0], lambda: 0.0)
+    ahead[0], wall[0] = timedelta(days=3650), 3650 * 86400.0
+    watch.check_often()
+    watch.check_seldom()
+    assert len(images(state)) == 2
+    ahead[0] += timedelta(days=31)
+    watch.check_seldom()
+    assert not images(state)
+    daemon.store.close()

@@ -2,9 +2,10 @@
 
 import logging
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 
-from bloodedge.machine import cpu_temperature_c
+from bloodedge.machine import EARLIEST, cpu_temperature_c
 from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.health import Level
 from bloodedge_device.store import DiskFullError
@@ -28,6 +29,8 @@ class Monitor:
     def __init__(self, state: DaemonState, notifier: Notifier) -> None:
         self._state, self._notifier = state, notifier
         self._clock = ClockWatch()
+        self._was_right = clock_synchronised() is not False and datetime.now(UTC) >= EARLIEST
+        """Whether the clock could be trusted at the start."""
         self._began_s = monotonic()
 
     def check_heat(self) -> None:
@@ -115,9 +118,13 @@ class Monitor:
     def _tidy(self) -> None:
         store = self._state.store
         with suppress(DiskFullError):
-            if expired := store.expire(clock_held=clock_synchronised()):
+            if expired := store.expire(self._time_for_retention(), clock_held=clock_synchronised()):
                 log.info("%d images of cells past store.keep_days were removed; results are kept.", expired)
                 store.note("daemon", "images expired", {"images": expired})
             if removed := store.tidy():
                 log.warning("%d oldest images of cells were removed to keep the disk free; results are kept.", removed)
                 store.note("daemon", "images removed", {"images": removed})
+
+    def _time_for_retention(self) -> datetime:
+        """Now, as a clock has it that was right at the start: set far forward since, it would cost every image."""
+        return datetime.now(UTC) - timedelta(seconds=self._clock.set_by_s if self._was_right else 0)

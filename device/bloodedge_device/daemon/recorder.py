@@ -15,11 +15,14 @@ from bloodedge_device.frames import FrameResult
 from bloodedge_device.health import Health, Level
 from bloodedge_device.outputs.messages import frame_message, slide_message
 from bloodedge_device.slide.current import CurrentSlide
-from bloodedge_device.store import DamagedDatabaseError, DiskFullError, StarvedError, Store
+from bloodedge_device.store import DamagedDatabaseError, DiskFullError, ReadOnlyDiskError, StarvedError, Store
 from bloodedge_device.store.outbox import Draft
 from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
+
+OTHER_WAITS = (StarvedError, ReadOnlyDiskError)
+"""What holds the storing back as a full disk does."""
 
 WAITING = 16
 """Frames' results that may wait for the disk."""
@@ -182,7 +185,7 @@ class Recorder:
                 self._health.report("store", *_condition(self._store))
 
     def _await_room(self, error: DiskFullError) -> None:
-        if self._health.report("store", Level.FAILED, str(error) if isinstance(error, StarvedError) else _FULL):
+        if self._health.report("store", Level.FAILED, str(error) if isinstance(error, OTHER_WAITS) else _FULL):
             log.warning("%s", error)
         if self._ends_at_s is None and self._ending():
             self._ends_at_s = monotonic() + self._timings.full_disk_wait_s

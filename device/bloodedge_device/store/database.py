@@ -1,5 +1,6 @@
 """Opening the database for writing and for reading, and setting a damaged one aside."""
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -116,12 +117,30 @@ def _dated_now(state: Path) -> Path:
     return folder
 
 
+def is_read_only(folder: Path) -> bool:
+    """Whether a folder's disk cannot be written: Linux makes it so after a fault (ext4(5), errors=remount-ro)."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 class DiskFullError(BloodedgeError):
     """Nothing more can be stored until space is free; what was stored is intact."""
 
 
 class StarvedError(DiskFullError):
     """Nothing can be stored until a file can be opened; what was stored is intact."""
+
+
+class ReadOnlyDiskError(DiskFullError):
+    """Nothing can be stored until the disk can be written again; what was stored is intact."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"Results cannot be stored in {path}: the disk has become read-only, as after a fault; restart the machine,"
+            " which checks it. What was stored is intact."
+        )
 
 
 class DamagedDatabaseError(BloodedgeError):
@@ -151,6 +170,8 @@ def database_errors(state: Path, doing: str = "stored in") -> Iterator[None]:
             kind = DiskFullError
         elif code in DAMAGE:
             kind = DamagedDatabaseError
+        elif is_read_only(state):
+            raise ReadOnlyDiskError(path) from error
         raise kind(f"Results cannot be {doing} {path}: {reason}.") from error
 
 

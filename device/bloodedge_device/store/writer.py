@@ -25,9 +25,11 @@ from bloodedge_device.store.database import (
     DATABASE,
     MEGABYTE,
     DiskFullError,
+    ReadOnlyDiskError,
     StarvedError,
     database_errors,
     is_damaged,
+    is_read_only,
     open_for_writing,
     set_aside,
 )
@@ -170,8 +172,8 @@ class Store:
         while True:
             try:
                 return step()
-            except DiskFullError:
-                if not self._make_room():
+            except DiskFullError as error:
+                if isinstance(error, ReadOnlyDiskError) or not self._make_room():
                     raise
 
     def _make_room(self) -> bool:
@@ -223,8 +225,8 @@ class Store:
 
         They survive a power cut once this returns; images are on disk before the rows that name them. When the disk has
         no room for images, results are kept without them. Raises DiskFullError when it has no room for results either,
-        after the oldest images and the reserve were deleted, and StarvedError, nothing stored, while no file can be
-        opened.
+        after the oldest images and the reserve were deleted, and, nothing stored, ReadOnlyDiskError while it is
+        read-only, and StarvedError while no file can be opened.
         """
         kept = keep_crops and self._put_crops(slide, results)
         self._with_room(lambda: self._put_rows(slide, results, kept, messages))
@@ -257,6 +259,8 @@ class Store:
             raise StarvedError(
                 "Results cannot be stored: too many files are open; end what opens them, or raise LimitNOFILE."
             ) from error
+        if is_read_only(self.state):
+            raise ReadOnlyDiskError(self.crops)
         self.crops_lost += len(crops)
         return False
 

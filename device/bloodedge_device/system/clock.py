@@ -53,9 +53,14 @@ class ClockWatch:
     def __init__(self, wall: Callable[[], float] = time.time, steady: Callable[[], float] = since_boot_s) -> None:
         self._wall, self._steady = wall, steady
         self._offset_s = wall() - steady()
+        self.set_by_s = 0.0
+        """How far the wall clock was set forward (negative: back) since the start, as far as ``jumped`` noticed."""
 
     def jumped(self) -> float | None:
         """Seconds that the wall clock was set forward (negative: back) since the last call; None when it was not."""
         before, self._offset_s = self._offset_s, self._wall() - self._steady()
         jump = self._offset_s - before
-        return jump if abs(jump) > JUMP_S else None
+        if abs(jump) <= JUMP_S:
+            return None
+        self.set_by_s += jump
+        return jump
