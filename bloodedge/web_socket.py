@@ -143,7 +143,10 @@ class CappedListener(socket.socket):
                 self._starved_until_s = monotonic() + STARVED_S / 2
             raise
         network = network_of(address[0]) if isinstance(address, tuple) else ""
-        if not self._has_place(network) or accepted.fileno() >= _descriptors() - KEPT_FREE:
+        lacks_descriptors = accepted.fileno() >= _descriptors() - KEPT_FREE
+        if lacks_descriptors:
+            self._make_place(network)  # for who comes next
+        if lacks_descriptors or not self._has_place(network):
             accepted.close()
             raise ConnectionAbortedError
         connection = Connection(accepted, network, self._forget)
@@ -163,13 +166,16 @@ class CappedListener(socket.socket):
     def _has_place(self, network: str) -> bool:
         if len(self._connections) < self._most:
             return True
+        self._make_place(network)
+        return not self._is_full
+
+    def _make_place(self, network: str) -> None:
         counts = Counter(connection.network for connection in self._connections.values())
         left = [one for one in self._connections.values() if one.hung_up_s is None]
         among = [one for one in left if not one.is_busy()]
         among = among or [one for one in left if counts[one.network] > counts[network] + 1]
         if among:
             max(among, key=lambda one: counts[one.network]).hang_up()  # of equals the oldest
-        return not self._is_full
 
     def _forget(self, connection: Connection) -> None:
         with suppress(OSError):

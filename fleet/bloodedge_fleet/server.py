@@ -23,6 +23,7 @@ from bloodedge_fleet.boards.archive import Archive, remove_old_reports
 from bloodedge_fleet.boards.broker import Broker
 from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.database import DatabaseError, migrate
+from bloodedge_fleet.database.kept_file import KeptFile
 from bloodedge_fleet.metrics import Figures
 from bloodedge_fleet.rollouts.controller import RolloutController
 from bloodedge_fleet.state_dir import require_readable
@@ -34,6 +35,8 @@ log = logging.getLogger("bloodedge.fleet")
 LOCK = "serve.lock"
 DATABASE_WAIT_S = 60.0
 TIDY_EVERY_S = 3600.0
+CHECK_EVERY_S = 1.0
+"""Between two looks at whether the database's file is in its place."""
 CONNECTIONS = 200
 """To the page at the same time; boards fetch bundles over them."""
 
@@ -62,24 +65,35 @@ def serve(engine: Engine, state: Path, broker: Broker, page: Page, *, silent: ti
         url = page.url or _own_url(page, listening)
         _migrate(engine, stop)
         figures = Figures()
+        kept = KeptFile(engine) if engine.dialect.name == "sqlite" else None
         archive = Archive(engine)
         listener = Listener(broker, archive)
         controller = RolloutController(engine, listener.publish, listener.is_current, url, silent)
-        app = make_app(Site(engine, state, listener, figures, silent), page.host, needs_token=needs_token)
+        app = make_app(Site(engine, state, listener, figures, silent, kept), page.host, needs_token=needs_token)
         web = make_server(app, HEADERS, refusal, tls, CONNECTIONS)
         thread = threading.Thread(target=web.run, args=([listening],), name="web", daemon=True)
         listener.start(figures.note, controller.send_again)
         controller.start()
         thread.start()
         _log_address(page, listening)
-        while not stop.is_set():
-            _tidy(engine, keep)
-            stop.wait(TIDY_EVERY_S)
+        _look_after(engine, keep, kept, stop)
         log.info("Stopping; delivered messages are stored first.")
         web.should_exit = True
         controller.stop()
         listener.stop()
         thread.join(5)
+
+
+def _look_after(engine: Engine, keep: timedelta, kept: KeptFile | None, stop: threading.Event) -> None:
+    """Remove old reports now and then, and keep the database's file in its place, until told to stop."""
+    tidy_at_s = 0.0
+    while not stop.is_set():
+        if kept is not None:
+            kept.check()
+        if monotonic() >= tidy_at_s:
+            _tidy(engine, keep)
+            tidy_at_s = monotonic() + TIDY_EVERY_S
+        stop.wait(CHECK_EVERY_S)
 
 
 def _tidy(engine: Engine, keep: timedelta) -> None:

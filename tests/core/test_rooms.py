@@ -21,9 +21,9 @@ PACKAGES = {
     "bloodedge_fleet": ROOT / "fleet" / "bloodedge_fleet",
 }
 ORDER = {
-    "bloodedge": "machine redact text log_limits errors installation files metrics logistic config console web_access"
-    " web_socket web_server imaging tables decision bundle engine finder data fleet_messages report signing bench"
-    " simulation evaluation cli __main__",
+    "bloodedge": "machine redact text log_limits errors installation files sqlite_rescue metrics logistic config"
+    " console web_access web_socket web_server imaging tables decision bundle engine finder data fleet_messages report"
+    " signing bench simulation evaluation cli __main__",
     "bloodedge_train": "hardware recipe zoo fitting watcher fitted heads figures run_card run_folder explain"
     " whole_network head_run run compare progress sweep cli",
     "bloodedge_convert": "job cells judge range_search litert network onnx openvino int8_methods output worker"

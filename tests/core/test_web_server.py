@@ -146,6 +146,17 @@ def test_the_last_descriptors_are_never_a_connection_s(monkeypatch: pytest.Monke
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
 
 
+def test_idle_connections_give_way_where_descriptors_are_the_fewest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with serving() as port, ExitStack() as stack:
+        last = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 8
+        monkeypatch.setattr(web_socket, "_descriptors", lambda: last + web_socket.KEPT_FREE)
+        for _ in range(10):
+            stack.enter_context(connect(port))
+        assert until(lambda: answers(port), 5)
+
+
 def test_without_a_descriptor_it_says_so_once_a_second(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -151,6 +151,22 @@ def test_a_disk_that_stays_full_ends_the_daemon_in_good_time_with_a_sentence(
     assert monotonic() - start < 1
 
 
+def test_a_database_that_another_program_locks_is_waited_for_and_no_image_is_deleted(
+    state: Path, store: Store, begin: Callable[[], CurrentSlide]
+) -> None:
+    health, slide = Health(), begin()
+    store.put_frames(slide.id, [fakes.result(0, [0.9])], keep_crops=True)
+    store._database.execute("PRAGMA busy_timeout = 10")
+    with closing(sqlite3.connect(state / DATABASE, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with Recorder(store, monotonic(), health, timings=PATIENT) as recording:
+            recording.put(slide, fakes.result(1, [0.9]))
+            assert until(lambda: "keeps it locked" in str(health.conditions().get("store")))
+            other.execute("ROLLBACK")
+    assert rows(state, "SELECT count(crop) FROM cells") == [(2,)]
+    assert health.conditions()["store"].level is Level.OK
+
+
 def test_a_disk_that_becomes_read_only_is_waited_for_and_no_image_is_given_up(
     state: Path, store: Store, begin: Callable[[], CurrentSlide], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,13 +15,20 @@ from bloodedge_device.frames import FrameResult
 from bloodedge_device.health import Health, Level
 from bloodedge_device.outputs.messages import frame_message, slide_message
 from bloodedge_device.slide.current import CurrentSlide
-from bloodedge_device.store import DamagedDatabaseError, DiskFullError, ReadOnlyDiskError, StarvedError, Store
+from bloodedge_device.store import (
+    DamagedDatabaseError,
+    DiskFullError,
+    LockedError,
+    ReadOnlyDiskError,
+    StarvedError,
+    Store,
+)
 from bloodedge_device.store.outbox import Draft
 from bloodedge_device.timings import TIMINGS, Timings
 
 log = logging.getLogger("bloodedge.device")
 
-OTHER_WAITS = (StarvedError, ReadOnlyDiskError)
+OTHER_WAITS = (StarvedError, ReadOnlyDiskError, LockedError)
 """What holds the storing back as a full disk does."""
 
 WAITING = 16

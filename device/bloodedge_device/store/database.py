@@ -1,5 +1,6 @@
 """Opening the database for writing and for reading, and setting a damaged one aside."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -118,11 +119,15 @@ def _dated_now(state: Path) -> Path:
 
 
 def is_read_only(folder: Path) -> bool:
-    """Whether a folder's disk cannot be written: Linux makes it so after a fault (ext4(5), errors=remount-ro)."""
+    """Whether a folder's disk cannot be written: Linux makes it so after a fault (ext4(5), errors=remount-ro).
+
+    Only an attempt to write shows it: newer kernels do not call such a disk read-only in statvfs(3).
+    """
     try:
-        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
-    except OSError:
-        return False
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))  # a file without a name
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False
 
 
 class DiskFullError(BloodedgeError):
@@ -131,6 +136,10 @@ class DiskFullError(BloodedgeError):
 
 class StarvedError(DiskFullError):
     """Nothing can be stored until a file can be opened; what was stored is intact."""
+
+
+class LockedError(DiskFullError):
+    """Nothing can be stored while another program keeps the database locked; what was stored is intact."""
 
 
 class ReadOnlyDiskError(DiskFullError):
@@ -170,6 +179,8 @@ def database_errors(state: Path, doing: str = "stored in") -> Iterator[None]:
             kind = DiskFullError
         elif code in DAMAGE:
             kind = DamagedDatabaseError
+        elif code == sqlite3.SQLITE_BUSY:
+            kind = LockedError
         elif is_read_only(state):
             raise ReadOnlyDiskError(path) from error
         raise kind(f"Results cannot be {doing} {path}: {reason}.") from error

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import make_private
 from bloodedge.redact import redacted
+from bloodedge.sqlite_rescue import FileId, file_id, write_again
 from bloodedge_device.frames import FrameResult
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.settings.sections import StoreSettings
@@ -32,11 +33,11 @@ from bloodedge_device.store.database import (
     is_read_only,
     open_for_writing,
     set_aside,
+    set_aside_database,
 )
 from bloodedge_device.store.frame_rows import crop_name, forget_crops, insert, put_frame, recall
 from bloodedge_device.store.lock import lock_state
 from bloodedge_device.store.outbox import Draft, Message
-from bloodedge_device.store.rescue import FileId, file_id, write_again
 from bloodedge_device.store.reserve import Reserve
 from bloodedge_device.store.retention import (
     SET,
@@ -132,7 +133,7 @@ class Store:
 
     def _open(self) -> None:
         self._database = open_for_writing(self.state)
-        self._file = file_id(self.state)
+        self._file = file_id(self.state / DATABASE)
         self._waiting = int(self._database.execute("SELECT count(*) FROM outbox").fetchone()[0])
         self._slide, self._rows = 0, dict[int, int]()
 
@@ -173,7 +174,7 @@ class Store:
             try:
                 return step()
             except DiskFullError as error:
-                if isinstance(error, ReadOnlyDiskError) or not self._make_room():
+                if type(error) is not DiskFullError or not self._make_room():
                     raise
 
     def _make_room(self) -> bool:
@@ -226,7 +227,7 @@ class Store:
         They survive a power cut once this returns; images are on disk before the rows that name them. When the disk has
         no room for images, results are kept without them. Raises DiskFullError when it has no room for results either,
         after the oldest images and the reserve were deleted, and, nothing stored, ReadOnlyDiskError while it is
-        read-only, and StarvedError while no file can be opened.
+        read-only, LockedError while another program locks the database, and StarvedError while no file can be opened.
         """
         kept = keep_crops and self._put_crops(slide, results)
         self._with_room(lambda: self._put_rows(slide, results, kept, messages))
@@ -384,7 +385,7 @@ class Store:
     @property
     def is_in_place(self) -> bool:
         """Whether the open database is the one in the state folder, and not deleted or moved."""
-        return self._file is not None and file_id(self.state) == self._file
+        return self._file is not None and file_id(self.state / DATABASE) == self._file
 
     def put_back(self) -> None:
         """Write a database that was deleted or moved again, with all that it held; images are where they are.
@@ -392,7 +393,7 @@ class Store:
         Raises BloodedgeError when it cannot be written or, as DamagedDatabaseError, read.
         """
         with self._writing, database_errors(self.state):
-            write_again(self._database, self.state)
+            write_again(self._database, self.state / DATABASE, lambda: set_aside_database(self.state))
             lock, self._lock = self._lock, lock_state(self.state, held=self._lock)
             if lock is not self._lock:
                 lock.close()

@@ -61,16 +61,17 @@ class Board:
         return reviewed.right / reviewed.called, wilson(reviewed.right, reviewed.called)
 
 
-def read_boards(connection: Connection, silent: timedelta, now: datetime | None = None) -> list[Board]:
-    """Every board, the worst first; silent: a board without a report for so long counts as silent."""
+def read_boards(
+    connection: Connection, silent: timedelta, now: datetime | None = None, only: str | None = None
+) -> list[Board]:
+    """Every board, or the one of a name, the worst first; silent: one without a report for so long counts as silent."""
     now = now or datetime.now(UTC)
     counted = select(boots.c.board, func.sum(boots.c.highest - boots.c.first + 1 - boots.c.reports)).group_by(
         boots.c.board
     )
     missing = {board: int(number) for board, number in connection.execute(counted).tuples()}
-    found = [
-        _board(row, missing.get(row["id"], 0), silent, now) for row in connection.execute(select(boards)).mappings()
-    ]
+    query = select(boards) if only is None else select(boards).where(boards.c.name == only)
+    found = [_board(row, missing.get(row["id"], 0), silent, now) for row in connection.execute(query).mappings()]
     return sorted(found, key=lambda board: (ORDER.index(board.state), board.name))
 
 

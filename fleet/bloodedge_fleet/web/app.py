@@ -23,6 +23,7 @@ from bloodedge.web_access import SafeHeaders, TokenCheck
 from bloodedge_fleet.boards.listener import Listener
 from bloodedge_fleet.boards.overview import describe, read_boards, read_hours, read_refusals
 from bloodedge_fleet.database import reading
+from bloodedge_fleet.database.kept_file import KeptFile
 from bloodedge_fleet.metrics import CONTENT_TYPE, Figures
 from bloodedge_fleet.rollouts.overview import count_states, newest_names, read_rollout_views
 from bloodedge_fleet.rollouts.store import bundle_file
@@ -54,14 +55,23 @@ class Site:
     figures: Figures
     silent: timedelta
     """A board without a report for so long is silent."""
+    kept: KeptFile | None = None
+    """Of a SQLite database."""
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """What is wrong with the server itself: a sentence by part."""
+        broker = self.listener.broker
+        states = {
+            "broker": "" if broker.connected else broker.state,
+            "database": self.listener.worker.state or ("" if self.kept is None else self.kept.state),
+        }
+        return {part: sentence for part, sentence in states.items() if sentence}
 
     @property
     def troubles(self) -> list[str]:
         """Problems of the server itself, in sentences."""
-        broker = self.listener.broker
-        return [
-            sentence for sentence in ("" if broker.connected else broker.state, self.listener.worker.state) if sentence
-        ]
+        return list(self.broken.values())
 
 
 def make_app(site: Site, host: str, *, needs_token: bool = False) -> ASGIApp:
@@ -100,7 +110,7 @@ class _Pages:
         name = request.path_params["name"]
         now = datetime.now(UTC)
         with reading(self._site.engine) as connection:
-            board = next((board for board in read_boards(connection, self._site.silent) if board.name == name), None)
+            board = next(iter(read_boards(connection, self._site.silent, now, only=name)), None)
             hours = read_hours(connection, name, now - TREND, now + AHEAD)
         if board is None:
             raise HTTPException(404, "No board of this name has reported.")
@@ -131,9 +141,7 @@ class _Pages:
 
     async def healthz(self, _: Request) -> Response:
         """Anybody may ask: what is away is told, and not where it is."""
-        listener = self._site.listener
-        away = {"broker": not listener.broker.connected and listener.broker.state, "database": listener.worker.state}
-        troubles = [f"The {name} does not answer; the page says more." for name, state in away.items() if state]
+        troubles = [f"The {name} does not answer; the page says more." for name in self._site.broken]
         return JSONResponse({"ok": not troubles, "troubles": troubles}, 503 if troubles else 200)
 
     async def bundle(self, request: Request) -> Response:
