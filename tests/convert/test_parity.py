@@ -69,7 +69,6 @@ def network(name: str, images):
         *(pytest.param(name, BOTH[:1], marks=pytest.mark.slow) for name in OTHERS),
         (QUICKEST, BOTH[:1]),
         ("edgenet", BOTH),
-        pytest.param("mobilenetv2", BOTH, marks=pytest.mark.slow),
     ],
 )
 def test_every_engine_says_what_keras_says(name, views, tmp_path):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from bloodedge.bundle.run_record import read_metrics, read_run
-from bloodedge.cli import main
 from bloodedge.data.dataset import Dataset
 from bloodedge_train.zoo import ZOO
+from support.commands import here
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +34,6 @@ sampling = "class_balanced"
 PEOPLE, CELLS = 5, 4
 NETWORKS = [name for name in ZOO if name not in {"efficientnet_lite1", "efficientnet_lite2"}]
 """Those two are Lite0 with other numbers."""
-
-
-def run(*arguments: str | Path) -> int:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(a) for a in arguments])
-    return int(exit_.value.code or 0)
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +65,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("model", NETWORKS)
 def test_it_trains_and_explains_itself_on_real_cells(model: str, few: Path, runs: Path) -> None:
     out = runs / model
-    assert run("train", few, "--model", model, "--recipe", runs / "tiny.toml", "--out", out) == 0
+    here("train", few, "--model", model, "--recipe", runs / "tiny.toml", "--out", out)
     record, metrics = read_run(out), read_metrics(out)
     assert record.model == model
     assert record.macs
     assert metrics.parts["test"].cells >= 2 * CELLS
     cell = next((few / "all").iterdir())
-    assert run("explain", out, cell, "--out", out / "explained", "--json", out / "explained.json") == 0
+    here("explain", out, cell, "--out", out / "explained", "--json", out / "explained.json")
     assert len(list((out / "explained").glob("*.png"))) == 1
     assert json.loads((out / "explained.json").read_text())
 
@@ -85,9 +79,9 @@ def test_it_trains_and_explains_itself_on_real_cells(model: str, few: Path, runs
 def test_all_of_them_stand_in_the_comparison(few: Path, runs: Path) -> None:
     made = [runs / model for model in NETWORKS if (runs / model / "run.json").is_file()]
     assert len(made) == len(NETWORKS)
-    assert run("compare", *made, "--out", runs / "comparison", "--json", runs / "comparison.json") == 0
+    here("compare", *made, "--out", runs / "comparison", "--json", runs / "comparison.json")
     told = json.loads((runs / "comparison.json").read_text())
     assert {row["network"] for row in told["rows"]} == set(NETWORKS)
     assert (runs / "comparison" / "compare.html").is_file()
-    assert run("evaluate", *made[-2:], few, "--json", runs / "ensemble.json") == 0
+    here("evaluate", *made[-2:], few, "--json", runs / "ensemble.json")
     assert json.loads((runs / "ensemble.json").read_text())["cells"] == read_metrics(made[0]).parts["test"].cells

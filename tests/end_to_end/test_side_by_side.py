@@ -1,14 +1,12 @@
 """A head on two networks side by side goes the whole way: recipe, run, bundle, device."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.run_record import read_run
@@ -19,6 +17,10 @@ from bloodedge.engine.keras import KerasEngine
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.imaging import ImagingSpec
 from bloodedge_train import zoo
+from support.commands import apart
+
+Images = NDArray[np.uint8]
+Outputs = NDArray[np.float32]
 
 MODEL = "edgenet+mobilenetv2"
 SIZE = 64
@@ -43,14 +45,6 @@ WIDE = [
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str | Path) -> str:
-    """What ``bloodedge`` prints, in a process of its own."""
-    command = [sys.executable, "-m", "bloodedge", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 def write_weights(path: Path, name: str, frames: np.ndarray) -> None:
     """Random weights with moving statistics of the frames: without them little comes through so many layers."""
     keras.utils.set_random_seed(3)
@@ -70,15 +64,26 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, rendered_data: Path) -> Pat
         write_weights(folder / f"{name}.weights.h5", name, frames)
     (folder / "head.toml").write_text(RECIPE)
     named = ("--model", MODEL, "--weights", folder, "--recipe", folder / "head.toml")
-    run("train", rendered_data, *named, "--no-cache", "--out", folder / "run")
+    apart("train", rendered_data, *named, "--no-cache", "--out", folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def images(fitted: Path, rendered_data: Path) -> Images:
+    return inputs(read_dataset(rendered_data).unique[::9], read_run(fitted).imaging)
+
+
+@pytest.fixture(scope="module")
+def said(fitted: Path, images: Images) -> Outputs:
+    """What the run says of the images."""
+    return KerasEngine(fitted).predict(images)
 
 
 @pytest.fixture(scope="module")
 def bundle(fitted: Path) -> Path:
     pytest.importorskip("nncf", reason="nncf is not installed (pip install -e '.[convert]')")
     path = fitted.parent / "several.bundle"
-    run("convert", fitted, "--int8", *WIDE, "-o", path)
+    apart("convert", fitted, "--int8", *WIDE, "-o", path)
     return path
 
 
@@ -89,13 +94,13 @@ def test_a_run_of_two_networks_is_scored_compared_and_explained(
     assert (record.model, record.weights) == (MODEL, fitted.parent.name)
     card = (fitted / "MODEL_CARD.md").read_text()
     assert "| network | edgenet (after Howard et al., MobileNets, 2017; ReLU only) + mobilenetv2 (Sandler" in card
-    run("evaluate", fitted, rendered_data, "--json", tmp_path / "figures.json")
+    apart("evaluate", fitted, rendered_data, "--json", tmp_path / "figures.json")
     assert json.loads((tmp_path / "figures.json").read_text())["auc"] > 0.6
     cell = next((rendered_data / "fold_0" / "all").iterdir())
     for layer in ([], ["--layer", "mobilenetv2/block_2_add"]):
-        run("explain", fitted, cell, "--out", tmp_path / "explained", *layer)
+        apart("explain", fitted, cell, "--out", tmp_path / "explained", *layer)
     assert len(list((tmp_path / "explained").glob("*.png"))) == 1
-    run("compare", fitted, "--out", tmp_path / "comparison")
+    apart("compare", fitted, "--out", tmp_path / "comparison")
     assert MODEL in (tmp_path / "comparison" / "compare.md").read_text()
 
 
@@ -110,16 +115,14 @@ def test_a_run_of_two_networks_is_scored_compared_and_explained(
     ],
 )
 def test_every_engine_says_what_the_run_says(
-    engine: str, precision: str, most: float, fitted: Path, bundle: Path, rendered_data: Path
+    engine: str, precision: str, most: float, bundle: Path, images: Images, said: Outputs
 ) -> None:
-    images = inputs(read_dataset(rendered_data).unique[::9], read_run(fitted).imaging)
     with Bundle(bundle) as opened:
         artifact = opened.manifest.artifact(engine, precision)
         loaded = load_artifact(opened, artifact, threads=1)
         assert check_golden(opened, artifact, loaded).passed
-    wanted = KerasEngine(fitted).predict(images)
-    assert np.ptp(wanted[:, 1]) > 0.5
-    assert np.abs(loaded.predict(images) - wanted).max() < most
+    assert np.ptp(said[:, 1]) > 0.5
+    assert np.abs(loaded.predict(images) - said).max() < most
 
 
 def test_int8_litert_is_one_partition(bundle: Path) -> None:
@@ -130,9 +133,9 @@ def test_int8_litert_is_one_partition(bundle: Path) -> None:
 
 
 def test_the_bundle_runs_on_the_device(bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "device.toml").write_text('engine = "litert"\n[trust]\nunsigned = true\n')
-    state = ("--state", tmp_path / "state")
-    run("device", "run", "--config", tmp_path / "device.toml", "--bundle", bundle, "--frames", "6", *state, "--no-page")
-    report = json.loads(run("device", "report", *state, "--json", "-"))
+    settings, state = tmp_path / "device.toml", ("--state", tmp_path / "state")
+    settings.write_text('engine = "litert"\n[trust]\nunsigned = true\n')
+    apart("device", "run", "--config", settings, "--bundle", bundle, "--frames", "6", *state, "--no-page")
+    report = json.loads(apart("device", "report", *state, "--json", "-"))
     assert report["golden"]["passed"]
     assert report["cells"]["normal"] + report["cells"]["blast"] > 0

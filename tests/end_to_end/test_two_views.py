@@ -1,13 +1,11 @@
 """A network that sees each cell at two scales goes the whole way: recipe, run, bundle, device."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.run_record import read_run
@@ -16,6 +14,10 @@ from bloodedge.engine import load_artifact
 from bloodedge.engine.golden import check_golden
 from bloodedge.engine.keras import KerasEngine
 from bloodedge.engine.litert import load_interpreter
+from support.commands import apart, here
+
+Images = NDArray[np.uint8]
+Outputs = NDArray[np.float32]
 
 RECIPE = """
 [imaging]
@@ -45,27 +47,31 @@ WIDE = [
 pytestmark = pytest.mark.slow
 
 
-def run(*arguments: str | Path) -> str:
-    """What ``bloodedge`` prints, in a process of its own."""
-    command = [sys.executable, "-m", "bloodedge", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "120"})
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory, rendered_data: Path) -> Path:
     folder = tmp_path_factory.mktemp("views")
     (folder / "both.toml").write_text(RECIPE)
-    run("train", rendered_data, "--model", "edgenet", "--recipe", folder / "both.toml", "--out", folder / "run")
+    here("train", rendered_data, "--model", "edgenet", "--recipe", folder / "both.toml", "--out", folder / "run")
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def images(fitted: Path, rendered_data: Path) -> Images:
+    return inputs(read_dataset(rendered_data).unique[::9], read_run(fitted).imaging)
+
+
+@pytest.fixture(scope="module")
+def said(fitted: Path, images: Images) -> tuple[Outputs, Outputs]:
+    """What the run says of the images, and of them with their views in the other order."""
+    engine = KerasEngine(fitted)
+    return engine.predict(images), engine.predict(images[:, ::-1])
 
 
 @pytest.fixture(scope="module")
 def bundle(fitted: Path) -> Path:
     pytest.importorskip("nncf", reason="nncf is not installed (pip install -e '.[convert]')")
     path = fitted.parent / "both.bundle"
-    run("convert", fitted, "--int8", *WIDE, "-o", path)
+    here("convert", fitted, "--int8", *WIDE, "-o", path)
     return path
 
 
@@ -76,15 +82,15 @@ def test_a_run_of_two_views_is_scored_compared_and_explained(fitted: Path, rende
     assert "uint8 RGB, 2 views of 64x64 px, every cell at 0.330 µm per pixel (physical) and every cell filling" in card
     assert len(list((fitted / "figures").glob("*.png"))) >= 4
     for turns in ("1", "8"):
-        run(
+        here(
             "evaluate", fitted, rendered_data, "--views", turns, "--rescale", "0.9", "--json", tmp_path / "figures.json"
         )
         assert json.loads((tmp_path / "figures.json").read_text())["cells"] > 20
     cell = next((rendered_data / "fold_0" / "all").iterdir())
-    run("explain", fitted, cell, "--out", tmp_path / "explained", "--layer", "block6_pointwise_relu")
+    here("explain", fitted, cell, "--out", tmp_path / "explained", "--layer", "block6_pointwise_relu")
     assert len(list((tmp_path / "explained").glob("*.png"))) == 1
-    run("shortcuts", fitted, rendered_data, "--json", tmp_path / "shortcuts.json")
-    run("compare", fitted, "--out", tmp_path / "comparison")
+    here("shortcuts", fitted, rendered_data, "--json", tmp_path / "shortcuts.json")
+    here("compare", fitted, "--out", tmp_path / "comparison")
     assert "2 x 64 px" in (tmp_path / "comparison" / "compare.md").read_text()
 
 
@@ -99,19 +105,17 @@ def test_a_run_of_two_views_is_scored_compared_and_explained(fitted: Path, rende
     ],
 )
 def test_every_engine_says_what_the_run_says(
-    engine: str, precision: str, most: float, fitted: Path, bundle: Path, rendered_data: Path
+    engine: str, precision: str, most: float, bundle: Path, images: Images, said: tuple[Outputs, Outputs]
 ) -> None:
-    images = inputs(read_dataset(rendered_data).unique[::9], read_run(fitted).imaging)
     with Bundle(bundle) as opened:
         assert opened.manifest.input.views == 2
         artifact = opened.manifest.artifact(engine, precision)
         loaded = load_artifact(opened, artifact, threads=1)
         assert check_golden(opened, artifact, loaded).passed
-    wanted = KerasEngine(fitted).predict(images)
+    wanted, swapped = said
     assert np.abs(loaded.predict(images) - wanted).max() < most
-    swapped = images[:, ::-1]
-    assert np.abs(loaded.predict(swapped) - KerasEngine(fitted).predict(swapped)).max() < most
-    assert np.abs(wanted - KerasEngine(fitted).predict(swapped)).max() > 0.01
+    assert np.abs(loaded.predict(images[:, ::-1]) - swapped).max() < most
+    assert np.abs(wanted - swapped).max() > 0.01
 
 
 def test_int8_litert_is_one_partition(bundle: Path) -> None:
@@ -122,7 +126,7 @@ def test_int8_litert_is_one_partition(bundle: Path) -> None:
 
 
 def test_the_bundle_is_timed_and_runs_on_the_device(bundle: Path, tmp_path: Path) -> None:
-    run("bench", bundle, "--rounds", "1", "--threads", "1", "--against-official", "--json", tmp_path / "bench.json")
+    here("bench", bundle, "--rounds", "1", "--threads", "1", "--against-official", "--json", tmp_path / "bench.json")
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
     assert {(row["engine"], row["precision"]) for row in rows} >= {("litert", "int8"), ("openvino", "int8")}
     assert all(row["official"] for row in rows if row["engine"] in {"litert", "openvino"})
@@ -130,8 +134,8 @@ def test_the_bundle_is_timed_and_runs_on_the_device(bundle: Path, tmp_path: Path
         settings = tmp_path / f"{engine}.toml"
         settings.write_text(f'engine = "{engine}"\n[trust]\nunsigned = true\n')
         state = ("--state", tmp_path / engine)
-        run("device", "run", "--config", settings, "--bundle", bundle, "--frames", "6", *state, "--no-page")
-        report = json.loads(run("device", "report", *state, "--json", "-"))
+        apart("device", "run", "--config", settings, "--bundle", bundle, "--frames", "6", *state, "--no-page")
+        report = json.loads(apart("device", "report", *state, "--json", "-"))
         assert report["run"]["engine"] == engine
         assert report["golden"]["passed"]
         assert (report["frames"]["processed"], report["frames"]["rejected"]) == (6, 0)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("device", "convert", "train", "end_to_end", "core", "fleet")
+ROOMS = ("end_to_end", "convert", "device", "train", "core", "fleet")
 """The longest first, so that none is left to run alone at the end."""
 RESULTS = ROOT / ".pytest_cache" / "rooms"
 """What pytest says of each room, and its figures as JUnit's XML."""
