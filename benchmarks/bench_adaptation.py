@@ -37,20 +37,20 @@ from bloodedge.bundle.json_records import record_bytes
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.bundle.run_record import read_run
 from bloodedge.data.dataset import CellFile, inputs, read_dataset
-from bloodedge.data.training_features import FEATURES_FILE, TrainingFeatures
+from bloodedge.data.training_features import FEATURES_FILE, TrainingFeatures, training_features
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
 from bloodedge.finder import find_cells
 from bloodedge.imaging import Image, as_image, read_image
 from bloodedge.imaging.cell import cell_on_black
+from bloodedge.logistic.basis import int8_noise, int8_steps
 from bloodedge.metrics import auc
 from bloodedge.simulation import paste_cells
 from bloodedge_convert.finetuning.bench_limits import accepted, with_bench
 from bloodedge_convert.finetuning.cells import BenchCells, read_cells
-from bloodedge_convert.finetuning.fit import Source, Space
+from bloodedge_convert.finetuning.fit import INT8_STRENGTH, Source, Space
 from bloodedge_convert.finetuning.judge import decide, doubts, judge, line
 from bloodedge_convert.finetuning.networks import Network, open_features, open_networks
-from bloodedge_convert.finetuning.run import int8_noise
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "bench_adaptation.json"
@@ -177,12 +177,9 @@ def base_bundle(run: Path, released: Path, out: Path) -> None:
     kept = TrainingFeatures.unpack((run / FEATURES_FILE).read_bytes(), str(run))
     with Bundle(released) as bundle:
         manifest, files = bundle.manifest, {name: bundle.read(name) for name in bundle.manifest.files}
-        parts = dict(enumerate(np.split(kept.weights.astype(np.float64), np.cumsum(kept.widths)[:-1])))
-        by_width = {len(part): part for part in parts.values()}
-        for network in open_networks(bundle, None):
-            made = network.head.replaced([by_width[len(old)] for old in network.head.kernels], float(kept.bias))
+        for network in open_networks(bundle, training_features(bundle)):
             names = filter(None, (network.artifact.file, network.artifact.weights_file))
-            files |= dict(zip(names, [made] if isinstance(made, bytes) else made, strict=True))
+            files |= dict(zip(names, network.replaced(kept.rule, kept.widths), strict=True))
     files[FEATURES_FILE] = kept.pack()
     update = {
         "features": kept.record(),
@@ -218,8 +215,8 @@ def look_at(work: Path, number: int, networks: list[Network], kept: TrainingFeat
         sources = dict(csv.reader(table))
     held = {cell.name: cell for cell in read_dataset(work / "held").cells}
     originals = inputs([held[sources[file.path.stem]] for file in cells.files], manifest.imaging)
-    direct = kept.head_log_odds(networks[0].features(originals, lambda *_: None)) - at
-    return Bench(cells, Source(exact, kept.head_log_odds(exact) - at, cells.labels, cells.slides), direct, rounded)
+    direct = kept.rule.log_odds(networks[0].features(originals, lambda *_: None)) - at
+    return Bench(cells, Source(exact, kept.rule.log_odds(exact) - at, cells.labels, cells.slides), direct, rounded)
 
 
 def adapt(
@@ -229,8 +226,9 @@ def adapt(
     start = perf_counter()
     some = bench.source.some(chosen)
     answered = Source(some.features, some.log_odds, some.labels ^ wrong[chosen], some.groups)
-    noise = int8_noise(kept, some.features, bench.rounded[chosen])
-    space = Space(Source.of_release(kept, line(manifest)), answered, noise)
+    noise = int8_noise(some.features, bench.rounded[chosen], INT8_STRENGTH)
+    steps = int8_steps(kept.values, kept.widths.tolist())
+    space = Space(Source.of_release(kept, line(manifest)), answered, noise, steps)
     judged = judge(space, manifest, FORGETTING)
     reviewed = bench.cells.some(chosen)
     domain = with_bench(manifest.domain, reviewed, judged.folds)

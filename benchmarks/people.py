@@ -62,7 +62,7 @@ class Judge:
         self.labels = labels_of(self.cells)
         self.groups = np.array([dataset.group(cell) for cell in self.cells])
         self.backbone = open_features(options, watcher)
-        self.known = known_features(self.backbone, options, watcher, self.cells)
+        self.known = known_features(self.backbone, options, watcher, self.cells, dataset.group)
 
     def over_folds(self, seed: int, watcher: Watcher) -> Floats:
         """Calibrated blast probabilities (N,), 0.5 at the threshold, each by a head fitted to none of its person."""
@@ -90,7 +90,7 @@ class Judge:
 
     def _fit(self, chosen: NDArray[np.bool_], seed: int) -> Head:
         features, groups = self.known.features[chosen], self.groups[chosen].tolist()
-        return fit_head(features, self.labels[chosen], groups, self.spec, seed, self.known.noise)
+        return fit_head(features, self.labels[chosen], groups, self.spec, seed, self.known.bears)
 
     def _sides(self, seed: int) -> NDArray[np.int64]:
         """(N,) 0 for the dark side, 1 for the bright one, -1 for neither."""

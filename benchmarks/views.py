@@ -27,9 +27,9 @@ import numpy as np
 from revision import revision
 
 from bloodedge.bench.latency import in_turns, run_network_turn
-from bloodedge.decision.domain import in_a_field
 from bloodedge.files import write_json
 from bloodedge.imaging import Cell, ImagingSpec, View, network_input
+from bloodedge.imaging.filming import in_a_field
 from bloodedge.machine import hardware_name, versions
 from bloodedge.simulation import golden_inputs, render_cell
 from bloodedge_convert.job import Job, Kind, file_names, run_converters

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bloodedge.bundle.run_record import FeaturesRecord
 from bloodedge.errors import BloodedgeError
+from bloodedge.logistic.rule import Linear, Rule
 
 if TYPE_CHECKING:
     from bloodedge.bundle import Bundle
@@ -33,8 +34,8 @@ ARRAYS = {
     "labels": (np.uint8, 1),
     "people": (None, 1),
     "log_odds": (np.float32, 1),
-    "weights": (np.float16, 1),
-    "bias": (np.float64, 0),
+    "weights": (np.float16, 2),
+    "biases": (np.float64, 1),
     "widths": (np.int64, 1),
 }
 
@@ -55,9 +56,9 @@ class TrainingFeatures:
     log_odds: NDArray[np.float32]
     """(N,) of a blast, before the temperature, by a head that was fitted to none of the cell's group."""
     weights: NDArray[np.float16]
-    """(D,) of the head."""
-    bias: NDArray[np.float64]
-    """Of the head; no axis."""
+    """(parts, D) of the head's linear parts, as ``Rule.linear`` has them."""
+    biases: NDArray[np.float64]
+    """(parts,)."""
     widths: NDArray[np.int64]
     """(depths,): features of each depth, all views together; their sum is D."""
 
@@ -68,14 +69,13 @@ class TrainingFeatures:
         labels: NDArray[np.int64],
         people: Sequence[str],
         blast: Floats,
-        head: tuple[Floats, float],
+        rule: Rule,
         widths: Sequence[int],
         seed: int,
     ) -> Self:
         """At most MOST_CELLS of cells with features (N, D), in turns over both classes' people.
 
-        blast: (N,), by heads that were not fitted to the cell's group; head: weights (D,), in float16 numbers, and
-        bias.
+        blast: (N,), by heads that were not fitted to the cell's group; rule: the head, in float16 numbers.
         """
         chosen = in_turns(labels, people, MOST_CELLS, seed)
         some = features[chosen]
@@ -89,8 +89,8 @@ class TrainingFeatures:
             labels=labels[chosen].astype(np.uint8),
             people=np.asarray(people, str)[chosen],
             log_odds=(np.log(odds) - np.log1p(-odds)).astype(np.float32),
-            weights=head[0].astype(np.float16),
-            bias=np.array(head[1], np.float64),
+            weights=np.array([part.weights for part in rule.linear], np.float16),
+            biases=np.array([part.bias for part in rule.linear]),
             widths=np.array(widths, np.int64),
         )
 
@@ -99,9 +99,11 @@ class TrainingFeatures:
         """(N, D): the features, to half a step."""
         return np.asarray(self.low + self.step * self.codes, np.float32)
 
-    def head_log_odds(self, features: NDArray[np.float32]) -> Floats:
-        """(N,) by the head itself, of features (N, D)."""
-        return np.asarray(features @ self.weights.astype(np.float32), np.float64) + float(self.bias)
+    @cached_property
+    def rule(self) -> Rule:
+        """The head."""
+        weights = self.weights.astype(np.float64)
+        return Rule.of([Linear(row, float(bias)) for row, bias in zip(weights, self.biases, strict=True)])
 
     def pack(self) -> bytes:
         """``features.npz``."""
@@ -133,9 +135,12 @@ def _check(arrays: dict[str, NDArray[Any]]) -> None:
     cells, features = arrays["codes"].shape
     if any(len(arrays[name]) != cells for name in ("labels", "people", "log_odds")):
         raise ValueError(cells)
-    if any(len(arrays[name]) != features for name in ("low", "step", "weights")):
+    if any(len(arrays[name]) != features for name in ("low", "step")):
         raise ValueError(features)
-    finite = all(np.isfinite(arrays[name]).all() for name in ("low", "step", "log_odds", "weights", "bias"))
+    parts = len(arrays["biases"])
+    if parts not in (1, 3) or arrays["weights"].shape != (parts, features):
+        raise ValueError(parts)
+    finite = all(np.isfinite(arrays[name]).all() for name in ("low", "step", "log_odds", "weights", "biases"))
     if arrays["widths"].sum() != features or not finite:
         raise ValueError(features)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bloodedge.config import Strict
-from bloodedge.imaging import SOURCE_LIGHT, Cell, Image, as_image, first_view
+from bloodedge.imaging import Image, as_image, first_view
 
 ACCEPTANCE = 0.95
 """Share of cells like the training cells that is accepted."""
@@ -30,18 +30,6 @@ _SCALES = 4
 _BLUR_PX = 0.7
 """Standard deviation of the finest blur."""
 _TINY = 1e-3
-_FINEST_UM, _COARSEST_UM = 0.066, 0.2
-"""Micrometres per pixel of cameras that are inside the domain: C-NMC's own to a 40x objective's."""
-_EDGE_UM = 0.1
-"""Blur of a cell's edge in a field, on the inner side."""
-_RED_CELL_UM = 7.4
-_MOST_NEIGHBOURS = 4
-_DEEPEST_UM = 0.9
-"""Deepest dent that a finder leaves at a neighbour: its masks of simulated cells among red cells have 1 to 11 % less
-area than the cells."""
-_GRAIN = 1.5
-"""Standard deviation of a camera's noise, in levels."""
-
 FIGURES = 41
 MEANS, FINEST_TEXTURES = slice(5, 8), slice(29, 32)
 """Indices of some figures that ``describe`` gives."""
@@ -124,56 +112,6 @@ def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain
     )
     distances = domain.distances(np.array([describe(image) for image in others]))
     return domain.model_copy(update={"limit": float(np.quantile(distances, ACCEPTANCE))})
-
-
-def camera_scale(rng: np.random.Generator) -> float:
-    """Micrometres per pixel of some camera inside the domain."""
-    return float(rng.uniform(_FINEST_UM, _COARSEST_UM))
-
-
-def in_a_field(cell: Cell, rng: np.random.Generator, um_per_px: float | None = None) -> Cell:
-    """A cell cut out onto black, as a camera and a finder would show it: coarser, lit at its edge, noisy.
-
-    um_per_px: the camera's; default: any. Such differences must not take a cell out of the domain.
-    """
-    sigma = max(_EDGE_UM / cell.um_per_px, 0.5)
-    inner = cv2.erode(cell.mask, np.ones((3, 3), np.uint8)).astype(np.float32) / 255
-    cover = cv2.GaussianBlur(inner, (0, 0), sigma)[:, :, np.newaxis]
-    lit = cell.bgr * cover + SOURCE_LIGHT * (1 - cover)
-    um_per_px = max(cell.um_per_px, um_per_px or camera_scale(rng))
-    zoom = cell.um_per_px / um_per_px
-    small = cv2.resize(lit, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
-    mask = cv2.resize(cell.mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    changed = _redrawn(_dented(mask, um_per_px, rng), rng)
-    bgr = np.clip(np.rint(small + rng.normal(0, _GRAIN, small.shape)), 0, 255).astype(np.uint8)
-    return Cell(bgr, changed if changed.any() else as_image(mask), um_per_px)
-
-
-def _dented(mask: Any, um_per_px: float, rng: np.random.Generator) -> Image:
-    """The mask without the dents that a finder leaves where red cells touch the cell."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return as_image(mask)
-    dented = mask.copy()
-    middle = columns.mean(), rows.mean()
-    radius = _RED_CELL_UM / 2 / um_per_px
-    for _ in range(rng.integers(_MOST_NEIGHBOURS + 1)):
-        angle, depth = rng.uniform(0, 2 * np.pi), rng.uniform(0, _DEEPEST_UM) / um_per_px
-        along = (columns - middle[0]) * np.cos(angle) + (rows - middle[1]) * np.sin(angle)
-        distance = float(along.max()) - depth + radius
-        centre = round(middle[0] + distance * np.cos(angle)), round(middle[1] + distance * np.sin(angle))
-        cv2.circle(dented, centre, round(radius), 0, cv2.FILLED)
-    return as_image(dented)
-
-
-def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
-    """The mask with or without its smallest notches and spikes, and one pixel narrower or not."""
-    if rng.random() < 0.5:
-        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-        mask = cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc), cv2.MORPH_CLOSE, disc)
-    if rng.random() < 0.5:
-        mask = cv2.erode(mask, np.ones((3, 3), np.uint8))
-    return as_image(mask)
 
 
 def describe(image: Image) -> Floats:

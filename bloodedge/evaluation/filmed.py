@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile
 from bloodedge.data.pictures import in_threads
-from bloodedge.decision.domain import Domain, camera_scale, describe, in_a_field
+from bloodedge.decision.domain import Domain, describe
 from bloodedge.decision.error_rates import Rates, count_outcomes
 from bloodedge.decision.reference_people import Reference, aspects_of, fit_reference
 from bloodedge.decision.slide_verdict import PeopleScores, people_scores
 from bloodedge.decision.thresholds import Thresholds, decide
 from bloodedge.imaging import ImagingSpec, network_input
+from bloodedge.imaging.filming import camera_scale, in_a_field
 
 MOST_CELLS = 60
 """Cells of each person and class; more would add little about how people differ."""

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from bloodedge.decision.domain import ACCEPTANCE, describe, fit_domain, in_a_field
+from bloodedge.decision.domain import ACCEPTANCE, describe, fit_domain
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
+from bloodedge.imaging.filming import in_a_field
 from bloodedge.simulation import write_dataset
 
 SPEC = ImagingSpec(size_px=96, views=("canonical",), light="levelled")

@@ -7,6 +7,7 @@ import pytest
 
 from bloodedge.data.training_features import LEVELS, TrainingFeatures, in_turns
 from bloodedge.errors import BloodedgeError
+from bloodedge.logistic.rule import Linear, OwnBench, Rule
 
 RNG = np.random.default_rng(0)
 PEOPLE = ["1"] * 300 + ["2"] * 20 + ["H1"] * 80
@@ -15,15 +16,19 @@ FEATURES = RNG.normal(3, 2, (400, 7)).astype(np.float32)
 WEIGHTS = RNG.normal(0, 0.1, 7).astype(np.float16).astype(np.float64)
 
 
-def kept() -> TrainingFeatures:
-    blast = 1 / (1 + np.exp(-(FEATURES @ WEIGHTS + 0.5)))
-    return TrainingFeatures.of(FEATURES, LABELS, PEOPLE, blast, (WEIGHTS, 0.5), [3, 4], seed=0)
+RULES = [Rule(Linear(WEIGHTS, 0.5)), Rule(Linear(WEIGHTS, 0.5), OwnBench(Linear(-2 * WEIGHTS, 1), Linear(WEIGHTS, -1)))]
 
 
-def test_features_come_back_to_half_a_step_with_the_head_that_made_the_log_odds() -> None:
-    back = TrainingFeatures.unpack(kept().pack(), "features.npz")
+def kept(rule: Rule = RULES[0]) -> TrainingFeatures:
+    blast = 1 / (1 + np.exp(-rule.log_odds(FEATURES)))
+    return TrainingFeatures.of(FEATURES, LABELS, PEOPLE, blast, rule, [3, 4], seed=0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_features_come_back_to_half_a_step_with_the_head_that_made_the_log_odds(rule: Rule) -> None:
+    back = TrainingFeatures.unpack(kept(rule).pack(), "features.npz")
     assert np.abs(back.values - FEATURES).max() <= np.ptp(FEATURES, axis=0).max() / LEVELS / 2 + 1e-5
-    assert np.allclose(back.head_log_odds(FEATURES), back.log_odds, atol=1e-3)
+    assert np.allclose(back.rule.log_odds(FEATURES), back.log_odds, atol=1e-3)
     assert back.record().model_dump() == {"file": "features.npz", "cells": 400, "people": 3}
 
 

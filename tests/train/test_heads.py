@@ -18,7 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from bloodedge.data.dataset import CellFile, inputs, read_dataset
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
-from bloodedge.logistic.basis import Int8Noise
+from bloodedge.logistic.basis import Noise, int8_noise
+from bloodedge.logistic.rule import Linear, Rule
 from bloodedge.logistic.solver import Problems, solve
 from bloodedge_train import zoo
 from bloodedge_train.explain.grad_cam import cut, grad_cam
@@ -26,9 +27,9 @@ from bloodedge_train.heads import features as feature_code
 from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache, key_of
 from bloodedge_train.heads.extract import KerasExtractor, OpenVINOExtractor
-from bloodedge_train.heads.features import FeatureSpec, features, int8_noise
+from bloodedge_train.heads.features import FeatureSpec, features, int8_features
 from bloodedge_train.heads.int8 import stored, with_int8_activations
-from bloodedge_train.heads.logistic import Head, fit_head, inner_folds, weigh
+from bloodedge_train.heads.logistic import Bears, Head, Shown, fit_head, inner_folds, weigh
 from bloodedge_train.recipe import HeadSpec
 from bloodedge_train.zoo.depths import block_ends, layers_at
 
@@ -110,7 +111,9 @@ def test_the_whole_network_gives_what_the_head_gives_on_the_features(backbone: B
     rng = np.random.default_rng(0)
     spread = found.std(axis=0)
     coefficients = rng.normal(size=spec.width) / np.where(spread > 1e-6, spread, np.inf) / np.sqrt(spec.width)
-    head = Head(coefficients, -float(found.mean(axis=0) @ coefficients), 1.0, (), np.empty(0), np.empty(0))
+    head = Head(
+        Rule(Linear(coefficients, -float(found.mean(axis=0) @ coefficients))), 1.0, (), np.empty(0), np.empty(0)
+    )
     network = with_heads(backbone, [head], views=2)
     outputs = network.predict(inputs(cells, IMAGING), verbose=0)
     assert outputs.dtype == np.float32
@@ -118,6 +121,15 @@ def test_the_whole_network_gives_what_the_head_gives_on_the_features(backbone: B
     assert np.ptp(blasts) > 0.05
     np.testing.assert_allclose(outputs[:, 1], blasts, atol=1e-4)
     np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-6)
+
+
+def random_rule(width: int, parts: int = 1) -> Rule:
+    rng = np.random.default_rng(0)
+    return Rule.of([Linear(rng.normal(size=width), 0.3 * number) for number in range(1, parts + 1)])
+
+
+def weights_of(head: Head) -> NDArray[np.float64]:
+    return head.rule.any_bench.weights
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -329,7 +341,7 @@ def test_a_head_is_explained_from_its_lowest_depth_on(
     backbone, imaging = open_backbone("edgenet", SIZE, depths, str(weights)), IMAGING
     imaging = IMAGING.model_copy(update={"views": IMAGING.views[:views]})
     width = FeatureSpec(backbone, imaging).width
-    head = Head(np.random.default_rng(0).normal(size=width), 0.3, 1.0, (), np.empty(0), np.empty(0))
+    head = Head(random_rule(width), 1.0, (), np.empty(0), np.empty(0))
     with_heads(backbone, [head], views).save(tmp_path / "model.keras")
     network = cut(keras.models.load_model(tmp_path / "model.keras"))
     images = inputs(cells[:3], imaging)
@@ -348,12 +360,11 @@ def test_a_head_keeps_off_what_int8_blurs() -> None:
     noise = np.zeros((200, x.shape[1]), np.float32)
     noise[:, 3] = 0.1 * rng.normal(size=200)
     noise -= noise.mean(axis=0)
-    spec, known = HeadSpec(penalties=(1e-4,)), Int8Noise(noise, np.zeros(x.shape[1]))
+    spec = HeadSpec(penalties=(1e-4,))
     trusting, wary = (
-        fit_head(x, labels, groups, spec.model_copy(update={"int8_noise": weight}), noise=known)
-        for weight in (0.0, 1000.0)
+        fit_head(x, labels, groups, spec, bears=Bears(int8=Noise(noise, weight))) for weight in (0.0, 1000.0)
     )
-    added = [float((noise @ head.weights).std() / (x @ head.weights).std()) for head in (trusting, wary)]
+    added = [float((noise @ weights_of(head)).std() / (x @ weights_of(head)).std()) for head in (trusting, wary)]
     assert added[0] > 0.5
     assert added[1] < added[0] / 5
     assert ((wary.blast_probability(x) > 0.5) == labels).mean() > 0.8
@@ -367,12 +378,13 @@ def test_a_feature_that_hardly_varies_does_not_drown_the_others_in_int8() -> Non
     x = x.astype(np.float32)
     steps = np.repeat(np.ptp(x) / 255, x.shape[1])
     largest = {}
-    for name, noise in (("unknown", None), ("known", Int8Noise(np.zeros((4, x.shape[1]), np.float32), steps))):
-        head = fit_head(x, labels, groups, HeadSpec(penalties=(0.1,)), noise=noise)
-        largest[name] = np.abs(head.weights).max() / np.abs(head.weights[0])
-        rounded = np.round(head.weights / np.abs(head.weights).max() * 127) * np.abs(head.weights).max() / 127
-        as_int8 = (x @ rounded + head.bias > 0) == (x @ head.weights + head.bias > 0)
-        assert (as_int8.mean() > 0.98) == (noise is not None)
+    for name, known in (("unknown", None), ("known", steps)):
+        head = fit_head(x, labels, groups, HeadSpec(penalties=(0.1,)), bears=Bears(steps=known))
+        weights, bias = weights_of(head), head.rule.any_bench.bias
+        largest[name] = np.abs(weights).max() / np.abs(weights[0])
+        rounded = np.round(weights / np.abs(weights).max() * 127) * np.abs(weights).max() / 127
+        as_int8 = (x @ rounded + bias > 0) == (x @ weights + bias > 0)
+        assert (as_int8.mean() > 0.98) == (known is not None)
     assert largest["unknown"] > 1000
     assert largest["known"] < 10
 
@@ -383,7 +395,9 @@ def test_noise_is_of_the_activations_that_int8_stores(
     frames = inputs(cells, IMAGING).reshape(-1, SIZE, SIZE, 3)
     rounded = with_int8_activations(backbone, frames)
     spec = FeatureSpec(backbone, IMAGING)
-    noise = int8_noise(cells, spec, FeatureCache(tmp_path))
+    exact, changed = int8_features(cells, spec, FeatureCache(tmp_path))
+    assert np.array_equal(exact, features(cells, spec))
+    noise = int8_noise(exact, changed, 1.0).changes
     assert noise.shape == (len(cells), spec.width)
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=1e-5)
     assert 0 < np.abs(noise).max() < 0.1 * np.abs(features(cells, spec)).max()
@@ -392,7 +406,7 @@ def test_noise_is_of_the_activations_that_int8_stores(
     assert len(np.unique(found)) <= 256
     np.testing.assert_allclose(steps, np.round(steps), atol=1e-2)
     counted_frames = counted(monkeypatch)
-    assert np.array_equal(int8_noise(cells, spec, FeatureCache(tmp_path)), noise)
+    assert np.array_equal(int8_features(cells, spec, FeatureCache(tmp_path))[1], changed)
     assert not counted_frames
 
 
@@ -411,3 +425,49 @@ def test_an_engine_rounds_what_it_cannot_fuse() -> None:
     y = keras.layers.BatchNormalization(name="depthwise_norm")(y)
     both = keras.layers.Add(name="both")([x, y])
     assert stored(keras.Model(frame, both)) == ["stem_relu", "depthwise_norm", "both"]
+
+
+def seen_at(bench: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Features whose colour, the second, says nothing at the other bench, where a third one is another."""
+    seen = x.copy()
+    if bench:
+        seen[:, 1] = np.random.default_rng(bench).normal(0, 3, len(x))
+        seen[:, 2] += 8
+    return seen
+
+
+def test_a_head_goes_by_colour_at_its_own_bench_alone() -> None:
+    x, labels, groups = people(2, count=30)
+    x[:, 1] = 1.5 * (2 * labels - 1) + np.random.default_rng(7).normal(size=len(x))
+    cameras = Shown(x, x, np.array(groups))
+    bears = Bears(cameras=cameras, benches=Shown(x, seen_at(1, x), np.array(groups)))
+    spec = HeadSpec(penalties=(0.1,), bench_noise=3.0)
+    plain, both = fit_head(x, labels, groups, spec), fit_head(x, labels, groups, spec, bears=bears)
+    others, truth, _ = people(50, count=40)
+    others[:, 1] = 1.5 * (2 * truth - 1) + np.random.default_rng(8).normal(size=len(others))
+
+    def right(head: Head, bench: int) -> float:
+        return float(((head.blast_probability(seen_at(bench, others)) > 0.5) == truth).mean())
+
+    assert right(both, 0) > right(plain, 0) - 0.01
+    assert right(plain, 2) < 0.7
+    assert right(both, 2) > 0.78
+    assert abs(((both.inner > 0.5) == labels).mean() - ((plain.inner > 0.5) == labels).mean()) < 0.02
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_network_holds_both_rules_and_the_gate(backbone: Backbone, cells: list[CellFile], views: int) -> None:
+    imaging = IMAGING.model_copy(update={"views": IMAGING.views[:views]})
+    found = features(cells, FeatureSpec(backbone, imaging))
+    scale = 1 / np.maximum(found.std(axis=0), 0.05) / np.sqrt(found.shape[1])
+    first = Rule.of([Linear(part.weights * scale, part.bias) for part in random_rule(found.shape[1], 3).linear])
+    change = Linear(0.1 * scale, 0.2)
+    rules = [first, first.changed(0.5, change)]
+    heads = [Head(rule, 1.0, (), np.empty(0), np.empty(0)) for rule in rules]
+    outputs = with_heads(backbone, heads, views).predict(inputs(cells, imaging), verbose=0)
+    assert outputs.shape == (len(cells), 2, 2)
+    for number, head in enumerate(heads):
+        np.testing.assert_allclose(outputs[:, number, 1], head.blast_probability(found), atol=1e-4)
+        assert np.ptp(outputs[:, number, 1]) > 0.02
+    expected = 0.5 * first.log_odds(found) + change.log_odds(found)
+    np.testing.assert_allclose(rules[1].log_odds(found), expected, rtol=1e-3, atol=1e-3)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bloodedge.cli import main
 from bloodedge.errors import UsageError
+from bloodedge.logistic.rule import Linear, Rule
 from bloodedge_train import zoo
 from bloodedge_train.cli.train import train
 from bloodedge_train.explain.grad_cam import cut, grad_cam
@@ -53,7 +54,7 @@ def backbone(weights: Path) -> Backbone:
 
 def head_on(backbone: Backbone, views: int) -> Head:
     width = views * sum(backbone.widths)
-    return Head(np.random.default_rng(0).normal(size=width), 0.3, 1.0, (), np.empty(0), np.empty(0))
+    return Head(Rule(Linear(np.random.default_rng(0).normal(size=width), 0.3)), 1.0, (), np.empty(0), np.empty(0))
 
 
 def pooled(backbone: Backbone, frames: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -108,7 +109,7 @@ def test_the_evidence_of_all_networks_adds_up_to_the_log_odds(
     assert evidence.shape == (3, 12, 12)
     of_each = [
         np.asarray(values) @ part
-        for values, part in zip(pooled(backbone, frames), np.split(head.weights, [64]), strict=True)
+        for values, part in zip(pooled(backbone, frames), np.split(head.rule.any_bench.weights, [64]), strict=True)
     ]
     np.testing.assert_allclose(evidence.sum(axis=(1, 2)), sum(of_each), atol=1e-3 * np.abs(of_each).max())
     for layer, share in zip(depths, of_each, strict=True):

@@ -1,7 +1,7 @@
 """A run of a head: features of every cell, a head fitted to the training people, and the whole network put together."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +13,13 @@ from bloodedge.data.dataset import CellFile, Dataset, inputs, natural
 from bloodedge.data.training_features import TrainingFeatures
 from bloodedge.engine.keras import load_keras
 from bloodedge.errors import BloodedgeError, UsageError
-from bloodedge.logistic.basis import Int8Noise
+from bloodedge.logistic.basis import int8_noise, int8_steps
+from bloodedge.logistic.rule import Linear
 from bloodedge_train.fitted import Crossed, Fitted, Scored, labels_of
 from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache
-from bloodedge_train.heads.features import FeatureSpec, features, int8_noise
-from bloodedge_train.heads.logistic import Head, fit_head, inner_folds
+from bloodedge_train.heads.features import SHOWN_CELLS, FeatureSpec, Way, features, int8_features, some_cells
+from bloodedge_train.heads.logistic import Bears, Head, Shown, fit_head, inner_folds
 from bloodedge_train.recipe import HeadSpec, Recipe
 from bloodedge_train.run_folder import Calibration, RunCells, TrainOptions, calibrate
 from bloodedge_train.watcher import Watcher
@@ -36,8 +37,7 @@ class Known:
 
     features: NDArray[np.float32]
     """(N, D) of N cells."""
-    noise: Int8Noise | None
-    """None where the recipe does not ask."""
+    bears: Bears
 
 
 def open_features(options: TrainOptions, watcher: Watcher) -> Backbone:
@@ -59,9 +59,9 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
     train = cells.parts["train"]
     groups = [cells.dataset.group(cell) for cell in train]
     _name_mixed(train, groups, watcher)
-    known = known_features(backbone, options, watcher, train)
+    known = known_features(backbone, options, watcher, train, cells.dataset.group)
     with watcher.step("Fitting the head"):
-        head = fit_head(known.features, labels_of(train), groups, spec, options.seed, known.noise)
+        head = fit_head(known.features, labels_of(train), groups, spec, options.seed, known.bears)
     network = with_heads(backbone, [head], len(recipe.imaging.views))
     held_out = {name: part for name, part in cells.parts.items() if name != "train"}
     scored = {"inner": Scored(train, outputs(head.inner))}
@@ -86,7 +86,7 @@ def fit_to(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: R
         judged.labels,
         groups,
         judged.outputs[:, 1].astype(np.float64),
-        (head.weights, head.bias),
+        head.rule,
         [len(recipe.imaging.views) * width for width in backbone.widths],
         options.seed,
     )
@@ -114,7 +114,7 @@ def judge_over_folds(
     for fold in range(int(folds.max()) + 1):
         out = folds == fold
         others = groups[~out].tolist()
-        head = fit_head(known.features[~out], labels[~out], others, spec, options.seed, known.noise)
+        head = fit_head(known.features[~out], labels[~out], others, spec, options.seed, known.bears)
         rest = Scored([cell for cell, held in zip(people, out, strict=True) if not held], outputs(head.inner))
         heads.append(_aligned(head, calibrate(options, dataset, "inner", {"inner": rest}), ours))
         blasts[out] = heads[-1].blast_probability(known.features[out])
@@ -129,28 +129,51 @@ def _aligned(head: Head, theirs: Calibration, ours: Calibration) -> Head:
     (their_temperature, their_thresholds, _), (temperature, thresholds, _) = theirs, ours
     ratio = temperature / their_temperature
     shift = temperature * (_log_odds(thresholds.blast) - _log_odds(their_thresholds.blast))
-    return replace(head, weights=head.weights * ratio, bias=head.bias * ratio + shift)
+    shifted = Linear(np.zeros_like(head.rule.any_bench.weights), shift)
+    return replace(head, rule=head.rule.changed(ratio, shifted))
 
 
 def _log_odds(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-def known_features(backbone: Backbone, options: TrainOptions, watcher: Watcher, cells: list[CellFile]) -> Known:
-    """What a recipe's head is fitted to."""
-    found, spec = _features(backbone, options, watcher, cells, "train"), options.recipe.head
-    if spec is None or not spec.int8_noise:
-        return Known(found, None)
-    with watcher.step("What int8 changes in features") as progress:
-        of = FeatureSpec(backbone, options.recipe.imaging)
-        changes = int8_noise(cells, of, _cache(options, watcher), progress)
-    return Known(found, Int8Noise(changes, _steps(found, [of.views * width for width in backbone.widths])))
+def known_features(
+    backbone: Backbone,
+    options: TrainOptions,
+    watcher: Watcher,
+    cells: list[CellFile],
+    group: Callable[[CellFile], str],
+) -> Known:
+    """What a recipe's head is fitted to; group: who stays together."""
+    found, head = _features(backbone, options, watcher, cells, "train"), options.recipe.head
+    spec, cache = FeatureSpec(backbone, options.recipe.imaging), _cache(options, watcher)
+    assert head is not None
+    bears = Bears()
+    if head.int8_noise:
+        with watcher.step("What int8 changes in features") as progress:
+            noise = int8_noise(*int8_features(cells, spec, cache, progress), head.int8_noise)
+        steps = int8_steps(found, [spec.views * width for width in backbone.widths])
+        bears = replace(bears, int8=noise, steps=steps)
+    if head.camera_noise or head.bench_noise:
+        bears = replace(bears, cameras=_shown(cells, spec, cache, watcher, group, "camera"))
+    if head.bench_noise:
+        bears = replace(bears, benches=_shown(cells, spec, cache, watcher, group, "bench"))
+    return Known(found, bears)
 
 
-def _steps(found: NDArray[np.float32], widths: Sequence[int]) -> NDArray[np.float64]:
-    """(D,) between int8's values of features (N, D), where those of a depth share one scale."""
-    ranges = [float(np.ptp(part)) for part in np.split(found, np.cumsum(widths)[:-1], axis=1)]
-    return np.repeat(np.array(ranges) / 255, widths)
+def _shown(
+    cells: list[CellFile],
+    spec: FeatureSpec,
+    cache: FeatureCache | None,
+    watcher: Watcher,
+    group: Callable[[CellFile], str],
+    way: Way,
+) -> Shown:
+    """Some of the cells, and the same in another way."""
+    some = some_cells(cells, SHOWN_CELLS)
+    with watcher.step(f"Features as another {way} has them") as progress:
+        changed = features(some, spec, cache, progress, way)
+    return Shown(features(some, spec, cache), changed, np.array([group(cell) for cell in some]))
 
 
 def _features(

@@ -108,6 +108,13 @@ class HeadSpec(Strict):
     int8_noise: float = Field(default=100.0, ge=0, le=10_000)
     """Weight of the variance that int8's activations add to the log-odds, relative to the penalty's. Without it a head
     rests on small differences of features that go together, which rounding blurs."""
+    camera_noise: float = Field(default=0.0, ge=0, le=10_000)
+    """Weight of the variance that cameras at the cells' own bench add: grain, coarser pixels, masks as a finder draws
+    them."""
+    bench_noise: float = Field(default=0.0, ge=0, le=10_000)
+    """Above 0 the head holds a second rule, for cells of other benches, and a gate that tells which rule a cell is for.
+    This is the weight, in the second, of the variance that other benches' dyes, light, lenses and cameras add: without
+    it a head rests on colours that are the same in one laboratory alone."""
     penalties: tuple[Penalty, ...] = Field(default=PENALTIES, min_length=1, max_length=50)
     """Weights of half the squared coefficients beside the mean log loss, of standardised features; the one with the
     least loss on people held back is taken."""

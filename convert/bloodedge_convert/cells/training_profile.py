@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile
 from bloodedge.data.pictures import in_threads
-from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain, in_a_field
+from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain
 from bloodedge.imaging import Cell, ImagingSpec, network_input
+from bloodedge.imaging.filming import in_a_field
 from bloodedge_convert.cells.calibration_set import choose_cells
 
 HELD_BACK = 6

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.data.training_features import TrainingFeatures
-from bloodedge.logistic.basis import Basis, Int8Noise
+from bloodedge.logistic.basis import Basis, Noise
 from bloodedge.metrics import auc
 from bloodedge_convert.finetuning.losses import even, loss, losses
 from bloodedge_convert.finetuning.newton import Regression, path
@@ -98,9 +98,9 @@ class Fit:
 class Space:
     """Directions of the features in which heads are sought, from the release's cells and the bench's."""
 
-    def __init__(self, release: Source, bench: Source, noise: Int8Noise | None) -> None:
+    def __init__(self, release: Source, bench: Source, noise: Noise | None = None, steps: Floats | None = None) -> None:
         self.release, self.bench = release, bench
-        self._basis = Basis(release.features, noise, INT8_STRENGTH)
+        self._basis = Basis(release.features, [noise] if noise else [], steps)
         seen = self._basis.of(np.concatenate([release.features, bench.features]))
         values, vectors = np.linalg.eigh(seen @ seen.T)
         best = np.argsort(values)[::-1][: min(DIRECTIONS, len(values))]

@@ -10,6 +10,7 @@ from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import Artifact
 from bloodedge.data.training_features import TrainingFeatures, training_features
 from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.logistic.rule import Rule
 from bloodedge_convert.litert.head import LiteRTHead
 from bloodedge_convert.openvino.head import OpenVINOHead
 
@@ -42,11 +43,12 @@ class Network:
             progress(min(start + 16, len(images)), len(images))
         return np.concatenate(parts)
 
-    def replaced(self, weights: Floats, bias: float, widths: NDArray[np.int64]) -> list[bytes]:
-        """The artifact's files with another head of weights (D,)."""
-        parts = np.split(weights, np.cumsum(widths)[:-1])
-        kernels = [parts[self.order.index(layer)] for layer in range(len(parts))]
-        made = self.head.replaced(kernels, bias)
+    def replaced(self, rule: Rule, widths: NDArray[np.int64]) -> list[bytes]:
+        """The artifact's files with another head of as many linear parts."""
+        ends = np.cumsum(widths)[:-1]
+        depths = [np.split(part.weights, ends) for part in rule.linear]
+        kernels = [[parts[self.order.index(layer)] for layer in range(len(parts))] for parts in depths]
+        made = self.head.replaced(kernels, [part.bias for part in rule.linear])
         return [made] if isinstance(made, bytes) else list(made)
 
 
@@ -91,7 +93,7 @@ def open_networks(bundle: Bundle, kept: TrainingFeatures | None) -> list[Network
 def _order(bundle: Bundle, artifact: Artifact, kernels: list[Floats], kept: TrainingFeatures) -> list[int]:
     """The layer of each depth, recognised by its weights."""
     order = []
-    for part in np.split(kept.weights.astype(np.float64), np.cumsum(kept.widths)[:-1]):
+    for part in np.split(kept.rule.any_bench.weights, np.cumsum(kept.widths)[:-1]):
         like = [n for n, k in enumerate(kernels) if k.shape == part.shape and np.abs(k - part).max() <= LIKE]
         order += [n for n in like if n not in order][:1]
     if len(order) != len(kernels):

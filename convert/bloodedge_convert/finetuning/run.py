@@ -6,27 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 
 from bloodedge.bundle import Bundle, is_bundle
 from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.manifest import FinetuneRecord, Manifest
 from bloodedge.console import Progress
-from bloodedge.data.training_features import TrainingFeatures
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.evaluation.rates import CARD, with_section
-from bloodedge.logistic.basis import Int8Noise
+from bloodedge.logistic.basis import int8_noise, int8_steps
 from bloodedge.signing.signature import sign_bundle
 from bloodedge_convert.finetuning.bench_limits import accepted, with_bench
 from bloodedge_convert.finetuning.cells import read_cells
-from bloodedge_convert.finetuning.fit import Source, Space
+from bloodedge_convert.finetuning.fit import INT8_STRENGTH, Source, Space
 from bloodedge_convert.finetuning.judge import Judged, decide, doubts, judge, line
 from bloodedge_convert.finetuning.networks import FLOAT, open_features, open_networks
 from bloodedge_convert.finetuning.page import card_lines, page
 from bloodedge_convert.finetuning.write import Writer
 from bloodedge_convert.job import Report
-
-LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -66,11 +62,11 @@ def finetune(
         cells = read_cells(data, layout, bundle.manifest.imaging, report)
         seen = [one.features(cells.images, _step(report, f"Features by {one.name}")) for one in networks]
         at = line(bundle.manifest)
-        bench = Source(seen[0], kept.head_log_odds(seen[0]) - at, cells.labels, cells.slides)
+        bench = Source(seen[0], kept.rule.log_odds(seen[0]) - at, cells.labels, cells.slides)
         report("Fitting the head", 0, 1)
         rounded = next((f for n, f in zip(networks, seen, strict=True) if n.artifact.precision not in FLOAT), None)
-        noise = None if rounded is None else int8_noise(kept, seen[0], rounded)
-        space = Space(Source.of_release(kept, at), bench, noise)
+        noise = None if rounded is None else int8_noise(seen[0], rounded, INT8_STRENGTH)
+        space = Space(Source.of_release(kept, at), bench, noise, int8_steps(kept.values, kept.widths.tolist()))
         judged = judge(space, bundle.manifest, most_forgotten)
         report("Fitting the head", 1, 1)
         domain = with_bench(bundle.manifest.domain, cells, judged.folds)
@@ -104,14 +100,6 @@ def finetune(
 
 def _step(report: Report, what: str) -> Progress:
     return lambda done, total: report(what, done, total)
-
-
-def int8_noise(kept: TrainingFeatures, exact: Any, rounded: Any) -> Int8Noise:
-    """What int8 changes in the features of the bench's cells."""
-    changes = rounded - exact
-    parts = np.split(kept.values, np.cumsum(kept.widths)[:-1], axis=1)
-    steps = np.repeat([float(np.ptp(part)) / LEVELS for part in parts], kept.widths)
-    return Int8Noise((changes - changes.mean(axis=0)).astype(np.float32), steps)
 
 
 def _record(old: Manifest, judged: Judged, labels: Any) -> FinetuneRecord:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bloodedge.engine import Engine, load_bytes
 from bloodedge.engine.golden import compare, pack_golden, unpack_golden
 from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import write_beside
+from bloodedge.logistic.rule import Linear
 from bloodedge.logistic.solver import sigmoid
 from bloodedge.machine import default_threads
 from bloodedge_convert.finetuning.bench_limits import moved
@@ -56,10 +58,11 @@ class Writer:
         self.domain = domain
         self.float_odds = judged.log_odds(bench)
         change = judged.new.change
-        weights = change.scale * kept.weights.astype(np.float64) + change.weights
-        self.weights = weights.astype(np.float16).astype(np.float64)  # so that files in float16 say the same
-        bias = change.scale * float(kept.bias) + change.bias + (1 - change.scale) * line(self.old)
-        self.bias = bias + float((bench.features.astype(np.float64) @ (weights - self.weights)).mean())
+        by = Linear(change.weights, change.bias + (1 - change.scale) * line(self.old))
+        exact = kept.rule.changed(change.scale, by)
+        rounded = exact.any_bench.in_float16()
+        lost = float((exact.any_bench.log_odds(bench.features) - rounded.log_odds(bench.features)).mean())
+        self.rule = replace(exact, any_bench=Linear(rounded.weights, rounded.bias + lost))
         self.golden_inputs, _ = unpack_golden(self.files[self.old.golden.file])
         self.golden: NDArray[np.float32] | None = None
         self.left_out: dict[str, str] = {}
@@ -72,14 +75,15 @@ class Writer:
         The first network is a float one. None for one that changes too many cells, which is left out.
         """
         old = network.artifact
-        shift = float((self.bench.features - features).astype(np.float64).mean(axis=0) @ self.weights)
-        made = network.replaced(self.weights, self.bias + shift, self.kept.widths)
+        shift = float((self.rule.log_odds(self.bench.features) - self.rule.log_odds(features)).mean())
+        shifted = self.rule.changed(1.0, Linear(np.zeros(features.shape[1]), shift))
+        made = network.replaced(shifted, self.kept.widths)
         names = [old.file, *([old.weights_file] if old.weights_file else [])]
         self.files |= dict(zip(names, made, strict=True))
         self._golden(
             network.name, load_bytes(old.engine, made[0], made[1] if len(made) > 1 else None, default_threads())
         )
-        released = self.kept.head_log_odds(features) - line(self.old)
+        released = self.kept.rule.log_odds(features) - line(self.old)
         odds = self.judged.log_odds(Source(features, released, self.bench.labels, self.bench.groups)) + shift
         blast, expected = (called(values, self.old) for values in (odds, self.float_odds))
         people, thresholds = self.bench.groups.tolist(), self.judged.new.thresholds
@@ -175,7 +179,7 @@ class Writer:
             np.concatenate([self.kept.labels.astype(np.int64), self.bench.labels]),
             [*self.kept.people.tolist(), *self.bench.groups.tolist()],
             sigmoid(odds),
-            (self.weights, self.bias),
+            self.rule,
             self.kept.widths.tolist(),
             0,
         )

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.engine.openvino import import_openvino, shared_core
+from bloodedge_convert.litert.head import part_signs
 from bloodedge_convert.openvino.write import save
 
-SUMS = {"Add", "Softmax", "Squeeze", "Unsqueeze", "Reshape"}
+SUMS = {"Add", "Softmax", "Squeeze", "Unsqueeze", "Reshape", "Sigmoid"}
 
 
 class OpenVINOHead:
@@ -18,10 +19,11 @@ class OpenVINOHead:
 
     def __init__(self, model: bytes, weights: bytes) -> None:
         self._network = shared_core().read_model(model, weights)
-        self._layers = _layers(self._network)
+        self._layers = _parts(self._network)[0]
         self.kernels = [_difference(_constant(layer, 1)) for layer in self._layers]
-        """Each layer's (width,): what its features add to the log-odds."""
+        """Of each layer of the first linear part, (width,): what its features add to the log-odds."""
         self.bias = float(sum(_difference(_constant(_sum_after(layer), 1).reshape(2, 1))[0] for layer in self._layers))
+        """Of the first linear part."""
 
     def features(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         """What each layer takes, (N, width), of network inputs uint8 (N, *ImagingSpec.input_shape)."""
@@ -36,30 +38,37 @@ class OpenVINOHead:
                 values[number] = request.get_output_tensor(index).data[0]
         return found
 
-    def replaced(self, kernels: list[NDArray[np.float64]], bias: float) -> tuple[bytes, bytes]:
-        """The .xml and .bin with another head: each layer's (width,), and a bias in the layers' equal parts."""
+    def replaced(self, kernels: list[list[NDArray[np.float64]]], biases: list[float]) -> tuple[bytes, bytes]:
+        """The .xml and .bin with another head of as many linear parts: see LiteRTHead."""
         openvino = import_openvino()
-        signs = np.array([[-0.5], [0.5]])
         network = self._network.clone()
-        for layer, kernel in zip(_layers(network), kernels, strict=True):
-            _replace(openvino, layer, signs * kernel)
-            _replace(openvino, _sum_after(layer), signs.T * bias / len(kernels))
+        parts = _parts(network)
+        for layers, values, bias, signs in zip(parts, kernels, biases, part_signs(len(kernels)), strict=True):
+            for layer, kernel in zip(layers, values, strict=True):
+                _replace(openvino, layer, signs[:, np.newaxis] * kernel)
+                _replace(openvino, _sum_after(layer), signs * bias / len(layers))
         with tempfile.TemporaryDirectory(prefix="bloodedge-head-") as temporary:
             target = Path(temporary) / "model.xml"
             save(network, target)
             return target.read_bytes(), target.with_suffix(".bin").read_bytes()
 
 
-def _layers(network: Any) -> list[Any]:
-    """The MatMul operators from which the output comes by sums and a softmax alone."""
-    waiting, found = [result.input_value(0).get_node() for result in network.get_results()], set()
+def _parts(network: Any) -> list[list[Any]]:
+    """The MatMul operators of each linear part; see litert.head."""
+    waiting = [(result.input_value(0).get_node(), 0) for result in network.get_results()]
+    found: list[dict[str, Any]] = [{}, {}, {}]
     while waiting:
-        op = waiting.pop()
+        op, part = waiting.pop()
+        inputs = [op.input_value(side).get_node() for side in range(op.get_input_size())]
         if op.get_type_name() == "MatMul":
-            found.add(op.get_friendly_name())
+            found[part][inputs[0].get_friendly_name()] = op
         elif op.get_type_name() in SUMS:
-            waiting += [op.input_value(side).get_node() for side in range(op.get_input_size())]
-    return [op for op in network.get_ordered_ops() if op.get_friendly_name() in found]
+            waiting += [(one, part) for one in inputs]
+        elif op.get_type_name() == "Multiply" and "Sigmoid" in {one.get_type_name() for one in inputs}:
+            waiting += [(one, 2 if one.get_type_name() == "Sigmoid" else 1) for one in inputs]
+    place = {op.get_friendly_name(): number for number, op in enumerate(network.get_ordered_ops())}
+    order = sorted(found[0], key=lambda features: place[found[0][features].get_friendly_name()])
+    return [[layers[features] for features in order] for layers in found if layers]
 
 
 def _sum_after(layer: Any) -> Any:

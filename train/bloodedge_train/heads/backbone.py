@@ -13,7 +13,11 @@ from bloodedge_train import zoo
 from bloodedge_train.zoo.layers import gather_views, spread_views
 
 if TYPE_CHECKING:
+    from bloodedge.logistic.rule import Linear
     from bloodedge_train.heads.logistic import Head
+
+HALVES, BOTH = (-0.5, 0.5), (1.0, 1.0)
+"""What log-odds are as logits of normal and blast; and a number that is the same for both."""
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,47 @@ def with_heads(backbone: Backbone, heads: "Sequence[Head]", views: int = 1) -> A
     """The whole network: uint8 (N, size_px, size_px, 3) RGB, or (N, views, ...) for several, to probabilities float32.
 
     (N, 2) for one head, (N, heads, 2) for several.
-
-    Each depth has a fully connected layer of its own, and their logits are added: int8 then has a scale for each depth,
-    where features of all depths side by side would share one.
     """
     import keras
 
-    size = backbone.size_px
+    size, count = backbone.size_px, len(heads)
     image = keras.Input((size, size, 3) if views == 1 else (views, size, size, 3), dtype="uint8", name="image")
     maps = as_list(backbone.maps(zoo.scale(backbone.model, spread_views(image))))
-    units, count = 2 * len(heads), len(maps)
-    dense = [keras.layers.Dense(units, dtype="float32", name=f"logits_{number + 1}") for number in range(count)]
-    logits = [layer(gather_views(pooled(found), views)) for layer, found in zip(dense, maps, strict=True)]
-    total = keras.layers.Add(dtype="float32", name="logits")(logits) if count > 1 else logits[0]
-    if len(heads) > 1:
-        total = keras.layers.Reshape((len(heads), 2), dtype="float32", name="heads")(total)
+    averages = [gather_views(pooled(found), views) for found in maps]
+    parts = zip(*(head.rule.linear for head in heads), strict=True)
+    logits = [
+        _logits(averages, rules, name, signs)
+        for rules, (name, signs) in zip(parts, (("logits", HALVES), ("more", HALVES), ("gate", BOTH)), strict=False)
+    ]
+    total = logits[0]
+    if len(logits) > 1:
+        share = keras.layers.Activation("sigmoid", dtype="float32", name="own_bench")(logits[2])
+        more = keras.layers.Multiply(dtype="float32", name="more_at_own_bench")([logits[1], share])
+        total = keras.layers.Add(dtype="float32", name="all_logits")([total, more])
+    if count > 1:
+        total = keras.layers.Reshape((count, 2), dtype="float32", name="heads")(total)
     output = keras.layers.Softmax(dtype="float32", name="probabilities")(total)
-    ends = np.cumsum([width * views for width in backbone.widths])[:-1]
-    signs = np.array([-0.5, 0.5])
-    weights = np.stack([head.weights for head in heads], axis=1)
-    bias = np.outer([head.bias for head in heads], signs).ravel()
-    for layer, part in zip(dense, np.split(weights, ends), strict=True):
-        kernel = (part[:, :, None] * signs).reshape(len(part), units)
-        layer.set_weights([kernel, bias / count])  # a bias of zero would be left out, and int8 could not correct it
     return keras.Model(image, output, name=backbone.model.replace("+", "_"))
+
+
+def _logits(averages: "Sequence[Any]", rules: "Sequence[Linear]", name: str, signs: tuple[float, float]) -> Any:
+    """Symbolic (N, 2 * rules): each rule's log-odds times each sign.
+
+    Each depth has a fully connected layer of its own, and their outputs are added: int8 then has a scale for each
+    depth, where features of all depths side by side would share one.
+    """
+    import keras
+
+    units, count = 2 * len(rules), len(averages)
+    dense = [keras.layers.Dense(units, dtype="float32", name=f"{name}_{number + 1}") for number in range(count)]
+    found = [layer(average) for layer, average in zip(dense, averages, strict=True)]
+    weights = np.stack([rule.weights for rule in rules], axis=1)
+    bias = np.outer([rule.bias for rule in rules], signs).ravel()
+    ends = np.cumsum([average.shape[-1] for average in averages])[:-1]
+    for layer, part in zip(dense, np.split(weights, ends), strict=True):
+        kernel = (part[:, :, None] * np.array(signs)).reshape(len(part), units)
+        layer.set_weights([kernel, bias / count])  # a bias of zero would be left out, and int8 could not correct it
+    return keras.layers.Add(dtype="float32", name=name)(found) if count > 1 else found[0]
 
 
 def pooled(maps: Any) -> Any:

@@ -3,24 +3,35 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.console import Progress
 from bloodedge.data.dataset import CellFile, inputs
-from bloodedge.imaging import ImagingSpec
+from bloodedge.data.pictures import in_threads
+from bloodedge.imaging import Cell, ImagingSpec, network_input
+from bloodedge.imaging.filming import at_another_bench, in_a_field
 from bloodedge_train.heads.backbone import Backbone
 from bloodedge_train.heads.cache import FeatureCache, key_of
 from bloodedge_train.heads.extract import Extractor, extractor
 from bloodedge_train.heads.int8 import with_int8_activations
 
 Floats = NDArray[np.float32]
+Pictures = Callable[[Sequence[CellFile], ImagingSpec], NDArray[np.uint8]]
+"""Network inputs of cells."""
 
 BLOCK = 256
 """Cells decoded at a time."""
 INT8_CELLS, RANGE_CELLS = 512, 64
 """Cells by which int8's noise is known, and those of them over which activations' ranges are taken."""
+SHOWN_CELLS = 2048
+"""Cells by which it is known what other cameras and benches change."""
+FILMING = 1
+"""Raised whenever ``imaging.filming`` changes: what the cache holds is then another's."""
+Way = Literal["plain", "camera", "bench"]
+"""Cells as they are, as cameras at their own bench show them, as other benches show them."""
 
 
 @dataclass(frozen=True)
@@ -50,30 +61,58 @@ def features(
     spec: FeatureSpec,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
+    way: Way = "plain",
 ) -> Floats:
     """float32 (N, width): of each depth in turn those of every view, averaged over the map.
 
-    Only what ``cache`` lacks is computed, and kept there, even when the work is interrupted.
+    way: how the cells are shown. Only what ``cache`` lacks is computed, and kept there, even when the work is
+    interrupted.
     """
-    return _kept(cells, spec, spec.key(), lambda: spec.backbone, cache, progress)
+    key = spec.key() if way == "plain" else spec.key(shown=f"{way} {FILMING}")
+    return _kept(cells, spec, key, lambda: spec.backbone, WAYS[way], cache, progress)
 
 
-def int8_noise(
+def int8_features(
     cells: Sequence[CellFile],
     spec: FeatureSpec,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
-) -> Floats:
-    """float32 (n, width): what int8's activations change in the features of some of the cells, less its mean."""
-    chosen = cells[:: max(1, len(cells) // INT8_CELLS)][:INT8_CELLS]
-    of = hashlib.sha256("".join(cell.input_digest for cell in chosen).encode()).hexdigest()
+) -> tuple[Floats, Floats]:
+    """Features float32 (n, width) of some of the cells, and the same with int8's activations."""
+    chosen = some_cells(cells, INT8_CELLS)
 
     def rounded() -> Backbone:
-        images = inputs(chosen[:: max(1, len(chosen) // RANGE_CELLS)][:RANGE_CELLS], spec.imaging)
+        images = inputs(some_cells(chosen, RANGE_CELLS), spec.imaging)
         return with_int8_activations(spec.backbone, images.reshape(-1, *images.shape[-3:]))
 
-    noise = _kept(chosen, spec, spec.key(int8=of), rounded, cache, progress) - features(chosen, spec, cache)
-    return np.asarray(noise - noise.mean(axis=0), np.float32)
+    changed = _kept(chosen, spec, spec.key(int8=_digest(chosen)), rounded, inputs, cache, progress)
+    return features(chosen, spec, cache), changed
+
+
+def some_cells(cells: Sequence[CellFile], most: int) -> Sequence[CellFile]:
+    """At most so many of the cells, evenly spread."""
+    return cells[:: max(1, len(cells) // most)][:most]
+
+
+def _digest(cells: Sequence[CellFile]) -> str:
+    return hashlib.sha256("".join(cell.input_digest for cell in cells).encode()).hexdigest()
+
+
+def _shown_by(show: Callable[[Cell, np.random.Generator], Cell]) -> Pictures:
+    """Network inputs of cells as ``show`` shows them, each cell in one way of its own."""
+
+    def one(cell: CellFile, imaging: ImagingSpec) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(int(cell.input_digest[:16], 16))
+        return network_input(show(cell.read(), rng), imaging)
+
+    return lambda cells, imaging: np.stack(in_threads(lambda cell: one(cell, imaging), cells))
+
+
+WAYS: dict[Way, Pictures] = {
+    "plain": inputs,
+    "camera": _shown_by(in_a_field),
+    "bench": _shown_by(at_another_bench),
+}
 
 
 def _kept(
@@ -81,16 +120,17 @@ def _kept(
     spec: FeatureSpec,
     key: str,
     backbone: Callable[[], Backbone],
+    pictures: Pictures,
     cache: FeatureCache | None,
     progress: Progress | None,
 ) -> Floats:
-    """Features by the network of ``backbone``, which is asked for only where the cache lacks some."""
+    """Features of ``pictures`` by the network of ``backbone``, which is asked for only where the cache lacks some."""
     known = cache.load(key, spec.width) if cache else {}
     unique = {cell.input_digest: cell for cell in cells}
     missing = [cell for digest, cell in unique.items() if digest not in known]
     try:
         if missing:
-            _compute(missing, replace(spec, backbone=backbone()), known, progress)
+            _compute(missing, replace(spec, backbone=backbone()), pictures, known, progress)
     finally:
         if cache and missing and known:
             cache.store(key, known)
@@ -100,12 +140,19 @@ def _kept(
     return found
 
 
-def _compute(cells: Sequence[CellFile], spec: FeatureSpec, known: dict[str, Floats], progress: Progress | None) -> None:
+def _compute(
+    cells: Sequence[CellFile],
+    spec: FeatureSpec,
+    pictures: Pictures,
+    known: dict[str, Floats],
+    progress: Progress | None,
+) -> None:
     """Add the cells' features to ``known``."""
     extract = extractor(spec.backbone)
     for start in range(0, len(cells), BLOCK):
         block = cells[start : start + BLOCK]
-        known.update(zip((cell.input_digest for cell in block), _of(inputs(block, spec.imaging), extract), strict=True))
+        found = _of(pictures(block, spec.imaging), extract)
+        known.update(zip((cell.input_digest for cell in block), found, strict=True))
         if progress:
             progress(start + len(block), len(cells))
 
