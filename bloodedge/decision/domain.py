@@ -6,6 +6,7 @@ framework for detecting out-of-distribution samples", NeurIPS 2018), but of the 
 needs no second output, and is the same for every engine and precision.
 """
 
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -20,9 +21,9 @@ from bloodedge.imaging import Image, as_image, first_view
 ACCEPTANCE = 0.95
 """Share of cells like the training cells that is accepted."""
 CELLS = 600
-"""Training cells that the domain is fitted to, each as it is and once as a camera would show it."""
-SHRINKAGE = 0.05
-"""Of the correlations towards none: 41 figures of a thousand inputs leave their smallest directions to chance."""
+"""Training cells that the domain is fitted to, each as it is, as a camera and as another bench would show it."""
+SHRINKAGE = 0.2
+"""Of the correlations towards none: what goes together in cells of one bench need not do so in those of another."""
 FEWEST_INPUTS = 200
 """Fewer do not show how the figures are correlated."""
 _RINGS = 4
@@ -31,8 +32,13 @@ _BLUR_PX = 0.7
 """Standard deviation of the finest blur."""
 _TINY = 1e-3
 FIGURES = 41
-MEANS, FINEST_TEXTURES = slice(5, 8), slice(29, 32)
-"""Indices of some figures that ``describe`` gives."""
+SHAPES = 5
+"""Figures of shape, which come first."""
+MEANS, FINEST_TEXTURES, DETAIL = slice(5, 8), slice(29, 32), slice(32, 38)
+"""Indices of some figures that ``describe`` gives; DETAIL is that of the second and third scale, where a camera's grain
+is no longer seen."""
+SHAPES_ACCEPTED, DETAIL_ACCEPTED = 0.98, 0.999
+"""Shares of cells like the training cells whose shape, and whose detail, is inside."""
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +49,19 @@ class Region(Strict):
     mean: tuple[float, ...]
     limit: float
     cells: int
+
+
+class ShapeLimits(Strict):
+    """The shapes of training cells' masks, which no bench changes much."""
+
+    mean: Annotated[tuple[float, ...], Field(min_length=SHAPES, max_length=SHAPES)]
+    deviation: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=SHAPES, max_length=SHAPES)]
+    whitening: Annotated[
+        tuple[Annotated[tuple[float, ...], Field(min_length=SHAPES, max_length=SHAPES)], ...],
+        Field(min_length=SHAPES, max_length=SHAPES),
+    ]
+    limit: float = Field(gt=0)
+    """Largest distance of a shape inside the domain."""
 
 
 class Domain(Strict):
@@ -58,7 +77,12 @@ class Domain(Strict):
     limit: float = Field(gt=0)
     """Largest distance inside the domain; ACCEPTANCE of the cells that it was set on are inside."""
     cells: int
-    """Inputs that the domain was fitted to, two of each cell."""
+    """Inputs that the domain was fitted to, some of each cell."""
+    shape: ShapeLimits | None = None
+    """Limits of shape alone; None in bundles of before."""
+    least_detail: float | None = None
+    """Least mean of the logarithms of DETAIL: a cell with less is too blurred to be judged. None in bundles of before.
+    """
     accepted: float | None = None
     """Share of held-out cells inside, 0..1."""
     benches: tuple[Region, ...] = ()
@@ -74,44 +98,79 @@ class Domain(Strict):
 
     def distances(self, figures: Floats) -> Floats:
         """Distances (N,) of what ``describe`` gave for N inputs; from a bench's cells, as shares of its limit."""
-        found = [self.apart(figures, self._arrays[0])]
+        found = [self._from_training(figures)]
         found += [self.apart(figures, np.array(one.mean)) * (self.limit / one.limit) for one in self.benches]
         return np.asarray(np.min(found, axis=0), np.float64)
 
+    def _from_training(self, figures: Floats) -> Floats:
+        """Distances (N,) from the training cells: of all figures, or of what has a limit of its own if that is more."""
+        found = self.apart(figures, self._spread.mean)
+        if self.shape is not None:
+            shape = _Spread(*map(np.array, (self.shape.mean, self.shape.deviation, self.shape.whitening)))
+            found = np.maximum(found, shape.distances(figures[:, :SHAPES]) * (self.limit / self.shape.limit))
+        if self.least_detail is not None:
+            lacking = self.least_detail - figures[:, DETAIL].mean(axis=1)
+            found = np.maximum(found, np.where(lacking > 0, self.limit * (1 + lacking), 0))
+        return found
+
     def apart(self, figures: Floats, middle: Floats) -> Floats:
         """Distances (N,) of figures from a middle (K,)."""
-        _, deviation, whitening = self._arrays
-        standard = (figures - middle) / deviation
-        return np.asarray(np.sqrt(np.square(standard @ whitening).mean(axis=1)), np.float64)
+        return replace(self._spread, mean=middle).distances(figures)
 
     @cached_property
-    def _arrays(self) -> tuple[Floats, Floats, Floats]:
-        """Mean (K,), deviation (K,) and whitening (K, K) as arrays."""
-        return np.array(self.mean), np.array(self.deviation), np.array(self.whitening)
+    def _spread(self) -> "_Spread":
+        return _Spread(np.array(self.mean), np.array(self.deviation), np.array(self.whitening))
 
 
-def fit_domain(training: NDArray[np.uint8], others: NDArray[np.uint8]) -> Domain | None:
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """Where figures lie and how far from each other: mean (K,), deviation (K,), and whitening (K, K) as in Domain."""
+
+    mean: Floats
+    deviation: Floats
+    whitening: Floats
+
+    @classmethod
+    def of(cls, figures: Floats, shrinkage: float) -> "_Spread":
+        """Of figures (N, K)."""
+        mean, deviation = figures.mean(axis=0), np.maximum(figures.std(axis=0), _TINY)
+        correlation = np.corrcoef(((figures - mean) / deviation).T)
+        correlation = (1 - shrinkage) * np.nan_to_num(correlation) + shrinkage * np.eye(len(mean))
+        values, vectors = np.linalg.eigh(correlation)
+        return cls(mean, deviation, vectors / np.sqrt(values))
+
+    def distances(self, figures: Floats) -> Floats:
+        """(N,), about 1 for figures like those it is of."""
+        standard = (figures - self.mean) / self.deviation
+        return np.asarray(np.sqrt(np.square(standard @ self.whitening).mean(axis=1)), np.float64)
+
+    def fields(self) -> dict[str, Any]:
+        """As Domain and ShapeLimits store it."""
+        whitening = tuple(tuple(row) for row in self.whitening)
+        return {"mean": tuple(self.mean), "deviation": tuple(self.deviation), "whitening": whitening}
+
+
+def fit_domain(
+    training: NDArray[np.uint8], others: NDArray[np.uint8], elsewhere: NDArray[np.uint8] | None = None
+) -> Domain | None:
     """The domain of N training inputs, as ``describe`` takes them; None for fewer than FEWEST_INPUTS.
 
-    others: inputs of cells that the network was not fitted to, which the limit is set on.
+    others: inputs of cells that the network was not fitted to, which the limits are set on; elsewhere: such cells at
+    benches that differ as much as the network is to bear, which the limit of all figures is set on instead.
     """
     if len(training) < FEWEST_INPUTS or not len(others):
         return None
-    figures = np.array([describe(image) for image in training])
-    mean, deviation = figures.mean(axis=0), np.maximum(figures.std(axis=0), _TINY)
-    correlation = np.corrcoef(((figures - mean) / deviation).T)
-    correlation = (1 - SHRINKAGE) * np.nan_to_num(correlation) + SHRINKAGE * np.eye(len(mean))
-    values, vectors = np.linalg.eigh(correlation)
-    whitening = vectors / np.sqrt(values)
-    domain = Domain(
-        mean=tuple(mean),
-        deviation=tuple(deviation),
-        whitening=tuple(tuple(row) for row in whitening),
-        limit=1.0,  # set below
+    figures, held = (np.array([describe(image) for image in images]) for images in (training, others))
+    far = held if elsewhere is None else np.array([describe(image) for image in elsewhere])
+    spread, shape = _Spread.of(figures, SHRINKAGE), _Spread.of(figures[:, :SHAPES], SHRINKAGE)
+    shapes = float(np.quantile(shape.distances(held[:, :SHAPES]), SHAPES_ACCEPTED))
+    return Domain(
+        **spread.fields(),
+        limit=float(np.quantile(spread.distances(far), ACCEPTANCE)),
         cells=len(training),
+        shape=ShapeLimits(**shape.fields(), limit=shapes),
+        least_detail=float(np.quantile(figures[:, DETAIL].mean(axis=1), 1 - DETAIL_ACCEPTED)),
     )
-    distances = domain.distances(np.array([describe(image) for image in others]))
-    return domain.model_copy(update={"limit": float(np.quantile(distances, ACCEPTANCE))})
 
 
 def describe(image: Image) -> Floats:

@@ -99,12 +99,12 @@ def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
     return as_image(mask)
 
 
-def at_another_bench(cell: Cell, rng: np.random.Generator) -> Cell:
+def at_another_bench(cell: Cell, rng: np.random.Generator, severity: float = 1.0) -> Cell:
     """A cell cut out onto black as another bench's dyes, light and lens would show it, by one of its cameras.
 
-    Some benches are much like the cell's own, others as different as the limits above say.
+    Some benches are much like the cell's own, others as different as the limits above say; severity multiplies these.
     """
-    return in_a_field(_restained(cell, rng.uniform(_LEAST, 1), rng), rng)
+    return in_a_field(_restained(cell, rng.uniform(_LEAST, severity), rng), rng)
 
 
 def _restained(cell: Cell, severity: float, rng: np.random.Generator) -> Cell:

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import Manifest
+from bloodedge.data.training_features import training_features
 from bloodedge.decision.domain import Domain, Region
 from bloodedge.engine import load_bytes
 from bloodedge.engine.golden import unpack_golden
 from bloodedge.errors import BloodedgeError
+from bloodedge.logistic.rule import Linear
 from bloodedge_convert.finetuning.fit import Source, Space
 from bloodedge_convert.finetuning.judge import Judged, decide, judge
-from bloodedge_convert.litert.head import LiteRTHead
-from bloodedge_convert.openvino.head import OpenVINOHead
+from bloodedge_convert.finetuning.networks import open_networks
 
 RELEASED = Path(__file__).parents[2] / "models" / "cells.bundle"
 WIDTH = 12
@@ -120,18 +121,20 @@ def test_a_slide_is_judged_by_heads_that_were_not_fitted_to_it(manifest: Manifes
 @pytest.mark.parametrize("engine", ["litert", "openvino"])
 def test_only_the_head_of_a_finished_network_changes(engine: str, precision: str) -> None:
     with Bundle(RELEASED) as bundle:
-        artifact = bundle.manifest.artifact(engine, precision)
+        kept = training_features(bundle)
+        assert kept is not None
+        network = next(one for one in open_networks(bundle, kept) if one.name == f"{engine}/{precision}")
+        artifact = network.artifact
         model = bundle.read(artifact.file)
         weights = bundle.read(artifact.weights_file) if artifact.weights_file else None
-        images = unpack_golden(bundle.read(bundle.manifest.golden.file))[0][:2]
-    head = LiteRTHead(model) if weights is None else OpenVINOHead(model, weights)
-    odds = sum(part @ kernel for part, kernel in zip(head.features(images), head.kernels, strict=True)) + head.bias
+        images = unpack_golden(bundle.read(bundle.manifest.golden.file))[0][:3]
+    odds = kept.rule.log_odds(network.features(images, lambda *_: None))
     before = load_bytes(artifact.engine, model, weights, 1).predict(images)
     np.testing.assert_allclose(1 / (1 + np.exp(-odds)), before[:, 1], atol=4e-3)
-    made = head.replaced([-0.5 * kernel for kernel in head.kernels], -0.5 * head.bias)
-    files = (made, None) if isinstance(made, bytes) else made
-    after = load_bytes(artifact.engine, files[0], files[1], 1).predict(images)
-    np.testing.assert_allclose(after[:, 1], 1 / (1 + np.exp(0.5 * odds)), atol=4e-3)
+    change = Linear(np.zeros(kept.weights.shape[1]), 0.4)
+    files = network.replaced(kept.rule.changed(-0.5, change), kept.widths)
+    after = load_bytes(artifact.engine, files[0], files[1] if len(files) > 1 else None, 1).predict(images)
+    np.testing.assert_allclose(after[:, 1], 1 / (1 + np.exp(0.5 * odds - 0.4)), atol=4e-3)
 
 
 def test_a_bench_s_cells_are_inside_and_what_is_between_is_not(manifest: Manifest) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from bloodedge.decision.domain import ACCEPTANCE, describe, fit_domain
 from bloodedge.imaging import Cell, ImagingSpec, cell_on_black, network_input, read_image
-from bloodedge.imaging.filming import in_a_field
+from bloodedge.imaging.filming import at_another_bench, in_a_field
 from bloodedge.simulation import write_dataset
 
 SPEC = ImagingSpec(size_px=96, views=("canonical",), light="levelled")
@@ -36,6 +36,14 @@ def domain(cells):
     training, others = cells[:350], cells[350:430]
     both = [np.concatenate([shown(part), in_fields(part)]) for part in (training, others)]
     return fit_domain(*both)
+
+
+@pytest.fixture(scope="module")
+def many_benches(cells):
+    rng = np.random.default_rng(2)
+    training, others = cells[:350], cells[350:430]
+    shown_ = [shown([*part, *(at_another_bench(cell, rng) for cell in part)]) for part in (training, others)]
+    return fit_domain(*shown_, shown([at_another_bench(cell, rng, 2.0) for cell in others]))
 
 
 def share_inside(domain, images) -> float:
@@ -73,6 +81,18 @@ def haloed(cell: Cell) -> Cell:
 @pytest.mark.parametrize("spoil", [blurred, halved, haloed])
 def test_spoilt_cells_are_outside(domain, cells, spoil):
     assert share_inside(domain, shown([spoil(cell) for cell in cells[430:480]])) < 0.2
+
+
+@pytest.mark.parametrize("spoil", [blurred, halved])  # a halo is a colour, which benches change
+def test_spoilt_cells_are_outside_of_a_domain_of_many_benches_too(many_benches, cells, spoil):
+    assert share_inside(many_benches, shown([spoil(cell) for cell in cells[430:480]])) < 0.35
+
+
+def test_a_domain_of_many_benches_holds_other_colours(domain, many_benches, cells):
+    rng = np.random.default_rng(3)
+    elsewhere = shown([at_another_bench(cell, rng) for cell in cells[430:]])
+    assert share_inside(domain, elsewhere) < 0.8
+    assert share_inside(many_benches, elsewhere) > 0.9
 
 
 @pytest.mark.parametrize("level", [0, 1, 128, 255])

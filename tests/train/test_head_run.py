@@ -32,6 +32,8 @@ test = 0.25
 [head]
 depths = [0.5, 1.0]
 int8_noise = 10
+camera_noise = 0.3
+bench_noise = 3.0
 penalties = [0.1, 1.0]
 inner_folds = 3
 """

@@ -10,11 +10,13 @@ from bloodedge.data.dataset import CellFile
 from bloodedge.data.pictures import in_threads
 from bloodedge.decision.domain import CELLS, Domain, describe, fit_domain
 from bloodedge.imaging import Cell, ImagingSpec, network_input
-from bloodedge.imaging.filming import in_a_field
+from bloodedge.imaging.filming import at_another_bench, in_a_field
 from bloodedge_convert.cells.calibration_set import choose_cells
 
 HELD_BACK = 6
 """Of so many groups one sets the limit of the domain where a run has no validation part."""
+SEVERE = 2.0
+"""The limit is set on cells of benches that differ by up to so many times what a head is made to bear."""
 
 
 def hold_back(train: Sequence[CellFile], group: Callable[[CellFile], str]) -> dict[str, list[CellFile]]:
@@ -36,20 +38,24 @@ def training_domain(
 ) -> Domain | None:
     """The domain of training cells, with its limit set on validation cells; None where they are too few.
 
-    test: held-out network inputs uint8 (N, H, W, 3) RGB; the domain records what share of them lies inside.
+    The limit is such that validation cells stay inside at benches that differ much. test: held-out network inputs uint8
+    (N, H, W, 3) RGB; the domain records what share of them lies inside.
     """
     chosen = [choose_cells(parts[name], CELLS, seed) for name in ("train", "validation")]
     cells = in_threads(lambda cell: cell.read(), [*chosen[0], *chosen[1]], progress)
     training, others = cells[: len(chosen[0])], cells[len(chosen[0]) :]
     rng = np.random.default_rng(seed)
-    domain = fit_domain(_both_ways(training, spec, rng), _both_ways(others, spec, rng))
+    shown, held = (
+        [*part, *(in_a_field(c, rng) for c in part), *(at_another_bench(c, rng) for c in part)]
+        for part in (training, others)
+    )
+    severe = [at_another_bench(cell, rng, SEVERE) for cell in others]
+    domain = fit_domain(_inputs(shown, spec), _inputs(held, spec), _inputs(severe, spec))
     if domain is not None and len(test):
         distances = domain.distances(np.array([describe(image) for image in test]))
         domain = domain.model_copy(update={"accepted": float((distances <= domain.limit).mean())})
     return domain
 
 
-def _both_ways(cells: Sequence[Cell], spec: ImagingSpec, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Network inputs of the cells as they are and as a camera would show them."""
-    shown = [*cells, *(in_a_field(cell, rng) for cell in cells)]
-    return np.array([network_input(cell, spec) for cell in shown], np.uint8)
+def _inputs(cells: Sequence[Cell], spec: ImagingSpec) -> NDArray[np.uint8]:
+    return np.array([network_input(cell, spec) for cell in cells], np.uint8)
