@@ -117,7 +117,7 @@ def test_evaluate_and_a_second_run_agree_with_the_first(
     assert found["cells"] == test.cells
     assert found["accuracy"] == pytest.approx(test.accuracy)
     files = {path.name: path.read_bytes() for path in (folder / "cache").glob("*.npz")}
-    assert len(files) == 3  # features, those with int8 activations, and the pictures
+    assert len(files) == 5  # features: plain, with int8 activations, by cameras, at other benches; and the pictures
     assert run(*asked, "--out", folder / "again") == 0
     assert {path.name: path.read_bytes() for path in (folder / "cache").glob("*.npz")} == files
     assert read_metrics(folder / "again").parts == read_metrics(finished).parts

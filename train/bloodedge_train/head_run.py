@@ -18,7 +18,16 @@ from bloodedge.logistic.rule import Linear
 from bloodedge_train.fitted import Crossed, Fitted, Scored, labels_of
 from bloodedge_train.heads.backbone import Backbone, open_backbone, with_heads
 from bloodedge_train.heads.cache import FeatureCache
-from bloodedge_train.heads.features import SHOWN_CELLS, FeatureSpec, Way, features, int8_features, some_cells
+from bloodedge_train.heads.features import (
+    AT_BENCH,
+    BY_CAMERA,
+    SHOWN_CELLS,
+    FeatureSpec,
+    Way,
+    features,
+    int8_features,
+    some_cells,
+)
 from bloodedge_train.heads.logistic import Bears, Head, Shown, fit_head, inner_folds
 from bloodedge_train.recipe import HeadSpec, Recipe
 from bloodedge_train.run_folder import Calibration, RunCells, TrainOptions, calibrate
@@ -155,9 +164,9 @@ def known_features(
         steps = int8_steps(found, [spec.views * width for width in backbone.widths])
         bears = replace(bears, int8=noise, steps=steps)
     if head.camera_noise or head.bench_noise:
-        bears = replace(bears, cameras=_shown(cells, spec, cache, watcher, group, "camera"))
+        bears = replace(bears, cameras=_shown(cells, spec, cache, watcher, group, BY_CAMERA))
     if head.bench_noise:
-        bears = replace(bears, benches=_shown(cells, spec, cache, watcher, group, "bench"))
+        bears = replace(bears, benches=_shown(cells, spec, cache, watcher, group, AT_BENCH))
     return Known(found, bears)
 
 
@@ -171,7 +180,7 @@ def _shown(
 ) -> Shown:
     """Some of the cells, and the same in another way."""
     some = some_cells(cells, SHOWN_CELLS)
-    with watcher.step(f"Features as another {way} has them") as progress:
+    with watcher.step(f"Features as another {way.name} has them") as progress:
         changed = features(some, spec, cache, progress, way)
     return Shown(features(some, spec, cache), changed, np.array([group(cell) for cell in some]))
 

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,29 @@ SHOWN_CELLS = 2048
 """Cells by which it is known what other cameras and benches change."""
 FILMING = 1
 """Raised whenever ``imaging.filming`` changes: what the cache holds is then another's."""
-Way = Literal["plain", "camera", "bench"]
-"""Cells as they are, as cameras at their own bench show them, as other benches show them."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How something else shows a cell."""
+
+    name: str
+    """Names it in the cache: another one for another ``show``."""
+    show: Callable[[Cell, np.random.Generator], Cell]
+    seed: int = 0
+
+    def __call__(self, cells: Sequence[CellFile], imaging: ImagingSpec) -> NDArray[np.uint8]:
+        """Network inputs of the cells, each always shown alike."""
+
+        def one(cell: CellFile) -> NDArray[np.uint8]:
+            rng = np.random.default_rng(int(cell.input_digest[:16], 16) + self.seed)
+            return network_input(self.show(cell.read(), rng), imaging)
+
+        return np.stack(in_threads(one, cells))
+
+
+BY_CAMERA, AT_BENCH = Way("camera", in_a_field), Way("bench", at_another_bench)
+"""As cameras at the cells' own bench show them, and as other benches do."""
 
 
 @dataclass(frozen=True)
@@ -61,15 +81,15 @@ def features(
     spec: FeatureSpec,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
-    way: Way = "plain",
+    way: Way | None = None,
 ) -> Floats:
     """float32 (N, width): of each depth in turn those of every view, averaged over the map.
 
-    way: how the cells are shown. Only what ``cache`` lacks is computed, and kept there, even when the work is
-    interrupted.
+    way: how the cells are shown; as they are by default. Only what ``cache`` lacks is computed, and kept there, even
+    when the work is interrupted.
     """
-    key = spec.key() if way == "plain" else spec.key(shown=f"{way} {FILMING}")
-    return _kept(cells, spec, key, lambda: spec.backbone, WAYS[way], cache, progress)
+    key = spec.key() if way is None else spec.key(shown=f"{way.name} {FILMING}")
+    return _kept(cells, spec, key, lambda: spec.backbone, way or inputs, cache, progress)
 
 
 def int8_features(
@@ -96,23 +116,6 @@ def some_cells(cells: Sequence[CellFile], most: int) -> Sequence[CellFile]:
 
 def _digest(cells: Sequence[CellFile]) -> str:
     return hashlib.sha256("".join(cell.input_digest for cell in cells).encode()).hexdigest()
-
-
-def _shown_by(show: Callable[[Cell, np.random.Generator], Cell]) -> Pictures:
-    """Network inputs of cells as ``show`` shows them, each cell in one way of its own."""
-
-    def one(cell: CellFile, imaging: ImagingSpec) -> NDArray[np.uint8]:
-        rng = np.random.default_rng(int(cell.input_digest[:16], 16))
-        return network_input(show(cell.read(), rng), imaging)
-
-    return lambda cells, imaging: np.stack(in_threads(lambda cell: one(cell, imaging), cells))
-
-
-WAYS: dict[Way, Pictures] = {
-    "plain": inputs,
-    "camera": _shown_by(in_a_field),
-    "bench": _shown_by(at_another_bench),
-}
 
 
 def _kept(
