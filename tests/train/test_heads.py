@@ -432,7 +432,7 @@ def seen_at(bench: int, x: NDArray[np.float32]) -> NDArray[np.float32]:
     seen = x.copy()
     if bench:
         seen[:, 1] = np.random.default_rng(bench).normal(0, 3, len(x))
-        seen[:, 2] += 8
+        seen[:, 2] += 0.06
     return seen
 
 
@@ -451,7 +451,7 @@ def test_a_head_goes_by_colour_at_its_own_bench_alone() -> None:
 
     assert right(both, 0) > right(plain, 0) - 0.01
     assert right(plain, 2) < 0.7
-    assert right(both, 2) > 0.78
+    assert right(both, 2) > 0.75
     assert abs(((both.inner > 0.5) == labels).mean() - ((plain.inner > 0.5) == labels).mean()) < 0.02
 
 
@@ -459,9 +459,11 @@ def test_a_head_goes_by_colour_at_its_own_bench_alone() -> None:
 def test_the_network_holds_both_rules_and_the_gate(backbone: Backbone, cells: list[CellFile], views: int) -> None:
     imaging = IMAGING.model_copy(update={"views": IMAGING.views[:views]})
     found = features(cells, FeatureSpec(backbone, imaging))
-    scale = 1 / np.maximum(found.std(axis=0), 0.05) / np.sqrt(found.shape[1])
-    first = Rule.of([Linear(part.weights * scale, part.bias) for part in random_rule(found.shape[1], 3).linear])
-    change = Linear(0.1 * scale, 0.2)
+    spread = found.std(axis=0)
+    scale = 1 / np.where(spread > 1e-6, spread, np.inf) / np.sqrt(found.shape[1])
+    weights = [part.weights * scale for part in random_rule(found.shape[1], 3).linear]
+    first = Rule.of([Linear(part, 0.3 - float(found.mean(axis=0) @ part)) for part in weights])
+    change = Linear(0.1 * scale, 0.2 - 0.1 * float(found.mean(axis=0) @ scale))
     rules = [first, first.changed(0.5, change)]
     heads = [Head(rule, 1.0, (), np.empty(0), np.empty(0)) for rule in rules]
     outputs = with_heads(backbone, heads, views).predict(inputs(cells, imaging), verbose=0)
