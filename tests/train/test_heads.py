@@ -334,14 +334,16 @@ def test_a_class_with_one_person_is_refused(lone: int, name: str) -> None:
         fit_head(x[kept], labels[kept], [g for g, k in zip(groups, kept, strict=True) if k], HeadSpec())
 
 
-@pytest.mark.parametrize(("depths", "views"), [((0.5, 1.0), 2), ((0.5, 1.0), 1), ((1.0,), 2)])
+@pytest.mark.parametrize(
+    ("depths", "views", "parts"), [((0.5, 1.0), 2, 1), ((0.5, 1.0), 1, 3), ((0.5, 1.0), 1, 1), ((1.0,), 2, 1)]
+)
 def test_a_head_is_explained_from_its_lowest_depth_on(
-    depths: tuple[float, ...], views: int, weights: Path, cells: list[CellFile], tmp_path: Path
+    depths: tuple[float, ...], views: int, parts: int, weights: Path, cells: list[CellFile], tmp_path: Path
 ) -> None:
     backbone, imaging = open_backbone("edgenet", SIZE, depths, str(weights)), IMAGING
     imaging = IMAGING.model_copy(update={"views": IMAGING.views[:views]})
     width = FeatureSpec(backbone, imaging).width
-    head = Head(random_rule(width), 1.0, (), np.empty(0), np.empty(0))
+    head = Head(random_rule(width, parts), 1.0, (), np.empty(0), np.empty(0))
     with_heads(backbone, [head], views).save(tmp_path / "model.keras")
     network = cut(keras.models.load_model(tmp_path / "model.keras"))
     images = inputs(cells[:3], imaging)
