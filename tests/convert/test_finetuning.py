@@ -130,8 +130,9 @@ def test_only_the_head_of_a_finished_network_changes(engine: str, precision: str
         images = unpack_golden(bundle.read(bundle.manifest.golden.file))[0][:3]
     odds = kept.rule.log_odds(network.features(images, lambda *_: None))
     before = load_bytes(artifact.engine, model, weights, 1).predict(images)
-    moved = np.log(before[:, 1] / before[:, 0]) - odds
-    assert np.ptp(moved) < 0.05  # conversion corrects the bias
+    sure = int(np.argmin(np.abs(odds)))  # conversion corrects the bias, best seen where no probability is rounded away
+    corrected = odds + np.log(before[sure, 1] / before[sure, 0]) - odds[sure]
+    np.testing.assert_allclose(1 / (1 + np.exp(-corrected)), before[:, 1], atol=8e-3)
     change = Linear(np.zeros(kept.weights.shape[1]), 0.4)
     files = network.replaced(kept.rule.changed(-0.5, change), kept.widths)
     after = load_bytes(artifact.engine, files[0], files[1] if len(files) > 1 else None, 1).predict(images)
