@@ -11,7 +11,7 @@ fed directly. Once more with a fifth of the answers wrong.
         --all-people --out WORK/run
     python benchmarks/bench_adaptation.py --data ../shared/data --work WORK
 
-Writes results/bench_adaptation.json.
+Writes results/bench_adaptation.json, or what --json names. OPENBLAS_NUM_THREADS=1 makes it quicker on few cores.
 """
 
 import argparse
@@ -287,6 +287,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for what is made on the way")
     parser.add_argument("--prepare", action="store_true", help="make the folders, and end")
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "cells.bundle")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="the record to write")
     options = parser.parse_args()
     if options.prepare:
         prepare(options.data, options.work)
@@ -312,7 +313,7 @@ def main() -> None:
                     print(name, row, flush=True)
     summary = {name: mean_and_worst(found) for name, found in rows.items()}
     command = "python benchmarks/bench_adaptation.py --data DATA --work WORK"
-    write_json(RESULTS, {"command": command, "revision": revision(), "summary": summary, "benches": rows})
+    write_json(options.json, {"command": command, "revision": revision(), "summary": summary, "benches": rows})
 
 
 if __name__ == "__main__":

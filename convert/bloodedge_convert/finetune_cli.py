@@ -16,7 +16,9 @@ FORGETTING = 2.0
 
 @click.command()
 @click.argument("data", metavar="CELLS", type=PATH)
-@click.option("--from", "source", metavar="BUNDLE", required=True, type=PATH, help="The bundle to begin with.")
+@click.option(
+    "--from", "source", metavar="BUNDLE|RUN", required=True, type=PATH, help="The bundle, or run folder, to begin with."
+)
 @click.option("-o", "--out", metavar="NAME.bundle", required=True, type=PATH, help="The bundle to write.")
 @click.option("--key", metavar="FILE", type=PATH, help="Sign the bundle with this private key (bloodedge keys new).")
 @click.option("--password-file", metavar="FILE", type=PATH, help="The key's password, in its first line.")
@@ -41,9 +43,10 @@ def finetune(
     force: bool,
     layout: Any,
 ) -> None:
-    """Fit the head of BUNDLE to the reviewed cells in CELLS, and write a bundle if it is better there.
+    """Fit the head of a bundle to the reviewed cells in CELLS, and write another if it is better there.
 
-    CELLS is a folder as bloodedge device export writes it, or any other that train reads. The new model is judged on
+    CELLS is a folder as bloodedge device export writes it, or any other that train reads; a run folder is converted
+    first. The new model is judged on
     slides that it was not fitted to, and on the release's own people; its page, which bloodedge report opens, shows
     both and the cells that changed.
     """

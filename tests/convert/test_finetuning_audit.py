@@ -88,6 +88,15 @@ def test_a_bundle_without_features_is_refused_and_nothing_is_written(
     assert not out.exists()
 
 
+def test_what_is_neither_bundle_nor_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(SystemExit) as exit_:
+        main(["finetune", str(tmp_path), "--from", str(tmp_path / "runs"), "-o", str(tmp_path / "ours.bundle")])
+    assert exit_.value.code == 2
+    assert "make one with: bloodedge train" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
 def test_a_bundle_that_exists_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "ours.bundle"
     out.write_bytes(b"mine")

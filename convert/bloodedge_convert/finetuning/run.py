@@ -10,6 +10,7 @@ import cv2
 from bloodedge.bundle import Bundle, is_bundle
 from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.manifest import FinetuneRecord, Manifest
+from bloodedge.bundle.run_record import read_run
 from bloodedge.console import Progress
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.evaluation.rates import CARD, with_section
@@ -45,17 +46,32 @@ def finetune(
     most_forgotten: float,
     report: Report,
 ) -> Finetuned:
-    """Fit the head of the bundle ``source`` to the cells in ``data`` and write ``out``, signed with ``key`` if given.
+    """Fit the head of ``source`` to the cells in ``data`` and write the bundle ``out``, signed with ``key`` if given.
 
-    Nothing is written unless the new model is better on slides held back and loses at most ``most_forgotten`` points
-    on the release's own people. Raises UsageError for cells or a bundle that cannot be used.
+    source: a bundle, or a run folder, which is converted first. Nothing is written unless the new model is better on
+    slides held back and loses at most ``most_forgotten`` points on the release's own people. Raises UsageError for
+    cells or a bundle that cannot be used.
     """
     cv2.setNumThreads(1)
-    if not is_bundle(source):
+    if is_bundle(source):
+        return _finetune(data, source, out, layout, key, most_forgotten, report)
+    if read_run(source).features is None:
         raise UsageError(
-            f"{source} is no bundle; make one of a run with: bloodedge convert RUN --int8 --float16 --engine litert "
-            "--engine openvino -o NAME.bundle"
+            f"{source} keeps no features of its training cells; fine-tuning begins with a run of a head that this "
+            "version trained (bloodedge train --recipe cells, or head)."
         )
+    with tempfile.TemporaryDirectory(prefix=".bloodedge-finetune-", dir=out.absolute().parent) as folder:
+        from bloodedge_convert.conversion import Options, convert
+
+        made = Path(folder) / f"{source.resolve().name}.bundle"
+        options = Options(float16=True, no_float32=True, engines=("litert", "openvino"))
+        convert(source, made, options, None, force=False, report=report)
+        return _finetune(data, made, out, layout, key, most_forgotten, report)
+
+
+def _finetune(
+    data: Path, source: Path, out: Path, layout: DataLayout, key: Any, most_forgotten: float, report: Report
+) -> Finetuned:
     with Bundle(source) as bundle:
         kept = open_features(bundle)
         networks = open_networks(bundle, kept)
