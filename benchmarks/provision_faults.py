@@ -97,13 +97,14 @@ def killed(
 ) -> Iterator[tuple[str, int, str]]:
     """(system call, which one, what went wrong or nothing) for each point at which a run was ended."""
     root, trace = folder / "root", folder / "trace"
-    strace(copied(start, root), arguments, ["-o", str(trace), "-e", f"trace={','.join(CALLS)}"])
+    strace(copied(start, root), arguments, ["--seccomp-bpf", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"])
     calls = Counter(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.MULTILINE))
     points = [(call, number) for call in CALLS for number in range(1, calls[call] + 1)]
     before, after = files(start), files(end)
     for call, number in points[::every]:
         copied(start, root)
-        code = strace(root, arguments, ["-o", "/dev/null", "-e", f"inject={call}:signal=KILL:when={number}"])
+        ended = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
+        code = strace(root, arguments, ["-o", "/dev/null", *ended])
         wrong = "" if code else "the run was not ended"
         wrong = wrong or half_written(files(root), before, after) or check(root, end)
         yield call, number, wrong

@@ -233,7 +233,8 @@ class Bench:
         """(where a run was ended, what went wrong or nothing) for each point."""
         state, trace = self.folder / "traced" / "state", self.folder / "trace"
         copied(change.start, state)
-        code = strace(change.command(state), ["-y", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"])
+        options = ["--seccomp-bpf", "-y", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"]
+        code = strace(change.command(state), options)
         assert (code != 0) == change.refused, f"{change.name} ended with {code} when it was let go on"
         text = trace.read_text(errors="replace")
         self.look_at_renames(change, text, state)
@@ -248,7 +249,8 @@ class Bench:
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             state = copied(change.start, Path(name) / "state")
             before = "damaged" if "damaged" in change.start.name else running(state)
-            options = ["-o", "/dev/null", "-e", f"inject={point.call}:signal=KILL:when={point.number}"]
+            ended = f"inject={point.call}:signal=KILL:when={point.number}"
+            options = ["-o", "/dev/null", "-e", f"trace={point.call}", "-e", ended]
             code = strace(change.command(state), options)
             # strace counts by process: it met the trial's first, which the command survives.
             trial_ended = code == 1 and change.arguments[:2] == ("device", "install")
