@@ -383,9 +383,9 @@ def test_probation_goes_on_where_it_was(lab: Laboratory) -> None:
 @pytest.mark.slow
 def test_a_bundle_that_is_uncertain_far_more_often_is_rolled_back_while_the_daemon_runs(lab: Laboratory) -> None:
     proven(lab, 1)
-    run_device(lab.settings(), frames=100, timings=HURRIED)
+    run_device(lab.settings(), frames=90, timings=HURRIED)
     install(lab.settings(), lab.bundle(2, always_uncertain), trial=tried)
-    run_device(lab.settings(update={"probation_cells": 40}, camera={"rate": 25}), frames=120, timings=HURRIED)
+    run_device(lab.settings(update={"probation_cells": 40}, camera={"rate": 25}), frames=70, timings=HURRIED)
     record = read_record(lab.state)
     assert record.active == "a"
     assert "cells are uncertain, where" in record.slots["b"].why
@@ -468,10 +468,10 @@ def test_a_network_that_is_far_slower_is_rolled_back_while_the_daemon_runs(
     lab: Laboratory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proven(lab, 1)
-    run_device(lab.settings(), frames=100, timings=HURRIED)
+    run_device(lab.settings(), frames=90, timings=HURRIED)
     install(lab.settings(), lab.bundle(2), trial=tried)
     delay(monkeypatch, 2, lambda: sleep(0.05))
-    run_device(lab.settings(update={"probation_cells": 20}, camera={"rate": 20}), frames=100, timings=HURRIED)
+    run_device(lab.settings(update={"probation_cells": 20}, camera={"rate": 20}), frames=50, timings=HURRIED)
     record = read_record(lab.state)
     assert record.active == "a"
     assert re.search(r"takes (\d+)\.\d ms per cell, where the one before took", record.slots["b"].why)

@@ -17,7 +17,7 @@ from bloodedge.engine.keras import KerasEngine
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.imaging import ImagingSpec
 from bloodedge_train import zoo
-from support.commands import apart
+from support.commands import apart, here
 
 Images = NDArray[np.uint8]
 Outputs = NDArray[np.float32]
@@ -64,7 +64,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, rendered_data: Path) -> Pat
         write_weights(folder / f"{name}.weights.h5", name, frames)
     (folder / "head.toml").write_text(RECIPE)
     named = ("--model", MODEL, "--weights", folder, "--recipe", folder / "head.toml")
-    apart("train", rendered_data, *named, "--no-cache", "--out", folder / "run")
+    here("train", rendered_data, *named, "--no-cache", "--out", folder / "run")
     return folder / "run"
 
 
@@ -83,7 +83,7 @@ def said(fitted: Path, images: Images) -> Outputs:
 def bundle(fitted: Path) -> Path:
     pytest.importorskip("nncf", reason="nncf is not installed (pip install -e '.[convert]')")
     path = fitted.parent / "several.bundle"
-    apart("convert", fitted, "--int8", *WIDE, "-o", path)
+    here("convert", fitted, "--int8", *WIDE, "-o", path)
     return path
 
 
@@ -94,13 +94,13 @@ def test_a_run_of_two_networks_is_scored_compared_and_explained(
     assert (record.model, record.weights) == (MODEL, fitted.parent.name)
     card = (fitted / "MODEL_CARD.md").read_text()
     assert "| network | edgenet (after Howard et al., MobileNets, 2017; ReLU only) + mobilenetv2 (Sandler" in card
-    apart("evaluate", fitted, rendered_data, "--json", tmp_path / "figures.json")
+    here("evaluate", fitted, rendered_data, "--json", tmp_path / "figures.json")
     assert json.loads((tmp_path / "figures.json").read_text())["auc"] > 0.6
     cell = next((rendered_data / "fold_0" / "all").iterdir())
     for layer in ([], ["--layer", "mobilenetv2/block_2_add"]):
-        apart("explain", fitted, cell, "--out", tmp_path / "explained", *layer)
+        here("explain", fitted, cell, "--out", tmp_path / "explained", *layer)
     assert len(list((tmp_path / "explained").glob("*.png"))) == 1
-    apart("compare", fitted, "--out", tmp_path / "comparison")
+    here("compare", fitted, "--out", tmp_path / "comparison")
     assert MODEL in (tmp_path / "comparison" / "compare.md").read_text()
 
 
