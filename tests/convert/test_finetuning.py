@@ -70,6 +70,29 @@ def test_a_bench_that_moves_the_features_is_learnt_and_the_release_is_not_forgot
     assert decided(judged, bench, manifest) is judged
 
 
+def other_cells(seed: int, people: int, each: int) -> Source:
+    """Cells whose classes differ in features that say nothing of the release's."""
+    source, rng = cells(seed, people, each, ELSEWHERE), np.random.default_rng(seed + 100)
+    features = rng.normal(size=source.features.shape) + ELSEWHERE
+    features[:, -2:] += np.outer(2 * source.labels - 1, [1.5, 1.5])
+    return Source(features.astype(np.float32), features @ TRUE, source.labels, source.groups)
+
+
+def test_other_cells_are_learnt_and_the_release_is_not_forgotten(manifest: Manifest) -> None:
+    bench, others = other_cells(2, 6, 20), other_cells(9, 6, 40)
+    judged = tuned(bench, manifest)
+    assert judged.new.change.scale == 0
+    assert right(others.log_odds, others) < 0.6
+    assert right(judged.new.change.log_odds(others), others) > 0.75
+    assert judged.forgotten < 2
+
+
+def test_of_two_slides_of_a_class_only_the_step_to_the_bench_is_learnt(manifest: Manifest) -> None:
+    bench = other_cells(2, 2, 40)
+    judged = tuned(bench, manifest)
+    assert {change.scale for change in (judged.new.change, *judged.outer)} == {1.0}
+
+
 def test_a_released_head_that_is_as_good_stays_and_its_domain_grows(manifest: Manifest) -> None:
     bench = cells(3, 5, 20, np.zeros(WIDTH))
     judged = replace(tuned(bench, manifest), less=(-0.01, 0.02))
