@@ -1,11 +1,12 @@
 """The field gap: held-out cells in real fields, found and classified there, against the same cells given directly.
 
-    python benchmarks/field.py --data ../shared/data [--cells 1123] [--bundle models/cells.bundle]
+    python benchmarks/field.py --data ../shared/data --run runs/cells [--bundle models/cells.bundle]
 
-The test cells of the bundle's run (people whom the network never saw) are pasted, two at a time, into real frames of
-two microscopes: Chula's without white cells, BCCD's with theirs painted over. Each person's fields are one slide, with
-a light, a stain, a focus and a scale of its own, drawn by the setting. The whole chain then runs: gate, scale from the
-slide's red cells, finder, imaging, network. Dice is of the found mask against the pasted cell's own. The gap is
+Cells of everybody, each judged by the head of the bundle's run that was not fitted to its person (float: a run with
+--all-people keeps them), are pasted, two at a time, into real frames of two microscopes: Chula's without white cells,
+BCCD's with theirs painted over. Each person's fields are one slide, with a light, a stain, a focus and a scale of its
+own, drawn by the setting. The whole chain then runs: gate, scale from the slide's red cells, finder, imaging, network.
+Dice is of the found mask against the pasted cell's own. The gap is
 weighted F1 of the cells fed directly less that of the same cells as found, in points, with an interval paired over
 people; cells that the chain does not give to the network (missed, cut off, in frames that the gate refused) are counted
 apart.
@@ -24,25 +25,28 @@ import numpy as np
 from finder import dice, matched, without_white_cells
 from finder_sources import BCCD_UM_PER_PX, CHULA_WHITE_CELLS, bccd_frames, chula_frames
 from numpy.typing import NDArray
+from revision import revision
 
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import Manifest
-from bloodedge.data.dataset import CellFile, inputs, read_dataset
-from bloodedge.evaluation.classifier import Classifier, blast_probabilities, open_bundle
-from bloodedge.evaluation.ensemble import Ensemble
-from bloodedge.evaluation.held_out import choose_cells
+from bloodedge.bundle.run_record import read_run
+from bloodedge.data.dataset import CellFile, Dataset, inputs, read_dataset
+from bloodedge.data.training_features import in_turns
+from bloodedge.decision.thresholds import Thresholds, calibrated
+from bloodedge.engine.keras import load_model
 from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import sha256, write_json
 from bloodedge.finder import FinderParameters, estimate_um_per_px, find_cells
 from bloodedge.finder.frame_gate import check
 from bloodedge.finder.slide_scale import SlideScale
 from bloodedge.imaging import Image, as_image, cell_on_black, network_input, read_image
-from bloodedge.machine import default_threads
 from bloodedge.simulation import Field, paste_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "field.json"
 CELLS_PER_FIELD = 2
+CELLS, BLOCK = 600, 32
+"""Cells that are pasted, and cells that the network sees at a time."""
 
 
 DYES = np.array([(0.834750233, 0.513556283, 0.196330403), (0.092789, 0.954111, 0.283111)])
@@ -92,6 +96,25 @@ class FieldResults:
     false: int = 0
 
 
+class Judge:
+    """The float heads of a run's folds: each cell is judged by the one that was not fitted to its person."""
+
+    def __init__(self, run: Path, dataset: Dataset) -> None:
+        record = read_run(run)
+        if record.cross_validation is None:
+            raise SystemExit(f"{run} has no heads of folds; train it with --all-people.")
+        self._network = load_model(run, record.cross_validation.file)
+        self._temperature, self._group = record.temperature, dataset.group
+        self._fold = {name: number for number, held in enumerate(record.cross_validation.folds) for name in held}
+
+    def blast(self, cells: list[CellFile], images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Calibrated blast probabilities (N,) of network inputs of the cells."""
+        blocks = np.split(images, range(BLOCK, len(images), BLOCK))
+        outputs = np.concatenate([np.asarray(self._network.predict_on_batch(block)) for block in blocks])
+        folds = [self._fold[self._group(cell)] for cell in cells]
+        return calibrated(outputs[np.arange(len(cells)), folds], self._temperature)[:, 1]
+
+
 class Slide:
     """One person's smear under one light and stain."""
 
@@ -135,25 +158,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with bccd/, chula/ and cnmc/")
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "cells.bundle")
-    parser.add_argument("--cells", type=int, help="only so many, evenly spread over the test cells")
+    parser.add_argument("--run", type=Path, required=True, help="the bundle's run folder, with its folds' heads")
+    parser.add_argument("--cells", type=int, default=CELLS, help="so many, people in turns")
     parser.add_argument("--setting", action="append", choices=list(SETTINGS), help="only these (default: all)")
     parser.add_argument("--json", type=Path, default=RESULTS)
     options = parser.parse_args()
-    classifier = open_bundle(options.bundle, "litert", "int8", default_threads())
     with Bundle(options.bundle) as bundle:
         manifest = bundle.manifest
-    cells = choose_cells(Ensemble.of([classifier]), read_dataset(options.data / "cnmc"), "test")[0]
-    cells = cells[:: max(1, len(cells) // options.cells)] if options.cells else cells
-    direct = blast_probabilities(classifier.engine, inputs(cells, classifier.imaging), classifier.temperature)
+    dataset = read_dataset(options.data / "cnmc")
+    everybody = dataset.unique
+    labels = np.array([cell.label for cell in everybody])
+    cells = [everybody[n] for n in in_turns(labels, [dataset.group(cell) for cell in everybody], options.cells, 0)]
+    judge = Judge(options.run, dataset)
+    direct = judge.blast(cells, inputs(cells, manifest.imaging))
     backgrounds = list(_backgrounds(options.data))
     rows = {}
     for name in options.setting or SETTINGS:
-        rows[name] = compare(cells, direct, run(cells, classifier, manifest, backgrounds, SETTINGS[name]), classifier)
+        rows[name] = compare(
+            cells, direct, run(cells, judge, manifest, backgrounds, SETTINGS[name]), manifest.thresholds
+        )
         print(name, {key: value for key, value in rows[name].items() if key != "subjects"}, flush=True)
     write_json(
         options.json,
         {
-            "command": "python benchmarks/field.py --data DATA",
+            "commit": revision(),
+            "command": "python benchmarks/field.py --data DATA --run RUN",
             "bundle": sha256(options.bundle),
             "cells": len(cells),
             "people": len({cell.subject for cell in cells}),
@@ -174,7 +203,7 @@ def _backgrounds(data: Path) -> Iterator[tuple[Image, float]]:
 
 def run(
     cells: list[CellFile],
-    classifier: Classifier,
+    judge: "Judge",
     manifest: Manifest,
     backgrounds: list[tuple[Image, float]],
     setting: Setting,
@@ -191,7 +220,7 @@ def run(
             background, um_per_px = backgrounds[(start // CELLS_PER_FIELD + 7 * seed) % len(backgrounds)]
             shown = slide.show(_pasted(cells, group, background, um_per_px))
             scale = shown.um_per_px if setting.known_scale else measured[um_per_px].of(shown.bgr)
-            _look(shown, scale, group, slide, manifest, classifier, results)
+            _look(cells, shown, scale, group, slide, manifest, judge, results)
     return results
 
 
@@ -201,12 +230,13 @@ def _pasted(cells: list[CellFile], group: list[int], background: Image, um_per_p
 
 
 def _look(
+    cells: list[CellFile],
     shown: Field,
     um_per_px: float | None,
     group: list[int],
     slide: Slide,
     manifest: Manifest,
-    classifier: Classifier,
+    judge: "Judge",
     results: FieldResults,
 ) -> None:
     if len(shown.cells) < len(group):
@@ -228,21 +258,20 @@ def _look(
             results.lost["cut by border"] += 1
             continue
         image = network_input(cell.crop(shown.bgr, found.um_per_px), manifest.imaging)
-        probability = blast_probabilities(classifier.engine, image[np.newaxis], classifier.temperature)
-        results.blast[group[true]] = float(probability[0])
+        results.blast[group[true]] = float(judge.blast([cells[group[true]]], image[np.newaxis])[0])
         results.inside[group[true]] = manifest.domain is None or manifest.domain.holds(image)
 
 
 def compare(
-    cells: list[CellFile], direct: NDArray[np.float64], results: FieldResults, classifier: Classifier
+    cells: list[CellFile], direct: NDArray[np.float64], results: FieldResults, thresholds: Thresholds
 ) -> dict[str, Any]:
     """The figures of a setting."""
     numbers = sorted(results.blast)
     blast = np.array([results.blast[n] for n in numbers])
     labels, people = [cells[n].label for n in numbers], [cells[n].subject for n in numbers]
     inside = np.array([results.inside[n] for n in numbers])
-    agreement = agree(direct[numbers], blast, labels, people, classifier.thresholds)
-    ours, theirs = (score(labels, p, people, threshold=classifier.thresholds.blast) for p in (direct[numbers], blast))
+    agreement = agree(direct[numbers], blast, labels, people, thresholds)
+    ours, theirs = (score(labels, p, people, threshold=thresholds.blast) for p in (direct[numbers], blast))
     return {
         "pasted": results.pasted,
         "classified": len(numbers),
@@ -258,13 +287,13 @@ def compare(
         "gap_ci95": agreement.drop_ci95.get("weighted_f1"),
         "flip_rate": agreement.flip_rate,
         "in_domain": float(inside.mean()),
-        "accuracy_in_domain": _accuracy(blast[inside], np.array(labels)[inside], classifier),
-        "accuracy_out_of_domain": _accuracy(blast[~inside], np.array(labels)[~inside], classifier),
+        "accuracy_in_domain": _accuracy(blast[inside], np.array(labels)[inside], thresholds),
+        "accuracy_out_of_domain": _accuracy(blast[~inside], np.array(labels)[~inside], thresholds),
     }
 
 
-def _accuracy(blast: NDArray[np.float64], labels: NDArray[np.int64], classifier: Classifier) -> float | None:
-    said = blast >= classifier.thresholds.blast
+def _accuracy(blast: NDArray[np.float64], labels: NDArray[np.int64], thresholds: Thresholds) -> float | None:
+    said = blast >= thresholds.blast
     return float((said == (labels == 1)).mean()) if len(labels) else None
 
 
