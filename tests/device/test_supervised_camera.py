@@ -261,7 +261,13 @@ def leftovers() -> set[Path]:
     return {path for place in places for path in place.iterdir() if path.name.startswith(("bloodedge", "psm_"))}
 
 
-def test_closing_ends_the_capture_process_and_leaves_nothing_behind(folder: Path, open_: Open) -> None:
+def test_closing_ends_the_capture_process_and_leaves_nothing_behind(
+    folder: Path, open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "temporary"  # other processes put their files into the common folder meanwhile
+    own.mkdir()
+    monkeypatch.setenv("TMPDIR", str(own))
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
     before, files = leftovers(), len(list(Path("/proc/self/fd").iterdir()))
     camera = open_(replay(folder, loop=True))
     next(camera.frames(threading.Event()))
