@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from people import FOLDS, Judge
+from people import FOLDS, Judge, asked
 from revision import revision
 
 from bloodedge.data.dataset import CellFile, read_dataset
@@ -30,8 +30,7 @@ from bloodedge_train.head_run import OUTER
 from bloodedge_train.heads.cache import FeatureCache, default_folder
 from bloodedge_train.heads.features import FeatureSpec, Way, features
 from bloodedge_train.heads.logistic import Bears, Head, fit_head, inner_folds
-from bloodedge_train.recipe import HeadSpec, load_recipe
-from bloodedge_train.run_folder import TrainOptions
+from bloodedge_train.recipe import HeadSpec
 from bloodedge_train.watcher import Watcher
 
 RESULTS = Path(__file__).parent / "results"
@@ -135,18 +134,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="cells")
     parser.add_argument("--cache", type=Path, default=default_folder())
     given = parser.parse_args()
-    options = TrainOptions(
-        data=given.data,
-        model=given.model,
-        recipe=load_recipe(given.recipe),
-        weights=given.weights,
-        fold=None,
-        seed=0,
-        out=Path(),
-        resume=False,
-        all_people=FOLDS,
-        cache=given.cache,
-    )
+    options = asked(given)
     watcher = progress.watcher()
     with watcher.step("Reading cells") as advance:
         dataset = read_dataset(given.data, advance)

@@ -186,6 +186,22 @@ def write_scores(path: Path, judge: Judge, blast: Floats) -> None:
     write_text(path, "\n".join(["subject,label,blast", *rows]) + "\n")
 
 
+def asked(given: argparse.Namespace) -> TrainOptions:
+    """What the options --data, --model, --weights, --recipe and --cache ask for."""
+    return TrainOptions(
+        data=given.data,
+        model=given.model,
+        recipe=load_recipe(given.recipe),
+        weights=given.weights,
+        fold=None,
+        seed=0,
+        out=Path(),
+        resume=False,
+        all_people=FOLDS,
+        cache=given.cache,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -196,19 +212,7 @@ def main() -> None:
     parser.add_argument("--scores", type=Path)
     parser.add_argument("--montage", type=Path)
     given = parser.parse_args()
-    recipe = load_recipe(given.recipe)
-    options = TrainOptions(
-        data=given.data,
-        model=given.model,
-        recipe=recipe,
-        weights=given.weights,
-        fold=None,
-        seed=0,
-        out=Path(),
-        resume=False,
-        all_people=FOLDS,
-        cache=given.cache,
-    )
+    options = asked(given)
     watcher = progress.watcher()
     with watcher.step("Reading cells") as advance:
         dataset = read_dataset(given.data, advance)
@@ -222,9 +226,9 @@ def main() -> None:
     record = {
         "commit": revision(),
         "command": f"python benchmarks/people.py --data DIR/cnmc --model {given.model} --weights FILE"
-        f" --recipe {recipe.name}",
+        f" --recipe {options.recipe.name}",
         "model": given.model,
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": options.recipe.model_dump(mode="json"),
         "cells": len(judge.cells),
         "people": {
             "patients": len(set(judge.groups[judge.labels == 1].tolist())),
@@ -236,7 +240,7 @@ def main() -> None:
         "healthy_called_blast": [one["healthy_called_blast"] for one in people],
         "worst": worst,
     }
-    write_json(RESULTS / f"people_{recipe.name}.json", record)
+    write_json(RESULTS / f"people_{options.recipe.name}.json", record)
     if given.scores:
         write_scores(given.scores, judge, blasts[0])
     if given.montage:
