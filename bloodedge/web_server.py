@@ -76,6 +76,11 @@ class LimitedProtocol(H11Protocol):
             connection.is_busy, connection.abort = lambda: not self._is_idle, transport.abort
         self._watch(self.cycle)
 
+    def timeout_keep_alive_handler(self) -> None:
+        """Nobody asked for anything more; the timer, which has run, refers to the connection and is let go."""
+        super().timeout_keep_alive_handler()
+        self.timeout_keep_alive_task = None
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed; nothing of it refers to itself, so that its memory is free at once."""
         super().connection_lost(exc)
