@@ -105,9 +105,8 @@ class Domain(Strict):
     def _from_training(self, figures: Floats) -> Floats:
         """Distances (N,) from the training cells: of all figures, or of what has a limit of its own if that is more."""
         found = self.apart(figures, self._spread.mean)
-        if self.shape is not None:
-            shape = _Spread(*map(np.array, (self.shape.mean, self.shape.deviation, self.shape.whitening)))
-            found = np.maximum(found, shape.distances(figures[:, :SHAPES]) * (self.limit / self.shape.limit))
+        if self.shape is not None and self._shapes is not None:
+            found = np.maximum(found, self._shapes.distances(figures[:, :SHAPES]) * (self.limit / self.shape.limit))
         if self.least_detail is not None:
             lacking = self.least_detail - figures[:, DETAIL].mean(axis=1)
             found = np.maximum(found, np.where(lacking > 0, self.limit * (1 + lacking), 0))
@@ -119,7 +118,11 @@ class Domain(Strict):
 
     @cached_property
     def _spread(self) -> "_Spread":
-        return _Spread(np.array(self.mean), np.array(self.deviation), np.array(self.whitening))
+        return _Spread.read(self)
+
+    @cached_property
+    def _shapes(self) -> "_Spread | None":
+        return None if self.shape is None else _Spread.read(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +141,11 @@ class _Spread:
         correlation = (1 - shrinkage) * np.nan_to_num(correlation) + shrinkage * np.eye(len(mean))
         values, vectors = np.linalg.eigh(correlation)
         return cls(mean, deviation, vectors / np.sqrt(values))
+
+    @classmethod
+    def read(cls, stored: "Domain | ShapeLimits") -> "_Spread":
+        """What ``fields`` gave, from where it is stored."""
+        return cls(np.array(stored.mean), np.array(stored.deviation), np.array(stored.whitening))
 
     def distances(self, figures: Floats) -> Floats:
         """(N,), about 1 for figures like those it is of."""

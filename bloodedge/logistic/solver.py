@@ -33,10 +33,6 @@ class Problems:
     """(N, K), each column's sum 1."""
     penalties: Floats
     """(K,) of half the squared coefficients, beside the weighted mean of the log loss."""
-    shares: NDArray[np.float64] | None = None
-    """(D,), of the penalty that each feature's coefficient has; None for all of it."""
-    offsets: NDArray[np.float32] | None = None
-    """(N, K), what each cell's log-odds are before the coefficients add to them; None for 0."""
 
 
 def solve(problems: Problems) -> tuple[Floats, Floats]:
@@ -66,12 +62,8 @@ class _State:
         self.x, self.signs = problems.features, 1.0 - 2.0 * problems.labels[:, None].astype(np.float32)
         self.labels = problems.labels[:, None].astype(np.float32)
         self.weights, self.penalties = problems.weights, problems.penalties
-        self.shares = np.ones(1) if problems.shares is None else problems.shares
-        self.shares = self.shares[:, None]
         self.at = np.zeros((self.x.shape[1] + 1, len(columns)))
         self.logits = np.zeros((len(self.x), len(columns)), np.float32)
-        if problems.offsets is not None:
-            self.logits += problems.offsets
         self.gradient = self._gradient()
         self.moves: list[Floats] = []
         self.changes: list[Floats] = []
@@ -90,7 +82,7 @@ class _State:
     def _gradient(self) -> Floats:
         residuals = self.weights * (sigmoid(self.logits) - self.labels)
         total = residuals.sum(axis=0, dtype=np.float64)
-        return np.vstack([self.x.T @ residuals + self.shares * self.penalties * self.at[:-1], total])
+        return np.vstack([self.x.T @ residuals + self.penalties * self.at[:-1], total])
 
     def step(self) -> None:
         """One step of each regression along its own direction."""
@@ -118,8 +110,8 @@ class _State:
 
     def _length(self, direction: Floats, along: NDArray[np.float32]) -> Floats:
         """How far to go: a few of Newton's steps along the line, halved until the loss is less than it was."""
-        linear = self.penalties * (self.shares * self.at[:-1] * direction[:-1]).sum(axis=0)
-        square = self.penalties * (self.shares * np.square(direction[:-1])).sum(axis=0)
+        linear = self.penalties * (self.at[:-1] * direction[:-1]).sum(axis=0)
+        square = self.penalties * np.square(direction[:-1]).sum(axis=0)
         length = np.zeros(along.shape[1])
         for _ in range(SEARCHES):
             p = sigmoid(self.logits + length.astype(np.float32) * along)
