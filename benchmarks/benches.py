@@ -3,19 +3,18 @@
     python benchmarks/benches.py --data DIR/cnmc --model efficientnet_lite2 --weights FILE
 
 writes results/benches.json. FOLDS folds of people; each fold's heads are fitted to the other people's cells as they are
-and judged on the fold's: as they are, as cameras show them, as other benches do (each cell by one, or each person by
-one), and as benches do that differ by up to twice as much. No cell is shown as the fits saw it shown. The heads: the
+and judged on the fold's: as they are, as cameras show them, as other benches do, each cell by one of its own, and as
+benches do that differ by up to twice as much. No cell is shown as the fits saw it shown. The heads: the
 own bench's rule alone, without and with noise of cameras, any bench's rule alone, and both with the gate between them.
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from people import FOLDS, Judge, asked
+from people import FOLDS, Judge, asked, head_options
 from revision import revision
 
 from bloodedge.data.dataset import CellFile, read_dataset
@@ -27,7 +26,7 @@ from bloodedge.logistic.solver import sigmoid
 from bloodedge.metrics import auc
 from bloodedge_train import progress
 from bloodedge_train.head_run import OUTER
-from bloodedge_train.heads.cache import FeatureCache, default_folder
+from bloodedge_train.heads.cache import FeatureCache
 from bloodedge_train.heads.features import FeatureSpec, Way, features
 from bloodedge_train.heads.logistic import Bears, Head, fit_head, inner_folds
 from bloodedge_train.recipe import HeadSpec
@@ -127,13 +126,7 @@ def _figures(labels: NDArray[np.int64], groups: NDArray[np.str_], blast: Floats)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--recipe", default="cells")
-    parser.add_argument("--cache", type=Path, default=default_folder())
-    given = parser.parse_args()
+    given = head_options(__doc__).parse_args()
     options = asked(given)
     watcher = progress.watcher()
     with watcher.step("Reading cells") as advance:

@@ -186,6 +186,17 @@ def write_scores(path: Path, judge: Judge, blast: Floats) -> None:
     write_text(path, "\n".join(["subject,label,blast", *rows]) + "\n")
 
 
+def head_options(about: str | None) -> argparse.ArgumentParser:
+    """A parser of what ``asked`` reads; about: what ``--help`` says."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--recipe", default="cells")
+    parser.add_argument("--cache", type=Path, default=default_folder())
+    return parser
+
+
 def asked(given: argparse.Namespace) -> TrainOptions:
     """What the options --data, --model, --weights, --recipe and --cache ask for."""
     return TrainOptions(
@@ -203,12 +214,7 @@ def asked(given: argparse.Namespace) -> TrainOptions:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--recipe", default="cells")
-    parser.add_argument("--cache", type=Path, default=default_folder())
+    parser = head_options(__doc__)
     parser.add_argument("--scores", type=Path)
     parser.add_argument("--montage", type=Path)
     given = parser.parse_args()
