@@ -1,6 +1,7 @@
 """The web server under clients that only take up connections."""
 
 import gc
+import os
 import resource
 import socket
 import ssl
@@ -152,11 +153,16 @@ def test_idle_connections_give_way_where_descriptors_are_the_fewest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with serving() as port, ExitStack() as stack:
-        last = max(int(path.name) for path in Path("/proc/self/fd").iterdir()) + 8
+        before = descriptors()
+        mine = [stack.enter_context(connect(port)) for _ in range(MOST)]
+        assert until(lambda: descriptors() == before + 2 * MOST, 30)  # the server has accepted all of them
+        last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+        while (filling := os.dup(0)) < last:  # no descriptor below the last one is free
+            stack.callback(os.close, filling)
+        os.close(filling)
         monkeypatch.setattr(web_socket, "_descriptors", lambda: last + web_socket.KEPT_FREE)
-        for _ in range(10):
-            stack.enter_context(connect(port))
         assert until(lambda: answers(port), 30)
+        assert any(map(is_closed, mine))
 
 
 def test_without_a_descriptor_it_says_so_once_a_second(
