@@ -37,6 +37,7 @@ from bloodedge.bundle.json_records import record_bytes
 from bloodedge.bundle.manifest import Manifest
 from bloodedge.bundle.run_record import read_run
 from bloodedge.data.dataset import CellFile, inputs, read_dataset
+from bloodedge.data.exported_cells import CSV
 from bloodedge.data.training_features import FEATURES_FILE, TrainingFeatures, training_features
 from bloodedge.errors import BloodedgeError
 from bloodedge.files import write_json
@@ -62,6 +63,8 @@ BENCHES = 6
 CELLS_PER_FIELD, CELLS_PER_SLIDE = 3, 60
 CHULA_UM_PER_PX = 0.193
 """As its red cells measure."""
+EXPORTED = "file", "class", "subject", "um_per_px", "light_blue", "light_green", "light_red"
+"""Columns of exported cells that are read."""
 WRONG = 0.2
 FORGETTING = 2.0
 
@@ -118,9 +121,9 @@ def microscopes(data: Path) -> list[Microscope]:
 
 
 def make_bench(bench: int, cells: list[CellFile], microscope: Microscope, out: Path) -> None:
-    """Write the cells as the bench's finder cuts them, by class, and which each is; micrometres per pixel in um.txt."""
+    """Write the cells that the bench's finder finds as a device exports them, and which each is."""
     people, um_per_px = sorted({cell.subject for cell in cells}), microscope[0][1]
-    rows = []
+    rows, sources = [], []
     for person, look in zip(people, looks(bench, len(people)), strict=True):
         own = [cell for cell in cells if cell.subject == person]
         for start in range(0, len(own), CELLS_PER_FIELD):
@@ -135,16 +138,18 @@ def make_bench(bench: int, cells: list[CellFile], microscope: Microscope, out: P
             true = [_zoomed(cell.box, look.zoom) for cell in field.cells]
             for number, index in matched(true, [cell.box for cell in found.cells]):
                 if not found.cells[index].touches_border:
-                    crop = found.cells[index].crop(shown, um_per_px / look.zoom)
-                    label = "all" if group[number].label else "hem"
-                    name = f"UID_{person}_{start}_{number}_{label}"
-                    (out / label).mkdir(parents=True, exist_ok=True)
+                    crop, light = found.cells[index].crop(shown, um_per_px / look.zoom), found.cells[index].light
+                    label, name = "blast" if group[number].label else "normal", f"{person}-{start}-{number}"
+                    file = f"{label}/lymphocyte/{name}.png"
+                    (out / file).parent.mkdir(parents=True, exist_ok=True)
                     picture = cv2.bitwise_and(crop.bgr, crop.bgr, mask=crop.mask)
-                    cv2.imwrite(str(out / label / f"{name}.png"), picture)
-                    rows.append((name, group[number].name))
+                    cv2.imwrite(str(out / file), np.dstack([picture, crop.mask]))
+                    rows.append((file, label, person, crop.um_per_px, *light))
+                    sources.append((name, group[number].name))
+    with (out / CSV).open("w", newline="") as table:
+        csv.writer(table).writerows([EXPORTED, *rows])
     with (out / "sources.csv").open("w", newline="") as table:
-        csv.writer(table).writerows(rows)
-    (out / "um.txt").write_text(str(um_per_px / look.zoom))
+        csv.writer(table).writerows(sources)
 
 
 def _zoomed(box: tuple[int, int, int, int], zoom: float) -> tuple[int, int, int, int]:
@@ -207,8 +212,7 @@ class Bench:
 def look_at(work: Path, number: int, networks: list[Network], kept: TrainingFeatures, manifest: Manifest) -> Bench:
     """Every cell's features."""
     folder, at = work / f"bench{number}", line(manifest)
-    um_per_px = float((folder / "um.txt").read_text())
-    cells = read_cells(folder, DataLayout(um_per_px=um_per_px), manifest.imaging, lambda *_: None)
+    cells = read_cells(folder, DataLayout(), manifest.imaging, lambda *_: None)
     int8 = next(one for one in networks if one.artifact.precision == "int8")
     exact, rounded = (one.features(cells.images, lambda *_: None) for one in (networks[0], int8))
     with (folder / "sources.csv").open(newline="") as table:

@@ -40,7 +40,7 @@ def cut(file: CellFile) -> Cell:
     cell = cell_on_black(read_image(file.path))
     x, y, width, height = cv2.boundingRect(cell.mask)
     box = slice(y, y + height), slice(x, x + width)
-    return Cell(cell.bgr[box], cell.mask[box], cell.um_per_px)
+    return Cell(cell.bgr[box], cell.mask[box], cell.um_per_px, cell.light)
 
 
 def texture(file: CellFile) -> NDArray[np.float32]:

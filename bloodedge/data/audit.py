@@ -125,7 +125,7 @@ def audit(dataset: Dataset) -> Audit:
         fingerprint=dataset.fingerprint,
         read_with=dataset.layout.options(),
         passed_over=dataset.passed_over,
-        cut_by_finder=sum(bool(c.mask) for c in cells),
+        cut_by_finder=sum(bool(c.cut) for c in cells),
         scales=scales_of(dataset),
         median_diameter_um=median(map(diameter_um, cells)),
         cautions=[*scale_cautions(dataset), *_without_scale(dataset)],

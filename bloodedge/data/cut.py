@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import islice
 from statistics import median
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from bloodedge.engine import require
 from bloodedge.errors import BloodedgeError
 from bloodedge.finder import Found, FoundCell, estimate_um_per_px, find_cells
-from bloodedge.imaging import Cell, Image, as_image
+from bloodedge.imaging import Cell, Image, Light, as_image
 
 LEAST_COMPLETE = 0.9
 """Share of the cell that a tight crop must show."""
@@ -24,8 +25,26 @@ MEASURED = 8
 """Pictures whose red cells suggest a scale."""
 
 
-def central_mask(bgr: Image, um_per_px: float | None) -> Image:
-    """uint8 (H, W): 255 on the white cell in the middle of a crop uint8 (H, W, 3) BGR, 0 elsewhere.
+class Cut(NamedTuple):
+    """Where the cell of a crop lies."""
+
+    mask: bytes
+    """As ``packed`` gave it."""
+    light: Light | None
+    """The empty field's at the cell; None where it is not known."""
+
+    def cell(self, bgr: Image, um_per_px: float) -> Cell:
+        """The cell of the crop, in its own box."""
+        decoded = cv2.imdecode(np.frombuffer(self.mask, np.uint8), cv2.IMREAD_GRAYSCALE)
+        assert decoded is not None
+        whole = as_image(decoded)
+        x, y, width, height = cv2.boundingRect(whole)
+        box = np.s_[y : y + height, x : x + width]
+        return Cell(bgr[box].copy(), whole[box].copy(), um_per_px, self.light)
+
+
+def central_cell(bgr: Image, um_per_px: float | None) -> Cut:
+    """The white cell in the middle of a crop uint8 (H, W, 3) BGR.
 
     Raises UsageError without LiteRT, which runs the finder, and BloodedgeError when the crop shows no such cell or its
     scale is not known.
@@ -37,7 +56,7 @@ def central_mask(bgr: Image, um_per_px: float | None) -> Image:
     mask = np.zeros(bgr.shape[:2], np.uint8)
     x, y, width, height = cell.box
     mask[y : y + height, x : x + width] = cell.mask
-    return mask
+    return Cut(packed(mask), cell.light)
 
 
 def suggested_scale(images: Iterable[Image]) -> str:
@@ -68,13 +87,3 @@ def _central(found: Found, shape: tuple[int, int]) -> FoundCell:
 def packed(mask: Image) -> bytes:
     """A mask as a PNG file of one bit a pixel."""
     return bytes(cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_BILEVEL, 1])[1])
-
-
-def masked_cell(bgr: Image, mask: bytes, um_per_px: float) -> Cell:
-    """The cell of a picture whose mask ``packed`` gave, in its own box."""
-    decoded = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
-    assert decoded is not None
-    whole = as_image(decoded)
-    x, y, width, height = cv2.boundingRect(whole)
-    box = np.s_[y : y + height, x : x + width]
-    return Cell(bgr[box].copy(), whole[box].copy(), um_per_px)

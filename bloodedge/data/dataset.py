@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.bundle.run_record import DataRecord
 from bloodedge.console import Progress
-from bloodedge.data.cut import NO_SCALE, masked_cell, suggested_scale
+from bloodedge.data.cut import NO_SCALE, suggested_scale
 from bloodedge.data.known_people import known_people
 from bloodedge.data.listing import list_pictures
 from bloodedge.data.pictures import Picture, PictureStore, Source, in_threads, read_pictures
@@ -59,14 +59,15 @@ class CellFile(Picture):
     def read(self) -> Cell:
         """The cell itself; raises BloodedgeError when its file can no longer be read."""
         image = Source(self.path, self.page).image()
-        return masked_cell(image, self.mask, self.um_per_px) if self.mask else cell_on_black(image, self.um_per_px)
+        return self.cut.cell(image, self.um_per_px) if self.cut else cell_on_black(image, self.um_per_px)
 
     @property
     def input_digest(self) -> str:
-        """Names what a network sees of it: its pixels, with its mask and scale where they are not the usual ones."""
-        if not self.mask and self.um_per_px == CNMC_UM_PER_PX:
+        """Names what a network sees of it: its pixels, with its mask, light and scale where these are not the usual."""
+        if not self.cut and self.um_per_px == CNMC_UM_PER_PX:
             return self.pixels_digest
-        return hashlib.sha256(f"{self.pixels_digest} {self.um_per_px!r} ".encode() + self.mask).hexdigest()
+        mask, light = self.cut or (b"", None)
+        return hashlib.sha256(f"{self.pixels_digest} {self.um_per_px!r} {light} ".encode() + mask).hexdigest()
 
 
 @dataclass(frozen=True)

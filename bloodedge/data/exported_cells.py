@@ -7,14 +7,16 @@
     CELLS/README.txt
 
 Classes are ``blast``, ``normal``, ``other`` (a cell of which *blast or normal?* is not asked) and ``no_class`` (nobody
-said). Pixels and mask are those that ``network_input`` took on the device, so ``network_input`` of ``read_cell`` gives
-the same bytes. Nothing in it names a patient: no label of a slide, no file's name, no date, no reviewer.
+said). Pixels, mask and light are those that ``network_input`` took on the device, so ``network_input`` of ``read_cell``
+gives the same bytes. Nothing in it names a patient: no label of a slide, no file's name, no date, no reviewer.
 """
 
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -22,7 +24,7 @@ import numpy as np
 
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import read_text
-from bloodedge.imaging import Cell, Image, as_image
+from bloodedge.imaging import Cell, Light, as_image
 
 CSV = "cells.csv"
 IMAGES = "images"
@@ -153,18 +155,30 @@ def _row(row: dict[str, str]) -> ExportedCell:
     return ExportedCell(**values)  # type: ignore[arg-type]
 
 
-def exported_mask(path: Path) -> Image | None:
-    """The mask uint8 (H, W) that a picture of exported cells carries; None for any other file."""
+def exported_cell(path: Path) -> Cell | None:
+    """The cell of a picture of exported cells, its scale left at 1; None for any other file."""
     if len(path.parents) < 3 or path.suffix != ".png" or not is_export(path.parents[2]):
         return None
+    root = path.parents[2]
     try:
-        return read_cell(path, 1.0).mask
+        light = _lights(root, (root / CSV).stat().st_mtime_ns).get(path.relative_to(root).as_posix())
+        return read_cell(path, 1.0, light)
     except BloodedgeError:  # somebody put another picture in its place
         return None
 
 
-def read_cell(path: Path, um_per_px: float) -> Cell:
-    """An exported cell as the device had it: pixels, and the mask from the alpha channel.
+@lru_cache(maxsize=8)
+def _lights(root: Path, _changed_ns: int) -> dict[str, Light]:
+    """Each cell's light, by its file, where it is known."""
+    lights: dict[str, Light] = {}
+    for row in csv.DictReader(io.StringIO(read_text(root / CSV), newline="")):
+        with suppress(KeyError, TypeError, ValueError):
+            lights[row["file"]] = int(row["light_blue"]), int(row["light_green"]), int(row["light_red"])
+    return lights
+
+
+def read_cell(path: Path, um_per_px: float, light: Light | None = None) -> Cell:
+    """An exported cell as the device had it: pixels, and the mask from the alpha channel; light: its row's.
 
     Raises BloodedgeError where the file is missing, damaged or has no alpha channel.
     """
@@ -175,4 +189,4 @@ def read_cell(path: Path, um_per_px: float) -> Cell:
     image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if image is None or image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
         raise BloodedgeError(f"{path} is not a whole RGBA picture; export the cells again.")
-    return Cell(as_image(np.ascontiguousarray(image[:, :, :3])), as_image(image[:, :, 3]), um_per_px)
+    return Cell(as_image(np.ascontiguousarray(image[:, :, :3])), as_image(image[:, :, 3]), um_per_px, light)

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from bloodedge.console import Progress
-from bloodedge.data.cut import central_mask, masked_cell, packed
-from bloodedge.data.exported_cells import exported_mask
+from bloodedge.data.cut import Cut, central_cell, packed
+from bloodedge.data.exported_cells import exported_cell
 from bloodedge.data.perceptual_hash import cell_hash
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import CNMC_UM_PER_PX, Image, NotCutOutError, cell_on_black, is_on_black, read_image, read_images
@@ -57,8 +57,8 @@ class Picture:
     """Mean of the cell's pixels over the three channels, 0..255."""
     look: bytes
     """Its perceptual hash; see ``bloodedge.data.perceptual_hash``."""
-    mask: bytes
-    """The cell as the finder cut it out, see ``bloodedge.data.cut``; empty for one that was cut out before."""
+    cut: Cut | None
+    """Where the finder saw the cell; None for one that was cut out before."""
 
 
 Stamped = Mapping[Source, tuple[Stamp, Picture]]
@@ -115,8 +115,8 @@ def _read_picture(source: Source) -> Picture | str:
         return f"The picture is a {path.suffix[1:].upper()} file, which is not read; save it as PNG or TIFF."
     try:
         image = source.image()
-        mask = _mask(image, source)
-        cell = masked_cell(image, mask, source.scale) if mask else cell_on_black(image, source.scale)
+        cut = _cut(image, source)
+        cell = cut.cell(image, source.scale) if cut else cell_on_black(image, source.scale)
     except UsageError:  # a missing package is no fault of the picture
         raise
     except BloodedgeError as error:
@@ -127,21 +127,21 @@ def _read_picture(source: Source) -> Picture | str:
         area_px=cell.area_px,
         brightness=float(np.mean(cv2.mean(cell.bgr, cell.mask)[:3])),
         look=cell_hash(cell),
-        mask=mask,
+        cut=cut,
     )
 
 
-def _mask(image: Image, source: Source) -> bytes:
-    """The finder's mask: of the cell in the middle, or as a device exported it; empty where it was cut out before."""
-    if (own := exported_mask(source.path)) is not None:
-        return packed(own)
+def _cut(image: Image, source: Source) -> Cut | None:
+    """As the finder sees the cell in the middle, or as a device exported it; None where it was cut out before."""
+    if (own := exported_cell(source.path)) is not None:
+        return Cut(packed(own.mask), own.light)
     try:
         cell_on_black(image)
     except NotCutOutError:
         if is_on_black(image):
             raise
-        return packed(central_mask(image, source.um_per_px))
-    return b""
+        return central_cell(image, source.um_per_px)
+    return None
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], progress: Progress | None = None) -> list[R]:

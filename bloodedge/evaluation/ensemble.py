@@ -149,7 +149,7 @@ def rescaled(cell: Cell, factor: float) -> Cell:
     share = cv2.resize(inside, None, fx=factor, fy=factor, interpolation=how)
     cut = cv2.resize(cell.bgr * inside[:, :, None], None, fx=factor, fy=factor, interpolation=how)
     bgr = cut / np.maximum(share, 0.5)[:, :, None]  # else the black around the cell would darken its rim
-    return Cell(as_image(np.rint(bgr)), as_image(np.where(share >= 0.5, 255, 0)), cell.um_per_px)
+    return Cell(as_image(np.rint(bgr)), as_image(np.where(share >= 0.5, 255, 0)), cell.um_per_px, cell.light)
 
 
 def _turned(images: Images, count: Literal[1, 8]) -> Iterator[Images]:

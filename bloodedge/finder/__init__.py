@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bloodedge.decision.thresholds import Reason
 from bloodedge.finder.edge import to_edge
 from bloodedge.finder.exact import shrunk
-from bloodedge.finder.light import CODES, DENSITY_CODES, Floats, Light, Stain, density_codes, light_at, stain_of
+from bloodedge.finder.light import CODES, DENSITY_CODES, Floats, Stain, density_codes, light_at, stain_of
 from bloodedge.finder.network import PixelNetwork, default_network
 from bloodedge.finder.nuclei import dirt_or_dye, nucleus_in, refused_objects, surroundings, touches_border
 from bloodedge.finder.outline import whole_cells
@@ -23,7 +23,7 @@ from bloodedge.finder.parameters import FinderParameters
 from bloodedge.finder.scale import measured_scale
 from bloodedge.finder.seeds import Seed
 from bloodedge.finder.silhouette import Silhouette, exclusive, filled
-from bloodedge.imaging import Box, Cell, Image, as_image, colour_8bit
+from bloodedge.imaging import Box, Cell, Image, Light, as_image, colour_8bit
 
 __all__ = ["FinderParameters", "Found", "FoundCell", "Rejected", "estimate_um_per_px", "find_cells"]
 
@@ -59,7 +59,7 @@ class FoundCell:
     def crop(self, frame_bgr: Image, um_per_px: float) -> Cell:
         """The cell cut out of its frame, for ``bloodedge.imaging.network_input``."""
         x, y, width, height = self.box
-        return Cell(frame_bgr[y : y + height, x : x + width].copy(), self.mask, um_per_px)
+        return Cell(frame_bgr[y : y + height, x : x + width].copy(), self.mask, um_per_px, self.light)
 
     @property
     def outline(self) -> list[list[int]]:

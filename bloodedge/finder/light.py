@@ -8,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge.finder.exact import shrunk
-from bloodedge.imaging import Image, as_image
+from bloodedge.imaging import Image, Light, as_image
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-Light = tuple[int, int, int]
-"""Level of the empty field, 0..255 BGR."""
 
 _GRID = (120, 160)
 """Rows and columns of the small copy on which the light is fitted."""

@@ -13,6 +13,9 @@ from bloodedge.errors import BloodedgeError
 Image = NDArray[np.uint8]
 """uint8 (H, W, 3) or (H, W), 0..255."""
 
+Light = tuple[int, int, int]
+"""Level of the empty field, 0..255 BGR."""
+
 Box = tuple[int, int, int, int]
 """(x, y, width, height) in pixels of a frame."""
 
@@ -31,12 +34,14 @@ BACKGROUND_LEVEL = 10
 class Cell:
     """One white cell cut out of a frame or read from a data set.
 
-    bgr: uint8 (h, w, 3) BGR; mask: uint8 (h, w), 255 on the cell and 0 elsewhere; um_per_px: micrometres per pixel.
+    bgr: uint8 (h, w, 3) BGR; mask: uint8 (h, w), 255 on the cell and 0 elsewhere; um_per_px: micrometres per pixel;
+    light: the empty field's around it, None where that is not to be seen.
     """
 
     bgr: Image
     mask: Image
     um_per_px: float
+    light: Light | None = None
 
     @cached_property
     def area_px(self) -> int:

@@ -16,15 +16,19 @@ Floats = NDArray[np.float64]
 
 _FINEST_UM, _COARSEST_UM = 0.066, 0.2
 """Micrometres per pixel of cameras that are inside the domain: C-NMC's own to a 40x objective's."""
-_EDGE_UM = 0.1
-"""Blur of a cell's edge in a field, on the inner side."""
+_EDGE_UM = 0.1, 0.2
+"""Least and largest blur of a cell's edge in a field, on the inner side: objectives in focus."""
 _RED_CELL_UM = 7.4
 _MOST_NEIGHBOURS = 4
 _DEEPEST_UM = 0.9
 """Deepest dent that a finder leaves at a neighbour: its masks of simulated cells among red cells have 1 to 11 % less
 area than the cells."""
-_GRAIN = 1.5
-"""Standard deviation of a camera's noise, in levels."""
+_WIDEST_RIM_UM = 0.1
+"""Widest rim of the field around a cell that a finder takes for the cell's: a mask's edge lies in the blur."""
+_LIGHT_ERROR = 0.05
+"""Largest error of each channel's light, as a share: the empty field is estimated, and a lamp warms up."""
+_MOST_GRAIN = 2.5
+"""Largest standard deviation of a camera's noise, in levels."""
 
 _TINY = 1e-3
 _DYES_RGB = (0.834750233, 0.513556283, 0.196330403), (0.092789, 0.954111, 0.283111)
@@ -59,17 +63,23 @@ def in_a_field(cell: Cell, rng: np.random.Generator, um_per_px: float | None = N
 
     um_per_px: the camera's; default: any. Such differences must not take a cell out of the domain.
     """
-    sigma = max(_EDGE_UM / cell.um_per_px, 0.5)
+    sigma = max(rng.uniform(*_EDGE_UM) / cell.um_per_px, 0.5)
     inner = cv2.erode(cell.mask, np.ones((3, 3), np.uint8)).astype(np.float32) / 255
     cover = cv2.GaussianBlur(inner, (0, 0), sigma)[:, :, np.newaxis]
-    lit = cell.bgr * cover + SOURCE_LIGHT * (1 - cover)
+    lit = cell.bgr * cover + _field(cell) * (1 - cover)
     um_per_px = max(cell.um_per_px, um_per_px or camera_scale(rng))
     zoom = cell.um_per_px / um_per_px
     small = cv2.resize(lit, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
     mask = cv2.resize(cell.mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    changed = _redrawn(_dented(mask, um_per_px, rng), rng)
-    bgr = np.clip(np.rint(small + rng.normal(0, _GRAIN, small.shape)), 0, 255).astype(np.uint8)
-    return Cell(bgr, changed if changed.any() else as_image(mask), um_per_px)
+    changed = _redrawn(_dented(mask, um_per_px, rng), um_per_px, rng)
+    small = small * (1 + _LIGHT_ERROR * rng.uniform(-1, 1, 3))
+    bgr = np.clip(np.rint(small + rng.normal(0, rng.uniform(0, _MOST_GRAIN), small.shape)), 0, 255).astype(np.uint8)
+    return Cell(bgr, changed if changed.any() else as_image(mask), um_per_px, cell.light)
+
+
+def _field(cell: Cell) -> Floats:
+    """(3,): level of the empty field around a cell, BGR."""
+    return np.array(cell.light or [SOURCE_LIGHT] * 3, np.float64)
 
 
 def _dented(mask: Any, um_per_px: float, rng: np.random.Generator) -> Image:
@@ -89,14 +99,13 @@ def _dented(mask: Any, um_per_px: float, rng: np.random.Generator) -> Image:
     return as_image(dented)
 
 
-def _redrawn(mask: Any, rng: np.random.Generator) -> Image:
-    """The mask with or without its smallest notches and spikes, and one pixel narrower or not."""
+def _redrawn(mask: Any, um_per_px: float, rng: np.random.Generator) -> Image:
+    """The mask with or without its smallest notches and spikes, and with a rim of the field."""
     if rng.random() < 0.5:
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
         mask = cv2.morphologyEx(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc), cv2.MORPH_CLOSE, disc)
-    if rng.random() < 0.5:
-        mask = cv2.erode(mask, np.ones((3, 3), np.uint8))
-    return as_image(mask)
+    side = 2 * round(rng.uniform(0, _WIDEST_RIM_UM) / um_per_px) + 1
+    return as_image(cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))))
 
 
 def at_another_bench(cell: Cell, rng: np.random.Generator, severity: float = 1.0) -> Cell:
@@ -109,13 +118,14 @@ def at_another_bench(cell: Cell, rng: np.random.Generator, severity: float = 1.0
 
 def _restained(cell: Cell, severity: float, rng: np.random.Generator) -> Cell:
     """In other dyes and light, sharper or softer, its scale known a little wrong; severity: 0..1 of each limit."""
-    density = -np.log10((cell.bgr.astype(np.float64) + 1) / (SOURCE_LIGHT + 1))
+    field = _field(cell)
+    density = -np.log10((cell.bgr + 1) / (field + 1))
     density = _through_another_lens(density, cell, severity, rng)
-    light = SOURCE_LIGHT * (1 + severity * _LIGHT * rng.uniform(-1, 1, 3))
+    light = field * (1 + severity * _LIGHT * rng.uniform(-1, 1, 3))
     levels = (light + 1) * 10 ** -(density @ _other_dyes(severity, rng)) - 1
     bgr = np.clip(np.rint(levels), 1, 255).astype(np.uint8)
     bgr[cell.mask == 0] = 0
-    return Cell(bgr, cell.mask, cell.um_per_px * (1 + severity * _SIZE * rng.uniform(-1, 1)))
+    return Cell(bgr, cell.mask, cell.um_per_px * (1 + severity * _SIZE * rng.uniform(-1, 1)), cell.light)
 
 
 def _other_dyes(severity: float, rng: np.random.Generator) -> Floats:

@@ -1,6 +1,8 @@
 """The one preprocessing: a cell becomes the network's input, by integer arithmetic and bit-exact filters alone."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import ceil
 from typing import Annotated, Any, ClassVar, Literal
 
 import cv2
@@ -10,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from bloodedge.config import Strict
 from bloodedge.errors import BloodedgeError
-from bloodedge.imaging.cell import CNMC_UM_PER_PX, Cell, Image, as_image
+from bloodedge.imaging.cell import CNMC_UM_PER_PX, SOURCE_LIGHT, Cell, Image, Light, as_image
 from bloodedge.imaging.denoise import denoise
 
 Counts = NDArray[np.int64]
@@ -39,9 +41,13 @@ class ImagingSpec(Strict):
     """The network sees the cell once at each of these scales. Figures of the training domain and pictures of a cell are
     those of the first view."""
     area_fraction: float = Field(default=0.45, gt=0.05, lt=0.9)
-    light: Literal["as_is", "levelled", "equalised"] = "as_is"
-    """levelled: each channel's 10th and 90th percentiles inside the mask are moved to fixed levels; equalised: each
+    light: Literal["as_is", "relit", "levelled", "equalised"] = "as_is"
+    """relit: each channel as if the empty field were at SOURCE_LIGHT; a cell whose field is not known stays as it is.
+    levelled: each channel's 10th and 90th percentiles inside the mask are moved to fixed levels. equalised: each
     channel's histogram inside the mask is flattened."""
+    trim_um: float = Field(default=0.0, ge=0, le=1)
+    """Width of the rim that is left out, with every pixel that it reaches into: each lens blurs the field's light into
+    it otherwise."""
     denoise: Literal["none", "gaussian", "median", "wavelet"] = "none"
     """A filter of the cell before anything else (see ``bloodedge.imaging.denoise``)."""
 
@@ -71,14 +77,17 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
     In each view the cell's bounding box is centred; what reaches beyond the frame is cut. Raises BloodedgeError for an
     empty mask.
     """
-    x, y, width, height = cv2.boundingRect(cell.mask)
-    if width == 0:
+    if not cell.mask.any():
         raise BloodedgeError("The cell's mask is empty; nothing can be classified.")
+    cell = replace(cell, mask=_trimmed(cell.mask, ceil(spec.trim_um / cell.um_per_px)))
+    x, y, width, height = cv2.boundingRect(cell.mask)
     mask = cell.mask[y : y + height, x : x + width]
     bgr = cell.bgr[y : y + height, x : x + width]
     if spec.denoise != "none":
         bgr = denoise(bgr, mask, spec.denoise)
-    if spec.light != "as_is":
+    if spec.light == "relit":
+        bgr = bgr if cell.light is None else _relit(bgr, cell.light)
+    elif spec.light != "as_is":
         bgr = _relight(bgr, mask, _levels if spec.light == "levelled" else _equal_shares)
     cut = as_image(cv2.bitwise_and(bgr, bgr, mask=mask))
     halves = [cut]
@@ -137,6 +146,22 @@ def _centred(image: Image, size_px: int) -> Image:
     top, left = max(0, top), max(0, left)
     frame[top : top + source.shape[0], left : left + source.shape[1]] = source
     return frame
+
+
+def _trimmed(mask: Image, rim_px: int) -> Image:
+    """Without its rim; a mask that is nothing but rim stays as it is."""
+    if rim_px == 0:
+        return mask
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rim_px + 1, 2 * rim_px + 1))
+    inner = as_image(cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=[0]))
+    return inner if inner.any() else mask
+
+
+def _relit(bgr: Image, light: Light) -> Image:
+    """As if the empty field were at SOURCE_LIGHT."""
+    levels, field = np.arange(256)[:, np.newaxis, np.newaxis], np.maximum(light, 1)
+    tables = np.clip((levels * SOURCE_LIGHT + field // 2) // field, np.minimum(levels, 1), 255)
+    return as_image(cv2.LUT(bgr, tables.astype(np.uint8)))
 
 
 def _relight(bgr: Image, mask: Image, table: Callable[[Counts], Counts]) -> Image:

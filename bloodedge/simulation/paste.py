@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError
+from bloodedge.finder.light import stain_of
 from bloodedge.imaging import SOURCE_LIGHT, Cell, Image
 from bloodedge.simulation.optics import Floats
 from bloodedge.simulation.smear import Field, TrueCell
@@ -15,7 +16,6 @@ from bloodedge.simulation.smear import Field, TrueCell
 _EDGE_UM = 0.15
 """Blur of a pasted cell's edge: that of a 100x objective in focus."""
 
-_RED_CELL_UM = 7.5
 _TRIES = 60
 
 
@@ -29,7 +29,7 @@ def paste_cells(background_bgr: Image, cells: Sequence[tuple[Cell, str]], um_per
     """
     rng = np.random.default_rng(seed)
     frame = background_bgr.astype(np.float32)
-    light = _background_light(background_bgr, um_per_px)
+    light = _background_light(background_bgr)
     taken = np.zeros(frame.shape[:2], np.uint8)
     crowding = cv2.absdiff(frame, light).sum(axis=2)
     pasted = []
@@ -51,15 +51,10 @@ def paste_cells(background_bgr: Image, cells: Sequence[tuple[Cell, str]], um_per
     return Field(bgr, um_per_px, tuple(pasted))
 
 
-def _background_light(bgr: Image, um_per_px: float) -> Floats:
-    """The light between the cells, float32 (H, W, 3): local maxima over two red cells' width, smoothed."""
-    height, width = bgr.shape[:2]
-    step = max(1, round(0.8 / um_per_px))
-    small = cv2.resize(bgr, (max(1, width // step), max(1, height // step)), interpolation=cv2.INTER_AREA)
-    side = 2 * round(_RED_CELL_UM / um_per_px / step) + 1
-    brightest = cv2.dilate(small, np.ones((side, side), np.uint8)).astype(np.float32)
-    smooth = cv2.GaussianBlur(brightest, (0, 0), side / 3)
-    return np.asarray(cv2.resize(smooth, (width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+def _background_light(bgr: Image) -> Floats:
+    """The light between the cells, float32 (H, W, 3)."""
+    light = stain_of(bgr).light.astype(np.float32)
+    return np.asarray(cv2.resize(light, bgr.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def _rescaled(cell: Cell, um_per_px: float) -> tuple[Floats, Image]:

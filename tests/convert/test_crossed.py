@@ -11,7 +11,7 @@ from bloodedge_convert.judge.measure import Sample
 
 
 def cell(subject: str, label: int, number: int = 0) -> CellFile:
-    return CellFile("", "", 1, 1.0, b"", b"", f"{subject}_{number}.png", Path(), label, subject, "")
+    return CellFile("", "", 1, 1.0, b"", None, f"{subject}_{number}.png", Path(), label, subject, "")
 
 
 def test_some_groups_of_each_class_are_held_back_whole() -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from bloodedge.config import validate
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.imaging import (
     CNMC_UM_PER_PX,
+    SOURCE_LIGHT,
     Cell,
     ImagingSpec,
     View,
@@ -230,6 +232,38 @@ def test_light_is_relative_to_the_cell() -> None:
         assert difference.max() <= most
     as_is = ImagingSpec(size_px=96, um_per_px=CNMC_UM_PER_PX)
     assert np.abs(network_input(cell, as_is).astype(int) - network_input(dim, as_is).astype(int)).max() > 50
+
+
+def test_a_lamp_s_level_is_taken_from_the_field_and_from_nothing_else() -> None:
+    cell, spec = pattern_cell(80, 80), ImagingSpec(size_px=96, um_per_px=CNMC_UM_PER_PX, light="relit")
+    as_is = network_input(cell, spec.model_copy(update={"light": "as_is"}))
+    assert np.array_equal(network_input(cell, spec), as_is)
+    assert np.array_equal(network_input(replace(cell, light=(SOURCE_LIGHT,) * 3), spec), as_is)
+    lamp = np.array([120, 160, 250])
+    dim = np.rint(cell.bgr * lamp / SOURCE_LIGHT).clip(0, 255).astype(np.uint8)
+    seen = network_input(replace(cell, bgr=dim, light=(120, 160, 250)), spec).astype(int)
+    whole = (as_is < 255 * SOURCE_LIGHT / lamp.max()).all(axis=2)  # what the brighter lamp did not saturate
+    assert np.abs(seen - as_is)[whole].max() <= 1
+    assert np.abs(seen - network_input(replace(cell, bgr=dim), spec).astype(int)).max() > 50
+    black = replace(cell, bgr=np.ones_like(cell.bgr), light=(255, 0, 255))
+    assert network_input(black, spec).any(axis=2).sum() == network_input(cell, spec).any(axis=2).sum()
+
+
+@pytest.mark.parametrize("views", [("physical",), ("canonical",)])
+def test_the_rim_is_left_out_in_micrometres(views: tuple[View, ...]) -> None:
+    spec = ImagingSpec(size_px=64, um_per_px=0.1, views=views, trim_um=0.2)
+    for um_per_px, rim in ((0.1, 2), (0.066, 4), (0.2, 1), (0.5, 1)):
+        square = Cell(pattern(40, 40), np.full((40, 40), 255, np.uint8), um_per_px)
+        inner = np.zeros((40, 40), np.uint8)
+        inner[rim : 40 - rim, rim : 40 - rim] = 255
+        expected = network_input(replace(square, mask=inner), spec.model_copy(update={"trim_um": 0.0}))
+        assert np.array_equal(network_input(square, spec), expected)
+
+
+def test_a_cell_that_is_all_rim_is_seen_whole() -> None:
+    cell = pattern_cell(5, 5)
+    trimmed = ImagingSpec(size_px=64, um_per_px=CNMC_UM_PER_PX, trim_um=0.5)
+    assert np.array_equal(network_input(cell, trimmed), network_input(cell, ImagingSpec(size_px=64, um_per_px=0.066)))
 
 
 def test_a_flat_cell_can_be_relit() -> None:

@@ -19,7 +19,7 @@ def cell(subject: str, label: int, number: int, picture: str = "") -> CellFile:
     folder = ("hem", "all")[label]
     name = f"{folder}/UID_{subject}_{number}_1_{folder}.png" if subject else f"{folder}/cell{number}.png"
     content = hashlib.sha256((picture or name).encode()).hexdigest()
-    return CellFile(content, content, 500, 100.0, bytes(HASH_BYTES), b"", name, Path(name), label, subject, "")
+    return CellFile(content, content, 500, 100.0, bytes(HASH_BYTES), None, name, Path(name), label, subject, "")
 
 
 def dataset(healthy: int = 6, patients: int = 6, cells: int = 8, *, pairs: bool = False) -> Dataset:

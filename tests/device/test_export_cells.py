@@ -31,7 +31,7 @@ from bloodedge_device.store import DATABASE, Store
 from support import fakes
 
 SPECS = (
-    ImagingSpec(size_px=96, um_per_px=0.2),
+    ImagingSpec(size_px=96, um_per_px=0.2, light="relit"),
     ImagingSpec(size_px=160, views=("canonical", "physical"), light="levelled", denoise="median"),
 )
 UM_PER_PX = 0.1 + 1e-9
@@ -90,7 +90,7 @@ def test_an_exported_cell_gives_training_the_bytes_that_the_network_had(
     in_training = {one.name: one.read() for one in read_dataset(tmp_path / "cells").cells}
     for cell in whole:
         row = exported[cell.box[:2]]
-        again = read_cell(tmp_path / "cells" / row.file, row.um_per_px)
+        again = read_cell(tmp_path / "cells" / row.file, row.um_per_px, cell.light)
         on_device = cell.crop(frame.bgr, UM_PER_PX)
         for spec in SPECS:
             assert np.array_equal(network_input(again, spec), network_input(on_device, spec))

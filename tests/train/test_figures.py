@@ -64,7 +64,7 @@ class Case:
         disc = cv2.circle(np.zeros((64, 64, 3), np.uint8), (32, 32), 20, (150, 60, 120), cv2.FILLED)
         cv2.imwrite(str(picture), disc)
         cells = [
-            CellFile("", "", 1, 1.0, b"", b"", f"{n}.png", picture, int(y), s, "")
+            CellFile("", "", 1, 1.0, b"", None, f"{n}.png", picture, int(y), s, "")
             for n, (y, s) in enumerate(zip(self.labels, self.subjects, strict=True))
         ]
         metrics = RunMetrics(

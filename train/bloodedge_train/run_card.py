@@ -79,7 +79,8 @@ def _look(record: RunRecord) -> str:
         "canonical": f"every cell filling {imaging.area_fraction:.0%} of the frame (canonical)",
     }
     views = " and ".join(scale[view] for view in imaging.views)
-    return f"{views}, light {light}, denoise {imaging.denoise}, intensity, 0 round the cell"
+    rim = f"a rim of {imaging.trim_um:g} µm left out, " if imaging.trim_um else ""
+    return f"{views}, light {light}, {rim}denoise {imaging.denoise}, intensity, 0 round the cell"
 
 
 def _size(record: RunRecord) -> str:

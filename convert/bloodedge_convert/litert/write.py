@@ -1,7 +1,8 @@
 """LiteRT files: float32, float16 weights, int8 weights, full int8."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,18 +54,17 @@ def calibrate(saved_model: Path, plain: bytes, images: Images, report: Report) -
     converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images[:CALIBRATOR_IMAGES])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
-    converter.inference_output_type = tf.uint8
     converter._experimental_calibrate_only = True
     return with_extremes(bytes(converter.convert()), plain, images, report)
 
 
 def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
-    """The int8 form, uint8 in and uint8 out, of a network that carries its ranges, a few layers kept in float32.
+    """The int8 form, uint8 in and float32 out, of a network that carries its ranges, a few layers kept in float32.
 
     float_tensors: names of the outputs of further layers to keep. The converter itself would do this next, but only its
     debugger takes layers to keep. In int8, the layers of ``WITHOUT_INT8_KERNEL`` would run one by one on slow kernels
-    and cut the network into pieces. What gives the logits is kept too: it costs next to nothing, and their few numbers
-    are the decision.
+    and cut the network into pieces. What gives the logits is kept too, from the means over feature maps on: it costs
+    next to nothing, their few numbers are the decision, and rounding a mean loses most of what it averages.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize
@@ -73,7 +73,7 @@ def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
         mlir_quantize(
             calibrated,
             input_data_type=tf.uint8,
-            output_data_type=tf.uint8,
+            output_data_type=tf.float32,
             denylisted_ops=sorted(WITHOUT_INT8_KERNEL),
             denylisted_nodes=[*_marked(calibrated), *_logits(calibrated), *float_tensors],
         )
@@ -87,7 +87,7 @@ def _marked(model: bytes) -> list[str]:
 
 
 def _logits(model: bytes) -> list[str]:
-    """Names of the tensors from the last layers with weights to the output."""
+    """Names of the tensors from the last layers with weights, or the means that these take, to the output."""
     network, _ = load_interpreter(model, threads=1, keep_tensors=True)
     names = {details["index"]: details["name"] for details in network.get_tensor_details()}
     made = {int(output): op for op in network._get_ops_details() for output in op["outputs"]}
@@ -96,6 +96,23 @@ def _logits(model: bytes) -> list[str]:
         tensor = waiting.pop()
         if tensor in made and tensor not in found:
             found.add(tensor)
-            if made[tensor]["op_name"] not in WITH_WEIGHTS:
-                waiting += [int(source) for source in made[tensor]["inputs"]]
+            inputs = [int(source) for source in made[tensor]["inputs"]]
+            if made[tensor]["op_name"] in WITH_WEIGHTS:
+                found |= _mean(made, inputs[0])
+            else:
+                waiting += inputs
     return sorted(names[tensor] for tensor in found)
+
+
+def _mean(made: Mapping[int, Any], tensor: int) -> set[int]:
+    """The tensors from a mean over a feature map, itself included, to ``tensor``; none where there is no mean.
+
+    made: each tensor's operator, as the interpreter describes it.
+    """
+    found = set()
+    while tensor in made and made[tensor]["op_name"] in {"MEAN", "RESHAPE"}:
+        found.add(tensor)
+        if made[tensor]["op_name"] == "MEAN":
+            return found
+        tensor = int(made[tensor]["inputs"][0])
+    return set()

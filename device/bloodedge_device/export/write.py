@@ -18,8 +18,8 @@ from bloodedge.console import Progress
 from bloodedge.data.exported_cells import CSV, IMAGES, LEFT_OUT, ExportedCell, csv_text
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
 from bloodedge.files import folder_beside
-from bloodedge.finder.light import DENSITY_CODES, Light, density_codes
-from bloodedge.imaging import Image, as_image
+from bloodedge.finder.light import DENSITY_CODES, density_codes
+from bloodedge.imaging import Image, Light, as_image
 from bloodedge_device.export import other_formats
 from bloodedge_device.export.select import NO_IMAGE, LeftOut, Selection, StoredCell
 from bloodedge_device.store.crops import free_bytes

@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bloodedge import __version__
+from bloodedge.data.cut import Cut
 from bloodedge.data.perceptual_hash import HASH_BYTES, hash_rows
 from bloodedge.data.pictures import Picture, Source, Stamped
 from bloodedge.errors import DiskError
 from bloodedge.files import write_beside
+from bloodedge.imaging import Light
 
 Floats = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[Any]]
@@ -151,7 +153,7 @@ class PictureCache:
 
 
 def _key(root: Path) -> str:
-    return key_of(root=root.resolve(), pages_and_masks=1, bloodedge=__version__, opencv=cv2.__version__)
+    return key_of(root=root.resolve(), pages_and_cuts=1, bloodedge=__version__, opencv=cv2.__version__)
 
 
 def _pack(root: Path, pictures: Stamped) -> Arrays:
@@ -167,7 +169,8 @@ def _pack(root: Path, pictures: Stamped) -> Arrays:
         "areas_px": np.array([picture.area_px for picture in found], np.int64),
         "brightnesses": np.array([picture.brightness for picture in found], np.float64),
         "looks": hash_rows(picture.look for picture in found),
-        "masks": np.array([picture.mask for picture in found], np.bytes_),
+        "masks": np.array([picture.cut.mask if picture.cut else b"" for picture in found], np.bytes_),
+        "lights": np.array([_light(picture) for picture in found], np.int16).reshape(-1, 3),
     }
 
 
@@ -178,12 +181,24 @@ def _unpack(root: Path, stored: Arrays) -> Stamped:
     _require(looks, (count, HASH_BYTES), np.uint8)
     _require(stamps, (count, 3), np.int64)
     columns = ("bytes_digests", "pixels_digests", "areas_px", "brightnesses")
-    rows = zip(*(stored[name].tolist() for name in columns), map(bytes, looks), stored["masks"].tolist(), strict=True)
+    cuts = map(_cut, stored["masks"].tolist(), stored["lights"].tolist())
+    rows = zip(*(stored[name].tolist() for name in columns), map(bytes, looks), cuts, strict=True)
     sources = [
         Source(root / os.fsdecode(name), None if page < 0 else page, scale or None)
         for name, page, scale in zip(*(stored[name].tolist() for name in ("names", "pages", "scales")), strict=True)
     ]
     return {s: (tuple(stamp), Picture(*row)) for s, stamp, row in zip(sources, stamps.tolist(), rows, strict=True)}
+
+
+def _light(picture: Picture) -> Light:
+    """Of the picture's cut; (-1, -1, -1) where there is none."""
+    return (picture.cut and picture.cut.light) or (-1, -1, -1)
+
+
+def _cut(mask: bytes, light: list[int]) -> Cut | None:
+    """Of rows that ``_pack`` packed."""
+    blue, green, red = light
+    return Cut(mask, (blue, green, red) if blue >= 0 else None) if mask else None
 
 
 def _require(values: NDArray[Any], shape: tuple[int, ...], dtype: type) -> None:

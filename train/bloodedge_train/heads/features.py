@@ -27,7 +27,7 @@ INT8_CELLS, RANGE_CELLS = 512, 64
 """Cells by which int8's noise is known, and those of them over which activations' ranges are taken."""
 SHOWN_CELLS = 2048
 """Cells by which it is known what other cameras and benches change."""
-FILMING = 1
+FILMING = 3
 """Raised whenever ``imaging.filming`` changes: what the cache holds is then another's."""
 
 

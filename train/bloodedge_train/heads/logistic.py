@@ -151,7 +151,7 @@ def fit_gate(
     assert cameras is not None
     assert benches is not None
     shown = np.concatenate([cameras.plain, cameras.changed, benches.changed])
-    ours = np.repeat([1, 0], [2 * len(cameras.plain), len(benches.changed)])
+    ours = np.repeat([1, 0], [len(cameras.plain), len(cameras.changed) + len(benches.changed)])
     people = np.concatenate([cameras.groups, cameras.groups, benches.groups])
     fold_of = dict(zip(groups, folds.tolist(), strict=True))
     known = np.isin(people, list(fold_of))  # of people that the head is fitted to, and of nobody else
