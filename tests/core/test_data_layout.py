@@ -184,11 +184,13 @@ def test_a_cell_among_others_is_cut_out_at_its_scale(crops: Path) -> None:
         read_dataset(crops)
     data = read_dataset(crops, layout=DataLayout(um_per_px=UM_PER_PX, subject=r"^(P\d)_"))
     assert data.cells
-    assert all(cell.mask for cell in data.cells)
+    assert all(cell.cut for cell in data.cells)
     assert Counter(cell.label for cell in data.cells).keys() == {0, 1}
     cell = data.cells[0].read()
     assert cell.area_px == data.cells[0].area_px
     assert 6 < 2 * np.sqrt(cell.area_um2 / np.pi) < 25
+    assert cell.light is not None
+    assert min(cell.light) > cell.bgr[cell.mask > 0].mean()  # the field is brighter than the cell
     assert network_input(cell, ImagingSpec(size_px=64)).any()
     result = audit(data)
     assert result.cut_by_finder == len(data.cells)

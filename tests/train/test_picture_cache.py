@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
+from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.data import pictures
 from bloodedge.data.dataset import Dataset, read_dataset
+from bloodedge.simulation import FieldSpec, render_field
 from bloodedge_train.heads.cache import PictureCache
 
 WriteCells = Callable[[Path, Iterable[str]], Path]
@@ -49,6 +52,27 @@ def test_a_picture_is_decoded_once_and_a_fault_is_found_each_time(
     assert reading(data, tmp_path / "cache") == first
     assert opened == ["broken.png"]
     assert list(first.unreadable) == ["hem/broken.png"]
+
+
+def test_a_cell_that_the_finder_cut_out_is_kept_with_its_field_s_light(tmp_path: Path, opened: list[str]) -> None:
+    field = render_field(0, FieldSpec(um_per_px=0.12, white_cells=(1, 1)))
+    for label in ("all", "hem"):
+        (tmp_path / "cells" / label).mkdir(parents=True)
+    x, y, width, height = field.cells[0].box
+    crop = field.bgr[max(0, y - 40) : y + height + 40, max(0, x - 40) : x + width + 40]
+    cv2.imwrite(str(tmp_path / "cells" / "all" / "one.png"), crop)
+
+    def again() -> Dataset:
+        store = PictureCache(tmp_path / "cache", [].append)
+        return read_dataset(tmp_path / "cells", store=store, layout=DataLayout(um_per_px=0.12))
+
+    first = again()
+    opened.clear()
+    assert again() == first
+    assert not opened
+    (cell,) = first.cells
+    assert cell.cut is not None
+    assert cell.cut.light is not None
 
 
 def test_another_picture_in_its_place_is_read_even_of_the_same_size_and_time(
