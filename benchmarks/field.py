@@ -7,10 +7,9 @@ Cells of everybody, each judged by the head of the bundle's run that was not fit
 BCCD's with theirs painted over. Each person's fields are one slide, with a light, a stain, a focus and a scale of its
 own, drawn by the setting. The whole chain then runs: gate, scale from the slide's red cells, finder, imaging, network.
 Dice is of the found mask against the pasted cell's own. A cell is pasted under the light that the finder sees in the
-frame, so a wrong estimate of the empty field shows in no figure. The gap is
-weighted F1 of the cells fed directly less that of the same cells as found, in points, with an interval paired over
-people; cells that the chain does not give to the network (missed, cut off, in frames that the gate refused) are counted
-apart.
+frame, so a wrong estimate of the empty field shows in no figure. The gap is weighted F1 of the cells fed directly less
+that of the same cells as found, in points, with an interval paired over people; cells that the chain does not give to
+the network (missed, cut off, in frames that the gate refused) are counted apart.
 Writes results/field.json.
 """
 
