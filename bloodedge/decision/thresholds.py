@@ -61,7 +61,7 @@ class Thresholds(Strict):
 
 
 SLACK = 0.02
-"""How far outputs may be from 0..1, and their sum from 1: int8 ones may come in steps of 1/256, each by itself."""
+"""How far outputs may be from 0..1, and their sum from 1: int8 ones come in steps of 1/256, each rounded by itself."""
 
 
 def is_fault(outputs: ArrayLike) -> NDArray[np.bool_]:

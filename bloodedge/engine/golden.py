@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 GOLDEN_CELLS = 32
 ROUNDING = 0.02
 """Another processor rounds differently: a probability may move by this much beyond what was seen at conversion, and a
-cell whose float probability is this near the threshold may change class."""
+cell whose float probability is this near the threshold may change class. An int8 probability comes in steps of 1/256;
+kernels that round half-way cases the other way move it by a few."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def test_rounding_is_foreseen_as_litert_does_it(fitted, images, tmp_path):
     foreseen = np.asarray(rounded(images[0]))[:, 1]
     plain = fitted.predict(images[0], verbose=0)[:, 1]
     off = np.abs(plain - said).mean()
-    assert np.abs(foreseen - said).mean() < off / 2
+    assert np.abs(foreseen - said).mean() < max(off / 2, 2 / 256)  # int8 probabilities come in steps of 1/256
 
 
 def logits(probabilities):

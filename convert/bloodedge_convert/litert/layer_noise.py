@@ -103,12 +103,13 @@ def _real(values: NDArray[Any], tensor: Any) -> NDArray[np.float64]:
 
 def _added(network: Any, noise: dict[str, float]) -> dict[str, float]:
     names = {d["index"]: d["name"] for d in network.get_tensor_details()}
-    added = {}
+    added, carried = {}, dict(noise)
     for op in network._get_ops_details():
-        before = max((noise.get(names.get(int(i), ""), 0.0) for i in op["inputs"]), default=0.0)
+        before = max((carried.get(names.get(int(i), ""), 0.0) for i in op["inputs"]), default=0.0)
         for name in (names.get(int(i), "") for i in op["outputs"]):
-            if name in noise and "/" in name:
+            if name in noise and "/" in name and op["op_name"] != "MEAN":  # adds none: it only sums up what cells share
                 added[name] = noise[name] - before
+            carried.setdefault(name, before)  # of what only rescales or widens
     return added
 
 

@@ -54,12 +54,13 @@ def calibrate(saved_model: Path, plain: bytes, images: Images, report: Report) -
     converter.representative_dataset = lambda: ([image[np.newaxis]] for image in images[:CALIBRATOR_IMAGES])
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.uint8
+    converter.inference_output_type = tf.uint8
     converter._experimental_calibrate_only = True
     return with_extremes(bytes(converter.convert()), plain, images, report)
 
 
 def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
-    """The int8 form, uint8 in and float32 out, of a network that carries its ranges, a few layers kept in float32.
+    """The int8 form, uint8 in and uint8 out, of a network that carries its ranges, a few layers kept in float32.
 
     float_tensors: names of the outputs of further layers to keep. The converter itself would do this next, but only its
     debugger takes layers to keep. In int8, the layers of ``WITHOUT_INT8_KERNEL`` would run one by one on slow kernels
@@ -73,7 +74,7 @@ def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
         mlir_quantize(
             calibrated,
             input_data_type=tf.uint8,
-            output_data_type=tf.float32,
+            output_data_type=tf.uint8,
             denylisted_ops=sorted(WITHOUT_INT8_KERNEL),
             denylisted_nodes=[*_marked(calibrated), *_logits(calibrated), *float_tensors],
         )

@@ -87,7 +87,8 @@ def card(run_card: str, manifest: Manifest, limits: Limits, notes: Sequence[str]
     )
     calibration = (
         f"int8 ranges were calibrated on {source.calibration_cells} cells of training groups only (digest "
-        f"`{source.calibration_digest[:16]}`). int8 networks take uint8 and give float32."
+        f"`{source.calibration_digest[:16]}`). int8 LiteRT takes uint8 and gives uint8 probabilities in steps of "
+        "1/256; OpenVINO takes uint8 and gives float32."
     )
     lines = [
         "## Conversion",
