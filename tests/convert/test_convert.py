@@ -124,8 +124,8 @@ def test_int8_litert_computes_in_integers_and_in_one_partition(bundle):
     interpreter.allocate_tensors()
     tensors = {t["index"]: t["dtype"] for t in interpreter.get_tensor_details()}
     used = [(op["op_name"], {tensors.get(i) for i in [*op["inputs"], *op["outputs"]]}) for op in before]
-    in_float = [name for name, kinds in used if np.float32 in kinds]
-    assert in_float == ["CAST", "QUANTIZE", "DEQUANTIZE", "MEAN", "FULLY_CONNECTED", "SOFTMAX", "QUANTIZE"]  # the logits
+    in_float = [name for name, kinds in used if np.float32 in kinds]  # only what gives the logits
+    assert in_float == ["CAST", "QUANTIZE", "DEQUANTIZE", "MEAN", "FULLY_CONNECTED", "SOFTMAX", "QUANTIZE"]
     delegates = [op["op_name"] for op in interpreter._get_ops_details() if "DELEGATE" in op["op_name"].upper()]
     assert len(delegates) == 1
     assert interpreter.get_input_details()[0]["dtype"] == np.uint8
