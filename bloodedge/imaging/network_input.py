@@ -77,10 +77,10 @@ def network_input(cell: Cell, spec: ImagingSpec) -> Image:
     In each view the cell's bounding box is centred; what reaches beyond the frame is cut. Raises BloodedgeError for an
     empty mask.
     """
-    if not cell.mask.any():
-        raise BloodedgeError("The cell's mask is empty; nothing can be classified.")
     cell = replace(cell, mask=_trimmed(cell.mask, ceil(spec.trim_um / cell.um_per_px)))
     x, y, width, height = cv2.boundingRect(cell.mask)
+    if width == 0:
+        raise BloodedgeError("The cell's mask is empty; nothing can be classified.")
     mask = cell.mask[y : y + height, x : x + width]
     bgr = cell.bgr[y : y + height, x : x + width]
     if spec.denoise != "none":

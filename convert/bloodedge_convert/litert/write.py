@@ -65,7 +65,7 @@ def quantise(calibrated: bytes, float_tensors: Collection[str] = ()) -> bytes:
     float_tensors: names of the outputs of further layers to keep. The converter itself would do this next, but only its
     debugger takes layers to keep. In int8, the layers of ``WITHOUT_INT8_KERNEL`` would run one by one on slow kernels
     and cut the network into pieces. What gives the logits is kept too, from the means over feature maps on: it costs
-    next to nothing, their few numbers are the decision, and rounding a mean loses most of what it averages.
+    next to nothing, their few numbers are the decision, and rounding the means costs as much as all the rest.
     """
     import tensorflow as tf
     from tensorflow.lite.python.convert import mlir_quantize

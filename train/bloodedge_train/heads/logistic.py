@@ -143,7 +143,9 @@ def _fit_rule(
 def fit_gate(
     features: Features, groups: Sequence[str], spec: HeadSpec, folds: NDArray[np.int64], bears: Bears
 ) -> tuple[Linear, Floats]:
-    """What tells cells of the own bench from those of others, and the probability (N,) that it is the own one.
+    """What tells cells as they are from those that cameras or other benches show, and the probability (N,) of that.
+
+    Cameras count as others: with them on its own side the gate lets the own bench's colours mislead under other dyes.
 
     Each cell's probability is by a gate that was fitted to none of its group.
     """
