@@ -9,6 +9,7 @@ SAME or more (zero-mean normalised cross-correlation on the cell without its rim
 
 import argparse
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -40,7 +41,7 @@ def cut(file: CellFile) -> Cell:
     cell = cell_on_black(read_image(file.path))
     x, y, width, height = cv2.boundingRect(cell.mask)
     box = slice(y, y + height), slice(x, x + width)
-    return Cell(cell.bgr[box], cell.mask[box], cell.um_per_px, cell.light)
+    return replace(cell, bgr=cell.bgr[box], mask=cell.mask[box])
 
 
 def texture(file: CellFile) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Several networks as one: the weighted mean of their calibrated blast probabilities."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import cv2
@@ -149,7 +149,7 @@ def rescaled(cell: Cell, factor: float) -> Cell:
     share = cv2.resize(inside, None, fx=factor, fy=factor, interpolation=how)
     cut = cv2.resize(cell.bgr * inside[:, :, None], None, fx=factor, fy=factor, interpolation=how)
     bgr = cut / np.maximum(share, 0.5)[:, :, None]  # else the black around the cell would darken its rim
-    return Cell(as_image(np.rint(bgr)), as_image(np.where(share >= 0.5, 255, 0)), cell.um_per_px, cell.light)
+    return replace(cell, bgr=as_image(np.rint(bgr)), mask=as_image(np.where(share >= 0.5, 255, 0)))
 
 
 def _turned(images: Images, count: Literal[1, 8]) -> Iterator[Images]:

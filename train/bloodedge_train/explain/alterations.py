@@ -1,6 +1,7 @@
 """Cells altered in size, colour or texture, or reduced to their outline."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -17,19 +18,19 @@ def boxed(cell: Cell) -> Cell:
     """The cell without what lies about its bounding box."""
     x, y, width, height = cv2.boundingRect(cell.mask)
     window = slice(y, y + height), slice(x, x + width)
-    return Cell(cell.bgr[window], cell.mask[window], cell.um_per_px, cell.light)
+    return replace(cell, bgr=cell.bgr[window], mask=cell.mask[window])
 
 
 def filled(cell: Cell) -> Cell:
     """Nothing but the outline: the cell filled with its mean colour."""
     mean = np.rint(colour(cell))
-    return Cell(as_image(np.where(cell.mask[:, :, None] > 0, mean, 0)), cell.mask, cell.um_per_px, cell.light)
+    return replace(cell, bgr=as_image(np.where(cell.mask[:, :, None] > 0, mean, 0)))
 
 
 def grey(cell: Cell) -> Cell:
     """The cell without its colour."""
     plain = cv2.cvtColor(cell.bgr, cv2.COLOR_BGR2GRAY)
-    return Cell(as_image(cv2.merge([plain] * 3)), cell.mask, cell.um_per_px, cell.light)
+    return replace(cell, bgr=as_image(cv2.merge([plain] * 3)))
 
 
 def blurred(cell: Cell) -> Cell:
@@ -39,7 +40,7 @@ def blurred(cell: Cell) -> Cell:
     total = cv2.GaussianBlur(cell.bgr * inside[:, :, None], (0, 0), sigma)
     weight = np.maximum(cv2.GaussianBlur(inside, (0, 0), sigma), 1e-6)
     smooth = np.rint(total / weight[:, :, None]) * inside[:, :, None]
-    return Cell(as_image(np.clip(smooth, 0, 255)), cell.mask, cell.um_per_px, cell.light)
+    return replace(cell, bgr=as_image(np.clip(smooth, 0, 255)))
 
 
 ALTERATIONS: dict[str, Callable[[Cell], Cell]] = {
