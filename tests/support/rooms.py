@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 from xml.etree import ElementTree as ET
@@ -122,8 +123,6 @@ def run_rooms(chosen: tuple[str, ...]) -> int:
             if not outcome.good:
                 console.print(outcome.complaints(), markup=False, soft_wrap=True)
             console.print(outcome.line(), markup=False, soft_wrap=True)
-    minutes, seconds = divmod(round(monotonic() - begun_s), 60)
-    console.print(f"{'together':10} {sum(one.passed for one in outcomes):5} passed in {minutes}:{seconds:02}")
     skipped = sum((one.skipped for one in outcomes), Counter[str]())
     if skipped:
         console.print("Skipped:")
@@ -134,7 +133,17 @@ def run_rooms(chosen: tuple[str, ...]) -> int:
     failed = [one.room for one in outcomes if not one.good]
     if failed:
         console.print(f"FAILED: {', '.join(failed)}; the whole output is in {RESULTS.relative_to(ROOT)}.")
+    console.print(together(outcomes, monotonic() - begun_s), markup=False, soft_wrap=True)
     return int(bool(failed))
+
+
+def together(outcomes: list[Outcome], seconds: float) -> str:
+    """The last line, in pytest's own form, which tools that watch a run know."""
+    failed, passed = sum(one.failed for one in outcomes), sum(one.passed for one in outcomes)
+    skipped, left_out = sum(one.skipped.total() for one in outcomes), sum(one.left_out for one in outcomes)
+    counts = {"failed": failed, "passed": passed, "skipped": skipped, "deselected": left_out}
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "no tests ran"
+    return f"===== {told} in {seconds:.2f}s ({timedelta(seconds=round(seconds))}) ====="
 
 
 def main(words: list[str]) -> int:
