@@ -13,6 +13,7 @@ from bloodedge.data.pictures import in_threads
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.files import folder_beside
+from bloodedge.finder import find_cells
 from bloodedge.imaging import CNMC_UM_PER_PX, Cell, Image, ImagingSpec, network_input
 from bloodedge.simulation.cells import white_cell
 from bloodedge.simulation.optics import captured, defocused, illumination, transmittance
@@ -31,6 +32,7 @@ _DATASET, _GOLDEN = 1, 2
 def render_cell(label: str, seed: int, style: SubjectStyle | None = None) -> Cell:
     """One white cell cut out onto black, as C-NMC's are, with the light, focus and noise of a field.
 
+    The finder cuts it out: where cytoplasm is pale its outline lies inside the drawn one, in a frame as here.
     Its picture is uint8 (450, 450, 3) at CNMC_UM_PER_PX.
     Raises BloodedgeError when ``label`` is neither "blast" nor "normal".
     """
@@ -50,7 +52,18 @@ def render_cell(label: str, seed: int, style: SubjectStyle | None = None) -> Cel
     )
     light = illumination(rng, spec) * transmittance(sprite.amounts, spec.style, spec.stain_strength)
     picture = captured(rng, defocused(light, spec.defocus_um / spec.um_per_px), spec.sensor_noise)
-    return Cell(_on_black(picture * (sprite.mask > 0)[:, :, None]), _on_black(sprite.mask), CNMC_UM_PER_PX)
+    mask = _found(picture, sprite.mask)
+    return Cell(_on_black(picture * (mask > 0)[:, :, None]), _on_black(mask), CNMC_UM_PER_PX)
+
+
+def _found(picture: Image, drawn: Image) -> Image:
+    """The mask of the finder's one cell; the drawn one where it finds another number."""
+    found = find_cells(picture, CNMC_UM_PER_PX).cells
+    if len(found) != 1:
+        return drawn
+    (x, y, width, height), mask = found[0].box, np.zeros_like(drawn)
+    mask[y : y + height, x : x + width] = found[0].mask
+    return mask
 
 
 def _on_black(picture: Image) -> Image:

@@ -48,6 +48,12 @@ class Health:
         with self._lock:
             return dict(sorted(self._conditions.items(), key=lambda item: -item[1].level))
 
+    def level_of(self, part: str) -> Level:
+        """A part's level; OK where it has told nothing yet."""
+        with self._lock:
+            condition = self._conditions.get(part)
+        return Level.OK if condition is None else condition.level
+
     @property
     def level(self) -> Level:
         """The worst level of any part."""

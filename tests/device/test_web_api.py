@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from bloodedge.errors import BloodedgeError
 from bloodedge.web_access import new_token
+from bloodedge_device.health import Level
 from bloodedge_device.report.reading import read_report
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.store import queries
@@ -185,6 +186,19 @@ def test_supervisors_get_a_status_code(daemon: FakeDaemon) -> None:
     assert [client_of(daemon).get(path).status_code for path in ("/healthz", "/readyz")] == [503, 200]
     daemon.show(ready=False)
     assert client_of(daemon).get("/readyz").status_code == 503
+
+
+def test_a_daemon_that_stores_nothing_is_not_ready(daemon: FakeDaemon) -> None:
+    daemon.state.ready_s = 1.0
+
+    def ready() -> int:
+        return client_of(daemon).get("/readyz").status_code
+
+    codes = [ready()]
+    for level in (Level.FAILED, Level.WARNING):  # a full disk, and one that is nearly full
+        daemon.state.health.report("store", level, "The disk is full: nothing more is stored.")
+        codes.append(ready())
+    assert codes == [200, 503, 200]
 
 
 def test_prometheus_gets_its_own_type_of_text(daemon: FakeDaemon) -> None:

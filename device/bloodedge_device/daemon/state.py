@@ -16,7 +16,7 @@ from bloodedge_device.camera.supervised import SupervisedCamera
 from bloodedge_device.daemon.model_faults import ModelFaults
 from bloodedge_device.daemon.rate import Rate
 from bloodedge_device.frames import BadFrame, Frame, FrameResult, SourceFile
-from bloodedge_device.health import Health
+from bloodedge_device.health import Health, Level
 from bloodedge_device.latency import LatencyHistogram
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.current import CurrentSlide
@@ -122,6 +122,12 @@ class DaemonState:
         since_s = self.frame_since_s
         return since_s is not None and monotonic() - since_s > self.settings.watch.alive_s
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the network is loaded, the camera open, and results are stored."""
+        stores = self.store.is_in_place and self.health.level_of("store") < Level.FAILED
+        return self.ready_s > 0 and self.camera.name != "" and stores and not self.is_stuck
+
     def snapshot(self) -> Snapshot:
         """Everything at this moment, in a few milliseconds; from any thread."""
         picture, slide, store = self.live.latest(), self.slide, self.store
@@ -131,7 +137,7 @@ class DaemonState:
             started=self.started,
             ready_s=self.ready_s,
             alive=self.is_alive,
-            ready=self.ready_s > 0 and self.camera.name != "" and store.is_in_place and not self.is_stuck,
+            ready=self.is_ready,
             camera=self.camera.name or self.settings.camera.kind,
             camera_restarts=self._earlier_restarts + self.camera.restarts,
             picture=picture,
