@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from bloodedge.bundle import Bundle
 from bloodedge.bundle.manifest import Manifest
@@ -15,7 +17,7 @@ from bloodedge.engine import load_bytes
 from bloodedge.engine.golden import unpack_golden
 from bloodedge.errors import BloodedgeError
 from bloodedge.logistic.rule import Linear
-from bloodedge_convert.finetuning.fit import Source, Space
+from bloodedge_convert.finetuning.fit import Fit, Source, Space, fit
 from bloodedge_convert.finetuning.judge import Judged, decide, judge
 from bloodedge_convert.finetuning.networks import open_networks
 
@@ -160,6 +162,21 @@ def test_only_the_head_of_a_finished_network_changes(engine: str, precision: str
     files = network.replaced(kept.rule.changed(-0.5, change), kept.widths)
     after = load_bytes(artifact.engine, files[0], files[1] if len(files) > 1 else None, 1).predict(images)
     np.testing.assert_allclose(after[:, 1], 1 / (1 + np.exp(0.5 * odds - 0.4)), atol=4e-3)
+
+
+def test_heads_are_fitted_by_one_thread_because_several_wait_for_each_other(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+
+    def noting(*arguments: Any) -> Fit:
+        seen.update(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return fit(*arguments)
+
+    monkeypatch.setattr("bloodedge_convert.finetuning.judge.fit", noting)
+    with threadpool_limits(2, user_api="blas"):
+        tuned(cells(2, 2, 20, ELSEWHERE), manifest)
+    assert seen == {1}
 
 
 def test_a_bench_s_cells_are_inside_and_what_is_between_is_not(manifest: Manifest) -> None:

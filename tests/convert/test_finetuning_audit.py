@@ -1,15 +1,22 @@
 """What `bloodedge finetune` says of cells and bundles that it cannot use."""
 
+import hashlib
 import shutil
 import zlib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from bloodedge.bundle import MANIFEST, Bundle, zip_files
 from bloodedge.bundle.data_layout import DataLayout
+from bloodedge.bundle.json_records import record_bytes
+from bloodedge.bundle.manifest import FinetuneRecord
 from bloodedge.cli import main
+from bloodedge.data.dataset import read_dataset
+from bloodedge.data.fitted_pictures import FITTED_FILE, FittedPictures
 from bloodedge.errors import UsageError
 from bloodedge.imaging import ImagingSpec
 from bloodedge_convert.finetuning.cells import BenchCells, read_cells
@@ -85,6 +92,42 @@ def test_a_bundle_without_features_is_refused_and_nothing_is_written(
         main(["finetune", str(tmp_path), "--from", str(simulated), "-o", str(out)])
     assert exit_.value.code == 2
     assert "carries no features of its training cells" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def fitted_to(out: Path, data: Path, *, is_finetuned: bool) -> Path:
+    """The released bundle as if it was fitted to the cells in ``data``."""
+    with Bundle(RELEASED) as bundle:
+        manifest, files = bundle.manifest, {name: bundle.read(name) for name in bundle.manifest.files}
+    fitted = FittedPictures.of({"train": read_dataset(data).cells})
+    files[FITTED_FILE] = fitted.pack()
+    figures = dict.fromkeys(("before", "after", "release_before", "release_after"), manifest.baseline.evaluation)
+    made = FinetuneRecord(from_name="cells", from_serial=5, cells=22, blasts=12, slides=2, **figures)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    update = {"fitted": fitted.record(), "files": digests, "finetuned": made if is_finetuned else None}
+    zip_files({**files, MANIFEST: record_bytes(manifest.model_copy(update=update))}, out)
+    return out
+
+
+@pytest.mark.parametrize(
+    ("cells", "is_finetuned", "sentence"),
+    [
+        ({"S1": (6, 5), "S3": (6, 5)}, False, "was fitted to 11 of these 22 cells, * Take cells that it has not seen."),
+        ({"S1": (6, 5), "S3": (6, 5)}, True, "11 of these 22 cells, * Begin with * cells (serial 5), and all reviewed"),
+        ({"H9": (0, 11), "S3": (11, 0), "S4": (2, 2)}, True, "to 11 of these 26 cells, or to others of their slides"),
+    ],
+)
+def test_cells_and_slides_that_a_bundle_was_fitted_to_judge_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], cells: dict[str, tuple[int, int]], is_finetuned: bool,
+    sentence: str,
+) -> None:  # fmt: skip
+    known = bench(tmp_path / "known", {"S1": (6, 5), "S2": (6, 5)})
+    taught = fitted_to(tmp_path / "taught.bundle", known, is_finetuned=is_finetuned)
+    out = tmp_path / "ours.bundle"
+    with pytest.raises(SystemExit) as exit_:
+        main(["finetune", str(bench(tmp_path / "cells", cells)), "--from", str(taught), "-o", str(out)])
+    assert exit_.value.code == 2
+    assert fnmatch(capsys.readouterr().err.replace("\n", " "), f"*{sentence}*")
     assert not out.exists()
 
 

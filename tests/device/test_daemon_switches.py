@@ -9,6 +9,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from time import sleep
+from typing import Any
 
 import pytest
 
@@ -197,6 +198,27 @@ def test_who_ended_a_slide_is_in_the_audit_log(lab: Laboratory, play: Callable[[
     run_device(lab.settings(), frames=20)
     ends = rows(lab.state, "SELECT actor, detail FROM audit WHERE action = 'slide ended' ORDER BY id")
     assert ends == [("page", '{"slide": 1}'), ("daemon", '{"slide": 2}')]
+
+
+@pytest.mark.parametrize("how", ["end", "start"])
+def test_who_ends_a_slide_finds_all_of_it_stored(
+    lab: Laboratory, play: Callable[[At], None], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    put_frames, seen = Store.put_frames, list[tuple[object, ...]]()
+
+    def slowly(self: Store, *arguments: Any) -> None:
+        sleep(0.3)
+        put_frames(self, *arguments)
+
+    def end(slides: Slides) -> None:
+        slides.end("page") if how == "end" else slides.start("next", "page")
+        query = "SELECT finished IS NOT NULL, (SELECT count(*) FROM frames WHERE slide = slides.id) FROM slides"
+        seen.extend(rows(lab.state, query))
+
+    monkeypatch.setattr(Store, "put_frames", slowly)
+    play({5: end})
+    run_device(lab.settings(), frames=6)
+    assert seen[0] == (1, 5)
 
 
 @pytest.mark.slow

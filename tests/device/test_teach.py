@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from html import unescape
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bloodedge.bundle import Bundle
+from bloodedge.bundle.manifest import FinetuneRecord
 from bloodedge.data.exported_cells import read_export
 from bloodedge_device.bundles.probation import Figures, figures_of, why_failed
 from bloodedge_device.bundles.slot_record import Slot
-from bloodedge_device.settings.sections import UpdateSettings
+from bloodedge_device.settings.sections import CameraSettings, TrustSettings, UpdateSettings
 from bloodedge_device.slide.review import Review
 from bloodedge_device.store import Store, queries
 from bloodedge_device.teach.learning import TaughtCell, learning_curve, missing, verdict
@@ -23,6 +26,8 @@ from bloodedge_device.teach.queue import suggest
 from bloodedge_device.teach.summary import teaching
 from support import fakes, web_fakes
 from support.web_fakes import FakeDaemon, client_of, csrf_of
+
+RELEASED = Path(__file__).parents[2] / "models" / "cells.bundle"
 
 
 @pytest.fixture
@@ -200,6 +205,53 @@ def test_the_page_asks_about_a_cell_stores_the_answer_and_shows_the_devices(daem
     overview = client.get("/teach")
     assert "49 more reviewed cells that are blast or normal" in overview.text or "50 more" in overview.text
     assert "bloodedge finetune CELLS --from BUNDLE" in overview.text
+
+
+def taught_page(daemon: FakeDaemon, **changes: object) -> str:
+    """The page's text while a bundle runs whose manifest is the released one's but for the changes."""
+    with Bundle(RELEASED) as bundle:
+        manifest = bundle.manifest.model_copy(update=changes)
+    daemon.show(loaded=replace(daemon.state.loaded, manifest=manifest))
+    return unescape(client_of(daemon).get("/teach").text)
+
+
+def beside_a_camera(daemon: FakeDaemon, **changes: object) -> None:
+    camera = CameraSettings(kind="v4l2")
+    daemon.show(settings=daemon.settings.model_copy(update={"camera": camera, **changes}))
+
+
+def test_the_page_says_how_to_sign_a_bundle_unless_any_is_accepted(daemon: FakeDaemon) -> None:
+    beside_a_camera(daemon)
+    page = taught_page(daemon)
+    assert f"bloodedge keys trust LAB.pub --trust {daemon.settings.trusted_keys}" in page
+    assert f"bloodedge finetune CELLS --from {RELEASED} -o bench.bundle --key LAB.key" in page
+    beside_a_camera(daemon, trust=TrustSettings(unsigned=True))
+    page = taught_page(daemon)
+    assert f"bloodedge finetune CELLS --from {RELEASED} -o bench.bundle<" in page
+    assert "LAB" not in page
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_fine_tuned_bundle_is_taught_again_from_the_one_that_it_was_made_from(
+    daemon: FakeDaemon, is_here: bool
+) -> None:
+    beside_a_camera(daemon)
+    with Bundle(RELEASED) as bundle:
+        manifest = bundle.manifest
+    figures = dict.fromkeys(("before", "after", "release_before", "release_after"), manifest.baseline.evaluation)
+    serial = manifest.serial if is_here else 1
+    made = FinetuneRecord(from_name="cells", from_serial=serial, cells=100, blasts=50, slides=4, **figures)
+    page = taught_page(daemon, name="ours", finetuned=made)
+    assert f"Begin again with cells {serial}, from which it was made, and all reviewed cells" in page
+    assert f"--from {RELEASED if is_here else 'BUNDLE'} -o" in page
+
+
+def test_a_bundle_that_cannot_be_fine_tuned_is_named_as_such(daemon: FakeDaemon) -> None:
+    beside_a_camera(daemon)
+    page = taught_page(daemon, features=None)
+    assert "cannot be fine-tuned. Begin with one that can" in page
+    assert "--from BUNDLE -o" in page
+    assert "cannot be fine-tuned" not in taught_page(daemon)
 
 
 @pytest.mark.parametrize("path", ["/teach/review?before=999", "/teach/review?cell=x"])

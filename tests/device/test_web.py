@@ -17,8 +17,9 @@ from starlette.responses import Response
 from bloodedge import RESEARCH_USE
 from bloodedge.decision.reference_people import ASPECTS, AspectReference, Reference
 from bloodedge.decision.thresholds import Reason
+from bloodedge_device.daemon.rate import Rate
 from bloodedge_device.frames import BadFrame, FrameResult
-from bloodedge_device.settings.sections import WebSettings
+from bloodedge_device.settings.sections import CameraSettings, WebSettings
 from bloodedge_device.slide.review import Review
 from bloodedge_device.store import queries
 from bloodedge_device.web import api, worker_threads
@@ -332,3 +333,16 @@ def test_a_daemon_that_hangs_in_a_frame_or_lost_its_database_is_not_ready(daemon
     state.frame_since_s = None
     (daemon.desk.state / "device.sqlite").rename(daemon.desk.state / "elsewhere")
     assert client.get("/readyz").status_code == 503
+
+
+def test_a_watched_folder_that_was_empty_is_not_called_dead_while_its_first_image_is_looked_at(
+    daemon: FakeDaemon,
+) -> None:
+    state = daemon.state
+    watched = CameraSettings(kind="replay", source=str(daemon.desk.state), watch=True)
+    state.settings = state.settings.model_copy(update={"camera": watched})
+    state.rate = Rate()  # no image came yet
+    state.frame_since_s = monotonic()
+    assert state.is_alive
+    state.frame_since_s = monotonic() - state.settings.watch.alive_s - 1
+    assert not state.is_alive

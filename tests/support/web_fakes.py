@@ -96,9 +96,12 @@ class PromptRecorder:
     def put(self, slide: CurrentSlide, result: FrameResult) -> None:
         self._store.put_frames(slide.id, [result], keep_crops=True)
 
-    def end(self, slide: CurrentSlide, actor: str) -> None:
+    def end(self, slide: CurrentSlide, actor: str) -> Event:
         messages: Sequence[Draft] = ()
         self._store.end_slide(slide.id, slide.times, messages, actor)
+        stored = Event()
+        stored.set()
+        return stored
 
 
 class FakeDaemon:

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bloodedge.bundle import Bundle
 from bloodedge.bundle.data_layout import DataLayout
 from bloodedge.data.dataset import CellFile, Dataset, read_dataset
+from bloodedge.data.fitted_pictures import read_fitted_of_bundle
 from bloodedge.data.perceptual_hash import alike_pairs, hash_rows
 from bloodedge.data.pictures import in_threads
+from bloodedge.data.training_features import TrainingFeatures
 from bloodedge.decision.domain import describe
 from bloodedge.decision.thresholds import LABELS
 from bloodedge.errors import UsageError
@@ -76,6 +79,31 @@ def read_cells(data: Path, layout: DataLayout, imaging: ImagingSpec, report: Rep
         areas_um2=areas,
         warnings=_warnings(dataset, contradicting),
     )
+
+
+def require_unseen(bundle: Bundle, kept: TrainingFeatures, cells: BenchCells) -> None:
+    """Raise UsageError if the bundle was fitted to some of the cells, or to others of their slides.
+
+    It would be judged on cells that it knows, and so would be every head that is fitted beside its training cells.
+    kept: those of the bundle.
+    """
+    fitted, made = read_fitted_of_bundle(bundle), bundle.manifest.finetuned
+    same = fitted.copies(cells.files)[0] if fitted else set()
+    slides = set(kept.people.tolist()) if made else set()
+    known = sum(
+        file.name in same or slide in slides for file, slide in zip(cells.files, cells.slides.tolist(), strict=True)
+    )
+    if known:
+        cure = (
+            f"Begin with the bundle that it was made from, {made.from_name} (serial {made.from_serial}), and all"
+            " reviewed cells."
+            if made
+            else "Take cells that it has not seen."
+        )
+        raise UsageError(
+            f"{bundle.path} was fitted to {known} of these {len(cells.files)} cells, or to others of their slides, and"
+            f" cannot be judged on them. {cure}"
+        )
 
 
 def _contradictions(dataset: Dataset) -> set[str]:

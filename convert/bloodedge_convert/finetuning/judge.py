@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from bloodedge.bundle.evaluation_record import Evaluation
 from bloodedge.bundle.manifest import Agreement, Manifest
@@ -84,8 +85,9 @@ def judge(space: Space, manifest: Manifest, most_forgotten: float) -> Judged:
     bench, release = space.bench, space.release
     folds = dealt(bench.labels, bench.groups, seed=1)
     everything = np.ones(len(folds), bool)
-    new = _fitted(space, everything, manifest, most_forgotten)
-    outer = [_fitted(space, folds != fold, manifest, most_forgotten).change for fold in range(int(folds.max()) + 1)]
+    with threadpool_limits(1, user_api="blas"):  # the matrices are small: more threads mostly wait for each other
+        new = _fitted(space, everything, manifest, most_forgotten)
+        outer = [_fitted(space, folds != fold, manifest, most_forgotten).change for fold in range(int(folds.max()) + 1)]
 
     def of(log_odds: Floats, source: Source) -> Evaluation:
         blast = called(log_odds, manifest)

@@ -17,7 +17,7 @@ from bloodedge.evaluation.rates import CARD, with_section
 from bloodedge.logistic.basis import int8_noise, int8_steps
 from bloodedge.signing.signature import sign_bundle
 from bloodedge_convert.finetuning.bench_limits import accepted, with_bench
-from bloodedge_convert.finetuning.cells import read_cells
+from bloodedge_convert.finetuning.cells import read_cells, require_unseen
 from bloodedge_convert.finetuning.fit import INT8_STRENGTH, Source, Space
 from bloodedge_convert.finetuning.judge import Judged, decide, doubts, judge, line
 from bloodedge_convert.finetuning.networks import FLOAT, open_features, open_networks
@@ -76,6 +76,7 @@ def _finetune(
         kept = open_features(bundle)
         networks = open_networks(bundle, kept)
         cells = read_cells(data, layout, bundle.manifest.imaging, report)
+        require_unseen(bundle, kept, cells)
         seen = [one.features(cells.images, _step(report, f"Features by {one.name}")) for one in networks]
         at = line(bundle.manifest)
         bench = Source(seen[0], kept.rule.log_odds(seen[0]) - at, cells.labels, cells.slides)

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, Full, Queue
 from time import monotonic, sleep
@@ -43,6 +43,8 @@ class _Work:
     result: FrameResult | None
     actor: str = ""
     """Who ended the slide."""
+    stored: threading.Event = field(default_factory=threading.Event)
+    """Set once the end of the slide is stored."""
 
 
 class Recorder:
@@ -99,9 +101,11 @@ class Recorder:
         """Hand over one frame's results; raises the error of an earlier one."""
         self._hand_over(_Work(slide, result))
 
-    def end(self, slide: CurrentSlide, actor: str = "daemon") -> None:
-        """Store the end of a slide, after its last frame."""
-        self._hand_over(_Work(slide, None, actor))
+    def end(self, slide: CurrentSlide, actor: str = "daemon") -> threading.Event:
+        """Store the end of a slide, after its last frame; gives what is set once it is stored."""
+        work = _Work(slide, None, actor)
+        self._hand_over(work)
+        return work.stored
 
     def _hand_over(self, work: _Work) -> None:
         while True:
@@ -154,6 +158,7 @@ class Recorder:
             self._persevere(slide, partial(self._store_latency, slide))
         if batch[-1].result is None:
             self._persevere(slide, partial(self._end_slide, slide, batch[-1].actor))
+            batch[-1].stored.set()
         self._health.report("store", *_condition(self._store))
         self._stored()
 

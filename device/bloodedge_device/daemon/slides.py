@@ -56,6 +56,9 @@ class Slides:
         )
         self.changing = threading.RLock()
         """Held while a frame is processed, and by who changes the slide."""
+        self._ended = threading.Event()
+        """Set once the slide that ended last is stored."""
+        self._ended.set()
         self._run = 0
         self._pipeline: Pipeline | None = None
         """The current slide's; between slides that of frames which are shown and not stored."""
@@ -130,21 +133,24 @@ class Slides:
         """As ``begin``, for a person or a program; UsageError for a label that is too long or not one line."""
         label = _clean(label)
         with self._between_frames():
-            number = self.begin(label, actor)
+            number, ended = self.begin(label, actor), self._ended
             camera = self.state.settings.camera
             # Light is measured when a slide begins, then held; files that were shown between slides come again.
             if camera.kind in {"v4l2", "picamera"} or camera.watch:
                 self.state.renew_camera = True
                 self._signals.interrupt.set()
         log.info("Slide %d began.", number)
+        self._wait_until_stored(ended)
         return number
 
     def end(self, actor: str) -> int | None:
-        """End the current slide; gives its id, None when there was none."""
+        """End the current slide; gives its id once all of it is stored, None when there was none."""
         with self._between_frames():
             slide = self.state.slide
             self._change_to(None, actor)
-            return None if slide is None else slide.id
+            ended = self._ended
+        self._wait_until_stored(ended)
+        return None if slide is None else slide.id
 
     def label(self, slide: int, label: str, actor: str) -> None:
         """Give a slide, current or ended, another label; UsageError when there is no such slide."""
@@ -212,7 +218,11 @@ class Slides:
         if pipeline is not None:
             pipeline.close()
         if before is not None:
-            self.recorder.end(before, actor)
+            self._ended = self.recorder.end(before, actor)
+
+    def _wait_until_stored(self, ended: threading.Event) -> None:
+        """Who asks for an ended slide gets all of it, unless the disk takes too long."""
+        ended.wait(self.state.timings.frame_wait_s)
 
     def _begin_again(self, stored: CurrentSlide) -> None:
         """Go on in a new database, begun in place of a damaged one; called in the recorder's thread.

@@ -112,9 +112,10 @@ class DaemonState:
 
     @property
     def is_alive(self) -> bool:
-        """Whether a frame was processed recently, or a watched folder holds no new one."""
-        age_s = self.rate.age_s
-        return self.awaits_files or (age_s is not None and age_s <= self.settings.watch.alive_s)
+        """Whether a frame was processed recently, or a watched folder holds no new one, or did until this one."""
+        age_s, since_s, alive_s = self.rate.age_s, self.frame_since_s, self.settings.watch.alive_s
+        is_first = self.settings.camera.watch and since_s is not None and monotonic() - since_s <= alive_s
+        return self.awaits_files or is_first or (age_s is not None and age_s <= alive_s)
 
     @property
     def is_stuck(self) -> bool:

@@ -1,14 +1,20 @@
 """The pages on which people teach the device their bench: which cells to review, and whether enough were."""
 
 import re
+from contextlib import suppress
+from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bloodedge.errors import quoted
+from bloodedge.bundle import Bundle
+from bloodedge.errors import BloodedgeError, quoted
 from bloodedge.report import charts, percent
-from bloodedge_device.bundles.slot_record import slot_file
+from bloodedge_device.bundles.loading import Loaded
+from bloodedge_device.bundles.released import released_bundle
+from bloodedge_device.bundles.slot_record import read_record, slot_file
+from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.review import SAMPLINGS, Sampling
 from bloodedge_device.store import queries
@@ -34,6 +40,8 @@ def overview(desk: Desk, request: Request) -> Response:
         teaching=shown,
         commands=_commands(desk),
         bundle=f"{manifest.name} {manifest.serial}",
+        can_be_taught=manifest.features is not None,
+        made_from=manifest.finetuned and f"{manifest.finetuned.from_name} {manifest.finetuned.from_serial}",
         rows=[(point, interval, _strip(axis, point)) for point, interval in zip(shown.curve, intervals, strict=True)],
         axis=charts.axis_labels(axis),
     )
@@ -49,16 +57,48 @@ def _strip(axis: charts.Axis, point: Point) -> str:
     return charts.interval_strip(axis, share, _interval(point.accuracy), "normal", text)
 
 
-def _commands(desk: Desk) -> list[str]:
+def _commands(desk: Desk) -> dict[str, str]:
     """From the reviewed cells to the device's next bundle, on any machine with bloodedge."""
-    slot = desk.snapshot().loaded.slot
-    bundle = "BUNDLE" if slot is None else quoted(slot_file(desk.state, slot))
-    state = f"--state {quoted(desk.state)}"
+    snapshot, state = desk.snapshot(), f"--state {quoted(desk.state)}"
+    settings = snapshot.settings
+    begin = _bundle_to_begin_with(settings, snapshot.loaded)
+    signed = "" if settings.trust.unsigned else " --key LAB.key"
     teach = (
         f"bloodedge device export CELLS --reviewed {state} && \\",
-        f"bloodedge finetune CELLS --from {bundle} -o bench.bundle",
+        f"bloodedge finetune CELLS --from {'BUNDLE' if begin is None else quoted(begin)} -o bench.bundle{signed}",
     )
-    return ["\n".join(teach), f"bloodedge device install bench.bundle {state}"]
+    key = (
+        "bloodedge keys new LAB && \\",
+        f"bloodedge keys trust LAB.pub --trust {quoted(settings.trusted_keys)}",
+    )
+    return {
+        "key": "\n".join(key) if signed else "",
+        "teach": "\n".join(teach),
+        "install": f"bloodedge device install bench.bundle {state}",
+    }
+
+
+def _bundle_to_begin_with(settings: DeviceSettings, loaded: Loaded) -> Path | None:
+    """The bundle that reviewed cells are to be taught: the one that runs, or the one that it was fine-tuned from.
+
+    A fine-tuned bundle cannot be judged on cells that it was fitted to. None where that file is not here, or the bundle
+    cannot be fine-tuned.
+    """
+    manifest = loaded.manifest
+    if manifest.features is None:
+        return None
+    if manifest.finetuned is None:
+        return settings.bundle or (slot_file(settings.state, loaded.slot) if loaded.slot else released_bundle(settings))
+    wanted = manifest.finetuned.from_name, manifest.finetuned.from_serial
+    for name, slot in read_record(settings.state).slots.items():
+        if (slot.name, slot.serial) == wanted:
+            return slot_file(settings.state, name)
+    with suppress(BloodedgeError):
+        released = released_bundle(settings)
+        with Bundle(released) as bundle:
+            if (bundle.manifest.name, bundle.manifest.serial) == wanted:
+                return released
+    return None
 
 
 def review(desk: Desk, request: Request) -> Response:
