@@ -18,6 +18,7 @@ from bloodedge.bundle.manifest import FinetuneRecord
 from bloodedge.data.exported_cells import read_export
 from bloodedge_device.bundles.probation import Figures, figures_of, why_failed
 from bloodedge_device.bundles.slot_record import Slot
+from bloodedge_device.settings import read_settings
 from bloodedge_device.settings.sections import CameraSettings, TrustSettings, UpdateSettings
 from bloodedge_device.slide.review import Review
 from bloodedge_device.store import Store, queries
@@ -229,6 +230,15 @@ def test_the_page_says_how_to_sign_a_bundle_unless_any_is_accepted(daemon: FakeD
     page = taught_page(daemon)
     assert f"bloodedge finetune CELLS --from {RELEASED} -o bench.bundle<" in page
     assert "LAB" not in page
+
+
+def test_the_page_installs_by_the_daemon_s_own_settings(daemon: FakeDaemon, tmp_path: Path) -> None:
+    install = "bloodedge device install bench.bundle"
+    assert f"{install} --state {daemon.desk.state}<" in taught_page(daemon)
+    settings = tmp_path / "device.toml"
+    settings.write_text("[web]\n")
+    daemon.show(settings=read_settings(settings, daemon.desk.state))
+    assert f"{install} --config {settings} --state {daemon.desk.state}<" in taught_page(daemon)
 
 
 @pytest.mark.parametrize("is_here", [True, False])

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from bloodedge.config import Strict
 from bloodedge.finder.frame_gate import GateParameters
@@ -60,6 +60,18 @@ class DeviceSettings(Strict):
     watch: WatchSettings = WatchSettings()
 
     removed: ClassVar = {"stain": ...}
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> Path | None:
+        """The file that they were read from, whole path; None where there was none."""
+        return self._file
+
+    def of_file(self, path: Path | None) -> Self:
+        """The same, read from a file."""
+        settings = self.model_copy()
+        settings._file = None if path is None else path.absolute()
+        return settings
 
     @property
     def trusted_keys(self) -> Path:

@@ -41,6 +41,7 @@ def read_settings(path: Path | None, state: Path | None = None, *, profile: bool
         _set(values, name.removeprefix(PREFIX).lower().split("__"), os.environ[name])
     sources = [str(path)] * (path is not None) + [", ".join(variables)] * bool(variables)
     settings = validate(DeviceSettings, values, " with ".join(sources), None if path is None else path.parent)
+    settings = settings.of_file(path)
     if state is not None:
         settings = settings.model_copy(update={"state": state})
     return _with_profile(settings) if profile else settings

@@ -61,6 +61,7 @@ def _commands(desk: Desk) -> dict[str, str]:
     """From the reviewed cells to the device's next bundle, on any machine with bloodedge."""
     snapshot, state = desk.snapshot(), f"--state {quoted(desk.state)}"
     settings = snapshot.settings
+    device = state if settings.file is None else f"--config {quoted(settings.file)} {state}"
     begin = _bundle_to_begin_with(settings, snapshot.loaded)
     signed = "" if settings.trust.unsigned else " --key LAB.key"
     teach = (
@@ -74,7 +75,7 @@ def _commands(desk: Desk) -> dict[str, str]:
     return {
         "key": "\n".join(key) if signed else "",
         "teach": "\n".join(teach),
-        "install": f"bloodedge device install bench.bundle {state}",
+        "install": f"bloodedge device install bench.bundle {device}",
     }
 
 
