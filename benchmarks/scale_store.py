@@ -52,6 +52,8 @@ class Filled:
     """Id of the newest slide."""
     largest_cells: int
     reviews: int
+    counted_s: float
+    """How long it took to count all slides once, as the daemon does beside its work after an upgrade."""
 
 
 def fill(state: Path, bundle: Path, cells: int) -> Filled:
@@ -73,9 +75,19 @@ def fill(state: Path, bundle: Path, cells: int) -> Filled:
         reviews = _review(database, len(sizes))
         database.execute("COMMIT")
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    filled = Filled(sum(sizes), len(sizes), max(1, len(sizes) // 2), len(sizes), sizes[-1], reviews)
+    sized = (sum(sizes), len(sizes), max(1, len(sizes) // 2), len(sizes), sizes[-1], reviews)
+    filled = Filled(*sized, counted_s=_keep_counts(state))
     _put_images(state, {filled.typical, filled.largest})
     return filled
+
+
+def _keep_counts(state: Path) -> float:
+    """Keep the counts of all slides, as the daemon does within half a minute of a slide's end; seconds."""
+    began_s = perf_counter()
+    with closing(Store(state)) as store:
+        while store.keep_counts():
+            pass
+    return round(perf_counter() - began_s, 1)
 
 
 def forget_ms(state: Path, slide: int, times: int) -> float:
