@@ -48,16 +48,16 @@ PIECE_BYTES = 1 << 20
 def main() -> None:
     options = parse()
     result: dict[str, Any] = {
-        "command": "python " + " ".join(["benchmarks/scale.py", *sys.argv[1:]]),
+        "command": command(sys.argv[1:], options.database),
         "commit": revision(),
         "cpu": hardware_name(),
         "cores": os.cpu_count(),
-        "versions": versions(["sqlalchemy", "paho-mqtt", "starlette"]) | {"sqlite": sqlite3.sqlite_version},
+        "versions": versions(["sqlalchemy", "psycopg", "paho-mqtt", "starlette"]) | {"sqlite": sqlite3.sqlite_version},
         "times": options.times,
         "goal_ms": GOAL_MS,
         "schema": SCHEMA_VERSION,
         "device": [measure_device(cells, options.times) for cells in options.cells],
-        "fleet": [measure_fleet(boards, options.times) for boards in options.boards],
+        "fleet": [measure_fleet(boards, options.times, options.database) for boards in options.boards],
     }
     result["misses"] = misses(result["device"])
     print(json.dumps(result, indent=2))
@@ -68,9 +68,18 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", type=numbers, default=[10**4, 10**5, 10**6], help="stored, in turn")
     parser.add_argument("--boards", type=numbers, default=[200, 1000, 10_000], help="that report, in turn")
+    parser.add_argument(
+        "--database", metavar="URL", help="an empty PostgreSQL database for the boards; default: SQLite"
+    )
     parser.add_argument("--times", type=int, default=7)
     parser.add_argument("--json", type=Path, default=RESULTS)
     return parser.parse_args()
+
+
+def command(words: list[str], database: str | None) -> str:
+    """What was called; the database's URL and folders are this machine's own."""
+    shown = ["URL" if word == database else Path(word).name if word.endswith(".json") else word for word in words]
+    return " ".join(["python benchmarks/scale.py", *shown])
 
 
 def numbers(text: str) -> list[int]:

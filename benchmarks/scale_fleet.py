@@ -1,6 +1,6 @@
 """A fleet's server with many boards that report, for ``scale.py``: ingest, memory and pages.
 
-The server is `bloodedge fleet serve` as a process of its own, with SQLite and a Mosquitto broker on this machine. A few
+The server is `bloodedge fleet serve` as a process of its own, with database and Mosquitto broker on this machine. A few
 MQTT clients send all boards' reports, which are those of ``fleet.py``: it is the server that is measured, and ten
 thousand connections would cost this machine more than their reports do. First every board reports once, then again and
 again as fast as the broker takes it; a report counts as stored when another connection to the database sees it. Then
@@ -70,13 +70,13 @@ def _report(boot: str, number: int) -> bytes:
     return json.dumps({**REPORT, **own, "cells": cells, "frames": 10 * number}).encode()
 
 
-def measure_fleet(number: int, times: int) -> dict[str, Any]:
-    """A server with so many boards."""
+def measure_fleet(number: int, times: int, url: str | None) -> dict[str, Any]:
+    """A server with so many boards; url: of an empty PostgreSQL database, None for SQLite."""
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".scale.") as name:
         folder = Path(name)
         (folder / "state").mkdir()
-        with Broker(folder) as broker, Server(folder / "state", broker.address, None) as server:
-            engine = open_database(None, folder / "state")
+        with Broker(folder) as broker, Server(folder / "state", broker.address, url) as server:
+            engine = open_database(url, folder / "state")
             await_tables(engine)
             page, pid = _page(server), server.process.pid
             idle_mib = resident_mib(pid)
@@ -95,6 +95,7 @@ def measure_fleet(number: int, times: int) -> dict[str, Any]:
             idle_cpu_s = _cpu_s(server) - idle_cpu_s
             row = {
                 "boards": number,
+                "database": engine.dialect.name,
                 "reports": rounds * number,
                 "reports_per_s": round(rounds * number / took_s),
                 "server_cpu_ms_per_report": round(1000 * cpu_s / (rounds * number), 2),
@@ -157,6 +158,9 @@ def _stored(engine: Engine) -> int:
 
 
 def _bytes(engine: Engine, folder: Path) -> int:
+    if engine.dialect.name == "postgresql":
+        with reading(engine) as connection:
+            return int(connection.execute(text("SELECT pg_database_size(current_database())")).scalar_one())
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
     return (folder / "state" / "fleet.sqlite").stat().st_size
