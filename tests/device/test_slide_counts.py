@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from bloodedge_device.daemon.monitor import Monitor
+from bloodedge.errors import BloodedgeError
+from bloodedge_device.daemon.slide_counter import SlideCounter
 from bloodedge_device.latency import StageTimes
 from bloodedge_device.report import reading
 from bloodedge_device.report.reading import DeviceReport, read_report
@@ -21,9 +22,9 @@ from bloodedge_device.store import DATABASE, Store, galleries, kind_queries, ope
 from bloodedge_device.store.frame_rows import forget_crops
 from bloodedge_device.store.slide_counts import read_counts
 from bloodedge_device.store.statistics import read_statistics
-from bloodedge_device.system.sd_notify import Notifier
 from bloodedge_device.teach import queue
 from support import fakes
+from support.waiting import until
 from support.web_fakes import FakeDaemon, mixed_daemon
 
 WHOLE_TABLE = re.compile(r"SCAN (cells|frames|rejected)\b")
@@ -139,8 +140,39 @@ def test_a_frame_that_comes_while_its_slide_is_counted_is_not_forgotten(
 
 
 def test_the_daemon_keeps_counts_of_a_slide_that_has_ended(daemon: FakeDaemon) -> None:
-    Monitor(daemon.state, Notifier()).check_seldom()
-    assert kept(daemon.desk.state) == [1]
+    counter = SlideCounter(daemon.store, 0.01)
+    counter.start()
+    assert until(lambda: kept(daemon.desk.state) == [1], 10)
+    counter.stop()
+
+
+def test_counting_ends_at_once_when_the_daemon_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(store, 50)
+    monkeypatch.setattr("bloodedge_device.store.slide_counts.STEPS", 100)
+    asked = iter([False, False, True, True])
+    assert store.keep_counts(lambda: next(asked)) == 0
+    assert kept(store.state) == []
+    assert store.keep_counts() == 1
+
+
+def test_a_store_that_cannot_be_counted_does_not_end_the_counter(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults: list[Exception] = [BloodedgeError("The disk is away."), ValueError("a fault")]
+    caplog.set_level("INFO", "bloodedge.device")
+
+    def fail(_: object) -> int:
+        if faults:
+            raise faults.pop(0)
+        return 0
+
+    monkeypatch.setattr(store, "keep_counts", fail)
+    counter = SlideCounter(store, 0.01)
+    counter.start()
+    assert until(lambda: not faults, 10)
+    counter.stop()
+    assert "The disk is away." in caplog.text
+    assert "it is tried again" in caplog.text
 
 
 def test_a_gallery_shows_further_cells_once_the_images_of_the_first_are_deleted(

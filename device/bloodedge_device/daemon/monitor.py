@@ -91,7 +91,7 @@ class Monitor:
             log.warning("No frame was classified for %g s.", alive_s)
 
     def check_seldom(self) -> None:
-        """Clock, heat and disk; slides that have ended are counted, and freed memory goes back to the system."""
+        """Clock, heat and disk; freed memory goes back to the system."""
         report = self._state.health.report
         if clock_synchronised() is False:
             report("clock", Level.WARNING, "The clock is not synchronised; times may be wrong.")
@@ -100,7 +100,6 @@ class Monitor:
         if self._state.pace is Pace.FULL:
             self._report_heat()
         self._tidy()
-        self._state.store.keep_counts()
         give_freed_memory_back()
 
     def _report_heat(self) -> None:

@@ -6,6 +6,7 @@ more, but for their images and what people say of them, and neither is counted h
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.statistics import SlideStatistics
 from bloodedge_device.store.galleries import GALLERIES, Gallery, first_cells
 from bloodedge_device.store.statistics import read_probabilities, read_statistics
+
+STEPS = 100_000
+"""Instructions of SQLite's virtual machine between two looks whether to go on: milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +49,22 @@ def first_to_keep(database: sqlite3.Connection) -> int | None:
     return None if row[0] is None else int(row[0])
 
 
-def count(database: sqlite3.Connection, slide: int) -> tuple[str, int | None]:
-    """(a slide's counts as they are kept, the id of its last frame), of one moment."""
+def count(database: sqlite3.Connection, slide: int, is_over: Callable[[], bool]) -> tuple[str, int | None] | None:
+    """(a slide's counts as they are kept, the id of its last frame), of one moment; None where it ``is_over`` first."""
+    database.set_progress_handler(is_over, STEPS)
     database.execute("BEGIN")
-    counts = SlideCounts(
-        read_statistics(database, slide), read_probabilities(database, slide), first_cells(database, slide)
-    )
-    last = last_frame(database, slide)
-    database.execute("COMMIT")
+    try:
+        counts = SlideCounts(
+            read_statistics(database, slide), read_probabilities(database, slide), first_cells(database, slide)
+        )
+        last = last_frame(database, slide)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            return None
+        raise
+    finally:
+        database.set_progress_handler(None, 0)
+        database.execute("ROLLBACK")
     return json.dumps(_to_json(counts)), last
 
 

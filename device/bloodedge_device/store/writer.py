@@ -56,9 +56,6 @@ FILES_TO_START = 20
 REMOVED_AT_ONCE = 500
 """Most images removed in one call, so that other work is not held up."""
 
-KEEP_WITHIN_S = 1.0
-"""So long slides are counted in one call."""
-
 MOST_ANEW, ANEW_SPAN_S = 3, 3600.0
 """The daemon gives up on a disk that damages more new databases than this within an hour."""
 
@@ -218,17 +215,17 @@ class Store:
             database.execute("UPDATE slides SET finished = ? WHERE id = ?", (_now(), slide))
             self.note(actor, "slide ended", {"slide": slide})
 
-    def keep_counts(self, within_s: float = KEEP_WITHIN_S) -> int:
+    def keep_counts(self, is_over: Callable[[], bool] = lambda: False) -> int:
         """Count the slides that have ended, the newest first, and keep their counts; returns how many.
 
-        Begins none after ``within_s`` seconds; call it now and then. Frames can be stored meanwhile.
+        Frames can be stored meanwhile. is_over: asked many times a second whether to leave the rest for later.
         """
-        kept, end_s = 0, monotonic() + within_s
-        while monotonic() < end_s:
+        kept = 0
+        while not is_over():
             with open_for_reading(self.state) as database:
-                if (slide := first_to_keep(database)) is None:
+                if (slide := first_to_keep(database)) is None or (found := count(database, slide, is_over)) is None:
                     break
-                counts, last = count(database, slide)
+            counts, last = found
             with self._transaction() as database:
                 if last_frame(database, slide) == last:  # none of its frames came late
                     database.execute("INSERT OR REPLACE INTO slide_counts VALUES (?, ?)", (slide, counts))
