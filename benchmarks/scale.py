@@ -12,6 +12,7 @@ Fleet: see ``scale_fleet.py``. Writes results/scale.json.
 import argparse
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import sys
@@ -79,7 +80,7 @@ def parse() -> argparse.Namespace:
 def command(words: list[str], database: str | None) -> str:
     """What was called; the database's URL and folders are this machine's own."""
     shown = ["URL" if word == database else Path(word).name if word.endswith(".json") else word for word in words]
-    return " ".join(["python benchmarks/scale.py", *shown])
+    return f"python benchmarks/scale.py {shlex.join(shown)}".rstrip()
 
 
 def numbers(text: str) -> list[int]:

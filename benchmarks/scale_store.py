@@ -85,8 +85,7 @@ def _keep_counts(state: Path) -> float:
     """Keep the counts of all slides, as the daemon does within half a minute of a slide's end; seconds."""
     began_s = perf_counter()
     with closing(Store(state)) as store:
-        while store.keep_counts():
-            pass
+        store.keep_counts()
     return round(perf_counter() - began_s, 1)
 
 
