@@ -3,9 +3,10 @@
     python docs/results.py            writes what is out of date
     python docs/results.py --check    writes nothing; exits with 1 if something is out of date
 
-It writes results.md, experiments.md, architecture.md, and the marked blocks of README.md and models/README.md. The
-prose is in templates/*.md.j2; the records are benchmarks/results/*.json and the manifests of models/*.bundle. In a
-template, ``least(value, goal, text)`` and ``most(value, goal, text)`` give the text, bold and called missed if the goal
+It writes results.md, experiments.md, scale.md, architecture.md, and the marked blocks of README.md and
+models/README.md. The prose is in templates/*.md.j2; the records are benchmarks/results/*.json and the manifests of
+models/*.bundle. In a template,
+``least(value, goal, text)`` and ``most(value, goal, text)`` give the text, bold and called missed if the goal
 is missed.
 """
 
@@ -22,7 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = Path(__file__).parent / "templates"
-PAGES = ("results", "experiments", "architecture")
+PAGES = ("results", "experiments", "scale", "architecture")
 MODELS = ROOT / "models" / "README.md"
 BLOCKS = {"headline": ROOT / "README.md", "released": MODELS, "simulated": MODELS}
 

@@ -21,6 +21,7 @@ from bloodedge.web_access import new_token
 from bloodedge_fleet.boards.archive import Archive, Outcome, Received
 from bloodedge_fleet.boards.broker import Broker
 from bloodedge_fleet.boards.listener import Listener
+from bloodedge_fleet.boards.overview import read_boards
 from bloodedge_fleet.database import migrate, open_database, reading
 from bloodedge_fleet.metrics import Figures
 from bloodedge_fleet.rollouts.controller import RolloutController
@@ -32,6 +33,7 @@ from support.needs import needs, required
 from support.waiting import until
 
 LOCAL = "http://127.0.0.1"
+NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 PAGES = ("/", "/boards/pi-1", "/boards/quiet", "/rollouts", "/nothing")
 HOSTILE = "<script>alert(1)</script>"
 
@@ -76,12 +78,35 @@ def test_the_boards_are_shown_with_what_is_wrong_and_the_baseline(client: TestCl
     page = client.get("/").text
     names = re.findall(r'href="/boards/([^"]+)"', page)
     assert names == ["pi-2", "pi-3", "quiet", "pi-1"]  # the worst first
+    assert "Page 1" not in page
     assert "No camera &lt;script&gt;" in page
     assert HOSTILE not in page
     assert "\N{MULTIPLICATION SIGN} 3.0" in page
     assert "2 missing" in page
     assert "89.0" in page  # the int8 model on held-out cells
     assert "Not connected to the broker" in page
+
+
+def test_very_many_boards_are_shown_in_pages_the_worst_on_the_first(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloodedge_fleet.boards.overview.BOARDS_A_PAGE", 3)
+    first, second = client.get("/").text, client.get("/?page=2").text
+    assert re.findall(r'href="/boards/([^"]+)"', first) == ["pi-2", "pi-3", "quiet"]
+    assert re.findall(r'href="/boards/([^"]+)"', second) == ["pi-1"]
+    assert re.findall(r'href="/\?page=(\d)"', first + second) == ["2", "1"]
+    for page in (first, second):
+        assert "<h1>4 boards</h1>" in page
+    assert client.get("/?page=99").text.count("Page 2 of 2") == 1
+    assert client.get("/?page=0").status_code == 404
+
+
+def test_a_board_is_the_same_among_others_and_alone(site: Site) -> None:
+    with reading(site.engine) as connection:
+        together = read_boards(connection, site.silent, NOW)
+        alone = [read_boards(connection, site.silent, NOW, [board.name]) for board in together]
+    assert alone == [[board] for board in together]
+    assert {board.name: board.missing for board in together}["pi-2"] == 2
 
 
 def test_a_board_has_a_page_of_its_own(client: TestClient) -> None:

@@ -35,7 +35,7 @@ from bloodedge_fleet.database.tables import boards
 from bloodedge_fleet.rollouts.controller import EVERY_S, RolloutController
 from bloodedge_fleet.rollouts.overview import read_rollout_views
 from bloodedge_fleet.rollouts.stages import Rollout
-from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, pending_requests, read_rollouts
+from bloodedge_fleet.rollouts.store import begin, bundle_file, halt, last_reports, pending_requests, read_rollouts
 from bloodedge_fleet.server import Page, _log_address, _own_url
 from support.fleet_fakes import AT_ONCE, RELEASED, offered, report, sent
 from support.mqtt import Broker as Mosquitto
@@ -128,6 +128,23 @@ def test_a_rollout_goes_from_the_canary_to_all_as_boards_report(engine: Engine, 
     thread.check(datetime.now(UTC))
     assert told == []
     assert set(pending_requests(engine, URL).values()) == {b""}
+
+
+def test_only_reports_of_boards_that_were_asked_are_read(engine: Engine, state: Path) -> None:
+    archive = Archive(engine)
+    for name in ("a", "b", "c"):
+        archive.store(sent(name, report(1)))
+
+    def read() -> set[str]:
+        with reading(engine) as connection:
+            return set(last_reports(connection, SILENT, datetime.now(UTC)))
+
+    begin(engine, offered(engine, state, RELEASED), ["b", "a", "c"], **AT_ONCE)
+    assert read() == set()
+    controller(engine, []).check(datetime.now(UTC))
+    assert read() == {"b"}
+    halt(engine, the_rollout(engine).name, "enough")
+    assert read() == set()
 
 
 def test_a_failure_halts_it_and_withdraws_what_was_asked(engine: Engine, state: Path) -> None:

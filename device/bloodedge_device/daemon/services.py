@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from bloodedge.errors import BloodedgeError, system_sentence
 from bloodedge.machine import hardware_name
 from bloodedge_device.daemon.monitor import Monitor
+from bloodedge_device.daemon.slide_counter import SlideCounter
 from bloodedge_device.daemon.slot_watch import SlotWatch
 from bloodedge_device.health import Level
 from bloodedge_device.web.desk import Desk
@@ -52,6 +53,9 @@ class Services:
         self.page = web.url
         if state.settings.mqtt.host is not None:
             self._publish()
+        counter = SlideCounter(state.store, state.timings.seldom_every_s)
+        counter.start()
+        self._running.callback(counter.stop)
         self._running.callback(self._check, "the slots", self._slots.close)
         self._thread.start()
         self._running.callback(self._thread.join)

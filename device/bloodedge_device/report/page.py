@@ -11,8 +11,9 @@ from bloodedge.decision.thresholds import Thresholds
 from bloodedge.files import write_text
 from bloodedge.machine import EARLIEST
 from bloodedge.report import charts, count, data_uri, percent, render
-from bloodedge_device.report.reading import PROBABILITY_BINS, DeviceReport, ShownCell, percentiles_text
+from bloodedge_device.report.reading import DeviceReport, ShownCell, percentiles_text
 from bloodedge_device.store.crops import shown_image
+from bloodedge_device.store.statistics import PROBABILITY_BINS
 
 FIGURES = {
     "accuracy": "Accuracy",

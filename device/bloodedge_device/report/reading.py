@@ -23,16 +23,10 @@ from bloodedge_device.slide.kind_review import KindAgreement, ReviewedKind, coun
 from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.slide.statistics import SlideStatistics
 from bloodedge_device.store import DATABASE, open_for_reading
-from bloodedge_device.store.queries import GALLERY
-from bloodedge_device.store.statistics import (
-    DifferentialTerms,
-    read_latency,
-    read_reviewed_kinds,
-    read_statistics,
-    read_terms,
-)
+from bloodedge_device.store.galleries import GALLERIES, Gallery, read_gallery
+from bloodedge_device.store.slide_counts import SlideCounts, read_counts
+from bloodedge_device.store.statistics import DifferentialTerms, read_latency, read_reviewed_kinds, read_terms
 
-PROBABILITY_BINS = 20
 NO_VERDICT = (
     "The slide as a whole is not judged: this bundle holds no scores of people whom it has not seen. bloodedge rates"
     " adds them."
@@ -246,6 +240,7 @@ def read_report(state: Path, slide: int | None = None) -> DeviceReport:
         run = dict(database.execute("SELECT * FROM runs WHERE id = ?", (row["run"],)).fetchone())
         run["camera"] = redacted(run["camera"])  # an earlier version may have stored it
         manifest = parse_record(Manifest, run.pop("manifest"), str(state / DATABASE))
+        counts = read_counts(database, row["id"])
         return DeviceReport(
             slide=row["id"],
             label=row["label"],
@@ -254,29 +249,23 @@ def read_report(state: Path, slide: int | None = None) -> DeviceReport:
             golden=json.loads(run.pop("golden")),
             run=run,
             manifest=manifest,
-            statistics=read_statistics(database, row["id"]),
+            statistics=counts.statistics,
             stages=_stages(database, row["id"]),
-            probabilities=_probabilities(database, row["id"]),
-            most_blast_like=_gallery(
-                database, state, row["id"], f"{_INSIDE} AND label != 'uncertain'", "blast_probability DESC"
-            ),
-            most_uncertain=_gallery(
-                database, state, row["id"], _INSIDE, f"abs(blast_probability - {manifest.thresholds.blast:f})"
-            ),
-            refused=_gallery(database, state, row["id"], f"NOT ({_INSIDE})", "frames.number DESC"),
+            probabilities=counts.probabilities,
+            **{name: _gallery(database, state, row["id"], name, counts) for name in GALLERIES},
             terms=read_terms(database, row["id"]),
-            kinds=read_reviewed_kinds(database, row["id"]),
+            kinds=read_reviewed_kinds(database, row["id"], counts.statistics.kinds),
         )
 
 
 def _slide_row(database: sqlite3.Connection, state: Path, slide: int | None) -> sqlite3.Row:
-    ids = [row["id"] for row in database.execute("SELECT id FROM slides ORDER BY id")]
-    if not ids:
+    first, last = database.execute("SELECT min(id), max(id) FROM slides").fetchone()
+    if last is None:
         raise UsageError(f"{state} has no slide yet; make one with: bloodedge device run --state {quoted(state)}")
-    number = ids[-1] if slide is None else slide
-    if number not in ids:
-        raise UsageError(f"{state} has no slide {number}; it has {ids[0]} to {ids[-1]}.")
-    row: sqlite3.Row = database.execute("SELECT * FROM slides WHERE id = ?", (number,)).fetchone()
+    number = last if slide is None else slide
+    row: sqlite3.Row | None = database.execute("SELECT * FROM slides WHERE id = ?", (number,)).fetchone()
+    if row is None:
+        raise UsageError(f"{state} has no slide {number}; it has {first} to {last}.")
     return row
 
 
@@ -289,23 +278,11 @@ def _stages(database: sqlite3.Connection, slide: int) -> list[StageLatency]:
     ]
 
 
-_CELLS = (
-    "FROM cells JOIN frames ON frames.id = cells.frame"
-    " WHERE frames.slide = ? AND blast_probability IS NOT NULL AND NOT repeated"
-)
-_INSIDE = f"cells.reason IS NOT '{Reason.OUT_OF_DOMAIN}'"
-
-
-def _probabilities(database: sqlite3.Connection, slide: int) -> list[int]:
-    query = f"SELECT min(CAST(blast_probability * {PROBABILITY_BINS} AS INTEGER), {PROBABILITY_BINS - 1}), count(*)"
-    counts = {row[0]: row[1] for row in database.execute(f"{query} {_CELLS} AND {_INSIDE} GROUP BY 1", (slide,))}
-    return [counts.get(index, 0) for index in range(PROBABILITY_BINS)]
-
-
-def _gallery(database: sqlite3.Connection, state: Path, slide: int, which: str, order: str) -> list[ShownCell]:
-    """The first cells in ``order`` whose images still exist."""
-    columns = "cells.*, frames.number AS frame_number, frames.source"
-    query = f"SELECT {columns} {_CELLS} AND crop IS NOT NULL AND {which} ORDER BY {order}, cells.id LIMIT {GALLERY}"
+def _gallery(
+    database: sqlite3.Connection, state: Path, slide: int, name: Gallery, counts: SlideCounts
+) -> list[ShownCell]:
+    """The first cells of a gallery whose images still exist."""
+    first = None if counts.galleries is None else counts.galleries[name]
     shown = [
         ShownCell(
             frame=row["frame_number"],
@@ -316,6 +293,6 @@ def _gallery(database: sqlite3.Connection, state: Path, slide: int, which: str, 
             area_um2=row["area_um2"],
             crop=state / "crops" / row["crop"],
         )
-        for row in database.execute(query, (slide,))
+        for row in read_gallery(database, slide, name, first)
     ]
     return [cell for cell in shown if cell.crop.is_file()]

@@ -14,6 +14,7 @@ from bloodedge.files import SQLITE_ENDINGS, file_mode
 from bloodedge_device.store.crops import free_bytes
 from bloodedge_device.store.schema import (
     ADDED,
+    ADDED_TABLES,
     APPLICATION_ID,
     MIGRATIONS,
     OUTBOX_SINCE,
@@ -214,18 +215,26 @@ def open_for_reading(state: Path) -> Iterator[sqlite3.Connection]:
         version = check_version(database, state)
         if version < READABLE_SINCE:
             raise BloodedgeError(f"{path} was written by an older bloodedge; start the daemon once, which upgrades it.")
-        _show_added_columns(database, version)
+        _show_what_was_added(database, version)
         yield database
 
 
-def _show_added_columns(database: sqlite3.Connection, version: int) -> None:
-    """Have this connection see newer columns as NULL, through views in its own memory; the file stays as it is."""
+def _show_what_was_added(database: sqlite3.Connection, version: int) -> None:
+    """Have this connection see newer columns as NULL and newer tables as empty, in its own memory.
+
+    The file stays as it is.
+    """
     missing: dict[str, tuple[str, ...]] = {}
     for since, tables in ADDED.items():
         if version < since:
             missing |= {table: missing.get(table, ()) + columns for table, columns in tables.items()}
-    if missing:
+    new = {
+        name: columns for since, tables in ADDED_TABLES.items() if version < since for name, columns in tables.items()
+    }
+    if missing or new:
         database.execute("PRAGMA temp_store = MEMORY")
     for table, columns in missing.items():
         nulls = ", ".join(f"NULL AS {column}" for column in columns)
         database.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {nulls} FROM main.{table}")  # noqa: S608  # own names
+    for table, columns in new.items():
+        database.execute(f"CREATE TEMP TABLE {table} ({', '.join(columns)})")

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,10 +95,17 @@ def recall(database: sqlite3.Connection, slide: int) -> None:
 
 
 def forget_crops(database: sqlite3.Connection, crops: Sequence[str]) -> None:
-    """Remove the names of deleted images from the rows, in one pass over the cells."""
-    if crops:
+    """Remove the names of deleted images from the rows, which are found by slide and frame, as the names say."""
+    of_slides: defaultdict[int, list[str]] = defaultdict(list)
+    for crop in crops:
+        of_slides[int(crop.partition("/")[0])].append(crop)
+    for slide, names in of_slides.items():
+        frames = [int(name.rpartition("/")[2].partition("-")[0]) for name in names]
         database.execute(
-            "UPDATE cells SET crop = NULL WHERE crop IN (SELECT value FROM json_each(?))", (json.dumps(crops),)
+            "UPDATE cells SET crop = NULL WHERE frame IN"
+            " (SELECT id FROM frames WHERE slide = ? AND number BETWEEN ? AND ?)"
+            " AND crop IN (SELECT value FROM json_each(?))",
+            (slide, min(frames), max(frames), json.dumps(names)),
         )
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import sqlite3
-from collections import Counter, defaultdict
 from functools import partial
 from heapq import nsmallest
 from pathlib import Path
@@ -12,23 +11,19 @@ import numpy as np
 
 from bloodedge.bundle.json_records import parse_record
 from bloodedge.bundle.manifest import Manifest
-from bloodedge.decision.error_rates import Rates
 from bloodedge.decision.reference_people import ASPECTS, Aspect, Floats, aspects_of
-from bloodedge.decision.slide_verdict import ScoreCounts, SlideVerdict, slide_verdict
 from bloodedge_device.slide.drift import Drift, drift_of_aspects
-from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.review import ReviewedCell, Sampling
-from bloodedge_device.slide.share import SlideShare
 from bloodedge_device.store.crops import for_people
 from bloodedge_device.store.database import CROPS, DATABASE, open_for_reading
+from bloodedge_device.store.galleries import GALLERY
 from bloodedge_device.store.rows import CellRow, SlideRow
-from bloodedge_device.store.statistics import read_drawn, read_people_scores, read_rates, read_scores
+from bloodedge_device.store.slide_counts import read_counts
+from bloodedge_device.store.statistics import cell_ids, read_people_scores, read_rates
 
-GALLERY = 12
-"""Cells shown in each row of the gallery."""
-
-MOST_COMPARED = 200_000
-"""About so many cells of a slide are compared with the reference people's: more would change no distance by 0.01."""
+MOST_COMPARED = 20_000
+"""About so many cells of a slide are compared with the reference people's: of more, chance adds less than 0.01 to a
+distance (``bloodedge.decision.reference_people.CHANCE`` over the root of their number)."""
 MOST_DRAWN = 5000
 """Cells drawn for a review."""
 PART = 5000
@@ -42,24 +37,7 @@ def slides(state: Path, before: int, limit: int) -> list[SlideRow]:
     with open_for_reading(state) as database:
         query = "SELECT id, label, started, finished FROM slides WHERE id < ? ORDER BY id DESC LIMIT ?"
         rows = database.execute(query, (before, limit)).fetchall()
-        if not rows:
-            return []
-        span = (rows[-1]["id"], rows[0]["id"])
-        counts, reviewed, drawn = _counts(database, span), _reviewed(database, span), read_drawn(database, *span)
-        rates = {row["id"]: read_rates(database, row["id"]) for row in rows}
-        people = {row["id"]: read_people_scores(database, row["id"]) for row in rows}
-        scores = read_scores(database, *span)
-        return [
-            _slide(
-                row,
-                counts[row["id"]],
-                reviewed.get(row["id"], 0),
-                rates[row["id"]],
-                drawn[row["id"]],
-                slide_verdict(people[row["id"]], scores.get(row["id"], ScoreCounts())),
-            )
-            for row in rows
-        ]
+        return [_slide(database, row) for row in rows]
 
 
 def find_slide(state: Path, slide: int) -> SlideRow | None:
@@ -68,64 +46,46 @@ def find_slide(state: Path, slide: int) -> SlideRow | None:
     return found[0] if found and found[0].id == slide else None
 
 
-def _counts(database: sqlite3.Connection, span: tuple[int, int]) -> defaultdict[int, "Counter[tuple[int, int, int]]"]:
-    """How many frames had so many (cells, blasts, normals), by slide; frames without cells are left out."""
-    found: defaultdict[int, Counter[tuple[int, int, int]]] = defaultdict(Counter)
-    query = (
-        "SELECT slide, cells, blasts, normals, count(*) FROM (SELECT frames.slide AS slide, count(*) AS cells,"
-        " sum(cells.label = 'blast') AS blasts, sum(cells.label = 'normal') AS normals FROM frames"
-        " JOIN cells ON cells.frame = frames.id WHERE frames.slide BETWEEN ? AND ? AND repeated = 0 GROUP BY frames.id)"
-        " GROUP BY 1, 2, 3, 4"
-    )
-    for slide, cells, blasts, normals, number in database.execute(query, span):
-        found[slide][cells, blasts, normals] = number
-    return found
-
-
-def _reviewed(database: sqlite3.Connection, span: tuple[int, int]) -> dict[int, int]:
-    query = (
-        "SELECT frames.slide, count(DISTINCT reviews.cell) FROM reviews JOIN cells ON cells.id = reviews.cell"
-        " JOIN frames ON frames.id = cells.frame WHERE frames.slide BETWEEN ? AND ? GROUP BY frames.slide"
-    )
-    return {row[0]: row[1] for row in database.execute(query, span)}
-
-
-def _slide(
-    row: sqlite3.Row,
-    frames: "Counter[tuple[int, int, int]]",
-    reviewed: int,
-    rates: Rates | None,
-    drawn: tuple[int, int] | None,
-    verdict: SlideVerdict | None,
-) -> SlideRow:
-    called: Counter[tuple[int, int]] = Counter()
-    for (_, blasts, normals), number in frames.items():
-        called[blasts, blasts + normals] += number
-    share = ClusteredShare.of_frames(called)
+def _slide(database: sqlite3.Connection, row: sqlite3.Row) -> SlideRow:
+    slide = int(row["id"])
+    counts = read_counts(database, slide).statistics
+    share, verdict = counts.share(read_rates(database, slide)), counts.verdict(read_people_scores(database, slide))
     return SlideRow(
         **row,
-        cells=sum(cells * number for (cells, _, _), number in frames.items()),
-        blasts=share.successes,
-        normals=share.trials - share.successes,
-        reviewed=reviewed,
-        **SlideRow.values(SlideShare.of(share, rates, drawn), verdict),
+        cells=counts.cells_total,
+        blasts=counts.cells["blast"],
+        normals=counts.cells["normal"],
+        reviewed=database.execute(f"SELECT count(DISTINCT cell) {_REVIEWS}", _ids_and(database, slide)).fetchone()[0],
+        **SlideRow.values(share, verdict),
     )
+
+
+_REVIEWS = (
+    "FROM reviews CROSS JOIN cells ON cells.id = reviews.cell CROSS JOIN frames ON frames.id = cells.frame"
+    " WHERE reviews.cell BETWEEN ? AND ? AND frames.slide = ?"
+)
+"""Reviews of a slide's cells, by way of the reviews: they are few and the slide's cells many; see ``_ids_and``."""
+
+
+def _ids_and(database: sqlite3.Connection, slide: int) -> tuple[int, int, int]:
+    return (*cell_ids(database, slide), slide)
 
 
 CELL_QUERY = (
     "SELECT cells.id, frames.slide, frames.number AS frame, source, captured_at, x, y, cells.width, cells.height,"
     " cells.label, blast_probability, cells.reason, area_um2, repeated, crop IS NOT NULL AS has_crop,"
     " cells.kind, kind_probability, cells.stage, latest.label AS review, latest.kind AS review_kind,"
-    " latest.stage AS review_stage FROM cells JOIN frames ON frames.id = cells.frame LEFT JOIN reviews AS latest"
+    " latest.stage AS review_stage FROM cells CROSS JOIN frames ON frames.id = cells.frame LEFT JOIN reviews AS latest"
     " ON latest.id = (SELECT max(id) FROM reviews WHERE reviews.cell = cells.id)"
 )
 
 
 def cells(state: Path, slide: int, after: int, limit: int) -> list[CellRow]:
     """Cells of a slide with ids above ``after``, oldest first."""
-    query = f"{CELL_QUERY} WHERE frames.slide = ? AND cells.id > ? ORDER BY cells.id LIMIT ?"
+    query = f"{CELL_QUERY} WHERE cells.id BETWEEN ? AND ? AND frames.slide = ? ORDER BY cells.id LIMIT ?"
     with open_for_reading(state) as database:
-        return [cell_of(row) for row in database.execute(query, (slide, after, limit))]
+        first, last = cell_ids(database, slide)
+        return [cell_of(row) for row in database.execute(query, (max(first, after + 1), last, slide, limit))]
 
 
 def find_cell(state: Path, cell: int) -> tuple[int, CellRow] | None:
@@ -183,23 +143,19 @@ def _drawn_order(slide: int, cell: int) -> bytes:
 
 def answers(state: Path, slide: int, sampling: Sampling) -> dict[int, str]:
     """The latest review of each cell of this sampling: its class, or its kind where only that was said."""
-    query = (
-        "SELECT reviews.cell, coalesce(reviews.label, reviews.kind) FROM reviews JOIN cells ON cells.id = reviews.cell"
-        " JOIN frames ON frames.id = cells.frame WHERE frames.slide = ? AND sampling = ? ORDER BY reviews.id"
-    )
+    columns = "SELECT reviews.cell, coalesce(reviews.label, reviews.kind)"
+    query = f"{columns} {_REVIEWS} AND sampling = ? ORDER BY reviews.id"
     with open_for_reading(state) as database:
-        return {row[0]: row[1] for row in database.execute(query, (slide, sampling))}
+        return {row[0]: row[1] for row in database.execute(query, (*_ids_and(database, slide), sampling))}
 
 
 def reviewed_cells(state: Path, slide: int) -> list[ReviewedCell]:
     """Every cell of a slide whose class was reviewed; for each sampling the latest review counts."""
-    query = (
-        "SELECT reviews.cell, reviews.label AS person, sampling, cells.label, blast_probability, cells.frame"
-        " FROM reviews JOIN cells ON cells.id = reviews.cell JOIN frames ON frames.id = cells.frame"
-        " WHERE frames.slide = ? ORDER BY reviews.id"
-    )
+    columns = "SELECT reviews.cell, reviews.label AS person, sampling, cells.label, blast_probability, cells.frame"
+    query = f"{columns} {_REVIEWS} ORDER BY reviews.id"
     with open_for_reading(state) as database:
-        latest = {(row["cell"], row["sampling"]): row for row in database.execute(query, (slide,))}
+        rows = database.execute(query, _ids_and(database, slide))
+        latest = {(row["cell"], row["sampling"]): row for row in rows}
     return [
         ReviewedCell(row["label"], row["person"], row["blast_probability"], row["frame"], row["sampling"])
         for row in latest.values()

@@ -9,7 +9,8 @@ from bloodedge.decision.slide_verdict import PeopleScores
 from bloodedge.decision.thresholds import Reason
 from bloodedge.errors import quoted
 from bloodedge_device.slide.statistics import SlideStatistics
-from bloodedge_device.store.statistics import read_people_scores, read_rates, read_statistics
+from bloodedge_device.store.slide_counts import read_counts
+from bloodedge_device.store.statistics import read_people_scores, read_rates
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_summary(database: sqlite3.Connection, first: int, ending: str, *, inter
         SlideSummary(
             row["id"],
             row["label"],
-            read_statistics(database, row["id"]),
+            read_counts(database, row["id"]).statistics,
             read_rates(database, row["id"]),
             read_people_scores(database, row["id"]),
         )

@@ -148,6 +148,13 @@ _LIGHT = """
 ALTER TABLE cells ADD COLUMN light TEXT;             -- "226,222,232": the empty field at the cell, 0..255 BGR
 """
 
+_SLIDE_COUNTS = """
+CREATE TABLE slide_counts (  -- of slides that have ended; whatever changes what is counted empties it
+    slide INTEGER PRIMARY KEY REFERENCES slides (id),
+    counts TEXT NOT NULL     -- JSON: see bloodedge_device.store.slide_counts
+) STRICT;
+"""
+
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     6: {
         "runs": ("kind_rates", "differential_cells"),
@@ -158,7 +165,10 @@ ADDED: dict[int, dict[str, tuple[str, ...]]] = {
 }
 """Columns by the version that brought them; readers see NULL in them where a database is older."""
 
-MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN, _MODEL_FAULTS, _KINDS, _LIGHT)
+ADDED_TABLES: dict[int, dict[str, tuple[str, ...]]] = {8: {"slide_counts": ("slide", "counts")}}
+"""Tables by the version that brought them, with their columns; readers see them empty where a database is older."""
+
+MIGRATIONS = (_RESULTS, _SERVICE, _WATCHED, _DRAWN, _MODEL_FAULTS, _KINDS, _LIGHT, _SLIDE_COUNTS)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 READABLE_SINCE = 2

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -12,15 +13,18 @@ from bloodedge.decision.kinds import OTHER, Kind
 from bloodedge.decision.slide_verdict import BINS, EDGES, PeopleScores, ScoreCounts
 from bloodedge.decision.thresholds import LABELS, Reason
 from bloodedge_device.latency import LatencyHistogram
-from bloodedge_device.slide.differential import TARGET
+from bloodedge_device.slide.differential import TARGET, KindKey
 from bloodedge_device.slide.interval import ClusteredShare
 from bloodedge_device.slide.kind_review import ReviewedKind
 from bloodedge_device.slide.review import Review
 from bloodedge_device.slide.statistics import SlideStatistics
+from bloodedge_device.store.galleries import INSIDE, JUDGED
+
+PROBABILITY_BINS = 20
 
 
 def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics:
-    """A slide's statistics, finished or not."""
+    """A slide's statistics, finished or not, counted from its cells."""
     processed, dropped = database.execute(
         "SELECT count(*), coalesce(sum(dropped_before), 0) FROM frames WHERE slide = ?", (slide,)
     ).fetchone()
@@ -52,35 +56,40 @@ def read_statistics(database: sqlite3.Connection, slide: int) -> SlideStatistics
         ),
         repeated=repeated,
         clustered=ClusteredShare.of_frames(Counter({(blasts, called): frames for blasts, called, frames in by_frame})),
-        scores=read_scores(database, slide, slide).get(slide, ScoreCounts()),
-        drawn=read_drawn(database, slide, slide)[slide],
+        scores=_scores(database, slide),
+        drawn=_drawn(database, slide),
         kinds={(Kind(kind), stage, label): cells for kind, stage, label, cells in by_kind},
     )
 
 
-def read_scores(database: sqlite3.Connection, first: int, last: int) -> dict[int, ScoreCounts]:
-    """Called cells and those in the abstain band by blast probability, by slide; slides without cells are missing."""
+def _scores(database: sqlite3.Connection, slide: int) -> ScoreCounts:
+    """Called cells and those in the abstain band by blast probability."""
     low, high = EDGES
     query = (
-        "SELECT frames.slide, sum(blast_probability < ?), sum(blast_probability >= ? AND blast_probability < ?),"
-        " sum(blast_probability >= ?) FROM cells JOIN frames ON frames.id = cells.frame"
-        " WHERE frames.slide BETWEEN ? AND ? AND NOT repeated AND blast_probability IS NOT NULL"
-        " AND (cells.label != 'uncertain' OR cells.reason = ?) GROUP BY frames.slide"
+        "SELECT sum(blast_probability < ?), sum(blast_probability >= ? AND blast_probability < ?),"
+        f" sum(blast_probability >= ?) {JUDGED} AND (cells.label != 'uncertain' OR cells.reason = ?)"
     )
-    rows = database.execute(query, (low, low, high, high, first, last, Reason.ABSTAIN_BAND))
-    return {slide: ScoreCounts(**dict(zip(BINS, counts, strict=True))) for slide, *counts in rows}
+    counts = database.execute(query, (low, low, high, high, slide, Reason.ABSTAIN_BAND)).fetchone()
+    return ScoreCounts(**dict(zip(BINS, (number or 0 for number in counts), strict=True)))
 
 
-def read_drawn(database: sqlite3.Connection, first: int, last: int) -> dict[int, tuple[int, int] | None]:
-    """Drawn blasts and normal cells in the processed frames, by slide; None of real cameras."""
-    found: dict[int, tuple[int, int] | None] = dict.fromkeys(range(first, last + 1))
-    if any(column["name"] == "drawn_blasts" for column in database.execute("PRAGMA table_info(frames)")):
-        query = (
-            "SELECT slide, sum(drawn_blasts), sum(drawn_normals) FROM frames WHERE slide BETWEEN ? AND ?"
-            " AND drawn_blasts IS NOT NULL AND (reason IS NULL OR reason = ?) GROUP BY slide"
-        )
-        found |= {row[0]: (row[1], row[2]) for row in database.execute(query, (first, last, Reason.NO_CELL))}
-    return found
+def _drawn(database: sqlite3.Connection, slide: int) -> tuple[int, int] | None:
+    """Drawn blasts and normal cells in the processed frames; None of a real camera."""
+    if not any(column["name"] == "drawn_blasts" for column in database.execute("PRAGMA table_info(frames)")):
+        return None
+    query = (
+        "SELECT sum(drawn_blasts), sum(drawn_normals) FROM frames WHERE slide = ? AND drawn_blasts IS NOT NULL"
+        " AND (reason IS NULL OR reason = ?)"
+    )
+    blasts, normals = database.execute(query, (slide, Reason.NO_CELL)).fetchone()
+    return None if blasts is None else (blasts, normals)
+
+
+def read_probabilities(database: sqlite3.Connection, slide: int) -> list[int]:
+    """Cells inside the domain by calibrated blast probability, PROBABILITY_BINS equal bins over 0..1."""
+    query = f"SELECT min(CAST(blast_probability * {PROBABILITY_BINS} AS INTEGER), {PROBABILITY_BINS - 1}), count(*)"
+    counts = {row[0]: row[1] for row in database.execute(f"{query} {JUDGED} AND {INSIDE} GROUP BY 1", (slide,))}
+    return [counts.get(index, 0) for index in range(PROBABILITY_BINS)]
 
 
 def read_rates(database: sqlite3.Connection, slide: int) -> Rates | None:
@@ -109,25 +118,51 @@ def read_terms(database: sqlite3.Connection, slide: int) -> DifferentialTerms:
 
 
 REVIEWED_KINDS = (
-    "cells.kind, cells.stage, cells.label, reviews.label AS person_label, reviews.kind AS person_kind,"
-    " reviews.stage AS person_stage, sampling FROM cells JOIN frames ON frames.id = cells.frame"
-    " LEFT JOIN reviews ON reviews.id = (SELECT max(id) FROM reviews WHERE reviews.cell = cells.id)"
-    " WHERE frames.slide = ? AND NOT cells.repeated AND (cells.kind IS NOT NULL OR reviews.kind IS NOT NULL)"
+    "cells.id, cells.kind, cells.stage, cells.label, latest.label AS person_label, latest.kind AS person_kind,"
+    " latest.stage AS person_stage, sampling"
+    " FROM reviews AS latest CROSS JOIN cells ON cells.id = latest.cell CROSS JOIN frames ON frames.id = cells.frame"
+    " WHERE latest.cell BETWEEN ? AND ? AND frames.slide = ?"
+    " AND latest.id = (SELECT max(id) FROM reviews WHERE reviews.cell = latest.cell)"
+    " AND NOT repeated AND (cells.kind IS NOT NULL OR latest.kind IS NOT NULL)"
 )
-"""Columns and rows of a slide's cells with a kind, told or reviewed."""
+"""Columns and rows of a slide's reviewed cells with a kind, told or reviewed; for cells between two ids."""
 
 
-def read_reviewed_kinds(database: sqlite3.Connection, slide: int) -> list[ReviewedKind]:
-    """How many cells of a slide with a kind, told or reviewed, have which answer of the device and of a person."""
-    query = f"SELECT count(*) AS cells, {REVIEWED_KINDS} GROUP BY 2, 3, 4, 5, 6, 7, 8"  # own names
-    return [replace(reviewed_kind(row), cells=row["cells"]) for row in database.execute(query, (slide,))]
+def read_reviewed_kinds(database: sqlite3.Connection, slide: int, told: Mapping[KindKey, int]) -> list[ReviewedKind]:
+    """How many cells of a slide with a kind, told or reviewed, have which answer of the device and of a person.
+
+    told: the slide's cells as the device told them, of which only the reviewed ones are read.
+    """
+    reviewed = Counter(
+        (row["kind"] is not None, reviewed_kind(row))
+        for row in database.execute(f"SELECT {REVIEWED_KINDS}", (*cell_ids(database, slide), slide))
+    )
+    left = Counter(told)
+    for (was_told, one), cells in reviewed.items():
+        if was_told:
+            left[one.kind, one.stage, one.label] -= cells
+    alone = [
+        ReviewedKind(kind, stage, label, None, None, cells) for (kind, stage, label), cells in left.items() if cells
+    ]
+    return [*alone, *(replace(one, cells=cells) for (_, one), cells in reviewed.items())]
 
 
 def reviewed_kind(row: sqlite3.Row) -> ReviewedKind:
     """A row of REVIEWED_KINDS."""
-    said = row["person_label"], row["person_kind"], row["person_stage"]
-    person = None if row["sampling"] is None else Review.of(*said)
+    person = Review.of(row["person_label"], row["person_kind"], row["person_stage"])
     return ReviewedKind(Kind(row["kind"] or Kind.UNKNOWN), row["stage"], row["label"], person, row["sampling"])
+
+
+def cell_ids(database: sqlite3.Connection, slide: int) -> tuple[int, int]:
+    """The lowest and highest id among a slide's cells; (1, 0) without cells.
+
+    Rows are numbered in the order of writing and none is deleted, so they are those of its first and last frame.
+    Other slides' cells may lie between them.
+    """
+    query = "SELECT cells.id FROM frames CROSS JOIN cells ON cells.frame = frames.id WHERE slide = ? ORDER BY"
+    first = database.execute(f"{query} frames.id, cells.id LIMIT 1", (slide,)).fetchone()
+    last = database.execute(f"{query} frames.id DESC, cells.id DESC LIMIT 1", (slide,)).fetchone()
+    return (1, 0) if first is None or last is None else (first[0], last[0])
 
 
 def read_people_scores(database: sqlite3.Connection, slide: int) -> PeopleScores | None:

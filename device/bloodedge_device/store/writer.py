@@ -31,6 +31,7 @@ from bloodedge_device.store.database import (
     database_errors,
     is_damaged,
     is_read_only,
+    open_for_reading,
     open_for_writing,
     set_aside,
     set_aside_database,
@@ -47,6 +48,7 @@ from bloodedge_device.store.retention import (
     remove_set_aside,
     run_clocks,
 )
+from bloodedge_device.store.slide_counts import count, first_to_keep, last_frame
 
 FILES_TO_START = 20
 """The lock, SQLite's files, the command line's socket and some more."""
@@ -213,6 +215,23 @@ class Store:
             database.execute("UPDATE slides SET finished = ? WHERE id = ?", (_now(), slide))
             self.note(actor, "slide ended", {"slide": slide})
 
+    def keep_counts(self, is_over: Callable[[], bool] = lambda: False) -> int:
+        """Count the slides that have ended, the newest first, and keep their counts; returns how many.
+
+        Frames can be stored meanwhile. is_over: asked many times a second whether to leave the rest for later.
+        """
+        kept = 0
+        while not is_over():
+            with open_for_reading(self.state) as database:
+                if (slide := first_to_keep(database)) is None or (found := count(database, slide, is_over)) is None:
+                    break
+            counts, last = found
+            with self._transaction() as database:
+                if last_frame(database, slide) == last:  # none of its frames came late
+                    database.execute("INSERT OR REPLACE INTO slide_counts VALUES (?, ?)", (slide, counts))
+                    kept += 1
+        return kept
+
     def put_latency(self, slide: int, times: StageTimes) -> None:
         """Replace a slide's stored latency histograms."""
         rows = [(slide, stage, histogram.to_json()) for stage, histogram in times.histograms.items() if histogram.count]
@@ -236,6 +255,9 @@ class Store:
         with self._writing:
             rows = dict(self._rows) if slide == self._slide else {}  # a failed transaction must not change them
             with self._transaction() as database:
+                database.execute(
+                    "DELETE FROM slide_counts WHERE slide = ?", (slide,)
+                )  # of a slide thought to have ended
                 for result in results:
                     put_frame(database, slide, result, kept, rows)
                     if result.recalls:

@@ -13,6 +13,7 @@ from pathlib import Path
 from bloodedge.decision.thresholds import Reason
 from bloodedge_device.slide.review import Sampling
 from bloodedge_device.store import open_for_reading, queries
+from bloodedge_device.store.statistics import cell_ids
 
 LATEST_SLIDES = 30
 RANDOM_ONE_IN = 4
@@ -63,10 +64,12 @@ def _reviewed(database: sqlite3.Connection) -> dict[int, Counter[str]]:
     slides = database.execute("SELECT id FROM slides ORDER BY id DESC LIMIT ?", (LATEST_SLIDES,)).fetchall()
     counts = {int(row["id"]): Counter[str]() for row in slides}
     query = (
-        "SELECT frames.slide, sampling, count(DISTINCT cell) FROM reviews JOIN cells ON cells.id = reviews.cell"
-        " JOIN frames ON frames.id = cells.frame WHERE frames.slide >= ? GROUP BY 1, 2"
+        "SELECT frames.slide, sampling, count(DISTINCT cell) FROM reviews CROSS JOIN cells ON cells.id = reviews.cell"
+        " CROSS JOIN frames ON frames.id = cells.frame WHERE reviews.cell >= ? AND frames.slide >= ? GROUP BY 1, 2"
     )
-    for slide, sampling, cells in database.execute(query, (min(counts, default=0),)):
+    oldest = min(counts, default=0)
+    first, _ = cell_ids(database, oldest)
+    for slide, sampling, cells in database.execute(query, (first, oldest)):
         if slide in counts:
             counts[slide][sampling] = cells
     return counts

@@ -1,6 +1,7 @@
 """Boards as the page, the command line and the metrics show them."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -15,6 +16,10 @@ from bloodedge_fleet.database.tables import boards, boots, hours, refused
 State = Literal["ok", "warning", "failed", "silent", "offline", "new"]
 ORDER: tuple[State, ...] = ("failed", "silent", "offline", "warning", "new", "ok")
 """Worst first."""
+
+BOARDS_A_PAGE = 200
+AT_ONCE = 500
+"""Rows fetched at once."""
 
 CLOCK_AHEAD = timedelta(minutes=1)
 """A board's clock that is further ahead of this server's gets a warning."""
@@ -62,17 +67,68 @@ class Board:
 
 
 def read_boards(
-    connection: Connection, silent: timedelta, now: datetime | None = None, only: str | None = None
+    connection: Connection, silent: timedelta, now: datetime | None = None, among: Sequence[str] | None = None
 ) -> list[Board]:
-    """Every board, or the one of a name, the worst first; silent: one without a report for so long counts as silent."""
+    """Every board, or those of some names, the worst first; silent: one without a report for so long counts as silent.
+
+    Holds all their reports: see ``each_board`` for very many.
+    """
+    return sorted(each_board(connection, silent, now, among), key=_worst_first)
+
+
+def each_board(
+    connection: Connection, silent: timedelta, now: datetime | None = None, among: Sequence[str] | None = None
+) -> Iterator[Board]:
+    """As ``read_boards``, in no order and one after the other: ten thousand reports held at once take 200 MB."""
+    counted = select(boots.c.board, func.sum(boots.c.highest - boots.c.first + 1 - boots.c.reports))
+    if among is not None:
+        counted = counted.where(boots.c.board.in_(select(boards.c.id).where(boards.c.name.in_(among))))
+    rows = connection.execute(counted.group_by(boots.c.board)).tuples()
+    yield from _each(connection, silent, now, among, {board: int(number) for board, number in rows})
+
+
+def _each(
+    connection: Connection,
+    silent: timedelta,
+    now: datetime | None,
+    among: Sequence[str] | None,
+    missing: Mapping[int, int],
+) -> Iterator[Board]:
     now = now or datetime.now(UTC)
-    counted = select(boots.c.board, func.sum(boots.c.highest - boots.c.first + 1 - boots.c.reports)).group_by(
-        boots.c.board
-    )
-    missing = {board: int(number) for board, number in connection.execute(counted).tuples()}
-    query = select(boards) if only is None else select(boards).where(boards.c.name == only)
-    found = [_board(row, missing.get(row["id"], 0), silent, now) for row in connection.execute(query).mappings()]
-    return sorted(found, key=lambda board: (ORDER.index(board.state), board.name))
+    query = select(boards) if among is None else select(boards).where(boards.c.name.in_(among))
+    for row in connection.execute(query.execution_options(yield_per=AT_ONCE)).mappings():
+        yield _board(row, missing.get(row["id"], 0), silent, now)
+
+
+def _worst_first(board: Board) -> tuple[int, str]:
+    return ORDER.index(board.state), board.name
+
+
+@dataclass(frozen=True)
+class BoardsPage:
+    """Some of many boards."""
+
+    boards: list[Board]
+    counts: dict[State, int]
+    """All boards by state, the worst first."""
+    page: int
+    """From 1."""
+    pages: int
+
+    @property
+    def number(self) -> int:
+        """All boards."""
+        return sum(self.counts.values())
+
+
+def read_page(connection: Connection, silent: timedelta, page: int, now: datetime | None = None) -> BoardsPage:
+    """A page of BOARDS_A_PAGE boards, the worst of all on the first; a page after the last is the last."""
+    order = sorted((*_worst_first(board), board.state) for board in _each(connection, silent, now, None, {}))
+    counts = Counter(state for *_, state in order)
+    pages = max(1, -(-len(order) // BOARDS_A_PAGE))
+    page = min(page, pages)
+    shown = [name for _, name, _ in order[(page - 1) * BOARDS_A_PAGE : page * BOARDS_A_PAGE]]
+    return BoardsPage(read_boards(connection, silent, now, shown), dict(counts), page, pages)
 
 
 def _board(values: RowMapping, missing: int, silent: timedelta, now: datetime) -> Board:
@@ -115,9 +171,8 @@ def _unreachable(
 
 def _reported(report: BoardReport, last: datetime) -> tuple[State, str]:
     """State by the board's own report and its clock."""
-    wrong = [part.sentence for part in report.health.values() if part.level == report.level]
-    if report.level != "ok":
-        return report.level, wrong[0]
+    if (level := report.level) != "ok":
+        return level, next(part.sentence for part in report.health.values() if part.level == level)
     if not report.alive:
         return "warning", "It has processed no frame lately; check its camera."
     if report.clock_synchronised is False:

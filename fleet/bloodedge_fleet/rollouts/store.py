@@ -223,9 +223,15 @@ def read_rollouts(
 
 
 def last_reports(connection: Connection, silent: timedelta, now: datetime) -> dict[str, LastReport]:
-    """The last report of every board whose report can be read, by name; silent: as for read_boards."""
+    """The last report, where it can be read, of every board that a running roll-out has asked, by name.
+
+    Others' reports are no answers, and there may be ten thousand of them. silent: as for read_boards.
+    """
     unreachable = read_unreachable(connection, silent, now)
-    query = select(boards.c.name, boards.c.report, boards.c.last_report).where(boards.c.report.is_not(None))
+    asked = select(rollout_boards.c.board).join(rollouts, rollouts.c.name == rollout_boards.c.rollout)
+    asked = asked.where(rollouts.c.state == "running", rollout_boards.c.state != "waiting")
+    columns = select(boards.c.name, boards.c.report, boards.c.last_report)
+    query = columns.where(boards.c.report.is_not(None), boards.c.id.in_(asked))
     read = ((name, read_last_report(text), at) for name, text, at in connection.execute(query).tuples())
     return {name: LastReport(report, at, name in unreachable) for name, report, at in read if report is not None}
 

@@ -2,7 +2,6 @@
 
 import logging
 import re
-from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -21,7 +20,7 @@ from bloodedge.errors import BloodedgeError
 from bloodedge.report import environment
 from bloodedge.web_access import SafeHeaders, TokenCheck
 from bloodedge_fleet.boards.listener import Listener
-from bloodedge_fleet.boards.overview import describe, read_boards, read_hours, read_refusals
+from bloodedge_fleet.boards.overview import describe, each_board, read_boards, read_hours, read_page, read_refusals
 from bloodedge_fleet.database import reading
 from bloodedge_fleet.database.kept_file import KeptFile
 from bloodedge_fleet.metrics import CONTENT_TYPE, Figures
@@ -43,6 +42,7 @@ STYLES = {
 }
 SENTENCES = {404: "There is nothing at this address; check it.", 405: "This page only shows and changes nothing."}
 DIGEST = re.compile(r"[0-9a-f]{64}")
+NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,20 @@ class _Pages:
     def __init__(self, site: Site) -> None:
         self._site = site
 
-    def boards(self, _: Request) -> Response:
+    def boards(self, request: Request) -> Response:
+        number = request.query_params.get("page", "1")
+        if not NUMBER.fullmatch(number):
+            raise HTTPException(404, "There is no such page of boards.")
         with reading(self._site.engine) as connection:
-            boards = read_boards(connection, self._site.silent)
+            shown = read_page(connection, self._site.silent, int(number))
             refusals = read_refusals(connection)
-        counts = Counter(board.state for board in boards)
-        return self._html("boards.html", boards=boards, counts=counts, refusals=refusals)
+        return self._html("boards.html", shown=shown, boards=shown.boards, refusals=refusals)
 
     def board(self, request: Request) -> Response:
         name = request.path_params["name"]
         now = datetime.now(UTC)
         with reading(self._site.engine) as connection:
-            board = next(iter(read_boards(connection, self._site.silent, now, only=name)), None)
+            board = next(iter(read_boards(connection, self._site.silent, now, [name])), None)
             hours = read_hours(connection, name, now - TREND, now + AHEAD)
         if board is None:
             raise HTTPException(404, "No board of this name has reported.")
@@ -135,9 +137,9 @@ class _Pages:
     def metrics(self, _: Request) -> Response:
         site = self._site
         with reading(site.engine) as connection:
-            boards = read_boards(connection, site.silent)
-            rollouts = count_states(connection)
-        return Response(site.figures.exposition(boards, rollouts, site.listener), media_type=CONTENT_TYPE)
+            boards = each_board(connection, site.silent)
+            text = site.figures.exposition(boards, count_states(connection), site.listener)
+        return Response(text, media_type=CONTENT_TYPE)
 
     async def healthz(self, _: Request) -> Response:
         """Anybody may ask: what is away is told, and not where it is."""
