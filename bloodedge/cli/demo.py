@@ -66,6 +66,8 @@ def run_demo(out: Path, *, force: bool = False) -> None:
         _make(work, out)
         write_json(work / MARKER, {"made": _digests(work)})
         _check_replaceable(out, force)  # minutes have passed
+    click.echo("\nTo see the simulated microscope on the device's page, with cells of every kind:")
+    click.echo("bloodedge device run --camera mixed --open")
     click.echo(f"\nDone in {(monotonic() - began) / 60:.1f} minutes. The report of the device run:")
     click.echo(out / "report.html")
 
