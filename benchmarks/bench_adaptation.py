@@ -18,7 +18,7 @@ import argparse
 import csv
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -220,7 +220,7 @@ def look_at(work: Path, number: int, networks: list[Network], kept: TrainingFeat
     held = {cell.name: cell for cell in read_dataset(work / "held").cells}
     originals = inputs([held[sources[file.path.stem]] for file in cells.files], manifest.imaging)
     direct = kept.rule.log_odds(networks[0].features(originals, lambda *_: None)) - at
-    return Bench(cells, Source(exact, kept.rule.log_odds(exact) - at, cells.labels, cells.slides), direct, rounded)
+    return Bench(cells, Source.of_bench(exact, kept.rule, at, cells.labels, cells.slides), direct, rounded)
 
 
 def adapt(
@@ -229,7 +229,7 @@ def adapt(
     """Fine-tune on some cells, some of their answers wrong, and judge on the slides that none of them is of."""
     start = perf_counter()
     some = bench.source.some(chosen)
-    answered = Source(some.features, some.log_odds, some.labels ^ wrong[chosen], some.groups)
+    answered = replace(some, labels=some.labels ^ wrong[chosen])
     noise = int8_noise(some.features, bench.rounded[chosen], INT8_STRENGTH)
     steps = int8_steps(kept.values, kept.widths.tolist())
     space = Space(Source.of_release(kept, line(manifest)), answered, noise, steps)

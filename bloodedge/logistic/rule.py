@@ -65,6 +65,19 @@ class Rule:
         gate, more = self.own_bench.gate.log_odds(features), self.own_bench.more.log_odds(features)
         return found + sigmoid(gate) * more
 
+    def withheld(self, features: Features) -> Floats:
+        """(N,) of features (N, D): what the gate keeps from the log-odds of the own bench's rule; 0 with one rule."""
+        if self.own_bench is None:
+            return np.zeros(len(features))
+        return sigmoid(-self.own_bench.gate.log_odds(features)) * self.own_bench.more.log_odds(features)
+
+    def opened(self, share: float) -> "Rule":
+        """The rule that adds this share, 0..1, of what the gate withholds."""
+        own = self.own_bench
+        if own is None or share == 0:
+            return self
+        return Rule(self.any_bench.plus(own.more.times(share)), OwnBench(own.more.times(1 - share), own.gate))
+
     def changed(self, factor: float, by: Linear) -> "Rule":
         """The rule whose log-odds are so many times these, and those of ``by`` on top."""
         own = self.own_bench

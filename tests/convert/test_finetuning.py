@@ -40,7 +40,7 @@ def cells(seed: int, people: int, each: int, moved: NDArray[np.float64]) -> Sour
     groups = np.repeat([f"{seed}.{number}" for number in range(people)], each)
     own = np.repeat(rng.normal(0, 0.2, (people, WIDTH)), each, axis=0)
     features = rng.normal(size=(len(labels), WIDTH)) + np.outer(2 * labels - 1, TRUE) * 0.8 + own + moved
-    return Source(features.astype(np.float32), features @ TRUE, labels, groups)
+    return Source(features.astype(np.float32), features @ TRUE, labels, groups, np.zeros(len(labels)))
 
 
 RELEASE = cells(1, 20, 30, np.zeros(WIDTH))
@@ -72,12 +72,28 @@ def test_a_bench_that_moves_the_features_is_learnt_and_the_release_is_not_forgot
     assert decided(judged, bench, manifest) is judged
 
 
+def test_what_the_gate_withholds_is_added_where_it_tells_classes_apart(manifest: Manifest) -> None:
+    """A second rule, misled by the bench's colours by a constant."""
+
+    def two_rules(seed: int, people: int) -> Source:
+        source, rng = cells(seed, people, 40, ELSEWHERE), np.random.default_rng(seed)
+        return replace(source, withheld=3 * source.labels + rng.normal(size=len(source.labels)) - 6)
+
+    bench, others = two_rules(2, 5), two_rules(9, 6)
+    change = tuned(bench, manifest).new.change
+    alone = tuned(replace(bench, withheld=np.zeros(len(bench.labels))), manifest).new.change
+    assert (change.scale, change.opened) == (1, 1)
+    assert right(change.log_odds(others), others) > right(alone.log_odds(others), others) + 0.02
+    misled = replace(bench, withheld=-bench.withheld)
+    assert tuned(misled, manifest).new.change.opened == 0
+
+
 def other_cells(seed: int, people: int, each: int) -> Source:
     """Cells whose classes differ in features that say nothing of the release's."""
     source, rng = cells(seed, people, each, ELSEWHERE), np.random.default_rng(seed + 100)
     features = rng.normal(size=source.features.shape) + ELSEWHERE
     features[:, -2:] += np.outer(2 * source.labels - 1, [1.5, 1.5])
-    return Source(features.astype(np.float32), features @ TRUE, source.labels, source.groups)
+    return replace(source, features=features.astype(np.float32), log_odds=features @ TRUE)
 
 
 def test_other_cells_are_learnt_and_the_release_is_not_forgotten(manifest: Manifest) -> None:
@@ -111,7 +127,7 @@ def test_answers_at_random_are_refused_where_the_released_model_knows_better(man
     with pytest.raises(BloodedgeError, match="not better on this bench by more than chance"):
         decided(guessed, bench, manifest)
     answers = np.random.default_rng(0).permutation(bench.labels)
-    found = tuned(Source(bench.features, bench.log_odds, answers, bench.groups), manifest)
+    found = tuned(replace(bench, labels=answers), manifest)
     others = cells(9, 6, 40, np.zeros(WIDTH))
     assert right(found.new.change.log_odds(others), others) > right(others.log_odds, others) - 0.1
 
@@ -119,7 +135,7 @@ def test_answers_at_random_are_refused_where_the_released_model_knows_better(man
 def test_a_fifth_of_wrong_answers_leaves_other_slides_no_worse(manifest: Manifest) -> None:
     bench, others = cells(4, 5, 20, ELSEWHERE), cells(9, 6, 40, ELSEWHERE)
     wrong = np.random.default_rng(1).random(len(bench.labels)) < 0.2
-    judged = tuned(Source(bench.features, bench.log_odds, bench.labels ^ wrong, bench.groups), manifest)
+    judged = tuned(replace(bench, labels=bench.labels ^ wrong), manifest)
     assert right(judged.new.change.log_odds(others), others) > right(others.log_odds, others)
 
 

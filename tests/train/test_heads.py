@@ -128,6 +128,17 @@ def random_rule(width: int, parts: int = 1) -> Rule:
     return Rule.of([Linear(rng.normal(size=width), 0.3 * number) for number in range(1, parts + 1)])
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_an_opened_rule_adds_what_its_gate_withholds(parts: int) -> None:
+    rule, seen = random_rule(6, parts), np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
+    withheld = rule.withheld(seen)
+    assert bool(np.abs(withheld).max() > 1) is (parts == 3)
+    for share in (0.0, 0.5, 1.0):
+        np.testing.assert_allclose(rule.opened(share).log_odds(seen), rule.log_odds(seen) + share * withheld, atol=1e-5)
+    whole = rule.any_bench.log_odds(seen) + (rule.own_bench.more.log_odds(seen) if rule.own_bench else 0)
+    np.testing.assert_allclose(rule.opened(1.0).log_odds(seen), whole, atol=1e-5)
+
+
 def weights_of(head: Head) -> NDArray[np.float64]:
     return head.rule.any_bench.weights
 

@@ -2,8 +2,10 @@
 
 Two kinds are tried. The released head, moved: a bench shows all cells in another light, which moves their log-odds by
 a constant, so the head gets the step from the release's cells to the bench's, along the direction that parts them
-best. And heads fitted to both at once from nothing, for benches whose cells differ in more. Which, how penalised, and
-what the bench's cells weigh, is chosen on slides of the bench and people of the release that are held back in turn.
+best. Where it has two rules its gate is opened as well: away from its own bench a head withholds that bench's rule,
+whose colours mislead there, but mostly by a constant too, which the step takes away. And heads fitted to both at once
+from nothing, for benches whose cells differ in more. Which, how penalised, and what the bench's cells weigh, is chosen
+on slides of the bench and people of the release that are held back in turn.
 
 A head from nothing is not begun from log-odds that are kept with the release's cells: each of those was made by a head
 that knew all other people, and what is fitted to what they leave over tells of those whom it should not know.
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from bloodedge.data.training_features import TrainingFeatures
 from bloodedge.logistic.basis import Basis, Noise
+from bloodedge.logistic.rule import Linear, Rule
 from bloodedge.metrics import auc
 from bloodedge_convert.finetuning.losses import even, loss, losses
 from bloodedge_convert.finetuning.newton import Regression, path
@@ -29,6 +32,8 @@ DIRECTIONS = 150
 """Of the features, in which a head may lie: those in which the cells differ most. 400 gain nothing."""
 INT8_STRENGTH = 100.0
 """As ``int8_noise`` of a recipe's head."""
+OPENED = (0.0, 0.5, 1.0)
+"""Shares of what the released head's gate withholds, that a moved head adds."""
 MOST_FOLDS = 5
 FEW_SLIDES = 3
 """With cells of a class: of fewer, what differs between slides looks like what differs between the classes, and only
@@ -57,15 +62,35 @@ class Source:
     """(N,), 1 for a blast."""
     groups: NDArray[np.str_]
     """(N,): the slide or the person of each."""
+    withheld: Floats
+    """(N,): what the released head's gate keeps from the log-odds of its own bench's rule."""
 
     @classmethod
     def of_release(cls, kept: TrainingFeatures, line: float) -> "Source":
         """The release's own cells; line: the log-odds at its threshold."""
-        return cls(kept.values, kept.log_odds.astype(np.float64) - line, kept.labels.astype(np.int64), kept.people)
+        log_odds, withheld = kept.log_odds.astype(np.float64) - line, kept.rule.withheld(kept.values)
+        return cls(kept.values, log_odds, kept.labels.astype(np.int64), kept.people, withheld)
+
+    @classmethod
+    def of_bench(
+        cls, features: NDArray[np.float32], rule: Rule, line: float, labels: Ints, groups: NDArray[np.str_]
+    ) -> "Source":
+        """Cells to which the released rule was not fitted."""
+        return cls(features, rule.log_odds(features) - line, labels, groups, rule.withheld(features))
 
     def some(self, chosen: NDArray[np.bool_]) -> "Source":
         """Some of the cells."""
-        return Source(self.features[chosen], self.log_odds[chosen], self.labels[chosen], self.groups[chosen])
+        return Source(
+            self.features[chosen],
+            self.log_odds[chosen],
+            self.labels[chosen],
+            self.groups[chosen],
+            self.withheld[chosen],
+        )
+
+    def opened(self, share: float) -> Floats:
+        """Log-odds (N,) by the released head, with this share of what is withheld."""
+        return self.log_odds + share * self.withheld
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +102,18 @@ class Change:
     weights: Floats
     """(D,)."""
     bias: float
+    opened: float = 0.0
+    """Share of what the released head's gate withholds that is added to its log-odds first."""
 
     def log_odds(self, source: Source) -> Floats:
         """(N,) of the new head."""
         change = np.asarray(source.features @ self.weights.astype(np.float32), np.float64)
-        return self.scale * source.log_odds + change + self.bias
+        return self.scale * source.opened(self.opened) + change + self.bias
+
+    def of(self, rule: Rule, line: float) -> Rule:
+        """The new head in place of the released ``rule``; line: the log-odds at the released threshold."""
+        by = Linear(self.weights, self.bias + (1 - self.scale) * line)
+        return rule.opened(self.opened).changed(self.scale, by)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,25 +154,33 @@ class Space:
         direction /= max(float(direction @ apart), 1e-12)
         return direction, float(direction @ (means[0] + means[1]) / 2)
 
-    def change(self, coefficients: Floats, bias: float, step: tuple[Floats, float], scale: float) -> Change:
+    def change(self, coefficients: Floats, bias: float, step: tuple[Floats, float], trial: "Trial") -> Change:
         """A change of coefficients: of the step, then of the directions, where there are any."""
         directions = coefficients[0] * step[0]
         if len(coefficients) > 1:
             directions = directions + coefficients[1:]
         weights = self._basis.raw(self._directions @ directions)
-        return Change(scale, weights, bias - float(coefficients[0]) * step[1] - float(self._basis.centre @ weights))
+        bias -= float(coefficients[0]) * step[1] + float(self._basis.centre @ weights)
+        return Change(float(trial.moves), weights, bias, trial.opened)
 
 
 @dataclass(frozen=True)
 class Trial:
     """A way to a head."""
 
-    penalty: float | None
-    """None: the released head is moved."""
     share: float
+    penalty: float | None = None
+    """None: the released head is moved."""
+    opened: float = 0.0
+
+    @property
+    def moves(self) -> bool:
+        """Whether the released head is moved."""
+        return self.penalty is None
 
 
-TRIALS = (Trial(None, 0.5), *(Trial(penalty, share) for share in SHARES for penalty in PENALTIES))
+MOVED = tuple(Trial(0.5, opened=share) for share in OPENED)
+FROM_NOTHING = tuple(Trial(share, penalty) for share in SHARES for penalty in PENALTIES)
 
 
 class _Together:
@@ -153,39 +193,38 @@ class _Together:
         scores = space.scores[np.concatenate([np.ones(len(self.release.labels), bool), kept])]
         self.x = np.column_stack([scores @ self.step[0] - self.step[1], scores])
         self.labels = np.concatenate([part.labels for part in parts])
-        self.released = np.concatenate([part.log_odds for part in parts])
+        self.released = {share: np.concatenate([part.opened(share) for part in parts]) for share in OPENED}
         self.folds = np.concatenate([dealt(part.labels, part.groups, seed) for part in parts])
         self.ours = np.arange(len(self.labels)) >= len(self.release.labels)
 
-    def solved(self, chosen: NDArray[np.bool_], share: float, penalties: Sequence[float]) -> tuple[Floats, Floats]:
-        """Coefficients (D, K) and intercepts (K,), fitted to the cells chosen (N,); no penalties: the step alone."""
+    def solved(self, chosen: NDArray[np.bool_], trial: Trial, penalties: Sequence[float]) -> tuple[Floats, Floats]:
+        """Coefficients (D, K) and intercepts (K,), fitted to the cells chosen (N,); of a moved head the step alone."""
         weights = np.zeros(len(chosen))
-        for own, part, much in ((~self.ours, self.release, 1 - share), (self.ours, self.bench, share)):
+        for own, part, much in ((~self.ours, self.release, 1 - trial.share), (self.ours, self.bench, trial.share)):
             some = chosen[own]
             weights[own & chosen] = much * even(part.labels[some], part.groups[some])
-        if not penalties:
-            alone = Regression(self.x[:, :1], self.labels, self.released, weights, np.ones(1))
+        if trial.moves:
+            alone = Regression(self.x[:, :1], self.labels, self.released[trial.opened], weights, np.ones(1))
             return path(alone, np.array([STEP_PENALTY]))
         shares = np.append(STEP_PENALTY, np.ones(self.x.shape[1] - 1))
         nothing = np.zeros(len(chosen))
         return path(Regression(self.x, self.labels, nothing, weights, shares), np.array(penalties))
 
-    def held(self, share: float, penalties: Sequence[float]) -> Floats:
+    def held(self, trial: Trial, penalties: Sequence[float] = ()) -> Floats:
         """Log-odds (N, K), each by a head that was not fitted to the cell's slide or person."""
         found = np.empty((len(self.labels), max(len(penalties), 1)))
-        start = np.zeros(len(self.labels)) if penalties else self.released
+        start = self.released[trial.opened] if trial.moves else np.zeros(len(self.labels))
         for fold in range(int(self.folds.max()) + 1):
             out = self.folds == fold
-            coefficients, biases = self.solved(~out, share, penalties)
+            coefficients, biases = self.solved(~out, trial, penalties)
             found[out] = start[out, None] + self.x[out, : len(coefficients)] @ coefficients + biases
         return found
 
     def change(self, trial: Trial) -> Change:
         """The head fitted to all cells."""
         penalties = () if trial.penalty is None else tuple(p for p in PENALTIES if p >= trial.penalty)
-        coefficients, biases = self.solved(np.ones(len(self.labels), bool), trial.share, penalties)
-        scale = 1.0 if trial.penalty is None else 0.0
-        return self.space.change(coefficients[:, -1], float(biases[-1]), self.step, scale)
+        coefficients, biases = self.solved(np.ones(len(self.labels), bool), trial, penalties)
+        return self.space.change(coefficients[:, -1], float(biases[-1]), self.step, trial)
 
     def calibrated(self, log_odds: Floats) -> float:
         """What log-odds (N,) of cells held back are to be multiplied by."""
@@ -203,18 +242,20 @@ def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int 
     together = _Together(space, kept, seed)
     bench = together.bench
     slides = min(len(np.unique(bench.groups[bench.labels == label])) for label in (0, 1))
-    found = [together.held(TRIALS[0].share, ())[:, 0]]
-    factors = [1.0]
+    moved = [together.held(trial)[:, 0] for trial in MOVED]
+    least = int(np.argmin([loss(column[together.ours], bench.labels, bench.groups) for column in moved]))
+    trials, found, factors = [MOVED[least]], [moved[least]], [1.0]
     if slides >= FEW_SLIDES:
+        trials += FROM_NOTHING
         for share in SHARES:
-            columns = list(together.held(share, PENALTIES).T)
+            columns = list(together.held(Trial(share, PENALTIES[0]), PENALTIES).T)
             factors += [together.calibrated(column) for column in columns]
             found += columns
         found = [factor * column for factor, column in zip(factors, found, strict=True)]
     lost = [forgotten(space.release, column[~together.ours]) for column in found]
     best = _choose(np.column_stack([column[together.ours] for column in found]), np.array(lost), bench, most_forgotten)
-    change = together.change(TRIALS[best])
-    if TRIALS[best].penalty is not None:
+    change = together.change(trials[best])
+    if not trials[best].moves:
         change = replace(change, weights=factors[best] * change.weights, bias=factors[best] * change.bias)
     return Fit(change, found[best][together.ours], found[best][~together.ours])
 

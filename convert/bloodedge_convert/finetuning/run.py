@@ -79,7 +79,7 @@ def _finetune(
         require_unseen(bundle, kept, cells)
         seen = [one.features(cells.images, _step(report, f"Features by {one.name}")) for one in networks]
         at = line(bundle.manifest)
-        bench = Source(seen[0], kept.rule.log_odds(seen[0]) - at, cells.labels, cells.slides)
+        bench = Source.of_bench(seen[0], kept.rule, at, cells.labels, cells.slides)
         report("Fitting the head", 0, 1)
         rounded = next((f for n, f in zip(networks, seen, strict=True) if n.artifact.precision not in FLOAT), None)
         noise = None if rounded is None else int8_noise(seen[0], rounded, INT8_STRENGTH)

@@ -57,9 +57,7 @@ class Writer:
         self.files = {name: bundle.read(name) for name in bundle.manifest.files}
         self.domain = domain
         self.float_odds = judged.log_odds(bench)
-        change = judged.new.change
-        by = Linear(change.weights, change.bias + (1 - change.scale) * line(self.old))
-        exact = kept.rule.changed(change.scale, by)
+        exact = judged.new.change.of(kept.rule, line(self.old))
         rounded = exact.any_bench.in_float16()
         lost = float((exact.any_bench.log_odds(bench.features) - rounded.log_odds(bench.features)).mean())
         self.rule = replace(exact, any_bench=Linear(rounded.weights, rounded.bias + lost))
@@ -83,8 +81,8 @@ class Writer:
         self._golden(
             network.name, load_bytes(old.engine, made[0], made[1] if len(made) > 1 else None, default_threads())
         )
-        released = self.kept.rule.log_odds(features) - line(self.old)
-        odds = self.judged.log_odds(Source(features, released, self.bench.labels, self.bench.groups)) + shift
+        seen = Source.of_bench(features, self.kept.rule, line(self.old), self.bench.labels, self.bench.groups)
+        odds = self.judged.log_odds(seen) + shift
         blast, expected = (called(values, self.old) for values in (odds, self.float_odds))
         people, thresholds = self.bench.groups.tolist(), self.judged.new.thresholds
         agreement = agree(expected, blast, self.bench.labels, people, thresholds)
