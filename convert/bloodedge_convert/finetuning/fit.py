@@ -243,7 +243,14 @@ def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int 
     bench = together.bench
     slides = min(len(np.unique(bench.groups[bench.labels == label])) for label in (0, 1))
     moved = [together.held(trial)[:, 0] for trial in MOVED]
-    least = int(np.argmin([loss(column[together.ours], bench.labels, bench.groups) for column in moved]))
+    costs = [
+        (
+            forgotten(space.release, column[~together.ours]) > most_forgotten,
+            loss(column[together.ours], bench.labels, bench.groups),
+        )
+        for column in moved
+    ]
+    least = costs.index(min(costs))
     trials, found, factors = [MOVED[least]], [moved[least]], [1.0]
     if slides >= FEW_SLIDES:
         trials += FROM_NOTHING
