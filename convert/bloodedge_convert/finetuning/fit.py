@@ -242,16 +242,8 @@ def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int 
     together = _Together(space, kept, seed)
     bench = together.bench
     slides = min(len(np.unique(bench.groups[bench.labels == label])) for label in (0, 1))
-    moved = [together.held(trial)[:, 0] for trial in MOVED]
-    costs = [
-        (
-            forgotten(space.release, column[~together.ours]) > most_forgotten,
-            loss(column[together.ours], bench.labels, bench.groups),
-        )
-        for column in moved
-    ]
-    least = costs.index(min(costs))
-    trials, found, factors = [MOVED[least]], [moved[least]], [1.0]
+    trial, column = _moved(together, most_forgotten)
+    trials, found, factors = [trial], [column], [1.0]
     if slides >= FEW_SLIDES:
         trials += FROM_NOTHING
         for share in SHARES:
@@ -265,6 +257,21 @@ def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int 
     if not trials[best].moves:
         change = replace(change, weights=factors[best] * change.weights, bias=factors[best] * change.bias)
     return Fit(change, found[best][together.ours], found[best][~together.ours])
+
+
+def _moved(together: _Together, most_forgotten: float) -> tuple[Trial, Floats]:
+    """The moved head with the least loss on the bench's cells held back, and its log-odds (N,) of all.
+
+    One that forgets too much is taken only where all do.
+    """
+    release, bench, ours = together.release, together.bench, together.ours
+    columns = [together.held(trial)[:, 0] for trial in MOVED]
+    costs = [
+        (forgotten(release, column[~ours]) > most_forgotten, loss(column[ours], bench.labels, bench.groups))
+        for column in columns
+    ]
+    best = costs.index(min(costs))
+    return MOVED[best], columns[best]
 
 
 def forgotten(release: Source, log_odds: Floats) -> float:
