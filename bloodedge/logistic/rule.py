@@ -65,11 +65,17 @@ class Rule:
         gate, more = self.own_bench.gate.log_odds(features), self.own_bench.more.log_odds(features)
         return found + sigmoid(gate) * more
 
+    def at_own_bench(self, features: Features) -> Floats:
+        """(N,) of features (N, D): probability that a cell is of the own bench; 0 with one rule."""
+        if self.own_bench is None:
+            return np.zeros(len(features))
+        return sigmoid(self.own_bench.gate.log_odds(features))
+
     def withheld(self, features: Features) -> Floats:
         """(N,) of features (N, D): what the gate keeps from the log-odds of the own bench's rule; 0 with one rule."""
         if self.own_bench is None:
             return np.zeros(len(features))
-        return sigmoid(-self.own_bench.gate.log_odds(features)) * self.own_bench.more.log_odds(features)
+        return (1 - self.at_own_bench(features)) * self.own_bench.more.log_odds(features)
 
     def opened(self, share: float) -> "Rule":
         """The rule that adds this share, 0..1, of what the gate withholds."""
@@ -77,6 +83,13 @@ class Rule:
         if own is None or share == 0:
             return self
         return Rule(self.any_bench.plus(own.more.times(share)), OwnBench(own.more.times(1 - share), own.gate))
+
+    def beside(self, other: Linear) -> "Rule":
+        """The rule that tells the own bench's cells as this one does, with its gate open, and all others by another."""
+        own = self.own_bench
+        if own is None:
+            return Rule(other)
+        return Rule(other, OwnBench(self.any_bench.plus(own.more).plus(other.times(-1)), own.gate))
 
     def changed(self, factor: float, by: Linear) -> "Rule":
         """The rule whose log-odds are so many times these, and those of ``by`` on top."""

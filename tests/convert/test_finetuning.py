@@ -40,7 +40,7 @@ def cells(seed: int, people: int, each: int, moved: NDArray[np.float64]) -> Sour
     groups = np.repeat([f"{seed}.{number}" for number in range(people)], each)
     own = np.repeat(rng.normal(0, 0.2, (people, WIDTH)), each, axis=0)
     features = rng.normal(size=(len(labels), WIDTH)) + np.outer(2 * labels - 1, TRUE) * 0.8 + own + moved
-    return Source(features.astype(np.float32), features @ TRUE, labels, groups, np.zeros(len(labels)))
+    return Source(features.astype(np.float32), features @ TRUE, labels, groups, *np.zeros((2, len(labels))))
 
 
 RELEASE = cells(1, 20, 30, np.zeros(WIDTH))
@@ -103,6 +103,18 @@ def test_other_cells_are_learnt_and_the_release_is_not_forgotten(manifest: Manif
     assert right(others.log_odds, others) < 0.6
     assert right(judged.new.change.log_odds(others), others) > 0.75
     assert judged.forgotten < 2
+
+
+def test_a_head_beside_the_released_one_forgets_nothing(manifest: Manifest) -> None:
+    """A gate tells the release's cells from the bench's."""
+    release = replace(RELEASE, own=np.ones(len(RELEASE.labels)))
+    bench, others = other_cells(2, 6, 20), other_cells(9, 6, 40)
+    judged = judge(Space(release, bench, None), manifest, 2.0)
+    assert judged.new.change.beside
+    np.testing.assert_allclose(judged.new.change.log_odds(release), release.log_odds)
+    assert judged.forgotten == 0
+    whole = tuned(bench, manifest).new.change
+    assert right(judged.new.change.log_odds(others), others) > right(whole.log_odds(others), others)
 
 
 def test_of_two_slides_of_a_class_only_the_step_to_the_bench_is_learnt(manifest: Manifest) -> None:

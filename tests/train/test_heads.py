@@ -139,6 +139,15 @@ def test_an_opened_rule_adds_what_its_gate_withholds(parts: int) -> None:
     np.testing.assert_allclose(rule.opened(1.0).log_odds(seen), whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_a_head_beside_a_rule_tells_cells_of_other_benches_alone(parts: int) -> None:
+    rule, seen = random_rule(6, parts), np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
+    other, own = Linear(np.random.default_rng(2).normal(size=6), 0.7), rule.at_own_bench(seen)
+    expected = own * rule.opened(1.0).log_odds(seen) + (1 - own) * other.log_odds(seen)
+    np.testing.assert_allclose(rule.beside(other).log_odds(seen), expected, atol=1e-5)
+    assert bool(own.max() > 0.5) is (parts == 3)
+
+
 def weights_of(head: Head) -> NDArray[np.float64]:
     return head.rule.any_bench.weights
 

@@ -4,8 +4,9 @@ Two kinds are tried. The released head, moved: a bench shows all cells in anothe
 a constant, so the head gets the step from the release's cells to the bench's, along the direction that parts them
 best. Where it has two rules its gate is opened as well: away from its own bench a head withholds that bench's rule,
 whose colours mislead there, but mostly by a constant too, which the step takes away. And heads fitted to both at once
-from nothing, for benches whose cells differ in more. Which, how penalised, and what the bench's cells weigh, is chosen
-on slides of the bench and people of the release that are held back in turn.
+from nothing, for benches whose cells differ in more: in place of the released one, or beside it, where the gate still
+gives the release's own cells to the head that knows them. Which, how penalised, and what the bench's cells weigh, is
+chosen on slides of the bench and people of the release that are held back in turn.
 
 A head from nothing is not begun from log-odds that are kept with the release's cells: each of those was made by a head
 that knew all other people, and what is fitted to what they leave over tells of those whom it should not know.
@@ -28,6 +29,8 @@ PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01)
 """Of a head from nothing."""
 SHARES = (0.5, 0.2, 0.08)
 """Of the bench's cells in the loss; the release's weigh the rest."""
+SHARE_BESIDE = 0.9
+"""The same, of heads beside the released one, which need not know the release's cells."""
 DIRECTIONS = 150
 """Of the features, in which a head may lie: those in which the cells differ most. 400 gain nothing."""
 INT8_STRENGTH = 100.0
@@ -64,19 +67,23 @@ class Source:
     """(N,): the slide or the person of each."""
     withheld: Floats
     """(N,): what the released head's gate keeps from the log-odds of its own bench's rule."""
+    own: Floats
+    """(N,): probability that a cell is of the release's own bench, by that gate."""
 
     @classmethod
     def of_release(cls, kept: TrainingFeatures, line: float) -> "Source":
         """The release's own cells; line: the log-odds at its threshold."""
-        log_odds, withheld = kept.log_odds.astype(np.float64) - line, kept.rule.withheld(kept.values)
-        return cls(kept.values, log_odds, kept.labels.astype(np.int64), kept.people, withheld)
+        log_odds, labels = kept.log_odds.astype(np.float64) - line, kept.labels.astype(np.int64)
+        seen = kept.rule.withheld(kept.values), kept.rule.at_own_bench(kept.values)
+        return cls(kept.values, log_odds, labels, kept.people, *seen)
 
     @classmethod
     def of_bench(
         cls, features: NDArray[np.float32], rule: Rule, line: float, labels: Ints, groups: NDArray[np.str_]
     ) -> "Source":
         """Cells to which the released rule was not fitted."""
-        return cls(features, rule.log_odds(features) - line, labels, groups, rule.withheld(features))
+        seen = rule.withheld(features), rule.at_own_bench(features)
+        return cls(features, rule.log_odds(features) - line, labels, groups, *seen)
 
     def some(self, chosen: NDArray[np.bool_]) -> "Source":
         """Some of the cells."""
@@ -86,11 +93,16 @@ class Source:
             self.labels[chosen],
             self.groups[chosen],
             self.withheld[chosen],
+            self.own[chosen],
         )
 
     def opened(self, share: float) -> Floats:
         """Log-odds (N,) by the released head, with this share of what is withheld."""
         return self.log_odds + share * self.withheld
+
+    def beside(self, log_odds: Floats) -> Floats:
+        """Log-odds (N,), but of the release's own bench's cells by the released head."""
+        return self.own * self.opened(1.0) + (1 - self.own) * log_odds
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,16 +116,19 @@ class Change:
     bias: float
     opened: float = 0.0
     """Share of what the released head's gate withholds that is added to its log-odds first."""
+    beside: bool = False
+    """Whether the released head goes on telling the release's own cells; then the scale is 0."""
 
     def log_odds(self, source: Source) -> Floats:
         """(N,) of the new head."""
         change = np.asarray(source.features @ self.weights.astype(np.float32), np.float64)
-        return self.scale * source.opened(self.opened) + change + self.bias
+        found = self.scale * source.opened(self.opened) + change + self.bias
+        return source.beside(found) if self.beside else found
 
     def of(self, rule: Rule, line: float) -> Rule:
         """The new head in place of the released ``rule``; line: the log-odds at the released threshold."""
         by = Linear(self.weights, self.bias + (1 - self.scale) * line)
-        return rule.opened(self.opened).changed(self.scale, by)
+        return rule.beside(by) if self.beside else rule.opened(self.opened).changed(self.scale, by)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +176,7 @@ class Space:
             directions = directions + coefficients[1:]
         weights = self._basis.raw(self._directions @ directions)
         bias -= float(coefficients[0]) * step[1] + float(self._basis.centre @ weights)
-        return Change(float(trial.moves), weights, bias, trial.opened)
+        return Change(float(trial.moves), weights, bias, trial.opened, trial.beside)
 
 
 @dataclass(frozen=True)
@@ -172,6 +187,7 @@ class Trial:
     penalty: float | None = None
     """None: the released head is moved."""
     opened: float = 0.0
+    beside: bool = False
 
     @property
     def moves(self) -> bool:
@@ -181,6 +197,7 @@ class Trial:
 
 MOVED = tuple(Trial(0.5, opened=share) for share in OPENED)
 FROM_NOTHING = tuple(Trial(share, penalty) for share in SHARES for penalty in PENALTIES)
+BESIDE = tuple(Trial(share, penalty, beside=True) for share in (SHARE_BESIDE, *SHARES) for penalty in PENALTIES)
 
 
 class _Together:
@@ -196,6 +213,8 @@ class _Together:
         self.released = {share: np.concatenate([part.opened(share) for part in parts]) for share in OPENED}
         self.folds = np.concatenate([dealt(part.labels, part.groups, seed) for part in parts])
         self.ours = np.arange(len(self.labels)) >= len(self.release.labels)
+        self._from_nothing: dict[float, Floats] = {}
+        """Log-odds (N, penalties) of cells held back, by the share."""
 
     def solved(self, chosen: NDArray[np.bool_], trial: Trial, penalties: Sequence[float]) -> tuple[Floats, Floats]:
         """Coefficients (D, K) and intercepts (K,), fitted to the cells chosen (N,); of a moved head the step alone."""
@@ -219,6 +238,17 @@ class _Together:
             coefficients, biases = self.solved(~out, trial, penalties)
             found[out] = start[out, None] + self.x[out, : len(coefficients)] @ coefficients + biases
         return found
+
+    def from_nothing(self, trial: Trial) -> tuple[Floats, float]:
+        """Calibrated log-odds (N,) of cells held back, and what calibrated them."""
+        if trial.share not in self._from_nothing:
+            self._from_nothing[trial.share] = self.held(trial, PENALTIES)
+        column = self._from_nothing[trial.share][:, PENALTIES.index(trial.penalty or 0)]
+        factor, ours = self.calibrated(column), self.ours
+        if trial.beside:
+            parts = self.release.beside(factor * column[~ours]), self.bench.beside(factor * column[ours])
+            return np.concatenate(parts), factor
+        return factor * column, factor
 
     def change(self, trial: Trial) -> Change:
         """The head fitted to all cells."""
@@ -245,12 +275,9 @@ def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int 
     trial, column = _moved(together, most_forgotten)
     trials, found, factors = [trial], [column], [1.0]
     if slides >= FEW_SLIDES:
-        trials += FROM_NOTHING
-        for share in SHARES:
-            columns = list(together.held(Trial(share, PENALTIES[0]), PENALTIES).T)
-            factors += [together.calibrated(column) for column in columns]
-            found += columns
-        found = [factor * column for factor, column in zip(factors, found, strict=True)]
+        for trial in (*FROM_NOTHING, *(BESIDE if space.release.own.any() else ())):
+            column, factor = together.from_nothing(trial)
+            trials, found, factors = [*trials, trial], [*found, column], [*factors, factor]
     lost = [forgotten(space.release, column[~together.ours]) for column in found]
     best = _choose(np.column_stack([column[together.ours] for column in found]), np.array(lost), bench, most_forgotten)
     change = together.change(trials[best])

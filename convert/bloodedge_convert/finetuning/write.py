@@ -23,7 +23,7 @@ from bloodedge.engine import Engine, load_bytes
 from bloodedge.engine.golden import compare, pack_golden, unpack_golden
 from bloodedge.evaluation.scoring import agree, score
 from bloodedge.files import write_beside
-from bloodedge.logistic.rule import Linear
+from bloodedge.logistic.rule import Linear, Rule
 from bloodedge.logistic.solver import sigmoid
 from bloodedge.machine import default_threads
 from bloodedge_convert.finetuning.bench_limits import moved
@@ -60,7 +60,8 @@ class Writer:
         exact = judged.new.change.of(kept.rule, line(self.old))
         rounded = exact.any_bench.in_float16()
         lost = float((exact.any_bench.log_odds(bench.features) - rounded.log_odds(bench.features)).mean())
-        self.rule = replace(exact, any_bench=Linear(rounded.weights, rounded.bias + lost))
+        own = exact.own_bench and replace(exact.own_bench, more=exact.own_bench.more.in_float16())
+        self.rule = Rule(Linear(rounded.weights, rounded.bias + lost), own)
         self.golden_inputs, _ = unpack_golden(self.files[self.old.golden.file])
         self.golden: NDArray[np.float32] | None = None
         self.left_out: dict[str, str] = {}
