@@ -39,8 +39,11 @@ OPENED = (0.0, 0.5, 1.0)
 """Shares of what the released head's gate withholds, that a moved head adds."""
 MOST_FOLDS = 5
 FEW_SLIDES = 3
-"""With cells of a class: of fewer, what differs between slides looks like what differs between the classes, and only
-the released head is moved."""
+"""Of a class: of fewer, what differs between slides looks like what differs between the classes, and only the released
+head is moved."""
+MINORITY = 1 / 3
+"""Of a slide's cells: a class with fewer of them does not make the slide one of that class, for they may be wrong
+answers."""
 GIVEN_UP = 0.2
 """Of the loss that the best head saves on the bench, at most, for not forgetting."""
 STEP_PENALTY = 1e-5
@@ -271,10 +274,9 @@ def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int 
     """
     together = _Together(space, kept, seed)
     bench = together.bench
-    slides = min(len(np.unique(bench.groups[bench.labels == label])) for label in (0, 1))
     trial, column = _moved(together, most_forgotten)
     trials, found, factors = [trial], [column], [1.0]
-    if slides >= FEW_SLIDES:
+    if _slides_of_a_class(bench) >= FEW_SLIDES:
         for trial in (*FROM_NOTHING, *(BESIDE if space.release.own.any() else ())):
             column, factor = together.from_nothing(trial)
             trials, found, factors = [*trials, trial], [*found, column], [*factors, factor]
@@ -284,6 +286,13 @@ def fit(space: Space, kept: NDArray[np.bool_], most_forgotten: float, seed: int 
     if not trials[best].moves:
         change = replace(change, weights=factors[best] * change.weights, bias=factors[best] * change.bias)
     return Fit(change, found[best][together.ours], found[best][~together.ours])
+
+
+def _slides_of_a_class(bench: Source) -> int:
+    """Slides of the class that fewer are of."""
+    _, owner = np.unique(bench.groups, return_inverse=True)
+    share = np.bincount(owner, bench.labels) / np.bincount(owner)
+    return int(min((share >= MINORITY).sum(), (share <= 1 - MINORITY).sum()))
 
 
 def _moved(together: _Together, most_forgotten: float) -> tuple[Trial, Floats]:
