@@ -123,6 +123,17 @@ def test_of_two_slides_of_a_class_only_the_step_to_the_bench_is_learnt(manifest:
     assert {change.scale for change in (judged.new.change, *judged.outer)} == {1.0}
 
 
+def test_wrong_answers_make_no_slide_one_of_both_classes(manifest: Manifest) -> None:
+    bench = cells(4, 8, 40, ELSEWHERE)
+    numbers = np.unique(bench.groups, return_inverse=True)[1]
+    bench = bench.some(bench.labels == numbers % 2)  # each slide of one class
+    few = bench.some(np.isin(bench.groups, np.unique(bench.groups)[:4]))
+    wrong = np.random.default_rng(0).random(len(few.labels)) < 0.2
+    answered = replace(few, labels=few.labels ^ wrong)
+    assert all(0 < answered.labels[few.groups == slide].mean() < 1 for slide in np.unique(few.groups))
+    assert tuned(answered, manifest).new.change.scale == 1
+
+
 def test_a_released_head_that_is_as_good_stays_and_its_domain_grows(manifest: Manifest) -> None:
     bench = cells(3, 5, 20, np.zeros(WIDTH))
     judged = replace(tuned(bench, manifest), less=(-0.01, 0.02))
