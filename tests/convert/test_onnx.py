@@ -59,7 +59,7 @@ def images(rendered_cells):
 @pytest.fixture(scope="module")
 def fitted(images):
     """A fitted network."""
-    keras.utils.set_random_seed(3)
+    keras.utils.set_random_seed(2)
     model = network(features(SIZE), SIZE)
     fit(model, *images)
     return model
