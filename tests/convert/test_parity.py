@@ -28,9 +28,10 @@ SIZE = 80
 CELLS = 8
 SPREAD = 2.0
 """Deviation of the log odds between cells: probabilities from about 0.02 to 0.98."""
-FLOAT32 = 5e-4
-"""Largest distance of a probability. Random layers are not as forgiving as fitted ones: of int8 only the form is looked
-at here, its answers are compared on fitted networks."""
+FLOAT32 = 2e-3
+"""Largest distance of a probability: a layer that is missing or wrong moves it by tenths, and what engines round
+otherwise in InceptionV3's 94 random layers by 1e-3. These are not as forgiving as fitted ones: of int8 only the form is
+looked at here, its answers are compared on fitted networks."""
 
 
 BOTH: tuple[View, ...] = ("physical", "canonical")
