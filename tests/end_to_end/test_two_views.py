@@ -33,9 +33,9 @@ scale = 0.1
 mixup = 0.2
 blur = 0.5
 [fit]
-epochs = 2
+epochs = 8
 batch = 16
-learning_rate = 5e-3
+learning_rate = 2e-3
 batch_norm_momentum = 0.5
 """
 WIDE = [
