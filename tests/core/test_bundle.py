@@ -191,7 +191,6 @@ def test_a_network_of_one_view_in_a_bundle_of_two_is_refused(tmp_path):
         released.extractall(tmp_path)
     imaging = json.loads((tmp_path / "manifest.json").read_text())["imaging"]
     change_manifest(tmp_path, input={"height": 80, "width": 80, "views": 2})
-    imaging.pop("scale")
     change_manifest(tmp_path, imaging={**imaging, "views": ["physical", "canonical"]})
     with Bundle(tmp_path) as bundle, pytest.raises(BloodedgeError) as caught:
         load_artifact(bundle, bundle.manifest.artifact("litert", "int8"), threads=1)
