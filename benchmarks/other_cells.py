@@ -67,8 +67,7 @@ def deal(pictures: Path, bundle: Path, seed: int) -> tuple[str, dict[str, Any]]:
             for when, one in (("before", bundle), ("after", "ours.bundle"))
         }
     figures = {
-        when: {key: found[key] for key in ("cells", "auc", "balanced_accuracy")}
-        for when, found in judged.items()
+        when: {key: found[key] for key in ("cells", "auc", "balanced_accuracy")} for when, found in judged.items()
     }
     return said, figures
 
