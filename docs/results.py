@@ -5,9 +5,8 @@
 
 It writes results.md, experiments.md, scale.md, architecture.md, and the marked blocks of README.md and
 models/README.md. The prose is in templates/*.md.j2; the records are benchmarks/results/*.json and the manifests of
-models/*.bundle. In a template,
-``least(value, goal, text)`` and ``most(value, goal, text)`` give the text, bold and called missed if the goal
-is missed.
+models/*.bundle. In a template, ``least(value, goal, text)`` and ``most(value, goal, text)`` give the text, bold and
+called missed if the goal is missed.
 """
 
 import argparse

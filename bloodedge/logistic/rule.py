@@ -62,8 +62,7 @@ class Rule:
         found = self.any_bench.log_odds(features)
         if self.own_bench is None:
             return found
-        gate, more = self.own_bench.gate.log_odds(features), self.own_bench.more.log_odds(features)
-        return found + sigmoid(gate) * more
+        return found + self.at_own_bench(features) * self.own_bench.more.log_odds(features)
 
     def at_own_bench(self, features: Features) -> Floats:
         """(N,) of features (N, D): probability that a cell is of the own bench; 0 with one rule."""
@@ -80,7 +79,7 @@ class Rule:
     def opened(self, share: float) -> "Rule":
         """The rule that adds this share, 0..1, of what the gate withholds."""
         own = self.own_bench
-        if own is None or share == 0:
+        if own is None:
             return self
         return Rule(self.any_bench.plus(own.more.times(share)), OwnBench(own.more.times(1 - share), own.gate))
 

@@ -90,14 +90,7 @@ class Source:
 
     def some(self, chosen: NDArray[np.bool_]) -> "Source":
         """Some of the cells."""
-        return Source(
-            self.features[chosen],
-            self.log_odds[chosen],
-            self.labels[chosen],
-            self.groups[chosen],
-            self.withheld[chosen],
-            self.own[chosen],
-        )
+        return Source(**{name: values[chosen] for name, values in vars(self).items()})
 
     def opened(self, share: float) -> Floats:
         """Log-odds (N,) by the released head, with this share of what is withheld."""
@@ -216,8 +209,8 @@ class _Together:
         self.released = {share: np.concatenate([part.opened(share) for part in parts]) for share in OPENED}
         self.folds = np.concatenate([dealt(part.labels, part.groups, seed) for part in parts])
         self.ours = np.arange(len(self.labels)) >= len(self.release.labels)
-        self._from_nothing: dict[float, Floats] = {}
-        """Log-odds (N, penalties) of cells held back, by the share."""
+        self._from_nothing: dict[float, dict[float, tuple[Floats, float]]] = {}
+        """By share and penalty: see ``from_nothing``."""
 
     def solved(self, chosen: NDArray[np.bool_], trial: Trial, penalties: Sequence[float]) -> tuple[Floats, Floats]:
         """Coefficients (D, K) and intercepts (K,), fitted to the cells chosen (N,); of a moved head the step alone."""
@@ -244,14 +237,16 @@ class _Together:
 
     def from_nothing(self, trial: Trial) -> tuple[Floats, float]:
         """Calibrated log-odds (N,) of cells held back, and what calibrated them."""
+        assert trial.penalty is not None
         if trial.share not in self._from_nothing:
-            self._from_nothing[trial.share] = self.held(trial, PENALTIES)
-        column = self._from_nothing[trial.share][:, PENALTIES.index(trial.penalty or 0)]
-        factor, ours = self.calibrated(column), self.ours
+            columns = self.held(trial, PENALTIES).T
+            factors = [self.calibrated(column) for column in columns]
+            calibrated = ((factor * column, factor) for column, factor in zip(columns, factors, strict=True))
+            self._from_nothing[trial.share] = dict(zip(PENALTIES, calibrated, strict=True))
+        found, factor = self._from_nothing[trial.share][trial.penalty]
         if trial.beside:
-            parts = self.release.beside(factor * column[~ours]), self.bench.beside(factor * column[ours])
-            return np.concatenate(parts), factor
-        return factor * column, factor
+            found = np.concatenate([self.release.beside(found[~self.ours]), self.bench.beside(found[self.ours])])
+        return found, factor
 
     def change(self, trial: Trial) -> Change:
         """The head fitted to all cells."""

@@ -255,9 +255,8 @@ class Store:
         with self._writing:
             rows = dict(self._rows) if slide == self._slide else {}  # a failed transaction must not change them
             with self._transaction() as database:
-                database.execute(
-                    "DELETE FROM slide_counts WHERE slide = ?", (slide,)
-                )  # of a slide thought to have ended
+                # Late frames of a slide that was thought to have ended: it is counted again.
+                database.execute("DELETE FROM slide_counts WHERE slide = ?", (slide,))
                 for result in results:
                     put_frame(database, slide, result, kept, rows)
                     if result.recalls:
