@@ -7,8 +7,9 @@ put there. Then results/RECORD.json is written: {command, recipes, rows of ``blo
 brought into this form without a change to their figures.
 
     zoo    the paper's eight networks and those for boards by its recipe, split by image and by group; --recipe small
-           is for two CPU cores (zoo_small.json), the whole recipe needs a GPU (zoo.json). A network with a weights
-           file DIR/MODEL.h5 or DIR/MODEL.weights.h5 is fitted twice, from that file and from random weights
+           (zoo_small.json) and 112, the whole schedule at 112 pixels (zoo_112.json), are for CPUs, the whole recipe
+           needs a GPU (zoo.json). A network with a weights file DIR/MODEL.h5 or DIR/MODEL.weights.h5 is fitted twice,
+           from that file and from random weights
     leak   one small network by one recipe, split by image and by group
     cnmc   MobileNetV2 by the recipe honest or honest_160, five folds of groups, so that every person is held out once
 """
@@ -34,13 +35,14 @@ from bloodedge_train.zoo import ZOO
 HERE = Path(__file__).parent
 FOLDS = 5
 SPLITS = ("image", "group")
+ZOO_RECIPES = {"small": "zoo_small", "112": "paper_112"}
 OWN_RECIPES = {path.stem: str(path) for path in (HERE / "recipes").glob("*.toml")}
 Runs = dict[str, list[str]]
 """Options of ``bloodedge train`` by the run's name."""
 
 
 def zoo(options: argparse.Namespace) -> Runs:
-    recipe = OWN_RECIPES["zoo_small"] if options.recipe == "small" else "paper_70_15_15"
+    recipe = OWN_RECIPES[ZOO_RECIPES[options.recipe]] if options.recipe else "paper_70_15_15"
     return {
         f"{model}-{split}-{start}": ["--model", model, "--split", split, "--weights", weights, "--recipe", recipe]
         for split in options.splits
@@ -86,7 +88,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--data", type=Path, help="folder of C-NMC cells; needed only for runs that are missing")
-    parser.add_argument("--recipe", help="zoo: small; cnmc: honest_160")
+    parser.add_argument("--recipe", help="zoo: small or 112; cnmc: honest_160")
     parser.add_argument("--models", nargs="+", default=list(ZOO), choices=list(ZOO), help="zoo's networks")
     parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS, help="zoo's splits")
     parser.add_argument("--weights-folder", type=Path, help="starting weights")

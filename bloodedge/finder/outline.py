@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bloodedge.finder.exact import Levels
 from bloodedge.finder.light import STAINED, Floats, Stain
+from bloodedge.finder.neighbours import neighbours
 from bloodedge.finder.network import PER_UNIT, ZERO, Maps
 from bloodedge.finder.parameters import FinderParameters
 from bloodedge.finder.seeds import Seed, seeds_in
@@ -48,6 +49,7 @@ def whole_cells(stain: Stain, maps: Maps, um_per_px: float, parameters: FinderPa
     # Between a platelet and the cell beside it the empty field shows.
     matter = np.where(stain.steps[:, :, 1] > STAINED, field, np.int8(-SURE))
     field[_platelets(matter, um_per_px, parameters)] = -SURE
+    field[neighbours(stain, maps, parameters.cell_odds)] = -SURE
     kept: list[tuple[Seed, Floats]] = []
     owners = np.zeros(shape, np.uint8)
     for seed, points in zip(seeds, outlines(field, seeds, um_per_px, parameters), strict=True):
