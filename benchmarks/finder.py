@@ -39,6 +39,7 @@ from finder_sources import (
     pbc_frames,
 )
 from numpy.typing import NDArray
+from revision import revision
 
 from bloodedge.files import write_bytes, write_json
 from bloodedge.finder import FinderParameters, Found, estimate_um_per_px, find_cells
@@ -462,7 +463,8 @@ def main() -> None:
         "opencv": cv2.__version__,
     }
     figures |= {name: measure() for name, measure in parts.items() if name in wanted}
-    figures |= {"parameters": parameters.model_dump()} if not kept else {}
+    figures["parameters"] = parameters.model_dump()
+    figures["commits"] = {**figures.get("commits", {}), **dict.fromkeys(wanted, revision())}
     for name, value in figures.items():
         print(f"{name}: {value}")
     if arguments.json:

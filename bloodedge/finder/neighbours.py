@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from bloodedge.finder.light import CODES, STAINED, Stain
 from bloodedge.finder.network import PER_UNIT, ZERO, Maps
+from bloodedge.finder.parameters import RED_CELL_UM
+from bloodedge.imaging import Image
 
 _STEP = CODES // 16
 """A colour is a density in each channel, in steps of 1 / 16, ..."""
@@ -35,29 +37,40 @@ _THREAD = np.ones((3, 3), np.uint8)
 Colours = NDArray[np.int16]
 
 
-def neighbours(stain: Stain, maps: Maps, least_odds: float) -> NDArray[np.bool_]:
+def neighbours(stain: Stain, maps: Maps, um_per_px: float, least_odds: float) -> NDArray[np.bool_]:
     """Bool (H, W): the pixels of objects beside the white cells; maps: at the stain's scale.
 
     least_odds: log-odds of a white cell at its edge.
     """
+    found = np.zeros(stain.shape, np.bool_)
     colours = _colours(stain)
     stained = (stain.steps[:, :, 1] > STAINED).astype(np.uint8)
     cells = cv2.bitwise_and(stained, (maps.cell >= ZERO + PER_UNIT * _CELL_ODDS).astype(np.uint8))
     others = cv2.bitwise_and(stained, (maps.cell <= ZERO + PER_UNIT * _OTHER_ODDS).astype(np.uint8))
     inner = cv2.erode(others, _RIM)
     if min(cv2.countNonZero(cells), cv2.countNonZero(inner)) < _FEWEST:
-        return np.zeros(stain.shape, np.bool_)
+        return found
     in_cells, beside = _counts(colours[cells > 0]), _counts(colours[inner > 0])
     common = beside * _COMMON > beside.sum()
     rare = beside * in_cells.sum() > _TIMES_RARER * in_cells * beside.sum()
-    alike = (common & rare).astype(np.uint8)[colours] & stained
+    near = (maps.cell > ZERO + PER_UNIT * least_odds).astype(np.uint8)
+    window = _round(near, round(RED_CELL_UM / um_per_px))
+    alike = (common & rare).astype(np.uint8)[colours[window]] & stained[window]
     _, labels, stats, _ = cv2.connectedComponentsWithStats(
         cv2.morphologyEx(alike, cv2.MORPH_OPEN, _THREAD), connectivity=4
     )
-    inside = np.bincount(labels[maps.cell > ZERO + PER_UNIT * least_odds], minlength=len(stats))
+    inside = np.bincount(labels[near[window] > 0], minlength=len(stats))
     outside = inside < _MOST_INSIDE * stats[:, cv2.CC_STAT_AREA]
     outside[0] = False
-    return np.asarray((cv2.dilate(outside.astype(np.uint8)[labels], _THREAD) & alike) > 0, np.bool_)
+    found[window] = (cv2.dilate(outside.astype(np.uint8)[labels], _THREAD) & alike) > 0
+    return found
+
+
+def _round(mask: Image, margin_px: int) -> tuple[slice, slice]:
+    """Rows and columns of what is above 0 in a mask, with a margin; some are."""
+    x, y, width, height = cv2.boundingRect(mask)
+    rows = slice(max(0, y - margin_px), y + height + margin_px)
+    return rows, slice(max(0, x - margin_px), x + width + margin_px)
 
 
 def _colours(stain: Stain) -> Colours:

@@ -49,7 +49,7 @@ def whole_cells(stain: Stain, maps: Maps, um_per_px: float, parameters: FinderPa
     # Between a platelet and the cell beside it the empty field shows.
     matter = np.where(stain.steps[:, :, 1] > STAINED, field, np.int8(-SURE))
     field[_platelets(matter, um_per_px, parameters)] = -SURE
-    field[neighbours(stain, maps, parameters.cell_odds)] = -SURE
+    field[neighbours(stain, maps, um_per_px, parameters.cell_odds)] = -SURE
     kept: list[tuple[Seed, Floats]] = []
     owners = np.zeros(shape, np.uint8)
     for seed, points in zip(seeds, outlines(field, seeds, um_per_px, parameters), strict=True):
@@ -69,13 +69,18 @@ def _platelets(field: Evidence, um_per_px: float, parameters: FinderParameters) 
     reach = parameters.platelet_neck_um / 2
     neck = _disc(reach / um_per_px)
     cores = cv2.erode((field > 0).astype(np.uint8), neck)
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(cores, connectivity=4)
+    x, y, width, height = cv2.boundingRect(cores)
+    window = np.s_[y : y + height, x : x + width]
+    if not cores[window].size:
+        return np.zeros(field.shape, np.bool_)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(cores[window], connectivity=4)
     radius_um = np.sqrt(stats[:, cv2.CC_STAT_AREA] / np.pi) * um_per_px + reach
     small = np.pi * radius_um**2 < parameters.platelet_um2
     small[0] = False
-    loose = small[labels]
-    kept = cv2.dilate(cores * ~loose, neck)
-    return np.asarray((cv2.dilate(loose.astype(np.uint8), neck) > 0) & (kept == 0), np.bool_)
+    loose = np.zeros_like(cores)
+    loose[window] = small[labels]
+    kept = cv2.dilate(cv2.subtract(cores, loose), neck)
+    return np.asarray((cv2.dilate(loose, neck) > 0) & (kept == 0), np.bool_)
 
 
 def _disc(radius_px: float) -> Image:

@@ -32,7 +32,14 @@ class Seed:
 def seeds_in(maps: Maps, um_per_px: float, parameters: FinderParameters) -> list[Seed]:
     """Seeds of a frame's maps at the frame's scale, the likeliest first."""
     low = ZERO + PER_UNIT * parameters.core_odds
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((maps.core > low).astype(np.uint8), connectivity=4)
+    inner = (maps.core > low).astype(np.uint8)
+    left, top, width, height = cv2.boundingRect(inner)
+    core = maps.core[top : top + height, left : left + width]
+    if not core.size:
+        return []
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        inner[top : top + height, left : left + width], connectivity=4
+    )
     large = stats[:, cv2.CC_STAT_AREA] * um_per_px**2 >= parameters.core_um2
     large[0] = False
     found = []
@@ -40,7 +47,7 @@ def seeds_in(maps: Maps, um_per_px: float, parameters: FinderParameters) -> list
         x, y, width, height = (int(v) for v in stats[label][:4])
         window = np.s_[y : y + height, x : x + width]
         mask = (labels[window] == label).astype(np.uint8) * 255
-        odds = (int(maps.core[window][mask > 0].max()) - ZERO) / PER_UNIT
+        odds = (int(core[window][mask > 0].max()) - ZERO) / PER_UNIT
         if odds >= parameters.seed_odds:
-            found.append(Seed((x, y, width, height), mask, odds))
+            found.append(Seed((left + x, top + y, width, height), mask, odds))
     return sorted(found, key=lambda seed: -seed.odds)[:MOST]

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,10 +30,27 @@ Find = Callable[[Image, float | None], Found]
 """Takes uint8 (H, W, 3) BGR and the micrometres per pixel, if known."""
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A frame that gate and finder have looked at; gate and found are None where it could not be read or searched."""
+
+    frame: Frame | BadFrame
+    gate: GateResult | None = None
+    found: Found | None = None
+    problem: str | None = None
+
+    def kept(self) -> "Searched":
+        """The same with pixels of its own: a camera's are valid only until its next frame."""
+        if isinstance(self.frame, BadFrame):
+            return self
+        return replace(self, frame=replace(self.frame, bgr=self.frame.bgr.copy()))
+
+
 class Pipeline:
     """Gate, finder and network for one slide and bundle; keeps no frame and no result.
 
-    Gate and finder work on a frame at the same time, on two cores; cells in a frame that the gate rejects are thrown
+    ``search`` and ``classify`` may run in two threads, the one a frame ahead of the other; each takes the frames in
+    their order. Gate and finder work on a frame at the same time; cells in a frame that the gate rejects are thrown
     away. After a rejected frame the finder waits for the gate, until a frame passes.
     """
 
@@ -62,23 +79,33 @@ class Pipeline:
 
     def process(self, frame: Frame | BadFrame) -> FrameResult:
         """A frame's result; the stages' times are counted in ``times``."""
+        return self.classify(self.search(frame))
+
+    def search(self, frame: Frame | BadFrame) -> Searched:
+        """Judge a frame and find its cells."""
         self.times.add("camera", frame.capture.took_s)
         if isinstance(frame, BadFrame):
-            return FrameResult(frame.capture, problem=frame.problem, reason=Reason.BAD_FRAME)
+            return Searched(frame, problem=frame.problem)
         try:
-            bgr = colour_8bit(frame.bgr, "The frame")
+            frame = replace(frame, bgr=colour_8bit(frame.bgr, "The frame"))
         except BloodedgeError as error:
-            return FrameResult(frame.capture, problem=str(error), reason=Reason.BAD_FRAME)
-        frame = replace(frame, bgr=bgr)
+            return Searched(frame, problem=str(error))
         judged = self._helper.submit(self._judge, frame)
-        located = self._helper.submit(self._locate, judged, bgr)
-        found = self._search(frame) if self._last_passed or judged.result().reason is None else None
+        found = self._find_in(frame) if self._last_passed or judged.result().reason is None else None
         gate = judged.result()
         self._last_passed = gate.reason is None
+        return Searched(frame, gate, found if self._last_passed else None)
+
+    def classify(self, searched: Searched) -> FrameResult:
+        """Classify the cells of a searched frame, and tell which of them earlier frames showed."""
+        frame, gate, found = searched.frame, searched.gate, searched.found
+        if isinstance(frame, BadFrame) or gate is None:
+            return FrameResult(frame.capture, problem=searched.problem, reason=Reason.BAD_FRAME)
         size = (frame.bgr.shape[1], frame.bgr.shape[0])
         result = FrameResult(frame.capture, size, None, gate.reason, gate.focus, gate.brightness)
-        if gate.reason is not None or found is None:
+        if found is None:
             return result
+        located = self._helper.submit(self._locate, frame.bgr)
         was_inside = not self._slide_domain.is_outside
         cells = self._classify_all(frame.bgr, found)
         recalls = was_inside and self._slide_domain.is_outside
@@ -104,13 +131,13 @@ class Pipeline:
         with self.times.measure("gate"):
             return self._check(frame.bgr)
 
-    def _locate(self, judged: Future[GateResult], bgr: Image) -> None:
-        """Register a frame that passed the gate; runs after ``_judge`` in the helper thread."""
-        if self._slide_map is not None and judged.result().reason is None:
+    def _locate(self, bgr: Image) -> None:
+        """Register a frame that passed the gate."""
+        if self._slide_map is not None:
             with self.times.measure("overlap"):
                 self._slide_map.locate(bgr)
 
-    def _search(self, frame: Frame) -> Found:
+    def _find_in(self, frame: Frame) -> Found:
         with self.times.measure("find"):
             return self._find(frame.bgr, frame.um_per_px)
 

@@ -45,7 +45,7 @@ def unsure() -> Maps:
 
 
 def test_the_piece_of_a_red_cell_is_found_and_nothing_of_the_white_cell():
-    beside = neighbours(smear(RED_CELL), unsure(), EDGE_ODDS)
+    beside = neighbours(smear(RED_CELL), unsure(), 0.2, EDGE_ODDS)
     piece = disc(TOUCHING[0], 17) & disc(CELL[0], 38) & ~disc(CELL[0], 28)
     assert piece.sum() > 100
     assert beside[piece].all()
@@ -53,12 +53,12 @@ def test_the_piece_of_a_red_cell_is_found_and_nothing_of_the_white_cell():
 
 
 def test_red_cells_of_the_cytoplasm_s_colour_are_no_reason_to_cut_it():
-    beside = neighbours(smear(CYTOPLASM), unsure(), EDGE_ODDS)
+    beside = neighbours(smear(CYTOPLASM), unsure(), 0.2, EDGE_ODDS)
     assert not beside[disc(CELL[0], 23)].any()
 
 
 def test_a_frame_without_red_cells_has_no_neighbours():
-    assert not neighbours(smear((0.0, 0.0, 0.0)), unsure(), EDGE_ODDS).any()
+    assert not neighbours(smear((0.0, 0.0, 0.0)), unsure(), 0.2, EDGE_ODDS).any()
 
 
 @pytest.mark.parametrize(("number", "least"), [(1, 0.93), (50, 0.97), (53, 0.9), (55, 0.95)])

@@ -299,6 +299,7 @@ def test_frames_that_cannot_be_read_are_not_counted_as_classified(daemon: FakeDa
         capture = fakes.frame(index).capture
         daemon._results.append(FrameResult(capture, problem="It is empty.", reason=Reason.BAD_FRAME))
         daemon.slides.process(BadFrame(capture, "It is empty."))
+    daemon.slides.settle()
     assert daemon.state.rate.per_second <= before
     assert daemon.state.unreadable_in_a_row == 500
 
@@ -328,9 +329,9 @@ def test_probes_are_answered_while_every_thread_makes_a_report(daemon: FakeDaemo
 def test_a_daemon_that_hangs_in_a_frame_or_lost_its_database_is_not_ready(daemon: FakeDaemon) -> None:
     state, client = daemon.state, client_of(daemon)
     assert client.get("/readyz").status_code == 200
-    state.frame_since_s = monotonic() - state.settings.watch.alive_s - 1
+    state.in_work.append(monotonic() - state.settings.watch.alive_s - 1)
     assert client.get("/readyz").status_code == 503
-    state.frame_since_s = None
+    state.in_work.clear()
     (daemon.desk.state / "device.sqlite").rename(daemon.desk.state / "elsewhere")
     assert client.get("/readyz").status_code == 503
 
@@ -342,7 +343,7 @@ def test_a_watched_folder_that_was_empty_is_not_called_dead_while_its_first_imag
     watched = CameraSettings(kind="replay", source=str(daemon.desk.state), watch=True)
     state.settings = state.settings.model_copy(update={"camera": watched})
     state.rate = Rate()  # no image came yet
-    state.frame_since_s = monotonic()
+    state.in_work.append(monotonic())
     assert state.is_alive
-    state.frame_since_s = monotonic() - state.settings.watch.alive_s - 1
+    state.in_work[0] = monotonic() - state.settings.watch.alive_s - 1
     assert not state.is_alive

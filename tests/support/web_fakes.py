@@ -23,6 +23,7 @@ from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.frames import BadFrame, CellResult, Frame, FrameResult
 from bloodedge_device.health import Health, Level
 from bloodedge_device.latency import StageTimes
+from bloodedge_device.pipeline import Searched
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.settings.sections import WebSettings
 from bloodedge_device.slide.current import CurrentSlide
@@ -78,7 +79,10 @@ class GivenPipeline:
         self._results = results
         self.times = StageTimes()
 
-    def process(self, _: Frame | BadFrame) -> FrameResult:
+    def search(self, frame: Frame | BadFrame) -> Searched:
+        return Searched(frame)
+
+    def classify(self, _: Searched) -> FrameResult:
         for stage, seconds in (("find", 0.046), ("inference", 0.0052), ("frame", 0.088)):
             self.times.add(stage, seconds)
         return self._results.popleft()
@@ -150,6 +154,7 @@ class FakeDaemon:
         self._results.append(result)
         self.state.live.jpeg(0)  # somebody watches, so every frame is kept
         self.slides.process(Frame(result.capture, field, 0.1))
+        self.slides.settle()
 
 
 PROBABILITIES = ([0.95, 0.9, 0.1, 0.5], [0.8, 0.2, 0.05], [0.97, 0.15, 0.1, 0.12, 0.45], [0.1], [0.88, 0.3])

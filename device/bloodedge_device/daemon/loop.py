@@ -108,15 +108,17 @@ class Daemon:
         state, interrupt = self.state, self._signals.interrupt
         self._let_cool(0.0)
         for frame in state.camera.frames(interrupt):
-            state.frame_since_s = began_s = monotonic()
+            began_s = monotonic()
             self.slides.process(frame)
             self._notifier.watchdog()
-            state.frame_since_s = None
             if limit is not None:
                 limit -= 1
             if limit == 0 or interrupt.is_set():
                 break
-            self._let_cool(monotonic() - began_s)
+            if state.pace is not Pace.FULL:
+                self.slides.settle()
+                self._let_cool(monotonic() - began_s)
+        self.slides.settle()
         return limit
 
     def _let_cool(self, worked_s: float) -> None:

@@ -1,8 +1,13 @@
-"""Starts, ends and labels slides between two frames; every frame goes through the current slide's pipeline."""
+"""Starts, ends and labels slides between two frames; every frame goes through the current slide's pipeline.
+
+The cells of one frame are classified while the next one is searched, in a thread beside the daemon's own: a board with
+two cores uses both.
+"""
 
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -20,7 +25,7 @@ from bloodedge_device.daemon.state import DaemonState
 from bloodedge_device.frames import BadFrame, Frame
 from bloodedge_device.kinds.rates import default_rates
 from bloodedge_device.latency import summed
-from bloodedge_device.pipeline import Pipeline
+from bloodedge_device.pipeline import Pipeline, Searched
 from bloodedge_device.settings import DeviceSettings
 from bloodedge_device.slide.current import CurrentSlide
 from bloodedge_device.store import RunInfo
@@ -30,6 +35,8 @@ from bloodedge_device.system.signals import Signals
 log = logging.getLogger("bloodedge.device")
 
 LONGEST_LABEL = 200
+
+_HELD_BACK = "The current frame cannot be stored; the disk may be full. Free some space, then do it again."
 
 
 class Slides:
@@ -55,7 +62,10 @@ class Slides:
             timings=state.timings,
         )
         self.changing = threading.RLock()
-        """Held while a frame is processed, and by who changes the slide."""
+        """Held while a frame is searched, and by who changes the slide."""
+        self._classifier = ThreadPoolExecutor(1, "classify")
+        self._classified: Future[None] | None = None
+        """Of the frame before the one that is searched."""
         self._ended = threading.Event()
         """Set once the slide that ended last is stored."""
         self._ended.set()
@@ -64,20 +74,37 @@ class Slides:
         """The current slide's; between slides that of frames which are shown and not stored."""
 
     def process(self, frame: Frame | BadFrame) -> None:
-        """Take a frame through the pipeline, and hand its result to the recorder and the page."""
+        """Search a frame, and have its cells classified while the next one is searched.
+
+        Raises what went wrong with the frame before it.
+        """
         state = self.state
         with self.changing:
             if self._pipeline is None:
                 self._pipeline = self._new_pipeline(state.settings, state.loaded)
-            result = self._pipeline.process(frame)
-            state.count(result)
-            if state.slide is not None:
-                state.slide.tally.add(result)
-                state.totals.add(result)
-                self.recorder.put(state.slide, result)
-                if (file := frame.capture.file) is not None:
-                    state.camera.done[file.path] = file
-            state.show(frame, result)
+            state.in_work.append(monotonic())
+            searched = self._pipeline.search(frame).kept()
+            self.settle()
+            if state.slide is not None and (file := frame.capture.file) is not None:
+                state.camera.done[file.path] = file
+            self._classified = self._classifier.submit(self._hand_on, self._pipeline, state.slide, searched)
+
+    def settle(self) -> None:
+        """Wait until every searched frame is handed on; raises what went wrong with it."""
+        if self._classified is not None:
+            self._classified.result()
+
+    def _hand_on(self, pipeline: Pipeline, slide: CurrentSlide | None, searched: Searched) -> None:
+        """Hand a frame's result to the recorder and the page."""
+        state = self.state
+        result = pipeline.classify(searched)
+        state.count(result)
+        if slide is not None:
+            slide.tally.add(result)
+            state.totals.add(result)
+            self.recorder.put(slide, result)
+        state.show(searched.frame, result)
+        state.in_work.popleft()
 
     def begin_run(self) -> None:
         """Store a new run of the settings and the bundle in force."""
@@ -162,6 +189,7 @@ class Slides:
     def finish(self) -> None:
         """End the current slide with the daemon."""
         with self.changing:
+            self._classifier.shutdown()
             self._change_to(None, "daemon")
 
     def store_next(self, settings: DeviceSettings, loaded: Loaded, actor: str) -> tuple[int, tuple[int, str] | None]:
@@ -238,12 +266,14 @@ class Slides:
 
     @contextmanager
     def _between_frames(self) -> Iterator[None]:
-        """Wait for the current frame; BloodedgeError when it takes too long, as it does while the disk is full."""
+        """Wait for the frames in work; BloodedgeError when they take too long, as they do while the disk is full."""
+        until_s = monotonic() + self.state.timings.frame_wait_s
         if not self.changing.acquire(timeout=self.state.timings.frame_wait_s):
-            raise BloodedgeError(
-                "The current frame cannot be stored; the disk may be full. Free some space, then do it again."
-            )
+            raise BloodedgeError(_HELD_BACK)
         try:
+            frames = [] if self._classified is None else [self._classified]
+            if wait(frames, timeout=max(0.0, until_s - monotonic())).not_done:
+                raise BloodedgeError(_HELD_BACK)
             yield
         finally:
             self.changing.release()

@@ -1,6 +1,7 @@
 """What is in force now: the daemon's thread writes it; the page, the publishers and the watches read it."""
 
 import logging
+from collections import deque
 from collections.abc import Mapping
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
@@ -63,8 +64,8 @@ class DaemonState:
         self.finished_times: Mapping[str, LatencyHistogram] = {}
         """How long each stage took on slides that have ended."""
         self.pace = Pace.FULL
-        self.frame_since_s: float | None = None
-        """When the current frame was taken, on the monotonic clock; None between two."""
+        self.in_work: deque[float] = deque()
+        """When each frame in work was taken, on the monotonic clock, the oldest first."""
         self.unreadable_in_a_row = 0
         """Frames that could not be read, up to the newest."""
         self.renew_camera = False
@@ -106,9 +107,17 @@ class DaemonState:
         self.camera.close()
 
     @property
+    def frame_since_s(self) -> float | None:
+        """When the oldest frame in work was taken, on the monotonic clock; None between two."""
+        try:
+            return self.in_work[0]
+        except IndexError:
+            return None
+
+    @property
     def awaits_files(self) -> bool:
-        """Whether a watched folder holds no new image."""
-        return self.settings.camera.watch and self.camera.awaits_files
+        """Whether a watched folder holds no new image, and all that came are looked at."""
+        return self.settings.camera.watch and self.camera.awaits_files and not self.in_work
 
     @property
     def is_alive(self) -> bool:
