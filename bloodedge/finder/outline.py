@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from bloodedge.finder.exact import Levels
@@ -184,25 +185,24 @@ def closed_paths(cost: Levels, smoothness: int) -> NDArray[np.intp]:
     the middle is kept.
     """
     cells, rays, steps = cost.shape
-    price = [smoothness * abs(step) for step in range(-_REACH, _REACH + 1)]
-    total = np.full((cells, steps + 2 * _REACH), 1 << 30, np.int32)
-    total[:, _REACH:-_REACH] = cost[:, 0]
+    price = (smoothness * np.abs(np.arange(-_REACH, _REACH + 1, dtype=np.int32)))[:, np.newaxis, np.newaxis]
+    framed = np.full((cells, steps + 2 * _REACH), 1 << 30, np.int32)
+    total = framed[:, _REACH:-_REACH]
+    total[:] = cost[:, 0]
+    moved = sliding_window_view(framed, steps, axis=1).transpose(1, 0, 2)
     turns = 2 * rays
     back = np.empty((turns, cells, steps), np.int8)
+    reached = np.empty(moved.shape, np.int32)
     for turn in range(1, turns):
-        best = total[:, :steps] + price[0]
-        back[turn] = -_REACH
-        for shift in range(1, 2 * _REACH + 1):
-            reached = total[:, shift : shift + steps] + price[shift]
-            back[turn][reached < best] = shift - _REACH
-            np.minimum(best, reached, out=best)
-        best += cost[:, turn % rays]
-        total[:, _REACH:-_REACH] = best - best.min(axis=1, keepdims=True)
+        np.add(moved, price, out=reached)
+        back[turn] = reached.argmin(axis=0)
+        best = reached.min(axis=0) + cost[:, turn % rays]
+        np.subtract(best, best.min(axis=1, keepdims=True), out=total)
     path = np.empty((turns, cells), np.intp)
-    path[-1] = np.argmin(total[:, _REACH:-_REACH], axis=1)
+    path[-1] = np.argmin(total, axis=1)
     every = np.arange(cells)
     for turn in range(turns - 1, 0, -1):
-        path[turn - 1] = path[turn] + back[turn, every, path[turn]]
+        path[turn - 1] = path[turn] + back[turn, every, path[turn]] - _REACH
     middle = path[rays // 2 : rays // 2 + rays]
     return np.roll(middle, rays // 2, axis=0).T
 
