@@ -5,9 +5,12 @@ from pathlib import Path
 
 
 def revision() -> str:
-    """The commit of the checkout, with "and changes" where files differ from it; "unknown" outside a checkout."""
+    """The commit of the checkout, with "and changes" where files differ from it; "unknown" outside a checkout.
+
+    Other records are no change: one command makes several of them.
+    """
     try:
-        changes = " and changes" if _git("status", "--porcelain") else ""
+        changes = " and changes" if _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results") else ""
         return _git("rev-parse", "HEAD") + changes
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -24,7 +24,10 @@ class Engine(Protocol):
     """The runtime with its version, e.g. "ai-edge-litert 2.3.0"."""
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB."""
+        """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB.
+
+        NaN for an input over which the engine of a board fails.
+        """
         ...
 
 

@@ -74,14 +74,20 @@ class LiteRTEngine:
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Class probabilities float32 (N, classes) of network inputs uint8 (N, *ImagingSpec.input_shape), RGB."""
-        raw = np.empty((len(images), self._classes), self._dtype)
+        raw = np.zeros((len(images), self._classes), self._dtype)
+        failed = []
         for index in range(len(images)):
             self._interpreter.set_tensor(self._input, images[index : index + 1])
-            self._interpreter.invoke()
-            raw[index] = self._interpreter.get_tensor(self._output)[0]
-        if self._values is None:
-            return np.asarray(raw, np.float32)
-        return self._values.take(raw.view(f"u{raw.itemsize}"))
+            try:
+                self._interpreter.invoke()
+            except RuntimeError:
+                failed.append(index)
+            else:
+                raw[index] = self._interpreter.get_tensor(self._output)[0]
+        in_bits = raw.view(f"u{raw.itemsize}")
+        probabilities = raw.astype(np.float32) if self._values is None else self._values.take(in_bits)
+        probabilities[failed] = np.nan
+        return probabilities
 
 
 def _values(dtype: np.dtype[Any], scale: float, zero: int) -> NDArray[np.float32]:

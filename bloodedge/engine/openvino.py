@@ -88,6 +88,10 @@ class OpenVINOEngine:
         probabilities = np.empty((len(images), self._output.shape[-1]), np.float32)
         for index, image in enumerate(images):
             self._input[0] = image
-            self._request.infer()
-            probabilities[index] = self._output[0]
+            try:
+                self._request.infer()
+            except RuntimeError:
+                probabilities[index] = np.nan
+            else:
+                probabilities[index] = self._output[0]
         return probabilities

@@ -50,10 +50,10 @@ def whole_cells(stain: Stain, maps: Maps, um_per_px: float, parameters: FinderPa
     # Between a platelet and the cell beside it the empty field shows.
     matter = np.where(stain.steps[:, :, 1] > STAINED, field, np.int8(-SURE))
     field[_platelets(matter, um_per_px, parameters)] = -SURE
-    field[neighbours(stain, maps, um_per_px, parameters.cell_odds)] = -SURE
+    beside = neighbours(stain, maps, um_per_px, parameters.cell_odds)
     kept: list[tuple[Seed, Floats]] = []
     owners = np.zeros(shape, np.uint8)
-    for seed, points in zip(seeds, outlines(field, seeds, um_per_px, parameters), strict=True):
+    for seed, points in zip(seeds, _outlines_without(beside, field, seeds, um_per_px, parameters), strict=True):
         cell = filled(points, shape)
         x, y, width, height = cell.box
         window = owners[y : y + height, x : x + width]
@@ -63,6 +63,32 @@ def whole_cells(stain: Stain, maps: Maps, um_per_px: float, parameters: FinderPa
         cv2.bitwise_or(window, cell.mask, dst=window)
         kept.append((seed, points))
     return kept
+
+
+_LEAST_LEFT = 0.75
+"""Smallest share of a small cell that is left without what lies beside it."""
+
+
+def _outlines_without(
+    beside: NDArray[np.bool_], field: Evidence, seeds: list[Seed], um_per_px: float, parameters: FinderParameters
+) -> list[Floats]:
+    """Outlines without what lies beside the cells, bool (H, W).
+
+    A late erythroblast's cytoplasm has the colour of red cells: a small cell of which too little is left keeps it.
+    """
+
+    def area_px(points: Floats) -> int:
+        return int(cv2.countNonZero(filled(points, field.shape).mask))
+
+    found = list(outlines(np.where(beside, np.int8(-SURE), field), seeds, um_per_px, parameters))
+    small_px = 2 * parameters.least_cell_um2 / um_per_px**2
+    small = [number for number, points in enumerate(found) if area_px(points) < small_px]
+    if small:
+        whole = list(outlines(field, seeds, um_per_px, parameters))
+        for number in small:
+            if area_px(found[number]) < _LEAST_LEFT * area_px(whole[number]):
+                found[number] = whole[number]
+    return found
 
 
 def _platelets(field: Evidence, um_per_px: float, parameters: FinderParameters) -> NDArray[np.bool_]:

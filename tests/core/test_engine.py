@@ -14,7 +14,8 @@ import pytest
 
 from bloodedge import engine as engine_module
 from bloodedge.bench.latency import interleaved, measure_latency, percentiles
-from bloodedge.engine import load_bytes, require
+from bloodedge.bundle import Bundle
+from bloodedge.engine import load_artifact, load_bytes, require
 from bloodedge.engine.litert import load_interpreter
 from bloodedge.errors import BloodedgeError, UsageError
 from bloodedge.machine import hardware_name
@@ -22,6 +23,7 @@ from bloodedge.machine import hardware_name
 STDERR = Path("/proc/self/fd/2")
 """Where stderr goes, on Linux."""
 
+MODELS = Path(__file__).resolve().parents[2] / "models"
 PACKAGE = {"litert": "ai_edge_litert", "openvino": "openvino", "onnx": "onnxruntime"}
 
 
@@ -90,6 +92,42 @@ def test_an_engine_gives_each_image_its_own_probabilities(name, images, tmp_path
     assert engine.predict(images[:0]).shape == (0, 2)
     assert engine.name == name
     assert engine.runtime.split()[-1][0].isdigit()
+
+
+class FailsOnce:
+    """A runtime whose second run is an error, as of a layer that cannot get its memory; else the real one."""
+
+    def __init__(self, real: object, run: str) -> None:
+        self._real, self._run, self._runs = real, run, 0
+
+    def __getattr__(self, name: str) -> object:
+        if name != self._run:
+            return getattr(self._real, name)
+        self._runs += 1
+        if self._runs == 2:
+            raise RuntimeError("Node number 9 (FILL) failed to invoke.")
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "runtime", "run"), [("litert", "_interpreter", "invoke"), ("openvino", "_request", "infer")]
+)
+def test_an_image_over_which_the_runtime_fails_has_no_probabilities_and_the_others_keep_theirs(
+    name, runtime, run, images, tmp_path
+):
+    need(PACKAGE[name])
+    if name == "litert":
+        with Bundle(MODELS / "simulated.bundle") as bundle:
+            artifact = next(one for one in bundle.manifest.artifacts if one.engine == name)
+            engine, side = load_artifact(bundle, artifact, threads=1), bundle.manifest.input.height
+        images = np.random.default_rng(5).integers(0, 256, (4, side, side, 3), np.uint8)
+    else:
+        engine = load_bytes(name, *openvino_of_channel_means(tmp_path), threads=1)
+    sound = engine.predict(images)
+    setattr(engine, runtime, FailsOnce(getattr(engine, runtime), run))
+    given = engine.predict(images)
+    assert np.isnan(given[1]).all()
+    np.testing.assert_array_equal(np.delete(given, 1, axis=0), np.delete(sound, 1, axis=0))
 
 
 @pytest.mark.parametrize("name", list(PACKAGE))

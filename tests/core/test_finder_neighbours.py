@@ -71,3 +71,10 @@ def test_a_cell_wedged_between_red_cells(real_data: Path, number: int, least: fl
     x, y, width, height = cell.box
     mask[y : y + height, x : x + width] = cell.mask > 0
     assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > least
+
+
+@pytest.mark.parametrize("name", ["ERB_103778", "ERB_554438"])
+def test_a_late_erythroblast_whose_cytoplasm_is_as_a_red_cell_s_is_still_found(real_data: Path, name: str):
+    bgr = read_image(real_data / "pbc" / "images" / f"{name}.webp")
+    found = find_cells(bgr, 0.103)
+    assert found.central(bgr.shape) is not None
