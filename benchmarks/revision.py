@@ -10,8 +10,8 @@ def revision() -> str:
     Other records are no change: one command makes several of them.
     """
     try:
-        changes = " and changes" if _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results") else ""
-        return _git("rev-parse", "HEAD") + changes
+        changed = _git("status", "--porcelain", "--", ":/", ":(top,exclude)benchmarks/results")
+        return _git("rev-parse", "HEAD") + (" and changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
