@@ -28,8 +28,9 @@ _RIM = np.ones((5, 5), np.uint8)
 _FEWEST = 200
 """Pixels of either that colours can be judged by."""
 _TIMES_RARER = 4
+"""A colour is another object's that is so many times as common beside the cells as in them, ..."""
 _COMMON = 100
-"""A colour is common that one in so many pixels has."""
+"""... if one in so many of their pixels has it."""
 _MOST_INSIDE = 0.7
 """Largest share of a neighbour that lies where the network sees white cells."""
 _THREAD = np.ones((3, 3), np.uint8)
@@ -38,9 +39,9 @@ Colours = NDArray[np.int16]
 
 
 def neighbours(stain: Stain, maps: Maps, um_per_px: float, least_odds: float) -> NDArray[np.bool_]:
-    """Bool (H, W): the pixels of objects beside the white cells; maps: at the stain's scale.
+    """The pixels of objects beside the white cells, bool (H, W).
 
-    least_odds: log-odds of a white cell at its edge.
+    maps: at the stain's scale; least_odds: log-odds of a white cell at its edge.
     """
     found = np.zeros(stain.shape, np.bool_)
     colours = _colours(stain)
