@@ -3,10 +3,11 @@
     python benchmarks/device_loop.py NAME.bundle [--frames FOLDER] [--um-per-px X] [--engine litert|openvino]
 
 Overhead: the same decoded frames go in turns through find + imaging + bare invoke, through the pipeline (gate, the
-same, recognition of cells seen before, kinds, domain, decision), and through the daemon itself (the pipeline, the next
-frame searched while one is classified, rows durably stored, the last row's sync waited for), in one process, the order turned round every round: without images of cells,
-with them, and with them, a Mosquitto broker and a visitor of the page, a program that requests what the page requests
-for. Start-up and memory are those of `bloodedge device run` as a process of its own with the page open, with LiteRT.
+same, recognition of cells seen before, kinds, domain, decision), and through the daemon itself (the pipeline, the
+next frame searched while one is classified, rows durably stored, the last row's sync waited for), in one process, the
+order turned round every round: without images of cells, with them, and with them, a Mosquitto broker and a visitor of
+the page, a program that requests what the page requests for. Start-up and memory are those of `bloodedge device run`
+as a process of its own with the page open, with LiteRT.
 """
 
 import argparse
