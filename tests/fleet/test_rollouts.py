@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier
@@ -27,10 +29,11 @@ from bloodedge.signing.keys import new_key, read_private_key
 from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import trust
 from bloodedge.web_socket import listen
+from bloodedge_fleet import database
 from bloodedge_fleet.boards.archive import Archive, Received, forget
 from bloodedge_fleet.boards.broker import Broker
 from bloodedge_fleet.boards.listener import Listener
-from bloodedge_fleet.database import migrate, open_database, reading, writing
+from bloodedge_fleet.database import DATABASE, DatabaseError, migrate, open_database, reading, writing
 from bloodedge_fleet.database.tables import boards
 from bloodedge_fleet.rollouts.controller import EVERY_S, RolloutController
 from bloodedge_fleet.rollouts.overview import read_rollout_views
@@ -78,6 +81,46 @@ def controller(
         return True
 
     return RolloutController(engine, publish, is_current, URL, SILENT)
+
+
+@contextmanager
+def locked(url: str | None, state: Path) -> Iterator[None]:
+    """Another program holds the roll-outs."""
+    if url is None:
+        with closing(sqlite3.connect(state / DATABASE, isolation_level=None)) as holder:
+            holder.execute("BEGIN EXCLUSIVE")
+            yield
+    else:
+        import psycopg
+
+        with psycopg.connect(url) as connection:
+            connection.execute("LOCK TABLE rollouts, rollout_boards IN ACCESS EXCLUSIVE MODE")
+            yield
+
+
+def test_a_rollout_waits_for_a_locked_database_and_is_halted_once_that_is_free(
+    url: str | None, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ANSWER_WITHIN_S", 1)
+    engine = open_database(url, state)
+    try:
+        migrate(engine)
+        Archive(engine).store(sent("a", report(1)))
+        begun = begin(engine, offered(engine, state, RELEASED), ["a"], **AT_ONCE)
+        told: list[tuple[str, bytes]] = []
+        with locked(url, state):
+            with pytest.raises(DatabaseError, match="another program keeps it locked: end that program, or try again"):
+                halt(engine, begun.name, "by hand")
+            with pytest.raises(DatabaseError, match="keeps it locked"):
+                controller(engine, told).check(datetime.now(UTC))
+        assert told == []
+        assert the_rollout(engine).state == "running"
+        controller(engine, told).check(datetime.now(UTC))
+        assert [board for board, _ in told] == ["a"]
+        halt(engine, begun.name, "by hand")
+        assert the_rollout(engine).state == "halted"
+    finally:
+        engine.dispose()
 
 
 def test_a_signed_bundle_is_offered_whole_and_an_unsigned_one_is_not(

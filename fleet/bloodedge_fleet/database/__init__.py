@@ -38,11 +38,13 @@ def open_database(url: str | None, state: Path) -> Engine:
         parsed = make_url(url)
         kind = parsed.get_backend_name()
         if kind == "postgresql" and all(host.startswith("/") or is_host(host) for host in _hosts(parsed)):
-            return create_engine(
+            engine = create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
                 pool_pre_ping=True,
                 connect_args={"connect_timeout": ANSWER_WITHIN_S},
             )
+            _wait_for_no_lock_without_end(engine)
+            return engine
         if kind == "sqlite" and parsed.database and not parsed.query:
             engine = create_engine(parsed, connect_args={"timeout": ANSWER_WITHIN_S})
             _keep_sqlite_safe(engine, Path(parsed.database))
@@ -67,6 +69,16 @@ def _keep_sqlite_safe(engine: Engine, file: Path) -> None:
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _wait_for_no_lock_without_end(engine: Engine) -> None:
+    """What another program has locked is waited for as long as SQLite waits: not for ever, as PostgreSQL would."""
+    wait_ms = 1000 * ANSWER_WITHIN_S
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.execute(f"SET lock_timeout = {wait_ms}")
+        connection.commit()
 
 
 @contextmanager
@@ -113,7 +125,7 @@ def database_errors(engine: Engine) -> Iterator[None]:
         first = str(cause).strip().partition("\n")[0].rstrip(".")
         if isinstance(error, DataError | IntegrityError):
             raise RejectedError(f"{_name(engine)} rejected the data ({first}); correct or omit them.") from error
-        raise DatabaseError(f"{_name(engine)} rejected the query ({first}); {_cure(engine)}.") from error
+        raise DatabaseError(f"{_name(engine)} rejected the query ({first}); {_cure(engine, first)}.") from error
 
 
 def _name(engine: Engine) -> str:
@@ -128,7 +140,9 @@ def _hosts(url: URL) -> Sequence[str]:
     return (hosts,) if isinstance(hosts, str) else hosts
 
 
-def _cure(engine: Engine) -> str:
+def _cure(engine: Engine, cause: str) -> str:
+    if "locked" in cause or "lock timeout" in cause:
+        return "another program keeps it locked: end that program, or try again"
     if engine.dialect.name == "sqlite":
         return "check its disk (free some space where it is full) and its permissions"
     return "check that it runs, and the name, the user and the password in its URL"
