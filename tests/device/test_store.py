@@ -284,7 +284,7 @@ def test_a_full_disk_costs_images_first_the_oldest_then_the_reserve_and_never_a_
     seen += squeeze(small_disk, store, slide, seen)
     assert not store.has_reserve
     seen += squeeze(small_disk, store, slide, seen)
-    with pytest.raises(DiskFullError, match="the disk is full; free some space"):
+    with pytest.raises(DiskFullError, match="the disk is full or the quota used up; free some space"):
         store.put_frames(slide, [noisy(seen)], keep_crops=True)
     assert rows(state, "SELECT number FROM frames ORDER BY id") == [(number,) for number in range(seen)]
     assert rows(state, "SELECT count(*) FROM cells") == [(3 * seen,)]

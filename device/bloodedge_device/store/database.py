@@ -124,11 +124,29 @@ def is_read_only(folder: Path) -> bool:
 
     Only an attempt to write shows it: newer kernels do not call such a disk read-only in statvfs(3).
     """
+    return _error_of_writing(folder) == errno.EROFS
+
+
+def is_full(folder: Path) -> bool:
+    """Whether nothing more can be written in a folder: its disk is full, or the quota of who writes is used up.
+
+    A disk's free space says nothing of quotas; SQLite calls them a failed disk.
+    """
+    return free_bytes(folder) < MEGABYTE or _error_of_writing(folder) in {errno.ENOSPC, errno.EDQUOT}
+
+
+def _error_of_writing(folder: Path) -> int | None:
+    """What becomes of an attempt to write a page into a file without a name; None when it succeeds."""
     try:
-        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))  # a file without a name
+        handle = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)
+        try:
+            os.write(handle, bytes(4096))
+            os.fsync(handle)  # a network drive tells of its quota only now
+        finally:
+            os.close(handle)
     except OSError as error:
-        return error.errno == errno.EROFS
-    return False
+        return error.errno
+    return None
 
 
 class DiskFullError(BloodedgeError):
@@ -166,8 +184,7 @@ def database_errors(state: Path, doing: str = "stored in") -> Iterator[None]:
         path = state / DATABASE
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         reasons = {
-            sqlite3.SQLITE_FULL: "the disk is full; free some space and start again, what was stored is intact",
-            sqlite3.SQLITE_IOERR: "the disk failed or is full; check it and start again, what was stored is intact",
+            sqlite3.SQLITE_IOERR: "the disk failed; check it and start again, what was stored is intact",
             sqlite3.SQLITE_READONLY: "it is read-only; change its permissions or choose another folder with --state",
             sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the folder's permissions or choose another folder",
             sqlite3.SQLITE_CORRUPT: "it is damaged; the daemon sets it aside at its next start",
@@ -176,8 +193,9 @@ def database_errors(state: Path, doing: str = "stored in") -> Iterator[None]:
         }
         reason = reasons.get(code, f"SQLite says {error}; check the disk and start again")
         kind = BloodedgeError
-        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and free_bytes(state) < MEGABYTE):
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and is_full(state)):
             kind = DiskFullError
+            reason = "the disk is full or the quota used up; free some space, what was stored is intact"
         elif code in DAMAGE:
             kind = DamagedDatabaseError
         elif code == sqlite3.SQLITE_BUSY:
