@@ -188,13 +188,24 @@ def file_mode(path: Path) -> int:
 
     Raises PermissionError where this user may not look, which ``Path.is_dir`` calls absent from Python 3.14 on.
     """
+    found = _found(path)
+    return 0 if found is None else found.st_mode
+
+
+def file_bytes(path: Path) -> int:
+    """The size of what is there, 0 where nothing is, in one look: others may delete it; raises as ``file_mode``."""
+    found = _found(path)
+    return 0 if found is None else found.st_size
+
+
+def _found(path: Path) -> os.stat_result | None:
     try:
-        return path.stat().st_mode
+        return path.stat()
     except ValueError:  # no path at all
-        return 0
+        return None
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
-            return 0
+            return None
         raise
 
 

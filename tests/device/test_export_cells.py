@@ -23,7 +23,7 @@ from bloodedge.imaging import ImagingSpec, network_input, read_image
 from bloodedge.simulation import FieldSpec, render_field
 from bloodedge_device.export.answers import Answer, settle
 from bloodedge_device.export.select import Wanted, select
-from bloodedge_device.export.write import write_export
+from bloodedge_device.export.write import require_room, write_export
 from bloodedge_device.frames import CellResult, Frame, FrameResult
 from bloodedge_device.pipeline import Pipeline
 from bloodedge_device.slide.review import Review
@@ -341,3 +341,15 @@ def test_a_row_that_somebody_broke_is_named(store: Store, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="not inside the folder"):
         read_export(tmp_path / "cells")
     assert not is_export(tmp_path)
+
+
+def test_room_is_asked_for_though_images_are_deleted_between_two_looks(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_frames(new_slide(store), [result(1, [0.9, 0.1])], keep_crops=True)
+    selection = select(store.state, Wanted.of())
+    assert selection.cells
+    for cell in selection.cells:
+        cell.image.unlink()
+    monkeypatch.setattr(Path, "is_file", lambda _: True)  # as it was a moment ago
+    require_room(selection, store.state, 0)

@@ -17,7 +17,7 @@ from bloodedge import RESEARCH_USE, __version__
 from bloodedge.console import Progress
 from bloodedge.data.exported_cells import CSV, IMAGES, LEFT_OUT, ExportedCell, csv_text
 from bloodedge.errors import BloodedgeError, UsageError, disk_errors
-from bloodedge.files import folder_beside
+from bloodedge.files import file_bytes, folder_beside
 from bloodedge.finder.light import DENSITY_CODES, density_codes
 from bloodedge.imaging import Image, Light, as_image
 from bloodedge_device.export import other_formats
@@ -85,7 +85,7 @@ def check_free(target: Path) -> None:
 
 def require_room(selection: Selection, state: Path, keep_free_mb: int) -> None:
     """BloodedgeError where writing an export beside the results would leave too little of the disk free."""
-    needed = sum(2 * cell.image.stat().st_size for cell in selection.cells if cell.image.is_file())
+    needed = sum(2 * file_bytes(cell.image) for cell in selection.cells)
     if free_bytes(state) - needed < keep_free_mb * MEGABYTE:
         raise BloodedgeError(
             f"The device's disk has no room for this export (about {needed // MEGABYTE + 1} MB); choose fewer slides,"

@@ -10,7 +10,7 @@ from pathlib import Path
 from time import time_ns
 
 from bloodedge.errors import BloodedgeError, UsageError, quoted
-from bloodedge.files import SQLITE_ENDINGS, file_mode
+from bloodedge.files import SQLITE_ENDINGS, file_bytes, file_mode
 from bloodedge_device.store.crops import free_bytes
 from bloodedge_device.store.schema import (
     ADDED,
@@ -67,7 +67,7 @@ def _first_message() -> str:
 def is_damaged(state: Path) -> bool:
     """Whether the state folder has a database that fails SQLite's quick check."""
     path = state / DATABASE
-    if not path.is_file() or not path.stat().st_size:
+    if not file_bytes(path):
         return False
     try:
         with closing(sqlite3.connect(path)) as database:
