@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from programs import Broker, Program, bloodedge, free_port
+from revision import revision
 
 from bloodedge.bundle import Bundle
 from bloodedge.files import write_json
@@ -56,6 +57,7 @@ def main() -> None:
         results: dict[str, Any] = {
             "command": "python benchmarks/device_loop.py "
             + " ".join(Path(a).name if Path(a).exists() else a for a in sys.argv[1:]),
+            "commit": revision(),
             "cpu": hardware_name(),
             "cores": os.cpu_count(),
             "load_before": round(os.getloadavg()[0], 1),
