@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from time import monotonic, sleep
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
-from programs import Program, bloodedge, free_port
+from programs import Program, bloodedge, free_port, status_of
 
 WITHIN_S = 60.0
 PAUSE_S = 2.0
@@ -33,13 +31,7 @@ class Target(Program):
 
     def status(self, path: str, headers: dict[str, str] | None = None) -> int:
         """The status of an answer; 0 without one."""
-        try:
-            with urlopen(Request(f"http://127.0.0.1:{self.port}{path}", headers=headers or {}), timeout=10) as answer:
-                return int(answer.status)
-        except HTTPError as error:
-            return error.code
-        except (URLError, OSError):
-            return 0
+        return status_of(self.port, path, headers)
 
     def frames(self) -> list[int]:
         """Numbers of the stored frames, in their order."""

@@ -6,10 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Self
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 PACKAGES = {
     "mosquitto": "mosquitto",
@@ -39,6 +41,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def status_of(port: int, path: str, headers: Mapping[str, str] | None = None) -> int:
+    """The status that a server on 127.0.0.1 answers with; 0 where none answers."""
+    try:
+        with urlopen(Request(f"http://127.0.0.1:{port}{path}", headers=dict(headers or {})), timeout=10) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
 
 
 def wait_until(condition: Callable[[], bool], within_s: float, otherwise: str) -> None:

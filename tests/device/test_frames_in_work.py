@@ -1,6 +1,6 @@
 """The cells of one frame are classified while the next one is searched; slides change between frames all the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
@@ -15,6 +15,7 @@ from bloodedge_device.latency import StageTimes
 from bloodedge_device.pipeline import Searched
 from support import fakes
 from support.slot_bundles import HURRIED
+from support.waiting import until
 from support.web_fakes import FakeDaemon
 
 
@@ -59,15 +60,6 @@ def daemon(tmp_path: Path, held: Held) -> Iterator[FakeDaemon]:
     daemon.store.close()
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    waiting = Event()
-    for _ in range(500):
-        if condition():
-            return
-        waiting.wait(0.01)
-    pytest.fail("it never came to be")
-
-
 def rows(daemon: FakeDaemon) -> list[tuple[Any, ...]]:
     return daemon.store.at_once(lambda: list(daemon.store._database.execute("SELECT slide FROM frames ORDER BY id")))
 
@@ -76,7 +68,7 @@ def test_a_frame_is_searched_while_the_one_before_it_is_classified(daemon: FakeD
     daemon.slides.process(fakes.frame(1))
     second = Thread(target=daemon.slides.process, args=(fakes.frame(2),))
     second.start()
-    eventually(lambda: held.searched == [1, 2])
+    assert until(lambda: held.searched == [1, 2])
     assert held.classified == []
     assert len(daemon.state.in_work) == 2
     held.go_on.set()

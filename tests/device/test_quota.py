@@ -7,11 +7,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
-from programs import Program, bloodedge, free_port, wait_until
+from programs import Program, bloodedge, free_port, status_of, wait_until
 
 from bloodedge_device.store.database import DATABASE, is_full, is_read_only
 from support.needs import needs
@@ -56,13 +54,7 @@ def test_while_the_quota_is_used_up_frames_wait_and_none_is_lost(tmp_path: Path)
     )
 
     def readiness() -> int:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as answer:
-                return int(answer.status)
-        except HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
+        return status_of(port, "/readyz")
 
     def frames() -> list[int]:
         with closing(sqlite3.connect(f"file:{state / DATABASE}?mode=ro", uri=True)) as database:

@@ -4,11 +4,9 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
-from programs import Program, bloodedge, free_port, wait_until
+from programs import Program, bloodedge, free_port, status_of, wait_until
 
 from bloodedge.engine.golden import pack_golden, unpack_golden
 from bloodedge.engine.litert import LiteRTEngine
@@ -83,13 +81,7 @@ class Board:
     @property
     def readiness(self) -> int:
         """The status that /readyz answers with."""
-        try:
-            with urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=5) as answer:
-                return int(answer.status)
-        except HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
+        return status_of(self.port, "/readyz")
 
 
 @pytest.fixture
