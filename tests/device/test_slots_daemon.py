@@ -22,7 +22,7 @@ from hostile import turn_a_bit
 from numpy.typing import NDArray
 
 from bloodedge.engine import Engine
-from bloodedge.errors import BloodedgeError, UsageError
+from bloodedge.errors import BloodedgeError
 from bloodedge.signing.keys import new_key, read_private_key
 from bloodedge.signing.signature import sign_bundle
 from bloodedge.signing.trust import revoke, trust
@@ -104,20 +104,11 @@ def daemon(lab: Laboratory, rate: float = 20) -> Iterator[subprocess.Popen[str]]
     (lab.state / "control.sock").unlink(missing_ok=True)  # of a daemon that crashed
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
-            wait_until(lambda: answers(lab.state), process)
+            wait_until((lab.state / "control.sock").exists, process)
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(20)
-
-
-def answers(state: Path) -> bool:
-    """Whether the daemon listens: its socket is there a moment before."""
-    try:
-        ask(state, "GET", "/api/v1/status")
-    except UsageError:
-        return False
-    return True
 
 
 def wait_until(come: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -105,14 +105,16 @@ class WebServer:
 
 
 def _control_socket(state: Path) -> socket.socket:
-    """The command line's socket, listening; only the daemon's user may open it."""
+    """The command line's socket; only the daemon's user may open it. Its name is there once it listens."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with disk_errors(SOCKET):
-        (state / SOCKET).unlink(missing_ok=True)
+        unheard = state / f"{SOCKET}.new"
+        unheard.unlink(missing_ok=True)
         os.fchmod(listening.fileno(), 0o600)  # before it has a name: Linux makes the file with these permissions
         with short_path(state) as path:
-            listening.bind(path)
-    listening.listen(16)
+            listening.bind(f"{path}.new")
+        listening.listen(16)
+        unheard.replace(state / SOCKET)
     return listening
 
 
